@@ -1,0 +1,204 @@
+"""ml_collections config files become frozen dataclasses here, once, at the door.
+
+Every key that a config may hold is a field below, with its unit. Unknown keys and values of the wrong type are
+refused with the path of the key and the nearest name. Standard library only, so that `--help` is fast.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from scotd_jax.errors import InputError
+
+Names = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Where questions come from. Question sets are referred to as "NAME.SPLIT", NAME being this entry's key."""
+
+    kind: str = "world"  # a task of tasks/registry.py
+    format: str = ""  # how prompts and answers are written (tasks/formats.py); "" is the task's own
+    path: str = ""  # folder of its files, for tasks that are read from disk
+    limit: int = 0  # first questions of every split only; 0 is all
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the task itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Where a model comes from: exactly one of `architecture` (random weights), `path` and `student`."""
+
+    architecture: str = ""  # a preset of models/registry.py: "opt-125m", "t5-small", "opt-tiny", ...
+    shape: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the preset's fields
+    path: str = ""  # Hugging Face directory with weights
+    student: str = ""  # a student of this run, its best checkpoint
+    tokenizer: str = ""  # directory or file; "task:NAME" trains one on that task's texts; "" is the model's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a model speaks."""
+
+    n: int = 1  # responses per question
+    temperature: float = 1.0  # 0 is greedy
+    top_k: int = 0  # keep the k most likely tokens; 0 is all
+    top_p: float = 1.0  # keep the smallest set of tokens with this much probability
+    max_new_tokens: int = 256
+    batch_size: int = 32  # questions per batch, over all devices
+    bucket: int = 32  # prompts are padded to multiples of this; one compilation per multiple
+
+
+@dataclasses.dataclass(frozen=True)
+class Rationales:
+    """One set of responses: said by a model, by the task itself (gold), or read from a file."""
+
+    source: Literal["model", "task", "file"] = "model"
+    questions: Names = ()  # question sets that are asked
+    model: Model = Model()  # source "model"
+    sampling: Sampling = Sampling()
+    path: str = ""  # source "file": JSONL of responses
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What a student reads, made of rationales by filter and selection."""
+
+    rationales: str = ""  # name of a set of responses; "" with target "label" needs none
+    questions: Names = ()  # question sets; those of the rationales if empty
+    target: Literal["rationale_answer", "label"] = "rationale_answer"
+    n: int = 0  # first n samples of every question, before filtering; 0 is all (subsets are nested)
+    keep: Literal["correct", "all", "wrong"] = "correct"
+    dedup: bool = False  # drop responses of equal text to the same question
+    max_prompt_tokens: int = 700
+    max_response_tokens: int = 256
+    tokenizer: str = ""  # name of the student whose tokenizer encodes; the students that read it must share it
+    shards: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    name: Literal["adamw", "adafactor", "muon"] = "adamw"
+    learning_rate: float = 2e-5
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = 500
+    final_fraction: float = 0.0  # of the peak rate, at the last step
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # global norm of the gradient; 0 is off
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    steps: int = 1000
+    batch_size: int = 32  # questions per step, over all devices
+    group_size: int = 1  # responses per question and visit; 1 is the paper's rule
+    microbatches: int = 1
+    optimizer: Optimizer = Optimizer()
+    eval_every: int = 0  # steps between dev evaluations; 0 is only at the end
+    save_every: int = 0  # steps between checkpoints; 0 is at evaluations only
+    log_every: int = 20
+    keep: int = 2  # last checkpoints kept, besides the best
+    tensorboard: bool = False  # needs the extra "tensorboard"
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """One model that is trained. The embedded world's teacher and base model are students too."""
+
+    model: Model = Model()
+    corpus: str = ""
+    training: Training = Training()
+    dev: Names = ()  # question sets on which the best checkpoint is chosen; never one that is reported
+    sets: Names = ()  # question sets that are reported; () is not evaluated
+    arm: str = ""  # row of the report; students of one arm are averaged (seeds). "" is the student's name
+    export: bool = False
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    sampling: Sampling = Sampling(temperature=0.0)  # the reported accuracy
+    self_consistency: Sampling = Sampling(n=0, temperature=0.7)  # n > 0: vote over n samples besides
+    dev_questions: int = 128  # of each dev set, during training
+    confidence: float = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; one of them may be -1: whatever is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = ""
+    seed: int = 0
+    tasks: dict[str, Task] = dataclasses.field(default_factory=dict)
+    rationales: dict[str, Rationales] = dataclasses.field(default_factory=dict)
+    corpora: dict[str, Corpus] = dataclasses.field(default_factory=dict)
+    students: dict[str, Student] = dataclasses.field(default_factory=dict)
+    evaluation: Evaluation = Evaluation()
+    mesh: Mesh = Mesh()
+
+
+def from_mapping(kind: type, values: Mapping[str, Any], path: str = "config") -> Any:
+    """`kind` with the fields of `values`. Raises InputError on an unknown key or a value of the wrong type."""
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(hints)}"
+            raise InputError(f"{path}.{key}: unknown key; {hint}")
+    return kind(**{key: _convert(hints[key], value, f"{path}.{key}") for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            return from_mapping(hint, dict(value.items()), path)
+    elif origin is dict:
+        if hasattr(value, "items"):
+            inner = typing.get_args(hint)[1]
+            return {str(k): _convert(inner, v, f"{path}.{k}") for k, v in value.items()}
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            inner = typing.get_args(hint)[0]
+            return tuple(_convert(inner, v, f"{path}[{i}]") for i, v in enumerate(value))
+    elif origin is Literal:
+        if value in typing.get_args(hint):
+            return value
+        near = difflib.get_close_matches(str(value), typing.get_args(hint), n=1)
+        hint_text = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{path}: {value!r} is not one of {', '.join(typing.get_args(hint))}{hint_text}")
+    elif origin is types.UnionType:
+        return value
+    elif hint is Any:
+        return plain(value)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    name = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    raise InputError(f"{path}: expected {name}, found {value!r}")
+
+
+def plain(value: Any) -> Any:
+    """A config value as plain dicts, lists and scalars (for JSON)."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "items"):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value

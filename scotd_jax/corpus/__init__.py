@@ -1,0 +1,1 @@
+"""What the student reads: TFRecord framing and index, encoding, loader."""

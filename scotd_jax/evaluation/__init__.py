@@ -1,0 +1,1 @@
+"""How well it answers: scoring, voting, contrast, statistics."""

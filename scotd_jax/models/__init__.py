@@ -1,0 +1,1 @@
+"""T5 and OPT behind one functional seam, and their Hugging Face directories."""

@@ -1,0 +1,1 @@
+"""What the teacher said: store, filters with a ledger, selection."""

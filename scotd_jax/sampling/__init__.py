@@ -1,0 +1,1 @@
+"""How a model speaks: keyed noise, policies, stop rules, engine, sampler."""

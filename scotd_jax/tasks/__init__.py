@@ -1,0 +1,1 @@
+"""What is asked: a task loads questions, prompts, parses and scores."""

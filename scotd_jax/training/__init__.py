@@ -1,0 +1,1 @@
+"""How a model learns: losses, optimizer, step, loop, checkpoints, metrics."""

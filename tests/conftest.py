@@ -1,0 +1,22 @@
+"""The strict environment in which every test runs."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)  # sharding is tested on every machine
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_debug_key_reuse", True)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real questions, rationales and tokenizers; never part of the repository."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("../shared/data not present: real-data tests need it")
+    return folder
