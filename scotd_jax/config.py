@@ -153,7 +153,10 @@ class Config:
 
 
 def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
-    """`kind` with the fields of `values`, a dict or ConfigDict. Raises InputError on an unknown key or a value of the wrong type."""
+    """`kind` with the fields of `values`, a dict or ConfigDict.
+
+    Raises InputError on an unknown key and on a value of the wrong type.
+    """
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in hints:

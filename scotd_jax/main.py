@@ -77,5 +77,24 @@ def _remove(workdir, config: c.Config, overwrite: tuple[str, ...]) -> None:
             workdir.artefact(job, each).remove()
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with the errors of config files and overrides said the way `main` says them."""
+    try:
+        rest = flags.FLAGS(argv)
+        _CONFIG.value.keys()  # a file that could not be read is only said on first use
+        return rest
+    except AttributeError as error:  # how ml_collections refuses --config.KEY that the config does not have
+        words = str(error).replace("\\n", " ").replace("\\", "").strip("\"'")
+        print(f"error: --config.KEY=VALUE: no such key: {words}", file=sys.stderr)
+        sys.exit(2)
+    except (InputError, flags.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError:
+        path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+        print(f"error: --config: no config file at {path.partition(':')[0]!r}", file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -56,7 +56,7 @@ def build(run: Run, name: str) -> None:
 
 
 def target_ids(tokenizer, text: str, end: str) -> list[int]:
-    """Token ids of a target. One that ends in its own stop string needs no end token (papers.md 1.3: OPT learns none)."""
+    """Token ids of a target. One that ends in a stop string needs no end token (SCoTD trains OPT with none)."""
     ids = tokenizer.encode(text)
     return ids if end else [*ids, tokenizer.eos_id]
 

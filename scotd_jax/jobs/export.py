@@ -1,4 +1,4 @@
-"""The export job: a student as a Hugging Face directory that PyTorch loads, checked against PyTorch where it is there."""
+"""The export job: a student as a Hugging Face directory, compared with PyTorch where that is installed."""
 
 import importlib.util
 

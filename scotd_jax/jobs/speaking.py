@@ -1,4 +1,4 @@
-"""A model answers questions and every answer is kept: what sampling a teacher and evaluating a student have in common."""
+"""A model answers questions and every answer is kept: what sampling a teacher and evaluating a student share."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
