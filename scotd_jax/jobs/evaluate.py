@@ -2,10 +2,10 @@
 
 import json
 
-from scotd_jax.config import plain
+from scotd_jax.config import Model, plain
 from scotd_jax.evaluation.contrast import consistency
-from scotd_jax.evaluation.scoring import score
-from scotd_jax.evaluation.voting import vote_scores
+from scotd_jax.evaluation.scoring import outcomes, score
+from scotd_jax.evaluation.voting import vote
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import load_speaker, read_all, speak
 from scotd_jax.workdir import write_text
@@ -25,8 +25,6 @@ def evaluate(run: Run, name: str) -> None:
     if not artefact.begin(identity):
         run.log("  already complete")
         return
-    from scotd_jax.config import Model
-
     speaker = load_speaker(run, name, Model(student=name), spec.precision)
     results, rows_by_set = {}, {}
     for set_name in spec.sets:
@@ -39,10 +37,12 @@ def evaluate(run: Run, name: str) -> None:
         if settings.self_consistency.n:
             stem = f"{set_name}.n{settings.self_consistency.n}.responses"
             paths = speak(run, speaker, asked, settings.self_consistency, stem=stem, **common)
-            results[set_name]["self_consistency"] = vote_scores(questions, read_all(paths), settings.confidence)
+            results[set_name]["self_consistency"] = vote(
+                questions, read_all(paths), confidence=settings.confidence
+            )
         run.log(f"  {set_name}: accuracy {100 * results[set_name]['accuracy']:.1f} of {len(questions)} questions")
-    questions = [question for asked_questions, _ in rows_by_set.values() for question in asked_questions]
-    rows = [row for _, set_rows in rows_by_set.values() for row in set_rows]
-    output = {"sets": results, "contrast": consistency(questions, rows, settings.confidence)}
+    questions = [question for set_questions, _ in rows_by_set.values() for question in set_questions]
+    right = {id_: r for set_questions, rows in rows_by_set.values() for id_, r in outcomes(set_questions, rows).items()}
+    output = {"sets": results, "contrast": consistency(questions, right, settings.confidence)}
     write_text(artefact.path / "results.json", json.dumps(output, indent=2) + "\n")
     artefact.finish({key: result["accuracy"] for key, result in results.items()}, output)

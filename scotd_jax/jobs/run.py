@@ -44,10 +44,7 @@ class Run:
         """The questions of "TASK.SPLIT". Raises InputError if the task has no such split."""
         task_name, _, split = set_name.rpartition(".")
         task = self.task(task_name)
-        lookup(dict.fromkeys(task.splits), split, f"{set_name}: split")
-        questions = task.questions(split)
-        limit = self.config.tasks[task_name].limit
-        return tuple(questions[:limit] if limit else questions)
+        return tuple(task.questions(split))
 
     def ask(self, sets: tuple[str, ...]) -> dict[str, tuple[Question, Task]]:
         """The questions of several sets by id, each with its task. Raises InputError on an id that comes twice."""

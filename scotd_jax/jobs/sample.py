@@ -8,6 +8,7 @@ from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import load_speaker, read_all, speak
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Response
+from scotd_jax.tasks.formats import is_correct
 
 
 def sample(run: Run, name: str) -> None:
@@ -77,6 +78,6 @@ def _from_file(path: str, asked: dict) -> list[Response]:
             raise InputError(f"{path} row {number}: question {row.question_id!r} is in none of the config's questions")
         question, task = asked[row.question_id]
         parsed = task.format.parse(row.text, question)
-        correct = task.is_correct(parsed.answer, question)
+        correct = is_correct(parsed.answer, question)
         rows.append(dataclasses.replace(row, rationale=parsed.rationale, answer=parsed.answer, correct=correct))
     return rows

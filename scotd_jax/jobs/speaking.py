@@ -13,6 +13,7 @@ from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response
 from scotd_jax.sampling.sampler import Request, Sample, Sampler
 from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.formats import is_correct
 from scotd_jax.tokenization import Tokenizer
 
 
@@ -56,7 +57,7 @@ def respond(sample: Sample, question: Question, task: Task, model: str, sampling
         text=sample.text,
         rationale=parsed.rationale,
         answer=parsed.answer,
-        correct=task.is_correct(parsed.answer, question),
+        correct=is_correct(parsed.answer, question),
         finish_reason=sample.finish_reason,
         logprob=round(sample.logprob, 4),
         num_tokens=sample.num_tokens,
