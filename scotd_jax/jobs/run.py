@@ -90,7 +90,12 @@ class Run:
             from scotd_jax.training.checkpoints import load_params
 
             folder = self.artefact("train", model.student).path / "checkpoints"
-            return load_params(folder, functions.abstract(), shardings, which="best")
+            abstract = jax.tree.map(
+                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                functions.abstract(),
+                shardings,
+            )
+            return load_params(folder, abstract, "best")[0]
         if model.path:
             from scotd_jax.models.hf_import import load_pretrained
 

@@ -1,11 +1,11 @@
 """The train job: one student from its start to its best checkpoint."""
 
-import functools
-
 from scotd_jax.config import plain
 from scotd_jax.corpus.loader import make_loader
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
+from scotd_jax.progress import Progress
+from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import train as train_loop
 
 
@@ -33,19 +33,22 @@ def train(run: Run, name: str) -> None:
         start_token=model.start_token,
         seed=seed,
     )
-    summary = train_loop(
-        model,
-        functools.partial(run.params, spec.model, model, seed),
-        loader,
-        spec.training,
-        artefact.path,
-        mesh=run.mesh,
-        seed=seed,
-        evaluate=_dev(run, name, model) if spec.dev else None,
-        log=run.log,
-    )
-    run.log("  " + ", ".join(f"{key} {value}" for key, value in summary.items()))
-    artefact.finish(summary)
+    progress = Progress(spec.training.steps, name, "updates")
+    with progress:
+        train_loop(
+            model,
+            run.params(spec.model, model, seed),
+            loader,
+            spec.training,
+            artefact.path,
+            mesh=run.mesh,
+            seed=seed,
+            evaluate=_dev(run, name, model) if spec.dev else None,
+            log=lambda step, values: progress.update(step, values),
+        )
+    best = best_step(artefact.path / "checkpoints")
+    run.log("  " + ", ".join(f"{key} {value}" for key, value in best.items()))
+    artefact.finish(best)
 
 
 def _dev(run: Run, name: str, model):
@@ -59,8 +62,9 @@ def _dev(run: Run, name: str, model):
     wanted = requests(speaker, asked, 1)
 
     def evaluate(params, step: int) -> dict[str, float]:
+        sampler.params = params
         right = 0
-        for samples in sampler(wanted, params=params):
+        for samples in sampler(wanted):
             right += sum(respond(s, *asked[s.question_id], name, "greedy").correct is True for s in samples)
         return {"dev_accuracy": right / len(wanted)}
 
