@@ -53,7 +53,7 @@ def world(seed: int, kinds: tuple[str, ...] = ("opt", "t5"), prefix: str = "") -
         )
     }
     for kind in kinds:
-        corpora[f"facts_{kind}"] = c.Corpus(rationales=f"{prefix}facts", keep="all")
+        corpora[f"facts_{kind}"] = c.Corpus(rationales=f"{prefix}facts", keep="all", target="text")
         students[f"base_{kind}"] = c.Student(
             model=c.Model(architecture=f"{kind}-tiny", shape=STUDENT[kind], tokenizer=f"task:{task}"),
             corpus=f"{prefix}facts_{kind}",

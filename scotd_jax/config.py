@@ -71,7 +71,8 @@ class Corpus:
 
     rationales: str = ""  # name of a set of responses; target "label" needs none
     questions: Names = ()  # question sets; () is those of the rationales
-    target: Literal["rationale_answer", "label"] = "rationale_answer"
+    # What the student is to say: rationale and answer, the gold answer alone, or the text as it was said.
+    target: Literal["rationale_answer", "label", "text"] = "rationale_answer"
     n: int = 0  # first n samples of every question, before filtering; 0 is all (subsets are nested)
     keep: Literal["correct", "all", "wrong"] = "correct"
     dedup: bool = False  # drop responses of equal text to the same question

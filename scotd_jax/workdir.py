@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from scotd_jax import __version__
+from scotd_jax.atomic import atomic_write
 from scotd_jax.errors import InputError
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
@@ -25,11 +26,9 @@ def digest(value: Any) -> str:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Writes a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.partial"
-    partial.write_text(text)
-    partial.replace(path)
+    """Writes a whole file or nothing. Raises InputError when the disk is full."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def read_json(path: epath.Path) -> Any:
@@ -129,3 +128,15 @@ def _first_difference(there: Any, here: Any, path: str) -> tuple[str, Any, Any]:
             if there.get(key) != here.get(key):
                 return _first_difference(there.get(key), here.get(key), f"{path}.{key}" if path else key)
     return path, there, here
+
+
+def file_digest(path: epath.PathLike) -> str:
+    """sha256 of a file's bytes. Raises InputError if there is no such file."""
+    path = epath.Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()

@@ -37,7 +37,7 @@ def build(run: Run, name: str) -> None:
         targets = {id_: [(0, task.format.target(None, q.answer))] for id_, (q, task) in asked.items() if q.answer}
         ledger = None
     else:
-        targets, ledger = _from_rationales(run, spec, asked, tokenizer)
+        targets, ledger = _from_rationales(run, spec, asked, tokenizer, kind)
         write_text(artefact.path / "ledger.json", json.dumps(ledger.to_json(), indent=2) + "\n")
     examples = (
         GroupedExample(
@@ -52,7 +52,7 @@ def build(run: Run, name: str) -> None:
     meta = {"name": name, "tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": plain(spec)}
     result = write_corpus(artefact.path, "train", examples, spec.shards, meta, ledger=ledger)
     run.log("  " + ", ".join(f"{key} {value}" for key, value in result["counts"].items()))
-    artefact.finish(result["counts"], result["sha256"])
+    artefact.finish(result["counts"], [file["sha256"] for file in result["files"]])
 
 
 def target_ids(tokenizer, text: str, end: str) -> list[int]:
@@ -61,17 +61,21 @@ def target_ids(tokenizer, text: str, end: str) -> list[int]:
     return ids if end else [*ids, tokenizer.eos_id]
 
 
-def _from_rationales(run: Run, spec: Corpus, asked: dict, tokenizer):
+def _from_rationales(run: Run, spec: Corpus, asked: dict, tokenizer, kind: str):
     folder = run.artefact("sample", spec.rationales).path
     responses = read_all(sorted(folder.glob("responses-*.jsonl")))
     questions = {id_: question for id_, (question, _) in asked.items()}
 
     def text(response) -> str:
         format_ = asked[response.question_id][1].format
+        if spec.target == "text":
+            return response.text + format_.end
         return format_.target(response.rationale, response.answer)
 
-    def token_counts(response) -> int:
-        return len(target_ids(tokenizer, text(response), asked[response.question_id][1].format.end))
+    def token_counts(response) -> tuple[int, int]:
+        question, task = asked[response.question_id]
+        prompt = tokenizer.prompt_ids(task.format.prompt(question), kind)
+        return len(prompt), len(target_ids(tokenizer, text(response), task.format.end))
 
     kept, ledger = sort_out(questions, responses, spec, token_counts)
     return {id_: [(row.sample_index, text(row)) for row in rows] for id_, rows in kept.items()}, ledger

@@ -9,6 +9,7 @@ from scotd_jax.jobs.speaking import load_speaker, read_all, speak
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Response
 from scotd_jax.tasks.formats import is_correct
+from scotd_jax.workdir import file_digest
 
 
 def sample(run: Run, name: str) -> None:
@@ -20,8 +21,6 @@ def sample(run: Run, name: str) -> None:
     if spec.source == "model":
         identity["model"] = run.model_identity(spec.model)
     elif spec.source == "file":
-        from scotd_jax.corpus.build import file_digest
-
         identity["file"] = file_digest(spec.path)
     if not artefact.begin(identity):
         run.log("  already complete")
@@ -42,8 +41,6 @@ def sample(run: Run, name: str) -> None:
         paths = writer.finish(list(asked), 4)
     counts = count(read_all(paths))
     run.log("  " + ", ".join(f"{key} {value}" for key, value in counts.items()))
-    from scotd_jax.corpus.build import file_digest
-
     artefact.finish(counts, {path.name: file_digest(path) for path in paths})
 
 

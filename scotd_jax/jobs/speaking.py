@@ -79,12 +79,12 @@ def speak(
 ) -> list[epath.Path]:
     """Samples what `folder` does not yet hold; rows are written as batches finish. Returns the merged files."""
     writer = ResponseWriter(folder, stem)
-    wanted = requests(speaker, asked, sampling.n, writer.done())
+    done = writer.done()
+    wanted = requests(speaker, asked, sampling.n, done)
     stops = tuple(dict.fromkeys(stop for _, task in asked.values() for stop in task.format.stops))
     sampler = make_sampler(run, speaker, sampling, stops, seed)
     label = describe(sampling)
-    progress = Progress(sum(len(r.sample_indices) for r in wanted), f"{speaker.name} {stem}", "rows")
-    with progress:
+    with Progress(len(asked) * sampling.n, f"  {speaker.name} says {stem}", "responses", done=len(done)) as progress:
         for samples in sampler(wanted):
             writer.write([respond(s, *asked[s.question_id], speaker.name, label) for s in samples])
             progress.advance(len(samples))

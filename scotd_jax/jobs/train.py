@@ -1,5 +1,7 @@
 """The train job: one student from its start to its best checkpoint."""
 
+from collections.abc import Mapping
+
 from scotd_jax.config import plain
 from scotd_jax.corpus.loader import make_loader
 from scotd_jax.jobs.run import Run
@@ -33,8 +35,7 @@ def train(run: Run, name: str) -> None:
         start_token=model.start_token,
         seed=seed,
     )
-    progress = Progress(spec.training.steps, name, "updates")
-    with progress:
+    with Progress(spec.training.steps, f"  {name}", "updates") as progress:
         train_loop(
             model,
             run.params(spec.model, model, seed),
@@ -44,7 +45,7 @@ def train(run: Run, name: str) -> None:
             mesh=run.mesh,
             seed=seed,
             evaluate=_dev(run, name, model) if spec.dev else None,
-            log=lambda step, values: progress.update(step, values),
+            log=lambda step, values: progress.advance(step - progress.done, note(values)),
         )
     best = best_step(artefact.path / "checkpoints")
     run.log("  " + ", ".join(f"{key} {value}" for key, value in best.items()))
@@ -69,3 +70,10 @@ def _dev(run: Run, name: str, model):
         return {"dev_accuracy": right / len(wanted)}
 
     return evaluate
+
+
+def note(values: Mapping[str, float]) -> str:
+    """The numbers of one line of metrics that someone waiting wants to see."""
+    if "dev_accuracy" in values:
+        return f"dev accuracy {100 * values['dev_accuracy']:.1f} %"
+    return f"loss {values['loss']:.3f}"

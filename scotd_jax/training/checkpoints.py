@@ -99,6 +99,14 @@ def load_params(
         return orbax.load_checkpointables(chosen.step, {"params": target})["params"], chosen.step
 
 
+def best_step(folder: epath.PathLike) -> dict[str, float]:
+    """Step and metrics of the best checkpoint in `folder`, and the last step."""
+    with _open(epath.Path(folder), _Keep(1), writes=False) as orbax:
+        steps = orbax.checkpoints
+        best = steps[best_of([step.metrics for step in steps])]
+        return {"step": best.step, "last_step": steps[-1].step, **(best.metrics or {})}
+
+
 def best_of(metrics: Sequence[Mapping[str, float] | None]) -> int:
     """Index of the best entry: the largest `dev_accuracy`, the later one of equals; the last if none has any."""
     scores = [-1.0 if entry is None else float(entry.get(BEST, -1.0)) for entry in metrics]
