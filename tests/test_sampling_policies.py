@@ -12,7 +12,6 @@ from scotd_jax.config import Sampling
 from scotd_jax.sampling.policies import draw, inverse_cdf, log_probability, restrict
 from tests.tolerances import FLOAT32
 
-
 restricted = jax.jit(restrict, static_argnums=(1, 2, 3))
 drawn = jax.jit(draw, static_argnums=2)
 picked = jax.jit(inverse_cdf)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from scotd_jax.sampling.stops import START, cut, stop_table
 
-
 LETTERS = "ab\n é"
 words = st.text(LETTERS, max_size=4)
 

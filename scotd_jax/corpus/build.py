@@ -9,6 +9,7 @@ machine. `SPLIT.json` is written last; without it the split does not exist for t
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
@@ -74,8 +75,9 @@ def write_corpus(
     """Writes `examples` as split `split` of the corpus in `folder` and returns its description (`SPLIT.json`).
 
     The description holds `format`, `split`, `counts` (see `Counts`), `files` (name, records, bytes and sha256 of
-    every shard) and `meta` as given: plain JSON data about where the corpus comes from. There are at most as many
-    shards as examples. Only one example is held in memory at a time.
+    every shard), `sha256` (of all examples in order, whatever the shards) and `meta` as given: plain JSON data about
+    where the corpus comes from. There are at most as many shards as examples. Examples are written as they come; only
+    the first few are held in memory.
 
     Raises InputError when there are no examples, naming the bins of `ledger` (`rationales.ledger.Ledger`) that took
     the responses; when a question comes twice; and when the disk is full.
@@ -93,7 +95,7 @@ def write_corpus(
     description_path.unlink(missing_ok=True)  # while shards are replaced the split must not look whole
     sweep(folder, prefix=f"{split}-")
     names = [f"{split}-{i:05d}-of-{len(head):05d}.tfrecord" for i in range(len(head))]
-    counts, seen = Counts(), set()
+    counts, seen, digest = Counts(), set(), hashlib.sha256()
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(TFRecordWriter(folder / name)) for name in names]
         for i, example in enumerate(itertools.chain(head, examples)):
@@ -101,7 +103,9 @@ def write_corpus(
                 raise InputError(f"{folder}: question {example.question_id!r} comes twice in split {split!r}")
             seen.add(example.question_id)
             counts.add(example)
-            writers[i % len(writers)].write(example.to_bytes())
+            data = example.to_bytes()
+            digest.update(hashlib.sha256(data).digest())
+            writers[i % len(writers)].write(data)
     _remove_other_shards(folder, split, names)
     description = {
         "format": FORMAT,
@@ -129,6 +133,18 @@ def read_description(folder: epath.PathLike, split: str) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise InputError(f"{path}: expected a corpus of format {FORMAT}: build the corpus again")
     return description
+
+
+def file_digest(path: epath.PathLike) -> str:
+    """SHA-256 of a file, in hex. Raises InputError when there is no such file."""
+    path = epath.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def readme(description: Mapping[str, Any]) -> str:
