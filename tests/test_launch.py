@@ -18,7 +18,8 @@ MAIN = ("--", "--config=configs/quickstart.py:n=5", "--workdir=gs://bucket/it's 
 
 GCLOUD = r"""#!/usr/bin/env bash
 set -euo pipefail
-echo "$*" | head -n 1 >> "$CLOUD/calls"
+call="$*"
+echo "${call%%$'\n'*}" >> "$CLOUD/calls"
 for word in "$@"; do
   case "$word" in --command=*) command="${word#*=}" ;; --worker=*) worker="${word#*=}" ;; esac
 done
