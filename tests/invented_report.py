@@ -9,7 +9,7 @@ from scotd_jax.reporting.examples import pick_examples, pick_pairs
 
 SETS = {"test": 0.0, "contrast": -0.05, "unseen": -0.10, "longer": -0.18}
 ARMS = {  # name: samples, accuracy, pull of the cue
-    "label-only": (0, 0.55, 0.15),
+    "label-only": (0, 0.50, 0.09),
     "one greedy chain": (1, 0.56, 0.05),
     "N = 1": (1, 0.40, 0.03),
     "N = 5": (5, 0.61, 0.02),
@@ -34,7 +34,8 @@ def questions(split: str, count: int) -> list[Question]:
         answer = first
         if split == "contrast":
             steps[1], answer = next(s for s in STEPS if s != steps[1]), other
-        text = f"dan is at the {start} and takes the {steps[0]}, then the {steps[1]}, then the {steps[2]}. {first} or {other}?"
+        way = ", then the ".join(steps)
+        text = f"dan is at the {start} and takes the {way}. {first} or {other}?"
         group = f"world/{i}" if split in ("test", "contrast") else None
         tags = (rng.choice(("town", "paints", "animals")), f"{rng.choice((2, 3))} steps")
         made.append(Question(f"world/{split}/{i}", "world", split, text, (first, other), answer, group, tags=tags))
@@ -66,7 +67,7 @@ def responses(asked: list[Question], arm: str, accuracy: float, seed: int, n: in
                     len(text.split()),
                     arm,
                     "greedy",
-                )  # fmt: skip
+                )
             )
     return said
 
@@ -93,7 +94,7 @@ def arm(name: str, seed: int, model: str, bonus: float, per_set: int, votes: boo
         role="student" if name in ARMS else "teacher",
         model=model if name in ARMS else "",
         samples=samples,
-        curve=f"{model}, right samples" if name.startswith("N =") else "",
+        curve=model if name.startswith("N =") else "",
         about=ABOUT.get(name, ""),
         outcomes=outcomes,
         votes=voted,

@@ -104,7 +104,7 @@ def samples_panel(
     no sampled chains. Names stand in the margin at the height of what they name.
     """
     with mpl.rc_context(_STYLE):
-        figure, axes = _panel(2.4, top=0.3, left=0.34, right=1.1)
+        figure, axes = _panel(2.4, top=0.3, left=0.34, right=1.2)
         named: list[tuple[float, str, str]] = []
         chances = []
         for (label, rows), colour in zip(curves.items(), LINES * len(curves), strict=False):

@@ -15,6 +15,7 @@ import markupsafe
 from etils import epath
 
 import scotd_jax
+from scotd_jax.evaluation import statistics
 from scotd_jax.evaluation.statistics import Estimate
 from scotd_jax.reporting import plots, tables
 from scotd_jax.reporting.data import Arm, ContrastPair, EvalSet, Example, ReportData
@@ -73,7 +74,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "several_models": several,
         "many_seeds": any(r.seeds > 1 for r in rows if r.role == "student"),
         "chances": {s.label: _set_facts(rows, s) for s in sets},
-        "resolution": _resolution(rows, sets),
+        "resolution": _resolution(rows, sets, data.confidence),
         "accuracy_panels": [(s, _markup(plots.accuracy_panel(rows, s, methods, name_models=several))) for s in sets],
         "by_tag": [t for s in sets if (t := _tags(rows, s, data.confidence))],
         "run_lines": _run_lines(rows, sets),
@@ -122,14 +123,13 @@ def _set_facts(rows: Sequence[Row], evalset: EvalSet) -> dict[str, Any]:
     }
 
 
-def _resolution(rows: Sequence[Row], sets: Sequence[EvalSet]) -> dict[str, Any] | None:
-    """Half-width of the widest single-run interval on the main set: what one may read into a difference."""
-    for evalset in sets:
-        cells = [r.cells[evalset.label] for r in rows if r.role == "student" and evalset.label in r.cells]
-        if cells:
-            widest = max(cells, key=lambda c: c.estimate.high - c.estimate.low)
-            return {"n": widest.n, "half": f"{50 * (widest.estimate.high - widest.estimate.low):.0f}"}
-    return None
+def _resolution(rows: Sequence[Row], sets: Sequence[EvalSet], confidence: float) -> dict[str, Any] | None:
+    """What the questions of the smallest set alone leave open: half-width of an interval around one half."""
+    sizes = [r.cells[s.label].n for r in rows for s in sets if s.label in r.cells]
+    if not sizes:
+        return None
+    middle = statistics.wilson(min(sizes) / 2, min(sizes), confidence)
+    return {"n": min(sizes), "half": f"{50 * (middle.high - middle.low):.0f}"}
 
 
 def _tags(rows: Sequence[Row], evalset: EvalSet, confidence: float) -> tuple[EvalSet, list[Any], list[Any]] | None:

@@ -147,7 +147,9 @@ def _elsewhere(tests: Sequence[ComparisonRow], sets: Sequence[EvalSet]) -> list[
 def _others(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
     if not tests:
         return []
-    parts = [f"{points(t.difference.value)} over {_quoted(t)}" + ("" if t.shown else " (not shown)") for t in tests]
+    parts = [
+        f"{points(t.difference.value)} points over {_quoted(t)}" + ("" if t.shown else " (not shown)") for t in tests
+    ]
     return [f"Its lead on {main.name} is {_join(parts)}."]
 
 
@@ -160,12 +162,12 @@ def _curve(method: Row, rivals: Sequence[Row], main: EvalSet) -> list[str]:
     numbers = _join([str(r.samples) for r in line])
     shares = _join([percent(v) for v in values])
     if all(y > x for x, y in itertools.pairwise(values)):
-        opening = "More samples helped at every step"
+        opening = "Accuracy rises at every step with more samples"
     elif values[-1] > values[0]:
-        opening = "More samples helped on the whole, not at every step"
+        opening = "Accuracy rises with more samples, but not at every step"
     else:
-        opening = "More samples did not help"
-    return [f"{opening}: {numbers} per question give {shares} %."]
+        opening = "Accuracy does not rise with more samples"
+    return [f"{opening}: {shares} % with {numbers} per question."]
 
 
 def _below_chance(row: Row, sets: Sequence[EvalSet]) -> list[str]:
