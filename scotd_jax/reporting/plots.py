@@ -5,15 +5,16 @@ Panels are narrow so that the page can set them side by side or, on a phone, bel
 """
 
 import io
-import itertools
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import quoteattr
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import optimize
 
 from scotd_jax.reporting.data import EvalSet
 from scotd_jax.reporting.tables import Row, percent
@@ -139,16 +140,17 @@ def samples_panel(
 
 
 def spread(heights: Sequence[float], gap: float, top: float = 100.0) -> list[float]:
-    """Heights moved apart to at least `gap`, order kept, none above `top`: where labels of those heights fit."""
+    """Where labels of those heights fit: order kept, at least `gap` apart, within 0 and `top`, and moved little.
+
+    Least squares under x[i + 1] - x[i] >= gap is isotonic regression of heights[i] - i gap.
+    """
     order = sorted(range(len(heights)), key=heights.__getitem__)
-    placed = list(heights)
-    for lower, upper in itertools.pairwise(order):
-        placed[upper] = max(placed[upper], placed[lower] + gap)
-    limit = top
-    for i in reversed(order):
-        placed[i] = min(placed[i], limit)
-        limit = placed[i] - gap
-    return placed
+    if not order:
+        return []
+    offsets = gap * np.arange(len(order))
+    fitted = optimize.isotonic_regression(np.array([heights[i] for i in order]) - offsets).x
+    placed = np.clip(fitted, 0.0, max(0.0, top - offsets[-1])) + offsets
+    return [float(placed[order.index(i)]) for i in range(len(order))]
 
 
 def training_panel(name: str, runs: Mapping[str, Sequence[tuple[int, float | None, float | None]]]) -> str:
@@ -221,7 +223,7 @@ def _svg(figure: Figure, title: str) -> str:
     svg = f'<svg {box[0]} role="img" aria-label={quoteattr(title)}>' + svg[svg.index(">") + 1 :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{salt}-", svg).replace("xlink:href", "href")
-    svg = re.sub(r"(font: (?:[\w.]+ )*?[\d.]+px) [^;\"]+", r"\1 var(--sans)", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", svg)  # the family with its alternatives
     for placeholder, variable in _VARIABLES.items():
         svg = svg.replace(placeholder, f"var(--{variable})")
     return svg

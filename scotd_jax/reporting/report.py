@@ -62,7 +62,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     context = {
         "data": data,
         "version": scotd_jax.__version__,
-        "verdict": verdict(data),
+        "verdict": verdict(data, rows, tests),
         "confidence": f"{100 * data.confidence:g}\N{NO-BREAK SPACE}%",
         "alpha": f"{1 - data.confidence:.3g}",
         "sets": sets,
@@ -272,7 +272,7 @@ def _colour(bin_name: str) -> str:
 def _training(data: ReportData) -> list[tuple[str, markupsafe.Markup]]:
     """One panel per arm; students that belong to no arm get their own."""
     owner = {arm.student: (arm.model, arm.name) for arm in data.arms}
-    several = len({model for model, _ in owner.values()}) > 1
+    several = len({model for model, _ in owner.values() if model}) > 1
     grouped: dict[tuple[str, str], dict[str, Any]] = {}
     for student, curve in data.curves.items():
         if curve:

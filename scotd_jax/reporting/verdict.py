@@ -12,13 +12,11 @@ from scotd_jax.reporting.data import EvalSet, ReportData
 from scotd_jax.reporting.tables import (
     ComparisonRow,
     Row,
-    comparisons,
     method_of,
     models_of,
     p_text,
     percent,
     points,
-    rows,
     sets_of,
     span,
 )
@@ -31,13 +29,15 @@ class Verdict(NamedTuple):
     paragraphs: list[str]
 
 
-def verdict(data: ReportData) -> Verdict:
-    """What the run found, for a reader who reads nothing else."""
-    all_rows, sets = rows(data), sets_of(data)
+def verdict(data: ReportData, all_rows: Sequence[Row], tests: Sequence[ComparisonRow]) -> Verdict:
+    """What the run found, for a reader who reads nothing else.
+
+    all_rows, tests: `tables.rows` and `tables.comparisons` of the data.
+    """
+    sets = sets_of(data)
     students = [r for r in all_rows if r.role == "student" and r.cells]
     if not students:
         return Verdict("No student was evaluated in this run.", ["Give students question sets and run evaluate."])
-    tests = comparisons(data, all_rows)
     models = [m for m in models_of(all_rows) if any(r.model == m for r in students)]
     told = [
         _about_model(data, [r for r in students if r.model == m], sets, [t for t in tests if t.model == m])
