@@ -69,9 +69,7 @@ def _arm(run: Run, name: str, student: Student) -> Arm:
         samples=samples,
         curve=curve,
         outcomes={label(run, key): outcomes(*_said(run, name, key)) for key in sets},
-        votes={
-            label(run, key): value["self_consistency"] for key, value in sets.items() if "self_consistency" in value
-        },
+        votes={label(run, key): r["self_consistency"] for key, r in sets.items() if "self_consistency" in r},
         consistency=results["contrast"],
     )
 
@@ -113,9 +111,8 @@ def _extremes(arms: list[Arm]) -> tuple[Arm | None, Arm | None]:
     if not students:
         return (arms[0] if arms else None), None
     method = max(students, key=lambda arm: arm.samples)
-    return method, next(
-        (a for a in students if a.samples == 0 and (a.model, a.seed) == (method.model, method.seed)), None
-    )
+    alike = [arm for arm in students if (arm.model, arm.seed) == (method.model, method.seed)]
+    return method, next((arm for arm in alike if arm.samples == 0), None)
 
 
 def _examples(run: Run, arm: Arm | None) -> list:
@@ -144,9 +141,9 @@ def _facts(run: Run) -> dict[str, str]:
     for name, rationales in run.config.rationales.items():
         if rationales.source == "model":
             counts = run.artefact("sample", name).manifest().get("counts", {})
-            share = f"{100 * counts.get('correct_share', 0):.1f} % right"
             facts[f"samples {name}"] = (
-                f"{counts.get('responses', 0):,} of {counts.get('questions', 0):,} questions, {share}"
+                f"{counts.get('responses', 0):,} responses to {counts.get('questions', 0):,} questions, "
+                f"{100 * counts.get('correct_share', 0):.1f} % right"
             )
     devices = jax.devices()
     facts["devices"] = f"{len(devices)} x {devices[0].device_kind}, {platform.machine()}"
