@@ -74,7 +74,7 @@ def world(seed: int, kinds: tuple[str, ...] = ("opt", "t5"), prefix: str = "") -
                 training=_train(1000, 32, 1, RATES.get(arm, 1e-2)),
                 dev=(f"{task}.dev",),
                 sets=tuple(f"{task}.{split}" for split in SETS),
-                arm=f"{title} ({kind.upper()})",
+                arm=title,
                 export=arm == "n30",
             )
     return c.Config(

@@ -23,6 +23,8 @@ class Task:
     format: str = ""  # how prompts and answers are written (tasks/formats.py); "" is the task's own
     path: str = ""  # folder of its files, for tasks that are read from disk
     limit: int = 0  # first questions of every split only; 0 is all
+    seed: int = 0  # of a generated task; added to the config's
+    title: str = ""  # how reports call it; tasks of one title share their columns. "" is this entry's key
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the task itself
 
 
