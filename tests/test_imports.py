@@ -20,6 +20,7 @@ PACKAGE = ROOT / "scotd_jax"
 LAYERS = [
     {"main"},
     {"jobs"},
+    {"reporting"},
     {"tasks"},
     {"rationales"},
     {"corpus"},
@@ -28,7 +29,6 @@ LAYERS = [
     {"evaluation"},
     {"models"},
     {"distributed"},
-    {"reporting"},
     {"workdir", "tokenization"},
     {"atomic", "localfiles"},
     {"config", "progress", "records", "layout"},
