@@ -20,6 +20,7 @@ PACKAGE = ROOT / "scotd_jax"
 LAYERS = [
     {"main"},
     {"jobs"},
+    {"reporting"},
     {"tasks"},
     {"rationales"},
     {"corpus"},
