@@ -273,3 +273,21 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
         export(tmp_path, seed=1)
     assert_same(load_pretrained(tmp_path)[1], params)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_killed_export_leaves_nothing_for_ever(tmp_path):
+    (tmp_path / ".staging-killed").mkdir()
+    (tmp_path / ".staging-killed" / WEIGHTS).write_bytes(b"half")
+    export(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_buckets_are_written_and_read_through_copies(tmp_path, monkeypatch):
+    monkeypatch.setattr("scotd_jax.localfiles.is_local", lambda path: False)  # treats this folder as one
+    (tmp_path / "subfolder").mkdir()
+    _, params = export(tmp_path, max_shard_size=2000)
+    assert_same(load_pretrained(tmp_path)[1], params)
+    assert Tokenizer.load(tmp_path).fingerprint() == words().fingerprint()
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(InputError, match="no such file"):
+        Tokenizer.load(tmp_path / "nowhere")
