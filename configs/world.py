@@ -74,7 +74,7 @@ def world(seed: int, kinds: tuple[str, ...] = ("opt", "t5"), prefix: str = "") -
                 training=_train(1000, 32, 1, RATES.get(arm, 1e-2)),
                 dev=(f"{task}.dev",),
                 sets=tuple(f"{task}.{split}" for split in SETS),
-                arm=f"{title} ({kind.upper()})",
+                arm=title,
                 export=arm == "n30",
             )
     return c.Config(
@@ -91,14 +91,21 @@ def world(seed: int, kinds: tuple[str, ...] = ("opt", "t5"), prefix: str = "") -
 
 
 def runlocal(config: c.Config) -> c.Config:
-    """The same chain in about a minute: few updates, few questions, nothing learnt."""
+    """The same chain in about a minute: few questions and updates, the two arms that matter, nothing learnt."""
     students = {
-        name: dataclasses.replace(student, training=dataclasses.replace(student.training, steps=20))
+        # Even here the teacher must learn to end its answers, or the corpora of its students would be empty.
+        name: dataclasses.replace(student, training=_train(160 if "teacher" in name else 20, 8, 1, 1e-2))
         for name, student in config.students.items()
+        if not student.arm or student.arm in (ARMS["label"][0], ARMS["n30"][0])
+    }
+    corpora = {
+        name: dataclasses.replace(corpus, keep="all") if corpus.target == "rationale_answer" else corpus
+        for name, corpus in config.corpora.items()
+        if any(student.corpus == name for student in students.values())
     }
     small = {"train": 16, "dev": 8, "test": 8, "unseen": 8, "longer": 8, "gold": 64, "statements": 64}
     tasks = {name: dataclasses.replace(task, options=small) for name, task in config.tasks.items()}
-    return dataclasses.replace(config, tasks=tasks, students=students)
+    return dataclasses.replace(config, tasks=tasks, corpora=corpora, students=students)
 
 
 def _say(task: str, teacher: str, sampling: c.Sampling) -> c.Rationales:

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from scotd_jax import config as c
@@ -26,7 +26,9 @@ flags.mark_flag_as_required("config")
 
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a flag, see --help")
+        print(f"error: unexpected argument {argv[1]!r}; everything is a flag, see --help", file=sys.stderr)
+        return 2
+    logging.set_verbosity(logging.WARNING)  # what is worth saying is said by the jobs
     try:
         run(_CONFIG.value, _WORKDIR.value, tuple(_JOBS.value or ()), tuple(_OVERWRITE.value), _MULTIHOST.value)
     except InputError as error:

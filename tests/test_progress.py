@@ -126,7 +126,7 @@ def test_terminal_shows_bars_inside_each_other_and_leaves_only_the_lines(monkeyp
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     stream = Terminal()
-    with Progress(10, "train [N=5]", "steps", stream=stream, clock=clock) as outer:
+    with Progress(10, "train [bold]", "steps", stream=stream, clock=clock) as outer:
         clock.now += 2.0
         outer.advance(4, note="loss 0.50")
         with Progress(6, "evaluate dev", "questions", stream=stream, clock=clock) as inner:
@@ -137,9 +137,9 @@ def test_terminal_shows_bars_inside_each_other_and_leaves_only_the_lines(monkeyp
     text = stream.getvalue()
     assert "\x1b[" in text  # drawn in place
     assert "4 of 10 steps (40 %), 2 steps/s, 3.0 s left, loss 0.50" in text
-    assert "train [N=5]" in text
+    assert text.index("train [bold]") < text.index("\x1b[?25h") < text.rindex("train [bold]")  # cursor given back
     assert "dev accuracy 61 % [of 6]" in text
-    assert text.endswith("train [N=5]: 10 steps in 3.0 s (3.33 steps/s), loss 0.50\n")
+    assert text.endswith("train [bold]: 10 steps in 3.0 s (3.33 steps/s), loss 0.50\n")
 
 
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch, clock):

@@ -98,7 +98,7 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def sign_flip(differences: Sequence[float] | np.ndarray, *, seed: int = 0, draws: int = 10_000) -> float:
+def sign_flip(differences: Sequence[float] | np.ndarray, *, seed: int = 0, draws: int = 100_000) -> float:
     """Two-sided Monte Carlo sign-flip test that per-question differences are symmetric about zero.
 
     With differences of -1, 0 and 1 it estimates McNemar's test; it also takes differences averaged over runs.

@@ -9,15 +9,14 @@ from scotd_jax import config as c
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.chain import lookup
 from scotd_jax.layout import round_up
 from scotd_jax.models import api, registry
 from scotd_jax.progress import log
-from scotd_jax.records import Question
+from scotd_jax.records import Question, to_json
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.tokenization import Tokenizer
-from scotd_jax.workdir import Artefact, Workdir
+from scotd_jax.workdir import Artefact, Workdir, digest
 
 
 class Run:
@@ -30,7 +29,8 @@ class Run:
         self.log = log
         self.task = functools.cache(self._task)
         self.questions = functools.cache(self._questions)
-        self.tokenizer = functools.cache(self._tokenizer)
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._models = functools.cache(registry.build)
 
     def artefact(self, job: str, name: str) -> Artefact:
         return self.workdir.artefact(job, name)
@@ -38,7 +38,7 @@ class Run:
     # Questions
 
     def _task(self, name: str) -> Task:
-        return load_task(name, self.config.tasks[name], self.config.seed)
+        return load_task(name, spec := self.config.tasks[name], self.config.seed + spec.seed)
 
     def _questions(self, set_name: str) -> tuple[Question, ...]:
         """The questions of "TASK.SPLIT". Raises InputError if the task has no such split."""
@@ -57,9 +57,20 @@ class Run:
                 asked[question.id] = question, task
         return asked
 
+    def corpus_sets(self, name: str) -> tuple[str, ...]:
+        """The question sets of a corpus."""
+        corpus = self.config.corpora[name]
+        return corpus.questions or self.config.rationales[corpus.rationales].questions
+
     # Models
 
-    def _tokenizer(self, model: c.Model) -> Tokenizer:
+    def tokenizer(self, model: c.Model) -> Tokenizer:
+        key = digest(c.plain(model))
+        if key not in self._tokenizers:
+            self._tokenizers[key] = self._load_tokenizer(model)
+        return self._tokenizers[key]
+
+    def _load_tokenizer(self, model: c.Model) -> Tokenizer:
         if model.tokenizer.startswith("task:"):
             return Tokenizer.train_words(self.task(model.tokenizer.removeprefix("task:")).texts())
         if model.tokenizer or model.path:
@@ -68,7 +79,7 @@ class Run:
 
     def model(self, model: c.Model, precision: str) -> api.Model:
         """The functions of a model, without its parameters."""
-        return registry.build(self.model_config(model), api.Precision(precision))
+        return self._models(self.model_config(model), api.Precision(precision))
 
     def model_config(self, model: c.Model) -> Any:
         if model.student:
@@ -111,7 +122,4 @@ class Run:
         return identity
 
     def questions_identity(self, sets: tuple[str, ...]) -> dict[str, Any]:
-        from scotd_jax.records import to_json
-        from scotd_jax.workdir import digest
-
         return {name: digest([to_json(q) for q in self.questions(name)]) for name in sets}

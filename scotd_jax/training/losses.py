@@ -75,7 +75,7 @@ def _sums(hidden_BTE, targets_BT, weights_BT, unembedding_VE, compute_dtype) -> 
     is_target_BTV = targets_BT[..., None] == jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
     chosen_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
     hits_BT = jax.lax.stop_gradient(chosen_BT) >= top_BT1[..., 0]
-    return jnp.sum(weights_BT * (log_z_BT - chosen_BT)), jnp.sum(weights_BT * hits_BT)
+    return jnp.sum(weights_BT * (log_z_BT - chosen_BT)), jnp.sum(jnp.where(hits_BT, weights_BT, 0.0))
 
 
 def response_loss_reference(
@@ -89,4 +89,6 @@ def response_loss_reference(
     loss_BGR = -jnp.take_along_axis(log_p_BGRV, targets_BGR[..., None], axis=-1)[..., 0]
     hits_BGR = jnp.argmax(log_p_BGRV, axis=-1) == targets_BGR
     weight = jnp.sum(weights_BGR)
-    return Weighted(jnp.sum(weights_BGR * loss_BGR), weight), Weighted(jnp.sum(weights_BGR * hits_BGR), weight)
+    return Weighted(jnp.sum(weights_BGR * loss_BGR), weight), Weighted(
+        jnp.sum(weights_BGR * hits_BGR.astype(jnp.float32)), weight
+    )

@@ -3,6 +3,10 @@
 Weight decay is decoupled and reaches matrices only; biases and norm scales are left alone.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import optax
 from optax import contrib
@@ -29,9 +33,8 @@ def make_schedule(settings: config.Optimizer, steps: int) -> optax.Schedule:
         decay = optax.cosine_decay_schedule(peak, left, settings.final_fraction)
     else:
         decay = optax.constant_schedule(peak)
-    if warmup == 0:
-        return decay
-    return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1)), decay], [warmup])
+    rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
+    return _promoting(optax.join_schedules([rise, decay], [warmup]))
 
 
 def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTransformation:
@@ -39,8 +42,8 @@ def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTran
 
     adamw: Loshchilov and Hutter, arXiv 1711.05101. adafactor: Shazeer and Stern, arXiv 1804.04235, with the given
     learning rate as it stands (no scaling by parameter size) and updates clipped to RMS 1. muon: Jordan 2024 for
-    kernels, scaled to the RMS of an AdamW update (arXiv 2502.16982), and AdamW for embeddings, biases and norms, so
-    that one rate serves both.
+    kernels, scaled to the RMS of an AdamW update (arXiv 2502.16982), and Adam with Nesterov momentum for embeddings,
+    the output matrix, biases and norms, so that one rate serves both.
     """
     schedule = make_schedule(settings, steps)
     decay = optax.add_decayed_weights(settings.weight_decay, _matrices)
@@ -60,8 +63,19 @@ def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTran
             consistent_rms=0.2,
         )
     if settings.clip_norm > 0:
-        return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
-    return update
+        update = optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
+    return optax.GradientTransformation(update.init, _promoting(update.update))
+
+
+def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Optax raises Python floats to integer powers; here alone JAX may promote dtypes, however strict it is outside."""
+
+    @functools.wraps(function)
+    def promoting(*args):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args)
+
+    return promoting
 
 
 def _matrices(params):
