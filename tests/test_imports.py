@@ -30,7 +30,8 @@ LAYERS = [
     {"distributed"},
     {"reporting"},
     {"workdir", "tokenization"},
-    {"atomic", "localfiles"},
+    {"localfiles"},
+    {"atomic"},
     {"config", "progress", "records", "layout"},
     {"errors"},
 ]
