@@ -31,7 +31,8 @@ LAYERS = [
     {"models"},
     {"distributed"},
     {"workdir", "tokenization"},
-    {"atomic", "localfiles"},
+    {"localfiles"},
+    {"atomic"},
     {"config", "progress", "records", "layout"},
     {"errors"},
 ]
