@@ -58,17 +58,17 @@ def test_an_exception_at_every_step_loses_and_doubles_nothing(tmp_path):
     assert step > 50
 
 
-@pytest.mark.parametrize(("full_at", "times"), [("half written", 5), ("before fsync", 10), ("before makedirs", 6)])
+@pytest.mark.parametrize(("full_at", "times"), [("half written", 5), ("before fsync", 11), ("before replace", 7)])
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path, full_at, times):
     steps = []
     with striking(steps.append):
         run(tmp_path / "dry")
     full = [step for step, what in enumerate(steps) if what == full_at]
-    assert len(full) == times  # three parts and two merged files; each is flushed, and its folder is
+    assert len(full) == times  # three parts and two merged files, each flushed with its folder
     for step in full:
         folder, acknowledged = tmp_path / str(step), []
         strike = strike_at(step, lambda what: raise_(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-        with striking(strike), pytest.raises(InputError, match=r"responses-host.*: the disk is full.*free some space"):
+        with striking(strike), pytest.raises(InputError, match=r"responses.*: the disk is full.*free some space"):
             run(folder, acknowledged.append)
         assert not list(folder.rglob("*.partial"))
         assert {r.name for r in acknowledged} <= ResponseWriter(folder).done()
