@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from scotd_jax.errors import InputError
 
-
 R = TypeVar("R", "Question", "Response")
 
 

@@ -4,7 +4,7 @@ A response is asked these questions in this order; the first that it fails decid
 
     not_selected  is its question one of the corpus, and its sample one of the first n?
     truncated     did it end by itself, and not at the token limit?
-    unparsable    could an answer be parsed?
+    unparsable    could an answer be parsed? (Not asked where plain text is learnt, target "text".)
     wrong         keep "correct": is that the gold answer? (keep "wrong": is it another? The others are not_selected)
     too_long      do prompt and target fit into the student's limits?
     duplicate     dedup: is its text new among those kept for the question?
@@ -77,7 +77,7 @@ def _bin(response: Response, corpus: Corpus, token_counts: TokenCounts) -> str:
         return "not_selected"
     if response.finish_reason == "length":
         return "truncated"
-    if response.answer is None:
+    if response.answer is None and corpus.target != "text":
         return "unparsable"
     if corpus.keep != "all":
         if response.correct is None:

@@ -1,0 +1,159 @@
+"""The few layers that T5 and OPT are made of, and the one rule about numbers that all of them keep.
+
+The rule: what goes into a matrix product is cast to the compute dtype, what comes out is float32, in the forward pass
+and in the backward pass. Everything between two products (residual stream, norms, activations, biases) is float32.
+So bfloat16 never accumulates and never holds the residual stream, which in T5 grows beyond its precision.
+
+Left to itself, JAX would multiply a float32 cotangent with a bfloat16 matrix in the backward pass, which no matrix unit
+does fast; that is why `contract` brings its own derivative.
+
+The classes hold parameters and know how to apply them, nothing else. They take an `nnx.Rngs` while they are built and
+do not keep it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+
+def contract(spec: str, x: Array, y: Array, dtype: str) -> Array:
+    """`jnp.einsum(spec, x, y)` with inputs in `dtype` and a float32 result; cotangents have the dtypes of x and y.
+
+    `spec` names every axis by a letter, and every axis of an input also occurs in the other one or in the result.
+    """
+    return _contract(spec, dtype, x.dtype.name, y.dtype.name, x, y)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _contract(spec, dtype, x_dtype, y_dtype, x, y):
+    return jnp.einsum(spec, x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _contract_forward(spec, dtype, x_dtype, y_dtype, x, y):
+    x, y = x.astype(dtype), y.astype(dtype)
+    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32), (x, y)
+
+
+def _contract_backward(spec, dtype, x_dtype, y_dtype, saved, cotangent):
+    x, y = saved
+    (x_axes, y_axes), out_axes = spec.split("->")[0].split(","), spec.split("->")[1]
+    cotangent = cotangent.astype(dtype)
+    dx = jnp.einsum(f"{out_axes},{y_axes}->{x_axes}", cotangent, y, preferred_element_type=jnp.float32)
+    dy = jnp.einsum(f"{x_axes},{out_axes}->{y_axes}", x, cotangent, preferred_element_type=jnp.float32)
+    return dx.astype(x_dtype), dy.astype(y_dtype)
+
+
+_contract.defvjp(_contract_forward, _contract_backward)
+
+
+def matmul(x: Float[Array, "*lead D"], w: Float[Array, "D F"], dtype: str) -> Float[Array, "*lead F"]:
+    """x @ w over the last axis of x, by the rule of this file. float32."""
+    lead = "abcdefg"[: x.ndim - 1]
+    return contract(f"{lead}i,io->{lead}o", x, w, dtype)
+
+
+def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dtype: str) -> Float[Array, "*lead V"]:
+    """Scores of all tokens, float32: hidden @ unembedding.T."""
+    lead = "abcdefg"[: hidden.ndim - 1]
+    return contract(f"{lead}i,oi->{lead}o", hidden, unembedding, dtype)
+
+
+def dense(
+    x: Float[Array, "*lead D"], kernel: Float[Array, "D F"], bias: Float[Array, " F"] | None, dtype: str
+) -> Float[Array, "*lead F"]:
+    """x @ kernel + bias, float32."""
+    out = matmul(x, kernel, dtype)
+    return out if bias is None else out + _last(bias, out)
+
+
+def embed(table: Float[Array, "V D"], tokens: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:
+    """Rows of the table. Indices outside of it take the nearest row, so that padding never makes NaN."""
+    return table.at[tokens].get(mode="clip")
+
+
+def layer_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], bias: Float[Array, " D"], eps: float) -> Array:
+    """Layer normalization over the last axis in float32, with population variance."""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+    return x * _last(scale, x) + _last(bias, x)
+
+
+def rms_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], eps: float) -> Array:
+    """Division by the root of the mean square over the last axis, in float32; no mean, no bias (T5)."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps) * _last(scale, x)
+
+
+def _last(vector: Array, like: Array) -> Array:
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
+    return nnx.Param(std * jax.random.normal(rngs(), shape, jnp.float32))
+
+
+class Dense(nnx.Module):
+    def __init__(self, fan_in: int, fan_out: int, *, std: float, bias: bool, dtype: str, rngs: nnx.Rngs):
+        self.kernel = normal(rngs, (fan_in, fan_out), std)
+        self.bias = nnx.Param(jnp.zeros(fan_out, jnp.float32)) if bias else None
+        self.dtype = dtype
+
+    def __call__(self, x: Array) -> Array:
+        return dense(x, self.kernel[...], None if self.bias is None else self.bias[...], self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    def __init__(self, width: int, *, eps: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        return layer_norm(x, self.scale[...], self.bias[...], self.eps)
+
+
+class RMSNorm(nnx.Module):
+    def __init__(self, width: int, *, eps: float):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        return rms_norm(x, self.scale[...], self.eps)
+
+
+class Heads(nnx.Module):
+    """The four projections of one attention: H heads of width Dh, which need not add up to the model width (T5)."""
+
+    def __init__(self, width: int, heads: int, head_width: int, *, stds, bias: bool, dtype: str, rngs: nnx.Rngs):
+        inner = heads * head_width
+        self.q, self.k, self.v = (Dense(width, inner, std=stds[n], bias=bias, dtype=dtype, rngs=rngs) for n in "qkv")
+        self.o = Dense(inner, width, std=stds["o"], bias=bias, dtype=dtype, rngs=rngs)
+        self.heads, self.dtype = heads, dtype
+
+    def queries(self, x: Float[Array, "*lead D"]) -> Float[Array, "*lead H Dh"]:
+        return self._split(self.q(x))
+
+    def keys_values(self, x: Float[Array, "*lead D"]) -> tuple[Float[Array, "*lead H Dh"], Float[Array, "*lead H Dh"]]:
+        return self._split(self.k(x)), self._split(self.v(x))
+
+    def output(self, x: Float[Array, "*lead H Dh"]) -> Float[Array, "*lead D"]:
+        return self.o(x.reshape(*x.shape[:-2], -1))
+
+    def _split(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype)
+
+
+def append(past: tuple[Array, Array, Array] | None, key: Array, value: Array) -> tuple[Array, Array]:
+    """Keys and values [B, G, R, K, Dh] behind those of the past (keys, values [B, G, T, K, Dh], filled slots)."""
+    if past is None:
+        return key, value
+    keys, values, index = past
+    start = (0, 0, index, 0, 0)
+    return (
+        jax.lax.dynamic_update_slice(keys, key.astype(keys.dtype), start),
+        jax.lax.dynamic_update_slice(values, value.astype(values.dtype), start),
+    )

@@ -1,0 +1,129 @@
+"""The one seam between flax modules and the rest of the package, and the shapes that have names.
+
+`build` splits a module once into its structure and its parameters; from there on a model is pure functions of a nested
+dict of arrays, and everything around it is plain JAX. Nothing outside of `models/` sees a flax object.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scotd_jax.errors import InputError
+from scotd_jax.models import opt, t5
+from scotd_jax.models.api import Cache, Context, Model, Params, Precision
+from scotd_jax.models.opt import OPTConfig
+from scotd_jax.models.t5 import T5Config
+
+ModelConfig = OPTConfig | T5Config
+
+
+def _opt(width: int, layers: int, heads: int, **rest) -> OPTConfig:
+    shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "ffn_dim": 4 * width}
+    return OPTConfig(**{**shape, **rest})
+
+
+def _t5(width: int, mlp: int, layers: int, heads: int, head_width: int = 64, **rest) -> T5Config:
+    shape = {"d_model": width, "d_ff": mlp, "num_layers": layers, "num_heads": heads, "d_kv": head_width}
+    return T5Config(**{**shape, **rest})
+
+
+_GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_T5_GATED = {
+    "small": _t5(512, 1024, 8, 6, **_GATED),
+    "base": _t5(768, 2048, 12, 12, **_GATED),
+    "large": _t5(1024, 2816, 24, 16, **_GATED),
+    "xl": _t5(2048, 5120, 24, 32, **_GATED),
+    "xxl": _t5(4096, 10240, 24, 64, **_GATED),
+}
+
+PRESETS: Mapping[str, ModelConfig] = {
+    "opt-tiny": _opt(64, 2, 4, vocab_size=256, max_position_embeddings=256),
+    "opt-125m": _opt(768, 12, 12),
+    "opt-350m": _opt(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False),
+    "opt-1.3b": _opt(2048, 24, 32),
+    "opt-2.7b": _opt(2560, 32, 32),
+    "opt-6.7b": _opt(4096, 32, 32),
+    "opt-13b": _opt(5120, 40, 40),
+    "opt-30b": _opt(7168, 48, 56),
+    "opt-66b": _opt(9216, 64, 72),
+    "t5-tiny": _t5(64, 256, 2, 4, 16, vocab_size=256),
+    "t5-small": _t5(512, 2048, 6, 8),
+    "t5-base": _t5(768, 3072, 12, 12),
+    "t5-large": _t5(1024, 4096, 24, 16),
+    "t5-3b": _t5(1024, 16384, 24, 32, 128),
+    "t5-11b": _t5(1024, 65536, 24, 128, 128),
+    **{f"t5-v1.1-{size}": config for size, config in _T5_GATED.items()},
+    **{f"flan-t5-{size}": config for size, config in _T5_GATED.items()},
+}
+
+
+def config_for(architecture: str, shape_overrides: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The preset of that name with some fields replaced.
+
+    Raises InputError on an unknown name or field, with the nearest one, and on a value of the wrong type.
+    """
+    if architecture not in PRESETS:
+        raise InputError(f"architecture {architecture!r} is unknown; {_nearest(architecture, list(PRESETS))}")
+    config = PRESETS[architecture]
+    for name, value in (shape_overrides or {}).items():
+        if name not in (fields := [f.name for f in dataclasses.fields(config)]):
+            raise InputError(f"shape.{name}: {architecture} has no such field; {_nearest(name, fields)}")
+        old = getattr(config, name)
+        wanted = int if old is None else type(old)
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise InputError(f"shape.{name}: expected {wanted.__name__}, found {value!r}")
+    return dataclasses.replace(config, **(shape_overrides or {}))
+
+
+def build(config: ModelConfig, precision: Precision = Precision()) -> Model:
+    """The model of a config as pure functions (see `api.Model`)."""
+    source, module = {"opt": (opt, opt.OPT), "t5": (t5, t5.T5)}[config.kind]
+
+    def construct(key: jax.Array) -> nnx.Module:
+        return module(config, precision.compute, nnx.Rngs(key))
+
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: construct(jax.random.key(0))))
+
+    def bind(params: Params) -> Any:
+        return nnx.merge(graphdef, jax.tree.map(jnp.asarray, params))
+
+    def init(key: jax.Array) -> Params:
+        return nnx.to_pure_dict(nnx.state(construct(key)))
+
+    def prefill(params: Params, tokens, mask, context: Context | None = None) -> Context:
+        return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context)
+
+    def extend(params: Params, context: Context, tokens, cache: Cache | None = None) -> tuple[jax.Array, Cache | None]:
+        return bind(params).extend(context, jnp.asarray(tokens), cache)
+
+    def unembedding(params: Params) -> jax.Array:
+        return bind(params).unembedding()
+
+    def new_cache(batch: int, group: int, length: int) -> Cache:
+        layers, heads, width = config.cache_shape
+        slots = tuple(jnp.zeros((batch, group, length, heads, width), precision.compute) for _ in range(layers))
+        return Cache(slots, slots, jnp.zeros((), jnp.int32))
+
+    def axes() -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: _axes_of(source.AXES, path), abstract())
+
+    def abstract() -> Params:
+        return jax.eval_shape(init, jax.random.key(0))
+
+    return Model(config, precision, jax.jit(init), prefill, extend, unembedding, new_cache, axes)
+
+
+def _axes_of(table, path) -> tuple[str | None, ...]:
+    name = "/".join(entry.key for entry in path)
+    return next(axes for pattern, axes in table if re.fullmatch(pattern, name))
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"

@@ -1,0 +1,227 @@
+"""T5, the encoder-decoder of Raffel et al. (arXiv 1910.10683) in its three kinds, as Hugging Face defines its weights.
+
+v1.0 has a ReLU MLP and ties the output matrix to the embedding, whose input is then scaled by width ** -0.5; v1.1 and
+Flan have a gated GELU MLP and an output matrix of their own. All of them normalize by root mean square, do not scale
+attention scores, and know positions only through a bias per head and bucket of distance, which each stack holds once
+and all its layers share.
+
+The encoder reads the prompt once per question; what every response needs of it, the cross-attention keys and values of
+every decoder layer, is the one segment of the context.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from scotd_jax.errors import InputError
+from scotd_jax.models import hf_fields
+from scotd_jax.models.api import Cache, Context, Segment
+from scotd_jax.models.attention import causal, grouped_attention
+from scotd_jax.models.layers import Dense, Heads, RMSNorm, append, embed, normal
+
+# Logical axes of every parameter; the first pattern that fits counts.
+AXES = (
+    (r"embed/tokens", ("vocab", "embed")),
+    (r"lm_head/kernel", ("vocab", "embed")),
+    (r".*/rel_bias", (None, "heads")),
+    (r".*/(attn|cross)/[qkv]/kernel", ("embed", "heads")),
+    (r".*/(attn|cross)/o/kernel", ("heads", "embed")),
+    (r".*/mlp/wi(_0|_1)?/kernel", ("embed", "mlp")),
+    (r".*/mlp/wo/kernel", ("mlp", "embed")),
+    (r".*/scale", (None,)),
+)
+
+_REQUIRED = {"model_type": "t5", "is_encoder_decoder": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Fields as in Hugging Face's config.json. Raises InputError on an MLP that is neither "relu" nor "gated-gelu"."""
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_layers: int = 6
+    num_decoder_layers: int | None = None  # None is num_layers
+    num_heads: int = 8
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    initializer_factor: float = 1.0
+    feed_forward_proj: str = "relu"
+    tie_word_embeddings: bool = True
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    decoder_start_token_id: int = 0
+
+    def __post_init__(self):
+        if self.feed_forward_proj not in ("relu", "gated-gelu"):
+            raise InputError(f'T5: feed_forward_proj is {self.feed_forward_proj!r}; expected "relu" or "gated-gelu"')
+
+    @property
+    def kind(self) -> str:
+        return "t5"
+
+    @property
+    def start_token(self) -> int:
+        return self.decoder_start_token_id
+
+    @property
+    def decoder_layers(self) -> int:
+        return self.num_layers if self.num_decoder_layers is None else self.num_decoder_layers
+
+    @property
+    def gated(self) -> bool:
+        return self.feed_forward_proj == "gated-gelu"
+
+    @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """Decoder layers, key heads, head width."""
+        return self.decoder_layers, self.num_heads, self.d_kv
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any]) -> "T5Config":
+        """Raises InputError on an architecture that differs from T5's."""
+        return hf_fields.read(cls, values, _REQUIRED, {})
+
+    def to_hf(self) -> dict[str, Any]:
+        fields = {**dataclasses.asdict(self), "num_decoder_layers": self.decoder_layers}
+        return {**_REQUIRED, **fields, "architectures": ["T5ForConditionalGeneration"]}
+
+
+def distance_bucket(distance: Int[Array, "*n"], bidirectional: bool, buckets: int, furthest: int) -> Int[Array, "*n"]:
+    """Bucket of `distance` = key position - query position: one each for near ones, logarithmic up to `furthest`.
+
+    Bidirectional stacks give half of the buckets to each side; causal ones look back only.
+    """
+    if bidirectional:
+        buckets //= 2
+        base, distance = jnp.where(distance > 0, buckets, 0), jnp.abs(distance)
+    else:
+        base, distance = jnp.zeros_like(distance), jnp.maximum(-distance, 0)
+    exact = buckets // 2
+    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(furthest / exact)
+    far = exact + (ratio * (buckets - exact)).astype(jnp.int32)
+    return base + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
+
+
+class MLP(nnx.Module):
+    def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
+        D, F, factor = config.d_model, config.d_ff, config.initializer_factor
+        for name in ("wi_0", "wi_1") if config.gated else ("wi",):
+            setattr(self, name, Dense(D, F, std=factor * D**-0.5, bias=False, dtype=dtype, rngs=rngs))
+        self.wo = Dense(F, D, std=factor * F**-0.5, bias=False, dtype=dtype, rngs=rngs)
+        self.gated = config.gated
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.gated:
+            return self.wo(jax.nn.gelu(self.wi_0(x), approximate=True) * self.wi_1(x))
+        return self.wo(jax.nn.relu(self.wi(x)))
+
+
+def _heads(config: T5Config, dtype: str, rngs: nnx.Rngs) -> Heads:
+    D, H, Dh, factor = config.d_model, config.num_heads, config.d_kv, config.initializer_factor
+    # Queries begin smaller by sqrt(Dh), which stands for the scaling of scores that T5 leaves out.
+    stds = {"q": (D * Dh) ** -0.5, "k": D**-0.5, "v": D**-0.5, "o": (H * Dh) ** -0.5}
+    return Heads(D, H, Dh, stds={n: factor * s for n, s in stds.items()}, bias=False, dtype=dtype, rngs=rngs)
+
+
+class Layer(nnx.Module):
+    def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs, *, decoder: bool):
+        norm = lambda: RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.attn, self.attn_norm = _heads(config, dtype, rngs), norm()
+        if decoder:
+            self.cross, self.cross_norm = _heads(config, dtype, rngs), norm()
+        self.mlp, self.mlp_norm = MLP(config, dtype, rngs), norm()
+
+    def __call__(self, x, past, mask, bias, prompt=None):
+        """x[B, G, R, D] -> the same, and the keys and values of its tokens. `prompt` is the part of a segment that
+        belongs to this layer (decoder only)."""
+        h = self.attn_norm(x)
+        key, value = append(past, *self.attn.keys_values(h))
+        x = x + self.attn.output(grouped_attention(self.attn.queries(h), (), (key, value, mask), 1.0, bias))
+        if prompt is not None:
+            query = self.cross.queries(self.cross_norm(x))
+            x = x + self.cross.output(grouped_attention(query, (prompt,), None, 1.0))
+        return x + self.mlp(self.mlp_norm(x)), key, value
+
+
+class Stack(nnx.Module):
+    """Encoder or decoder: the layers, the bias of positions that they share, the norm behind them."""
+
+    def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs, *, decoder: bool):
+        buckets, std = config.relative_attention_num_buckets, config.initializer_factor * config.d_model**-0.5
+        layers = config.decoder_layers if decoder else config.num_layers
+        self.rel_bias = normal(rngs, (buckets, config.num_heads), std)
+        self.layers = nnx.Dict({str(i): Layer(config, dtype, rngs, decoder=decoder) for i in range(layers)})
+        self.final_norm = RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.furthest, self.bidirectional = config.relative_attention_max_distance, not decoder
+
+    def bias(self, R: int, T: int, start=0) -> Float[Array, "H R T"]:
+        """Bias of the queries in slots start .. start + R - 1 towards the slots 0 .. T - 1."""
+        table = self.rel_bias[...]
+        distance = jnp.arange(T)[None, :] - (start + jnp.arange(R))[:, None]
+        return table[distance_bucket(distance, self.bidirectional, table.shape[0], self.furthest)].transpose(2, 0, 1)
+
+
+class Unembedding(nnx.Module):
+    def __init__(self, config: T5Config, rngs: nnx.Rngs):
+        # Hugging Face draws with deviation 1, which makes the first logits sqrt(width) too large; this is t5x's choice.
+        self.kernel = normal(
+            rngs, (config.vocab_size, config.d_model), config.initializer_factor * config.d_model**-0.5
+        )
+
+
+class Embeddings(nnx.Module):
+    def __init__(self, config: T5Config, rngs: nnx.Rngs):
+        self.tokens = normal(rngs, (config.vocab_size, config.d_model), config.initializer_factor)
+
+
+class T5(nnx.Module):
+    def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
+        self.embed = Embeddings(config, rngs)
+        self.encoder = Stack(config, dtype, rngs, decoder=False)
+        self.decoder = Stack(config, dtype, rngs, decoder=True)
+        self.lm_head = None if config.tie_word_embeddings else Unembedding(config, rngs)
+        self.scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
+
+    def prefill(self, tokens, mask, context=None):
+        """Right-padded prompts [B, P] -> a Context of one segment: every decoder layer's view of the encoded prompt."""
+        if context is not None:
+            raise ValueError("an encoder-decoder has no context before the prompt: put exemplars into the prompt")
+        P = tokens.shape[1]
+        x, bias, visible = embed(self.embed.tokens[...], tokens)[:, None], self.encoder.bias(P, P), mask[:, None, None]
+        for i in range(len(self.encoder.layers)):
+            with jax.named_scope(f"encoder_{i}"):
+                x, _, _ = self.encoder.layers[str(i)](x, None, visible, bias)
+        x = self.encoder.final_norm(x)[:, 0]
+        crosses = [self.decoder.layers[str(i)].cross for i in range(len(self.decoder.layers))]
+        keys, values = zip(*(cross.keys_values(x) for cross in crosses), strict=True)
+        return Context((Segment(keys, values, mask),), mask.sum(1, dtype=jnp.int32))
+
+    def extend(self, context, tokens, cache=None):
+        """Responses [B, G, R] -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
+        (segment,) = context.segments
+        R = tokens.shape[2]
+        start, T = (0, R) if cache is None else (cache.index, cache.keys[0].shape[2])
+        x, bias, mask = embed(self.embed.tokens[...], tokens), self.decoder.bias(R, T, start), causal(R, T, start)
+        keys, values = [], []
+        for i in range(len(self.decoder.layers)):
+            with jax.named_scope(f"decoder_{i}"):
+                past = None if cache is None else (cache.keys[i], cache.values[i], cache.index)
+                prompt = (segment.keys[i], segment.values[i], segment.mask)
+                x, key, value = self.decoder.layers[str(i)](x, past, mask, bias, prompt)
+            keys.append(key)
+            values.append(value)
+        hidden = self.decoder.final_norm(x) * self.scale
+        return hidden, None if cache is None else Cache(tuple(keys), tuple(values), cache.index + R)
+
+    def unembedding(self):
+        return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]

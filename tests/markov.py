@@ -1,0 +1,61 @@
+"""A model whose next token depends on the last one only, so that every probability is known: for tests of sampling.
+
+Its tokens are the letters "a", "b", ... followed by a line end and the end token.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scotd_jax.models.api import Cache, Context, Model, Precision
+
+LETTERS = "abcdef"
+LINE_END, EOS = len(LETTERS), len(LETTERS) + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkovConfig:
+    vocab_size: int = len(LETTERS) + 2
+    start_token: int | None = None
+    max_position_embeddings: int = 64
+
+
+def markov_model(config: MarkovConfig = MarkovConfig()) -> Model:
+    """`params["table"]` is [V, V]: logits of the next token in the row of the last one."""
+
+    def extend(params, context, tokens, cache=None):
+        hidden = jax.nn.one_hot(tokens, config.vocab_size)
+        return hidden, None if cache is None else cache._replace(index=cache.index + tokens.shape[-1])
+
+    return Model(
+        config=config,
+        precision=Precision("float32"),
+        init=lambda key: {"table": jax.random.normal(key, (config.vocab_size,) * 2)},
+        prefill=lambda params, tokens, mask, context=None: Context((), mask.sum(-1, dtype=jnp.int32)),
+        extend=extend,
+        unembedding=lambda params: params["table"].T,
+        new_cache=lambda batch, group, length: Cache((), (), jnp.zeros((), jnp.int32)),
+        axes=lambda: {"table": (None, None)},
+    )
+
+
+def markov_table(seed: int, end: float = -1.0) -> np.ndarray:
+    """Random logits; `end` is that of the end token."""
+    table = np.random.default_rng(seed).normal(size=(len(LETTERS) + 2,) * 2).astype(np.float32)
+    table[:, EOS] = end
+    return table
+
+
+class LetterTokenizer:
+    """One token per letter, as scotd_jax.tokenization.Tokenizer would have it."""
+
+    eos_id = EOS
+    size = len(LETTERS) + 2
+
+    def token_texts(self) -> list[bytes]:
+        return [*(letter.encode() for letter in LETTERS), b"\n", b""]
+
+    def decode(self, ids) -> str:
+        return b"".join(self.token_texts()[i] for i in ids).decode()
