@@ -183,7 +183,7 @@ class OPT(nnx.Module):
         if self.project_in is not None:
             x = self.project_in(x)
         x = x + embed(self.embed.positions[...], positions + _POSITION_OFFSET)
-        mask = causal(R, R if cache is None else cache.keys[0].shape[2], start)
+        mask = causal(R, R if cache is None else cache.keys[0].shape[3], start)
         keys, values = [], []
         for i in range(len(self.layers)):
             with jax.named_scope(f"layer_{i}"):

@@ -135,11 +135,11 @@ def _heads(config: T5Config, dtype: str, rngs: nnx.Rngs) -> Heads:
 
 class Layer(nnx.Module):
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs, *, decoder: bool):
-        norm = lambda: RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
-        self.attn, self.attn_norm = _heads(config, dtype, rngs), norm()
+        width, eps = config.d_model, config.layer_norm_epsilon
+        self.attn, self.attn_norm = _heads(config, dtype, rngs), RMSNorm(width, eps=eps)
         if decoder:
-            self.cross, self.cross_norm = _heads(config, dtype, rngs), norm()
-        self.mlp, self.mlp_norm = MLP(config, dtype, rngs), norm()
+            self.cross, self.cross_norm = _heads(config, dtype, rngs), RMSNorm(width, eps=eps)
+        self.mlp, self.mlp_norm = MLP(config, dtype, rngs), RMSNorm(width, eps=eps)
 
     def __call__(self, x, past, mask, bias, prompt=None):
         """x[B, G, R, D] -> the same, and the keys and values of its tokens. `prompt` is the part of a segment that
@@ -210,7 +210,7 @@ class T5(nnx.Module):
         """Responses [B, G, R] -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
         (segment,) = context.segments
         R = tokens.shape[2]
-        start, T = (0, R) if cache is None else (cache.index, cache.keys[0].shape[2])
+        start, T = (0, R) if cache is None else (cache.index, cache.keys[0].shape[3])
         x, bias, mask = embed(self.embed.tokens[...], tokens), self.decoder.bias(R, T, start), causal(R, T, start)
         keys, values = [], []
         for i in range(len(self.decoder.layers)):
