@@ -33,7 +33,7 @@ def jsonl(name: str, task: config.Task, seed: int) -> SplitTask:
 
 
 def read_lines(path: epath.Path) -> list[tuple[str, str]]:
-    """("FILE line N", line) of every line that is not blank. Raises InputError if the file is not there or not UTF-8."""
+    """("FILE line N", line) of every line that is not blank. Raises InputError if the file is missing or not UTF-8."""
     try:
         text = path.read_text()
     except FileNotFoundError:
