@@ -167,7 +167,8 @@ def test_longer_chains_are_not_longer_texts(world):
 
 def test_statements_ask_nothing(world):
     for question, response in zip(world.questions("statements"), world.gold("statements"), strict=True):
-        assert question.text == "" and question.answer is None
+        assert question.text == ""
+        assert question.answer is None
         assert world.format.prompt(question) == (question.context or "")
         assert "?" not in response.text
         assert world.format.target(response.rationale, response.answer) == response.rationale
