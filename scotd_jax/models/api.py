@@ -45,7 +45,9 @@ class Context(NamedTuple):
 class Cache(NamedTuple):
     """The own past of every response while it is being sampled.
 
-    `keys[layer]`, `values[layer]` are [B, G, T, K, Dh]; `index` is int32[], the number of slots already filled.
+    `keys[layer]`, `values[layer]` are [B, G, K, T, Dh]: heads come before slots, so that one more token reads them as
+    they lie (the other order is copied on every step, which took four times as long). `index` is int32[], the number
+    of slots already filled.
     """
 
     keys: tuple[jax.Array, ...]

@@ -81,8 +81,17 @@ def _parts(query, segments, own, own_bias):
         yield k, v, mask[:, None, :, None], own_bias
 
 
+def _contract(keys: Array, x: Array, spec: str) -> Array:
+    """einsum(spec, x, keys) -> float32. With own keys g comes before k meanwhile: a cache is then read as it lies,
+    where the other order of batch axes would have XLA copy all of it on every step."""
+    if keys.ndim == 5:
+        own = jnp.einsum(spec.replace("bkg", "bgk"), x.swapaxes(1, 2), keys, preferred_element_type=jnp.float32)
+        return own.swapaxes(1, 2)
+    return jnp.einsum(spec, x, keys, preferred_element_type=jnp.float32)
+
+
 def _scores(scale, query, k, mask, bias):
-    scores = scale * jnp.einsum(f"bkgmrd,{_axes(k)}->bkgmrt", query, k, preferred_element_type=jnp.float32)
+    scores = scale * _contract(k, query, f"bkgmrd,{_axes(k)}->bkgmrt")
     if bias is not None:
         scores += bias[None, :, None]
     return jnp.where(mask, scores, -jnp.inf)
@@ -96,7 +105,7 @@ def _attend_forward(scale, query, segments, own, own_bias):
     for s, (_, v, _, _) in zip(scores, parts, strict=True):
         weight = jnp.exp(s - top[..., None])
         total += weight.sum(-1)
-        out += jnp.einsum(f"bkgmrt,{_axes(v)}->bkgmrd", weight.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        out += _contract(v, weight.astype(v.dtype), f"bkgmrt,{_axes(v)}->bkgmrd")
     total = jnp.where(total == 0, 1.0, total)
     out = out / total[..., None]
     return out, (query, segments, own, own_bias, out, top + jnp.log(total))

@@ -148,11 +148,13 @@ class Heads(nnx.Module):
 
 
 def append(past: tuple[Array, Array, Array] | None, key: Array, value: Array) -> tuple[Array, Array]:
-    """Keys and values [B, G, R, K, Dh] behind those of the past (keys, values [B, G, T, K, Dh], filled slots)."""
+    """Keys and values [B, G, R, K, Dh] as [B, G, K, R, Dh], behind those of the past (keys and values of T slots, the
+    number of filled ones) if there is one."""
+    key, value = key.swapaxes(2, 3), value.swapaxes(2, 3)
     if past is None:
         return key, value
     keys, values, index = past
-    start = (0, 0, index, 0, 0)
+    start = (0, 0, 0, index, 0)
     return (
         jax.lax.dynamic_update_slice(keys, key.astype(keys.dtype), start),
         jax.lax.dynamic_update_slice(values, value.astype(values.dtype), start),

@@ -132,10 +132,10 @@ class Layer(nnx.Module):
         self.pre_norm = config.do_layer_norm_before
 
     def __call__(self, x, segments, cache, mask):
-        """x[B, G, R, D] -> the same, and the keys and values of its tokens (with a cache: of all its slots)."""
+        """x[B, G, R, D] -> the same, and the keys and values of its tokens (with a cache: of all its slots) as the cache has them."""
         h = self.attn_norm(x) if self.pre_norm else x
         query, (key, value) = self.attn.queries(h), append(cache, *self.attn.keys_values(h))
-        h = grouped_attention(query, segments, (key, value, mask), scale=query.shape[-1] ** -0.5)
+        h = grouped_attention(query, segments, (key.swapaxes(2, 3), value.swapaxes(2, 3), mask), scale=query.shape[-1] ** -0.5)
         x = x + self.attn.output(h)
         x = x if self.pre_norm else self.attn_norm(x)
         x = x + self.mlp(self.mlp_norm(x) if self.pre_norm else x)
@@ -159,7 +159,7 @@ class OPT(nnx.Module):
         before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
         segments = () if context is None else context.segments
         _, keys, values = self._layers(tokens[:, None], before, segments, None)
-        segment = Segment(tuple(k[:, 0] for k in keys), tuple(v[:, 0] for v in values), mask)
+        segment = Segment(*(tuple(x[:, 0].swapaxes(1, 2) for x in part) for part in (keys, values)), mask)
         return Context((*segments, segment), before + mask.sum(1, dtype=jnp.int32))
 
     def extend(self, context, tokens, cache=None):
@@ -183,7 +183,7 @@ class OPT(nnx.Module):
         if self.project_in is not None:
             x = self.project_in(x)
         x = x + embed(self.embed.positions[...], positions + _POSITION_OFFSET)
-        mask = causal(R, R if cache is None else cache.keys[0].shape[2], start)
+        mask = causal(R, R if cache is None else cache.keys[0].shape[3], start)
         keys, values = [], []
         for i in range(len(self.layers)):
             with jax.named_scope(f"layer_{i}"):

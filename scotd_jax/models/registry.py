@@ -107,7 +107,7 @@ def build(config: ModelConfig, precision: Precision = Precision()) -> Model:
 
     def new_cache(batch: int, group: int, length: int) -> Cache:
         layers, heads, width = config.cache_shape
-        slots = tuple(jnp.zeros((batch, group, length, heads, width), precision.compute) for _ in range(layers))
+        slots = tuple(jnp.zeros((batch, group, heads, length, width), precision.compute) for _ in range(layers))
         return Cache(slots, slots, jnp.zeros((), jnp.int32))
 
     def axes() -> Any:

@@ -146,7 +146,8 @@ class Layer(nnx.Module):
         belongs to this layer (decoder only)."""
         h = self.attn_norm(x)
         key, value = append(past, *self.attn.keys_values(h))
-        x = x + self.attn.output(grouped_attention(self.attn.queries(h), (), (key, value, mask), 1.0, bias))
+        own = (key.swapaxes(2, 3), value.swapaxes(2, 3), mask)
+        x = x + self.attn.output(grouped_attention(self.attn.queries(h), (), own, 1.0, bias))
         if prompt is not None:
             query = self.cross.queries(self.cross_norm(x))
             x = x + self.cross.output(grouped_attention(query, (prompt,), None, 1.0))
@@ -210,7 +211,7 @@ class T5(nnx.Module):
         """Responses [B, G, R] -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
         (segment,) = context.segments
         R = tokens.shape[2]
-        start, T = (0, R) if cache is None else (cache.index, cache.keys[0].shape[2])
+        start, T = (0, R) if cache is None else (cache.index, cache.keys[0].shape[3])
         x, bias, mask = embed(self.embed.tokens[...], tokens), self.decoder.bias(R, T, start), causal(R, T, start)
         keys, values = [], []
         for i in range(len(self.decoder.layers)):
