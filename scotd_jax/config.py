@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from scotd_jax.errors import InputError
@@ -60,21 +59,25 @@ class Rationales:
     model: Model = Model()  # source "model"
     sampling: Sampling = Sampling()
     path: str = ""  # source "file": JSONL of responses
+    seed: int = 0  # added to the config's
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What a student reads, made of rationales by filter and selection."""
+    """What a student reads, made of rationales by filter and selection.
 
-    rationales: str = ""  # name of a set of responses; "" with target "label" needs none
-    questions: Names = ()  # question sets; those of the rationales if empty
-    target: Literal["rationale_answer", "label"] = "rationale_answer"
+    It is encoded with the tokenizer, and for the kind of model, of the students that read it: they must share both.
+    """
+
+    rationales: str = ""  # name of a set of responses; target "label" needs none
+    questions: Names = ()  # question sets; () is those of the rationales
+    # What the student is to say: rationale and answer, the gold answer alone, or the text as it was said.
+    target: Literal["rationale_answer", "label", "text"] = "rationale_answer"
     n: int = 0  # first n samples of every question, before filtering; 0 is all (subsets are nested)
     keep: Literal["correct", "all", "wrong"] = "correct"
     dedup: bool = False  # drop responses of equal text to the same question
     max_prompt_tokens: int = 700
     max_response_tokens: int = 256
-    tokenizer: str = ""  # name of the student whose tokenizer encodes; the students that read it must share it
     shards: int = 4
 
 
@@ -117,6 +120,7 @@ class Student:
     sets: Names = ()  # question sets that are reported; () is not evaluated
     arm: str = ""  # row of the report; students of one arm are averaged (seeds). "" is the student's name
     export: bool = False
+    seed: int = 0  # added to the config's
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 
@@ -149,8 +153,11 @@ class Config:
     mesh: Mesh = Mesh()
 
 
-def from_mapping(kind: type, values: Mapping[str, Any], path: str = "config") -> Any:
-    """`kind` with the fields of `values`. Raises InputError on an unknown key or a value of the wrong type."""
+def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
+    """`kind` with the fields of `values`, a dict or ConfigDict.
+
+    Raises InputError on an unknown key and on a value of the wrong type.
+    """
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in hints:
@@ -165,8 +172,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
-        if isinstance(value, Mapping) or hasattr(value, "items"):
-            return from_mapping(hint, dict(value.items()), path)
+        if hasattr(value, "items"):
+            return from_mapping(hint, value, path)
     elif origin is dict:
         if hasattr(value, "items"):
             inner = typing.get_args(hint)[1]
@@ -202,3 +209,36 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value
+
+
+def config_dict(config: Config) -> Any:
+    """The ml_collections ConfigDict of a config: every field is there, so every field can be set by a flag."""
+    import ml_collections
+
+    def convert(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: convert(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {k: convert(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return ml_collections.ConfigDict(convert(config))
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
+    """The part of --config=FILE:PART as typed settings, e.g. "runlocal,n=5".
+
+    Every setting is "name=value" or, for one whose default is False, just "name". Raises InputError on an unknown
+    name and on a value that does not have the type of its default.
+    """
+    settings = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        name, _, text = item.partition("=")
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(defaults) or 'none'}"
+            raise InputError(f"--config=...:{arg}: unknown setting {name!r}; {hint}")
+        kind = type(defaults[name])
+        try:
+            settings[name] = text in ("", "1", "true", "True") if kind is bool else kind(text)
+        except ValueError:
+            raise InputError(f"--config=...:{arg}: {name} expects {kind.__name__}, found {text!r}") from None
+    return types.SimpleNamespace(**settings)

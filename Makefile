@@ -1,0 +1,60 @@
+# Two commands for a fresh machine: `make quickstart` sees the whole system work, `make test` sees its tests pass.
+# Both create the virtual environment on first use and reuse it afterwards.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/quickstart
+PYTEST_ARGS ?=
+# PyTorch only checks what we export and import; on Linux its CPU wheels save gigabytes of CUDA libraries.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help quickstart test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   teacher, samples, corpora, students, report, export: the embedded world, in $(WORKDIR)"
+	@echo "make test         lint and the whole test suite"
+	@echo "make lint         ruff check, ruff format --check"
+	@echo "make format       rewrite the sources in the project's format"
+	@echo "make clean        remove $(VENV) and caches (runs/ stays)"
+	@echo "Settings: PYTHON=python3.12 (3.11 or newer), VENV=.venv, WORKDIR=..., PYTEST_ARGS=..., TORCH_INDEX=..."
+
+quickstart: $(VENV)/.quickstart
+	$(BIN)/python -m scotd_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
+	@echo "Report: $(WORKDIR)/report/index.html"
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, $(PYTHON) is {v}; say for example: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+
+# Where the index of CPU wheels cannot be reached, the next command takes the wheel of the default index instead.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (some minutes the first time)"
+	$(PIP) install --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) -c constraints.txt torch \
+	  || echo "No PyTorch wheel from $(TORCH_INDEX); taking the default index's"
+	@touch $@
+
+$(VENV)/.quickstart: pyproject.toml constraints.txt $(VENV)/.torch
+	$(PIP) install -c constraints.txt -e '.[torch]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.torch
+	$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@

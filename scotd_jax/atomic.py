@@ -1,0 +1,84 @@
+"""Files that appear complete or not at all, locally and in a bucket.
+
+A file is written under a temporary name beside its final one, flushed to the disk and then renamed. Whoever sees the
+final name sees every byte. A process that is killed leaves at most a temporary file, which no reader looks at and
+which `sweep` removes.
+"""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from etils import epath
+
+from scotd_jax.errors import InputError
+
+_SUFFIX = ".partial"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_local(path: epath.PathLike) -> bool:
+    """Whether `path` is on a file system of this machine (and not gs://)."""
+    return "://" not in os.fspath(path)
+
+
+@contextlib.contextmanager
+def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
+    """A binary file to write to; it gets its name `path` when the block ends without an exception.
+
+    The folder is made where it is missing. Raises InputError when the disk is full; the file that had the name
+    before is then untouched, and so is every other file.
+    """
+    path = epath.Path(path)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            if is_local(path):
+                os.fsync(file.fileno())
+        temporary.replace(path)
+        if is_local(path):
+            _sync_folder(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        if error.errno in _FULL:
+            raise InputError(
+                f"{path}: the disk is full, the file was not written ({error.strerror}). Nothing that was complete "
+                "before is lost: free some space and give the same command again"
+            ) from error
+        raise
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def sweep(folder: epath.PathLike, prefix: str = "") -> None:
+    """Removes the temporary files of killed writers whose final names begin with `prefix`.
+
+    Only for whoever is alone in writing such names.
+    """
+    folder = epath.Path(folder)
+    if not folder.is_dir():
+        return
+    for path in list(folder.iterdir()):
+        if path.name.startswith(f".{prefix}") and path.name.endswith(_SUFFIX):
+            path.unlink()
+
+
+def _sync_folder(folder: epath.Path) -> None:
+    """Makes renames in `folder` survive a power cut; a rename is only an entry of the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: epath.Path) -> None:
+    with contextlib.suppress(OSError):  # the error that brought us here matters more
+        path.unlink()

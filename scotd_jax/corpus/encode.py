@@ -1,0 +1,71 @@
+"""One question with all its responses as token ids, and the features under which it is stored."""
+
+import dataclasses
+
+from scotd_jax.corpus import example
+from scotd_jax.errors import InputError
+
+FEATURES = {
+    "question_id": "bytes, 1: id of the question (UTF-8)",
+    "task": "bytes, 1: name of the task (UTF-8)",
+    "prompt": "int64, P: token ids of the whole prompt",
+    "responses": "int64, sum of response_lengths: token ids of all responses, one after the other, end tokens included",
+    "response_lengths": "int64, N: number of tokens of each response, at least 1",
+    "sample_index": "int64, N: which sample of the question each response was",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupedExample:
+    """One question and the N >= 1 responses from which a student learns it.
+
+    `prompt` holds the ids of the whole prompt, `responses[i]` those of one response (its end token or stop string
+    included) and `sample_index[i]` which sample of the question that was. Raises ValueError when there is no
+    response, an empty one, or another number of sample indices.
+    """
+
+    question_id: str
+    task: str
+    prompt: list[int]
+    responses: list[list[int]]
+    sample_index: list[int]
+
+    def __post_init__(self) -> None:
+        if not self.responses or not all(self.responses):
+            raise ValueError(f"question {self.question_id!r}: a grouped example needs responses, none of them empty")
+        if len(self.responses) != len(self.sample_index):
+            raise ValueError(
+                f"question {self.question_id!r}: {len(self.responses)} responses, {len(self.sample_index)} indices"
+            )
+
+    def to_bytes(self) -> bytes:
+        """Serialized tf.train.Example with the features of `FEATURES`."""
+        return example.encode(
+            {
+                "question_id": [self.question_id.encode()],
+                "task": [self.task.encode()],
+                "prompt": self.prompt,
+                "responses": [token for response in self.responses for token in response],
+                "response_lengths": [len(response) for response in self.responses],
+                "sample_index": self.sample_index,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "GroupedExample":
+        """Reads `to_bytes` back. Raises InputError, opening with `where`, when features are missing or disagree."""
+        features = example.decode(data, where)
+        if missing := [name for name in FEATURES if name not in features]:
+            raise InputError(f"{where}: feature {missing[0]!r} is missing; a corpus has {', '.join(FEATURES)}")
+        flat, lengths = features["responses"], features["response_lengths"]
+        if sum(lengths) != len(flat):
+            raise InputError(f"{where}: response_lengths add up to {sum(lengths)}, but there are {len(flat)} tokens")
+        responses, begin = [], 0
+        for length in lengths:
+            responses.append(flat[begin : begin + length])
+            begin += length
+        try:
+            (question_id,), (task,) = features["question_id"], features["task"]
+            return cls(question_id.decode(), task.decode(), features["prompt"], responses, features["sample_index"])
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{where}: not a grouped example of this package ({error})") from None

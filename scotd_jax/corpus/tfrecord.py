@@ -1,0 +1,191 @@
+"""TFRecord files that can be read at any position: the standard framing, and a sidecar index.
+
+A record is framed as TensorFlow frames it, so plain `tf.data` reads our files:
+
+    uint64 length | uint32 masked crc32c of the length | data | uint32 masked crc32c of the data      (little endian)
+
+The index of FILE is FILE.index: one line of JSON, then `records + 1` little-endian uint64, the byte at which each
+record begins and, last, the size of the file. The line holds `format`, `records`, `bytes` (size of FILE) and
+`crc32c` (of the offsets). With it a truncated file is found when it is opened and any record is one read away; every
+record's checksums are verified whenever it is read.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from etils import epath
+
+from scotd_jax.atomic import atomic_write, is_local
+from scotd_jax.errors import InputError
+
+FORMAT = "scotd_jax.tfrecord_index.1"
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+_FRAME = _HEADER.size + _FOOTER.size
+_REBUILD = "build the corpus again"
+
+
+def masked_crc(data: bytes) -> int:
+    """CRC-32C of `data`, rotated and shifted as TFRecord stores it."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(data: bytes) -> bytes:
+    """`data` as one TFRecord."""
+    length = struct.pack("<Q", len(data))
+    return length + _FOOTER.pack(masked_crc(length)) + data + _FOOTER.pack(masked_crc(data))
+
+
+def index_path(path: epath.PathLike) -> epath.Path:
+    """Where the index of the TFRecord file `path` lies."""
+    path = epath.Path(path)
+    return path.parent / f"{path.name}.index"
+
+
+class TFRecordWriter:
+    """Writes one TFRecord file and its index; both appear when the `with` block ends without an exception.
+
+    Afterwards `records`, `bytes` and `sha256` (of the TFRecord file) describe what was written. Raises InputError
+    when the disk is full.
+    """
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path)
+        self.bytes = 0
+        self._offsets = [0]
+        self._digest = hashlib.sha256()
+        self._block: AbstractContextManager[Any] = atomic_write(self.path)
+
+    def __enter__(self) -> "TFRecordWriter":
+        self._file = self._block.__enter__()
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Appends one record."""
+        framed = frame(data)
+        self._file.write(framed)
+        self._digest.update(framed)
+        self.bytes += len(framed)
+        self._offsets.append(self.bytes)
+
+    def __exit__(self, *exception: Any) -> None:
+        self._block.__exit__(*exception)
+        if exception[0] is None:
+            write_index(self.path, self._offsets)
+
+    @property
+    def records(self) -> int:
+        return len(self._offsets) - 1
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def write_index(path: epath.PathLike, offsets: list[int]) -> None:
+    """Writes the index of the TFRecord file `path`: the start of every record, then the size of the file."""
+    body = np.asarray(offsets, "<u8").tobytes()
+    head = {"format": FORMAT, "records": len(offsets) - 1, "bytes": offsets[-1], "crc32c": google_crc32c.value(body)}
+    with atomic_write(index_path(path)) as file:
+        file.write(json.dumps(head).encode() + b"\n" + body)
+
+
+def read_index(path: epath.PathLike) -> np.ndarray:
+    """Offsets, uint64[records + 1], of the TFRecord file `path`.
+
+    Raises InputError when the index is missing, damaged or of a file of another size.
+    """
+    path, index = epath.Path(path), index_path(path)
+    if not index.exists():
+        raise InputError(f"{index}: no such file; it is the index of {path.name}: {_REBUILD}")
+    line, _, body = index.read_bytes().partition(b"\n")
+    try:
+        head = json.loads(line)
+        known = head["format"] == FORMAT
+    except (ValueError, TypeError, KeyError):
+        known = False
+    if not known:
+        raise InputError(f"{index}: not an index of format {FORMAT}, it begins with {line[:60]!r}: {_REBUILD}")
+    if len(body) != 8 * (head["records"] + 1) or google_crc32c.value(body) != head["crc32c"]:
+        raise InputError(f"{index}: damaged, its {head['records'] + 1} offsets do not match their checksum: {_REBUILD}")
+    offsets = np.frombuffer(body, "<u8")
+    size = path.stat().length if path.exists() else -1
+    if size != head["bytes"]:
+        found = "there is no such file" if size < 0 else f"found {size} bytes"
+        last = int(np.searchsorted(offsets, max(size, 0), side="right")) - 1
+        cut = f", cut in record {last}" if 0 <= size < head["bytes"] else ""
+        raise InputError(f"{path}: expected {head['bytes']} bytes by its index, {found}{cut}: {_REBUILD}")
+    return offsets
+
+
+class TFRecordShard:
+    """Random access to the records of one TFRecord file, checked as they are read. Safe to share between threads."""
+
+    def __init__(self, path: epath.PathLike):
+        """Opens `path` by its index. Raises InputError as `read_index` does."""
+        self.path = epath.Path(path)
+        self._offsets = read_index(path)
+        self._descriptor = -1
+        if is_local(self.path):
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return TFRecordShard, (os.fspath(self.path),)
+
+    def __getitem__(self, record: int) -> bytes:
+        """The data of record `record`. Raises InputError when its bytes are not those that were written."""
+        if not 0 <= record < len(self):
+            raise IndexError(f"record {record} of {len(self)}")
+        begin, end = int(self._offsets[record]), int(self._offsets[record + 1])
+        return _unframe(self._read(begin, end - begin), f"{self.path} record {record}")
+
+    def _read(self, begin: int, size: int) -> bytes:
+        if self._descriptor >= 0:
+            return os.pread(self._descriptor, size, begin)  # no shared file position, hence no lock
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            return file.read(size)
+
+
+def read_records(path: epath.PathLike) -> Iterator[bytes]:
+    """All records of a TFRecord file in order, without its index. Raises InputError on the first damaged one."""
+    path = epath.Path(path)
+    with path.open("rb") as file:
+        record = 0
+        while head := file.read(_HEADER.size):
+            where = f"{path} record {record}"
+            length = _length(head, where)
+            yield _unframe(head + file.read(length + _FOOTER.size), where)
+            record += 1
+
+
+def _length(head: bytes, where: str) -> int:
+    if len(head) < _HEADER.size:
+        raise InputError(f"{where}: the file ends in the middle of the record: {_REBUILD}")
+    length, crc = _HEADER.unpack(head)
+    if crc != masked_crc(head[:8]):
+        raise InputError(f"{where}: the checksum of its length is wrong, the file is damaged: {_REBUILD}")
+    return length
+
+
+def _unframe(framed: bytes, where: str) -> bytes:
+    length = _length(framed[: _HEADER.size], where)
+    if len(framed) != length + _FRAME:
+        raise InputError(f"{where}: expected {length} bytes of data, found {len(framed) - _FRAME}: {_REBUILD}")
+    data = framed[_HEADER.size : -_FOOTER.size]
+    if _FOOTER.unpack(framed[-_FOOTER.size :])[0] != masked_crc(data):
+        raise InputError(f"{where}: the checksum of its data is wrong, the file is damaged: {_REBUILD}")
+    return data

@@ -1,0 +1,84 @@
+"""Where every array lives: one table from the logical axes of parameters to the axes of the mesh.
+
+Models name the axes of their parameters ("vocab", "embed", "heads", "mlp"); this file alone knows what a mesh makes
+of them. Everything else (optimizer state, batches) follows from that table.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+RULES = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
+
+Tree = Any  # nested dict or other pytree
+
+
+def spec(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+    """How one parameter is split. An axis that its mesh axis does not divide, or whose mesh axis is taken, is whole."""
+    taken: list[str | None] = []
+    for name, size in zip(axes, shape, strict=True):
+        axis = RULES.get(name) if name is not None else None
+        fits = axis is not None and axis not in taken and size % mesh.shape[axis] == 0
+        taken.append(axis if fits else None)
+    return PartitionSpec(*taken)
+
+
+def param_shardings(mesh: Mesh, axes: Tree, abstract: Tree) -> Tree:
+    """A NamedSharding per parameter. `axes` is `model.axes()`, `abstract` is `model.abstract()`."""
+    return jax.tree.map(
+        lambda names, leaf: NamedSharding(mesh, spec(mesh, names, leaf.shape)),
+        axes,
+        abstract,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: Mesh) -> Tree:
+    """Shardings of a tree that contains copies of the parameters' tree (optimizer moments).
+
+    A leaf whose path ends in the path of a parameter and which has that parameter's shape lies where the parameter
+    lies; every other leaf (counters, factored moments) is replicated.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    known = {path: (leaf.shape, place) for (path, leaf), place in zip(leaves, jax.tree.leaves(shardings), strict=True)}
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        for start in range(len(path)):
+            shape, sharding = known.get(path[start:], (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis (questions) over data and fsdp; every other axis whole."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """This process's rows of a batch as arrays over the whole mesh. Rows of process i follow those of process i - 1."""
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+
+def place_params(params: Tree, shardings: Tree) -> Tree:
+    """Host or device arrays as arrays over the mesh; each process hands over the whole of every parameter."""
+
+    def place(value: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(value, jax.Array):
+            return jax.device_put(value, sharding)
+        value = np.asarray(value)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map(place, params, shardings)

@@ -1,0 +1,97 @@
+"""Self-consistency: many samples of one question, one vote (SCoTD section 3.1; K = 30 at T = 0.7 in the paper).
+
+An answer that cannot be read has no vote. Of answers with equally many votes the one that was sampled first wins.
+What a vote over fewer samples would give is not estimated from the first k samples but computed exactly, as the
+expectation over every draw of k of the K samples in every order, in which a tie between t answers is worth 1/t.
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from scotd_jax.evaluation import scoring
+from scotd_jax.records import Question, Response
+
+
+def majority(answers: Sequence[str | None]) -> str | None:
+    """The answer with most votes; `answers` in the order of sampling. None if nobody votes."""
+    votes = Counter(a for a in answers if a is not None)  # keeps the order of first appearance
+    return max(votes, key=votes.__getitem__) if votes else None
+
+
+def vote_entropy(answers: Sequence[str | None]) -> float:
+    """Entropy in bits of the votes that were cast: 0 if all agree (or nobody votes)."""
+    counts = np.array(list(Counter(a for a in answers if a is not None).values()), np.float64)
+    shares = counts / counts.sum() if counts.size else np.ones(1)
+    return float(abs(-(shares * np.log2(shares)).sum()))
+
+
+def expected_majority(right: int, others: Sequence[int], samples: int, k: int) -> float:
+    """Probability that a vote over k of `samples` samples, drawn and ordered at random, gives the right answer.
+
+    `right` of the samples say the right answer, `others` count the samples of each wrong one; what is left of
+    `samples` cannot be read. Raises ValueError unless 1 <= k <= samples.
+    """
+    if not 1 <= k <= samples or right + sum(others) > samples:
+        raise ValueError(f"cannot draw {k} of {samples} samples with counts {right}, {list(others)}")
+    return _expected_majority(right, tuple(sorted(others)), samples - right - sum(others), k)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _expected_majority(right: int, others: tuple[int, ...], invalid: int, k: int) -> float:
+    total = 0.0
+    for r in range(1, min(right, k) + 1):
+        # ways[t, v]: ways to draw v samples of other answers, t of which reach r votes and none more.
+        ways = np.zeros((len(others) + 1, k - r + 1))
+        ways[0, 0] = 1.0
+        for count in others:
+            fewer = [math.comb(count, v) for v in range(min(r, k - r + 1))]
+            new = np.stack([np.convolve(row, fewer)[: k - r + 1] for row in ways])
+            if r <= min(count, k - r):
+                new[1:, r:] += math.comb(count, r) * ways[:-1, : k - r + 1 - r]
+            ways = new
+        unread = np.array([math.comb(invalid, k - r - v) for v in range(k - r + 1)], np.float64)
+        total += math.comb(right, r) * float((ways @ unread / (1 + np.arange(len(ways)))).sum())
+    return total / math.comb(right + sum(others) + invalid, k)
+
+
+def vote(
+    questions: Sequence[Question], responses: Iterable[Response], ks: Sequence[int] = (), confidence: float = 0.95
+) -> dict[str, Any]:
+    """Self-consistency of one set as plain JSON values.
+
+    n questions, k samples each, accuracy of the majority with Wilson interval, `expected`: {str(k'): accuracy} for
+    each k' of `ks` (by default 1, 3, 5, 10, 20, 30, ... up to K) computed exactly, mean vote_entropy in bits,
+    invalid_rate (samples without a vote), and abstentions (share of questions where nobody voted; counted as wrong).
+    Raises InputError as `scoring.by_question`.
+    """
+    grouped = scoring.by_question(questions, responses)
+    size = len(next(iter(grouped.values())))
+    ks = sorted({k for k in (ks or (1, 3, 5, 10, 20, 30, 50, 100, size)) if 1 <= k <= size})
+    right, entropies, abstentions, invalid = [], [], 0, 0
+    expected = dict.fromkeys(ks, 0.0)
+    for group in grouped.values():
+        answers = [r.answer for r in group]
+        winner = majority(answers)
+        gold = {r.answer for r in group if r.correct}
+        right.append(float(winner is not None and winner in gold))
+        entropies.append(vote_entropy(answers))
+        abstentions += winner is None
+        invalid += answers.count(None)
+        votes = Counter(a for a in answers if a is not None)
+        wrong = [n for a, n in votes.items() if a not in gold]
+        for k in ks:
+            expected[k] += expected_majority(sum(votes[a] for a in gold), wrong, size, k) / len(grouped)
+    return {
+        **scoring.accuracy(right, confidence),
+        "confidence": confidence,
+        "k": size,
+        "expected": {str(k): float(min(1.0, p)) for k, p in expected.items()},
+        "vote_entropy": float(np.mean(entropies)),
+        "invalid_rate": invalid / (size * len(grouped)),
+        "abstentions": abstentions / len(grouped),
+    }

@@ -1,0 +1,127 @@
+"""Which jobs a config asks for, in an order in which each finds what it needs.
+
+The chain is not a fixed list: a teacher may itself be a student of this run (trained before it is sampled), and a
+student may start from another one. So the order follows from the references in the config.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from scotd_jax.config import Config
+from scotd_jax.errors import InputError
+
+JOBS = ("sample", "build", "train", "evaluate", "export", "report")
+
+
+class Step(NamedTuple):
+    """One job on one artefact: ("train", "scotd"). The report is one for the whole run, its name is empty."""
+
+    job: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.job} {self.name}".strip()
+
+
+def chain(config: Config, jobs: tuple[str, ...] = JOBS) -> list[Step]:
+    """All steps of `jobs` in order. Raises InputError on names that the config does not define, and on circles."""
+    for job in jobs:
+        lookup(dict.fromkeys(JOBS), job, "--jobs")
+    check(config)
+    wanted = [Step("sample", name) for name in config.rationales]
+    wanted += [Step("build", name) for name in config.corpora]
+    wanted += [Step("train", name) for name in config.students]
+    wanted += [Step("export", name) for name, student in config.students.items() if student.export]
+    wanted += [Step("report", "")]
+    steps: list[Step] = []
+    for step in wanted:
+        _visit(config, step, steps, ())
+    return [step for step in steps if step.job in jobs]
+
+
+def _visit(config: Config, step: Step, done: list[Step], path: tuple[Step, ...]) -> None:
+    if step in path:
+        circle = " -> ".join(str(s) for s in (*path[path.index(step) :], step))
+        raise InputError(f"config: these need each other, so none can come first: {circle}")
+    if step not in done:
+        for needed in needs(config, step):
+            _visit(config, needed, done, (*path, step))
+        done.append(step)
+
+
+def needs(config: Config, step: Step) -> Iterator[Step]:
+    """The steps whose artefacts `step` reads."""
+    job, name = step
+    if job == "sample":
+        rationales = config.rationales[name]
+        if rationales.source == "model" and rationales.model.student:
+            yield Step("train", rationales.model.student)
+    elif job == "build":
+        if config.corpora[name].rationales:
+            yield Step("sample", config.corpora[name].rationales)
+    elif job == "train":
+        student = config.students[name]
+        if student.model.student:
+            yield Step("train", student.model.student)
+        yield Step("build", student.corpus)
+    elif job in ("evaluate", "export"):
+        yield Step("train", name)
+    else:
+        yield from (Step("evaluate", name) for name, student in config.students.items() if student.sets)
+        yield from (Step("export", name) for name, student in config.students.items() if student.export)
+
+
+def check(config: Config) -> None:
+    """Every reference in the config leads somewhere, and nothing is chosen on a set that is reported."""
+    for name, rationales in config.rationales.items():
+        where = f"config.rationales.{name}"
+        _check_sets(config, rationales.questions, f"{where}.questions")
+        if rationales.source == "model":
+            _check_model(config, rationales.model, f"{where}.model")
+    for name, corpus in config.corpora.items():
+        where = f"config.corpora.{name}"
+        if corpus.rationales:
+            lookup(config.rationales, corpus.rationales, f"{where}.rationales")
+        elif corpus.target != "label" or not corpus.questions:
+            raise InputError(f"{where}: needs rationales, or target 'label' and questions")
+        _check_sets(config, corpus.questions, f"{where}.questions")
+    for name, student in config.students.items():
+        where = f"config.students.{name}"
+        lookup(config.corpora, student.corpus, f"{where}.corpus")
+        _check_model(config, student.model, f"{where}.model")
+        _check_sets(config, student.dev, f"{where}.dev")
+        _check_sets(config, student.sets, f"{where}.sets")
+        if both := set(student.dev) & set(student.sets):
+            raise InputError(f"{where}: {both.pop()!r} is in dev and in sets; what is reported may not choose the best")
+    for name in config.corpora:
+        if not any(student.corpus == name for student in config.students.values()):
+            raise InputError(f"config.corpora.{name}: no student reads it, so no tokenizer is known to encode it with")
+
+
+def lookup(names: Mapping[str, Any], name: str, where: str) -> Any:
+    """names[name]. Raises InputError with the nearest name."""
+    if name in names:
+        return names[name]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
+    raise InputError(f"{where}: {name!r} is not defined; {hint}")
+
+
+def _check_sets(config: Config, sets: tuple[str, ...], where: str) -> None:
+    for name in sets:
+        if "." not in name:
+            raise InputError(f"{where}: {name!r} should be TASK.SPLIT")
+        lookup(config.tasks, name.rpartition(".")[0], where)
+
+
+def _check_model(config: Config, model: Any, where: str) -> None:
+    given = [key for key in ("architecture", "path", "student") if getattr(model, key)]
+    if len(given) != 1:
+        raise InputError(f"{where}: give one of architecture, path and student; found {' and '.join(given) or 'none'}")
+    if model.student:
+        lookup(config.students, model.student, f"{where}.student")
+    if model.architecture and not model.tokenizer:
+        raise InputError(f"{where}.tokenizer: a model with random weights needs one: a path or 'task:NAME'")
+    if model.tokenizer.startswith("task:"):
+        lookup(config.tasks, model.tokenizer.removeprefix("task:"), f"{where}.tokenizer")

@@ -1,0 +1,121 @@
+"""What the jobs of one run share: the config, the work directory, and whatever is worth loading only once."""
+
+import functools
+from typing import Any
+
+import jax
+
+from scotd_jax import config as c
+from scotd_jax.distributed.mesh import make_mesh
+from scotd_jax.distributed.sharding import param_shardings
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.chain import lookup
+from scotd_jax.layout import round_up
+from scotd_jax.models import api, registry
+from scotd_jax.progress import log
+from scotd_jax.records import Question, to_json
+from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.registry import load_task
+from scotd_jax.tokenization import Tokenizer
+from scotd_jax.workdir import Artefact, Workdir, digest
+
+
+class Run:
+    """The caches hold for the process; artefacts hold for good."""
+
+    def __init__(self, config: c.Config, workdir: Workdir):
+        self.config = config
+        self.workdir = workdir
+        self.mesh = make_mesh(config.mesh)
+        self.log = log
+        self.task = functools.cache(self._task)
+        self.questions = functools.cache(self._questions)
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._models = functools.cache(registry.build)
+
+    def artefact(self, job: str, name: str) -> Artefact:
+        return self.workdir.artefact(job, name)
+
+    # Questions
+
+    def _task(self, name: str) -> Task:
+        return load_task(name, self.config.tasks[name], self.config.seed)
+
+    def _questions(self, set_name: str) -> tuple[Question, ...]:
+        """The questions of "TASK.SPLIT". Raises InputError if the task has no such split."""
+        task_name, _, split = set_name.rpartition(".")
+        task = self.task(task_name)
+        return tuple(task.questions(split))
+
+    def ask(self, sets: tuple[str, ...]) -> dict[str, tuple[Question, Task]]:
+        """The questions of several sets by id, each with its task. Raises InputError on an id that comes twice."""
+        asked: dict[str, tuple[Question, Task]] = {}
+        for set_name in sets:
+            task = self.task(set_name.rpartition(".")[0])
+            for question in self.questions(set_name):
+                if question.id in asked:
+                    raise InputError(f"{set_name}: question {question.id!r} comes twice; ids must be unique in a run")
+                asked[question.id] = question, task
+        return asked
+
+    # Models
+
+    def tokenizer(self, model: c.Model) -> Tokenizer:
+        key = digest(c.plain(model))
+        if key not in self._tokenizers:
+            self._tokenizers[key] = self._load_tokenizer(model)
+        return self._tokenizers[key]
+
+    def _load_tokenizer(self, model: c.Model) -> Tokenizer:
+        if model.tokenizer.startswith("task:"):
+            return Tokenizer.train_words(self.task(model.tokenizer.removeprefix("task:")).texts())
+        if model.tokenizer or model.path:
+            return Tokenizer.load(model.tokenizer or model.path)
+        return self.tokenizer(self.config.students[model.student].model)
+
+    def model(self, model: c.Model, precision: str) -> api.Model:
+        """The functions of a model, without its parameters."""
+        return self._models(self.model_config(model), api.Precision(precision))
+
+    def model_config(self, model: c.Model) -> Any:
+        if model.student:
+            return self.model_config(self.config.students[model.student].model)
+        if model.path:
+            from scotd_jax.models.hf_import import load_config
+
+            return load_config(model.path)
+        shape = dict(model.shape)
+        if model.tokenizer.startswith("task:"):
+            # A vocabulary made on the spot has no size of its own to respect; multiples of 8 shard.
+            shape.setdefault("vocab_size", round_up(self.tokenizer(model).size, 8))
+        return registry.config_for(model.architecture, shape)
+
+    def params(self, model: c.Model, functions: api.Model, seed: int) -> api.Params:
+        """The parameters a student starts from or a speaker speaks with, placed on the mesh."""
+        shardings = param_shardings(self.mesh, functions.axes(), functions.abstract())
+        if model.student:
+            from scotd_jax.training.checkpoints import load_params
+
+            folder = self.artefact("train", model.student).path / "checkpoints"
+            abstract = jax.tree.map(
+                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                functions.abstract(),
+                shardings,
+            )
+            return load_params(folder, abstract, "best")[0]
+        if model.path:
+            from scotd_jax.models.hf_import import load_pretrained
+
+            _, params = load_pretrained(model.path)
+            return jax.device_put(params, shardings)
+        return jax.jit(functions.init, out_shardings=shardings)(jax.random.key(seed))
+
+    def model_identity(self, model: c.Model) -> dict[str, Any]:
+        """What a manifest records of where a model came from."""
+        identity: dict[str, Any] = {"config": c.plain(model), "tokenizer": self.tokenizer(model).fingerprint()}
+        if model.student:
+            identity["student"] = self.artefact("train", model.student).digest
+        return identity
+
+    def questions_identity(self, sets: tuple[str, ...]) -> dict[str, Any]:
+        return {name: digest([to_json(q) for q in self.questions(name)]) for name in sets}

@@ -1,0 +1,79 @@
+"""The train job: one student from its start to its best checkpoint."""
+
+from collections.abc import Mapping
+
+from scotd_jax.config import plain
+from scotd_jax.corpus.loader import make_loader
+from scotd_jax.jobs.run import Run
+from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
+from scotd_jax.progress import Progress
+from scotd_jax.training.checkpoints import best_step
+from scotd_jax.training.loop import train as train_loop
+
+
+def train(run: Run, name: str) -> None:
+    """students/NAME: checkpoints (last and best on dev), metrics.jsonl, manifest."""
+    spec = run.config.students[name]
+    seed = run.config.seed + spec.seed
+    artefact = run.artefact("train", name)
+    identity = {
+        "spec": plain(spec) | {"sets": None, "arm": None, "export": None},  # these change nothing of the training
+        "seed": seed,
+        "corpus": run.artefact("build", spec.corpus).digest,
+        "model": run.model_identity(spec.model),
+        "dev": run.questions_identity(spec.dev),
+    }
+    if not artefact.begin(identity):
+        run.log("  already complete")
+        return
+    model = run.model(spec.model, spec.precision)
+    loader = make_loader(
+        run.artefact("build", spec.corpus).path,
+        "train",
+        batch_size=spec.training.batch_size,
+        group_size=spec.training.group_size,
+        start_token=model.start_token,
+        seed=seed,
+    )
+    with Progress(spec.training.steps, f"  {name}", "updates") as progress:
+        train_loop(
+            model,
+            run.params(spec.model, model, seed),
+            loader,
+            spec.training,
+            artefact.path,
+            mesh=run.mesh,
+            seed=seed,
+            evaluate=_dev(run, name, model) if spec.dev else None,
+            log=lambda step, values: progress.advance(step - progress.done, note(values)),
+        )
+    best = best_step(artefact.path / "checkpoints")
+    run.log("  " + ", ".join(f"{key} {value}" for key, value in best.items()))
+    artefact.finish(best)
+
+
+def _dev(run: Run, name: str, model):
+    """dev accuracy, greedy, of the parameters at hand; the sampler is compiled once and kept."""
+    spec = run.config.students[name]
+    evaluation = run.config.evaluation
+    asked = dict(list(run.ask(spec.dev).items())[: evaluation.dev_questions])
+    stops = tuple(dict.fromkeys(stop for _, task in asked.values() for stop in task.format.stops))
+    speaker = Speaker(name, model, None, run.tokenizer(spec.model))
+    sampler = make_sampler(run, speaker, evaluation.sampling, stops, seed=0)
+    wanted = requests(speaker, asked, 1)
+
+    def evaluate(params, step: int) -> dict[str, float]:
+        sampler.params = params
+        right = 0
+        for samples in sampler(wanted):
+            right += sum(respond(s, *asked[s.question_id], name, "greedy").correct is True for s in samples)
+        return {"dev_accuracy": right / len(wanted)}
+
+    return evaluate
+
+
+def note(values: Mapping[str, float]) -> str:
+    """The numbers of one line of metrics that someone waiting wants to see."""
+    if "dev_accuracy" in values:
+        return f"dev accuracy {100 * values['dev_accuracy']:.1f} %"
+    return f"loss {values['loss']:.3f}"

@@ -1,0 +1,68 @@
+"""Between folders that may be remote (gs://) and libraries that can only read and write local files.
+
+Tokenizers and safetensors open local files. `fetched` gives them a local view of a folder or file; `delivered` gives
+them a staging folder whose files are moved to their place one by one, each by a rename, when all have been written.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+
+from etils import epath
+
+from scotd_jax.errors import InputError
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether `path` is an object store's (gs://, s3://) and not this machine's."""
+    return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def fetched(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[pathlib.Path]:
+    """A local path with the contents of `path`: itself if local, else a temporary copy of its `wanted` files.
+
+    Subfolders are not copied. Raises InputError if `path` does not exist.
+    """
+    source = epath.Path(path)
+    if not source.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if not is_remote(source):
+        yield pathlib.Path(source)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        target = pathlib.Path(scratch) / source.name
+        if source.is_dir():
+            target.mkdir()
+            for item in source.iterdir():
+                if wanted(item.name) and not item.is_dir():
+                    item.copy(target / item.name)
+        else:
+            source.copy(target)
+        yield target
+
+
+@contextlib.contextmanager
+def delivered(folder: epath.PathLike) -> Iterator[pathlib.Path]:
+    """A local staging folder; on success its files are renamed into `folder`, which is made if need be.
+
+    A failure inside leaves `folder` as it was. Other files of `folder` stay.
+    """
+    target = epath.Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    parent = None if is_remote(target) else os.fspath(target)
+    staging = pathlib.Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+    try:
+        yield staging
+        for item in sorted(staging.iterdir()):
+            if parent is None:
+                item_there = target / f".{item.name}.part"
+                epath.Path(item).copy(item_there, overwrite=True)
+                item_there.replace(target / item.name)
+            else:
+                os.replace(item, os.path.join(parent, item.name))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

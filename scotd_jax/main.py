@@ -1,0 +1,101 @@
+"""The door: `python -m scotd_jax.main --config=configs/NAME.py[:key=value,...] --workdir=DIR`.
+
+Reads the config, turns it into frozen dataclasses, and runs its jobs in order over the work directory. A finished
+artefact is skipped, a cut one goes on: the same command again is the way to resume. Exit status: 0 when all jobs
+are done, 2 when the input is at fault (the message says which file and what to do), 1 on a bug of ours.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/world.py or configs/world.py:n=5")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where artefacts live; a local folder or gs://...", required=True)
+_JOBS = flags.DEFINE_list("jobs", None, "Only these jobs: sample,build,train,evaluate,export,report")
+_OVERWRITE = flags.DEFINE_list("overwrite", [], "Make again: JOB (all of its artefacts) or JOB:NAME (one)")
+_MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other hosts of a TPU or GPU cluster before starting")
+flags.mark_flag_as_required("config")
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a flag, see --help")
+    logging.set_verbosity(logging.WARNING)  # what is worth saying is said by the jobs
+    try:
+        run(_CONFIG.value, _WORKDIR.value, tuple(_JOBS.value or ()), tuple(_OVERWRITE.value), _MULTIHOST.value)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(
+    config_dict: Any, workdir_path: str, jobs: tuple[str, ...], overwrite: tuple[str, ...], multihost: bool
+) -> None:
+    """Raises InputError on everything that the user can mend."""
+    config = c.from_mapping(c.Config, config_dict)
+    from scotd_jax.jobs import chain  # standard library only: a wrong name is said before JAX is loaded
+
+    steps = chain.chain(config, jobs or chain.JOBS)
+
+    import jax
+
+    from scotd_jax import jobs as package
+    from scotd_jax.workdir import Workdir
+
+    if multihost:
+        jax.distributed.initialize()
+    workdir = Workdir(workdir_path)
+    _remove(workdir, config, overwrite)
+    workdir.save_config(c.plain(config))
+    from scotd_jax.jobs.run import Run
+
+    context = Run(config, workdir)
+    started = time.monotonic()
+    for number, step in enumerate(steps, 1):
+        context.log(f"[{number}/{len(steps)}] {step}")
+        package.load(step.job)(context, step.name)
+    context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
+
+
+def _remove(workdir, config: c.Config, overwrite: tuple[str, ...]) -> None:
+    from scotd_jax.jobs.chain import JOBS, chain, lookup
+
+    for item in overwrite:
+        job, _, name = item.partition(":")
+        lookup(dict.fromkeys(JOBS), job, "--overwrite")
+        names = [step.name for step in chain(config, (job,))]
+        if name:
+            lookup(dict.fromkeys(names), name, f"--overwrite={job}")
+        for each in [name] if name else names:
+            workdir.artefact(job, each).remove()
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with the errors of config files and overrides said the way `main` says them."""
+    try:
+        rest = flags.FLAGS(argv)
+        _CONFIG.value.keys()  # a file that could not be read is only said on first use
+        return rest
+    except AttributeError as error:  # how ml_collections refuses --config.KEY that the config does not have
+        words = str(error).replace("\\n", " ").replace("\\", "").strip("\"'")
+        print(f"error: --config.KEY=VALUE: no such key: {words}", file=sys.stderr)
+        sys.exit(2)
+    except (InputError, flags.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError:
+        path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+        print(f"error: --config: no config file at {path.partition(':')[0]!r}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,147 @@
+"""Our parameter names and Hugging Face's, as one table per model that is read in both directions.
+
+A rule says how one parameter, or one per layer ({i}), is called there and whether it is stored transposed: PyTorch's
+linear layers are [out, in], our kernels [in, out]. Which rules apply follows from the model's own parameters, so that
+tied heads, projections and gates need no condition here. A new model is one more table.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from scotd_jax.models import registry
+
+
+class Rule(NamedTuple):
+    """`copies` are other names under which files may hold the same tensor once more, or instead."""
+
+    ours: str
+    theirs: str
+    transpose: bool = False
+    copies: tuple[str, ...] = ()
+
+
+class Pair(NamedTuple):
+    """One parameter: its name, shape [ours], its tensor's name and whether that is the transpose."""
+
+    ours: str
+    shape: tuple[int, ...]
+    theirs: str
+    transpose: bool
+    copies: tuple[str, ...]
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        return self.shape[::-1] if self.transpose else self.shape
+
+
+def _norm(ours: str, theirs: str) -> tuple[Rule, Rule]:
+    return Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")
+
+
+def _linear(ours: str, theirs: str) -> tuple[Rule, Rule]:
+    return Rule(f"{ours}/kernel", f"{theirs}.weight", transpose=True), Rule(f"{ours}/bias", f"{theirs}.bias")
+
+
+_OPT_LAYER = "model.decoder.layers.{i}"
+OPT = (
+    Rule("embed/tokens", "model.decoder.embed_tokens.weight", copies=("lm_head.weight",)),
+    Rule("embed/positions", "model.decoder.embed_positions.weight"),
+    *_linear("project_in", "model.decoder.project_in"),
+    *_linear("project_out", "model.decoder.project_out"),
+    *_norm("final_norm", "model.decoder.final_layer_norm"),
+    *_linear("layers/{i}/attn/q", f"{_OPT_LAYER}.self_attn.q_proj"),
+    *_linear("layers/{i}/attn/k", f"{_OPT_LAYER}.self_attn.k_proj"),
+    *_linear("layers/{i}/attn/v", f"{_OPT_LAYER}.self_attn.v_proj"),
+    *_linear("layers/{i}/attn/o", f"{_OPT_LAYER}.self_attn.out_proj"),
+    *_norm("layers/{i}/attn_norm", f"{_OPT_LAYER}.self_attn_layer_norm"),
+    *_linear("layers/{i}/mlp/up", f"{_OPT_LAYER}.fc1"),
+    *_linear("layers/{i}/mlp/down", f"{_OPT_LAYER}.fc2"),
+    *_norm("layers/{i}/mlp_norm", f"{_OPT_LAYER}.final_layer_norm"),
+)
+
+
+def _t5_stack(stack: str) -> tuple[Rule, ...]:
+    """Self-attention is part 0 of a block; the decoder has cross-attention as part 1; the MLP comes last."""
+    ours, block = f"{stack}/layers/{{i}}", f"{stack}.block.{{i}}"
+    parts = [("attn", f"{block}.layer.0", "SelfAttention")]
+    if stack == "decoder":
+        parts.append(("cross", f"{block}.layer.1", "EncDecAttention"))
+    mlp = f"{block}.layer.{len(parts)}"
+    rules = [
+        Rule(f"{stack}/rel_bias", f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        Rule(f"{stack}/final_norm/scale", f"{stack}.final_layer_norm.weight"),
+        Rule(f"{ours}/mlp_norm/scale", f"{mlp}.layer_norm.weight"),
+        *(
+            Rule(f"{ours}/mlp/{w}/kernel", f"{mlp}.DenseReluDense.{w}.weight", transpose=True)
+            for w in ("wi", "wi_0", "wi_1", "wo")
+        ),
+    ]
+    for name, part, kind in parts:
+        rules.append(Rule(f"{ours}/{name}_norm/scale", f"{part}.layer_norm.weight"))
+        rules.extend(Rule(f"{ours}/{name}/{w}/kernel", f"{part}.{kind}.{w}.weight", transpose=True) for w in "qkvo")
+    return tuple(rules)
+
+
+T5 = (
+    Rule(
+        "embed/tokens",
+        "shared.weight",
+        copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
+    ),
+    Rule("lm_head/kernel", "lm_head.weight"),
+    *_t5_stack("encoder"),
+    *_t5_stack("decoder"),
+)
+
+RULES: Mapping[str, tuple[Rule, ...]] = {"opt": OPT, "t5": T5}
+
+# In the files of the first T5 releases, read by no model: a position bias of the first cross-attention.
+UNUSED: Mapping[str, frozenset[str]] = {
+    "opt": frozenset(),
+    "t5": frozenset({"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}),
+}
+
+
+def pairs(config: registry.ModelConfig) -> list[Pair]:
+    """One pair per parameter of the model, in the order of `RULES`, layer by layer.
+
+    Raises RuntimeError if the table does not name every parameter exactly once: the table would be wrong.
+    """
+    shapes = {name: leaf.shape for name, leaf in flatten(registry.build(config).abstract()).items()}
+    found = [
+        Pair(rule.ours.format(i=i), shapes[rule.ours.format(i=i)], rule.theirs.format(i=i), rule.transpose, rule.copies)
+        for rule in RULES[config.kind]
+        for i in (range(_layers(shapes)) if "{i}" in rule.ours else (0,))
+        if rule.ours.format(i=i) in shapes
+    ]
+    if sorted(p.ours for p in found) != sorted(shapes):
+        raise RuntimeError(
+            f"weight map of {config.kind}: {sorted(set(shapes) ^ {p.ours for p in found})} not mapped once"
+        )
+    claimed = {p.theirs for p in found}
+    return [p._replace(copies=tuple(c for c in p.copies if c not in claimed)) for p in found]
+
+
+def flatten(params: Any) -> dict[str, Any]:
+    """Nested dict -> leaves by name, "layers/0/attn/q/kernel"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {"/".join(str(entry.key) for entry in path): leaf for path, leaf in leaves}
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return tree
+
+
+def _layers(shapes: Mapping[str, Any]) -> int:
+    numbers = [int(part) for name in shapes for part in name.split("/") if part.isdigit()]
+    return max(numbers, default=-1) + 1

@@ -1,0 +1,220 @@
+"""From single runs to what is shown: rows averaged over seeds, paired comparisons, formatted numbers."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scotd_jax.evaluation import statistics
+from scotd_jax.evaluation.statistics import Estimate
+from scotd_jax.reporting.data import Arm, EvalSet, ReportData
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Accuracy of one arm on one set. `best` is the highest mean of the model's students, which is no test;
+    `against_chance` is "above" or "below" where the whole interval is, else ""."""
+
+    estimate: Estimate
+    n: int
+    chance: float | None
+    runs: tuple[float, ...]
+    best: bool = False
+
+    @property
+    def against_chance(self) -> str:
+        if self.chance is None:
+            return ""
+        return "above" if self.estimate.low > self.chance else "below" if self.estimate.high < self.chance else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One arm over all its runs. `arms` are the runs in the order given."""
+
+    name: str
+    model: str
+    role: str
+    samples: int | None
+    curve: str
+    about: str
+    arms: tuple[Arm, ...]
+    cells: dict[str, Cell]
+
+    @property
+    def seeds(self) -> int:
+        return len(self.arms)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonRow:
+    """Method minus other arm on one set; `p` is Holm-adjusted over all rows of the report.
+
+    `shown` is "better" or "worse" when the interval excludes zero and the adjusted p-value is below 1 - confidence.
+    """
+
+    model: str
+    method: str
+    other: str
+    set_label: str
+    difference: Estimate
+    p: float
+    questions: int
+    seeds: int
+    shown: str
+
+
+def sets_of(data: ReportData) -> list[EvalSet]:
+    """The sets in the order asked for, then any others that have results."""
+    known = {s.label: s for s in data.sets}
+    used = dict.fromkeys(label for arm in data.arms for label in arm.results)
+    return [s for s in known.values() if s.label in used] + [EvalSet(label) for label in used if label not in known]
+
+
+def rows(data: ReportData) -> list[Row]:
+    """One row per (model, arm name) in order of appearance, students before the models shown for orientation."""
+    grouped: dict[tuple[str, str], list[Arm]] = {}
+    for arm in data.arms:
+        grouped.setdefault((arm.model, arm.name), []).append(arm)
+    made = []
+    for (model, name), arms in grouped.items():
+        first = arms[0]
+        labels = dict.fromkeys(label for arm in arms for label in arm.results)
+        cells = {
+            label: _cell([a.results[label] for a in arms if label in a.results], data.confidence) for label in labels
+        }
+        made.append(Row(name, model, first.role, first.samples, first.curve, first.about, tuple(arms), cells))
+    for label in [s.label for s in sets_of(data)]:
+        for model in {r.model for r in made}:
+            rivals = [r for r in made if r.model == model and r.role == "student" and label in r.cells]
+            top = max((r.cells[label].estimate.value for r in rivals), default=0.0)
+            for row in rivals if len(rivals) > 1 else ():
+                if row.cells[label].estimate.value == top:
+                    row.cells[label] = dataclasses.replace(row.cells[label], best=True)
+    return sorted(made, key=lambda r: r.role != "student")
+
+
+def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> Cell:
+    runs = tuple(float(s["accuracy"]) for s in scores)
+    n = min(int(s["n"]) for s in scores)
+    chances = [s.get("chance") for s in scores]
+    chance = None if None in chances else float(sum(chances)) / len(chances)
+    return Cell(statistics.accuracy_over_seeds(runs, n, confidence), n, chance, runs)
+
+
+def method_of(all_rows: Sequence[Row], model: str, name: str = "") -> Row | None:
+    """The arm that is compared with the others: `name`, or the student with most samples (two at least)."""
+    students = [r for r in all_rows if r.model == model and r.role == "student"]
+    if name:
+        return next((r for r in students if r.name == name), None)
+    sampled = [r for r in students if (r.samples or 0) > 1]
+    return max(sampled, key=lambda r: r.samples or 0) if sampled else None
+
+
+def models_of(all_rows: Sequence[Row]) -> list[str]:
+    """Models that have students, in order."""
+    return list(dict.fromkeys(r.model for r in all_rows if r.role == "student"))
+
+
+def comparisons(data: ReportData, all_rows: Sequence[Row]) -> list[ComparisonRow]:
+    """The method against every other student of its model on every set, runs paired by seed, questions by id."""
+    found = []
+    for model in models_of(all_rows):
+        method = method_of(all_rows, model, data.method)
+        others = [r for r in all_rows if r.model == model and r.role == "student" and r is not method]
+        for other in others if method else ():
+            for evalset in sets_of(data):
+                mine, theirs = (_outcomes(r, evalset.label) for r in (method, other))
+                if shared := sorted(mine.keys() & theirs.keys()):
+                    result = statistics.compare([mine[s] for s in shared], [theirs[s] for s in shared], data.confidence)
+                    found.append((method, other, evalset.label, result))
+    adjusted = statistics.holm([result.p_value for *_, result in found])
+    return [
+        ComparisonRow(
+            method.model,
+            method.name,
+            other.name,
+            label,
+            result.difference,
+            p,
+            result.questions,
+            result.seeds,
+            _shown(result.difference, p, data.confidence),
+        )
+        for (method, other, label, result), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _outcomes(row: Row | None, label: str) -> dict[int, Mapping[str, float]]:
+    return {arm.seed: arm.outcomes[label] for arm in row.arms if label in arm.outcomes} if row else {}
+
+
+def _shown(difference: Estimate, p: float, confidence: float) -> str:
+    if p >= 1 - confidence or difference.low <= 0 <= difference.high:
+        return ""
+    return "better" if difference.low > 0 else "worse"
+
+
+def mean_of(row: Row, label: str, key: str) -> float | None:
+    """Mean over the runs of one number of their scores; None if no run has it."""
+    values = [float(a.results[label][key]) for a in row.arms if a.results.get(label, {}).get(key) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> Cell | None:
+    """Cell of several runs' results of any kind that has accuracy and n (tags, votes, consistency)."""
+    return _cell(scores, confidence) if scores else None
+
+
+BINS = ("kept", "wrong", "unparsable", "truncated", "duplicate", "too_long", "not_selected")
+
+
+def ledger_counts(ledger: Mapping[str, Any]) -> dict[str, int]:
+    """Bin -> number of responses, in the usual order. Accepts the counts at the top or under "bins"."""
+    counts = ledger.get("bins", ledger)
+    known = {name: int(counts[name]) for name in BINS if name in counts}
+    return known | {k: v for k, v in counts.items() if k not in BINS and type(v) is int and counts is not ledger}
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.75 -> "75.0"; an en dash for None. A share is never rounded to 0 or 100 percent that is not."""
+    if value is None:
+        return "\N{EN DASH}"
+    text = f"{100 * value:.{digits}f}"
+    step = 10.0**-digits
+    if float(text) == 0 < value:
+        return f"<{step:g}"
+    return f">{100 - step:g}" if float(text) == 100 and value < 1 else text
+
+
+def span(estimate: Estimate, digits: int = 0) -> str:
+    """Interval in percent: "69-80" with an en dash, rounded outwards so that it covers what was computed."""
+    scale = 10.0**digits
+    low = max(0.0, math.floor(round(100 * estimate.low * scale, 6)) / scale)
+    high = math.ceil(round(100 * estimate.high * scale, 6)) / scale
+    return f"{low:.{digits}f}\N{EN DASH}{high:.{digits}f}"
+
+
+def points(value: float, digits: int = 1) -> str:
+    """Signed difference in percentage points: "+20.3"."""
+    text = f"{100 * value:+.{digits}f}"
+    return "0.0"[: 2 + digits] if float(text) == 0 else text.replace("-", MINUS)
+
+
+def p_text(p: float) -> str:
+    """ "< 0.001" or "= 0.03", as it follows the letter p."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+
+
+def markdown(data: ReportData) -> str:
+    """The main table as Markdown, for cards and consoles."""
+    columns = sets_of(data)
+    lines = ["| arm | " + " | ".join(s.name for s in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows(data):
+        cells = [row.cells.get(s.label) for s in columns]
+        texts = [f"{percent(c.estimate.value)} ({span(c.estimate)})" if c else "" for c in cells]
+        texts = [f"**{t}**" if c and c.best else t for t, c in zip(texts, cells, strict=True)]
+        lines.append(f"| {row.name.replace('|', '/')} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"

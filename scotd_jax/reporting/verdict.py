@@ -1,0 +1,204 @@
+"""The finding in words, computed from the numbers: a headline and one paragraph.
+
+It says what was shown and what was not, in that order of care: a difference counts as shown only if its interval
+excludes zero and its p-value survives Holm's correction over every comparison of the report.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scotd_jax.reporting.data import EvalSet, ReportData
+from scotd_jax.reporting.tables import (
+    ComparisonRow,
+    Row,
+    method_of,
+    models_of,
+    p_text,
+    percent,
+    points,
+    sets_of,
+    span,
+)
+
+
+class Verdict(NamedTuple):
+    """`paragraphs`: one on the first model and the run, then a short one for each further model."""
+
+    headline: str
+    paragraphs: list[str]
+
+
+def verdict(data: ReportData, all_rows: Sequence[Row], tests: Sequence[ComparisonRow]) -> Verdict:
+    """What the run found, for a reader who reads nothing else.
+
+    all_rows, tests: `tables.rows` and `tables.comparisons` of the data.
+    """
+    sets = sets_of(data)
+    students = [r for r in all_rows if r.role == "student" and r.cells]
+    if not students:
+        return Verdict("No student was evaluated in this run.", ["Give students question sets and run evaluate."])
+    models = [m for m in models_of(all_rows) if any(r.model == m for r in students)]
+    told = [
+        _about_model(data, [r for r in students if r.model == m], sets, [t for t in tests if t.model == m])
+        for m in models
+    ]
+    headline, sentences = told[0]
+    paragraphs = [" ".join([*sentences, *_teacher(all_rows, sets), *_cautions(students)])]
+    for model, (finding, details) in zip(models[1:], told[1:], strict=True):
+        paragraphs.append(" ".join([f"{model or 'Other students'}: {finding}", *details[1:3]]))
+    if len(models) > 1:
+        headline = f"{headline.removesuffix('.')} ({models[0]})." if models[0] else headline
+    return Verdict(_bind(headline), [_bind(p) for p in paragraphs])
+
+
+def _about_model(
+    data: ReportData, students: Sequence[Row], sets: Sequence[EvalSet], tests: Sequence[ComparisonRow]
+) -> tuple[str, list[str]]:
+    """Headline and sentences on the students of one model."""
+    method = method_of(students, students[0].model, data.method)
+    main = next((s for s in sets if method and s.label in method.cells), None)
+    rivals = [r for r in students if r is not method and main and main.label in r.cells]
+    if method is None or main is None or not rivals:
+        return _best(students, sets, data)
+    return _against(method, rivals, sets, main, tests, data)
+
+
+def _best(students: Sequence[Row], sets: Sequence[EvalSet], data: ReportData) -> tuple[str, list[str]]:
+    main = next(s for s in sets if any(s.label in r.cells for r in students))
+    top = max((r for r in students if main.label in r.cells), key=lambda r: r.cells[main.label].estimate.value)
+    share = percent(top.cells[main.label].estimate.value)
+    sentences = [_level(top, main, data)]
+    if len(students) > 1:
+        sentences.append("It is the highest of the students; no arm with several samples was there to compare it with.")
+    return f"{_quoted(top)} answers {share} % of the {main.name} questions.", sentences
+
+
+def _against(
+    method: Row,
+    rivals: Sequence[Row],
+    sets: Sequence[EvalSet],
+    main: EvalSet,
+    tests: Sequence[ComparisonRow],
+    data: ReportData,
+) -> tuple[str, list[str]]:
+    label_only = next((r for r in rivals if r.samples == 0), None)
+    other = label_only or max(rivals, key=lambda r: r.cells[main.label].estimate.value)
+    told = {t.set_label: t for t in tests if t.other == other.name}
+    a, b = (percent(r.cells[main.label].estimate.value) for r in (method, other))
+    first, second = _described(method), _described(other)
+    test = told.get(main.label)
+    if test is None:
+        headline = f"{first} gives {a} %, {second} {b} % on {main.name}; the difference was not tested."
+    elif test.shown:
+        verb = "beats" if test.shown == "better" else "does worse than"
+        headline = f"{first} {verb} {second}: {a} % against {b} % on {main.name}."
+    else:
+        headline = f"no difference could be shown between {first} and {second}: {a} % and {b} % on {main.name}."
+    sentences = [_level(method, main, data)]
+    if test:
+        judged = "more than chance explains" if test.shown else "which chance alone may explain"
+        sentences.append(
+            f"Against {_quoted(other)} that is {points(test.difference.value)} points "
+            f"(interval {points(test.difference.low)} to {points(test.difference.high)}, p {p_text(test.p)}), {judged}."
+        )
+    sentences += _elsewhere([t for label, t in told.items() if label != main.label], sets)
+    aside = {r.name for r in rivals if r is not other and not (r.curve and r.curve == method.curve)}
+    sentences += _others([t for t in tests if t.set_label == main.label and t.other in aside], main)
+    sentences += _curve(method, rivals, main)
+    if label_only:
+        sentences += _below_chance(label_only, sets)
+    return headline[0].upper() + headline[1:], sentences
+
+
+def _described(row: Row) -> str:
+    if row.samples == 0:
+        return "training on answers alone"
+    if row.samples and row.samples > 1:
+        return f"training on {row.samples} chains of thought per question"
+    return _quoted(row)
+
+
+def _quoted(row: Row | ComparisonRow) -> str:
+    name = row.other if isinstance(row, ComparisonRow) else row.name
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
+def _level(row: Row, evalset: EvalSet, data: ReportData) -> str:
+    cell = row.cells[evalset.label]
+    guessing = f"; guessing gives {percent(cell.chance)} %" if cell.chance is not None else ""
+    runs = f", mean of {len(cell.runs)} runs" if len(cell.runs) > 1 else ""
+    return (
+        f"{_quoted(row)} answers {percent(cell.estimate.value)} % of {cell.n:,} {evalset.name} questions correctly "
+        f"({100 * data.confidence:g} % interval {span(cell.estimate)} %{runs}{guessing})."
+    )
+
+
+def _elsewhere(tests: Sequence[ComparisonRow], sets: Sequence[EvalSet]) -> list[str]:
+    names = {s.label: s.name for s in sets}
+    parts = []
+    for shown, words in (("better", "ahead"), ("worse", "behind"), ("", "not shown to differ")):
+        these = [f"{names[t.set_label]} ({points(t.difference.value)})" for t in tests if t.shown == shown]
+        if these:
+            parts.append(f"{words} on {_join(these)}")
+    return [f"On the other sets, against the same baseline, it is {_join(parts, '; ')}."] if parts else []
+
+
+def _others(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
+    if not tests:
+        return []
+    parts = [
+        f"{points(t.difference.value)} points over {_quoted(t)}" + ("" if t.shown else " (not shown)") for t in tests
+    ]
+    return [f"Its lead on {main.name} is {_join(parts)}."]
+
+
+def _curve(method: Row, rivals: Sequence[Row], main: EvalSet) -> list[str]:
+    line = [r for r in (*rivals, method) if method.curve and r.curve == method.curve and r.samples]
+    line.sort(key=lambda r: r.samples or 0)
+    if len(line) < 2:
+        return []
+    values = [r.cells[main.label].estimate.value for r in line]
+    numbers = _join([str(r.samples) for r in line])
+    shares = _join([percent(v) for v in values])
+    if all(y > x for x, y in itertools.pairwise(values)):
+        opening = "Accuracy rises at every step with more samples"
+    elif values[-1] > values[0]:
+        opening = "Accuracy rises with more samples, but not at every step"
+    else:
+        opening = "Accuracy does not rise with more samples"
+    return [f"{opening}: {shares} % with {numbers} per question."]
+
+
+def _below_chance(row: Row, sets: Sequence[EvalSet]) -> list[str]:
+    below = [s for s in sets if s.label in row.cells and row.cells[s.label].against_chance == "below"]
+    if not below:
+        return []
+    parts = [f"{s.name} ({percent(row.cells[s.label].estimate.value)} %)" for s in below]
+    return [f"{_quoted(row)} falls below guessing on {_join(parts)}: a sign that it follows a surface cue there."]
+
+
+def _teacher(all_rows: Sequence[Row], sets: Sequence[EvalSet]) -> list[str]:
+    for row in all_rows:
+        main = next((s for s in sets if row.role == "teacher" and s.label in row.cells), None)
+        if main:
+            share = percent(row.cells[main.label].estimate.value)
+            return [f"For orientation: {_quoted(row)} is right on {share} % of the {main.name} questions."]
+    return []
+
+
+def _cautions(students: Sequence[Row]) -> list[str]:
+    fewest = min(r.seeds for r in students)
+    if fewest == 1:
+        return ["There is one training run per arm, so how much a new run would differ was not measured."]
+    return [f"Every arm was trained {'' if all(r.seeds == fewest for r in students) else 'at least '}{fewest} times."]
+
+
+def _join(parts: Sequence[str], comma: str = ", ") -> str:
+    last = " and " if comma == ", " else comma
+    return last.join([comma.join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def _bind(text: str) -> str:
+    """No line break before a percent sign or around an equals sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")

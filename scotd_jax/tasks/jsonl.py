@@ -1,0 +1,64 @@
+"""A task of your own: a folder with one file SPLIT.jsonl per split, one `Question` record per line.
+
+A file SPLIT.gold.jsonl beside it, if there is one, holds `Response` records: the task's own rationales.
+"""
+
+from etils import epath
+
+from scotd_jax import config, records
+from scotd_jax.errors import InputError
+from scotd_jax.records import Question, Response
+from scotd_jax.tasks.base import SplitTask, require_unique
+from scotd_jax.tasks.formats import check_answer, format_named
+
+GOLD = ".gold"
+
+
+def jsonl(name: str, task: config.Task, seed: int) -> SplitTask:
+    """The task. Raises InputError if the folder holds no split; a broken row is reported when its split is read."""
+    del seed
+    if task.options:
+        raise InputError(
+            f"config.tasks.{name}.options: a task of kind 'jsonl' has no options, found {min(task.options)!r}"
+        )
+    if not task.path:
+        raise InputError(f"config.tasks.{name}.path: a task of kind 'jsonl' needs the folder of its SPLIT.jsonl files")
+    folder = epath.Path(task.path)
+    files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    splits = {f.name.removesuffix(".jsonl"): f for f in files if not f.name.endswith(f"{GOLD}.jsonl")}
+    if not splits:
+        raise InputError(f"config.tasks.{name}.path: {folder} holds no file SPLIT.jsonl; expected one file per split")
+    loaders = {split: (lambda path=path: _load(path)) for split, path in splits.items()}
+    return SplitTask(name, format_named(task.format or "scotd", f"config.tasks.{name}.format"), loaders, task.limit)
+
+
+def read_lines(path: epath.Path) -> list[tuple[str, str]]:
+    """("FILE line N", line) of every line that is not blank. Raises InputError if the file is not there or not UTF-8."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    # Not splitlines: a question may hold one of the rarer line separators of Unicode.
+    return [(f"{path} line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def _load(path: epath.Path) -> tuple[list[Question], list[Response]]:
+    questions = []
+    for where, line in read_lines(path):
+        question = records.from_json(Question, line, where)
+        check_answer(question, where)
+        questions.append(question)
+    require_unique(questions, str(path))
+    gold = path.parent / path.name.replace(".jsonl", f"{GOLD}.jsonl")
+    if not gold.exists():
+        return questions, []
+    known = {q.id for q in questions}
+    responses = []
+    for where, line in read_lines(gold):
+        response = records.from_json(Response, line, where)
+        if response.question_id not in known:
+            raise InputError(f"{where}: no question {response.question_id!r} in {path}")
+        responses.append(response)
+    return questions, responses

@@ -1,0 +1,94 @@
+"""The loss on response tokens, without ever holding the logits of a whole batch.
+
+Losses are (sum, weight) pairs, never means: they add up over chunks, micro-batches, hosts and batches, and are divided
+once, at the end. So padding and the way a batch is cut never change a result.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from scotd_jax.models.layers import logits
+
+
+class Weighted(NamedTuple):
+    """A sum of weighted terms and the sum of their weights, both float32 scalars."""
+
+    sum: jax.Array
+    weight: jax.Array
+
+    def plus(self, other: "Weighted") -> "Weighted":
+        return Weighted(self.sum + other.sum, self.weight + other.weight)
+
+    def mean(self) -> jax.Array:
+        """The weighted mean; 0 where nothing has weight."""
+        return self.sum / jnp.where(self.weight == 0, 1.0, self.weight)
+
+
+def response_loss(
+    hidden_BGRE: Float[Array, "B G R E"],
+    unembedding_VE: Float[Array, "V E"],
+    targets_BGR: Int[Array, "B G R"],
+    weights_BGR: Float[Array, "B G R"],
+    compute_dtype: str = "float32",
+    chunk: int = 0,
+) -> tuple[Weighted, Weighted]:
+    """Cross entropy (nats) of the targets and how many of them are the most likely token, both weighted.
+
+    Logits exist for about `chunk` tokens at a time, counted over the whole batch (0: all at once), and are computed
+    again in the backward pass. Chunks are cut along the tokens of a question, so that a batch which is split over
+    devices along B stays where it is. A target that ties with the largest logit counts as most likely.
+    """
+    B, G, R, E = hidden_BGRE.shape
+    tokens = G * R
+    parts = 1 if chunk <= 0 else -(-tokens // min(tokens, max(1, chunk // B)))
+    size = -(-tokens // parts)
+
+    def cut(array: jax.Array, *width: int) -> jax.Array:
+        rows = array.reshape(B, tokens, *width)
+        rows = jnp.pad(rows, [(0, 0), (0, parts * size - tokens)] + [(0, 0)] * len(width))
+        return jnp.moveaxis(rows.reshape(B, parts, size, *width), 1, 0)
+
+    pieces = cut(hidden_BGRE, E), cut(targets_BGR), cut(weights_BGR)
+    if parts == 1:
+        loss, correct = _sums(*(piece[0] for piece in pieces), unembedding_VE, compute_dtype)
+    else:
+
+        @jax.checkpoint
+        def body(total, piece):
+            loss, correct = _sums(*piece, unembedding_VE, compute_dtype)
+            return (total[0] + loss, total[1] + correct), None
+
+        zero = jnp.zeros((), jnp.float32)
+        (loss, correct), _ = jax.lax.scan(body, (zero, zero), pieces)
+    weight = jnp.sum(weights_BGR)
+    return Weighted(loss, weight), Weighted(correct, weight)
+
+
+def _sums(hidden_BTE, targets_BT, weights_BT, unembedding_VE, compute_dtype) -> tuple[jax.Array, jax.Array]:
+    logits_BTV = logits(hidden_BTE, unembedding_VE, compute_dtype)
+    top_BT1 = jax.lax.stop_gradient(jnp.max(logits_BTV, axis=-1, keepdims=True))
+    log_z_BT = jnp.log(jnp.sum(jnp.exp(logits_BTV - top_BT1), axis=-1)) + top_BT1[..., 0]
+    # A masked sum, not a gather: its gradient is no scatter, and it splits along a vocabulary that is sharded.
+    is_target_BTV = targets_BT[..., None] == jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
+    chosen_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
+    hits_BT = jax.lax.stop_gradient(chosen_BT) >= top_BT1[..., 0]
+    return jnp.sum(weights_BT * (log_z_BT - chosen_BT)), jnp.sum(jnp.where(hits_BT, weights_BT, 0.0))
+
+
+def response_loss_reference(
+    hidden_BGRE: Float[Array, "B G R E"],
+    unembedding_VE: Float[Array, "V E"],
+    targets_BGR: Int[Array, "B G R"],
+    weights_BGR: Float[Array, "B G R"],
+) -> tuple[Weighted, Weighted]:
+    """What `response_loss` means, in float32 and in the fewest lines."""
+    log_p_BGRV = jax.nn.log_softmax(hidden_BGRE.astype(jnp.float32) @ unembedding_VE.T)
+    loss_BGR = -jnp.take_along_axis(log_p_BGRV, targets_BGR[..., None], axis=-1)[..., 0]
+    hits_BGR = jnp.argmax(log_p_BGRV, axis=-1) == targets_BGR
+    weight = jnp.sum(weights_BGR)
+    return Weighted(jnp.sum(weights_BGR * loss_BGR), weight), Weighted(
+        jnp.sum(weights_BGR * hits_BGR.astype(jnp.float32)), weight
+    )

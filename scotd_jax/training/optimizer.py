@@ -1,0 +1,93 @@
+"""Which update is made of a gradient: AdamW, Adafactor or Muon behind one learning-rate schedule and one clip.
+
+Weight decay is decoupled and reaches matrices only; biases and norm scales are left alone.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from optax import contrib
+
+from scotd_jax import config
+from scotd_jax.errors import InputError
+
+
+def make_schedule(settings: config.Optimizer, steps: int) -> optax.Schedule:
+    """Learning rate of update `step` (0-based): linear warm-up to the peak, then the chosen decay.
+
+    The first update has rate peak / warmup_steps, and `final_fraction` of the peak would be reached by the update
+    after the last one: no update is made at rate zero. Raises InputError if the warm-up does not end before the run.
+    """
+    peak, warmup = settings.learning_rate, settings.warmup_steps
+    if not 0 <= warmup < steps:
+        raise InputError(
+            f"optimizer.warmup_steps is {warmup}, but training lasts {steps} steps; the warm-up must end before"
+        )
+    left = steps - warmup
+    if settings.schedule == "linear":
+        decay = optax.linear_schedule(peak, peak * settings.final_fraction, left)
+    elif settings.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(peak, left, settings.final_fraction)
+    else:
+        decay = optax.constant_schedule(peak)
+    rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
+    return _promoting(optax.join_schedules([rise, decay], [warmup]))
+
+
+def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTransformation:
+    """The transformation of `settings` for a run of `steps` updates.
+
+    adamw: Loshchilov and Hutter, arXiv 1711.05101. adafactor: Shazeer and Stern, arXiv 1804.04235, with the given
+    learning rate as it stands (no scaling by parameter size) and updates clipped to RMS 1. muon: Jordan 2024 for
+    kernels, scaled to the RMS of an AdamW update (arXiv 2502.16982), and Adam with Nesterov momentum for embeddings,
+    the output matrix, biases and norms, so that one rate serves both.
+    """
+    schedule = make_schedule(settings, steps)
+    decay = optax.add_decayed_weights(settings.weight_decay, _matrices)
+    descend = optax.scale_by_learning_rate(schedule)
+    if settings.name == "adamw":
+        update = optax.chain(optax.scale_by_adam(settings.b1, settings.b2, settings.eps), decay, descend)
+    elif settings.name == "adafactor":
+        update = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), decay, descend)
+    else:
+        update = contrib.muon(
+            schedule,
+            weight_decay=settings.weight_decay,
+            adam_b1=settings.b1,
+            adam_b2=settings.b2,
+            eps=settings.eps,
+            muon_weight_dimension_numbers=_kernels,
+            consistent_rms=0.2,
+        )
+    if settings.clip_norm > 0:
+        update = optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
+    return optax.GradientTransformation(update.init, _promoting(update.update))
+
+
+def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Optax raises Python floats to integer powers; here alone JAX may promote dtypes, however strict it is outside."""
+
+    @functools.wraps(function)
+    def promoting(*args):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args)
+
+    return promoting
+
+
+def _matrices(params):
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+
+
+def _kernels(params):
+    """Muon's own parameters: maps between hidden spaces. Embeddings and the output matrix are tables, not maps."""
+
+    def numbers(path, leaf):
+        names = [key.key for key in path]
+        is_map = leaf.ndim == 2 and names[-1] == "kernel" and "lm_head" not in names
+        return contrib.MuonDimensionNumbers() if is_map else None
+
+    return jax.tree_util.tree_map_with_path(numbers, params)

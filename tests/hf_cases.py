@@ -1,0 +1,48 @@
+"""Small models of every kind, with weights in which no two tensors look alike, and a tokenizer for them."""
+
+import jax
+import numpy as np
+
+from scotd_jax.models import registry
+from scotd_jax.models.opt import OPTConfig
+from scotd_jax.models.t5 import T5Config
+from scotd_jax.tokenization import Tokenizer
+
+_OPT = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "ffn_dim": 24,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 3,
+    "eos_token_id": 1,
+}
+_T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+
+CONFIGS = {
+    "opt": OPTConfig(**_OPT),
+    "opt-350m": OPTConfig(**_OPT, word_embed_proj_dim=8, do_layer_norm_before=False),
+    "opt-no-final-norm": OPTConfig(**_OPT, remove_final_layer_norm=True),
+    "t5-v1.0": T5Config(**_T5, num_decoder_layers=3),
+    "t5-v1.1": T5Config(**_T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+}
+
+TEXTS = [f"one two three four five six {' '.join(f'w{i}' for i in range(26))} ."]  # 33 words + 4 specials < 40 rows
+PROMPTS = ["one two three w1 w2", "six", "w9 w8 w7 w6 w5 w4 w3 w2 one one two w20", "four five ."]
+
+
+def words() -> Tokenizer:
+    return Tokenizer.train_words(TEXTS)
+
+
+def random_params(config, seed: int = 0):
+    """Numpy float32 parameters: normal numbers, with norms' scales around 1."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        noise = rng.normal(size=leaf.shape) * 0.3
+        return np.asarray(noise + 1 if path[-1].key == "scale" else noise, np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, registry.build(config).abstract())

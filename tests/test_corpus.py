@@ -1,0 +1,187 @@
+"""Corpora: grouped examples, deterministic bytes, read by plain TensorFlow, refused when they are not whole."""
+
+import errno
+import hashlib
+import json
+import os
+
+import pytest
+import tensorflow as tf
+
+from scotd_jax.corpus import build, example
+from scotd_jax.corpus.encode import FEATURES, GroupedExample
+from scotd_jax.corpus.loader import CorpusReader
+from scotd_jax.errors import InputError
+from scotd_jax.rationales.ledger import Ledger
+
+META = {"tokenizer": "invented", "n": 30}
+
+
+def grouped(i: int, responses: int = 2) -> GroupedExample:
+    lengths = [1 + (i + k) % 5 for k in range(responses)]
+    return GroupedExample(
+        question_id=f"world/train/{i}é",
+        task="world",
+        prompt=list(range(10, 13 + i % 4)),
+        responses=[[100 * i + k] * length for k, length in enumerate(lengths)],
+        sample_index=[3 * k for k in range(responses)],
+    )
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_what_is_written_is_read_back_in_order_for_any_number_of_shards(tmp_path):
+    examples = [grouped(i) for i in range(7)]
+    for shards in [1, 3, 7]:
+        build.write_corpus(tmp_path, "train", iter(examples), shards, META)
+        reader = CorpusReader(tmp_path, "train")
+        assert [reader[i] for i in range(len(reader))] == examples
+        assert len(list(tmp_path.glob("*.tfrecord"))) == shards
+
+
+def test_no_more_shards_than_examples(tmp_path):
+    description = build.write_corpus(tmp_path, "train", [grouped(0), grouped(1)], 4, META)
+    assert [f["name"] for f in description["files"]] == [f"train-0000{i}-of-00002.tfrecord" for i in range(2)]
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    for name in ["a", "b"]:
+        build.write_corpus(tmp_path / name, "train", (grouped(i) for i in range(9)), 2, META)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_tensorflow_parses_the_documented_features(tmp_path):
+    examples = [grouped(i, responses=1 + i % 3) for i in range(5)]
+    build.write_corpus(tmp_path, "train", examples, 2, META)
+    schema = {name: tf.io.VarLenFeature(tf.string if "bytes" in text else tf.int64) for name, text in FEATURES.items()}
+    paths = sorted(tf.io.gfile.glob(f"{tmp_path}/train-*.tfrecord"))
+    seen = {}
+    for record in tf.data.TFRecordDataset(paths):
+        row = {k: v.values.numpy().tolist() for k, v in tf.io.parse_single_example(record, schema).items()}
+        seen[row["question_id"][0].decode()] = row
+    for original in examples:
+        row = seen.pop(original.question_id)
+        assert row["task"] == [b"world"]
+        assert row["prompt"] == original.prompt
+        assert row["responses"] == [token for response in original.responses for token in response]
+        assert row["response_lengths"] == [len(r) for r in original.responses]
+        assert row["sample_index"] == original.sample_index
+    assert seen == {}
+
+
+def test_counts_and_predicted_gain(tmp_path):
+    example_ = GroupedExample("q", "t", [1] * 60, [[2] * 60] * 30, list(range(30)))
+    counts = build.write_corpus(tmp_path, "train", [example_], 1, META)["counts"]
+    assert counts["questions"] == 1
+    assert counts["responses"] == counts["responses_max"] == 30
+    assert counts["prompt_tokens_max"] == counts["response_tokens_max"] == 60
+    assert counts["response_tokens"] == 1800
+    assert counts["grouping_gain"] == pytest.approx(30 * 120 / (60 + 1800), abs=1e-3)
+
+
+def test_digests_and_meta_are_those_of_the_files(tmp_path):
+    description = build.write_corpus(tmp_path, "train", [grouped(i) for i in range(5)], 2, META)
+    assert build.read_description(tmp_path, "train") == description
+    assert description["meta"] == META
+    for file in description["files"]:
+        data = (tmp_path / file["name"]).read_bytes()
+        assert (file["bytes"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    readme = (tmp_path / "README.md").read_text()
+    assert all(f"`{name}`" in readme for name in FEATURES)
+
+
+def test_an_empty_corpus_names_the_bins_that_took_the_rows(tmp_path):
+    ledger = Ledger()
+    for bin_, count in [("wrong", 3), ("truncated", 2)]:
+        for _ in range(count):
+            ledger.receive("q")
+            ledger.put("q", bin_)
+    with pytest.raises(InputError, match=r"train.*0 of 5 responses kept.*3 wrong, 2 truncated"):
+        build.write_corpus(tmp_path, "train", [], 4, META, ledger)
+    with pytest.raises(InputError, match="the corpus is empty"):
+        build.write_corpus(tmp_path, "train", [], 4, META)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_question_comes_once(tmp_path):
+    with pytest.raises(InputError, match="'world/train/1é' comes twice"):
+        build.write_corpus(tmp_path, "train", [grouped(0), grouped(1), grouped(1)], 1, META)
+    with pytest.raises(InputError, match="not built"):
+        CorpusReader(tmp_path, "train")
+
+
+def test_a_build_cut_by_a_full_disk_is_no_corpus_and_is_built_again(tmp_path, monkeypatch):
+    examples = [grouped(i) for i in range(6)]
+    build.write_corpus(tmp_path, "train", examples, 2, META)
+    expected = files(tmp_path)
+    calls, fsync = [], os.fsync
+
+    def full_at_last(descriptor):
+        calls.append(descriptor)
+        if len(calls) > limit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    limit = 10**6
+    monkeypatch.setattr(os, "fsync", full_at_last)
+    build.write_corpus(tmp_path, "train", examples, 2, META)
+    for limit in range(len(calls)):
+        calls.clear()
+        with pytest.raises(InputError, match="the disk is full"):
+            build.write_corpus(tmp_path, "train", examples, 2, META)
+        if limit < 10:  # the very last call comes after the description has its name
+            with pytest.raises(InputError, match="not built"):
+                CorpusReader(tmp_path, "train")
+    monkeypatch.undo()
+    build.write_corpus(tmp_path, "train", examples, 2, META)
+    assert files(tmp_path) == expected
+
+
+def test_damage_is_found_with_file_and_record(tmp_path):
+    build.write_corpus(tmp_path, "train", [grouped(i) for i in range(6)], 2, META)
+    shard = tmp_path / "train-00001-of-00002.tfrecord"
+    data = bytearray(shard.read_bytes())
+    data[-10] ^= 1
+    shard.write_bytes(data)
+    reader = CorpusReader(tmp_path, "train")
+    assert reader[4] == grouped(4)
+    with pytest.raises(InputError, match=rf"{shard.name} record 2: the checksum of its data is wrong"):
+        reader[5]
+    shard.write_bytes(data[:-1])
+    with pytest.raises(InputError, match=rf"{shard.name}: expected {len(data)} bytes"):
+        CorpusReader(tmp_path, "train")
+
+
+def test_a_description_of_another_format_or_build_is_refused(tmp_path):
+    build.write_corpus(tmp_path, "train", [grouped(i) for i in range(6)], 1, META)
+    path = tmp_path / "train.json"
+    description = json.loads(path.read_text())
+    description["files"][0]["records"] = 5
+    path.write_text(json.dumps(description))
+    with pytest.raises(InputError, match=r"tfrecord: expected 5 records by train\.json, found 6"):
+        CorpusReader(tmp_path, "train")
+    path.write_text(json.dumps(description | {"format": "other"}))
+    with pytest.raises(InputError, match=r"train\.json: expected a corpus of format"):
+        CorpusReader(tmp_path, "train")
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"train\.json: not JSON"):
+        CorpusReader(tmp_path, "train")
+
+
+def test_foreign_examples_are_refused():
+    good = example.decode(grouped(1).to_bytes(), "here")
+    with pytest.raises(InputError, match="here: feature 'prompt' is missing"):
+        GroupedExample.from_bytes(example.encode({k: v for k, v in good.items() if k != "prompt"}), "here")
+    with pytest.raises(InputError, match="here: response_lengths add up to"):
+        GroupedExample.from_bytes(example.encode(good | {"response_lengths": [1]}), "here")
+    for change in [{"question_id": []}, {"question_id": [3]}, {"sample_index": [1]}, {"question_id": [b"\xff"]}]:
+        with pytest.raises(InputError, match="here: not a grouped example"):
+            GroupedExample.from_bytes(example.encode(good | change), "here")
+
+
+@pytest.mark.parametrize(("responses", "index"), [([], []), ([[1], []], [0, 1]), ([[1]], [0, 1])])
+def test_groups_have_responses_and_names_for_them(responses, index):
+    with pytest.raises(ValueError, match="question 'q'"):
+        GroupedExample("q", "t", [1], responses, index)

@@ -1,0 +1,153 @@
+"""The import rules: the core runs on a bare accelerator image, imports point down the module list, the door is fast.
+
+The list is the one in the README ("Development"); a new folder has to be given its place in it.
+"""
+
+import ast
+import graphlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "scotd_jax"
+
+# Topmost first: a module may import its own folder and whatever stands below, nothing above.
+LAYERS = [
+    {"main"},
+    {"jobs"},
+    {"tasks"},
+    {"rationales"},
+    {"corpus"},
+    {"sampling"},
+    {"training"},
+    {"evaluation"},
+    {"models"},
+    {"distributed"},
+    {"reporting"},
+    {"workdir", "tokenization"},
+    {"atomic", "localfiles"},
+    {"config", "progress", "records", "layout"},
+    {"errors"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+CORE = ("models/", "distributed/")
+CORE_FILES = {
+    *(f"sampling/{name}.py" for name in ("engine", "noise", "policies")),
+    *(f"training/{name}.py" for name in ("losses", "step", "optimizer")),
+}
+# safetensors, ml_dtypes and etils are small, and jax, flax and orbax bring the last two along.
+CORE_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping", "orbax", "safetensors", "ml_dtypes", "etils"}
+STDLIB_ONLY = {"config.py", "records.py", "errors.py"}
+LAZY = {"tensorflow", "tensorflow_datasets", "datasets", "clu.metric_writers", "grain", "torch", "transformers"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(file: Path, *, top_only: bool) -> Iterator[str]:
+    """Dotted names that a file imports, with `if` and `try` blocks; with functions' bodies unless `top_only`."""
+    todo: list[ast.AST] = [ast.parse(file.read_text())]
+    while todo:
+        node = todo.pop()
+        if top_only and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import; the project writes scotd_jax.… in full"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        todo.extend(ast.iter_child_nodes(node))
+
+
+def name_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def part_of(file: Path) -> str:
+    """Folder of a file, or its own name where it lies at the top of the package."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def is_core(file: Path) -> bool:
+    return name_of(file).startswith(CORE) or name_of(file) in CORE_FILES
+
+
+def own(name: str) -> str:
+    """The part of the package that "scotd_jax.part.thing" belongs to; "" for the package itself."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def foreign(file: Path, allowed: set[str]) -> list[str]:
+    allowed = allowed | {"scotd_jax"} | set(sys.stdlib_module_names)
+    return sorted({name for name in imports(file, top_only=True) if name.split(".")[0] not in allowed})
+
+
+def test_every_file_has_its_place_and_its_folder_is_a_package():
+    for file in FILES:
+        assert part_of(file) in LEVEL or part_of(file) == "__init__", f"give {name_of(file)} its place in LAYERS"
+        assert (file.parent / "__init__.py").is_file(), f"{file.parent} needs an __init__.py, or wheels leave it out"
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if is_core(f)], ids=name_of)
+def test_core_imports_only_what_a_bare_accelerator_image_has(file):
+    assert foreign(file, CORE_PACKAGES) == []
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if name_of(f) in STDLIB_ONLY], ids=name_of)
+def test_ground_floor_is_standard_library(file):
+    assert foreign(file, set()) == []
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if part_of(f) != "__init__"], ids=name_of)
+def test_imports_point_down(file):
+    part = part_of(file)
+    for name in imports(file, top_only=False):
+        if name.split(".")[0] == "scotd_jax" and own(name) not in ("__version__", part):
+            assert own(name) in LEVEL, f"{name_of(file)} imports {name}, which is no part of the package"
+            assert LEVEL[own(name)] > LEVEL[part], f"{name_of(file)} imports {name} from above or beside it"
+
+
+def test_no_import_cycles():
+    modules = {f"scotd_jax.{name_of(f).removesuffix('.py').replace('/', '.')}": f for f in FILES}
+    graph = {
+        module: {m for name in imports(file, top_only=True) for m in (name, name.rpartition(".")[0]) if m in modules}
+        for module, file in modules.items()
+    }
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert set(order) == set(modules)
+
+
+def test_importing_everything_leaves_the_heavy_packages_out():
+    """Also what the files say through others: one process imports all of the package and looks at what came along."""
+    names = [name_of(f).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for f in FILES]
+    modules = [f"scotd_jax.{name}" for name in names if name not in ("__init__", "main")]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        f"print(*sorted({LAZY!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == [], "imported at the top somewhere"
+
+
+def test_help_is_fast_and_leaves_jax_alone():
+    """Processor time, not wall time: other work on the machine must not fail the test."""
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['main', '--help']\n"
+        "try: runpy.run_module('scotd_jax.main', run_name='__main__')\n"
+        "except SystemExit as stop: print('exit status', stop.code)\n"
+        "print('jax' in sys.modules)"
+    )
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    assert "--workdir" in done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "False", "--help imports jax"
+    assert seconds < 2, f"--help takes {seconds:.1f} s of processor time"

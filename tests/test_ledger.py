@@ -1,0 +1,169 @@
+"""Filters and their ledger: every response in exactly one bin, and the bins add up."""
+
+import dataclasses
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scotd_jax.config import Corpus
+from scotd_jax.errors import InputError
+from scotd_jax.rationales.filters import sort_out
+from scotd_jax.rationales.ledger import BINS, Ledger
+from scotd_jax.records import Question, Response
+
+QUESTIONS = {q: Question(q, "t", "train", "Why?", ("a", "b"), "a") for q in ("q1", "q0")}
+GOOD = Response("q0", 0, "because. a", "because", "a", True, "stop", -1.0, 3, "m", "s")
+
+
+def counts(response: Response) -> tuple[int, int]:
+    return 5, len(response.text.split())
+
+
+def said(sample_index, question_id="q0", **fields):
+    return dataclasses.replace(GOOD, sample_index=sample_index, question_id=question_id, **fields)
+
+
+def where(response, questions=QUESTIONS, **corpus):
+    """The bin of a single response."""
+    kept, ledger = sort_out(questions, [response], Corpus(**corpus), counts)
+    ((bin_, count),) = [(b, c) for b, c in ledger.bins.items() if c]
+    assert count == 1
+    assert (bin_ == "kept") == (response in kept.get(response.question_id, []))
+    return bin_
+
+
+@pytest.mark.parametrize(
+    ("fields", "corpus", "expected"),
+    [
+        ({}, {}, "kept"),
+        ({"correct": False, "answer": "b"}, {}, "wrong"),
+        ({"correct": False, "answer": "b"}, {"keep": "all"}, "kept"),
+        ({"correct": False, "answer": "b"}, {"keep": "wrong"}, "kept"),
+        ({}, {"keep": "wrong"}, "not_selected"),
+        ({"answer": None, "correct": False}, {}, "unparsable"),
+        ({"answer": None, "correct": None}, {"keep": "all"}, "unparsable"),
+        ({"finish_reason": "length"}, {"keep": "all"}, "truncated"),
+        ({"finish_reason": "length", "answer": None}, {}, "truncated"),
+        ({"correct": None}, {"keep": "all"}, "kept"),
+        ({"text": "a b c d"}, {"max_response_tokens": 3}, "too_long"),
+        ({"text": "a b c"}, {"max_response_tokens": 3}, "kept"),
+        ({}, {"max_prompt_tokens": 4}, "too_long"),
+        ({}, {"max_prompt_tokens": 5}, "kept"),
+        ({"sample_index": 5}, {"n": 5}, "not_selected"),
+        ({"sample_index": 4}, {"n": 5}, "kept"),
+        ({"sample_index": 99}, {"n": 0}, "kept"),
+        ({"question_id": "elsewhere"}, {}, "not_selected"),
+    ],
+)
+def test_the_bin_of_one_response(fields, corpus, expected):
+    assert where(dataclasses.replace(GOOD, **fields), **corpus) == expected
+
+
+def test_equal_texts_stay_two_samples_unless_asked_otherwise():
+    rows = [said(2), said(0), said(1, text="another. a"), said(0, question_id="q1")]
+    kept, ledger = sort_out(QUESTIONS, rows, Corpus(), counts)
+    assert [r.sample_index for r in kept["q0"]] == [0, 1, 2]
+    kept, ledger = sort_out(QUESTIONS, rows, Corpus(dedup=True), counts)
+    assert [r.sample_index for r in kept["q0"]] == [0, 1]  # the first one stays, whatever the order of the file
+    assert ledger.bins["duplicate"] == 1
+    assert len(kept["q1"]) == 1  # duplicates are counted within one question
+
+
+def test_questions_keep_their_order_and_empty_ones_go():
+    rows = [said(0, "q0"), said(0, "q1")]
+    assert list(sort_out(QUESTIONS, rows, Corpus(), counts)[0]) == ["q1", "q0"]
+    rows[1] = said(0, "q1", correct=False)
+    assert list(sort_out(QUESTIONS, rows, Corpus(), counts)[0]) == ["q0"]
+
+
+def test_the_gold_answer_must_be_known_where_it_is_compared():
+    for keep in ["correct", "wrong"]:
+        with pytest.raises(InputError, match=r"question 'q0' has no gold answer.*keep='all'"):
+            sort_out(QUESTIONS, [said(0, correct=None)], Corpus(keep=keep), counts)
+
+
+def test_a_response_comes_once():
+    with pytest.raises(InputError, match="sample 3 of question 'q0' comes twice"):
+        sort_out(QUESTIONS, [said(3), said(1), said(3)], Corpus(), counts)
+
+
+# Drawn as plain fields: records check their types at random places, which no strategy may do.
+many_rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "sample_index": st.integers(0, 12),
+            "question_id": st.sampled_from(["q0", "q1", "other"]),
+            "text": st.sampled_from(["a", "b c", "d e f g"]),
+            "answer": st.sampled_from(["a", "b", None]),
+            "correct": st.booleans(),
+            "finish_reason": st.sampled_from(["stop", "length"]),
+        }
+    ),
+    max_size=30,
+    unique_by=lambda fields: (fields["question_id"], fields["sample_index"]),
+)
+corpora = st.fixed_dictionaries(
+    {
+        "n": st.integers(0, 10),
+        "keep": st.sampled_from(["correct", "all", "wrong"]),
+        "dedup": st.booleans(),
+        "max_response_tokens": st.integers(1, 5),
+    }
+)
+
+
+@given(many_rows, corpora, st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_bins_add_up_and_order_does_not_matter(many, corpus, seed):
+    rows = [said(**fields) for fields in many]
+    kept, ledger = sort_out(QUESTIONS, rows, Corpus(**corpus), counts)
+    report = ledger.to_json()
+    assert report["total"] == len(rows) == sum(report["bins"].values())
+    assert list(report["bins"]) == list(BINS)
+    for question_id in ("q0", "q1", "other"):
+        bins = report["per_question"].get(question_id, {})
+        assert sum(bins.values()) == sum(r.question_id == question_id for r in rows)
+        assert bins.get("kept", 0) == len(kept.get(question_id, []))
+    shuffled = random.Random(seed).sample(rows, len(rows))
+    again, ledger = sort_out(QUESTIONS, shuffled, Corpus(**corpus), counts)
+    assert again == kept
+    assert json.dumps(ledger.to_json()) == json.dumps(report)
+
+
+@given(many_rows, corpora)
+@settings(max_examples=60, deadline=None)
+def test_subsets_of_n_are_nested(many, corpus):
+    rows = [said(**fields) for fields in many]
+    kept = {n: sort_out(QUESTIONS, rows, Corpus(**corpus | {"n": n}), counts)[0] for n in (1, 5, 9)}
+    for small, large in [(1, 5), (5, 9)]:
+        for question_id, responses in kept[small].items():
+            assert responses == [r for r in kept[large][question_id] if r.sample_index < small]
+
+
+def test_a_ledger_that_does_not_add_up_is_not_reported():
+    ledger = Ledger()
+    ledger.receive("q0")
+    with pytest.raises(RuntimeError, match="question 'q0' has 1 responses, 0 in the bins"):
+        ledger.to_json()
+    ledger.put("q0", "wrong")
+    ledger.check()
+    ledger.put("q1", "kept")
+    with pytest.raises(RuntimeError, match="question 'q1' has 0 responses, 1 in the bins"):
+        ledger.check()
+    with pytest.raises(KeyError, match="'lost' is not a bin"):
+        ledger.put("q0", "lost")
+
+
+def test_the_report_and_its_one_line():
+    rows = [said(0), said(1, correct=False), said(2, correct=False), said(3, finish_reason="length")]
+    _, ledger = sort_out(QUESTIONS, rows, Corpus(), counts)
+    assert ledger.summary() == "1 of 4 responses kept (2 wrong, 1 truncated)"
+    assert ledger.to_json() == {
+        "total": 4,
+        "bins": dict.fromkeys(BINS, 0) | {"kept": 1, "wrong": 2, "truncated": 1},
+        "questions": {"answered": 1, "with_kept": 1},
+        "per_question": {"q0": {"kept": 1, "wrong": 2, "truncated": 1}},
+    }

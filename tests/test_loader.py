@@ -1,0 +1,164 @@
+"""Batch t is a function of (seed, t): exact resume, any number of processes, one permutation per epoch, keyed draws."""
+
+import collections
+import itertools
+
+import grain
+import numpy as np
+import pytest
+
+from scotd_jax.corpus.build import write_corpus
+from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.loader import Batches, CorpusReader, make_dataset, make_loader, random_order
+from scotd_jax.errors import InputError
+
+QUESTIONS, SAMPLES = 10, 6
+PINNED = [7, 6, 1, 5, 0, 3, 2, 4]
+OPTIONS = {"batch_size": 4, "group_size": 2, "start_token": None, "seed": 5}
+
+
+def grouped(i: int) -> GroupedExample:
+    """Question i: prompt [900, i+1, ...], sample k says 100 * (i + 1) + k; question 9 has one sample only."""
+    samples = 1 if i == 9 else SAMPLES
+    responses = [[100 * (i + 1) + k] * (1 + (i + k) % 9) for k in range(samples)]
+    return GroupedExample(f"q{i}", "t", [900] + [i + 1] * (1 + i % 3), responses, list(range(samples)))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, "train", map(grouped, range(QUESTIONS)), 3, {})
+    return folder
+
+
+def question(batch, row):
+    return int(batch["targets"][row, 0, 0]) // 100 - 1
+
+
+def test_layout_of_a_decoder_only_batch(corpus):
+    batch = next(make_loader(corpus, "train", **OPTIONS))
+    shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
+    assert shapes == {
+        "prompt": ((4, 8), "int32"),
+        "prompt_mask": ((4, 8), "bool"),
+        "inputs": ((4, 2, 16), "int32"),
+        "targets": ((4, 2, 16), "int32"),
+        "weights": ((4, 2, 16), "float32"),
+    }
+    for row in range(4):
+        example = grouped(question(batch, row))
+        assert batch["prompt"][row][batch["prompt_mask"][row]].tolist() == example.prompt[:-1]
+        for g in range(2):
+            length = int(batch["weights"][row, g].sum())
+            target = batch["targets"][row, g]
+            assert target[:length].tolist() in example.responses
+            assert batch["weights"][row, g].tolist() == [1.0] * length + [0.0] * (16 - length)
+            assert not target[length:].any()
+            inputs = batch["inputs"][row, g]
+            assert inputs[:length].tolist() == [example.prompt[-1], *target[: length - 1].tolist()]
+
+
+def test_an_encoder_decoder_reads_the_whole_prompt_and_starts_from_its_own_token(corpus):
+    batch = next(make_loader(corpus, "train", **{**OPTIONS, "start_token": 77}))
+    assert (batch["inputs"][:, :, 0] == 77).all()
+    for row in range(4):
+        prompt = grouped(question(batch, row)).prompt
+        assert batch["prompt"][row][batch["prompt_mask"][row]].tolist() == prompt
+
+
+def test_resume_is_exact_at_every_position(corpus):
+    grain.experimental.assert_equal_output_after_checkpoint(
+        make_dataset(corpus, "train", **OPTIONS)[:12].to_iter_dataset()
+    )
+
+
+def test_resume_of_the_loader_itself_with_its_read_ahead(corpus):
+    loader = make_loader(corpus, "train", **OPTIONS)
+    states, batches = [], []
+    for _ in range(9):
+        states.append(loader.get_state())
+        batches.append(next(loader))
+    assert states == [{"next_index": t} for t in range(9)]
+    other = make_loader(corpus, "train", **OPTIONS)
+    for t in [8, 0, 5, 3, 7]:
+        other.set_state(states[t])
+        np.testing.assert_equal(next(other), batches[t])
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_batches_do_not_depend_on_the_number_of_processes(corpus, processes):
+    whole = make_dataset(corpus, "train", **OPTIONS)
+    parts = [
+        make_dataset(corpus, "train", **OPTIONS, process_index=p, process_count=processes) for p in range(processes)
+    ]
+    for t in range(6):
+        for name, array in whole[t].items():
+            np.testing.assert_array_equal(np.concatenate([part[t][name] for part in parts]), array)
+
+
+def test_processes_share_a_batch_equally(corpus):
+    with pytest.raises(InputError, match="batch_size 4 is not a multiple of the 3 processes"):
+        make_loader(corpus, "train", **OPTIONS, process_count=3)
+
+
+def test_every_epoch_visits_every_question_once_in_another_order(corpus):
+    batches = make_dataset(corpus, "train", **{**OPTIONS, "batch_size": 5})
+    epochs = [[question(batches[t], row) for t in (2 * e, 2 * e + 1) for row in range(5)] for e in range(4)]
+    assert all(sorted(epoch) == list(range(QUESTIONS)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    other = make_dataset(corpus, "train", **{**OPTIONS, "batch_size": 5, "seed": 6})
+    assert [question(other[0], row) for row in range(5)] != epochs[0][:5]
+
+
+def test_order_and_draws_do_not_depend_on_shards_or_batch_size(corpus, tmp_path):
+    write_corpus(tmp_path, "train", map(grouped, range(QUESTIONS)), 1, {})
+    four = make_dataset(corpus, "train", **OPTIONS)
+    one = make_dataset(tmp_path, "train", **{**OPTIONS, "batch_size": 1})
+    for i in range(20):
+        np.testing.assert_array_equal(four[i // 4]["targets"][i % 4], one[i]["targets"][0])
+
+
+def drawn(batches, visits):
+    """For every question the samples (k) that each of `visits` epochs drew."""
+    draws = collections.defaultdict(list)
+    for row in range(visits * QUESTIONS):
+        prompt, responses = batches.row(row)
+        draws[prompt[1] - 1].append([response[0] % 100 for response in responses])
+    return draws
+
+
+def test_g_of_n_are_distinct_keyed_by_name_and_evenly_drawn(corpus):
+    reader = CorpusReader(corpus, "train")
+    draws = drawn(Batches(reader, **{**OPTIONS, "group_size": 3}), visits=400)
+    for i, visits in draws.items():
+        if i == 9:
+            assert visits == [[0, 0, 0]] * 400  # fewer than G: its samples are repeated
+            continue
+        assert all(len(set(visit)) == 3 for visit in visits)
+        counts = collections.Counter(itertools.chain(*visits))
+        assert sorted(counts) == list(range(SAMPLES))
+        assert all(abs(count - 200) < 5 * np.sqrt(200) for count in counts.values())
+    assert len({str(visits) for visits in draws.values()}) == QUESTIONS  # questions draw apart from each other
+
+
+def test_g_equal_n_shows_every_sample_at_every_visit(corpus):
+    draws = drawn(Batches(CorpusReader(corpus, "train"), **{**OPTIONS, "group_size": SAMPLES}), visits=3)
+    assert all(sorted(visit) == list(range(SAMPLES)) for i in range(9) for visit in draws[i])
+
+
+def test_random_order_is_pinned():
+    """Runs that were begun must go on alike: these values never change."""
+    assert random_order(8, "epoch", 0, 0).tolist() == PINNED
+    assert random_order(8, "epoch", 0, 1).tolist() != PINNED
+    assert sorted(random_order(1000, "x").tolist()) == list(range(1000))
+
+
+def test_damage_reaches_the_caller_through_the_read_ahead(tmp_path):
+    write_corpus(tmp_path, "train", map(grouped, range(QUESTIONS)), 1, {})
+    shard = tmp_path / "train-00000-of-00001.tfrecord"
+    data = bytearray(shard.read_bytes())
+    data[-10] ^= 1
+    shard.write_bytes(data)
+    loader = make_loader(tmp_path, "train", **OPTIONS)
+    with pytest.raises(InputError, match=rf"{shard.name} record 9: the checksum"):
+        list(itertools.islice(loader, 3))
