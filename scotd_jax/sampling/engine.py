@@ -2,8 +2,9 @@
 
 Everything here is a pure function of arrays. A batch is B questions of G rows; the rows of a question share its
 context, and each has a past of its own. `begin` makes the rows, `decode` moves all of them on until a position or
-until none is active; `make_generate` puts the two together. Stopping `decode` in between and calling it again
-changes nothing, which is where finished rows can be replaced.
+until none is active, and `make_generate` puts them together: one `begin`, then a few stages of `decode`. A step reads
+the whole cache, filled or not, so each stage has a cache of its own length. Between stages nothing is lost or
+changed, which is also where finished rows can be replaced.
 """
 
 from collections.abc import Callable
@@ -46,14 +47,33 @@ class Rows(NamedTuple):
     cache: Cache
 
 
-def begin(model: Model, start: Int[Array, "B"], active: Bool[Array, "B G"], length: int) -> Rows:
-    """Rows that have said nothing yet, with room for `length` tokens. Rows that are not active stay silent."""
+STAGE = 32  # tokens said with one length of the cache
+MOST_STAGES = 4  # each one is compiled
+
+
+def stages(limit: int) -> list[int]:
+    """Positions at which the cache grows: equal parts of about STAGE tokens, or longer ones if they were too many."""
+    count = min(MOST_STAGES, max(1, round(limit / STAGE)))
+    return [-(-limit * i // count) for i in range(1, count + 1)]
+
+
+def begin(model: Model, start: Int[Array, "B"], active: Bool[Array, "B G"], limit: int) -> Rows:
+    """Rows that have said nothing yet and may say `limit` tokens. Rows that are not active stay silent."""
     shape = active.shape
     nothing = jnp.zeros(shape, jnp.int32)
-    said = Generation(jnp.zeros((*shape, length), jnp.int32), nothing, jnp.zeros(shape), jnp.zeros(shape, bool))
+    said = Generation(jnp.zeros((*shape, limit), jnp.int32), nothing, jnp.zeros(shape), jnp.zeros(shape, bool))
     last = jnp.broadcast_to(start[:, None], shape)
-    cache = model.new_cache(*shape, length)
-    return Rows(said, last, jnp.full(shape, START, jnp.int32), active, jnp.zeros((), jnp.int32), cache)
+    stop_state, position = jnp.full(shape, START, jnp.int32), jnp.zeros((), jnp.int32)
+    return Rows(said, last, stop_state, active, position, model.new_cache(*shape, 0))
+
+
+def with_room(cache: Cache, length: int) -> Cache:
+    """The cache with at least `length` slots, those filled so far where they were."""
+
+    def grown(slots: Float[Array, "B G K T Dh"]) -> Float[Array, "B G K U Dh"]:
+        return jnp.pad(slots, [(0, 0)] * 3 + [(0, max(0, length - slots.shape[3])), (0, 0)])
+
+    return Cache(*jax.tree.map(grown, (cache.keys, cache.values)), cache.index)
 
 
 def decode(
@@ -69,7 +89,7 @@ def decode(
     eos_id: int,
     vocab_limit: int,
 ) -> Rows:
-    """Moves the rows on until `until` tokens have been said or no row is active.
+    """Moves the rows on until `until` tokens have been said or no row is active, in a cache of that many slots.
 
     Token ids from `vocab_limit` on (rows of the output matrix that no tokenizer knows) are never drawn.
     """
@@ -97,7 +117,7 @@ def decode(
         )
         return Rows(said, token, stop_state, rows.active & ~ended, rows.position + 1, cache)
 
-    return jax.lax.while_loop(under_way, say, rows)
+    return jax.lax.while_loop(under_way, say, rows._replace(cache=with_room(rows.cache, until)))
 
 
 def make_generate(model: Model, policy: Sampling, *, eos_id: int, vocab_limit: int) -> Callable[..., Generation]:
@@ -119,7 +139,8 @@ def make_generate(model: Model, policy: Sampling, *, eos_id: int, vocab_limit: i
         context = model.prefill(params, prompt, mask)
         rows = begin(model, start, active, policy.max_new_tokens)
         limits = {"eos_id": eos_id, "vocab_limit": vocab_limit}
-        rows = decode(model, policy, params, context, rows, keys, stop_table, until=policy.max_new_tokens, **limits)
+        for until in stages(policy.max_new_tokens):
+            rows = decode(model, policy, params, context, rows, keys, stop_table, until=until, **limits)
         return rows.said
 
     return generate
