@@ -22,7 +22,6 @@ from scotd_jax.reporting.tables import (
     span,
 )
 
-
 NOTABLE = 0.05  # share of unreadable answers from which the verdict mentions them
 
 
