@@ -204,10 +204,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 def _items(mapping: Any) -> Any:
     """Items in the order in which they were written; a ConfigDict sorts them unless it is asked not to."""
-    try:
-        return mapping.items(preserve_field_order=True)
-    except TypeError:
-        return mapping.items()
+    names = getattr(mapping, "_fields", mapping)
+    return [(name, mapping[name]) for name in names]
 
 
 def plain(value: Any) -> Any:
@@ -230,7 +228,7 @@ def config_dict(config: Config) -> Any:
             return {f.name: convert(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {k: convert(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    return ml_collections.ConfigDict(convert(config))
+    return ml_collections.ConfigDict(convert(config), sort_keys=False)
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:

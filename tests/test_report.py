@@ -243,6 +243,19 @@ def test_verdict_tells_the_curve_the_teacher_and_a_followed_cue():
     assert "“big one” is right on 90.0 % of the test questions" in told
 
 
+def test_unreadable_answers_are_told_and_not_taken_for_a_cue():
+    def unreadable(made: Arm, share: float) -> Arm:
+        return dataclasses.replace(made, results={"w.test": {**made.results["w.test"], "format_failure_rate": share}})
+
+    method, labels = arm("SCoTD", 0.8, samples=30), arm("labels", 0.3, samples=0)
+    broken = plain(told_of(ReportData("r", [unreadable(method, 0.02), unreadable(labels, 0.45)])).paragraphs[0])
+    assert "Answers on test that could not be read count as wrong: “labels” 45.0 %." in broken
+    assert "surface cue" not in broken
+    misled = plain(told_of(ReportData("r", [method, unreadable(labels, 0.04)])).paragraphs[0])
+    assert "could not be read" not in misled
+    assert "surface cue" in misled
+
+
 def test_a_few_runs_that_scatter_do_not_make_a_finding():
     wild = [0.9, 0.5, 0.7]
     arms = [arm("SCoTD", a, seed=s, samples=30) for s, a in enumerate(wild)]
