@@ -132,10 +132,12 @@ class Layer(nnx.Module):
         self.pre_norm = config.do_layer_norm_before
 
     def __call__(self, x, segments, cache, mask):
-        """x[B, G, R, D] -> the same, and the keys and values of its tokens (with a cache: of all its slots) as the cache has them."""
+        """x[B, G, R, D] -> the same, and the keys and values of its tokens as a cache has them (with a cache: of all
+        its slots)."""
         h = self.attn_norm(x) if self.pre_norm else x
         query, (key, value) = self.attn.queries(h), append(cache, *self.attn.keys_values(h))
-        h = grouped_attention(query, segments, (key.swapaxes(2, 3), value.swapaxes(2, 3), mask), scale=query.shape[-1] ** -0.5)
+        own = (key.swapaxes(2, 3), value.swapaxes(2, 3), mask)
+        h = grouped_attention(query, segments, own, scale=query.shape[-1] ** -0.5)
         x = x + self.attn.output(h)
         x = x if self.pre_norm else self.attn_norm(x)
         x = x + self.mlp(self.mlp_norm(x) if self.pre_norm else x)
