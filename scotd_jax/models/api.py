@@ -22,7 +22,7 @@ Params = Any  # nested dict of arrays, string keys
 class Segment(NamedTuple):
     """Keys and values that several responses share: one pair of arrays per layer.
 
-    `keys[layer]` and `values[layer]` are [B, S, K, Dh], B being 1 where the whole batch shares the segment;
+    `keys[layer]` and `values[layer]` are [B, K, S, Dh], B being 1 where the whole batch shares the segment;
     `mask` is bool[B, S], False on padding.
     """
 
@@ -45,9 +45,7 @@ class Context(NamedTuple):
 class Cache(NamedTuple):
     """The own past of every response while it is being sampled.
 
-    `keys[layer]`, `values[layer]` are [B, G, K, T, Dh]: heads come before slots, so that one more token reads them as
-    they lie (the other order is copied on every step, which took four times as long). `index` is int32[], the number
-    of slots already filled.
+    `keys[layer]`, `values[layer]` are [B, G, K, T, Dh]; `index` is int32[], the number of slots already filled.
     """
 
     keys: tuple[jax.Array, ...]

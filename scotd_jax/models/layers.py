@@ -134,11 +134,12 @@ class Heads(nnx.Module):
         self.o = Dense(inner, width, std=stds["o"], bias=bias, dtype=dtype, rngs=rngs)
         self.heads, self.dtype = heads, dtype
 
-    def queries(self, x: Float[Array, "*lead D"]) -> Float[Array, "*lead H Dh"]:
+    def queries(self, x: Float[Array, "*lead R D"]) -> Float[Array, "*lead R H Dh"]:
         return self._split(self.q(x))
 
-    def keys_values(self, x: Float[Array, "*lead D"]) -> tuple[Float[Array, "*lead H Dh"], Float[Array, "*lead H Dh"]]:
-        return self._split(self.k(x)), self._split(self.v(x))
+    def keys_values(self, x: Float[Array, "*lead R D"]) -> tuple[Array, Array]:
+        """Both [*lead, H, R, Dh]: heads before tokens, see attention.py."""
+        return self._split(self.k(x)).swapaxes(-3, -2), self._split(self.v(x)).swapaxes(-3, -2)
 
     def output(self, x: Float[Array, "*lead H Dh"]) -> Float[Array, "*lead D"]:
         return self.o(x.reshape(*x.shape[:-2], -1))
@@ -148,9 +149,7 @@ class Heads(nnx.Module):
 
 
 def append(past: tuple[Array, Array, Array] | None, key: Array, value: Array) -> tuple[Array, Array]:
-    """Keys and values [B, G, R, K, Dh] as [B, G, K, R, Dh], behind those of the past (keys and values of T slots, the
-    number of filled ones) if there is one."""
-    key, value = key.swapaxes(2, 3), value.swapaxes(2, 3)
+    """Keys and values [B, G, K, R, Dh] behind those of the past (keys, values [B, G, K, T, Dh], filled slots)."""
     if past is None:
         return key, value
     keys, values, index = past

@@ -132,12 +132,10 @@ class Layer(nnx.Module):
         self.pre_norm = config.do_layer_norm_before
 
     def __call__(self, x, segments, cache, mask):
-        """x[B, G, R, D] -> the same, and the keys and values of its tokens as a cache has them (with a cache: of all
-        its slots)."""
+        """x[B, G, R, D] -> the same, and the keys and values of its tokens (with a cache: of all its slots)."""
         h = self.attn_norm(x) if self.pre_norm else x
         query, (key, value) = self.attn.queries(h), append(cache, *self.attn.keys_values(h))
-        own = (key.swapaxes(2, 3), value.swapaxes(2, 3), mask)
-        h = grouped_attention(query, segments, own, scale=query.shape[-1] ** -0.5)
+        h = grouped_attention(query, segments, (key, value, mask), scale=query.shape[-1] ** -0.5)
         x = x + self.attn.output(h)
         x = x if self.pre_norm else self.attn_norm(x)
         x = x + self.mlp(self.mlp_norm(x) if self.pre_norm else x)
@@ -161,7 +159,7 @@ class OPT(nnx.Module):
         before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
         segments = () if context is None else context.segments
         _, keys, values = self._layers(tokens[:, None], before, segments, None)
-        segment = Segment(*(tuple(x[:, 0].swapaxes(1, 2) for x in part) for part in (keys, values)), mask)
+        segment = Segment(tuple(k[:, 0] for k in keys), tuple(v[:, 0] for v in values), mask)
         return Context((*segments, segment), before + mask.sum(1, dtype=jnp.int32))
 
     def extend(self, context, tokens, cache=None):

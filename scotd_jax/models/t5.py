@@ -135,19 +135,18 @@ def _heads(config: T5Config, dtype: str, rngs: nnx.Rngs) -> Heads:
 
 class Layer(nnx.Module):
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs, *, decoder: bool):
-        norm = lambda: RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
-        self.attn, self.attn_norm = _heads(config, dtype, rngs), norm()
+        width, eps = config.d_model, config.layer_norm_epsilon
+        self.attn, self.attn_norm = _heads(config, dtype, rngs), RMSNorm(width, eps=eps)
         if decoder:
-            self.cross, self.cross_norm = _heads(config, dtype, rngs), norm()
-        self.mlp, self.mlp_norm = MLP(config, dtype, rngs), norm()
+            self.cross, self.cross_norm = _heads(config, dtype, rngs), RMSNorm(width, eps=eps)
+        self.mlp, self.mlp_norm = MLP(config, dtype, rngs), RMSNorm(width, eps=eps)
 
     def __call__(self, x, past, mask, bias, prompt=None):
         """x[B, G, R, D] -> the same, and the keys and values of its tokens. `prompt` is the part of a segment that
         belongs to this layer (decoder only)."""
         h = self.attn_norm(x)
         key, value = append(past, *self.attn.keys_values(h))
-        own = (key.swapaxes(2, 3), value.swapaxes(2, 3), mask)
-        x = x + self.attn.output(grouped_attention(self.attn.queries(h), (), own, 1.0, bias))
+        x = x + self.attn.output(grouped_attention(self.attn.queries(h), (), (key, value, mask), 1.0, bias))
         if prompt is not None:
             query = self.cross.queries(self.cross_norm(x))
             x = x + self.cross.output(grouped_attention(query, (prompt,), None, 1.0))
