@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CONFIG ?= configs/world.py
 WORKDIR ?= runs/quickstart
 PYTEST_ARGS ?=
 # PyTorch only checks what we export and import; on Linux its CPU wheels save gigabytes of CUDA libraries.
@@ -20,10 +21,10 @@ help:
 	@echo "make lint         ruff check, ruff format --check"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make clean        remove $(VENV) and caches (runs/ stays)"
-	@echo "Settings: PYTHON=python3.12 (3.11 or newer), VENV=.venv, WORKDIR=..., PYTEST_ARGS=..., TORCH_INDEX=..."
+	@echo "Settings: PYTHON=python3.12 (3.11 or newer), VENV=.venv, CONFIG=..., WORKDIR=..., PYTEST_ARGS=..., TORCH_INDEX=..."
 
 quickstart: $(VENV)/.quickstart
-	$(BIN)/python -m scotd_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
+	$(BIN)/python -m scotd_jax.main --config=$(CONFIG) --workdir=$(WORKDIR)
 	@echo "Report: $(WORKDIR)/report/index.html"
 
 test: lint

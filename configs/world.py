@@ -2,9 +2,9 @@
 
     python -m scotd_jax.main --config=configs/world.py --workdir=runs/world
 
-Everything that is trained is a student here, the teacher and the base models too: the teacher learns from the world's
-own reasoning, a base from plain statements of facts (no questions), and every arm starts from the base of its kind.
-All arms of a kind make the same number of updates; each has the learning rate that suited it best on dev.
+Everything that is trained is a student here, the teacher too: it learns from the world's own reasoning. All arms of a
+kind start from the same weights and make the same number of updates; each has the learning rate, and keeps the
+checkpoint, that suited it best on dev.
 """
 
 import dataclasses
@@ -12,6 +12,8 @@ import dataclasses
 from scotd_jax import config as c
 
 SETS = ("test", "contrast", "unseen", "longer")
+TEMPERATURE = 0.7  # of the teacher
+SPEAK = c.Sampling(max_new_tokens=80, batch_size=128, bucket=48)
 TEACHER = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "ffn_dim": 384}
 STUDENT = {
     "opt": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 256},
@@ -24,7 +26,19 @@ ARMS = {  # name: (title, set of responses, first n of them)
     "n5": ("SCoTD, N = 5", "sampled", 5),
     "n30": ("SCoTD, N = 30", "sampled", 30),
 }
-RATES = {"label": 3e-3, "greedy": 5e-3}  # peak learning rate; 1e-2 where none is given
+RATES: dict[str, dict[str, float]] = {"opt": {}, "t5": {}}  # peak rate of an arm where it is not 1e-2
+
+
+def train(steps: int, batch_size: int, group_size: int, rate: float) -> c.Training:
+    optimizer = c.Optimizer("muon", rate, "cosine", warmup_steps=steps // 20, weight_decay=0.1)
+    return c.Training(steps, batch_size, group_size, optimizer=optimizer, log_every=50, eval_every=max(1, steps // 3))
+
+
+TEACH = train(350, 32, 1, 1e-2)
+
+
+def learn(rate: float) -> c.Training:
+    return train(900, 16, 2, rate)
 
 
 def get_config(arg=None):
@@ -36,80 +50,72 @@ def get_config(arg=None):
 def world(seed: int, kinds: tuple[str, ...] = ("opt", "t5"), prefix: str = "") -> c.Config:
     """The whole chain on the world of one seed. `prefix` tells the parts of several worlds in one config apart."""
     task, teacher = f"{prefix}world", f"{prefix}teacher"
-    speak = c.Sampling(max_new_tokens=80, batch_size=16, bucket=64)
+
+    def said(**how) -> c.Rationales:
+        return c.Rationales(
+            questions=(f"{task}.train",),
+            model=c.Model(student=teacher),
+            sampling=dataclasses.replace(SPEAK, **how),
+            seed=seed,
+        )
+
     rationales = {
         "gold": c.Rationales(source="task", questions=(f"{task}.gold",)),
-        "facts": c.Rationales(source="task", questions=(f"{task}.statements",)),
-        "sampled": _say(task, teacher, dataclasses.replace(speak, n=30, temperature=0.7)),
-        "greedy": _say(task, teacher, dataclasses.replace(speak, temperature=0.0, batch_size=256)),
+        "sampled": said(n=30, temperature=TEMPERATURE, batch_size=16),
+        "greedy": said(temperature=0.0),
     }
-    corpora = {"gold": c.Corpus(rationales=f"{prefix}gold", keep="all")}
+    corpora = {"gold": c.Corpus(rationales=f"{prefix}gold")}
     students = {
         "teacher": c.Student(
             model=c.Model(architecture="opt-tiny", shape=TEACHER, tokenizer=f"task:{task}"),
             corpus=f"{prefix}gold",
-            training=_train(800, 32, 1, 1e-2),
+            training=TEACH,
             dev=(f"{task}.dev",),
+            sets=tuple(f"{task}.{split}" for split in SETS),
+            seed=seed,
         )
     }
-    for kind in kinds:
-        corpora[f"facts_{kind}"] = c.Corpus(rationales=f"{prefix}facts", keep="all", target="text")
-        students[f"base_{kind}"] = c.Student(
-            model=c.Model(architecture=f"{kind}-tiny", shape=STUDENT[kind], tokenizer=f"task:{task}"),
-            corpus=f"{prefix}facts_{kind}",
-            training=_train(600, 32, 1, 1e-2),
+    for kind, arm in ((kind, arm) for kind in kinds for arm in ARMS):
+        title, source, n = ARMS[arm]
+        corpora[f"{arm}_{kind}"] = c.Corpus(
+            rationales=f"{prefix}{source}" if source else "",
+            questions=(f"{task}.train",),
+            target="rationale_answer" if source else "label",
+            n=n,
         )
-        for arm, (title, said, n) in ARMS.items():
-            if kind != "opt" and arm not in ("label", "greedy", "n30"):
-                continue
-            corpora[f"{arm}_{kind}"] = c.Corpus(
-                rationales=f"{prefix}{said}" if said else "",
-                questions=(f"{task}.train",),
-                target="rationale_answer" if said else "label",
-                n=n,
-            )
-            students[f"{arm}_{kind}"] = c.Student(
-                model=c.Model(student=f"{prefix}base_{kind}"),
-                corpus=f"{prefix}{arm}_{kind}",
-                training=_train(1000, 32, 1, RATES.get(arm, 1e-2)),
-                dev=(f"{task}.dev",),
-                sets=tuple(f"{task}.{split}" for split in SETS),
-                arm=f"{title} ({kind.upper()})",
-                export=arm == "n30",
-            )
+        students[f"{arm}_{kind}"] = c.Student(
+            model=c.Model(architecture=f"{kind}-tiny", shape=STUDENT[kind], tokenizer=f"task:{task}"),
+            corpus=f"{prefix}{arm}_{kind}",
+            training=learn(RATES[kind].get(arm, 1e-2)),
+            dev=(f"{task}.dev",),
+            sets=tuple(f"{task}.{split}" for split in SETS),
+            arm=title,
+            seed=seed,
+            export=arm == "n30",
+        )
     return c.Config(
-        name="world",
-        seed=seed,
-        tasks={task: c.Task(kind="world")},
+        name="The embedded world",
+        tasks={task: c.Task(kind="world", seed=seed, title="world")},
         rationales={f"{prefix}{name}": value for name, value in rationales.items()},
         corpora={f"{prefix}{name}": value for name, value in corpora.items()},
         students={f"{prefix}{name}": value for name, value in students.items()},
-        evaluation=c.Evaluation(
-            sampling=dataclasses.replace(speak, temperature=0.0, batch_size=256), dev_questions=128
-        ),
+        evaluation=c.Evaluation(sampling=dataclasses.replace(SPEAK, temperature=0.0), dev_questions=128),
     )
 
 
 def runlocal(config: c.Config) -> c.Config:
-    """The same chain in about a minute: few updates, few questions, nothing learnt."""
+    """The same chain in about a minute: few questions and updates, the two arms that matter, nothing learnt."""
     students = {
         # Even here the teacher must learn to end its answers, or the corpora of its students would be empty.
-        name: dataclasses.replace(student, training=_train(160 if name == "teacher" else 20, 8, 1, 1e-2))
+        name: dataclasses.replace(student, training=train(160 if "teacher" in name else 20, 8, 2, 1e-2))
         for name, student in config.students.items()
+        if not student.arm or student.arm in (ARMS["label"][0], ARMS["n30"][0])
     }
-    small = {"train": 16, "dev": 8, "test": 8, "unseen": 8, "longer": 8, "gold": 64, "statements": 64}
-    tasks = {name: dataclasses.replace(task, options=small) for name, task in config.tasks.items()}
     corpora = {
         name: dataclasses.replace(corpus, keep="all") if corpus.target == "rationale_answer" else corpus
         for name, corpus in config.corpora.items()
+        if any(student.corpus == name for student in students.values())
     }
+    small = {"train": 16, "dev": 8, "test": 8, "unseen": 8, "longer": 8, "gold": 64, "statements": 8}
+    tasks = {name: dataclasses.replace(task, options=small) for name, task in config.tasks.items()}
     return dataclasses.replace(config, tasks=tasks, corpora=corpora, students=students)
-
-
-def _say(task: str, teacher: str, sampling: c.Sampling) -> c.Rationales:
-    return c.Rationales(questions=(f"{task}.train",), model=c.Model(student=teacher), sampling=sampling)
-
-
-def _train(steps: int, batch_size: int, group_size: int, rate: float) -> c.Training:
-    optimizer = c.Optimizer("muon", rate, "cosine", warmup_steps=steps // 20, weight_decay=0.1)
-    return c.Training(steps, batch_size, group_size, optimizer=optimizer, log_every=50, eval_every=steps // 4)

@@ -26,6 +26,20 @@ def is_local(path: epath.PathLike) -> bool:
 
 
 @contextlib.contextmanager
+def full_disk_said(path: epath.PathLike) -> Iterator[None]:
+    """Raises InputError, which names `path`, in place of the OSError of a full disk or quota."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(
+            f"{path}: the disk is full, the file was not written ({error.strerror}). Nothing that was complete "
+            "before is lost: free some space and give the same command again"
+        ) from error
+
+
+@contextlib.contextmanager
 def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
     """A binary file to write to; it gets its name `path` when the block ends without an exception.
 
@@ -34,27 +48,20 @@ def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
     """
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            if is_local(path):
-                os.fsync(file.fileno())
-        temporary.replace(path)
-        if is_local(path):
-            _sync_folder(path.parent)
-    except OSError as error:
-        _remove(temporary)
-        if error.errno in _FULL:
-            raise InputError(
-                f"{path}: the disk is full, the file was not written ({error.strerror}). Nothing that was complete "
-                "before is lost: free some space and give the same command again"
-            ) from error
-        raise
-    except BaseException:
-        _remove(temporary)
-        raise
+    with full_disk_said(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                if is_local(path):
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the error that brought us here matters more
+                temporary.unlink()
+            raise
 
 
 def sweep(folder: epath.PathLike, prefix: str = "") -> None:
@@ -70,15 +77,12 @@ def sweep(folder: epath.PathLike, prefix: str = "") -> None:
             path.unlink()
 
 
-def _sync_folder(folder: epath.Path) -> None:
-    """Makes renames in `folder` survive a power cut; a rename is only an entry of the folder."""
+def sync_folder(folder: epath.Path) -> None:
+    """Makes renames in `folder` survive a power cut; a rename is only an entry of the folder. A bucket needs none."""
+    if not is_local(folder):
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(path: epath.Path) -> None:
-    with contextlib.suppress(OSError):  # the error that brought us here matters more
-        path.unlink()

@@ -23,6 +23,8 @@ class Task:
     format: str = ""  # how prompts and answers are written (tasks/formats.py); "" is the task's own
     path: str = ""  # folder of its files, for tasks that are read from disk
     limit: int = 0  # first questions of every split only; 0 is all
+    seed: int = 0  # of a generated task; added to the config's
+    title: str = ""  # how reports call it; tasks of one title share their columns. "" is this entry's key
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the task itself
 
 
@@ -164,7 +166,7 @@ def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(hints)}"
             raise InputError(f"{path}.{key}: unknown key; {hint}")
-    return kind(**{key: _convert(hints[key], value, f"{path}.{key}") for key, value in values.items()})
+    return kind(**{key: _convert(hints[key], value, f"{path}.{key}") for key, value in _items(values)})
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -177,7 +179,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     elif origin is dict:
         if hasattr(value, "items"):
             inner = typing.get_args(hint)[1]
-            return {str(k): _convert(inner, v, f"{path}.{k}") for k, v in value.items()}
+            return {str(k): _convert(inner, v, f"{path}.{k}") for k, v in _items(value)}
     elif origin is tuple:
         if isinstance(value, (list, tuple)):
             inner = typing.get_args(hint)[0]
@@ -200,12 +202,18 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     raise InputError(f"{path}: expected {name}, found {value!r}")
 
 
+def _items(mapping: Any) -> Any:
+    """Items in the order in which they were written; a ConfigDict sorts them unless it is asked not to."""
+    names = getattr(mapping, "_fields", mapping)
+    return [(name, mapping[name]) for name in names]
+
+
 def plain(value: Any) -> Any:
     """A config value as plain dicts, lists and scalars (for JSON)."""
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if hasattr(value, "items"):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in _items(value)}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return value
@@ -220,7 +228,7 @@ def config_dict(config: Config) -> Any:
             return {f.name: convert(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {k: convert(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    return ml_collections.ConfigDict(convert(config))
+    return ml_collections.ConfigDict(convert(config), sort_keys=False)
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:

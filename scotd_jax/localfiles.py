@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
+from scotd_jax.atomic import is_local
 from scotd_jax.errors import InputError
 
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether `path` is an object store's (gs://, s3://) and not this machine's."""
-    return "://" in os.fspath(path)
+_STAGING = ".staging-"
 
 
 @contextlib.contextmanager
@@ -30,7 +28,7 @@ def fetched(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name: T
     source = epath.Path(path)
     if not source.exists():
         raise InputError(f"{path}: no such file or folder")
-    if not is_remote(source):
+    if is_local(source):
         yield pathlib.Path(source)
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -49,12 +47,16 @@ def fetched(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name: T
 def delivered(folder: epath.PathLike) -> Iterator[pathlib.Path]:
     """A local staging folder; on success its files are renamed into `folder`, which is made if need be.
 
-    A failure inside leaves `folder` as it was. Other files of `folder` stay.
+    A failure inside leaves `folder` as it was. Other files of `folder` stay. What a killed process had staged there
+    is removed, so one process at a time may deliver to a folder.
     """
     target = epath.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    parent = None if is_remote(target) else os.fspath(target)
-    staging = pathlib.Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+    parent = os.fspath(target) if is_local(target) else None
+    if parent is not None:
+        for left in pathlib.Path(parent).glob(f"{_STAGING}*"):
+            shutil.rmtree(left)
+    staging = pathlib.Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
     try:
         yield staging
         for item in sorted(staging.iterdir()):
@@ -63,6 +65,16 @@ def delivered(folder: epath.PathLike) -> Iterator[pathlib.Path]:
                 epath.Path(item).copy(item_there, overwrite=True)
                 item_there.replace(target / item.name)
             else:
+                _flush(item)
                 os.replace(item, os.path.join(parent, item.name))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _flush(file: pathlib.Path) -> None:
+    """To the disk before the rename, so that a power cut cannot leave the name with nothing behind it."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -26,7 +26,8 @@ flags.mark_flag_as_required("config")
 
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a flag, see --help")
+        print(f"error: unexpected argument {argv[1]!r}; everything is a flag, see --help", file=sys.stderr)
+        return 2
     logging.set_verbosity(logging.WARNING)  # what is worth saying is said by the jobs
     try:
         run(_CONFIG.value, _WORKDIR.value, tuple(_JOBS.value or ()), tuple(_OVERWRITE.value), _MULTIHOST.value)

@@ -23,8 +23,7 @@ STEPS = ("mkdir", "makedirs", "fsync", "replace", "remove", "rmdir")
 
 
 def row(question_id: str, sample_index: int, text: str = "") -> Response:
-    """Long enough for several to overflow a file's buffer, so that files are torn when their writer dies."""
-    text = text or f"{question_id} says {sample_index}. " * 300
+    text = text or f"{question_id} says {sample_index}."
     return Response(question_id, sample_index, text, "so", "A", True, "stop", -1.5, 7, "teacher", "greedy")
 
 
@@ -47,9 +46,13 @@ def run(folder: Path, acknowledge: Callable[[Response], object] = lambda row: No
 
 @contextmanager
 def striking(strike: Callable[[str], object]) -> Iterator[None]:
-    """Calls `strike` before and after every change to the disk, and between the rows of a file."""
+    """Calls `strike` before and after every change to the disk, and in the middle of every file.
+
+    Flushing is a step, but is not done: it outlives a power cut, which we cannot test, and takes most of the time.
+    """
     steps = {name: _struck(name, getattr(os, name), strike) for name in STEPS}
-    with mock.patch.multiple(os, **steps), mock.patch.object(store, "to_json", _struck("row", to_json, strike)):
+    steps["fsync"] = _struck("fsync", lambda descriptor: None, strike)
+    with mock.patch.multiple(os, **steps), mock.patch.object(store, "atomic_write", _torn(store.atomic_write, strike)):
         yield
 
 
@@ -57,11 +60,32 @@ def _struck(name: str, function: Callable, strike: Callable[[str], object]) -> C
     def struck(*args, **kwargs):
         strike(f"before {name}")
         result = function(*args, **kwargs)
-        if name != "row":
-            strike(f"after {name}")
+        strike(f"after {name}")
         return result
 
     return struck
+
+
+def _torn(atomic_write: Callable, strike: Callable[[str], object]) -> Callable:
+    """`atomic_write` whose files reach the disk in two halves, torn in the middle of a row."""
+
+    class Torn:
+        def __init__(self, file):
+            self.file = file
+
+        def writelines(self, lines):
+            data = b"".join(lines)
+            self.file.write(data[: len(data) // 2])
+            self.file.flush()
+            strike("half written")
+            self.file.write(data[len(data) // 2 :])
+
+    @contextmanager
+    def torn(path):
+        with atomic_write(path) as file:
+            yield Torn(file)
+
+    return torn
 
 
 def strike_at(step: int, blow: Callable[[str], object]) -> Callable[[str], None]:
@@ -73,6 +97,13 @@ def strike_at(step: int, blow: Callable[[str], object]) -> Callable[[str], None]
             blow(what)
 
     return strike
+
+
+def run_whole(folder: Path) -> None:
+    """A run that nothing happens to, and what it must have made."""
+    with striking(lambda what: None):
+        run(folder)
+    check_complete(folder)
 
 
 def check_complete(folder: Path) -> None:
@@ -108,12 +139,10 @@ def main(root: Path) -> int:
     step, often = 0, root / "often"
     while killed(root / str(step), step):
         killed(often, step)  # in one folder again and again, each time a little later
-        run(root / str(step))
-        check_complete(root / str(step))
+        run_whole(root / str(step))
         step += 1
     check_complete(root / str(step))
-    run(often)
-    check_complete(often)
+    run_whole(often)
     return step
 
 

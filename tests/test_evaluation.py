@@ -235,6 +235,7 @@ def test_consistency_needs_every_member_right():
     assert {s: v["accuracy"] for s, v in result["by_split"].items()} == {"test": 0.75, "contrast": 0.5}
     with pytest.raises(InputError, match="'q3c'"):
         contrast.consistency(questions, {n: v for n, v in right.items() if n != "q3c"})
-    with pytest.raises(ValueError, match="means over several samples"):
-        contrast.consistency(questions, {**right, "q0": 0.5})
+    shares = contrast.consistency(questions, {**right, "q0": 0.5, "q0c": 0.5})  # of several samples
+    assert shares is not None
+    assert (shares["accuracy"], shares["some"], shares["none"]) == (0.3125, 0.375, 0.3125)
     assert contrast.consistency([question("free")], {"free": True}) is None

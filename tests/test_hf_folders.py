@@ -44,9 +44,10 @@ def assert_same(params, other):
 # The table
 
 
-@pytest.mark.parametrize("name", ["opt-tiny", "opt-350m", "opt-66b", "t5-small", "t5-11b", "flan-t5-xl"])
+@pytest.mark.parametrize("name", ["opt-350m", "opt-66b", "t5-11b", "flan-t5-xl"])
 def test_the_table_names_every_parameter_once(name):
-    pairs = hf_map.pairs(PRESETS[name])
+    layers = {"opt": "num_hidden_layers", "t5": "num_layers"}[PRESETS[name].kind]
+    pairs = hf_map.pairs(config_for(name, {layers: 3}))  # the other layers are like these
     assert len({p.theirs for p in pairs}) == len(pairs)
     assert not {c for p in pairs for c in p.copies} & {p.theirs for p in pairs}
 
@@ -101,7 +102,7 @@ def test_half_precision_is_stored_and_read_as_float32(dtype, tmp_path):
 
 def test_a_second_export_leaves_nothing_of_the_first(tmp_path):
     export(tmp_path, max_shard_size=2000)
-    config, params = export(tmp_path, seed=1)
+    _, params = export(tmp_path, seed=1)
     assert sorted(p.name for p in tmp_path.glob("model*")) == [WEIGHTS]
     assert_same(load_pretrained(tmp_path)[1], params)
     export(tmp_path, max_shard_size=2000)
@@ -272,3 +273,21 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
         export(tmp_path, seed=1)
     assert_same(load_pretrained(tmp_path)[1], params)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_killed_export_leaves_nothing_for_ever(tmp_path):
+    (tmp_path / ".staging-killed").mkdir()
+    (tmp_path / ".staging-killed" / WEIGHTS).write_bytes(b"half")
+    export(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_buckets_are_written_and_read_through_copies(tmp_path, monkeypatch):
+    monkeypatch.setattr("scotd_jax.localfiles.is_local", lambda path: False)  # treats this folder as one
+    (tmp_path / "subfolder").mkdir()
+    _, params = export(tmp_path, max_shard_size=2000)
+    assert_same(load_pretrained(tmp_path)[1], params)
+    assert Tokenizer.load(tmp_path).fingerprint() == words().fingerprint()
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(InputError, match="no such file"):
+        Tokenizer.load(tmp_path / "nowhere")

@@ -45,6 +45,7 @@ def where(response, questions=QUESTIONS, **corpus):
         ({}, {"keep": "wrong"}, "not_selected"),
         ({"answer": None, "correct": False}, {}, "unparsable"),
         ({"answer": None, "correct": None}, {"keep": "all"}, "unparsable"),
+        ({"answer": None, "correct": None}, {"keep": "all", "target": "text"}, "kept"),
         ({"finish_reason": "length"}, {"keep": "all"}, "truncated"),
         ({"finish_reason": "length", "answer": None}, {}, "truncated"),
         ({"correct": None}, {"keep": "all"}, "kept"),

@@ -18,10 +18,10 @@ OPTIONS = {"batch_size": 4, "group_size": 2, "start_token": None, "seed": 5}
 
 
 def grouped(i: int) -> GroupedExample:
-    """Question i: prompt [900, i+1, ...], sample k says 100 * (i + 1) + k; question 9 has one sample only."""
+    """Question i ends with 50 + i and its sample k begins with 100 * (i + 1) + k; question 9 has one sample only."""
     samples = 1 if i == 9 else SAMPLES
-    responses = [[100 * (i + 1) + k] * (1 + (i + k) % 9) for k in range(samples)]
-    return GroupedExample(f"q{i}", "t", [900] + [i + 1] * (1 + i % 3), responses, list(range(samples)))
+    responses = [[100 * (i + 1) + k, *range(1, 1 + (i + k) % 9)] for k in range(samples)]
+    return GroupedExample(f"q{i}", "t", [900, *range(i % 8), 50 + i], responses, list(range(samples)))
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,7 @@ def test_layout_of_a_decoder_only_batch(corpus):
 def test_an_encoder_decoder_reads_the_whole_prompt_and_starts_from_its_own_token(corpus):
     batch = next(make_loader(corpus, "train", **{**OPTIONS, "start_token": 77}))
     assert (batch["inputs"][:, :, 0] == 77).all()
+    assert batch["prompt"].shape == (4, 16)  # nine tokens, of which a decoder-only model has eight in its prefix
     for row in range(4):
         prompt = grouped(question(batch, row)).prompt
         assert batch["prompt"][row][batch["prompt_mask"][row]].tolist() == prompt
@@ -123,7 +124,7 @@ def drawn(batches, visits):
     draws = collections.defaultdict(list)
     for row in range(visits * QUESTIONS):
         prompt, responses = batches.row(row)
-        draws[prompt[1] - 1].append([response[0] % 100 for response in responses])
+        draws[prompt[-1] - 50].append([response[0] % 100 for response in responses])
     return draws
 
 

@@ -93,7 +93,7 @@ def test_logits_are_those_of_pytorch(case):
             out = oracle(input_ids=ids, attention_mask=seen, decoder_input_ids=given).logits.numpy()
             theirs = out.reshape(theirs.shape)
     assert np.abs(ours - theirs)[real].max() <= tolerances.LOGITS * np.abs(theirs[real]).max()
-    assert np.abs(theirs[real]).max() > 1  # else the comparison would say nothing
+    assert np.abs(theirs[real]).max() > 0.5  # else the comparison would say nothing
 
 
 def test_cached_extend_token_by_token_is_the_full_forward(case):
@@ -110,7 +110,7 @@ def test_cached_extend_token_by_token_is_the_full_forward(case):
 
 
 def test_an_export_holds_what_transformers_writes(case, tmp_path):
-    model, params, oracle, folder = case
+    model, params, _, folder = case
     export_pretrained(tmp_path, model.config, params, words(), "")
     ours, theirs = load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors")
     assert ours.keys() == theirs.keys()
@@ -136,9 +136,10 @@ def test_a_half_precision_export_is_compared_with_what_it_stores(tmp_path):
     config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
     model = registry.build(config)
     export_pretrained(tmp_path, config, params, words(), "", dtype="bfloat16")
-    assert verify_export(tmp_path, model, params, words(), PROMPTS[:1], dtype="bfloat16")["ties"] == 0
+    result = verify_export(tmp_path, model, params, words(), PROMPTS, dtype="bfloat16", max_new_tokens=12)
+    assert result["logit_error"] <= tolerances.LOGITS
     with pytest.raises(ExportMismatch, match="parameter .*: the stored weights are not the model's"):
-        verify_export(tmp_path, model, params, words(), PROMPTS[:1])
+        verify_export(tmp_path, model, params, words(), PROMPTS)
 
 
 @pytest.mark.parametrize("fault", ["weights", "map", "start", "end", "tokenizer", "head"])

@@ -166,7 +166,14 @@ def test_what_models_and_files_say_is_escaped():
     parsed = Page(page)
     assert "script" not in parsed.tags
     assert "{{ 7 * 7 }}" in parsed.words
-    assert "$x$" in re.findall(r"<svg.*?</svg>", page, re.DOTALL)[0], "a dollar sign became mathematics"
+
+
+def test_names_in_plots_are_taken_literally():
+    rows = tables.rows(ReportData("r", [arm("$x$ & 木", 0.6)]))
+    svg = plots.accuracy_panel(rows, EvalSet("w.test"))
+    assert "$x$ &amp; 木</text>" in svg
+    runs = {str(i): [(1, 2.0, 0.1), (2, 1.0 + i, 0.5)] for i in range(5)}
+    assert set(re.findall(r"#[0-9a-f]{6}", plots.training_panel("five runs", runs))) <= {"#ffffff"}
 
 
 def test_equal_data_give_equal_bytes_written_at_once(tmp_path, data, page):
@@ -223,9 +230,9 @@ def test_verdict_without_outcomes_does_not_pretend_to_a_test():
 def test_verdict_tells_the_curve_the_teacher_and_a_followed_cue():
     arms = [
         arm("label-only", 0.3, samples=0),
-        arm("N = 1", 0.5, samples=1, curve="c"),
-        arm("N = 30", 0.8, samples=30, curve="c"),
         arm("N = 5", 0.4, samples=5, curve="c"),
+        arm("N = 30", 0.8, samples=30, curve="c"),
+        arm("N = 1", 0.5, samples=1, curve="c"),
         arm("greedy", 0.6, samples=1),
         arm("big one", 0.9, role="teacher"),
     ]
@@ -234,6 +241,19 @@ def test_verdict_tells_the_curve_the_teacher_and_a_followed_cue():
     assert "Its lead on test is +20.0 points over “greedy”." in told
     assert "“label-only” falls below guessing on test (30.0 %)" in told
     assert "“big one” is right on 90.0 % of the test questions" in told
+
+
+def test_unreadable_answers_are_told_and_not_taken_for_a_cue():
+    def unreadable(made: Arm, share: float) -> Arm:
+        return dataclasses.replace(made, results={"w.test": {**made.results["w.test"], "format_failure_rate": share}})
+
+    method, labels = arm("SCoTD", 0.8, samples=30), arm("labels", 0.3, samples=0)
+    broken = plain(told_of(ReportData("r", [unreadable(method, 0.02), unreadable(labels, 0.45)])).paragraphs[0])
+    assert "Answers on test that could not be read count as wrong: “labels” 45.0 %." in broken
+    assert "surface cue" not in broken
+    misled = plain(told_of(ReportData("r", [method, unreadable(labels, 0.04)])).paragraphs[0])
+    assert "could not be read" not in misled
+    assert "surface cue" in misled
 
 
 def test_a_few_runs_that_scatter_do_not_make_a_finding():
@@ -282,7 +302,7 @@ def test_percent_never_rounds_to_certainty(value, text):
 
 
 def test_formatted_numbers():
-    assert tables.span(Estimate(0.5, 0.412, 0.588)) == "41\N{EN DASH}59"
+    assert tables.span(Estimate(0.5, 0.418, 0.582)) == "41\N{EN DASH}59"
     assert tables.span(Estimate(0.5, 0.41, 0.59)) == "41\N{EN DASH}59"
     assert tables.span(Estimate(1.0, 0.9012, 1.0), 1) == "90.1\N{EN DASH}100.0"
     assert [tables.points(v) for v in (0.203, -0.05, 0.0001)] == ["+20.3", f"{tables.MINUS}5.0", "0.0"]
@@ -364,7 +384,7 @@ def front_matter(card: str) -> dict:
 def test_model_card_states_use_results_and_origin(data):
     results = data.arms[4].results
     card = cards.model_card(
-        "n30: 'best'",
+        "n30: \"best\" 'yet'",
         kind="opt",
         about="A student.",
         prompt='Q: "why"?\nA:',
@@ -374,6 +394,7 @@ def test_model_card_states_use_results_and_origin(data):
         base_model="facebook/opt-125m",
     )
     front = front_matter(card)
+    assert front["model-index"][0]["name"] == "n30: \"best\" 'yet'"
     assert front["base_model"] == "facebook/opt-125m"
     assert "license" not in front
     assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == pytest.approx(

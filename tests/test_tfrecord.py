@@ -7,10 +7,12 @@ import pickle
 
 import pytest
 import tensorflow as tf
+from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scotd_jax.corpus import example
+from scotd_jax.atomic import is_local
+from scotd_jax.corpus import example, tfrecord
 from scotd_jax.corpus.tfrecord import TFRecordShard, TFRecordWriter, index_path, read_records
 from scotd_jax.errors import InputError
 
@@ -43,6 +45,19 @@ def test_random_access_in_any_order_and_after_pickling(shard):
         assert opened[i] == RECORDS[i]
     with pytest.raises(IndexError):
         opened[len(RECORDS)]
+
+
+def test_random_access_without_a_local_file(shard, monkeypatch):
+    """As in a bucket: no descriptor to read from, and none to flush."""
+    monkeypatch.setattr(tfrecord, "is_local", lambda path: False)
+    monkeypatch.setattr(os, "pread", None)
+    opened = TFRecordShard(shard)
+    assert [opened[i] for i in (3, 0, 2, 1)] == [RECORDS[i] for i in (3, 0, 2, 1)]
+
+
+def test_buckets_are_not_local():
+    assert is_local("/tmp/a")
+    assert not is_local(epath.Path("gs://bucket/a"))
 
 
 def test_the_index_is_as_documented(shard):

@@ -37,7 +37,7 @@ def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> Mode
 
     def prefill(params, tokens, mask, context=None):
         rows = jnp.where(mask[..., None], embed(params["embed"]["tokens"], tokens), 0.0)
-        mean = jnp.sum(rows, axis=1) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+        mean = jnp.sum(rows, axis=1) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1).astype(jnp.float32)
         key = mean[:, None, None, :]
         return Context((Segment((key,), (key,), mask[:, :1]),), jnp.sum(mask, axis=1))
 

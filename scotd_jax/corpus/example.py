@@ -70,7 +70,6 @@ def encode(features: Mapping[str, Values]) -> bytes:
         feature = example.features.feature[name]
         if all(isinstance(v, int) for v in values):
             feature.int64_list.value.extend(values)
-            feature.int64_list.SetInParent()  # an empty list is still a list
         elif all(isinstance(v, bytes) for v in values):
             feature.bytes_list.value.extend(values)
         elif all(isinstance(v, float) for v in values):

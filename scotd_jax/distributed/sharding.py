@@ -73,11 +73,14 @@ def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dic
 
 
 def place_params(params: Tree, shardings: Tree) -> Tree:
-    """Host or device arrays as arrays over the mesh; each process hands over the whole of every parameter."""
+    """Copies of host or device arrays over the mesh; each process hands over the whole of every parameter.
+
+    Copies, because training gives its buffers away: the caller's arrays must outlive it.
+    """
 
     def place(value: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(value, jax.Array):
-            return jax.device_put(value, sharding)
+            return jax.device_put(value, sharding, may_alias=False)
         value = np.asarray(value)
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 

@@ -29,11 +29,12 @@ def consistency(
 ) -> dict[str, Any] | None:
     """Contrast consistency as plain JSON values; None if there is no group of two.
 
-    right: question id -> right or not (`scoring.outcomes` of single samples, of all sets together). Returns n groups,
+    right: question id -> right or not (`scoring.outcomes` of all sets together). Where that is a share of several
+    samples, groups count with the chance that one sample of each member is right. Returns n groups,
     accuracy (= consistency) with Wilson interval, `chance` (guessing every member; None for open questions), `some`
     (share of groups with right and wrong members) and `none` (no member right), `alone` (questions whose group has no
     other member here: left out) and by_split: split -> n, accuracy, interval of the members. Raises InputError when
-    a member was not answered, ValueError when outcomes are means over several samples.
+    a member was not answered.
     """
     questions = list(questions)
     found = groups(questions)
@@ -42,21 +43,21 @@ def consistency(
     members = [q for group in found.values() for q in group]
     if missing := next((q.id for q in members if q.id not in right), None):
         raise InputError(f"question {missing!r} of contrast group has no response; evaluate its set again")
-    decided = scoring.right_wrong({q.id: float(right[q.id]) for q in members})
-    solved = [[decided[q.id] for q in group] for group in found.values()]
+    every = [math.prod(float(right[q.id]) for q in group) for group in found.values()]
+    no_one = [math.prod(1 - float(right[q.id]) for q in group) for group in found.values()]
     splits: dict[str, list[float]] = defaultdict(list)
     for question in members:
-        splits[question.split].append(float(decided[question.id]))
+        splits[question.split].append(float(right[question.id]))
     chance = None
     if all(q.choices for q in members):
         guesses = [math.prod(1 / len(q.choices) for q in group) for group in found.values()]
         chance = sum(guesses) / len(guesses)
     return {
-        **scoring.accuracy([float(all(group)) for group in solved], confidence),
+        **scoring.accuracy(every, confidence),
         "confidence": confidence,
         "chance": chance,
-        "some": sum(any(group) and not all(group) for group in solved) / len(solved),
-        "none": sum(not any(group) for group in solved) / len(solved),
+        "some": 1 - (sum(every) + sum(no_one)) / len(found),
+        "none": sum(no_one) / len(found),
         "alone": sum(q.group is not None for q in questions) - len(members),
         "by_split": {split: scoring.accuracy(values, confidence) for split, values in splits.items()},
     }

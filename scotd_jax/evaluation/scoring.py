@@ -5,7 +5,7 @@ read is wrong, never left out; how often that happened is reported beside the ac
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from scotd_jax.errors import InputError
@@ -84,13 +84,6 @@ def accuracy(values: Sequence[float], confidence: float) -> dict[str, Any]:
     """n, accuracy and [low, high] of per-question outcomes between 0 and 1."""
     estimate = statistics.wilson(float(sum(values)), len(values), confidence)
     return {"n": len(values), "accuracy": estimate.value, "interval": [estimate.low, estimate.high]}
-
-
-def right_wrong(values: Mapping[str, float]) -> dict[str, bool]:
-    """Outcomes of single samples as booleans. Raises ValueError on fractions."""
-    if any(v not in (0, 1) for v in values.values()):
-        raise ValueError("outcomes are means over several samples, neither right nor wrong")
-    return {name: bool(v) for name, v in values.items()}
 
 
 def _mean(values: Iterable[Any]) -> float:

@@ -20,7 +20,7 @@ def build(run: Run, name: str) -> None:
     spec = run.config.corpora[name]
     artefact = run.artefact("build", name)
     tokenizer, kind = _readers(run, name)
-    sets = spec.questions or run.config.rationales[spec.rationales].questions
+    sets = run.corpus_sets(name)
     identity = {
         "spec": plain(spec),
         "questions": run.questions_identity(sets),

@@ -65,8 +65,10 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
         if student.model.student:
             yield Step("train", student.model.student)
         yield Step("build", student.corpus)
-    elif job in ("evaluate", "export"):
+    elif job == "evaluate":
         yield Step("train", name)
+    elif job == "export":
+        yield Step("evaluate" if config.students[name].sets else "train", name)
     else:
         yield from (Step("evaluate", name) for name, student in config.students.items() if student.sets)
         yield from (Step("export", name) for name, student in config.students.items() if student.export)

@@ -37,9 +37,7 @@ def evaluate(run: Run, name: str) -> None:
         if settings.self_consistency.n:
             stem = f"{set_name}.n{settings.self_consistency.n}.responses"
             paths = speak(run, speaker, asked, settings.self_consistency, stem=stem, **common)
-            results[set_name]["self_consistency"] = vote(
-                questions, read_all(paths), confidence=settings.confidence
-            )
+            results[set_name]["self_consistency"] = vote(questions, read_all(paths), confidence=settings.confidence)
         run.log(f"  {set_name}: accuracy {100 * results[set_name]['accuracy']:.1f} of {len(questions)} questions")
     questions = [question for set_questions, _ in rows_by_set.values() for question in set_questions]
     right = {id_: r for set_questions, rows in rows_by_set.values() for id_, r in outcomes(set_questions, rows).items()}

@@ -1,37 +1,74 @@
 """The export job: a student as a Hugging Face directory, compared with PyTorch where that is installed."""
 
 import importlib.util
+from typing import Any
 
 from scotd_jax.config import Model
 from scotd_jax.jobs.run import Run
-from scotd_jax.models.hf_export import export_pretrained, verify_export
+from scotd_jax.models.hf_export import export_pretrained
+from scotd_jax.models.hf_verify import verify_export
 from scotd_jax.reporting.cards import model_card
+from scotd_jax.workdir import read_json
+
+PROMPTS = 4  # that are compared
 
 
 def export(run: Run, name: str) -> None:
     """exports/NAME: config, generation_config, safetensors, tokenizer, card, manifest.
 
     Where torch is installed the directory is loaded with transformers and its float32 logits and greedy text are
-    compared with ours; the artefact is not completed if they differ.
+    compared with ours; the artefact is not completed if they differ (ExportMismatch).
     """
     spec = run.config.students[name]
     artefact = run.artefact("export", name)
-    if not artefact.begin({"student": run.artefact("train", name).digest}):
+    inputs = {"student": run.artefact("train", name).digest}
+    if spec.sets:
+        inputs["evaluation"] = run.artefact("evaluate", name).digest
+    if not artefact.begin(inputs):
         run.log("  already complete")
         return
-    model = run.model(Model(student=name), "float32")
-    params = run.params(Model(student=name), model, 0)
+    model = run.model(spec.model, "float32")
+    params = run.params(Model(student=name), model, seed=0)
     tokenizer = run.tokenizer(spec.model)
-    folder = artefact.path
-    card = model_card(name, plain_student(run, name))
-    export_pretrained(folder, model.config, params, tokenizer, card)
-    counts = {"checked_against_torch": False}
+    length = run.config.evaluation.sampling.max_new_tokens
+    sets = spec.sets or spec.dev or run.corpus_sets(spec.corpus)
+    asked = list(run.ask(sets[:1]).values())[:PROMPTS]
+    prompts = [task.format.prompt(question) for question, task in asked]
+    card = _card(run, name, prompts[0], asked[0][1].format.stops, length)
+    export_pretrained(artefact.path, model.config, params, tokenizer, card, max_new_tokens=length)
     if importlib.util.find_spec("torch"):
-        sets = spec.dev or spec.sets
-        asked = run.ask(sets[:1]) if sets else {}
-        prompts = [task.format.prompt(q) for q, task in list(asked.values())[:4]] or ["Q: hello A:"]
-        counts = {"checked_against_torch": True} | verify_export(folder, model, params, tokenizer, prompts)
-        run.log("  " + ", ".join(f"{key} {value}" for key, value in counts.items()))
+        checked = verify_export(artefact.path, model, params, tokenizer, prompts)
+        run.log(
+            f"  PyTorch agrees on {checked['prompts']} prompts: {checked['tokens']} greedy tokens equal, "
+            f"logits within {checked['logit_error']:.1e} of the largest"
+        )
     else:
-        run.log("  torch is not installed: the export was not compared with PyTorch")
-    artefact.finish(counts)
+        checked = {}
+        run.log("  torch is not installed, so the export was not compared with PyTorch")
+    artefact.finish({"compared_with_torch": bool(checked), **checked})
+
+
+def _card(run: Run, name: str, prompt: str, stops: tuple[str, ...], length: int) -> str:
+    spec = run.config.students[name]
+    results: dict[str, Any] = {}
+    if spec.sets:
+        results = read_json(run.artefact("evaluate", name).path / "results.json")["sets"]
+    corpus = run.artefact("build", spec.corpus)
+    facts = {
+        "corpus": f"{spec.corpus} ({corpus.digest})",
+        "updates": str(spec.training.steps),
+        "questions per update": str(spec.training.batch_size),
+        "responses per question and update": str(spec.training.group_size),
+        "optimizer": f"{spec.training.optimizer.name}, peak rate {spec.training.optimizer.learning_rate:g}",
+        "started from": spec.model.student or spec.model.path or f"random weights ({spec.model.architecture})",
+    }
+    return model_card(
+        name,
+        kind=run.model_config(spec.model).kind,
+        about=f"A small language model that was taught to reason by {spec.arm or name!r}.",
+        prompt=prompt,
+        results=results,
+        facts=facts,
+        stops=stops,
+        max_new_tokens=length,
+    )

@@ -9,7 +9,6 @@ from scotd_jax import config as c
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.chain import lookup
 from scotd_jax.layout import round_up
 from scotd_jax.models import api, registry
 from scotd_jax.progress import log
@@ -39,7 +38,7 @@ class Run:
     # Questions
 
     def _task(self, name: str) -> Task:
-        return load_task(name, self.config.tasks[name], self.config.seed)
+        return load_task(name, spec := self.config.tasks[name], self.config.seed + spec.seed)
 
     def _questions(self, set_name: str) -> tuple[Question, ...]:
         """The questions of "TASK.SPLIT". Raises InputError if the task has no such split."""
@@ -57,6 +56,11 @@ class Run:
                     raise InputError(f"{set_name}: question {question.id!r} comes twice; ids must be unique in a run")
                 asked[question.id] = question, task
         return asked
+
+    def corpus_sets(self, name: str) -> tuple[str, ...]:
+        """The question sets of a corpus."""
+        corpus = self.config.corpora[name]
+        return corpus.questions or self.config.rationales[corpus.rationales].questions
 
     # Models
 

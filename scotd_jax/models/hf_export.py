@@ -77,6 +77,8 @@ def _generation(
     values: dict[str, Any] = {**ids, "do_sample": False, "max_new_tokens": max_new_tokens}
     if config.start_token is not None:
         values["decoder_start_token_id"] = config.start_token
+    if config.kind == "t5" and config.decoder_layers > config.num_layers:
+        values["use_cache"] = False  # transformers 5 makes a cache for as many layers as the encoder has
     if config.vocab_size > tokenizer.size:  # rows of the output matrix that no token stands for
         values["suppress_tokens"] = list(range(tokenizer.size, config.vocab_size))
     return values

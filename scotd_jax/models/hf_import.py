@@ -77,7 +77,7 @@ def _parameter(files: "_Tensors", pair: hf_map.Pair, shown: epath.PathLike) -> n
     for name in names[1:]:
         if not np.array_equal(files.read(name, pair.stored_shape), value):
             raise InputError(
-                f"{files.file(name)}: tensor {name!r} differs from {names[0]!r}, but config.json says that they are tied"
+                f"{files.file(name)}: tensor {name!r} differs from {names[0]!r}, but config.json says they are tied"
             )
     return np.ascontiguousarray(value.T) if pair.transpose else value
 

@@ -5,6 +5,7 @@ linear layers are [out, in], our kernels [in, out]. Which rules apply follows fr
 tied heads, projections and gates need no condition here. A new model is one more table.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ def pairs(config: registry.ModelConfig) -> list[Pair]:
 
     Raises RuntimeError if the table does not name every parameter exactly once: the table would be wrong.
     """
-    shapes = {name: leaf.shape for name, leaf in flatten(registry.build(config).abstract()).items()}
+    shapes = _shapes(config)
     found = [
         Pair(rule.ours.format(i=i), shapes[rule.ours.format(i=i)], rule.theirs.format(i=i), rule.transpose, rule.copies)
         for rule in RULES[config.kind]
@@ -140,6 +141,11 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(folder, {})
         node[last] = leaf
     return tree
+
+
+@functools.lru_cache(maxsize=16)  # tracing a model of many layers takes seconds
+def _shapes(config: registry.ModelConfig) -> Mapping[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in flatten(registry.build(config).abstract()).items()}
 
 
 def _layers(shapes: Mapping[str, Any]) -> int:

@@ -5,6 +5,7 @@ float32 logits ours (on padded batches), and is the greedily generated text ours
 tokenizer and generation settings? Needs torch and transformers, imported here only.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,7 @@ LOGIT_TOLERANCE = 1e-4  # of the largest logit
 _STORED = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
-class ExportMismatch(RuntimeError):
+class ExportMismatch(RuntimeError):  # noqa: N818  a finding, not a fault of the program
     """The exported folder is not the model: says what differs and by how much."""
 
 
@@ -51,15 +52,14 @@ def verify_export(
         raise ValueError("no prompt to compare an export with")
     _, stored = load_pretrained(path)
     _compare_weights(params, stored, _STORED[dtype])
-    model = registry.build(model.config, Precision("float32"))
     asked = [tokenizer.prompt_ids(prompt, model.config.kind) for prompt in prompts]
     steps = min(max_new_tokens, _room(model, asked))
-    answers, logits = _ours(model, stored, tokenizer, asked, steps)
     with fetched(path) as folder:
         torch_model, torch_tokenizer = _load_torch(folder, model.config.kind)
     for prompt, ids in zip(prompts, asked, strict=True):
         if (theirs := torch_tokenizer(prompt).input_ids) != ids:
             raise ExportMismatch(f"{path}: prompt {prompt!r} is {theirs} to the exported tokenizer, {ids} to ours")
+    answers, logits = _ours(model, stored, tokenizer, asked, steps)
     error = _compare_logits(torch_model, model, tokenizer, asked, answers, logits)
     ties = 0
     for ids, answer, row in zip(asked, answers, logits, strict=True):
@@ -93,25 +93,32 @@ def _ours(
     split = [layout.split_prompt(ids, model.start_token) for ids in asked]
     prefix, mask = layout.pad_rows([p for p, _ in split], layout.round_up(max(len(p) for p, _ in split), 8))
     start = np.array([s for _, s in split], np.int32)
-    limit = min(tokenizer.size, model.config.vocab_size)
+    generate = _generator(model.config, steps, min(tokenizer.size, model.config.vocab_size))
+    tokens, logits = jax.device_get(generate(params, prefix, mask, start))
+    return [_until(tokenizer.eos_id, row.tolist()) for row in tokens], np.asarray(logits)
+
+
+@functools.lru_cache(maxsize=8)  # exports of one architecture share the compilation
+def _generator(config: registry.ModelConfig, steps: int, limit: int) -> Any:
+    """f(params, prefix[B, P], mask, start[B]) -> greedy tokens[B, steps] below `limit`, and their logits."""
+    model = registry.build(config, Precision("float32"))
+
+    def step(params, context, carry):
+        token, cache = carry
+        hidden, cache = model.extend(params, context, token[:, None, None], cache)
+        best = scores(hidden[:, 0, 0], model.unembedding(params), "float32")[:, :limit].argmax(-1).astype(jnp.int32)
+        return (best, cache), best
 
     @jax.jit
     def generate(params, prefix, mask, start):
         context = model.prefill(params, prefix, mask)
-
-        def step(carry, _):
-            token, cache = carry
-            hidden, cache = model.extend(params, context, token[:, None, None], cache)
-            best = scores(hidden[:, 0, 0], model.unembedding(params), "float32")[:, :limit].argmax(-1)
-            return (best.astype(jnp.int32), cache), best.astype(jnp.int32)
-
-        _, tokens = jax.lax.scan(step, (start, model.new_cache(len(asked), 1, steps)), length=steps)
+        cache = model.new_cache(len(start), 1, steps)
+        _, tokens = jax.lax.scan(lambda carry, _: step(params, context, carry), (start, cache), length=steps)
         inputs = jnp.concatenate([start[:, None], tokens.T[:, :-1]], 1)
         hidden, _ = model.extend(params, context, inputs[:, None])
         return tokens.T, scores(hidden[:, 0], model.unembedding(params), "float32")
 
-    tokens, logits = jax.device_get(generate(params, prefix, mask, start))
-    return [_until(tokenizer.eos_id, row.tolist()) for row in tokens], np.asarray(logits)
+    return generate
 
 
 def _compare_logits(torch_model, model, tokenizer, asked, answers, logits) -> float:

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from etils import epath
 
-from scotd_jax.atomic import atomic_write, sweep
+from scotd_jax.atomic import atomic_write, full_disk_said, sweep, sync_folder
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, R, Response, from_json, to_json
 
@@ -42,8 +42,8 @@ class ResponseWriter:
         self._folder = epath.Path(folder)
         self._parts = self._folder / "parts"
         self._stem, self._host = stem, host
-        self._part = re.compile(re.escape(stem) + r"-host\d{5}-(\d{6})-[0-9a-f]{8}\.jsonl")
-        self._merged = re.compile(re.escape(stem) + r"(-\d{5}-of-\d{5})?\.jsonl")
+        self._part = re.compile(re.escape(stem) + r"-host\d{5,}-(\d{6,})-[0-9a-f]{8}\.jsonl")
+        self._merged = re.compile(re.escape(stem) + r"(-\d{5,}-of-\d{5,})?\.jsonl")
         self._done: set[tuple[str, int]] | None = None
         self._next = 0
 
@@ -95,8 +95,10 @@ class ResponseWriter:
                 staged.append(self._write_part(lines.read(rows[name]) for name in names[begin:end]))
                 begin = end
         # Only now, with every row in a new file, may old files be replaced and removed.
-        for part, path in zip(staged, paths, strict=True):
-            part.replace(path)
+        with full_disk_said(self._folder / self._stem):
+            for part, path in zip(staged, paths, strict=True):
+                part.replace(path)
+            sync_folder(self._folder)
         for path in old:
             if path not in paths:
                 path.unlink()

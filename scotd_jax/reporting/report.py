@@ -14,7 +14,8 @@ import jinja2
 import markupsafe
 from etils import epath
 
-import scotd_jax
+from scotd_jax import __version__
+from scotd_jax.atomic import atomic_write
 from scotd_jax.evaluation import statistics
 from scotd_jax.evaluation.statistics import Estimate
 from scotd_jax.reporting import plots, tables
@@ -26,12 +27,10 @@ __all__ = ["Arm", "ContrastPair", "EvalSet", "Example", "ReportData", "render", 
 
 
 def write_report(path: epath.PathLike, data: ReportData) -> None:
-    """Writes `render(data)` to `path`, at once or not at all. Makes the folder."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f"{path.name}.partial"
-    partial.write_text(render(data))
-    partial.replace(path)
+    """Writes `render(data)` to `path`, at once or not at all. Makes the folder. Raises InputError on a full disk."""
+    page = render(data)
+    with atomic_write(path) as file:
+        file.write(page.encode())
 
 
 def render(data: ReportData) -> str:
@@ -61,7 +60,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     tests = tables.comparisons(data, rows)
     context = {
         "data": data,
-        "version": scotd_jax.__version__,
+        "version": __version__,
         "verdict": verdict(data, rows, tests),
         "confidence": f"{100 * data.confidence:g}\N{NO-BREAK SPACE}%",
         "alpha": f"{1 - data.confidence:.3g}",

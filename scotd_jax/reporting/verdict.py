@@ -12,6 +12,7 @@ from scotd_jax.reporting.data import EvalSet, ReportData
 from scotd_jax.reporting.tables import (
     ComparisonRow,
     Row,
+    mean_of,
     method_of,
     models_of,
     p_text,
@@ -20,6 +21,8 @@ from scotd_jax.reporting.tables import (
     sets_of,
     span,
 )
+
+NOTABLE = 0.05  # share of unreadable answers from which the verdict mentions them
 
 
 class Verdict(NamedTuple):
@@ -108,6 +111,7 @@ def _against(
     sentences += _curve(method, rivals, main)
     if label_only:
         sentences += _below_chance(label_only, sets)
+    sentences += _unreadable([*rivals, method], main)
     return headline[0].upper() + headline[1:], sentences
 
 
@@ -171,11 +175,23 @@ def _curve(method: Row, rivals: Sequence[Row], main: EvalSet) -> list[str]:
 
 
 def _below_chance(row: Row, sets: Sequence[EvalSet]) -> list[str]:
-    below = [s for s in sets if s.label in row.cells and row.cells[s.label].against_chance == "below"]
+    below = []
+    for evalset in sets:
+        cell = row.cells.get(evalset.label)
+        readable = 1 - (mean_of(row, evalset.label, "format_failure_rate") or 0.0)
+        # Unreadable answers alone may push an accuracy below chance; that is no sign of a cue.
+        if cell and cell.chance and cell.against_chance == "below" and cell.estimate.value < cell.chance * readable:
+            below.append(evalset)
     if not below:
         return []
     parts = [f"{s.name} ({percent(row.cells[s.label].estimate.value)} %)" for s in below]
     return [f"{_quoted(row)} falls below guessing on {_join(parts)}: a sign that it follows a surface cue there."]
+
+
+def _unreadable(students: Sequence[Row], main: EvalSet) -> list[str]:
+    shares = [(r, mean_of(r, main.label, "format_failure_rate") or 0.0) for r in students]
+    parts = [f"{_quoted(r)} {percent(share)} %" for r, share in shares if share >= NOTABLE]
+    return [f"Answers on {main.name} that could not be read count as wrong: {_join(parts)}."] if parts else []
 
 
 def _teacher(all_rows: Sequence[Row], sets: Sequence[EvalSet]) -> list[str]:

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.formats import Format
 
 
+@runtime_checkable
 class Task(Protocol):
     """Where questions come from. Every split is a list in a fixed order, the same in every process."""
 

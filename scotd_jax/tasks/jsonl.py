@@ -18,9 +18,7 @@ def jsonl(name: str, task: config.Task, seed: int) -> SplitTask:
     """The task. Raises InputError if the folder holds no split; a broken row is reported when its split is read."""
     del seed
     if task.options:
-        raise InputError(
-            f"config.tasks.{name}.options: a task of kind 'jsonl' has no options, found {min(task.options)!r}"
-        )
+        raise InputError(f"config.tasks.{name}.options.{min(task.options)}: a task of kind 'jsonl' has no options")
     if not task.path:
         raise InputError(f"config.tasks.{name}.path: a task of kind 'jsonl' needs the folder of its SPLIT.jsonl files")
     folder = epath.Path(task.path)
@@ -33,7 +31,7 @@ def jsonl(name: str, task: config.Task, seed: int) -> SplitTask:
 
 
 def read_lines(path: epath.Path) -> list[tuple[str, str]]:
-    """("FILE line N", line) of every line that is not blank. Raises InputError if the file is not there or not UTF-8."""
+    """("FILE line N", line) of every line that is not blank. Raises InputError if the file is missing or not UTF-8."""
     try:
         text = path.read_text()
     except FileNotFoundError:

@@ -124,7 +124,7 @@ class World(SplitTask):
         contrast: bool = False,
         gold: bool = False,
     ) -> None:
-        """`count` questions, the pairs of family and steps in turn; `held` says which chains may be drawn (None: any)."""
+        """`count` questions, the pairs of family and steps in turn; `held` is which chains may be drawn (None: any)."""
         rng = random.Random(f"{self._seed} {split}")
         questions: list[Question] = []
         edited: list[Question] = []
@@ -185,8 +185,7 @@ class World(SplitTask):
             tokens: list[str] = []
             for _ in range(self.options.facts):
                 family = rng.choice(words.FAMILIES)
-                state = rng.choice(family.states)
-                operation = rng.choices(family.operations, words.FREQUENCIES)[0]
+                state, operation = rng.choice(family.states), rng.choice(family.operations)
                 result = self.results[family.name][operation][state]
                 fact = words.FACT.format(state=state, operation=operation, verb=family.verb, result=result)
                 tokens += fact.split()

@@ -1,6 +1,6 @@
 """The words of the embedded world: three families of questions, their states, operations and wordings.
 
-Every family has twelve states, of two kinds that the reasoning never mentions, and five operations. A question walks
+Every family has twelve states, of two kinds that the reasoning never mentions, and four operations. A question walks
 through the days of a week: on each day an operation is met, or nothing happens ("rest"), or the walk ends ("stop").
 All texts are lower case with blanks between words and punctuation, so that one word is one token.
 """
@@ -26,13 +26,16 @@ class Family:
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 NAMES = ("dan", "mia", "tom", "eve", "sam", "amy")
-FREQUENCIES = (5, 4, 3, 2, 1)  # of a family's operations, in questions and in statements alike
+FREQUENCIES = (4, 3, 2, 2)  # of a family's operations, in questions and in statements alike
 
 FAMILIES = (
     Family(
         name="town",
-        states=tuple("dock pier mill bridge beach lake barn cafe tower chapel school market".split()),
-        operations=("tram", "lift", "tunnel", "lane", "stairs"),
+        states=(
+            *("dock", "pier", "mill", "bridge", "beach", "lake"),
+            *("barn", "cafe", "tower", "chapel", "school", "market"),
+        ),
+        operations=("tram", "lift", "tunnel", "lane"),
         verb="reaches",
         questions=(
             "{name} is at the {start} and takes {days} . {a} or {b} ?",
@@ -42,8 +45,11 @@ FAMILIES = (
     ),
     Family(
         name="paint",
-        states=tuple("red orange yellow pink brown gold blue green violet grey black white".split()),
-        operations=("salt", "chalk", "milk", "oil", "sugar"),
+        states=(
+            *("red", "orange", "yellow", "pink", "brown", "gold"),
+            *("blue", "green", "violet", "grey", "black", "white"),
+        ),
+        operations=("salt", "chalk", "milk", "oil"),
         verb="gives",
         questions=(
             "{name} has {start} paint and adds {days} . {a} or {b} ?",
@@ -53,8 +59,11 @@ FAMILIES = (
     ),
     Family(
         name="spell",
-        states=tuple("duck goat hen cow pig lamb wolf bear fox deer hawk frog".split()),
-        operations=("rain", "moon", "wind", "fire", "snow"),
+        states=(
+            *("duck", "goat", "hen", "cow", "pig", "lamb"),
+            *("wolf", "bear", "fox", "deer", "hawk", "frog"),
+        ),
+        operations=("rain", "moon", "wind", "fire"),
         verb="makes",
         questions=(
             "{name} has a {start} that meets {days} . {a} or {b} ?",
@@ -64,12 +73,12 @@ FAMILIES = (
     ),
 )
 
-# One day of a rationale. A day of rest is worded as any other and takes as many words, so that a longer chain, which has
-# fewer days of rest, is no longer as a text: a student with learned positions has seen all of them.
+# One day of a rationale. A day of rest is worded as any other and takes as many words, so that a longer chain, which
+# has fewer days of rest, is no longer as a text: a student with learned positions has seen all of them.
 STEPS = (
     "from {state} the {day} {operation} {verb} {result} .",
     "{day} {operation} : {state} , then {result} .",
-    "on {day} , {state} and {operation} , so {result} .",
+    "{day} : {state} by {operation} {verb} {result} .",
 )
 REST, REST_VERB = "rest", "keeps"
 STOP = "stop"

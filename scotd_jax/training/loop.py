@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from scotd_jax.training.optimizer import make_optimizer, make_schedule
 from scotd_jax.training.step import TrainState, chunk_tokens, make_train_step
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless iterator of batches (see step.py) that can say where it stands: grain's DatasetIterator.
 

@@ -157,6 +157,6 @@ def _board(folder: epath.PathLike) -> Any:
         from clu import metric_writers
     except ImportError as error:
         raise InputError(
-            f"training.tensorboard needs TensorFlow ({error}); install the extra 'tensorboard' or set it to False"
+            f"training.tensorboard needs more packages ({error}); install the extra 'tensorboard' or set it to False"
         ) from None
     return metric_writers.SummaryWriter(str(folder))

@@ -1,0 +1,155 @@
+"""The report job: everything that was found, on one page. Made anew each time: it is cheap and never out of date."""
+
+import json
+import platform
+
+import jax
+
+from scotd_jax.config import Student, plain
+from scotd_jax.evaluation.scoring import outcomes
+from scotd_jax.jobs.run import Run
+from scotd_jax.rationales.store import read_responses
+from scotd_jax.records import Question, Response
+from scotd_jax.reporting.data import Arm, EvalSet, ReportData
+from scotd_jax.reporting.examples import pick_examples, pick_pairs
+from scotd_jax.reporting.report import write_report
+from scotd_jax.training.metrics import read_metrics
+from scotd_jax.workdir import read_json, versions
+
+ABOUT = {
+    "test": "Questions like those that students trained on.",
+    "contrast": "Test questions with one step changed, so that the other option becomes right.",
+    "unseen": "Combinations of family and number of steps that no student trained on.",
+    "longer": "More steps than anyone trained on.",
+}
+
+
+def report(run: Run, name: str) -> None:
+    """report/index.html. Raises InputError if a student has not been evaluated yet."""
+    del name
+    config, artefact = run.config, run.artefact("report", "")
+    evaluated = {n: s for n, s in config.students.items() if s.sets}
+    arms = [_arm(run, n, s) for n, s in evaluated.items()]
+    labels = dict.fromkeys(label(run, set_name) for s in evaluated.values() for set_name in s.sets)
+    method, plainest = _extremes(arms)
+    data = ReportData(
+        title=config.name or "scotd_jax",
+        arms=arms,
+        sets=[EvalSet(key, about=ABOUT.get(key.rpartition(".")[2], "")) for key in labels],
+        facts=_facts(run),
+        ledgers={n: read_json(p) for n in config.corpora if (p := _corpus(run, n) / "ledger.json").exists()},
+        curves={n: _curve(run, n) for n in config.students},
+        examples=_examples(run, method),
+        pairs=_pairs(run, [arm for arm in (plainest, method) if arm is not None]),
+        confidence=config.evaluation.confidence,
+        config=json.dumps(plain(config), indent=2),
+    )
+    write_report(artefact.path / "index.html", data)
+    run.log(f"  {artefact.path / 'index.html'}")
+
+
+def label(run: Run, set_name: str) -> str:
+    """How the report calls a question set: tasks of one title (one per seed) share their columns."""
+    task, _, split = set_name.rpartition(".")
+    return f"{run.config.tasks[task].title or task}.{split}"
+
+
+def _arm(run: Run, name: str, student: Student) -> Arm:
+    results = read_json(run.artefact("evaluate", name).path / "results.json")
+    _ = run.artefact("evaluate", name).digest  # refuses an evaluation that is not complete
+    sets = results["sets"]
+    samples, curve = _samples(run, student)
+    return Arm(
+        name=student.arm or name,
+        student=name,
+        seed=run.config.seed + student.seed,
+        results={label(run, key): value for key, value in sets.items()},
+        role=_role(run, name),
+        model=_model_name(run, student),
+        samples=samples,
+        curve=curve,
+        outcomes={label(run, key): outcomes(*_said(run, name, key)) for key in sets},
+        votes={label(run, key): r["self_consistency"] for key, r in sets.items() if "self_consistency" in r},
+        consistency=results["contrast"],
+    )
+
+
+def _samples(run: Run, student: Student) -> tuple[int | None, str]:
+    """Chains of thought per question behind a student, and the name of the curve on which it is a point."""
+    corpus = run.config.corpora[student.corpus]
+    if corpus.target == "label":
+        return 0, ""
+    rationales = run.config.rationales[corpus.rationales]
+    if rationales.source != "model":
+        return None, ""
+    n = min(corpus.n or rationales.sampling.n, rationales.sampling.n)
+    # One greedy chain is another thing than the first of many sampled ones.
+    return n, "" if rationales.sampling.temperature == 0 else _model_name(run, student)
+
+
+def _role(run: Run, name: str) -> str:
+    if any(r.source == "model" and r.model.student == name for r in run.config.rationales.values()):
+        return "teacher"
+    return "base" if any(s.model.student == name for s in run.config.students.values()) else "student"
+
+
+def _model_name(run: Run, student: Student) -> str:
+    functions = run.model(student.model, student.precision)
+    size = sum(leaf.size for leaf in jax.tree.leaves(functions.abstract()))
+    digits = f"{size / 1e9:.2g}B" if size >= 1e9 else f"{size / 1e6:.2g}M"
+    return f"{functions.config.kind.upper()} {digits}"
+
+
+def _said(run: Run, name: str, set_name: str) -> tuple[list[Question], list[Response]]:
+    path = run.artefact("evaluate", name).path / f"{set_name}.responses.jsonl"
+    return list(run.questions(set_name)), list(read_responses([path]))
+
+
+def _extremes(arms: list[Arm]) -> tuple[Arm | None, Arm | None]:
+    """The arm with most samples, and the one of the same model that learnt from labels alone."""
+    students = [arm for arm in arms if arm.role == "student" and arm.samples is not None]
+    if not students:
+        return (arms[0] if arms else None), None
+    method = max(students, key=lambda arm: arm.samples)
+    alike = [arm for arm in students if (arm.model, arm.seed) == (method.model, method.seed)]
+    return method, next((arm for arm in alike if arm.samples == 0), None)
+
+
+def _examples(run: Run, arm: Arm | None) -> list:
+    if arm is None:
+        return []
+    main = run.config.students[arm.student].sets[0]
+    return pick_examples(*_said(run, arm.student, main), arm.name, label(run, main))
+
+
+def _pairs(run: Run, arms: list[Arm]) -> list:
+    if not arms:
+        return []
+    said = {arm.name: [_said(run, arm.student, s) for s in run.config.students[arm.student].sets] for arm in arms}
+    questions = [question for set_questions, _ in said[arms[0].name] for question in set_questions]
+    answers = {name: {row.question_id: row for _, rows in sets for row in rows} for name, sets in said.items()}
+    return pick_pairs(questions, answers)
+
+
+def _curve(run: Run, name: str) -> list[tuple[int, float | None, float | None]]:
+    rows = read_metrics(run.artefact("train", name).path / "metrics.jsonl")
+    return [(row["step"], row.get("loss"), row.get("dev_accuracy")) for row in rows]
+
+
+def _facts(run: Run) -> dict[str, str]:
+    facts = {"students": str(len(run.config.students)), "seed": str(run.config.seed)}
+    for name, rationales in run.config.rationales.items():
+        if rationales.source == "model":
+            counts = run.artefact("sample", name).manifest().get("counts", {})
+            facts[f"samples {name}"] = (
+                f"{counts.get('responses', 0):,} responses to {counts.get('questions', 0):,} questions, "
+                f"{100 * counts.get('correct_share', 0):.1f} % right"
+            )
+    devices = jax.devices()
+    facts["devices"] = f"{len(devices)} x {devices[0].device_kind}, {platform.machine()}"
+    found = versions()
+    return facts | {key: found[key] for key in ("scotd_jax", "jax", "python")}
+
+
+def _corpus(run: Run, name: str):
+    return run.artefact("build", name).path
