@@ -6,6 +6,7 @@ dict of arrays, and everything around it is plain JAX. Nothing outside of `model
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -82,8 +83,12 @@ def config_for(architecture: str, shape_overrides: Mapping[str, Any] | None = No
     return dataclasses.replace(config, **(shape_overrides or {}))
 
 
+@functools.cache
 def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION) -> Model:
-    """The model of a config as pure functions (see `api.Model`)."""
+    """The model of a config as pure functions (see `api.Model`).
+
+    Equal configs give the same object, so that what is compiled for one of them serves all.
+    """
     source, module = {"opt": (opt, opt.OPT), "t5": (t5, t5.T5)}[config.kind]
 
     def construct(key: jax.Array) -> nnx.Module:

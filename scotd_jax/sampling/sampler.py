@@ -13,17 +13,17 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from scotd_jax.config import Sampling
+from scotd_jax.distributed.mesh import batch_shards
+from scotd_jax.distributed.sharding import batch_sharding
 from scotd_jax.errors import InputError
 from scotd_jax.layout import pad_rows, round_up, split_prompt
 from scotd_jax.models.api import Model, Params
 from scotd_jax.sampling.engine import Generation, make_generate
 from scotd_jax.sampling.noise import name_words, row_keys
 from scotd_jax.sampling.stops import cut, stop_table
-
-BATCH_AXES = ("data", "fsdp")  # mesh axes over which questions are spread
 
 
 @runtime_checkable
@@ -92,11 +92,10 @@ class Sampler:
         self._model, self._tokenizer, self._policy, self._seed, self._stops = model, tokenizer, policy, seed, stops
         self._texts = tokenizer.token_texts()
         self._table = jax.numpy.asarray(stop_table(self._texts, stops))
-        self._generate = _compiled(model, policy, tokenizer.eos_id, tokenizer.size)
+        self._generate = _compiled(model, _in_arrays(policy), tokenizer.eos_id, tokenizer.size)
         self._shapes: set[int] = set()
-        self._sharding = None if mesh is None else NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-        spread = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-        self._batch_size = round_up(policy.batch_size, spread)
+        self._sharding = None if mesh is None else batch_sharding(mesh)
+        self._batch_size = round_up(policy.batch_size, 1 if mesh is None else batch_shards(mesh))
 
     @property
     def compilations(self) -> int:
@@ -191,6 +190,11 @@ class Sampler:
 def _compiled(model: Model, policy: Sampling, eos_id: int, vocab_limit: int) -> Callable[..., Generation]:
     """One jitted function per model and policy, so that samplers of equal models share what has been compiled."""
     return jax.jit(make_generate(model, policy, eos_id=eos_id, vocab_limit=vocab_limit))
+
+
+def _in_arrays(policy: Sampling) -> Sampling:
+    """The policy without what only decides the shapes of batches."""
+    return dataclasses.replace(policy, n=1, batch_size=1, bucket=1)
 
 
 def _slices(items: Sequence, size: int) -> list[Sequence]:
