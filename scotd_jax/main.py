@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         print(f"error: unexpected argument {argv[1]!r}; everything is a flag, see --help", file=sys.stderr)
         return 2
-    logging.set_verbosity(logging.WARNING)  # what is worth saying is said by the jobs
+    logging.set_verbosity(logging.ERROR)  # what is worth saying is said by the jobs
     try:
         run(_CONFIG.value, _WORKDIR.value, tuple(_JOBS.value or ()), tuple(_OVERWRITE.value), _MULTIHOST.value)
     except InputError as error:
