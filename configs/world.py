@@ -17,7 +17,15 @@ SPEAK = c.Sampling(max_new_tokens=80, batch_size=128, bucket=48)
 TEACHER = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "ffn_dim": 384}
 STUDENT = {
     "opt": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 256},
-    "t5": {"d_model": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 32, "d_ff": 256},
+    "t5": {
+        "d_model": 64,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 2,
+        "d_kv": 32,
+        "d_ff": 256,
+        "initializer_factor": 0.03,
+    },
 }
 ARMS = {  # name: (title, set of responses, first n of them)
     "label": ("label only", "", 0),
