@@ -79,7 +79,7 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
             seed=seed,
         )
     }
-    for kind, arm in ((kind, arm) for kind in arms for arm in arms[kind]):
+    for kind, arm in ((kind, arm) for kind, names in arms.items() for arm in names):
         title, source, n = ARMS[arm]
         corpora[f"{arm}_{kind}"] = c.Corpus(
             rationales=f"{prefix}{source}" if source else "",
