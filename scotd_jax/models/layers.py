@@ -51,14 +51,19 @@ _contract.defvjp(_contract_forward, _contract_backward)
 
 def matmul(x: Float[Array, "*lead D"], w: Float[Array, "D F"], dtype: str) -> Float[Array, "*lead F"]:
     """x @ w over the last axis of x, by the rule of this file. float32."""
-    lead = "abcdefg"[: x.ndim - 1]
-    return contract(f"{lead}i,io->{lead}o", x, w, dtype)
+    return _over_last(x, w, "io", dtype)
 
 
 def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dtype: str) -> Float[Array, "*lead V"]:
     """Scores of all tokens, float32: hidden @ unembedding.T."""
-    lead = "abcdefg"[: hidden.ndim - 1]
-    return contract(f"{lead}i,oi->{lead}o", hidden, unembedding, dtype)
+    return _over_last(hidden, unembedding, "oi", dtype)
+
+
+def _over_last(x: Array, w: Array, w_axes: str, dtype: str) -> Array:
+    # The extra leading axis makes the derivative of w a sum over at least two axes. XLA on CPUs then transposes x first
+    # and keeps bfloat16; a sum over the one leading axis of a matrix it would compute in float32, several times slower.
+    lead = "abcdefgh"[: x.ndim]
+    return contract(f"{lead}i,{w_axes}->{lead}o", x[None], w, dtype)[0]
 
 
 def dense(

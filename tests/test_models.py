@@ -1,0 +1,218 @@
+"""What every model promises: shared prefixes, caches, padding and order change nothing that they must not change."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scotd_jax.models.api import Precision
+from scotd_jax.models.layers import logits
+from scotd_jax.models.registry import build, config_for
+from tests.test_attention import close, flat
+from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
+
+V = 31
+_OPT = {"vocab_size": V, "hidden_size": 16, "num_attention_heads": 2, "ffn_dim": 24, "max_position_embeddings": 32}
+_T5 = {"vocab_size": V, "d_model": 16, "d_kv": 6, "num_heads": 2, "d_ff": 24, "relative_attention_max_distance": 16}
+KINDS = {
+    "opt": ("opt-tiny", _OPT),
+    "opt-350m": ("opt-tiny", {**_OPT, "word_embed_proj_dim": 10, "do_layer_norm_before": False}),
+    "t5-v1.0": ("t5-tiny", _T5),
+    "t5-v1.1": ("t5-tiny", {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+}
+
+
+@functools.cache
+def model(kind, compute="float32"):
+    return build(config_for(*KINDS[kind]), Precision(compute))
+
+
+@functools.cache
+def params(kind):
+    """Random parameters, larger than the initial ones, so that every part of the model matters."""
+    leaves, tree = jax.tree.flatten(model(kind).abstract())
+    rng = np.random.default_rng(0)
+    return tree.unflatten([jnp.asarray(rng.normal(size=x.shape) * 0.4, jnp.float32) for x in leaves])
+
+
+def tokens(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, V, shape), jnp.int32)
+
+
+def right_padded(lengths, width):
+    return jnp.arange(width)[None] < jnp.asarray(lengths)[:, None]
+
+
+@functools.cache
+def hidden_fn(kind, compute="float32"):
+    m = model(kind, compute)
+    return jax.jit(lambda p, prompt, mask, inputs: m.extend(p, m.prefill(p, prompt, mask), inputs)[0])
+
+
+@functools.cache
+def loss_fn(kind):
+    """Weighted sum of the cross entropy, and its gradient."""
+    m = model(kind)
+
+    def loss(p, prompt, mask, inputs, targets, weights):
+        scores = logits(m.extend(p, m.prefill(p, prompt, mask), inputs)[0], m.unembedding(p), "float32")
+        picked = jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], -1)[..., 0]
+        return -(picked * weights).sum()
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_grouped_gives_loss_and_gradient_of_the_separate_pairs(kind, data):
+    B, G, P, R = data.draw(st.sampled_from([(2, 3, 5, 4), (3, 2, 1, 3)]))
+    prompt_lengths = data.draw(st.lists(st.integers(0, P), min_size=B, max_size=B))
+    lengths = data.draw(st.lists(st.integers(1, R), min_size=B * G, max_size=B * G))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    prompt, mask = tokens(seed, B, P), right_padded(prompt_lengths, P)
+    inputs, targets = tokens(seed + 1, B, G, R), tokens(seed + 2, B, G, R)
+    weights = right_padded(lengths, R).reshape(B, G, R).astype(jnp.float32)
+
+    grouped = loss_fn(kind)(params(kind), prompt, mask, inputs, targets, weights)
+    responses = [x.reshape(B * G, 1, R) for x in (inputs, targets, weights)]
+    pairs = loss_fn(kind)(params(kind), prompt.repeat(G, 0), mask.repeat(G, 0), *responses)
+    close(grouped[0], pairs[0], GRADIENT)
+    close(grouped[1], pairs[1], GRADIENT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cached_steps_equal_the_whole(kind):
+    B, G, P, R = 2, 3, 5, 6
+    m, p = model(kind), params(kind)
+    prompt, mask, inputs = tokens(0, B, P), right_padded([5, 3], P), tokens(1, B, G, R)
+    whole = hidden_fn(kind)(p, prompt, mask, inputs)
+    context, cache = jax.jit(m.prefill)(p, prompt, mask), m.new_cache(B, G, R + 2)
+    extend, steps = jax.jit(m.extend), []
+    for chunk in (inputs[:, :, :3], *(inputs[:, :, t : t + 1] for t in range(3, R))):
+        hidden, cache = extend(p, context, chunk, cache)
+        steps.append(hidden)
+    assert int(cache.index) == R
+    close(jnp.concatenate(steps, 2), whole, FLOAT32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_is_inert(kind):
+    B, G, P, R = 2, 3, 5, 4
+    p, prompt, inputs = params(kind), tokens(0, B, P), tokens(1, B, G, R)
+    mask = right_padded([4, 2], P)
+    want = hidden_fn(kind)(p, prompt, mask, inputs)
+    other_tokens = jnp.where(mask, prompt, V - 1 - prompt)
+    np.testing.assert_array_equal(hidden_fn(kind)(p, other_tokens, mask, inputs), want)
+    wider = [jnp.pad(x, ((0, 0), (0, 3))) for x in (prompt, mask)]
+    close(hidden_fn(kind)(p, *wider, inputs), want, FLOAT32)
+    alone = hidden_fn(kind)(p, prompt[1:, :2], mask[1:, :2], inputs[1:])  # the second question, without padding
+    close(alone, want[1:], FLOAT32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_reaches_the_past_and_nothing_else(kind):
+    """All tokens differ, so a row of the embedding's gradient tells whether one token has influence."""
+    prompt, mask = jnp.array([[1, 2, 3], [4, 5, 6]]), right_padded([2, 3], 3)
+    inputs = jnp.arange(7, 23).reshape(2, 2, 4)
+
+    def last_seen(p):  # question 0, response 1, token 2 (id 13)
+        return jnp.square(hidden_fn(kind)(p, prompt, mask, inputs)[0, 1, 2]).sum()
+
+    gradient = jax.grad(last_seen)(params(kind))["embed"]["tokens"]
+    reached = set(np.flatnonzero(np.abs(gradient).sum(1)).tolist())
+    assert reached == {1, 2, 11, 12, 13}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_prefix(kind):
+    """Nothing of an empty prefix is seen, and no NaN arises from it, in a batch with a prefix that is not empty."""
+    p, prompt, inputs, mask = params(kind), tokens(0, 2, 5), tokens(1, 2, 3, 4), right_padded([0, 5], 5)
+    want = hidden_fn(kind)(p, prompt, mask, inputs)[:1]
+    close(hidden_fn(kind)(p, prompt[:1, :1], mask[:1, :1], inputs[:1]), want, FLOAT32)
+    if model(kind).start_token is None:  # positions begin at zero, as for the prefix of a prompt
+        m = model(kind)
+        rows = inputs[0]
+        as_prefix = jax.jit(m.prefill)(p, rows, jnp.ones(rows.shape, bool))
+        as_response, cache = jax.jit(m.extend)(
+            p, jax.jit(m.prefill)(p, prompt[:1], mask[:1]), inputs[:1], m.new_cache(1, 3, 4)
+        )
+        assert jnp.isfinite(as_response).all()
+        close(cache.values[-1][0], as_prefix.segments[0].values[-1], FLOAT32)
+    _, gradient = loss_fn(kind)(p, prompt, mask & False, inputs, inputs, jnp.ones(inputs.shape))
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("kind", ["opt", "opt-350m"])
+def test_shared_exemplars_equal_a_longer_prompt(kind):
+    m, p = model(kind), params(kind)
+    exemplars, question, inputs = tokens(0, 1, 4), tokens(1, 2, 3), tokens(2, 2, 3, 4)
+    mask = right_padded([3, 2], 3)
+    prefill = jax.jit(m.prefill)
+    context = prefill(p, question, mask, prefill(p, exemplars, jnp.ones((1, 4), bool)))
+    assert context.length.tolist() == [7, 6]
+    assert [s.mask.shape[0] for s in context.segments] == [1, 2]
+    got = jax.jit(m.extend)(p, context, inputs)[0]
+    prompt = jnp.concatenate([exemplars.repeat(2, 0), question], 1)
+    close(got, hidden_fn(kind)(p, prompt, right_padded([7, 6], 7), inputs), FLOAT32)
+
+
+@pytest.mark.parametrize("kind", ["t5-v1.0"])
+def test_encoder_decoder_refuses_a_context_before_the_prompt(kind):
+    m, p = model(kind), params(kind)
+    prompt, mask = tokens(0, 1, 3), jnp.ones((1, 3), bool)
+    with pytest.raises(ValueError, match="exemplars"):
+        m.prefill(p, prompt, mask, m.prefill(p, prompt, mask))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_is_close_and_every_product_keeps_the_rule(kind):
+    m, p = model(kind, "bfloat16"), params(kind)
+    args = tokens(0, 2, 5), right_padded([5, 3], 5), tokens(1, 2, 3, 4)
+    low, high = hidden_fn(kind, "bfloat16")(p, *args), hidden_fn(kind)(p, *args)
+    assert low.dtype == jnp.float32
+    assert not jnp.array_equal(low, high)
+    close(low, high, BFLOAT16)
+
+    def loss(p):
+        return logits(m.extend(p, m.prefill(p, *args[:2]), args[2])[0], m.unembedding(p), "bfloat16").sum()
+
+    equations = list(flat(jax.make_jaxpr(jax.grad(loss))(p).jaxpr.eqns))
+    products = [e for e in equations if e.primitive.name == "dot_general"]
+    assert len(products) > 50
+    assert all({v.aval.dtype.name for v in e.invars} == {"bfloat16"} for e in products)
+    assert all(e.outvars[0].aval.dtype == jnp.float32 for e in products)
+
+
+_SUM = """
+import sys; sys.path[:0] = [{root!r}]
+from tests.test_models import *
+for kind in ("opt", "t5-v1.1"):
+    args = tokens(0, 2, 5), right_padded([5, 3], 5), tokens(1, 2, 3, 4)
+    print(float(jax.jit(model(kind).init)(jax.random.key(0))["embed"]["tokens"].sum()))
+    print(float(hidden_fn(kind)(params(kind), *args).sum()))
+"""
+
+
+def test_both_graph_modes_of_flax_give_the_same_model():
+    root = os.path.dirname(os.path.dirname(__file__))
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SUM.format(root=root)],
+            env={**os.environ, "NNX_GRAPH_MODE": mode},
+            stdout=subprocess.PIPE,
+        )
+        for mode in ("true", "false")
+    ]
+    printed = [run.communicate(timeout=240)[0].decode() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert printed[0] == printed[1]
+    assert len(printed[0].split()) == 4

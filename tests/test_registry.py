@@ -1,0 +1,144 @@
+"""Named shapes, configs in and out of Hugging Face's form, first parameters, logical axes."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scotd_jax.errors import InputError
+from scotd_jax.models.api import Precision
+from scotd_jax.models.layers import logits
+from scotd_jax.models.opt import OPTConfig
+from scotd_jax.models.registry import PRESETS, build, config_for
+from scotd_jax.models.t5 import T5Config, distance_bucket
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("opt-125m", 125_239_296),
+        ("opt-350m", 331_196_416),
+        ("opt-1.3b", 1_315_758_080),
+        ("t5-small", 60_506_624),
+        ("t5-base", 222_903_552),
+        ("flan-t5-small", 76_961_152),
+        ("flan-t5-base", 247_577_856),
+    ],
+)
+def test_parameter_counts_are_those_of_the_published_models(name, count):
+    assert sum(x.size for x in jax.tree.leaves(build(config_for(name)).abstract())) == count
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_config_survives_hugging_face(name):
+    values = PRESETS[name].to_hf()
+    again = type(PRESETS[name]).from_hf({**values, "torch_dtype": "float16", "dropout": 0.1})
+    assert again.to_hf() == values
+    assert again.cache_shape == PRESETS[name].cache_shape
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        (OPTConfig, "activation_function", "gelu"),
+        (OPTConfig, "enable_bias", False),
+        (OPTConfig, "model_type", "llama"),
+        (OPTConfig, "hidden_size", 100),
+        (T5Config, "feed_forward_proj", "gated-silu"),
+        (T5Config, "model_type", "mt5"),
+    ],
+)
+def test_unsupported_architecture_is_refused(kind, key, value):
+    with pytest.raises(InputError, match=f"{key}.*{value}"):
+        kind.from_hf({**kind().to_hf(), key: value})
+
+
+def test_old_config_without_its_defaults():
+    """The config.json of t5-small says neither `feed_forward_proj` nor `tie_word_embeddings`."""
+    config = T5Config.from_hf({"model_type": "t5", "d_model": 512, "decoder_start_token_id": 0})
+    assert (config.gated, config.tie_word_embeddings, config.start_token) == (False, True, 0)
+
+
+def test_overrides_replace_fields_of_a_preset():
+    config = config_for("opt-350m", {"vocab_size": 99, "word_embed_proj_dim": 8, "init_std": 1})
+    assert config == dataclasses.replace(PRESETS["opt-350m"], vocab_size=99, word_embed_proj_dim=8, init_std=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("opt-125", {}, "did you mean 'opt-125m'"),
+        ("opt-125m", {"hiden_size": 8}, "did you mean 'hidden_size'"),
+        ("opt-125m", {"hidden_size": "8"}, "expected int, found '8'"),
+        ("opt-125m", {"do_layer_norm_before": 1}, "expected bool, found 1"),
+    ],
+)
+def test_wrong_names_are_refused_with_the_nearest(name, shape, message):
+    with pytest.raises(InputError, match=message):
+        config_for(name, shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "opt-350m",
+            {
+                "embed/tokens": ("vocab", "embed"),
+                "embed/positions": (None, "embed"),
+                "layers/1/attn/q/kernel": ("embed", "heads"),
+                "layers/1/attn/q/bias": ("heads",),
+                "layers/1/attn/o/kernel": ("heads", "embed"),
+                "layers/1/attn/o/bias": (None,),
+                "layers/0/mlp/up/kernel": ("embed", "mlp"),
+                "layers/0/mlp/up/bias": ("mlp",),
+                "layers/0/mlp/down/kernel": ("mlp", "embed"),
+                "layers/0/mlp_norm/scale": (None,),
+                "project_in/kernel": (None, "embed"),
+            },
+        ),
+        (
+            "flan-t5-small",
+            {
+                "lm_head/kernel": ("vocab", "embed"),
+                "encoder/rel_bias": (None, "heads"),
+                "decoder/layers/3/cross/v/kernel": ("embed", "heads"),
+                "encoder/layers/3/mlp/wi_1/kernel": ("embed", "mlp"),
+                "decoder/layers/3/mlp/wo/kernel": ("mlp", "embed"),
+                "decoder/final_norm/scale": (None,),
+            },
+        ),
+    ],
+)
+def test_logical_axes(name, expected):
+    model = build(config_for(name))
+    paths = jax.tree_util.tree_flatten_with_path(model.axes(), is_leaf=lambda x: isinstance(x, tuple))[0]
+    axes = {"/".join(k.key for k in path): value for path, value in paths}
+    assert expected.items() <= axes.items()
+    shapes = jax.tree_util.tree_flatten_with_path(model.abstract())[0]
+    assert {"/".join(k.key for k in path): x.ndim for path, x in shapes} == {k: len(v) for k, v in axes.items()}
+    assert not [name for name in axes if re.search(r"norm|bias", name) and "embed" in axes[name]]
+
+
+@pytest.mark.parametrize("name", ["opt-tiny", "t5-tiny", "flan"])
+def test_first_scores_are_of_order_one(name):
+    """A model can be trained from its first parameters: it begins near the uniform distribution."""
+    config = config_for("t5-tiny", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False})
+    model = build(config if name == "flan" else config_for(name), Precision("float32"))
+    params = model.init(jax.random.key(0))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 8)), jnp.int32)
+    context = model.prefill(params, tokens, jnp.ones((4, 8), bool))
+    hidden, _ = model.extend(params, context, tokens[:, None])
+    assert 0.1 < logits(hidden, model.unembedding(params), "float32").std() < 2.0
+    assert not jnp.array_equal(params["embed"]["tokens"], model.init(jax.random.key(1))["embed"]["tokens"])
+
+
+def test_distance_buckets_by_hand():
+    distances = jnp.array([-1000, -128, -127, -16, -9, -8, -7, -1, 0, 1, 7, 8, 16, 1000])
+    both = [15, 15, 15, 10, 8, 8, 7, 1, 0, 17, 23, 24, 26, 31]
+    back = [31, 31, 31, 16, 9, 8, 7, 1, 0, 0, 0, 0, 0, 0]
+    assert distance_bucket(distances, True, 32, 128).tolist() == both
+    assert distance_bucket(distances, False, 32, 128).tolist() == back
