@@ -7,12 +7,13 @@ values exist once per question or once per batch, and on its *own* tokens. Writt
 one sum, and no key is copied. Its derivative keeps the log of the sum and computes the weights again, so that what is
 stored between forward and backward grows with the number of tokens, not with its square.
 
-All parts are one thing here: N matrices of keys per head, each read by the B * G / N responses that share it, be N
-one (a segment of the whole batch), B (of a question) or B * G (own past). Heads come before tokens, so that every
-matrix is contiguous and a cached step multiplies the cache where it lies.
+All parts are one thing here: [b, n] matrices of keys per head, each read by the responses that share it. They are
+[1, 1] for a segment of the whole batch, [B, 1] for a question's, [B, G] for the own past. Heads come before tokens, so
+that every matrix is contiguous, and no axes are merged: a cached step multiplies the cache where it lies. (With b and
+n merged XLA updated a copy of the cache for the product, and a step took three to four times as long.)
 
 Axes here: K key heads and M query heads per key head (H = K * M); query head h reads key head h // M. Lower case in
-einsums: n matrices, g responses that share one, k, m heads, r queries, t keys, d head width.
+einsums: b, n matrices, g responses that share one, k, m heads, r queries, t keys, d head width.
 """
 
 import functools
@@ -41,13 +42,10 @@ def grouped_attention(
     The result is float32.
     """
     B, G, R, H, Dh = query.shape
-    parts = [(k, v, mask[:, None]) for k, v, mask in segments]
+    parts = [(k[:, None], v[:, None], mask[:, None, None]) for k, v, mask in segments]
     if own is not None:
-        keys, values, mask = own
-        if mask.shape[:2] != (1, 1):
-            mask = jnp.broadcast_to(mask, (B, G, *mask.shape[2:]))
-        parts.append(tuple(x.reshape(-1, *x.shape[2:]) for x in (keys, values, mask)))
-    K = parts[0][0].shape[1]
+        parts.append(own)
+    K = parts[0][0].shape[2]
     query = query.reshape(B, G, R, K, H // K, Dh).transpose(0, 1, 3, 4, 2, 5)
     if own_bias is not None:
         own_bias = own_bias.reshape(K, H // K, *own_bias.shape[1:])
@@ -77,14 +75,14 @@ def causal(R: int, T: int, start: int | Array = 0) -> Bool[Array, "1 1 R T"]:
     return (jnp.arange(T)[None, :] <= start + jnp.arange(R)[:, None])[None, None]
 
 
-def _turn(x: Array, n: int) -> Array:
-    """[B, G, K, ...] as one of n parts sees it: [n, K, B * G / n, ...]."""
-    return x.reshape(n, -1, *x.shape[2:]).swapaxes(1, 2)
+def _turn(x: Array, keys: Array) -> Array:
+    """[B, G, K, ...] as a part with these keys [b, n, K, T, Dh] sees it: [b, n, K, g, ...]."""
+    return x.reshape(*keys.shape[:2], -1, *x.shape[2:]).swapaxes(2, 3)
 
 
 def _turn_back(x: Array, like: Array) -> Array:
-    x = x.swapaxes(1, 2)
-    return x.reshape(*like.shape[:2], *x.shape[2:])
+    x = x.swapaxes(2, 3)
+    return x.reshape(*like.shape[:2], *x.shape[3:])
 
 
 def _product(spec: str, x: Array, y: Array) -> Array:
@@ -92,11 +90,11 @@ def _product(spec: str, x: Array, y: Array) -> Array:
 
 
 def _scores(scale, query, keys, mask, bias):
-    """float32[n, K, g, M, R, T], -inf where the mask (broadcast to [n, R, T]) is False; bias [K, M, R, T] or None."""
-    scores = scale * _product("nkgmrd,nktd->nkgmrt", _turn(query, len(keys)), keys)
+    """float32[b, n, K, g, M, R, T], -inf where the mask [b, n, R, T] is False. The bias is [K, M, R, T] or None."""
+    scores = scale * _product("bnkgmrd,bnktd->bnkgmrt", _turn(query, keys), keys)
     if bias is not None:
-        scores += bias[None, :, None]
-    return jnp.where(mask[:, None, None, None], scores, -jnp.inf)
+        scores += bias[None, None, :, None]
+    return jnp.where(mask[:, :, None, None, None], scores, -jnp.inf)
 
 
 def _biases(parts, bias):
@@ -106,7 +104,7 @@ def _biases(parts, bias):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(scale, query, parts, bias):
-    """query [B, G, K, M, R, Dh], parts of (keys [n, K, T, Dh], values, mask [n or 1, R or 1, T]) -> like query."""
+    """query [B, G, K, M, R, Dh], parts of (keys [b, n, K, T, Dh], values, mask) -> like query."""
     return _attend_forward(scale, query, parts, bias)[0]
 
 
@@ -116,9 +114,9 @@ def _attend_forward(scale, query, parts, bias):
     top = jnp.maximum(top, _LOWEST)
     total, out = jnp.zeros_like(top), jnp.zeros(query.shape, jnp.float32)
     for score, (_, values, _) in zip(scores, parts, strict=True):
-        weight = jnp.exp(score - _turn(top, len(values))[..., None])
+        weight = jnp.exp(score - _turn(top, values)[..., None])
         total += _turn_back(weight.sum(-1), query)
-        out += _turn_back(_product("nkgmrt,nktd->nkgmrd", weight, values), query)
+        out += _turn_back(_product("bnkgmrt,bnktd->bnkgmrd", weight, values), query)
     total = jnp.where(total == 0, 1.0, total)
     out = out / total[..., None]
     return out, (query, parts, bias, out, top + jnp.log(total))
@@ -129,15 +127,14 @@ def _attend_backward(scale, saved, d_out):
     along = (d_out * out).sum(-1)  # what the normalization takes from the derivative of every score
     d_query, d_parts = jnp.zeros(query.shape, jnp.float32), []
     for (keys, values, mask), b in zip(parts, _biases(parts, bias), strict=True):
-        n = len(keys)
-        d_o = _turn(d_out, n).astype(values.dtype)
-        weight = jnp.exp(_scores(scale, query, keys, mask, b) - _turn(log_total, n)[..., None])
-        d_values = _product("nkgmrt,nkgmrd->nktd", weight, d_o)
-        d_scores = weight * (_product("nkgmrd,nktd->nkgmrt", d_o, values) - _turn(along, n)[..., None])
-        d_bias = None if b is None else d_scores.sum((0, 2))
+        d_o = _turn(d_out, keys).astype(values.dtype)
+        weight = jnp.exp(_scores(scale, query, keys, mask, b) - _turn(log_total, keys)[..., None])
+        d_values = _product("bnkgmrt,bnkgmrd->bnktd", weight, d_o)
+        d_scores = weight * (_product("bnkgmrd,bnktd->bnkgmrt", d_o, values) - _turn(along, keys)[..., None])
+        d_bias = None if b is None else d_scores.sum((0, 1, 3))
         d_scores = scale * d_scores
-        d_query += _turn_back(_product("nkgmrt,nktd->nkgmrd", d_scores, keys), query)
-        d_keys = _product("nkgmrt,nkgmrd->nktd", d_scores, _turn(query, n))
+        d_query += _turn_back(_product("bnkgmrt,bnktd->bnkgmrd", d_scores, keys), query)
+        d_keys = _product("bnkgmrt,bnkgmrd->bnktd", d_scores, _turn(query, keys))
         d_parts.append((d_keys.astype(keys.dtype), d_values.astype(values.dtype), None))
     return d_query.astype(query.dtype), tuple(d_parts), d_bias
 
