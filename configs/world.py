@@ -33,7 +33,8 @@ ARMS = {  # name: (title, set of responses, first n of them)
     "n5": ("SCoTD, N = 5", "sampled", 5),
     "n30": ("SCoTD, N = 30", "sampled", 30),
 }
-UPDATES = {"opt": 600, "t5": 900}
+QUESTIONS = 400  # that students learn from
+UPDATES = {"opt": 900, "t5": 1200}
 RATES = {"opt": {"label": 5e-3}, "t5": {"label": 3e-3}}  # peak rate where it is not 1e-2; chosen on dev, seed 0
 
 
@@ -99,7 +100,7 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
         )
     return c.Config(
         name="The embedded world",
-        tasks={task: c.Task(kind="world", seed=seed, title="world")},
+        tasks={task: c.Task(kind="world", seed=seed, title="world", options={"train": QUESTIONS})},
         rationales={f"{prefix}{name}": value for name, value in rationales.items()},
         corpora={f"{prefix}{name}": value for name, value in corpora.items()},
         students={f"{prefix}{name}": value for name, value in students.items()},
