@@ -33,8 +33,8 @@ ARMS = {  # name: (title, set of responses, first n of them)
     "n5": ("SCoTD, N = 5", "sampled", 5),
     "n30": ("SCoTD, N = 30", "sampled", 30),
 }
-QUESTIONS = 400  # that students learn from
-UPDATES = {"opt": 900, "t5": 1200}
+QUESTIONS = 350  # that students learn from
+UPDATES = {"opt": 1200, "t5": 1500}
 RATES = {"opt": {"label": 5e-3}, "t5": {"label": 3e-3}}  # peak rate where it is not 1e-2; chosen on dev, seed 0
 
 

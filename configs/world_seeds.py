@@ -13,7 +13,7 @@ from scotd_jax import config as c
 def get_config(arg=None):
     a = c.parse_arg(arg, seeds=3, runlocal=False)
     one = _sibling("world")
-    arms = {"opt": tuple(one.ARMS), "t5": tuple(one.ARMS)}
+    arms = {"opt": tuple(one.ARMS), "t5": ("label", "greedy", "n30")}
     worlds = [one.world(seed, arms, prefix=f"s{seed}_") for seed in range(a.seeds)]
     merged = {
         part: {name: value for world in worlds for name, value in getattr(world, part).items()}
