@@ -68,6 +68,11 @@ def test_equals_reference(case, seed, empty):
     close(d_got, d_want, GRADIENT)
 
 
+def test_causal_mask_by_hand():
+    assert causal(2, 4, 1)[0, 0].tolist() == [[True, True, False, False], [True, True, True, False]]
+    assert causal(2, 2)[0, 0].tolist() == [[True, False], [True, True]]
+
+
 def test_rows_that_may_look_at_nothing_are_zero():
     inputs, masks = arrays("cross-attention", 0, empty=True)
     (_, out), gradient = value_and_gradient(grouped_attention)(inputs, masks)

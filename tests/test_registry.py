@@ -57,6 +57,13 @@ def test_unsupported_architecture_is_refused(kind, key, value):
         kind.from_hf({**kind().to_hf(), key: value})
 
 
+def test_final_norm_may_be_removed():
+    config = OPTConfig.from_hf({**OPTConfig().to_hf(), "_remove_final_layer_norm": True})
+    assert not config.final_norm
+    assert config.to_hf()["_remove_final_layer_norm"]
+    assert "final_norm" not in build(config).abstract()
+
+
 def test_old_config_without_its_defaults():
     """The config.json of t5-small says neither `feed_forward_proj` nor `tie_word_embeddings`."""
     config = T5Config.from_hf({"model_type": "t5", "d_model": 512, "decoder_start_token_id": 0})
