@@ -28,7 +28,7 @@ quickstart: $(VENV)/.quickstart
 	@echo "Report: $(WORKDIR)/report/index.html"
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -11,10 +11,10 @@ from scotd_jax import config as c
 
 
 def get_config(arg=None):
-    a = c.parse_arg(arg, seeds=3, t5=True, runlocal=False)
+    a = c.parse_arg(arg, seeds=3, runlocal=False)
     one = _sibling("world")
-    kinds = ("opt", "t5") if a.t5 else ("opt",)
-    worlds = [one.world(seed, kinds, prefix=f"s{seed}_") for seed in range(a.seeds)]
+    arms = {"opt": tuple(one.ARMS), "t5": tuple(one.ARMS)}
+    worlds = [one.world(seed, arms, prefix=f"s{seed}_") for seed in range(a.seeds)]
     merged = {
         part: {name: value for world in worlds for name, value in getattr(world, part).items()}
         for part in ("tasks", "rationales", "corpora", "students")

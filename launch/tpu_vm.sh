@@ -10,7 +10,7 @@ usage: launch/tpu_vm.sh [OPTION]... ACTION... [-- ARGUMENT OF scotd_jax.main]...
 Actions are carried out in the order given. After one that fails the rest is left out, but for `logs` and `delete`.
   create    ask for the TPU VM and wait until it is there
   setup     copy the committed source (HEAD) to every worker and install it there
-  run       start `python -m scotd_jax.main --multihost ARGUMENT...` on every worker, then wait
+  run       start `python -m scotd_jax.main --multihost=auto ARGUMENT...` on every worker, then wait
   wait      wait for a run that was started before (the run does not need this machine)
   stop      end the run on every worker
   logs      fetch every worker's log to LOGS/worker-N.log
@@ -146,7 +146,7 @@ if kill -0 -- "-\$(cat ~/scotd_jax-run/pid 2>/dev/null)" 2>/dev/null; then
 fi
 rm -f ~/scotd_jax-run/status ~/scotd_jax-run/pid
 setsid nohup bash -c 'echo \$\$ > ~/scotd_jax-run/pid; "\$@"; echo \$? > ~/scotd_jax-run/status' run \\
-  ~/scotd_jax-venv/bin/python -m scotd_jax.main --multihost $(printf '%q ' "$@")\\
+  ~/scotd_jax-venv/bin/python -m scotd_jax.main --multihost=auto $(printf '%q ' "$@")\\
   >> ~/scotd_jax-run/log 2>&1 < /dev/null &
 until [ -s ~/scotd_jax-run/pid ]; do sleep 0.1; done
 REMOTE

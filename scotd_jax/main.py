@@ -16,19 +16,24 @@ from ml_collections import config_flags
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/world.py or configs/world.py:n=5")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, e.g. configs/world.py or configs/world.py:seed=1"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where artefacts live; a local folder or gs://...", required=True)
 _JOBS = flags.DEFINE_list("jobs", None, "Only these jobs: sample,build,train,evaluate,export,report")
 _OVERWRITE = flags.DEFINE_list("overwrite", [], "Make again: JOB (all of its artefacts) or JOB:NAME (one)")
-_MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other hosts of a TPU or GPU cluster before starting")
+_MULTIHOST = flags.DEFINE_string(
+    "multihost", "", "Join the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
+)
 flags.mark_flag_as_required("config")
+ALONE = ("build", "report")  # jobs that one process does while the others wait
 
 
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
         print(f"error: unexpected argument {argv[1]!r}; everything is a flag, see --help", file=sys.stderr)
         return 2
-    logging.set_verbosity(logging.WARNING)  # what is worth saying is said by the jobs
+    logging.set_verbosity(logging.ERROR)  # what is worth saying is said by the jobs
     try:
         run(_CONFIG.value, _WORKDIR.value, tuple(_JOBS.value or ()), tuple(_OVERWRITE.value), _MULTIHOST.value)
     except InputError as error:
@@ -37,32 +42,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run(
-    config_dict: Any, workdir_path: str, jobs: tuple[str, ...], overwrite: tuple[str, ...], multihost: bool
-) -> None:
+def run(config_dict: Any, workdir_path: str, jobs: tuple[str, ...], overwrite: tuple[str, ...], multihost: str) -> None:
     """Raises InputError on everything that the user can mend."""
     config = c.from_mapping(c.Config, config_dict)
     from scotd_jax.jobs import chain  # standard library only: a wrong name is said before JAX is loaded
 
     steps = chain.chain(config, jobs or chain.JOBS)
 
-    import jax
-
     from scotd_jax import jobs as package
+    from scotd_jax.distributed import hosts
     from scotd_jax.workdir import Workdir
 
     if multihost:
-        jax.distributed.initialize()
-    workdir = Workdir(workdir_path)
-    _remove(workdir, config, overwrite)
-    workdir.save_config(c.plain(config))
+        hosts.join(multihost)
+    workdir = Workdir(workdir_path, writes=hosts.is_first())
+    if hosts.is_first():
+        _remove(workdir, config, overwrite)
+        workdir.save_config(c.plain(config))
     from scotd_jax.jobs.run import Run
 
     context = Run(config, workdir)
     started = time.monotonic()
     for number, step in enumerate(steps, 1):
+        hosts.wait_for_all(f"before {step}")
         context.log(f"[{number}/{len(steps)}] {step}")
-        package.load(step.job)(context, step.name)
+        if hosts.is_first() or step.job not in ALONE:
+            package.load(step.job)(context, step.name)
     context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
 
 

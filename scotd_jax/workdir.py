@@ -49,8 +49,9 @@ def versions() -> dict[str, str]:
 class Artefact:
     """One folder under the work directory, made by one job."""
 
-    def __init__(self, root: epath.Path, job: str, kind: str, name: str):
+    def __init__(self, root: epath.Path, job: str, kind: str, name: str, writes: bool = True):
         self.job, self.name, self.path = job, f"{kind}/{name}" if name else kind, root / kind / name
+        self._writes = writes
         self._manifest = self.path / "manifest.json"
 
     def manifest(self) -> dict[str, Any]:
@@ -80,12 +81,14 @@ class Artefact:
                 f"{self.path}: made by another configuration: {key} was {there!r} and is now {here!r}. "
                 f"Use another --workdir, or make it again: --overwrite={self.job}:{self.name.partition('/')[2]}"
             )
-        if not manifest:
+        if not manifest and self._writes:
             self._write({"complete": False, "identity": identity, "versions": versions()})
         return not manifest.get("complete", False)
 
     def finish(self, counts: dict[str, Any], content: Any = None) -> None:
         """The last write. `content` is what the digest covers besides the identity (file hashes, say)."""
+        if not self._writes:
+            return
         manifest = self.manifest()
         self._write(manifest | {"counts": counts, "digest": digest([manifest["identity"], content]), "complete": True})
 
@@ -112,11 +115,12 @@ class Workdir:
         "report": "report",
     }
 
-    def __init__(self, root: str):
-        self.root = epath.Path(root)
+    def __init__(self, root: str, writes: bool = True):
+        """`writes` is False on processes that leave manifests to another one."""
+        self.root, self._writes = epath.Path(root), writes
 
     def artefact(self, job: str, name: str) -> Artefact:
-        return Artefact(self.root, job, self.KINDS[job], name)
+        return Artefact(self.root, job, self.KINDS[job], name, self._writes)
 
     def save_config(self, config: dict[str, Any]) -> None:
         write_text(self.root / "config.json", json.dumps(config, indent=2) + "\n")

@@ -126,7 +126,7 @@ def test_dry_run_prints_the_whole_way_and_needs_no_gcloud(tmp_path):
         "tpu-vm describe",
         "tpu-vm scp",
     ]
-    assert "-m scotd_jax.main --multihost --config=configs/world.py:seed=5" in done.stdout
+    assert "-m scotd_jax.main --multihost=auto --config=configs/world.py:seed=5" in done.stdout
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
 
 
@@ -167,7 +167,7 @@ def test_the_whole_way_on_two_workers(cloud):
         assert (cloud / worker / "scotd_jax" / "launch" / "tpu_vm.sh").is_file()
         assert (cloud / worker / "installed").read_text().endswith("-c constraints.txt -e .[tpu]\n")
         assert (cloud / "logs" / f"{worker}.log").read_text() == (
-            "<scotd_jax><-m><scotd_jax.main><--multihost><--config=configs/world.py:seed=5>"
+            "<scotd_jax><-m><scotd_jax.main><--multihost=auto><--config=configs/world.py:seed=5>"
             "<--workdir=gs://bucket/it's mine>\n"
         )
     assert (cloud / "calls").read_text().splitlines()[-1].startswith("compute tpus queued-resources delete scotd-jax")

@@ -122,7 +122,7 @@ def test_an_export_holds_what_transformers_writes(case, tmp_path):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_an_exported_folder_says_the_same_in_pytorch(name, tmp_path):
+def test_an_exported_folder_says_the_same_in_pytorch(name, tmp_path, capfd):
     config, params = CONFIGS[name], random_params(CONFIGS[name])
     model = registry.build(config, Precision("bfloat16"))  # the comparison is in float32 whatever was trained in
     export_pretrained(tmp_path, config, params, words(), "", max_shard_size=4000)
@@ -130,6 +130,7 @@ def test_an_exported_folder_says_the_same_in_pytorch(name, tmp_path):
     assert result["logit_error"] <= tolerances.LOGITS
     assert (result["prompts"], result["ties"]) == (4, 0)
     assert result["tokens"] > 12  # else nothing much was said
+    assert capfd.readouterr() == ("", "")  # nothing that a newcomer would worry about
 
 
 def test_a_half_precision_export_is_compared_with_what_it_stores(tmp_path):

@@ -30,7 +30,7 @@ def test_files_and_targets_exist():
     for path in re.findall(r"`((?:scotd_jax|configs|launch|tests)/[\w/]+\.(?:py|sh))`", README):
         assert (ROOT / path).is_file() or path == "configs/zoo.py", path
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
-    for target in re.findall(r"make ([a-z]+)[`\n ]", README):
+    for target in re.findall(r"(?:^|`)make ([a-z]+)", README, flags=re.M):
         assert target in targets, f"make {target}"
 
 

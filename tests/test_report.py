@@ -411,20 +411,3 @@ def test_model_card_states_use_results_and_origin(data):
     unevaluated = cards.model_card("x", kind="t5", about="", prompt="", results={}, facts={})
     assert "not evaluated" in unevaluated
     assert "AutoModelForSeq2SeqLM" in unevaluated
-
-
-def test_corpus_card_counts_every_response():
-    card = cards.corpus_card(
-        "corpus",
-        about="Rationales.",
-        facts={"Groups": "3"},
-        features={"prompt": "int64 list, token ids | of the prompt"},
-        ledger={"bins": {"kept": 3, "wrong": 1}},
-        example={"response": "so ``` is it"},
-        license="cc0-1.0",
-    )
-    assert front_matter(card)["license"] == "cc0-1.0"
-    assert "What became of 4 responses" in card
-    assert "| kept | 3 (75.0 %) |" in card
-    assert "token ids \\| of the prompt" in card
-    assert "````text\nso ``` is it\n````" in card

@@ -129,6 +129,7 @@ def test_a_run_goes_on_with_another_mesh_and_the_same_batches(uncut, mesh, tmp_p
 def test_what_a_kill_left_half_written_is_no_checkpoint(uncut, mesh, tmp_path):
     shutil.copytree(uncut, tmp_path, dirs_exist_ok=True)
     last = tmp_path / "checkpoints" / str(STEPS)
-    last.rename(last.with_name(last.name + ".orbax-checkpoint-tmp"))
+    shutil.copytree(last, last.with_name("20.orbax-checkpoint-tmp"))  # swept away
+    last.rename(last.with_name(last.name + ".orbax-checkpoint-tmp"))  # and never taken for the last checkpoint
     run(tmp_path, mesh)
     assert_same_end(tmp_path, uncut)

@@ -56,18 +56,18 @@ def test_sizes_of_a_mesh(eight):
 
 
 @pytest.mark.parametrize(
-    "sizes",
+    ("sizes", "message"),
     [
-        {"data": 3},
-        {"data": -1, "fsdp": -1},
-        {"data": 0},
-        {"data": -1, "tensor": 3},
-        {"data": -1, "fsdp": 16},
-        {"data": -2},
+        ({"data": -1, "fsdp": -1}, "at most one of them is -1"),
+        ({"data": 0}, "sizes are positive"),
+        ({"data": -2}, "sizes are positive"),
+        ({"data": 3}, "data=3, fsdp=1, tensor=1 does not fit the 8 devices"),
+        ({"data": -1, "tensor": 3}, "does not fit the 8 devices"),
+        ({"data": -1, "fsdp": 16}, "does not fit the 8 devices"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(sizes):
-    with pytest.raises(InputError, match=r"config\.mesh: data="):
+def test_sizes_that_do_not_fit_are_refused(sizes, message):
+    with pytest.raises(InputError, match=rf"config\.mesh: .*{message}"):
         make_mesh(config.Mesh(**sizes))
 
 

@@ -135,18 +135,6 @@ def read_description(folder: epath.PathLike, split: str) -> dict[str, Any]:
     return description
 
 
-def file_digest(path: epath.PathLike) -> str:
-    """SHA-256 of a file, in hex. Raises InputError when there is no such file."""
-    path = epath.Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def readme(description: Mapping[str, Any]) -> str:
     """The README of a corpus: what is in it and how others read it."""
     split = description["split"]

@@ -52,10 +52,8 @@ def build(run: Run, name: str) -> None:
     meta = {"name": name, "tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": plain(spec)}
     result = write_corpus(artefact.path, "train", examples, spec.shards, meta, ledger=ledger)
     size = result["counts"]
-    run.log(
-        f"  {size['questions']} questions with {size['responses']} responses; "
-        f"a prompt computed once per question saves {size['grouping_gain']:.2g} x the tokens"
-    )
+    saving = f"; prompts computed once save {size['grouping_gain']:.1f} x the tokens" * (size["grouping_gain"] > 1.05)
+    run.log(f"  {size['questions']} questions with {size['responses']} responses{saving}")
     artefact.finish(result["counts"], [file["sha256"] for file in result["files"]])
 
 

@@ -3,6 +3,7 @@
 import json
 
 from scotd_jax.config import Model, plain
+from scotd_jax.distributed import hosts
 from scotd_jax.evaluation.contrast import consistency
 from scotd_jax.evaluation.scoring import outcomes, score
 from scotd_jax.evaluation.voting import vote
@@ -42,5 +43,6 @@ def evaluate(run: Run, name: str) -> None:
     questions = [question for set_questions, _ in rows_by_set.values() for question in set_questions]
     right = {id_: r for set_questions, rows in rows_by_set.values() for id_, r in outcomes(set_questions, rows).items()}
     output = {"sets": results, "contrast": consistency(questions, right, settings.confidence)}
-    write_text(artefact.path / "results.json", json.dumps(output, indent=2) + "\n")
+    if hosts.is_first():
+        write_text(artefact.path / "results.json", json.dumps(output, indent=2) + "\n")
     artefact.finish({key: result["accuracy"] for key, result in results.items()}, output)

@@ -4,6 +4,7 @@ import importlib.util
 from typing import Any
 
 from scotd_jax.config import Model
+from scotd_jax.distributed import hosts
 from scotd_jax.jobs.run import Run
 from scotd_jax.models.hf_export import export_pretrained
 from scotd_jax.models.hf_verify import verify_export
@@ -28,7 +29,9 @@ def export(run: Run, name: str) -> None:
         run.log("  already complete")
         return
     model = run.model(spec.model, "float32")
-    params = run.params(Model(student=name), model, seed=0)
+    params = run.speaking_params(Model(student=name), model, seed=0)
+    if not hosts.is_first():
+        return
     tokenizer = run.tokenizer(spec.model)
     length = run.config.evaluation.sampling.max_new_tokens
     sets = spec.sets or spec.dev or run.corpus_sets(spec.corpus)

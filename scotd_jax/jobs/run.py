@@ -6,12 +6,13 @@ from typing import Any
 import jax
 
 from scotd_jax import config as c
+from scotd_jax.distributed.hosts import to_own_devices
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.errors import InputError
 from scotd_jax.layout import round_up
 from scotd_jax.models import api, registry
-from scotd_jax.progress import log
+from scotd_jax.progress import Progress, log
 from scotd_jax.records import Question, to_json
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.registry import load_task
@@ -25,12 +26,20 @@ class Run:
     def __init__(self, config: c.Config, workdir: Workdir):
         self.config = config
         self.workdir = workdir
-        self.mesh = make_mesh(config.mesh)
-        self.log = log
+        self.mesh = make_mesh(config.mesh)  # of training: the devices of all processes
+        several = jax.process_count() > 1
+        # Of speaking: the devices of this process, over which its questions are spread.
+        self.own_mesh = make_mesh(c.Mesh(), jax.local_devices()) if several else self.mesh
         self.task = functools.cache(self._task)
         self.questions = functools.cache(self._questions)
         self._tokenizers: dict[str, Tokenizer] = {}
         self._models = functools.cache(registry.build)
+
+    def log(self, message: str) -> None:
+        log(message, process_index=jax.process_index())
+
+    def progress(self, total: int, label: str, unit: str, done: int = 0) -> Progress:
+        return Progress(total, label, unit, done=done, process_index=jax.process_index())
 
     def artefact(self, job: str, name: str) -> Artefact:
         return self.workdir.artefact(job, name)
@@ -94,8 +103,15 @@ class Run:
             shape.setdefault("vocab_size", round_up(self.tokenizer(model).size, 8))
         return registry.config_for(model.architecture, shape)
 
+    def speaking_params(self, model: c.Model, functions: api.Model, seed: int) -> api.Params:
+        """The parameters on this process' devices."""
+        return self.on_own_devices(self.params(model, functions, seed), functions)
+
+    def on_own_devices(self, params: api.Params, functions: api.Model) -> api.Params:
+        return to_own_devices(params, param_shardings(self.own_mesh, functions.axes(), functions.abstract()))
+
     def params(self, model: c.Model, functions: api.Model, seed: int) -> api.Params:
-        """The parameters a student starts from or a speaker speaks with, placed on the mesh."""
+        """The parameters a student starts from, placed on the mesh of all processes."""
         shardings = param_shardings(self.mesh, functions.axes(), functions.abstract())
         if model.student:
             from scotd_jax.training.checkpoints import load_params

@@ -3,6 +3,7 @@
 import dataclasses
 
 from scotd_jax.config import plain
+from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import load_speaker, read_all, speak
@@ -32,6 +33,8 @@ def sample(run: Run, name: str) -> None:
         speaker_name = spec.model.student or spec.model.path or spec.model.architecture
         speaker = load_speaker(run, speaker_name, spec.model, "bfloat16", seed)
         paths = speak(run, speaker, asked, spec.sampling, seed=seed, folder=artefact.path, shards=4)
+    elif not hosts.is_first():
+        return
     else:
         rows = _gold(run, spec.questions) if spec.source == "task" else _from_file(spec.path, asked)
         writer = ResponseWriter(artefact.path)

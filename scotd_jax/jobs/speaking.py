@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 from etils import epath
 
 from scotd_jax import config as c
+from scotd_jax.distributed import hosts
 from scotd_jax.jobs.run import Run
 from scotd_jax.models import api
-from scotd_jax.progress import Progress
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response
 from scotd_jax.sampling.sampler import Request, Sample, Sampler
@@ -28,11 +29,13 @@ class Speaker(NamedTuple):
 
 def load_speaker(run: Run, name: str, model: c.Model, precision: str, seed: int = 0) -> Speaker:
     functions = run.model(model, precision)
-    return Speaker(name, functions, run.params(model, functions, seed), run.tokenizer(model))
+    return Speaker(name, functions, run.speaking_params(model, functions, seed), run.tokenizer(model))
 
 
 def make_sampler(run: Run, speaker: Speaker, sampling: c.Sampling, stops: tuple[str, ...], seed: int) -> Sampler:
-    return Sampler(speaker.model, speaker.params, speaker.tokenizer, sampling, seed=seed, stops=stops, mesh=run.mesh)
+    return Sampler(
+        speaker.model, speaker.params, speaker.tokenizer, sampling, seed=seed, stops=stops, mesh=run.own_mesh
+    )
 
 
 def requests(
@@ -77,18 +80,27 @@ def speak(
     stem: str = "responses",
     shards: int | None = None,
 ) -> list[epath.Path]:
-    """Samples what `folder` does not yet hold; rows are written as batches finish. Returns the merged files."""
-    writer = ResponseWriter(folder, stem)
+    """Samples what `folder` does not yet hold; rows are written as batches finish. Returns the merged files.
+
+    With several processes each samples its share of what is missing, whoever wrote the rest.
+    """
+    writer = ResponseWriter(folder, stem, host=jax.process_index())
     done = writer.done()
-    wanted = requests(speaker, asked, sampling.n, done)
+    hosts.wait_for_all(f"{folder} {stem} is read")  # else a fast process' rows would shift the shares of a slow one
+    wanted = hosts.own_share(requests(speaker, asked, sampling.n, done))
     stops = tuple(dict.fromkeys(stop for _, task in asked.values() for stop in task.format.stops))
     sampler = make_sampler(run, speaker, sampling, stops, seed)
     label = describe(sampling)
-    with Progress(len(asked) * sampling.n, f"  {speaker.name} says {stem}", "responses", done=len(done)) as progress:
+    missing = sum(len(request.sample_indices) for request in wanted)
+    with run.progress(len(done) + missing, f"  {speaker.name} says {stem}", "responses", len(done)) as progress:
         for samples in sampler(wanted):
             writer.write([respond(s, *asked[s.question_id], speaker.name, label) for s in samples])
             progress.advance(len(samples))
-    return writer.finish(list(asked), shards)
+    hosts.wait_for_all(f"{folder} {stem} is written")
+    if hosts.is_first():
+        writer.finish(list(asked), shards)
+    hosts.wait_for_all(f"{folder} {stem} is merged")
+    return writer.final_paths(shards)
 
 
 def read_all(paths: list[epath.Path]) -> list[Response]:

@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 
+import jax
+from clu import parameter_overview
+
 from scotd_jax.config import plain
 from scotd_jax.corpus.loader import make_loader
+from scotd_jax.distributed import hosts
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
-from scotd_jax.progress import Progress
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import train as train_loop
+from scotd_jax.workdir import write_text
 
 
 def train(run: Run, name: str) -> None:
-    """students/NAME: checkpoints (last and best on dev), metrics.jsonl, manifest."""
+    """students/NAME: checkpoints (last and best on dev), metrics.jsonl, parameters.txt, manifest."""
     spec = run.config.students[name]
     seed = run.config.seed + spec.seed
     artefact = run.artefact("train", name)
@@ -34,8 +38,13 @@ def train(run: Run, name: str) -> None:
         group_size=spec.training.group_size,
         start_token=model.start_token,
         seed=seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
-    with Progress(spec.training.steps, f"  {name}", "updates") as progress:
+    overview = parameter_overview.get_parameter_overview(model.abstract(), include_stats=False)
+    if hosts.is_first():
+        write_text(artefact.path / "parameters.txt", overview + "\n")
+    with run.progress(spec.training.steps, f"  {name}", "updates") as progress:
         train_loop(
             model,
             run.params(spec.model, model, seed),
@@ -63,7 +72,7 @@ def _dev(run: Run, name: str, model):
     wanted = requests(speaker, asked, 1)
 
     def evaluate(params, step: int) -> dict[str, float]:
-        sampler.params = params
+        sampler.params = run.on_own_devices(params, model)
         right = 0
         for samples in sampler(wanted):
             right += sum(respond(s, *asked[s.question_id], name, "greedy").correct is True for s in samples)

@@ -1,6 +1,7 @@
-"""Reading a Hugging Face config.json strictly: fields that we know are taken, values that we do not support refused."""
+"""Config values from outside, checked: fields of a config.json, and overrides that a user wrote."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,14 +11,30 @@ C = TypeVar("C")
 
 
 def read(kind: type[C], values: Mapping[str, Any], required: Mapping[str, Any], names: Mapping[str, str]) -> C:
-    """A config dataclass from a config.json.
+    """A config dataclass from a Hugging Face config.json.
 
     `required` are the only values that we support of some keys (a key left out counts as that value); `names` maps
-    fields to keys where they differ. Keys that we do not know are ignored: they do not change what a model computes.
-    Raises InputError on an unsupported value.
+    fields to keys where they differ. Other keys are ignored: they do not change what a model computes.
+    Raises InputError on an unsupported value and on one of the wrong type.
     """
     for key, wanted in required.items():
         if values.get(key, wanted) != wanted:
             raise InputError(f"config.json: {key} is {values[key]!r}; only {wanted!r} is supported")
     keys = {f.name: names.get(f.name, f.name) for f in dataclasses.fields(kind)}
-    return kind(**{field: values[key] for field, key in keys.items() if key in values})
+    found = {field: values[key] for field, key in keys.items() if key in values}
+    return kind(**checked(kind, found, "config.json: "))
+
+
+def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values, integers made floats where the field is one. Raises InputError on any other type that differs."""
+    hints = typing.get_type_hints(kind)
+    return {name: _convert(hints[name], value, f"{where}{name}") for name, value in values.items()}
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    allowed = typing.get_args(hint) or (hint,)
+    if type(value) in allowed:
+        return value
+    if float in allowed and type(value) is int:
+        return float(value)
+    raise InputError(f"{where} should be {getattr(hint, '__name__', hint)}, found {value!r}")

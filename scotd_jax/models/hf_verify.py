@@ -5,9 +5,10 @@ float32 logits ours (on padded batches), and is the greedily generated text ours
 tokenizer and generation settings? Needs torch and transformers, imported here only.
 """
 
+import contextlib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -175,16 +176,26 @@ def _load_torch(folder, kind: str) -> tuple[Any, Any]:
     import transformers
 
     head = {"opt": transformers.AutoModelForCausalLM, "t5": transformers.AutoModelForSeq2SeqLM}[kind]
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
+    with _quiet(transformers.utils.logging):
         model, info = head.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
-    finally:
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     if wrong := {key: names for key, names in info.items() if names}:
         raise ExportMismatch(f"{folder}: transformers does not find all and only its tensors: {wrong}")
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@contextlib.contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """No bars and no remarks of transformers: what loading found is checked, and of every T5 with an output matrix of
+    its own version 5 remarks that it is not tied."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _until(end: int, tokens: Sequence[int]) -> list[int]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scotd_jax.errors import InputError
-from scotd_jax.models import opt, t5
+from scotd_jax.models import hf_fields, opt, t5
 from scotd_jax.models.api import Cache, Context, Model, Params, Precision
 from scotd_jax.models.opt import OPTConfig
 from scotd_jax.models.t5 import T5Config
@@ -72,15 +72,12 @@ def config_for(architecture: str, shape_overrides: Mapping[str, Any] | None = No
     """
     if architecture not in PRESETS:
         raise InputError(f"architecture {architecture!r} is unknown; {_nearest(architecture, list(PRESETS))}")
-    config = PRESETS[architecture]
-    for name, value in (shape_overrides or {}).items():
-        if name not in (fields := [f.name for f in dataclasses.fields(config)]):
+    config, overrides = PRESETS[architecture], dict(shape_overrides or {})
+    fields = [f.name for f in dataclasses.fields(config)]
+    for name in overrides:
+        if name not in fields:
             raise InputError(f"shape.{name}: {architecture} has no such field; {_nearest(name, fields)}")
-        old = getattr(config, name)
-        wanted = int if old is None else type(old)
-        if type(value) is not wanted and not (wanted is float and type(value) is int):
-            raise InputError(f"shape.{name}: expected {wanted.__name__}, found {value!r}")
-    return dataclasses.replace(config, **(shape_overrides or {}))
+    return dataclasses.replace(config, **hf_fields.checked(type(config), overrides, "shape."))
 
 
 @functools.cache

@@ -88,7 +88,7 @@ class ResponseWriter:
         names = sorted(rows, key=lambda name: (place[name[0]], name[1]))
         count = shards or 1
         shard_of = [place[name[0]] * count // len(order) for name in names]
-        old, paths, staged, begin = self._files(), self._final_paths(shards), [], 0
+        old, paths, staged, begin = self._files(), self.final_paths(shards), [], 0
         with _LineReader() as lines:
             for shard in range(count):
                 end = begin + shard_of.count(shard)
@@ -107,7 +107,8 @@ class ResponseWriter:
             self._parts.rmdir()
         return paths
 
-    def _final_paths(self, shards: int | None) -> list[epath.Path]:
+    def final_paths(self, shards: int | None) -> list[epath.Path]:
+        """The files that `finish` makes."""
         if shards is None:
             return [self._folder / f"{self._stem}.jsonl"]
         return [self._folder / f"{self._stem}-{i:05d}-of-{shards:05d}.jsonl" for i in range(shards)]

@@ -1,4 +1,4 @@
-"""README.md of what leaves the house: model cards and corpus cards, Markdown with the YAML front matter of the Hub.
+"""README.md of an exported model: Markdown with the YAML front matter of the Hub.
 
 A card says what it is, how to use it, how it was made, how well it does (with intervals) and where it should not be
 trusted. What is not known, such as a licence, is left out rather than guessed.
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from scotd_jax.evaluation.statistics import Estimate
-from scotd_jax.reporting.tables import ledger_counts, percent, span
+from scotd_jax.reporting.tables import percent, span
 
 _CLASSES = {"opt": ("AutoModelForCausalLM", "text-generation"), "t5": ("AutoModelForSeq2SeqLM", "text2text-generation")}
 
@@ -62,30 +62,6 @@ text = tokenizer.decode({answer}, skip_special_tokens=True){cut}"""
         ("How it was trained", _facts(facts)),
         ("Limits", limits),
     ]
-    return _card(name, front, about, parts)
-
-
-def corpus_card(
-    name: str,
-    *,
-    about: str,
-    facts: Mapping[str, str],
-    features: Mapping[str, str],
-    ledger: Mapping[str, Any] | None = None,
-    example: Mapping[str, str] | None = None,
-    license: str = "",
-) -> str:
-    """Card of a corpus. features: name -> type and meaning; ledger: `Ledger.to_json`; example: field -> text."""
-    front = {"license": license, "tags": ["scotd", "chain-of-thought", "distillation"]}
-    parts = [("Contents", _facts(facts)), ("Features", _table(("feature", "what it holds"), features.items()))]
-    if ledger is not None:
-        counts = ledger_counts(ledger)
-        total = sum(counts.values())
-        lines = [(k.replace("_", " "), f"{n:,} ({percent(n / total if total else None)} %)") for k, n in counts.items()]
-        parts.append((f"What became of {total:,} responses", _table(("bin", "responses"), lines)))
-    if example is not None:
-        shown = "\n\n".join(f"{field}:\n\n{_fenced(text)}" for field, text in example.items())
-        parts.append(("One example", shown))
     return _card(name, front, about, parts)
 
 
