@@ -33,7 +33,6 @@ class Run:
         self.task = functools.cache(self._task)
         self.questions = functools.cache(self._questions)
         self._tokenizers: dict[str, Tokenizer] = {}
-        self._models = functools.cache(registry.build)
 
     def log(self, message: str) -> None:
         log(message, process_index=jax.process_index())
@@ -88,7 +87,7 @@ class Run:
 
     def model(self, model: c.Model, precision: str) -> api.Model:
         """The functions of a model, without its parameters."""
-        return self._models(self.model_config(model), api.Precision(precision))
+        return registry.build(self.model_config(model), api.Precision(precision))
 
     def model_config(self, model: c.Model) -> Any:
         if model.student:
