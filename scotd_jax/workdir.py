@@ -8,6 +8,7 @@ identity is refused, naming the first difference, so that results of two configs
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from typing import Any
 
@@ -117,7 +118,8 @@ class Workdir:
 
     def __init__(self, root: str, writes: bool = True):
         """`writes` is False on processes that leave manifests to another one."""
-        self.root, self._writes = epath.Path(root), writes
+        # Checkpoints need an absolute path, and messages are clearer with one.
+        self.root, self._writes = epath.Path(root if "://" in root else os.path.abspath(root)), writes
 
     def artefact(self, job: str, name: str) -> Artefact:
         return Artefact(self.root, job, self.KINDS[job], name, self._writes)

@@ -30,7 +30,8 @@ def door(*flags: str, timeout: int = 600) -> subprocess.CompletedProcess:
 def world(tmp_path_factory) -> Path:
     """The work directory of the embedded world's chain in its smallest form."""
     workdir = tmp_path_factory.mktemp("world")
-    done = door("--config=configs/world.py:runlocal", f"--workdir={workdir}")
+    # A relative path, as users write it.
+    done = door("--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr, "a newcomer would worry about it"
