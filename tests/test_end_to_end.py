@@ -115,7 +115,7 @@ def test_an_upstream_change_is_noticed_downstream(world):
         (["--config=configs/wrld.py"], "no config file at 'configs/wrld.py'"),
         (["--config=configs/world.py", "--config.sed=1"], "no such key"),
         (["--config=configs/world.py", "--jobs=trian"], "did you mean 'train'?"),
-        (["--config=configs/world.py", "--overwrite=train:n31_opt"], "did you mean 'n30_opt'?"),
+        (["--config=configs/world.py", "--overwrite=train:teachr"], "did you mean 'teacher'?"),
         (["--config=configs/world.py", "--config.mesh.fsdp=two"], "invalid literal"),
         (["--config=configs/world.py", "extra"], "unexpected argument 'extra'"),
     ],
