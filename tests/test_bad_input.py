@@ -82,6 +82,12 @@ def test_corpus_that_is_empty_after_filtering(workdir):
     assert "24 too_long" in message
 
 
+def test_corpus_that_is_longer_than_the_model(workdir):
+    message = refused(workdir, "--jobs=train", "--config.students.student.model.shape.max_position_embeddings=64")
+    assert "config.students.student" in message
+    assert "exceed the model's 64 positions" in message
+
+
 def test_artefact_that_was_never_made(tmp_path):
     message = refused(tmp_path, "--jobs=build")
     assert "rationales/gold: not complete; run it first: --jobs=sample" in message

@@ -6,10 +6,13 @@ import jax
 from clu import parameter_overview
 
 from scotd_jax.config import plain
+from scotd_jax.corpus.build import read_description
 from scotd_jax.corpus.loader import make_loader
 from scotd_jax.distributed import hosts
+from scotd_jax.errors import InputError
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
+from scotd_jax.models.api import Model
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import train as train_loop
 from scotd_jax.workdir import write_text
@@ -31,8 +34,10 @@ def train(run: Run, name: str) -> None:
         run.log("  already complete")
         return
     model = run.model(spec.model, spec.precision)
+    corpus = run.artefact("build", spec.corpus).path
+    check_room(model, read_description(corpus, "train")["counts"], name)
     loader = make_loader(
-        run.artefact("build", spec.corpus).path,
+        corpus,
         "train",
         batch_size=spec.training.batch_size,
         group_size=spec.training.group_size,
@@ -59,6 +64,18 @@ def train(run: Run, name: str) -> None:
     best = best_step(artefact.path / "checkpoints")
     run.log("  " + ", ".join(f"{key} {value}" for key, value in best.items()))
     artefact.finish(best)
+
+
+def check_room(model: Model, counts: Mapping[str, float], name: str) -> None:
+    """Raises InputError if the corpus is longer than the positions of the model, which would all fall on the last."""
+    room = getattr(model.config, "max_position_embeddings", None)
+    longest = counts["prompt_tokens_max"] + counts["response_tokens_max"]
+    if room is not None and longest > room:
+        raise InputError(
+            f"config.students.{name}: prompts of up to {counts['prompt_tokens_max']} tokens and responses of up to "
+            f"{counts['response_tokens_max']} exceed the model's {room} positions; lower the corpus' "
+            "max_prompt_tokens and max_response_tokens"
+        )
 
 
 def _dev(run: Run, name: str, model):

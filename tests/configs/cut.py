@@ -2,7 +2,13 @@
 
 from scotd_jax import config as c
 
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64}
+SHAPE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "ffn_dim": 64,
+    "max_position_embeddings": 128,
+}
 MODEL = c.Model(architecture="opt-tiny", shape=SHAPE, tokenizer="task:world")
 
 
