@@ -66,11 +66,10 @@ def test_sampling_that_is_killed_loses_and_doubles_nothing(whole, tmp_path):
     rng = random.Random(0)
     cut = 0
     for _ in range(KILLS):
-        before = len(list(parts.glob("said*"))) if parts.exists() else 0
-        earlier = {p: p.read_bytes() for p in parts.glob("*.jsonl")} if parts.exists() else {}
+        earlier = {path: path.read_bytes() for path in parts.glob("*.jsonl")}
 
-        def begun(before=before):
-            return parts.exists() and len(list(parts.glob("*.jsonl"))) > before
+        def begun(earlier=earlier):
+            return len(list(parts.glob("*.jsonl"))) > len(earlier)
 
         cut += kill_once_begun(tmp_path, "sample", begun, rng.uniform(0, 0.05))
         for path, content in earlier.items():
@@ -88,14 +87,14 @@ def test_sampling_that_is_killed_loses_and_doubles_nothing(whole, tmp_path):
 
 def test_training_that_is_killed_ends_with_the_same_parameters(whole, tmp_path):
     finish(tmp_path, "sample,build")
-    metrics = tmp_path / "students" / "student" / "checkpoints"
+    checkpoints = tmp_path / "students" / "student" / "checkpoints"
     rng = random.Random(1)
     cut = 0
     for _ in range(KILLS):
-        seen = len(list(metrics.iterdir())) if metrics.exists() else 0
+        seen = len(list(checkpoints.glob("*")))
 
         def begun(seen=seen):
-            return metrics.exists() and len(list(metrics.iterdir())) > seen
+            return len(list(checkpoints.glob("*"))) > seen
 
         cut += kill_once_begun(tmp_path, "train", begun, rng.uniform(0, 0.1))
     assert cut, "no run was cut before its end, so nothing was tested"
