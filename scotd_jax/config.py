@@ -13,15 +13,16 @@ from typing import Any, Literal
 from scotd_jax.errors import InputError
 
 Names = tuple[str, ...]
+Altered = Literal["own", "shuffled", "other", "empty"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Where questions come from. Question sets are referred to as "NAME.SPLIT", NAME being this entry's key."""
 
-    kind: str = "world"  # a task of tasks/registry.py
+    kind: str = "world"  # a task of tasks/registry.py, or the path of a Python file that defines one
     format: str = ""  # how prompts and answers are written (tasks/formats.py); "" is the task's own
-    path: str = ""  # folder of its files, for tasks that are read from disk
+    path: str = ""  # folder of its files, or "datasets:NAME" or "tfds:NAME" with their configuration after a "/"
     limit: int = 0  # first questions of every split only; 0 is all
     seed: int = 0  # of a generated task; added to the config's
     title: str = ""  # how reports call it; tasks of one title share their columns. "" is this entry's key
@@ -54,14 +55,36 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Rationales:
-    """One set of responses: said by a model, by the task itself (gold), or read from a file."""
+    """One set of responses: said by a model, by the task itself (gold), or read from files."""
 
     source: Literal["model", "task", "file"] = "model"
     questions: Names = ()  # question sets that are asked
     model: Model = Model()  # source "model"
     sampling: Sampling = Sampling()
-    path: str = ""  # source "file": JSONL of responses
+    exemplars: str = ""  # source "model": worked examples before every question: a name of tasks/exemplars or a file
+    path: str = ""  # source "file": files, also with *, in the order of the numbers in their names
+    importer: str = "responses"  # source "file": what kind of files (rationales/importers)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the importer
+    release: Literal["", "jsonl", "parquet"] = ""  # also written as a dataset for others, with a card
     seed: int = 0  # added to the config's
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One kind of example that a question and its responses make. Both texts are templates (tasks/recipes.py)."""
+
+    prompt: str = "{ask}"
+    target: str = "{rationale}{marker}{answer}"
+    weight: float = 1.0  # of the mean loss of this part's tokens in the loss of a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a student learns from a question and its kept responses, and how it is asked afterwards."""
+
+    parts: dict[str, Part] = dataclasses.field(default_factory=lambda: {"train": Part()})
+    ask: str = "{ask}"  # prompt, a template as in `Part`
+    read: Literal["response", "answer_first", "choice", "rationale"] = "response"  # how its responses are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +94,23 @@ class Corpus:
     It is encoded with the tokenizer, and for the kind of model, of the students that read it: they must share both.
     """
 
-    rationales: str = ""  # name of a set of responses; target "label" needs none
+    recipe: str = "scotd"  # what is made of a question and its responses: one of tasks/recipes.py or Config.recipes
+    rationales: Names = ()  # sets of responses, one after the other; recipes that use none need none
     questions: Names = ()  # question sets; () is those of the rationales
-    # What the student is to say: rationale and answer, the gold answer alone, or the text as it was said.
-    target: Literal["rationale_answer", "label", "text"] = "rationale_answer"
     n: int = 0  # first n samples of every question, before filtering; 0 is all (subsets are nested)
     keep: Literal["correct", "all", "wrong"] = "correct"
+    rationale: Altered = "own"  # controls: each response's words shuffled, another question's rationale, or none
     dedup: bool = False  # drop responses of equal text to the same question
+    near_duplicates: float = 1.0  # drop those that share more than this part of their word trigrams with a kept one
+    min_response_tokens: int = 0
     max_prompt_tokens: int = 700
     max_response_tokens: int = 256
+    cap: int = 0  # at most so many kept per question; 0 is all
+    cap_by: Literal["first", "random", "likely"] = "first"  # which; "likely" by log-probability per token
+    balance: Literal["questions", "responses"] = "questions"  # what comes equally often in training
+    decontaminate: int = 13  # drop questions that share so many words in a row with a dev or reported one; 0 is off
     shards: int = 4
+    processes: int = 1  # that build it, on each host; the bytes are the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +150,24 @@ class Student:
     training: Training = Training()
     dev: Names = ()  # question sets on which the best checkpoint is chosen; never one that is reported
     sets: Names = ()  # question sets that are reported; () is not evaluated
+    given: Names = ()  # sets of responses whose rationales it reads when asked, if its recipe asks so
     arm: str = ""  # row of the report; students of one arm are averaged (seeds). "" is the student's name
     export: bool = False
     seed: int = 0  # added to the config's
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """One more way of asking a student than its own (`Student.sets`), and one more row of the report."""
+
+    student: str = ""
+    sets: Names = ()  # question sets
+    arm: str = ""  # row of the report; "" is the name of this entry
+    given: Names = ()  # sets of responses whose rationales it reads; () is the student's
+    rationale: Altered = "own"  # what becomes of them before
+    n: int = 1  # first n rationales of every question
+    combine: Literal["vote", "marginal"] = "vote"  # majority of n answers, or largest sum of n probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +193,10 @@ class Config:
     seed: int = 0
     tasks: dict[str, Task] = dataclasses.field(default_factory=dict)
     rationales: dict[str, Rationales] = dataclasses.field(default_factory=dict)
+    recipes: dict[str, Recipe] = dataclasses.field(default_factory=dict)  # besides those of tasks/recipes.py
     corpora: dict[str, Corpus] = dataclasses.field(default_factory=dict)
     students: dict[str, Student] = dataclasses.field(default_factory=dict)
+    askings: dict[str, Asking] = dataclasses.field(default_factory=dict)
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = Mesh()
 
