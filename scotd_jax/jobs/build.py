@@ -1,14 +1,18 @@
 """The build job: rationales are filtered, selected and encoded into a corpus that students read."""
 
 import json
+from collections.abc import Sequence
 
-from scotd_jax.config import Corpus, plain
+from scotd_jax.config import Corpus, Part, Recipe, plain
 from scotd_jax.corpus.build import write_corpus
 from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import read_all
 from scotd_jax.rationales.filters import sort_out
+from scotd_jax.records import Question, Response
+from scotd_jax.tasks import recipes
+from scotd_jax.tasks.formats import Format
 from scotd_jax.workdir import write_text
 
 
@@ -23,34 +27,31 @@ def build(run: Run, name: str) -> None:
     sets = run.corpus_sets(name)
     identity = {
         "spec": plain(spec),
+        "recipe": plain(run.recipe(name)),
         "questions": run.questions_identity(sets),
         "tokenizer": tokenizer.fingerprint(),
         "kind": kind,
     }
     if spec.rationales:
-        identity["rationales"] = run.artefact("sample", spec.rationales).digest
+        identity["rationales"] = [run.artefact("sample", each).digest for each in spec.rationales]
     if not artefact.begin(identity):
         run.log("  already complete")
         return
     asked = run.ask(sets)
-    if spec.target == "label":
-        targets = {id_: [(0, task.format.target(None, q.answer))] for id_, (q, task) in asked.items() if q.answer}
-        ledger = None
-    else:
-        targets, ledger = _from_rationales(run, spec, asked, tokenizer, kind)
+    recipe = run.recipe(name)
+    if spec.rationales:
+        kept, ledger = _from_rationales(run, spec, recipe, asked, tokenizer, kind)
         write_text(artefact.path / "ledger.json", json.dumps(ledger.to_json(), indent=2) + "\n")
-    examples = (
-        GroupedExample(
-            question_id=id_,
-            task=asked[id_][0].task,
-            prompt=tokenizer.prompt_ids(asked[id_][1].format.prompt(asked[id_][0]), kind),
-            responses=[target_ids(tokenizer, text, asked[id_][1].format.end) for _, text in rows],
-            sample_index=[index for index, _ in rows],
-        )
-        for id_, rows in targets.items()
-    )
+    else:
+        kept, ledger = {id_: [] for id_ in asked}, None
     meta = {"name": name, "tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": plain(spec)}
-    result = write_corpus(artefact.path, "train", examples, spec.shards, meta, ledger=ledger)
+    for part_name, part in recipe.parts.items():
+        examples = (
+            example
+            for id_, rows in kept.items()
+            for example in encoded(part, asked[id_][1].format, asked[id_][0], rows, tokenizer, kind)
+        )
+        result = write_corpus(artefact.path, part_name, examples, spec.shards, meta, ledger=ledger)
     size = result["counts"]
     saving = f"; prompts computed once save {size['grouping_gain']:.1f} x the tokens" * (size["grouping_gain"] > 1.05)
     run.log(f"  {size['questions']} questions with {size['responses']} responses{saving}")
@@ -63,24 +64,33 @@ def target_ids(tokenizer, text: str, end: str) -> list[int]:
     return ids if end else [*ids, tokenizer.eos_id]
 
 
-def _from_rationales(run: Run, spec: Corpus, asked: dict, tokenizer, kind: str):
-    folder = run.artefact("sample", spec.rationales).path
-    responses = read_all(sorted(folder.glob("responses-*.jsonl")))
-    questions = {id_: question for id_, (question, _) in asked.items()}
+def encoded(part: Part, style: Format, question: Question, rows: Sequence[Response], tokenizer, kind: str):
+    """The examples that a part makes of one question, as token ids."""
+    return [
+        GroupedExample(
+            question_id=question.id,
+            task=question.task,
+            prompt=tokenizer.prompt_ids(prompt, kind),
+            responses=[target_ids(tokenizer, text, style.end) for _, text in said],
+            sample_index=[index for index, _ in said],
+        )
+        for prompt, said in recipes.examples(part, style, question, rows)
+    ]
 
-    def text(response) -> str:
-        format_ = asked[response.question_id][1].format
-        if spec.target == "text":
-            return response.text + format_.end
-        return format_.target(response.rationale, response.answer)
 
-    def token_counts(response) -> tuple[int, int]:
+def _from_rationales(run: Run, spec: Corpus, recipe: Recipe, asked: dict, tokenizer, kind: str):
+    responses = [
+        row
+        for name in spec.rationales
+        for row in read_all(sorted(run.artefact("sample", name).path.glob("responses-*.jsonl")))
+    ]
+
+    def token_counts(response: Response) -> tuple[int, int]:
         question, task = asked[response.question_id]
-        prompt = tokenizer.prompt_ids(task.format.prompt(question), kind)
-        return len(prompt), len(target_ids(tokenizer, text(response), task.format.end))
+        made = [e for part in recipe.parts.values() for e in encoded(part, task.format, question, [response], tokenizer, kind)]
+        return max(len(e.prompt) for e in made), max(len(e.responses[0]) for e in made)
 
-    kept, ledger = sort_out(questions, responses, spec, token_counts)
-    return {id_: [(row.sample_index, text(row)) for row in rows] for id_, rows in kept.items()}, ledger
+    return sort_out({id_: question for id_, (question, _) in asked.items()}, responses, spec, token_counts)
 
 
 def _readers(run: Run, name: str):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from scotd_jax.config import Config
 from scotd_jax.errors import InputError
+from scotd_jax.jobs.question_sets import QuestionSet
 
 JOBS = ("sample", "build", "train", "evaluate", "export", "report")
 
@@ -58,8 +59,7 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
         if rationales.source == "model" and rationales.model.student:
             yield Step("train", rationales.model.student)
     elif job == "build":
-        if config.corpora[name].rationales:
-            yield Step("sample", config.corpora[name].rationales)
+        yield from (Step("sample", source) for source in config.corpora[name].rationales)
     elif job == "train":
         student = config.students[name]
         if student.model.student:
@@ -83,10 +83,10 @@ def check(config: Config) -> None:
             _check_model(config, rationales.model, f"{where}.model")
     for name, corpus in config.corpora.items():
         where = f"config.corpora.{name}"
-        if corpus.rationales:
-            lookup(config.rationales, corpus.rationales, f"{where}.rationales")
-        elif corpus.target != "label" or not corpus.questions:
-            raise InputError(f"{where}: needs rationales, or target 'label' and questions")
+        for source in corpus.rationales:
+            lookup(config.rationales, source, f"{where}.rationales")
+        if not corpus.rationales and not corpus.questions:
+            raise InputError(f"{where}: needs rationales, or, with a recipe that uses none, questions")
         _check_sets(config, corpus.questions, f"{where}.questions")
     for name, student in config.students.items():
         where = f"config.students.{name}"
@@ -112,9 +112,7 @@ def lookup(names: Mapping[str, Any], name: str, where: str) -> Any:
 
 def _check_sets(config: Config, sets: tuple[str, ...], where: str) -> None:
     for name in sets:
-        if "." not in name:
-            raise InputError(f"{where}: {name!r} should be TASK.SPLIT")
-        lookup(config.tasks, name.rpartition(".")[0], where)
+        lookup(config.tasks, QuestionSet.parse(name, where).task, where)
 
 
 def _check_model(config: Config, model: Any, where: str) -> None:

@@ -10,10 +10,12 @@ from scotd_jax.distributed.hosts import to_own_devices
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.errors import InputError
+from scotd_jax.jobs.question_sets import QuestionSet
 from scotd_jax.layout import round_up
 from scotd_jax.models import api, registry
 from scotd_jax.progress import Progress, log
 from scotd_jax.records import Question, to_json
+from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.tokenization import Tokenizer
@@ -49,16 +51,15 @@ class Run:
         return load_task(name, spec := self.config.tasks[name], self.config.seed + spec.seed)
 
     def _questions(self, set_name: str) -> tuple[Question, ...]:
-        """The questions of "TASK.SPLIT". Raises InputError if the task has no such split."""
-        task_name, _, split = set_name.rpartition(".")
-        task = self.task(task_name)
-        return tuple(task.questions(split))
+        """The questions of a set. Raises InputError if the task has no such split."""
+        where = QuestionSet.parse(set_name)
+        return tuple(q for q in self.task(where.task).questions(where.split) if where.holds(q.text))
 
     def ask(self, sets: tuple[str, ...]) -> dict[str, tuple[Question, Task]]:
         """The questions of several sets by id, each with its task. Raises InputError on an id that comes twice."""
         asked: dict[str, tuple[Question, Task]] = {}
         for set_name in sets:
-            task = self.task(set_name.rpartition(".")[0])
+            task = self.task(QuestionSet.parse(set_name).task)
             for question in self.questions(set_name):
                 if question.id in asked:
                     raise InputError(f"{set_name}: question {question.id!r} comes twice; ids must be unique in a run")
@@ -68,7 +69,17 @@ class Run:
     def corpus_sets(self, name: str) -> tuple[str, ...]:
         """The question sets of a corpus."""
         corpus = self.config.corpora[name]
-        return corpus.questions or self.config.rationales[corpus.rationales].questions
+        sources = (self.config.rationales[each].questions for each in corpus.rationales)
+        return corpus.questions or tuple(dict.fromkeys(name for sets in sources for name in sets))
+
+    def recipe(self, corpus: str) -> c.Recipe:
+        """The recipe of a corpus."""
+        name = self.config.corpora[corpus].recipe
+        return recipes.find(name, self.config.recipes, f"config.corpora.{corpus}.recipe")
+
+    def recipe_of(self, model: c.Model) -> c.Recipe:
+        """How a model is asked: a student as it was taught, any other one as SCoTD asks its teacher."""
+        return self.recipe(self.config.students[model.student].corpus) if model.student else recipes.RECIPES["scotd"]
 
     # Models
 
@@ -80,7 +91,9 @@ class Run:
 
     def _load_tokenizer(self, model: c.Model) -> Tokenizer:
         if model.tokenizer.startswith("task:"):
-            return Tokenizer.train_words(self.task(model.tokenizer.removeprefix("task:")).texts())
+            task = self.task(model.tokenizer.removeprefix("task:"))
+            own = [recipes.own_words(self.recipe(name), task.format) for name in self.config.corpora]
+            return Tokenizer.train_words([*task.texts(), *own])
         if model.tokenizer or model.path:
             return Tokenizer.load(model.tokenizer or model.path)
         return self.tokenizer(self.config.students[model.student].model)

@@ -77,7 +77,7 @@ def _bin(response: Response, corpus: Corpus, token_counts: TokenCounts) -> str:
         return "not_selected"
     if response.finish_reason == "length":
         return "truncated"
-    if response.answer is None and corpus.target != "text":
+    if response.answer is None and needs_answer:
         return "unparsable"
     if corpus.keep != "all":
         if response.correct is None:

@@ -25,8 +25,9 @@ class Parsed(NamedTuple):
 class Format:
     """Prompt: `question_prefix` text `answer_prefix`. Target: rationale `marker` answer `end`, or answer `end`.
 
-    `stops` are the strings that end a response besides the end token. A question with an empty text asks nothing:
-    its prompt is its context alone, to be continued as it stands.
+    `stops` are the strings that end a response besides the end token. `given` comes before a rationale that is part of
+    a prompt, `because` before one that follows its answer. A question with an empty text asks nothing: its prompt is
+    its context alone, to be continued as it stands.
     """
 
     question_prefix: str
@@ -34,13 +35,18 @@ class Format:
     marker: str
     end: str = ""
     stops: tuple[str, ...] = ()
+    given: str = " "
+    because: str = " "
+
+    def question(self, question: Question) -> str:
+        """The question as text. A context comes before it, on a line of its own."""
+        return f"{question.context}\n{question.text}" if question.context else question.text
 
     def prompt(self, question: Question) -> str:
-        """The text that a model is given. A context comes before the question, on a line of its own."""
+        """The text that a model is given."""
         if not question.text:
             return question.context or ""
-        text = f"{question.context}\n{question.text}" if question.context else question.text
-        return f"{self.question_prefix}{text}{self.answer_prefix}"
+        return f"{self.question_prefix}{self.question(question)}{self.answer_prefix}"
 
     def target(self, rationale: str | None, answer: str | None) -> str:
         """The text that a model is to say; without a rationale the label alone, without an answer plain text."""
@@ -50,11 +56,21 @@ class Format:
             return f"{answer}{self.end}"
         return f"{rationale.strip()}{self.marker}{answer}{self.end}"
 
-    def parse(self, text: str, question: Question) -> Parsed:
-        """Reads a response back; the inverse of `target` for every answer that is a form of the question's."""
+    def cut(self, text: str) -> str:
+        """A response up to where it ends."""
         text = text.lstrip("\n")
         for stop in self.stops:
             text = text.split(stop, 1)[0]
+        return text
+
+    def parse_answer_first(self, text: str, question: Question) -> Parsed:
+        """Reads a response that gives its reasons after the answer."""
+        answer, found, rationale = self.cut(text).partition(self.because)
+        return Parsed(rationale.strip() if found else None, read_answer(answer, question))
+
+    def parse(self, text: str, question: Question) -> Parsed:
+        """Reads a response back; the inverse of `target` for every answer that is a form of the question's."""
+        text = self.cut(text)
         rationale, found, answer = text.rpartition(self.marker)
         if not found:
             # A response that begins with the marker has lost the marker's leading blank to the tokenizer.
@@ -83,6 +99,26 @@ def answer_forms(question: Question) -> tuple[str, ...]:
     if question.answer is None:
         return question.choices + letters(len(question.choices))
     return letters(len(question.choices)) if _is_letter(question) else question.choices
+
+
+def choice_text(question: Question) -> str:
+    """The text of the choice that is the gold answer; where there are no choices, the answer itself."""
+    if question.answer is None or not _is_letter(question):
+        return question.answer or ""
+    return question.choices[letters(len(question.choices)).index(_normal(question.answer))]
+
+
+def choice_of(text: str, question: Question) -> str | None:
+    """The form of an answer whose choice has the text `text`; None if no choice has.
+
+    Some questions list one text twice: the gold answer then counts before the other.
+    """
+    if not question.choices:
+        return read_answer(text, question)
+    said = _normal(text)
+    if said and said == _normal(choice_text(question)):
+        return question.answer
+    return dict(zip(map(_normal, reversed(question.choices)), reversed(answer_forms(question)), strict=False)).get(said)
 
 
 def letters(count: int) -> tuple[str, ...]:
@@ -120,11 +156,11 @@ def _normal(text: str) -> str:
 
 FORMATS = {
     # The format of the official SCoTD code: note the colon of the marker and the blank line that ends a response.
-    "scotd": Format("Q: ", "\nA: ", " So the answer is: ", "\n\n", ("\n\n",)),
+    "scotd": Format("Q: ", "\nA: ", " So the answer is: ", "\n\n", ("\n\n",), "\nSolution: ", " Because: "),
     # T5's SentencePiece drops newlines, so nothing depends on one; the end token ends a response.
-    "t5": Format("Question: ", " Answer: ", " So the answer is: "),
+    "t5": Format("Question: ", " Answer: ", " So the answer is: ", given=" Solution: ", because=" Because: "),
     # The embedded world: lower case, blanks between all tokens.
-    "plain": Format("question : ", " answer :", " so the answer is "),
+    "plain": Format("question : ", " answer :", " so the answer is ", given=" solution : ", because=" because "),
 }
 
 

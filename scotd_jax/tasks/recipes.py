@@ -1,0 +1,178 @@
+"""Recipes: what a question and its kept responses make a student learn, and how it is asked afterwards. All of it data.
+
+A recipe has parts; each part is a template of a prompt and one of what is to be said to it. The fields of a template:
+
+    {ask}        the question as the task's format asks it: {prefix}{question}{suffix}
+    {prefix} {question} {suffix} {given} {marker} {because}      the pieces of the format (tasks/formats.py)
+    {rationale} {answer} {text}                                  of the response: its reasons, its answer, all it said
+    {gold} {choice}                                              the gold answer as it is printed; the text of its choice
+
+A part that uses no field of the response makes one example of a question. One whose prompt uses none makes one prompt
+with all responses beside it. One whose prompt uses some makes a prompt of its own for every response.
+
+The built-in recipes and where they come from:
+
+    scotd             rationale, then answer (SCoTD, arXiv 2306.14050)
+    label             the gold answer alone; `teacher_label` the teacher's
+    answer_first      answer, then rationale ("mysteries of CoT-augmented distillation", arXiv 2406.14511)
+    step_by_step      two tasks told apart by a prefix, the label asked at test time (Distilling step-by-step,
+                      arXiv 2305.02301: prefixes and the even weights of its code, the label being the choice's text)
+    rationale, infer  the two stages of Sci-CoT (arXiv 2308.04679, of which we know the abstract only): question to
+                      rationale, and question with rationale to answer
+    text              what was said, as it was said
+"""
+
+import difflib
+import string
+from collections.abc import Mapping, Sequence
+
+from scotd_jax.config import Part, Recipe
+from scotd_jax.errors import InputError
+from scotd_jax.records import Question, Response
+from scotd_jax.tasks.formats import Format, Parsed, choice_of, choice_text
+
+OF_FORMAT = ("ask", "prefix", "question", "suffix", "given", "marker", "because")
+OF_RESPONSE = ("rationale", "answer", "text")
+OF_QUESTION = ("gold", "choice")
+FIELDS = OF_FORMAT + OF_RESPONSE + OF_QUESTION
+
+RECIPES: dict[str, Recipe] = {
+    "scotd": Recipe(),
+    "label": Recipe({"train": Part(target="{gold}")}),
+    "teacher_label": Recipe({"train": Part(target="{answer}")}),
+    "answer_first": Recipe({"train": Part(target="{answer}{because}{rationale}")}, read="answer_first"),
+    "step_by_step": Recipe(
+        {
+            "predict": Part("predict: {question}", "{choice}", weight=0.5),
+            "explain": Part("explain: {question}", "{rationale}", weight=0.5),
+        },
+        ask="predict: {question}",
+        read="choice",
+    ),
+    "rationale": Recipe({"train": Part(target="{rationale}")}, read="rationale"),
+    "infer": Recipe(
+        {"train": Part("{prefix}{question}{given}{rationale}{suffix}", "{gold}")},
+        ask="{prefix}{question}{given}{rationale}{suffix}",
+    ),
+    "text": Recipe({"train": Part(target="{text}")}),
+}
+
+Examples = list[tuple[str, list[tuple[int, str]]]]  # prompts, each with (sample index, what is to be said) of some
+
+
+def find(name: str, own: Mapping[str, Recipe], where: str = "recipe") -> Recipe:
+    """The recipe of that name among a config's `own` and the built-in ones.
+
+    Raises InputError on an unknown name, a recipe without parts, an unknown field of a template, and weights that are
+    not positive.
+    """
+    recipes = RECIPES | dict(own)
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(recipes)}"
+        raise InputError(f"{where}: {name!r} is not a recipe; {hint}")
+    recipe = recipes[name]
+    if not recipe.parts:
+        raise InputError(f"config.recipes.{name}.parts: a recipe has at least one part")
+    templates = {"ask": recipe.ask}
+    for key, part in recipe.parts.items():
+        templates |= {f"parts.{key}.prompt": part.prompt, f"parts.{key}.target": part.target}
+        if not part.weight > 0:
+            raise InputError(f"config.recipes.{name}.parts.{key}.weight: expected more than 0, found {part.weight}")
+    for key, template in templates.items():
+        _check(template, f"config.recipes.{name}.{key}")
+    if unknown := fields_of(recipe.ask) & {"answer", "text", *OF_QUESTION}:
+        raise InputError(f"config.recipes.{name}.ask: {{{min(unknown)}}} is not known when a student is asked")
+    return recipe
+
+
+def fields_of(*templates: str) -> set[str]:
+    """The fields that templates use."""
+    return {field for template in templates for _, field, _, _ in string.Formatter().parse(template) if field}
+
+
+def uses(recipe: Recipe, *fields: str) -> bool:
+    """Whether a part of the recipe uses one of the fields."""
+    return any(fields_of(part.prompt, part.target) & set(fields) for part in recipe.parts.values())
+
+
+def reads_rationales(recipe: Recipe) -> bool:
+    """Whether a student of the recipe has to be given a rationale when it is asked."""
+    return "rationale" in fields_of(recipe.ask)
+
+
+def own_words(recipe: Recipe, style: Format) -> str:
+    """The words that the templates themselves bring in, for a vocabulary that is made on the spot."""
+    templates = [recipe.ask, *(t for part in recipe.parts.values() for t in (part.prompt, part.target))]
+    pieces = {"given": style.given, "because": style.because}
+    parsed = [piece for template in templates for piece in string.Formatter().parse(template)]
+    return " ".join(literal + " " + pieces.get(field or "", "") for literal, field, _, _ in parsed)
+
+
+def examples(part: Part, style: Format, question: Question, responses: Sequence[Response]) -> Examples:
+    """What a part makes of one question and its responses; the targets end as the format ends them.
+
+    Raises InputError if the part needs a gold answer and the question has none.
+    """
+    if question.answer is None and (missing := fields_of(part.prompt, part.target) & set(OF_QUESTION)):
+        raise InputError(f"question {question.id!r} has no gold answer, which {{{min(missing)}}} of its recipe needs")
+
+    def target(fields: Mapping[str, str]) -> str:
+        return part.target.format_map(fields) + style.end
+
+    if not fields_of(part.prompt, part.target) & set(OF_RESPONSE):
+        fields = _fields(style, question)
+        return [(part.prompt.format_map(fields), [(0, target(fields))])]
+    pairs = [(_fields(style, question, r.rationale, r.answer, r.text), r.sample_index) for r in responses]
+    if fields_of(part.prompt) & set(OF_RESPONSE):
+        return [(part.prompt.format_map(fields), [(index, target(fields))]) for fields, index in pairs]
+    prompt = part.prompt.format_map(_fields(style, question))
+    return [(prompt, [(index, target(fields)) for fields, index in pairs])] if pairs else []
+
+
+def prompt(recipe: Recipe, style: Format, question: Question, rationale: str | None = None) -> str:
+    """The text with which a student of the recipe is asked."""
+    return recipe.ask.format_map(_fields(style, question, rationale))
+
+
+def read(recipe: Recipe, style: Format, text: str, question: Question) -> Parsed:
+    """Rationale and answer out of what a student of the recipe said."""
+    if recipe.read == "response":
+        return style.parse(text, question)
+    said = style.cut(text)
+    if recipe.read == "rationale":
+        return Parsed(said.strip(), None)
+    if recipe.read == "choice":
+        return Parsed(None, choice_of(said, question))
+    return style.parse_answer_first(said, question)
+
+
+def _fields(
+    style: Format, question: Question, rationale: str | None = None, answer: str | None = None, text: str = ""
+) -> dict[str, str]:
+    return {
+        "ask": style.prompt(question),
+        "prefix": style.question_prefix,
+        "question": style.question(question),
+        "suffix": style.answer_prefix,
+        "given": style.given,
+        "marker": style.marker,
+        "because": style.because,
+        "rationale": (rationale or "").strip(),
+        "answer": answer or "",
+        "text": text,
+        "gold": question.answer or "",
+        "choice": choice_text(question),
+    }
+
+
+def _check(template: str, where: str) -> None:
+    try:
+        fields = fields_of(template)
+    except ValueError as error:
+        raise InputError(f"{where}: {template!r} is no template ({error}); a brace itself is written twice") from None
+    for field in sorted(fields):
+        if field not in FIELDS:
+            near = difflib.get_close_matches(field, FIELDS, n=1)
+            hint = f"did you mean {{{near[0]}}}?" if near else f"there are {', '.join(FIELDS)}"
+            raise InputError(f"{where}: unknown field {{{field}}}; {hint}")
