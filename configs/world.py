@@ -69,7 +69,7 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
         "sampled": said(n=30, temperature=TEMPERATURE, batch_size=16),
         "greedy": said(temperature=0.0),
     }
-    corpora = {"gold": c.Corpus(rationales=f"{prefix}gold")}
+    corpora = {"gold": c.Corpus(rationales=(f"{prefix}gold",), decontaminate=0)}
     students = {
         "teacher": c.Student(
             model=c.Model(architecture="opt-tiny", shape=TEACHER, tokenizer=f"task:{task}"),
@@ -83,9 +83,9 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
     for kind, arm in ((kind, arm) for kind, names in arms.items() for arm in names):
         title, source, n = ARMS[arm]
         corpora[f"{arm}_{kind}"] = c.Corpus(
-            rationales=f"{prefix}{source}" if source else "",
+            rationales=(f"{prefix}{source}",) if source else (),
             questions=(f"{task}.train",),
-            target="rationale_answer" if source else "label",
+            recipe="scotd" if source else "label",
             n=n,
         )
         students[f"{arm}_{kind}"] = c.Student(
@@ -117,7 +117,7 @@ def runlocal(config: c.Config) -> c.Config:
         if not student.arm or student.arm in (ARMS["label"][0], ARMS["n30"][0])
     }
     corpora = {
-        name: dataclasses.replace(corpus, keep="all") if corpus.target == "rationale_answer" else corpus
+        name: dataclasses.replace(corpus, keep="all") if corpus.recipe == "scotd" else corpus
         for name, corpus in config.corpora.items()
         if any(student.corpus == name for student in students.values())
     }

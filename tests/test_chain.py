@@ -18,7 +18,7 @@ def world() -> c.Config:
             "said": c.Rationales(questions=("w.train",), model=c.Model(student="teacher")),
             "gold": c.Rationales(source="task", questions=("w.gold",)),
         },
-        corpora={"many": c.Corpus(rationales="said"), "stream": c.Corpus(rationales="gold")},
+        corpora={"many": c.Corpus(rationales=("said",)), "stream": c.Corpus(rationales=("gold",))},
         students={
             "student": c.Student(model=TINY, corpus="many", dev=("w.dev",), sets=("w.test",), export=True),
             "teacher": c.Student(model=TINY, corpus="stream"),
@@ -63,7 +63,7 @@ def change(section: str, name: str, **fields) -> c.Config:
         (change("students", "student", model=c.Model()), "found none"),
         (change("students", "student", model=c.Model(architecture="opt-tiny")), "random weights needs one"),
         (change("students", "student", model=dataclasses.replace(TINY, student="teacher")), "architecture and student"),
-        (change("corpora", "many", rationales=""), "needs rationales"),
+        (change("corpora", "many", rationales=()), "needs rationales"),
     ],
 )
 def test_wrong_references_are_refused_before_any_work(config, message):

@@ -90,7 +90,8 @@ def _from_rationales(run: Run, spec: Corpus, recipe: Recipe, asked: dict, tokeni
         made = [e for part in recipe.parts.values() for e in encoded(part, task.format, question, [response], tokenizer, kind)]
         return max(len(e.prompt) for e in made), max(len(e.responses[0]) for e in made)
 
-    return sort_out({id_: question for id_, (question, _) in asked.items()}, responses, spec, token_counts)
+    needs_answer = recipes.uses(recipe, "answer") or spec.keep != "all"
+    return sort_out({id_: question for id_, (question, _) in asked.items()}, responses, spec, token_counts, needs_answer)
 
 
 def _readers(run: Run, name: str):

@@ -4,7 +4,7 @@ A response is asked these questions in this order; the first that it fails decid
 
     not_selected  is its question one of the corpus, and its sample one of the first n?
     truncated     did it end by itself, and not at the token limit?
-    unparsable    could an answer be parsed? (Not asked where plain text is learnt, target "text".)
+    unparsable    could an answer be parsed? (Not asked where the recipe uses none and keep is "all".)
     wrong         keep "correct": is that the gold answer? (keep "wrong": is it another? The others are not_selected)
     too_long      do prompt and target fit into the student's limits?
     duplicate     dedup: is its text new among those kept for the question?
@@ -23,7 +23,11 @@ TokenCounts = Callable[[Response], tuple[int, int]]
 
 
 def sort_out(
-    questions: Mapping[str, Question], responses: Iterable[Response], corpus: Corpus, token_counts: TokenCounts
+    questions: Mapping[str, Question],
+    responses: Iterable[Response],
+    corpus: Corpus,
+    token_counts: TokenCounts,
+    needs_answer: bool = True,
 ) -> tuple[dict[str, list[Response]], Ledger]:
     """The responses that are kept, and the ledger of all.
 
@@ -42,13 +46,17 @@ def sort_out(
             by_question[response.question_id].append(response)
         else:
             ledger.put(response.question_id, "not_selected")
-    kept = {id_: sort_question(rows, corpus, token_counts, ledger) for id_, rows in by_question.items()}
+    kept = {id_: sort_question(rows, corpus, token_counts, ledger, needs_answer) for id_, rows in by_question.items()}
     ledger.check()
     return {id_: rows for id_, rows in kept.items() if rows}, ledger
 
 
 def sort_question(
-    responses: Iterable[Response], corpus: Corpus, token_counts: TokenCounts, ledger: Ledger
+    responses: Iterable[Response],
+    corpus: Corpus,
+    token_counts: TokenCounts,
+    ledger: Ledger,
+    needs_answer: bool = True,
 ) -> list[Response]:
     """The kept ones of all `responses` to one question, by sample index; each is put into a bin of `ledger`.
 
@@ -61,7 +69,7 @@ def sort_question(
         if response.name == last:
             raise InputError(f"sample {last[1]} of question {last[0]!r} comes twice among the responses")
         last = response.name
-        bin_ = _bin(response, corpus, token_counts)
+        bin_ = _bin(response, corpus, token_counts, needs_answer)
         if bin_ == "kept" and corpus.dedup and response.text in texts:
             bin_ = "duplicate"
         if bin_ == "kept":
@@ -71,7 +79,7 @@ def sort_question(
     return kept
 
 
-def _bin(response: Response, corpus: Corpus, token_counts: TokenCounts) -> str:
+def _bin(response: Response, corpus: Corpus, token_counts: TokenCounts, needs_answer: bool) -> str:
     """The bin without regard to other responses."""
     if corpus.n and response.sample_index >= corpus.n:
         return "not_selected"

@@ -27,7 +27,7 @@ def get_config():
                 ),
                 "gold": c.Rationales(source="task", questions=("world.gold",)),
             },
-            corpora={"gold": c.Corpus(rationales="gold")},
+            corpora={"gold": c.Corpus(rationales=("gold",))},
             students={
                 "student": c.Student(
                     model=MODEL,
