@@ -4,11 +4,12 @@ The chain is not a fixed list: a teacher may itself be a student of this run (tr
 student may start from another one. So the order follows from the references in the config.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from scotd_jax.config import Config
+from scotd_jax.config import Asking, Config
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.question_sets import QuestionSet
 
@@ -23,6 +24,22 @@ class Step(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.job} {self.name}".strip()
+
+
+def askings(config: Config) -> dict[str, Asking]:
+    """Every way in which a student is asked: its own, under its name, and those of `config.askings`."""
+    own = {name: Asking(name, s.sets, s.arm or name, s.given) for name, s in config.students.items() if s.sets}
+    if both := sorted(own.keys() & config.askings.keys()):
+        raise InputError(f"config.askings.{both[0]}: a student of that name is asked already; choose another name")
+    others = {
+        name: dataclasses.replace(
+            asking,
+            arm=asking.arm or name,
+            given=asking.given or lookup(config.students, asking.student, f"config.askings.{name}.student").given,
+        )
+        for name, asking in config.askings.items()
+    }
+    return own | others
 
 
 def chain(config: Config, jobs: tuple[str, ...] = JOBS) -> list[Step]:
@@ -65,12 +82,16 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
         if student.model.student:
             yield Step("train", student.model.student)
         yield Step("build", student.corpus)
+        if student.dev:
+            yield from (Step("sample", source) for source in student.given)
     elif job == "evaluate":
-        yield Step("train", name)
+        asking = askings(config)[name]
+        yield Step("train", asking.student)
+        yield from (Step("sample", source) for source in asking.given)
     elif job == "export":
         yield Step("evaluate" if config.students[name].sets else "train", name)
     else:
-        yield from (Step("evaluate", name) for name, student in config.students.items() if student.sets)
+        yield from (Step("evaluate", name) for name in askings(config))
         yield from (Step("export", name) for name, student in config.students.items() if student.export)
 
 
@@ -93,8 +114,19 @@ def check(config: Config) -> None:
         lookup(config.corpora, student.corpus, f"{where}.corpus")
         _check_model(config, student.model, f"{where}.model")
         _check_sets(config, student.dev, f"{where}.dev")
-        _check_sets(config, student.sets, f"{where}.sets")
-        if both := set(student.dev) & set(student.sets):
+        for source in student.given:
+            lookup(config.rationales, source, f"{where}.given")
+    for name, asking in askings(config).items():
+        where = f"config.{'askings' if name in config.askings else 'students'}.{name}"
+        student = lookup(config.students, asking.student, f"{where}.student")
+        if not asking.sets:
+            raise InputError(f"{where}.sets: which question sets are to be asked?")
+        _check_sets(config, asking.sets, f"{where}.sets")
+        for source in asking.given:
+            lookup(config.rationales, source, f"{where}.given")
+        if asking.n < 1:
+            raise InputError(f"{where}.n: expected at least 1, found {asking.n}")
+        if both := set(student.dev) & set(asking.sets):
             raise InputError(f"{where}: {both.pop()!r} is in dev and in sets; what is reported may not choose the best")
     for name in config.corpora:
         if not any(student.corpus == name for student in config.students.values()):

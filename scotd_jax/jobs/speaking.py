@@ -1,6 +1,7 @@
 """A model answers questions and every answer is kept: what sampling a teacher and evaluating a student share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -13,23 +14,35 @@ from scotd_jax.models import api
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response
 from scotd_jax.sampling.sampler import Request, Sample, Sampler
+from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.formats import is_correct
 from scotd_jax.tokenization import Tokenizer
 
 
+Asked = Mapping[str, tuple[Question, Task]]
+Given = Mapping[str, Sequence[str]]  # question id -> rationales that it is asked with
+
+
 class Speaker(NamedTuple):
-    """A model ready to speak."""
+    """A model ready to speak, asked as its recipe says; `prefixes` (task name -> text) come before every prompt."""
 
     name: str
     model: api.Model
     params: api.Params
     tokenizer: Tokenizer
+    recipe: c.Recipe
+    prefixes: Mapping[str, str] = MappingProxyType({})
+
+    def prompt_ids(self, question: Question, task: Task, rationale: str | None = None) -> list[int]:
+        text = self.prefixes.get(task.name, "") + recipes.prompt(self.recipe, task.format, question, rationale)
+        return self.tokenizer.prompt_ids(text, self.model.config.kind)
 
 
 def load_speaker(run: Run, name: str, model: c.Model, precision: str, seed: int = 0) -> Speaker:
     functions = run.model(model, precision)
-    return Speaker(name, functions, run.speaking_params(model, functions, seed), run.tokenizer(model))
+    params = run.speaking_params(model, functions, seed)
+    return Speaker(name, functions, params, run.tokenizer(model), run.recipe_of(model))
 
 
 def make_sampler(run: Run, speaker: Speaker, sampling: c.Sampling, stops: tuple[str, ...], seed: int) -> Sampler:
@@ -38,33 +51,52 @@ def make_sampler(run: Run, speaker: Speaker, sampling: c.Sampling, stops: tuple[
     )
 
 
+def stops_of(asked: Asked) -> tuple[str, ...]:
+    """The strings that end a response to any of the questions."""
+    return tuple(dict.fromkeys(stop for _, task in asked.values() for stop in task.format.stops))
+
+
 def requests(
-    speaker: Speaker, asked: Mapping[str, tuple[Question, Task]], n: int, done: set[tuple[str, int]] = frozenset()
+    speaker: Speaker,
+    asked: Asked,
+    n: int,
+    done: Set[tuple[str, int]] = frozenset(),
+    given: Given | None = None,
 ) -> list[Request]:
-    """What is still to be sampled, n samples of every question less those `done`."""
+    """What is still to be sampled: n samples of every question, or one for every rationale given, less those `done`."""
     wanted = []
     for id_, (question, task) in asked.items():
-        missing = tuple(i for i in range(n) if (id_, i) not in done)
-        if missing:
-            ids = speaker.tokenizer.prompt_ids(task.format.prompt(question), speaker.model.config.kind)
-            wanted.append(Request(id_, ids, missing))
+        if given is None:
+            if missing := tuple(i for i in range(n) if (id_, i) not in done):
+                wanted.append(Request(id_, speaker.prompt_ids(question, task), missing))
+        else:
+            rationales = [(i, text) for i, text in enumerate(given[id_]) if (id_, i) not in done]
+            wanted += [Request(id_, speaker.prompt_ids(question, task, text), (i,)) for i, text in rationales]
     return wanted
 
 
-def respond(sample: Sample, question: Question, task: Task, model: str, sampling: str) -> Response:
-    """The record of one sample: parsed and compared with the gold answer by its task."""
-    parsed = task.format.parse(sample.text, question)
+def respond(
+    sample: Sample, question: Question, task: Task, speaker: Speaker, sampling: str, given: Given | None = None
+) -> Response:
+    """The record of one sample, read as the speaker's recipe says and compared with the gold answer.
+
+    Its rationale is the one it was given where it gives none.
+    """
+    parsed = recipes.read(speaker.recipe, task.format, sample.text, question)
+    rationale = parsed.rationale
+    if rationale is None and given is not None:
+        rationale = given[sample.question_id][sample.sample_index]
     return Response(
         question_id=sample.question_id,
         sample_index=sample.sample_index,
         text=sample.text,
-        rationale=parsed.rationale,
+        rationale=rationale,
         answer=parsed.answer,
         correct=is_correct(parsed.answer, question),
         finish_reason=sample.finish_reason,
         logprob=round(sample.logprob, 4),
         num_tokens=sample.num_tokens,
-        model=model,
+        model=speaker.name,
         sampling=sampling,
     )
 
@@ -72,33 +104,51 @@ def respond(sample: Sample, question: Question, task: Task, model: str, sampling
 def speak(
     run: Run,
     speaker: Speaker,
-    asked: Mapping[str, tuple[Question, Task]],
+    asked: Asked,
     sampling: c.Sampling,
     *,
     seed: int,
     folder: epath.Path,
     stem: str = "responses",
     shards: int | None = None,
+    given: Given | None = None,
 ) -> list[epath.Path]:
-    """Samples what `folder` does not yet hold; rows are written as batches finish. Returns the merged files.
+    """Samples what `folder` does not yet hold; rows are written as batches finish. Returns the merged files."""
+    label = describe(sampling)
 
-    With several processes each samples its share of what is missing, whoever wrote the rest.
+    def work(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
+        wanted = hosts.own_share(requests(speaker, asked, sampling.n, done, given))
+        sampler = make_sampler(run, speaker, sampling, stops_of(asked), seed)
+        rows = ([respond(s, *asked[s.question_id], speaker, label, given) for s in some] for some in sampler(wanted))
+        return sum(len(request.sample_indices) for request in wanted), rows
+
+    return collect(run, work, folder, f"  {speaker.name} says {stem}", stem, list(asked), shards)
+
+
+def collect(
+    run: Run,
+    work: Callable[[Set[tuple[str, int]]], tuple[int, Iterator[list[Response]]]],
+    folder: epath.Path,
+    label: str,
+    stem: str,
+    order: Sequence[str],
+    shards: int | None = None,
+) -> list[epath.Path]:
+    """Writes what `work(names of the rows that are there)` yields: the number of rows missing here, and the rows.
+
+    With several processes each makes its share of what is missing, whoever wrote the rest; the first one merges.
     """
     writer = ResponseWriter(folder, stem, host=jax.process_index())
     done = writer.done()
     hosts.wait_for_all(f"{folder} {stem} is read")  # else a fast process' rows would shift the shares of a slow one
-    wanted = hosts.own_share(requests(speaker, asked, sampling.n, done))
-    stops = tuple(dict.fromkeys(stop for _, task in asked.values() for stop in task.format.stops))
-    sampler = make_sampler(run, speaker, sampling, stops, seed)
-    label = describe(sampling)
-    missing = sum(len(request.sample_indices) for request in wanted)
-    with run.progress(len(done) + missing, f"  {speaker.name} says {stem}", "responses", len(done)) as progress:
-        for samples in sampler(wanted):
-            writer.write([respond(s, *asked[s.question_id], speaker.name, label) for s in samples])
-            progress.advance(len(samples))
+    missing, batches = work(done)
+    with run.progress(len(done) + missing, label, "responses", len(done)) as progress:
+        for rows in batches:
+            writer.write(rows)
+            progress.advance(len(rows))
     hosts.wait_for_all(f"{folder} {stem} is written")
     if hosts.is_first():
-        writer.finish(list(asked), shards)
+        writer.finish(order, shards)
     hosts.wait_for_all(f"{folder} {stem} is merged")
     return writer.final_paths(shards)
 
