@@ -109,7 +109,8 @@ def test_a_batch_is_split_along_its_questions(eight):
 def test_parameters_are_drawn_split_and_the_same_on_every_mesh(one, eight):
     model = bag_model()
     drawn = [
-        _programs(model, config.Optimizer(warmup_steps=0), 10, 1, mesh).start(None, 7).params for mesh in (one, eight)
+        _programs(model, config.Optimizer(warmup_steps=0), 10, 1, ONE_PART, mesh).start(None, 7).params
+        for mesh in (one, eight)
     ]
     table = drawn[1]["embed"]["tokens"]
     assert {shard.data.shape for shard in table.addressable_shards} == {(8, 4)}  # of [16, 8]

@@ -15,7 +15,7 @@ from scotd_jax.training.loop import train
 from scotd_jax.training.losses import response_loss_reference
 from scotd_jax.training.metrics import MetricWriter, read_metrics
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
-from scotd_jax.training.step import TrainState, make_train_step
+from scotd_jax.training.step import ONE_PART, TrainState, make_loss, make_train_step
 from tests.tolerances import FLOAT32
 from tests.training_fixtures import BagConfig, bag_model, batch_of, batches
 
@@ -40,12 +40,15 @@ def settings(**changes):
     return config.Training(**{"steps": 12, "batch_size": 4, "optimizer": ADAM, "log_every": 4, **changes})
 
 
-def one_update(batch, microbatches=1, name="adamw"):
+def one_update(batch, microbatches=1, name="adamw", parts=ONE_PART):
+    """`batch` is that of the one part unless there are several."""
     chosen = config.Optimizer(name=name, learning_rate=0.02, warmup_steps=0, clip_norm=0.0)
     optimizer = make_optimizer(chosen, 10)
     params = MODEL.init(jax.random.key(0))
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    return jax.jit(make_train_step(MODEL, optimizer, make_schedule(chosen, 10), microbatches))(state, batch)
+    return jax.jit(make_train_step(MODEL, optimizer, make_schedule(chosen, 10), microbatches, parts=parts))(
+        state, batch if len(parts) > 1 else {"train": batch}
+    )
 
 
 def same(found, expected, tolerance=FLOAT32):
@@ -93,6 +96,25 @@ def test_metrics_are_those_of_the_plain_formula():
         "learning_rate": 0.02,
     }
     same(metrics, expected)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_the_gradient_of_weighted_parts_is_the_weighted_sum_of_their_gradients(microbatches):
+    """Parts of other shapes and other numbers of tokens: each counts by its weight, not by its length."""
+    batch = {"predict": batch_of(4, G=1, R=3), "explain": batch_of(4, G=3, R=6, P=5)}
+    parts = (("predict", 0.3), ("explain", 0.7))
+    state, metrics = one_update(batch, microbatches, parts=parts)
+    params = MODEL.init(jax.random.key(0))
+
+    def mean(params, name):
+        return make_loss(MODEL)(params, jax.tree.map(jnp.asarray, batch[name]))[0].mean()
+
+    losses, grads = zip(*(jax.value_and_grad(mean)(params, name) for name, _ in parts), strict=True)
+    expected = jax.tree.map(lambda a, b: 0.3 * a + 0.7 * b, *grads)
+    same(jax.tree.map(lambda mu: mu / (1 - ADAM.b1), state.opt_state[0].mu), expected)
+    same([metrics["loss_predict"], metrics["loss_explain"]], list(losses))
+    same(metrics["loss"], 0.3 * losses[0] + 0.7 * losses[1])
+    assert batch["predict"]["weights"].sum() != batch["explain"]["weights"].sum()
 
 
 def test_the_loop_learns_logs_means_and_compiles_once(mesh, tmp_path):
@@ -159,7 +181,7 @@ class Counted:
 
     def __next__(self):
         self.taken += 1
-        return batch_of(4)
+        return {"train": batch_of(4)}
 
     def get_state(self):
         return {"taken": self.taken}

@@ -88,4 +88,4 @@ def batch_of(size: int, **sizes: int) -> dict[str, np.ndarray]:
 def batches(size: int, examples: int = 24, seed: int = 0) -> grain.DatasetIterator:
     """Endless shuffled batches whose position can be saved."""
     source = grain.MapDataset.source(range(examples)).seed(seed).shuffle().repeat()
-    return iter(source.map(example).to_iter_dataset().batch(size))
+    return iter(source.map(lambda index: {"train": example(index)}).to_iter_dataset().batch(size))

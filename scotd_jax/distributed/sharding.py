@@ -4,7 +4,6 @@ Models name the axes of their parameters ("vocab", "embed", "heads", "mlp"); thi
 of them. Everything else (optimizer state, batches) follows from that table.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -65,12 +64,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def place_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+def place_batch(batch: Tree, sharding: NamedSharding) -> Tree:
     """This process's rows of a batch as arrays over the whole mesh. Rows of process i follow those of process i - 1."""
     if jax.process_count() == 1:
-        return jax.device_put(dict(batch), sharding)
+        return jax.device_put(batch, sharding)
     with jax.transfer_guard_host_to_device("allow"):  # this is the transfer that is meant
-        return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+        return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
 def place_params(params: Tree, shardings: Tree) -> Tree:

@@ -87,11 +87,17 @@ def _from_rationales(run: Run, spec: Corpus, recipe: Recipe, asked: dict, tokeni
 
     def token_counts(response: Response) -> tuple[int, int]:
         question, task = asked[response.question_id]
-        made = [e for part in recipe.parts.values() for e in encoded(part, task.format, question, [response], tokenizer, kind)]
+        made = [
+            e
+            for part in recipe.parts.values()
+            for e in encoded(part, task.format, question, [response], tokenizer, kind)
+        ]
         return max(len(e.prompt) for e in made), max(len(e.responses[0]) for e in made)
 
     needs_answer = recipes.uses(recipe, "answer") or spec.keep != "all"
-    return sort_out({id_: question for id_, (question, _) in asked.items()}, responses, spec, token_counts, needs_answer)
+    return sort_out(
+        {id_: question for id_, (question, _) in asked.items()}, responses, spec, token_counts, needs_answer
+    )
 
 
 def _readers(run: Run, name: str):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from scotd_jax.config import Asking, Config
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.question_sets import QuestionSet
+from scotd_jax.tasks import recipes
 
 JOBS = ("sample", "build", "train", "evaluate", "export", "report")
 
@@ -107,8 +108,11 @@ def check(config: Config) -> None:
         for source in corpus.rationales:
             lookup(config.rationales, source, f"{where}.rationales")
         if not corpus.rationales and not corpus.questions:
-            raise InputError(f"{where}: needs rationales, or, with a recipe that uses none, questions")
+            raise InputError(f"{where}: needs rationales, or questions with a recipe such as 'label'")
         _check_sets(config, corpus.questions, f"{where}.questions")
+        recipe = recipes.find(corpus.recipe, config.recipes, f"{where}.recipe")
+        if not corpus.rationales and recipes.uses(recipe, *recipes.OF_RESPONSE):
+            raise InputError(f"{where}: recipe {corpus.recipe!r} is made of responses; name their sets in rationales")
     for name, student in config.students.items():
         where = f"config.students.{name}"
         lookup(config.corpora, student.corpus, f"{where}.corpus")
@@ -116,6 +120,9 @@ def check(config: Config) -> None:
         _check_sets(config, student.dev, f"{where}.dev")
         for source in student.given:
             lookup(config.rationales, source, f"{where}.given")
+        recipe = recipes.find(config.corpora[student.corpus].recipe, config.recipes, f"{where}.corpus")
+        if recipe.read == "rationale" and (student.dev or student.sets):
+            raise InputError(f"{where}: its recipe says rationales and no answers, so it has no dev and no sets")
     for name, asking in askings(config).items():
         where = f"config.{'askings' if name in config.askings else 'students'}.{name}"
         student = lookup(config.students, asking.student, f"{where}.student")

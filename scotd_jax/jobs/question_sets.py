@@ -1,8 +1,8 @@
 """Names of question sets: "TASK.SPLIT", or a fold of one.
 
-"csqa.train@0/5" is the first of five folds of a split and "csqa.train@!0/5" the four others. Folds are what cross-fitting
-needs: a model that learnt from "@!0/5" speaks on "@0/5", so that nothing it says comes from a question it has seen.
-Which fold a question is in follows from its text, so that copies of one question are never on both sides.
+"csqa.train@0/5" is the first of five folds of a split and "csqa.train@!0/5" the four others.
+Cross-fitting needs them: a model that learnt from "@!0/5" speaks on "@0/5", so that nothing it says comes from a
+question it has seen. Which fold a question is in follows from its text, so that copies of one question are never on both sides.
 """
 
 import hashlib

@@ -19,7 +19,6 @@ from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.formats import is_correct
 from scotd_jax.tokenization import Tokenizer
 
-
 Asked = Mapping[str, tuple[Question, Task]]
 Given = Mapping[str, Sequence[str]]  # question id -> rationales that it is asked with
 

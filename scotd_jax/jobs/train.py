@@ -10,8 +10,9 @@ from scotd_jax.corpus.build import read_description
 from scotd_jax.corpus.loader import make_loader
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
+from scotd_jax.jobs.given import identity, load_given
 from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
+from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond, stops_of
 from scotd_jax.models.api import Model
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import train as train_loop
@@ -23,22 +24,26 @@ def train(run: Run, name: str) -> None:
     spec = run.config.students[name]
     seed = run.config.seed + spec.seed
     artefact = run.artefact("train", name)
-    identity = {
-        "spec": plain(spec) | {"sets": None, "arm": None, "export": None},  # these change nothing of the training
+    made_of = {
+        # What changes nothing of the training is left out.
+        "spec": plain(spec) | dict.fromkeys(("sets", "arm", "export", "given")),
         "seed": seed,
         "corpus": run.artefact("build", spec.corpus).digest,
         "model": run.model_identity(spec.model),
         "dev": run.questions_identity(spec.dev),
+        "given": identity(run, spec.given if spec.dev else ()),
     }
-    if not artefact.begin(identity):
+    if not artefact.begin(made_of):
         run.log("  already complete")
         return
     model = run.model(spec.model, spec.precision)
     corpus = run.artefact("build", spec.corpus).path
-    check_room(model, read_description(corpus, "train")["counts"], name)
+    parts = {key: part.weight for key, part in run.recipe(spec.corpus).parts.items()}
+    for part in parts:
+        check_room(model, read_description(corpus, part)["counts"], name)
     loader = make_loader(
         corpus,
-        "train",
+        tuple(parts),
         batch_size=spec.training.batch_size,
         group_size=spec.training.group_size,
         start_token=model.start_token,
@@ -59,6 +64,7 @@ def train(run: Run, name: str) -> None:
             mesh=run.mesh,
             seed=seed,
             evaluate=_dev(run, name, model) if spec.dev else None,
+            parts=tuple(parts.items()),
             log=lambda step, values: progress.advance(step - progress.done, note(values)),
         )
     best = best_step(artefact.path / "checkpoints")
@@ -83,16 +89,16 @@ def _dev(run: Run, name: str, model):
     spec = run.config.students[name]
     evaluation = run.config.evaluation
     asked = dict(list(run.ask(spec.dev).items())[: evaluation.dev_questions])
-    stops = tuple(dict.fromkeys(stop for _, task in asked.values() for stop in task.format.stops))
-    speaker = Speaker(name, model, None, run.tokenizer(spec.model))
-    sampler = make_sampler(run, speaker, evaluation.sampling, stops, seed=0)
-    wanted = requests(speaker, asked, 1)
+    given = load_given(run, name, spec.given, asked, "own", 1)
+    speaker = Speaker(name, model, None, run.tokenizer(spec.model), run.recipe(spec.corpus))
+    sampler = make_sampler(run, speaker, evaluation.sampling, stops_of(asked), seed=0)
+    wanted = requests(speaker, asked, 1, given=given)
 
     def evaluate(params, step: int) -> dict[str, float]:
         sampler.params = run.on_own_devices(params, model)
         right = 0
         for samples in sampler(wanted):
-            right += sum(respond(s, *asked[s.question_id], name, "greedy").correct is True for s in samples)
+            right += sum(respond(s, *asked[s.question_id], speaker, "greedy").correct is True for s in samples)
         return {"dev_accuracy": right / len(wanted)}
 
     return evaluate

@@ -60,7 +60,13 @@ def make_score(model: Model) -> Callable[..., Float[Array, "B C"]]:
 
 
 def score_candidates(
-    model: Model, params: Params, wanted: Iterable[Candidates], *, batch_size: int, bucket: int, mesh: Mesh | None = None
+    model: Model,
+    params: Params,
+    wanted: Iterable[Candidates],
+    *,
+    batch_size: int,
+    bucket: int,
+    mesh: Mesh | None = None,
 ) -> Iterator[list[tuple[object, np.ndarray]]]:
     """One list of (name, log-probabilities float32[C]) per batch. One compilation per multiple of `bucket` tokens."""
     wanted = list(wanted)

@@ -18,7 +18,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -34,7 +34,7 @@ from scotd_jax.models.api import Model, Params
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import LateMetrics, MetricWriter
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
-from scotd_jax.training.step import TrainState, chunk_tokens, make_train_step
+from scotd_jax.training.step import ONE_PART, TrainState, chunk_tokens, make_train_step
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class Batches(Protocol):
     same on all of them.
     """
 
-    def __next__(self) -> Mapping[str, np.ndarray]: ...
+    def __next__(self) -> Mapping[str, Mapping[str, np.ndarray]]: ...
     def get_state(self) -> Any: ...
     def set_state(self, state: Any) -> None: ...
 
@@ -60,18 +60,20 @@ def train(
     seed: int = 0,
     evaluate: Callable[[Params, int], Mapping[str, float]] | None = None,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
+    parts: Sequence[tuple[str, float]] = ONE_PART,
 ) -> None:
     """Trains for `training.steps` updates, or goes on from the last checkpoint in FOLDER/checkpoints.
 
     `init_params` are where training starts (host or device arrays, left untouched); None draws them from `seed`,
     each device making its own part only. `evaluate(params, step)` gives numbers of the dev questions; its
     `dev_accuracy` chooses the best checkpoint. `log(step, values)` receives every line of FOLDER/metrics.jsonl.
+    `parts` are the parts of a batch and the weights of their losses (step.py).
     Raises InputError if the sizes do not fit together, the checkpoint is one of another model or optimizer, or the
     loss is no longer finite.
     """
     _check_sizes(training, mesh)
     folder = epath.Path(folder)
-    programs = _programs(model, training.optimizer, training.steps, training.microbatches, mesh)
+    programs = _programs(model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh)
     board = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.keep))
@@ -115,7 +117,7 @@ class _Programs:
     batch: jax.sharding.NamedSharding
     init_params: Callable[[jax.Array], Params]
     init_optimizer: Callable[[Params], Any]
-    step: Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
+    step: Callable[[TrainState, Mapping[str, Mapping[str, jax.Array]]], tuple[TrainState, dict[str, jax.Array]]]
 
     def start(self, params: Params | None, seed: int) -> TrainState:
         """The state before the first update."""
@@ -129,7 +131,12 @@ class _Programs:
 
 @functools.lru_cache(maxsize=8)
 def _programs(
-    model: Model, settings: config.Optimizer, steps: int, microbatches: int, mesh: jax.sharding.Mesh
+    model: Model,
+    settings: config.Optimizer,
+    steps: int,
+    microbatches: int,
+    parts: tuple[tuple[str, float], ...],
+    mesh: jax.sharding.Mesh,
 ) -> _Programs:
     """Kept, so that the students of one chain that differ in their data alone compile once."""
     optimizer, schedule = make_optimizer(settings, steps), make_schedule(settings, steps)
@@ -146,7 +153,7 @@ def _programs(
     )
     chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
     step = jax.jit(
-        make_train_step(model, optimizer, schedule, microbatches, chunk),
+        make_train_step(model, optimizer, schedule, microbatches, chunk, parts),
         in_shardings=(state_places, batch),
         out_shardings=(state_places, whole),
         donate_argnums=0,

@@ -1,10 +1,11 @@
 """One update, as a pure function of state and batch.
 
-A batch holds, for B questions with G responses each: prompt[B, P] int32, prompt_mask[B, P] bool,
-inputs[B, G, R] int32, targets[B, G, R] int32, weights[B, G, R] float32 (1 on response tokens, 0 on padding).
+A batch has parts, most often one ("train"). A part holds, for B questions with G responses each: prompt[B, P] int32,
+prompt_mask[B, P] bool, inputs[B, G, R] int32, targets[B, G, R] int32, weights[B, G, R] float32 (1 on response tokens,
+0 on padding). The loss of a batch is the weighted sum of the mean losses of its parts, each over its own tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,9 @@ import optax
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.losses import Weighted, response_loss
 
-Batch = Mapping[str, jax.Array]
+Part = Mapping[str, jax.Array]
+Batch = Mapping[str, Part]
+ONE_PART = (("train", 1.0),)
 Metrics = dict[str, jax.Array]
 LOGITS_BYTES = 256 * 2**20  # of float32 logits that may exist at one time on one batch shard
 
@@ -27,13 +30,13 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def make_loss(model: Model, chunk: int = 0) -> Callable[[Params, Batch], tuple[Weighted, Weighted]]:
-    """fn(params, batch) -> (cross entropy, correct tokens), each a weighted sum over response tokens.
+def make_loss(model: Model, chunk: int = 0) -> Callable[[Params, Part], tuple[Weighted, Weighted]]:
+    """fn(params, part) -> (cross entropy, correct tokens), each a weighted sum over response tokens.
 
     The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`.
     """
 
-    def loss(params: Params, batch: Batch) -> tuple[Weighted, Weighted]:
+    def loss(params: Params, batch: Part) -> tuple[Weighted, Weighted]:
         context = model.prefill(params, batch["prompt"], batch["prompt_mask"])
         hidden_BGRE, _ = model.extend(params, context, batch["inputs"])
         return response_loss(
@@ -59,44 +62,52 @@ def make_train_step(
     schedule: optax.Schedule,
     microbatches: int = 1,
     chunk: int = 0,
+    parts: Sequence[tuple[str, float]] = ONE_PART,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics), to be jitted with the state donated.
 
-    The batch is cut into `microbatches` equal parts, one after another in memory; their sums are added and divided
-    once by the weight of the whole batch, so the update does not depend on the cut. Metrics are float32 scalars: loss
-    (nats per response token), token_accuracy, tokens, grad_norm (before clipping) and learning_rate.
+    `parts` are the names of a batch's parts and the weights of their mean losses. The batch is cut into `microbatches`
+    equal parts, one after another in memory; every token's weight is a share of the whole batch beforehand, so their
+    sums add up and the update does not depend on the cut. Metrics are float32 scalars: loss (nats per response token,
+    summed over parts by weight), token_accuracy, tokens, grad_norm (before clipping) and learning_rate; with several
+    parts also loss_PART, each part's mean.
     """
     loss_fn = make_loss(model, chunk)
 
-    def sums(params: Params, batch: Batch) -> tuple[Params, Weighted, Weighted]:
+    def sums(params: Params, batch: Batch) -> tuple[Params, dict[str, tuple[jax.Array, jax.Array]]]:
         def total(params):
-            loss, correct = loss_fn(params, batch)
-            return loss.sum, (loss, correct)
+            pairs = {name: loss_fn(params, batch[name]) for name, _ in parts}
+            said = {name: (loss.sum, correct.sum) for name, (loss, correct) in pairs.items()}
+            return sum(loss for loss, _ in said.values()), said
 
-        grads, (loss, correct) = jax.grad(total, has_aux=True)(params)
-        return grads, loss, correct
+        return jax.grad(total, has_aux=True)(params)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        tokens = {name: jnp.sum(batch[name]["weights"]) for name, _ in parts}
+        shares = {
+            name: {**batch[name], "weights": Weighted(weight * batch[name]["weights"], tokens[name]).mean()}
+            for name, weight in parts
+        }
         if microbatches == 1:
-            grads, loss, correct = sums(state.params, batch)
+            grads, said = sums(state.params, shares)
         else:
-            parts = jax.tree.map(lambda array: split(array, microbatches), dict(batch))
+            pieces = jax.tree.map(lambda array: split(array, microbatches), shares)
 
-            def add(carry, part):
-                return jax.tree.map(jnp.add, carry, sums(state.params, part)), None
+            def add(carry, piece):
+                return jax.tree.map(jnp.add, carry, sums(state.params, piece)), None
 
-            zero = Weighted(jnp.zeros(()), jnp.zeros(()))
-            start = jax.tree.map(jnp.zeros_like, state.params), zero, zero
-            (grads, loss, correct), _ = jax.lax.scan(add, start, parts)
-        grads = jax.tree.map(lambda grad: Weighted(grad, loss.weight).mean(), grads)
+            zero = {name: (jnp.zeros(()), jnp.zeros(())) for name, _ in parts}
+            (grads, said), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), pieces)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
-            "loss": loss.mean(),
-            "token_accuracy": correct.mean(),
-            "tokens": loss.weight,
+            "loss": sum(loss for loss, _ in said.values()),
+            "token_accuracy": sum(correct for _, correct in said.values()) / sum(weight for _, weight in parts),
+            "tokens": sum(tokens.values()),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
+        if len(parts) > 1:
+            metrics |= {f"loss_{name}": said[name][0] / weight for name, weight in parts}
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
     return step
