@@ -13,7 +13,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.models.api import Precision
 from scotd_jax.models.registry import build, config_for
 from scotd_jax.training.loop import _programs
-from scotd_jax.training.step import make_loss
+from scotd_jax.training.step import ONE_PART, make_loss
 from tests.tolerances import FLOAT32, GRADIENT
 from tests.training_fixtures import bag_model, batch_of
 
@@ -88,7 +88,7 @@ def test_the_rules(eight, axes, shape, expected):
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_optimizer_moments_lie_where_their_parameters_lie(eight, name):
-    programs = _programs(small("opt"), config.Optimizer(name=name, warmup_steps=0), 10, 1, eight)
+    programs = _programs(small("opt"), config.Optimizer(name=name, warmup_steps=0), 10, 1, ONE_PART, eight)
     kernel = programs.abstract.params["layers"]["0"]["mlp"]["up"]["kernel"]
     assert kernel.sharding.spec == P("fsdp", "tensor")
     moments = [leaf for leaf in jax.tree.leaves(programs.abstract.opt_state) if leaf.shape == kernel.shape]

@@ -2,7 +2,8 @@
 
 "csqa.train@0/5" is the first of five folds of a split and "csqa.train@!0/5" the four others.
 Cross-fitting needs them: a model that learnt from "@!0/5" speaks on "@0/5", so that nothing it says comes from a
-question it has seen. Which fold a question is in follows from its text, so that copies of one question are never on both sides.
+question it has seen. Which fold a question is in follows from its text, so that copies of one question are never on
+both sides.
 """
 
 import hashlib

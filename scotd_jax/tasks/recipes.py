@@ -2,10 +2,11 @@
 
 A recipe has parts; each part is a template of a prompt and one of what is to be said to it. The fields of a template:
 
-    {ask}        the question as the task's format asks it: {prefix}{question}{suffix}
-    {prefix} {question} {suffix} {given} {marker} {because}      the pieces of the format (tasks/formats.py)
-    {rationale} {answer} {text}                                  of the response: its reasons, its answer, all it said
-    {gold} {choice}                                              the gold answer as it is printed; the text of its choice
+    {ask}                             the question as the task's format asks it: {prefix}{question}{suffix}
+    {prefix} {question} {suffix}      the pieces of that; and
+    {given} {marker} {because}        what comes before a rationale or an answer (tasks/formats.py)
+    {rationale} {answer} {text}       of the response: its reasons, its answer, all it said
+    {gold} {choice}                   the gold answer as it is printed; the text of its choice
 
 A part that uses no field of the response makes one example of a question. One whose prompt uses none makes one prompt
 with all responses beside it. One whose prompt uses some makes a prompt of its own for every response.
