@@ -6,8 +6,11 @@ refused with the path of the key and the nearest name. Standard library only, so
 
 import dataclasses
 import difflib
+import importlib.util
+import pathlib
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from scotd_jax.errors import InputError
@@ -296,3 +299,18 @@ def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
         except ValueError:
             raise InputError(f"--config=...:{arg}: {name} expects {kind.__name__}, found {text!r}") from None
     return types.SimpleNamespace(**settings)
+
+
+def sibling(file: str, name: str) -> types.ModuleType:
+    """The config file NAME.py beside `file`: config files are no package, but one may build on another."""
+    spec = importlib.util.spec_from_file_location(name, pathlib.Path(file).parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def merged(configs: Sequence[Config]) -> Config:
+    """One config with the tasks, rationales, recipes, corpora, students and askings of all; the rest is the first's."""
+    parts = ("tasks", "rationales", "recipes", "corpora", "students", "askings")
+    every = {part: {k: v for config in configs for k, v in getattr(config, part).items()} for part in parts}
+    return dataclasses.replace(configs[0], **every)

@@ -9,6 +9,7 @@ from scotd_jax.jobs.run import Run
 from scotd_jax.models.hf_export import export_pretrained
 from scotd_jax.models.hf_verify import verify_export
 from scotd_jax.reporting.cards import model_card
+from scotd_jax.tasks import recipes
 from scotd_jax.workdir import read_json
 
 PROMPTS = 4  # that are compared
@@ -36,7 +37,8 @@ def export(run: Run, name: str) -> None:
     length = run.config.evaluation.sampling.max_new_tokens
     sets = spec.sets or spec.dev or run.corpus_sets(spec.corpus)
     asked = list(run.ask(sets[:1]).values())[:PROMPTS]
-    prompts = [task.format.prompt(question) for question, task in asked]
+    recipe = run.recipe(spec.corpus)
+    prompts = [recipes.prompt(recipe, task.format, question, question.answer) for question, task in asked]
     card = _card(run, name, prompts[0], asked[0][1].format.stops, length)
     export_pretrained(artefact.path, model.config, params, tokenizer, card, max_new_tokens=length)
     if importlib.util.find_spec("torch"):

@@ -5,14 +5,17 @@ import platform
 
 import jax
 
-from scotd_jax.config import Student, plain
+from scotd_jax.config import Asking, Student, plain
 from scotd_jax.evaluation.scoring import outcomes
+from scotd_jax.jobs.chain import askings
+from scotd_jax.jobs.question_sets import QuestionSet
 from scotd_jax.jobs.run import Run
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response
 from scotd_jax.reporting.data import Arm, EvalSet, ReportData
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 from scotd_jax.reporting.report import write_report
+from scotd_jax.tasks import recipes
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import read_json, versions
 
@@ -28,9 +31,9 @@ def report(run: Run, name: str) -> None:
     """report/index.html. Raises InputError if a student has not been evaluated yet."""
     del name
     config, artefact = run.config, run.artefact("report", "")
-    evaluated = {n: s for n, s in config.students.items() if s.sets}
-    arms = [_arm(run, n, s) for n, s in evaluated.items()]
-    labels = dict.fromkeys(label(run, set_name) for s in evaluated.values() for set_name in s.sets)
+    asked = askings(config)
+    arms = [_arm(run, name, asking) for name, asking in asked.items()]
+    labels = dict.fromkeys(label(run, set_name) for asking in asked.values() for set_name in asking.sets)
     method, plainest = _extremes(arms)
     data = ReportData(
         title=config.name or "scotd_jax",
@@ -50,21 +53,22 @@ def report(run: Run, name: str) -> None:
 
 def label(run: Run, set_name: str) -> str:
     """How the report calls a question set: tasks of one title (one per seed) share their columns."""
-    task, _, split = set_name.rpartition(".")
-    return f"{run.config.tasks[task].title or task}.{split}"
+    where = QuestionSet.parse(set_name)
+    return f"{run.config.tasks[where.task].title or where.task}.{set_name.removeprefix(where.task + '.')}"
 
 
-def _arm(run: Run, name: str, student: Student) -> Arm:
+def _arm(run: Run, name: str, asking: Asking) -> Arm:
+    student = run.config.students[asking.student]
     results = read_json(run.artefact("evaluate", name).path / "results.json")
     _ = run.artefact("evaluate", name).digest  # refuses an evaluation that is not complete
     sets = results["sets"]
     samples, curve = _samples(run, student)
     return Arm(
-        name=student.arm or name,
+        name=asking.arm,
         student=name,
         seed=run.config.seed + student.seed,
         results={label(run, key): value for key, value in sets.items()},
-        role=_role(run, name),
+        role=_role(run, asking.student),
         model=_model_name(run, student),
         samples=samples,
         curve=curve,
@@ -77,14 +81,15 @@ def _arm(run: Run, name: str, student: Student) -> Arm:
 def _samples(run: Run, student: Student) -> tuple[int | None, str]:
     """Chains of thought per question behind a student, and the name of the curve on which it is a point."""
     corpus = run.config.corpora[student.corpus]
-    if corpus.target == "label":
+    if not recipes.uses(run.recipe(student.corpus), *recipes.OF_RESPONSE):
         return 0, ""
-    rationales = run.config.rationales[corpus.rationales]
-    if rationales.source != "model":
+    sources = [run.config.rationales[source] for source in corpus.rationales]
+    if any(source.source == "task" for source in sources):
         return None, ""
-    n = min(corpus.n or rationales.sampling.n, rationales.sampling.n)
-    # One greedy chain is another thing than the first of many sampled ones.
-    return n, "" if rationales.sampling.temperature == 0 else _model_name(run, student)
+    n = max(run.artefact("sample", source).manifest()["counts"]["responses_max"] for source in corpus.rationales)
+    # One greedy chain is another thing than the first of many sampled ones, and so is another recipe.
+    sampled = corpus.recipe == "scotd" and all(source.sampling.temperature > 0 for source in sources)
+    return min(corpus.n or n, n), _model_name(run, student) if sampled else ""
 
 
 def _role(run: Run, name: str) -> str:
@@ -118,14 +123,14 @@ def _extremes(arms: list[Arm]) -> tuple[Arm | None, Arm | None]:
 def _examples(run: Run, arm: Arm | None) -> list:
     if arm is None:
         return []
-    main = run.config.students[arm.student].sets[0]
+    main = askings(run.config)[arm.student].sets[0]
     return pick_examples(*_said(run, arm.student, main), arm.name, label(run, main))
 
 
 def _pairs(run: Run, arms: list[Arm]) -> list:
     if not arms:
         return []
-    said = {arm.name: [_said(run, arm.student, s) for s in run.config.students[arm.student].sets] for arm in arms}
+    said = {arm.name: [_said(run, arm.student, s) for s in askings(run.config)[arm.student].sets] for arm in arms}
     questions = [question for set_questions, _ in said[arms[0].name] for question in set_questions]
     answers = {name: {row.question_id: row for _, rows in sets for row in rows} for name, sets in said.items()}
     return pick_pairs(questions, answers)
