@@ -40,7 +40,7 @@ class Model:
     shape: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the preset's fields
     path: str = ""  # Hugging Face directory with weights
     student: str = ""  # a student of this run, its best checkpoint
-    tokenizer: str = ""  # directory or file; "task:NAME" trains one on that task's texts; "" is the model's own
+    tokenizer: str = ""  # directory or file; "task:NAME,..." trains one on the tasks' texts; "" is the model's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Corpus:
     """
 
     recipe: str = "scotd"  # what is made of a question and its responses: one of tasks/recipes.py or Config.recipes
+    format: str = ""  # in which its students read, say and are asked (tasks/formats.py); "" is the task's
     rationales: Names = ()  # sets of responses, one after the other; recipes that use none need none
     questions: Names = ()  # question sets; () is those of the rationales
     n: int = 0  # first n samples of every question, before filtering; 0 is all (subsets are nested)

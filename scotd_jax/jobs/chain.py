@@ -163,4 +163,5 @@ def _check_model(config: Config, model: Any, where: str) -> None:
     if model.architecture and not model.tokenizer:
         raise InputError(f"{where}.tokenizer: a model with random weights needs one: a path or 'task:NAME'")
     if model.tokenizer.startswith("task:"):
-        lookup(config.tasks, model.tokenizer.removeprefix("task:"), f"{where}.tokenizer")
+        for name in model.tokenizer.removeprefix("task:").split(","):
+            lookup(config.tasks, name, f"{where}.tokenizer")

@@ -57,7 +57,7 @@ def by_marginal(
         wanted = []
         for id_ in missing:
             question, task = asked[id_]
-            end = task.format.end
+            end = speaker.style(task).end
             responses = [target_ids(speaker.tokenizer, form + end, end) for form in forms[id_]]
             wanted += [Candidates(id_, speaker.prompt_ids(question, task, text), responses) for text in given[id_]]
         found: dict[str, list[np.ndarray]] = {id_: [] for id_ in missing}

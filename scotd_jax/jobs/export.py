@@ -37,9 +37,9 @@ def export(run: Run, name: str) -> None:
     length = run.config.evaluation.sampling.max_new_tokens
     sets = spec.sets or spec.dev or run.corpus_sets(spec.corpus)
     asked = list(run.ask(sets[:1]).values())[:PROMPTS]
-    recipe = run.recipe(spec.corpus)
-    prompts = [recipes.prompt(recipe, task.format, question, question.answer) for question, task in asked]
-    card = _card(run, name, prompts[0], asked[0][1].format.stops, length)
+    recipe, style = run.manner(Model(student=name))
+    prompts = [recipes.prompt(recipe, style or task.format, question, question.answer) for question, task in asked]
+    card = _card(run, name, prompts[0], (style or asked[0][1].format).stops, length)
     export_pretrained(artefact.path, model.config, params, tokenizer, card, max_new_tokens=length)
     if importlib.util.find_spec("torch"):
         checked = verify_export(artefact.path, model, params, tokenizer, prompts)

@@ -17,6 +17,7 @@ from scotd_jax.progress import Progress, log
 from scotd_jax.records import Question, to_json
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.formats import Format, format_named
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Artefact, Workdir, digest
@@ -77,9 +78,17 @@ class Run:
         name = self.config.corpora[corpus].recipe
         return recipes.find(name, self.config.recipes, f"config.corpora.{corpus}.recipe")
 
-    def recipe_of(self, model: c.Model) -> c.Recipe:
+    def style(self, corpus: str) -> Format | None:
+        """The format in which the students of a corpus meet every task; None: each task's own."""
+        name = self.config.corpora[corpus].format
+        return format_named(name, f"config.corpora.{corpus}.format") if name else None
+
+    def manner(self, model: c.Model) -> tuple[c.Recipe, Format | None]:
         """How a model is asked: a student as it was taught, any other one as SCoTD asks its teacher."""
-        return self.recipe(self.config.students[model.student].corpus) if model.student else recipes.RECIPES["scotd"]
+        if not model.student:
+            return recipes.RECIPES["scotd"], None
+        corpus = self.config.students[model.student].corpus
+        return self.recipe(corpus), self.style(corpus)
 
     # Models
 
@@ -91,9 +100,9 @@ class Run:
 
     def _load_tokenizer(self, model: c.Model) -> Tokenizer:
         if model.tokenizer.startswith("task:"):
-            task = self.task(model.tokenizer.removeprefix("task:"))
-            own = [recipes.own_words(self.recipe(name), task.format) for name in self.config.corpora]
-            return Tokenizer.train_words([*task.texts(), *own])
+            tasks = [self.task(name) for name in model.tokenizer.removeprefix("task:").split(",")]
+            own = [recipes.own_words(self.recipe(n), self.style(n) or tasks[0].format) for n in self.config.corpora]
+            return Tokenizer.train_words([*own, *(text for task in tasks for text in task.texts())])
         if model.tokenizer or model.path:
             return Tokenizer.load(model.tokenizer or model.path)
         return self.tokenizer(self.config.students[model.student].model)

@@ -16,7 +16,7 @@ from scotd_jax.records import Question, Response
 from scotd_jax.sampling.sampler import Request, Sample, Sampler
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
-from scotd_jax.tasks.formats import is_correct
+from scotd_jax.tasks.formats import Format, is_correct
 from scotd_jax.tokenization import Tokenizer
 
 Asked = Mapping[str, tuple[Question, Task]]
@@ -24,35 +24,42 @@ Given = Mapping[str, Sequence[str]]  # question id -> rationales that it is aske
 
 
 class Speaker(NamedTuple):
-    """A model ready to speak, asked as its recipe says; `prefixes` (task name -> text) come before every prompt."""
+    """A model ready to speak, asked as its recipe says in a format of its own or that of each task (None).
+
+    `prefixes` (task name -> text) come before every prompt.
+    """
 
     name: str
     model: api.Model
     params: api.Params
     tokenizer: Tokenizer
     recipe: c.Recipe
+    own_style: Format | None = None
     prefixes: Mapping[str, str] = MappingProxyType({})
 
+    def style(self, task: Task) -> Format:
+        return self.own_style or task.format
+
     def prompt_ids(self, question: Question, task: Task, rationale: str | None = None) -> list[int]:
-        text = self.prefixes.get(task.name, "") + recipes.prompt(self.recipe, task.format, question, rationale)
+        text = self.prefixes.get(task.name, "") + recipes.prompt(self.recipe, self.style(task), question, rationale)
         return self.tokenizer.prompt_ids(text, self.model.config.kind)
+
+    def stops(self, asked: Asked) -> tuple[str, ...]:
+        """The strings that end a response to any of the questions."""
+        return tuple(dict.fromkeys(stop for _, task in asked.values() for stop in self.style(task).stops))
 
 
 def load_speaker(run: Run, name: str, model: c.Model, precision: str, seed: int = 0) -> Speaker:
     functions = run.model(model, precision)
     params = run.speaking_params(model, functions, seed)
-    return Speaker(name, functions, params, run.tokenizer(model), run.recipe_of(model))
+    recipe, style = run.manner(model)
+    return Speaker(name, functions, params, run.tokenizer(model), recipe, style)
 
 
 def make_sampler(run: Run, speaker: Speaker, sampling: c.Sampling, stops: tuple[str, ...], seed: int) -> Sampler:
     return Sampler(
         speaker.model, speaker.params, speaker.tokenizer, sampling, seed=seed, stops=stops, mesh=run.own_mesh
     )
-
-
-def stops_of(asked: Asked) -> tuple[str, ...]:
-    """The strings that end a response to any of the questions."""
-    return tuple(dict.fromkeys(stop for _, task in asked.values() for stop in task.format.stops))
 
 
 def requests(
@@ -81,7 +88,7 @@ def respond(
 
     Its rationale is the one it was given where it gives none.
     """
-    parsed = recipes.read(speaker.recipe, task.format, sample.text, question)
+    parsed = recipes.read(speaker.recipe, speaker.style(task), sample.text, question)
     rationale = parsed.rationale
     if rationale is None and given is not None:
         rationale = given[sample.question_id][sample.sample_index]
@@ -117,7 +124,7 @@ def speak(
 
     def work(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
         wanted = hosts.own_share(requests(speaker, asked, sampling.n, done, given))
-        sampler = make_sampler(run, speaker, sampling, stops_of(asked), seed)
+        sampler = make_sampler(run, speaker, sampling, speaker.stops(asked), seed)
         rows = ([respond(s, *asked[s.question_id], speaker, label, given) for s in some] for some in sampler(wanted))
         return sum(len(request.sample_indices) for request in wanted), rows
 

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 import jax
 from clu import parameter_overview
 
-from scotd_jax.config import plain
+from scotd_jax.config import Model, plain
 from scotd_jax.corpus.build import read_description
 from scotd_jax.corpus.loader import make_loader
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.given import identity, load_given
 from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond, stops_of
-from scotd_jax.models.api import Model
+from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
+from scotd_jax.models import api
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import train as train_loop
 from scotd_jax.workdir import write_text
@@ -72,7 +72,7 @@ def train(run: Run, name: str) -> None:
     artefact.finish(best)
 
 
-def check_room(model: Model, counts: Mapping[str, float], name: str) -> None:
+def check_room(model: api.Model, counts: Mapping[str, float], name: str) -> None:
     """Raises InputError if the corpus is longer than the positions of the model, which would all fall on the last."""
     room = getattr(model.config, "max_position_embeddings", None)
     longest = counts["prompt_tokens_max"] + counts["response_tokens_max"]
@@ -90,8 +90,8 @@ def _dev(run: Run, name: str, model):
     evaluation = run.config.evaluation
     asked = dict(list(run.ask(spec.dev).items())[: evaluation.dev_questions])
     given = load_given(run, name, spec.given, asked, "own", 1)
-    speaker = Speaker(name, model, None, run.tokenizer(spec.model), run.recipe(spec.corpus))
-    sampler = make_sampler(run, speaker, evaluation.sampling, stops_of(asked), seed=0)
+    speaker = Speaker(name, model, None, run.tokenizer(spec.model), *run.manner(Model(student=name)))
+    sampler = make_sampler(run, speaker, evaluation.sampling, speaker.stops(asked), seed=0)
     wanted = requests(speaker, asked, 1, given=given)
 
     def evaluate(params, step: int) -> dict[str, float]:

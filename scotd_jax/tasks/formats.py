@@ -26,7 +26,7 @@ class Format:
     """Prompt: `question_prefix` text `answer_prefix`. Target: rationale `marker` answer `end`, or answer `end`.
 
     `stops` are the strings that end a response besides the end token. `given` comes before a rationale that is part of
-    a prompt, `because` before one that follows its answer. A question with an empty text asks nothing: its prompt is
+    a prompt, `because` before one that follows its answer; `line` is what a line end becomes. A question with an empty text asks nothing: its prompt is
     its context alone, to be continued as it stands.
     """
 
@@ -37,15 +37,20 @@ class Format:
     stops: tuple[str, ...] = ()
     given: str = " "
     because: str = " "
+    line: str = "\n"
 
     def question(self, question: Question) -> str:
         """The question as text. A context comes before it, on a line of its own."""
-        return f"{question.context}\n{question.text}" if question.context else question.text
+        return self.lines(f"{question.context}\n{question.text}" if question.context else question.text)
+
+    def lines(self, text: str) -> str:
+        """The text with this format's line ends."""
+        return text.replace("\n", self.line)
 
     def prompt(self, question: Question) -> str:
         """The text that a model is given."""
         if not question.text:
-            return question.context or ""
+            return self.lines(question.context or "")
         return f"{self.question_prefix}{self.question(question)}{self.answer_prefix}"
 
     def target(self, rationale: str | None, answer: str | None) -> str:
@@ -158,7 +163,7 @@ FORMATS = {
     # The format of the official SCoTD code: note the colon of the marker and the blank line that ends a response.
     "scotd": Format("Q: ", "\nA: ", " So the answer is: ", "\n\n", ("\n\n",), "\nSolution: ", " Because: "),
     # T5's SentencePiece drops newlines, so nothing depends on one; the end token ends a response.
-    "t5": Format("Question: ", " Answer: ", " So the answer is: ", given=" Solution: ", because=" Because: "),
+    "t5": Format("Question: ", " Answer: ", " So the answer is: ", given=" Solution: ", because=" Because: ", line=" "),
     # The embedded world: lower case, blanks between all tokens.
     "plain": Format("question : ", " answer :", " so the answer is ", given=" solution : ", because=" because "),
 }

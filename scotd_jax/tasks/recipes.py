@@ -159,9 +159,9 @@ def _fields(
         "given": style.given,
         "marker": style.marker,
         "because": style.because,
-        "rationale": (rationale or "").strip(),
+        "rationale": style.lines((rationale or "").strip()),
         "answer": answer or "",
-        "text": text,
+        "text": style.lines(text),
         "gold": question.answer or "",
         "choice": choice_text(question),
     }
