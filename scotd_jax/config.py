@@ -26,6 +26,7 @@ class Task:
     kind: str = "world"  # a task of tasks/registry.py, or the path of a Python file that defines one
     format: str = ""  # how prompts and answers are written (tasks/formats.py); "" is the task's own
     path: str = ""  # folder of its files, or "datasets:NAME" or "tfds:NAME" with their configuration after a "/"
+    exemplars: str = ""  # worked examples: a name of tasks/exemplars or a file; "" is the task's own
     limit: int = 0  # first questions of every split only; 0 is all
     seed: int = 0  # of a generated task; added to the config's
     title: str = ""  # how reports call it; tasks of one title share their columns. "" is this entry's key
@@ -64,7 +65,7 @@ class Rationales:
     questions: Names = ()  # question sets that are asked
     model: Model = Model()  # source "model"
     sampling: Sampling = Sampling()
-    exemplars: str = ""  # source "model": worked examples before every question: a name of tasks/exemplars or a file
+    few_shot: int = 0  # source "model": how many of the task's exemplars come before every question
     path: str = ""  # source "file": files, also with *, in the order of the numbers in their names
     importer: str = "responses"  # source "file": what kind of files (rationales/importers)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the importer
@@ -101,6 +102,7 @@ class Corpus:
     format: str = ""  # in which its students read, say and are asked (tasks/formats.py); "" is the task's
     rationales: Names = ()  # sets of responses, one after the other; recipes that use none need none
     questions: Names = ()  # question sets; () is those of the rationales
+    few_shot: int = 0  # how many of the task's exemplars come before every prompt, in training and when asked
     n: int = 0  # first n samples of every question, before filtering; 0 is all (subsets are nested)
     keep: Literal["correct", "all", "wrong"] = "correct"
     rationale: Altered = "own"  # controls: each response's words shuffled, another question's rationale, or none
@@ -171,6 +173,7 @@ class Asking:
     given: Names = ()  # sets of responses whose rationales it reads; () is the student's
     rationale: Altered = "own"  # what becomes of them before
     n: int = 1  # first n rationales of every question
+    few_shot: int = -1  # exemplars before every prompt; -1: as it was taught
     combine: Literal["vote", "marginal"] = "vote"  # majority of n answers, or largest sum of n probabilities
 
 

@@ -37,6 +37,8 @@ def evaluate(run: Run, name: str) -> None:
         run.log("  already complete")
         return
     speaker = load_speaker(run, asking.student, Model(student=asking.student), spec.precision)
+    if asking.few_shot >= 0:
+        speaker = speaker._replace(few_shot=asking.few_shot)
     results, rows_by_set = {}, {}
     for set_name in asking.sets:
         asked = run.ask((set_name,))

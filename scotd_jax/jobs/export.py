@@ -37,9 +37,13 @@ def export(run: Run, name: str) -> None:
     length = run.config.evaluation.sampling.max_new_tokens
     sets = spec.sets or spec.dev or run.corpus_sets(spec.corpus)
     asked = list(run.ask(sets[:1]).values())[:PROMPTS]
-    recipe, style = run.manner(Model(student=name))
-    prompts = [recipes.prompt(recipe, style or task.format, question, question.answer) for question, task in asked]
-    card = _card(run, name, prompts[0], (style or asked[0][1].format).stops, length)
+    recipe, own_style, few_shot = run.manner(Model(student=name))
+    prompts = []
+    for question, task in asked:
+        style = own_style or task.format
+        prompt = recipes.prompt(recipe, style, question, question.answer)
+        prompts.append(run.prefix(task, style, few_shot) + prompt)
+    card = _card(run, name, prompts[0], style.stops, length)
     export_pretrained(artefact.path, model.config, params, tokenizer, card, max_new_tokens=length)
     if importlib.util.find_spec("torch"):
         checked = verify_export(artefact.path, model, params, tokenizer, prompts)

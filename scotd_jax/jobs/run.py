@@ -17,6 +17,7 @@ from scotd_jax.progress import Progress, log
 from scotd_jax.records import Question, to_json
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.exemplars import few_shot_prefix, load_exemplars
 from scotd_jax.tasks.formats import Format, format_named
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.tokenization import Tokenizer
@@ -35,6 +36,7 @@ class Run:
         self.own_mesh = make_mesh(c.Mesh(), jax.local_devices()) if several else self.mesh
         self.task = functools.cache(self._task)
         self.questions = functools.cache(self._questions)
+        self.prefix = functools.cache(self._prefix)
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def log(self, message: str) -> None:
@@ -83,12 +85,22 @@ class Run:
         name = self.config.corpora[corpus].format
         return format_named(name, f"config.corpora.{corpus}.format") if name else None
 
-    def manner(self, model: c.Model) -> tuple[c.Recipe, Format | None]:
-        """How a model is asked: a student as it was taught, any other one as SCoTD asks its teacher."""
+    def manner(self, model: c.Model) -> tuple[c.Recipe, Format | None, int]:
+        """Recipe, format and number of exemplars with which a model is asked: a student as it was taught, any other
+        one as SCoTD asks its teacher."""
         if not model.student:
-            return recipes.RECIPES["scotd"], None
+            return recipes.RECIPES["scotd"], None, 0
         corpus = self.config.students[model.student].corpus
-        return self.recipe(corpus), self.style(corpus)
+        return self.recipe(corpus), self.style(corpus), self.config.corpora[corpus].few_shot
+
+    def _prefix(self, task: Task, style: Format, count: int) -> str:
+        """What comes before every prompt of a task: its first `count` exemplars. Raises InputError if it has fewer."""
+        if not count:
+            return ""
+        found = load_exemplars(self.config.tasks[task.name].exemplars, task)
+        if len(found) < count:
+            raise InputError(f"config.tasks.{task.name}.exemplars: there are {len(found)}, {count} are asked for")
+        return few_shot_prefix(style, found[:count])
 
     # Models
 

@@ -1,7 +1,6 @@
 """A model answers questions and every answer is kept: what sampling a teacher and evaluating a student share."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -26,7 +25,7 @@ Given = Mapping[str, Sequence[str]]  # question id -> rationales that it is aske
 class Speaker(NamedTuple):
     """A model ready to speak, asked as its recipe says in a format of its own or that of each task (None).
 
-    `prefixes` (task name -> text) come before every prompt.
+    `prefix(task, format, few_shot)` is what comes before every prompt.
     """
 
     name: str
@@ -34,14 +33,16 @@ class Speaker(NamedTuple):
     params: api.Params
     tokenizer: Tokenizer
     recipe: c.Recipe
-    own_style: Format | None = None
-    prefixes: Mapping[str, str] = MappingProxyType({})
+    own_style: Format | None
+    few_shot: int
+    prefix: Callable[[Task, Format, int], str]
 
     def style(self, task: Task) -> Format:
         return self.own_style or task.format
 
     def prompt_ids(self, question: Question, task: Task, rationale: str | None = None) -> list[int]:
-        text = self.prefixes.get(task.name, "") + recipes.prompt(self.recipe, self.style(task), question, rationale)
+        style = self.style(task)
+        text = self.prefix(task, style, self.few_shot) + recipes.prompt(self.recipe, style, question, rationale)
         return self.tokenizer.prompt_ids(text, self.model.config.kind)
 
     def stops(self, asked: Asked) -> tuple[str, ...]:
@@ -52,8 +53,7 @@ class Speaker(NamedTuple):
 def load_speaker(run: Run, name: str, model: c.Model, precision: str, seed: int = 0) -> Speaker:
     functions = run.model(model, precision)
     params = run.speaking_params(model, functions, seed)
-    recipe, style = run.manner(model)
-    return Speaker(name, functions, params, run.tokenizer(model), recipe, style)
+    return Speaker(name, functions, params, run.tokenizer(model), *run.manner(model), run.prefix)
 
 
 def make_sampler(run: Run, speaker: Speaker, sampling: c.Sampling, stops: tuple[str, ...], seed: int) -> Sampler:

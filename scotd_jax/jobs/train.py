@@ -90,7 +90,7 @@ def _dev(run: Run, name: str, model):
     evaluation = run.config.evaluation
     asked = dict(list(run.ask(spec.dev).items())[: evaluation.dev_questions])
     given = load_given(run, name, spec.given, asked, "own", 1)
-    speaker = Speaker(name, model, None, run.tokenizer(spec.model), *run.manner(Model(student=name)))
+    speaker = Speaker(name, model, None, run.tokenizer(spec.model), *run.manner(Model(student=name)), run.prefix)
     sampler = make_sampler(run, speaker, evaluation.sampling, speaker.stops(asked), seed=0)
     wanted = requests(speaker, asked, 1, given=given)
 

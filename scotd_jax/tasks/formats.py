@@ -26,8 +26,8 @@ class Format:
     """Prompt: `question_prefix` text `answer_prefix`. Target: rationale `marker` answer `end`, or answer `end`.
 
     `stops` are the strings that end a response besides the end token. `given` comes before a rationale that is part of
-    a prompt, `because` before one that follows its answer; `line` is what a line end becomes. A question with an empty text asks nothing: its prompt is
-    its context alone, to be continued as it stands.
+    a prompt, `because` before one that follows its answer; `line` is what a line end becomes. A question with an empty
+    text asks nothing: its prompt is its context alone, to be continued as it stands.
     """
 
     question_prefix: str
