@@ -1,0 +1,136 @@
+"""What the configs of the papers share: where tasks and models come from, and how a chain is made small."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+from scotd_jax import config as c
+
+INVENTED = str(pathlib.Path(__file__).parents[1] / "tests" / "invented")  # questions of our own in the official files
+
+
+class Source(NamedTuple):
+    """One task: its kind, the folder of its official files under the setting `data`, or its name on the Hub; and the
+    splits to learn from, to choose the best checkpoint on and to report. Nothing is chosen on a reported split: where
+    only two splits have answers, a tenth of the first is held out."""
+
+    kind: str
+    folder: str
+    hub: str
+    train: str
+    dev: str
+    reported: tuple[str, ...]
+    options: dict = {}
+
+
+TASKS = {
+    "csqa": Source("commonsenseqa", "commonsenseqa", "tau/commonsense_qa", "train@!0/10", "train@0/10", ("dev",)),
+    "obqa": Source("openbookqa", "openbookqa", "allenai/openbookqa/main", "train", "dev", ("test",)),
+    "quarel": Source("quarel", "quarel", "community-datasets/quarel", "train", "dev", ("test",)),
+    "arc_easy": Source("arc", "arc", "allenai/ai2_arc/ARC-Easy", "train", "dev", ("test",)),
+    "arc_challenge": Source("arc", "arc", "allenai/ai2_arc/ARC-Challenge", "train", "dev", ("test",)),
+    "anli": Source("anli", "anli", "facebook/anli", "train", "dev", ("test",)),
+    "sst2": Source("sst2", "sst2", "stanfordnlp/sst2", "", "", ("dev",)),
+    "imdb": Source("imdb", "imdb", "stanfordnlp/imdb", "train@!0/20", "train@0/20", ()),
+    # The contrast set is not on the Hub: github.com/allenai/contrast-sets, IMDb/data.
+    "imdb_contrast": Source("imdb", "imdb_contrast", "", "", "", ("test", "contrast")),
+}
+
+
+def task(name: str, data: str) -> c.Task:
+    """The entry of a task: official files under the folder `data`, or the Hub where that is ""."""
+    source = TASKS[name]
+    hub = f"datasets:{source.hub}" if source.hub else f"data/{source.folder}"
+    return c.Task(source.kind, path=f"{data}/{source.folder}" if data else hub, options=dict(source.options))
+
+
+def sets(name: str, splits) -> tuple[str, ...]:
+    """The question sets of some splits of a task."""
+    return tuple(f"{name}.{split}" for split in ([splits] if isinstance(splits, str) else splits))
+
+
+def style(student: str) -> str:
+    """The format of a student: T5 has no line ends."""
+    return "scotd" if student.startswith("opt") else "t5"
+
+
+def folder(settings) -> str:
+    """The folder of official files; the invented ones for a local run that names none."""
+    return settings.data or (INVENTED if settings.runlocal else "")
+
+
+def finish(config: c.Config, settings):
+    """What `get_config` returns, made small where `runlocal` is set."""
+    return c.config_dict(runlocal(config) if settings.runlocal else config)
+
+
+# A whole chain in about a minute: tiny models with random weights, the first questions, nothing learnt.
+
+TINY = {
+    "opt": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64}
+    | {"max_position_embeddings": 2048},
+    "t5": {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "d_ff": 64},
+}
+TEACHER = "local_teacher"  # learns a task's exemplars by heart, so that it at least ends its answers
+
+
+def runlocal(config: c.Config) -> c.Config:
+    """The chain of `config` with a tiny teacher that was taught the exemplars, and tiny students."""
+    sampled = {name: r for name, r in config.rationales.items() if r.source == "model" and r.model.path}
+    tokenizer = "task:" + ",".join(config.tasks)
+    short = c.Sampling(max_new_tokens=48, batch_size=8, bucket=128)
+
+    def tiny(model: c.Model) -> c.Model:
+        if not model.path:
+            return model
+        kind = "opt" if "opt" in pathlib.Path(model.path).name else "t5"
+        return c.Model(architecture=f"{kind}-tiny", shape=TINY[kind], tokenizer=tokenizer)
+
+    def brief(training: c.Training, steps: int) -> c.Training:
+        optimizer = dataclasses.replace(training.optimizer, learning_rate=1e-2, warmup_steps=2)
+        size = min(training.batch_size, 4)
+        return dataclasses.replace(
+            training, steps=steps, batch_size=size, microbatches=1, optimizer=optimizer, eval_every=0, log_every=5
+        )
+
+    def less(sampling: c.Sampling) -> c.Sampling:
+        return dataclasses.replace(short, n=min(sampling.n, 2), temperature=sampling.temperature)
+
+    rationales = {
+        name: dataclasses.replace(
+            r, sampling=less(r.sampling), few_shot=0, model=c.Model(student=TEACHER) if name in sampled else r.model
+        )
+        for name, r in config.rationales.items()
+    }
+    students = {
+        name: dataclasses.replace(s, model=tiny(s.model), training=brief(s.training, 6))
+        for name, s in config.students.items()
+    }
+    corpora = {
+        name: dataclasses.replace(corpus, keep="all", decontaminate=0, few_shot=min(corpus.few_shot, 1))
+        for name, corpus in config.corpora.items()
+    }
+    if sampled:
+        asked = dict.fromkeys(s.split(".")[0] for r in sampled.values() for s in r.questions)
+        rationales[TEACHER] = c.Rationales(source="task", questions=sets_of(asked, "exemplars"))
+        corpora[TEACHER] = c.Corpus(rationales=(TEACHER,), decontaminate=0)
+        optimizer = c.Optimizer(learning_rate=1e-2, warmup_steps=2)
+        students[TEACHER] = c.Student(
+            model=c.Model(architecture="opt-tiny", shape=TINY["opt"], tokenizer=tokenizer),
+            corpus=TEACHER,
+            training=c.Training(steps=60, batch_size=4, optimizer=optimizer),
+        )
+    evaluation = dataclasses.replace(
+        config.evaluation,
+        sampling=less(config.evaluation.sampling),
+        self_consistency=less(config.evaluation.self_consistency),
+        dev_questions=4,
+    )
+    tasks = {name: dataclasses.replace(t, limit=8) for name, t in config.tasks.items()}
+    return dataclasses.replace(
+        config, tasks=tasks, rationales=rationales, corpora=corpora, students=students, evaluation=evaluation
+    )
+
+
+def sets_of(tasks, split: str) -> tuple[str, ...]:
+    return tuple(f"{name}.{split}" for name in tasks)

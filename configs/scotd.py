@@ -1,0 +1,84 @@
+"""SCoTD (arXiv 2306.14050): thirty chains of thought per question, filtered by the gold answer, against its baselines.
+
+    python -m scotd_jax.main --config=configs/scotd.py:task=obqa,student=opt-1.3b --workdir=gs://BUCKET/scotd_obqa
+
+Settings: `task` csqa, obqa or quarel; `student` opt-125m, opt-350m, opt-1.3b, or a T5 (t5-small, t5-v1.1-base, ...);
+`weights` the folder of Hugging Face directories; `teacher` the one among them that speaks; or `said` and `importer`,
+files of what another teacher has said; `data` a folder of official files instead of the Hub; `controls` adds students
+of shuffled and of other questions' rationales and of the answer before the rationale.
+
+Hyper-parameters are those of the paper and its code: 20,000 updates of 32 questions with one rationale each, Adam
+(epsilon 1e-5) at 2e-5 after 500 updates of warm-up, linear to zero, gradients clipped at norm 0.5, prompts of up to
+700 tokens and responses of up to 256; N = 30 at temperature 1; greedy evaluation, and a vote of 30 at temperature 0.7.
+Ours: the best checkpoint is chosen on questions that are not reported, and all students make the same updates.
+"""
+
+from scotd_jax import config as c
+
+ADAM = c.Optimizer("adamw", 2e-5, "linear", warmup_steps=500, eps=1e-5, clip_norm=0.5)
+TRAINING = c.Training(steps=20_000, batch_size=32, group_size=1, optimizer=ADAM, eval_every=2_000)
+N = 30
+
+# name: (row of the report, recipe, set of responses, first n, which are kept, what becomes of the rationales)
+ARMS = {
+    "label": ("label only", "label", "", 0, "correct", "own"),
+    "greedy": ("one greedy chain", "scotd", "greedy", 1, "correct", "own"),
+    "n1": ("SCoTD, N = 1", "scotd", "sampled", 1, "correct", "own"),
+    "n5": ("SCoTD, N = 5", "scotd", "sampled", 5, "correct", "own"),
+    "n30": (f"SCoTD, N = {N}", "scotd", "sampled", N, "correct", "own"),
+    "label_few": ("few-shot: the teacher's labels", "teacher_label", "greedy", 1, "all", "own"),
+    "greedy_few": ("few-shot: one greedy chain", "scotd", "greedy", 1, "all", "own"),
+    "n30_few": (f"few-shot: SCoTD, N = {N}", "scotd", "sampled", N, "all", "own"),
+}
+CONTROLS = {
+    "answer_first": ("answer first", "answer_first", "sampled", N, "correct", "own"),
+    "shuffled": ("words shuffled", "scotd", "sampled", N, "correct", "shuffled"),
+    "other": ("another question's rationale", "scotd", "sampled", N, "correct", "other"),
+}
+
+
+def get_config(arg=None):
+    settings = {"weights": "checkpoints", "teacher": "opt-13b", "said": "", "importer": "responses", "data": ""}
+    a = c.parse_arg(arg, task="csqa", student="opt-1.3b", **settings, controls=False, runlocal=False)
+    common = c.sibling(__file__, "common")
+    source = common.TASKS[a.task]
+    asked = common.sets(a.task, source.train)
+    if a.said:
+        rationales = {"sampled": c.Rationales("file", asked, path=a.said, importer=a.importer)}
+    else:
+        teacher = {"questions": asked, "model": c.Model(path=f"{a.weights}/{a.teacher}"), "few_shot": 5}
+        rationales = {
+            "sampled": c.Rationales(sampling=c.Sampling(n=N, temperature=1.0, batch_size=8), **teacher),
+            "greedy": c.Rationales(sampling=c.Sampling(temperature=0.0), **teacher),
+        }
+    arms = ARMS | (CONTROLS if a.controls else {})
+    arms = {name: arm for name, arm in arms.items() if not arm[2] or arm[2] in rationales}
+    corpora = {
+        name: c.Corpus(
+            recipe, common.style(a.student), (said,) if said else (), asked, n=n, keep=keep, rationale=rationale
+        )
+        for name, (_, recipe, said, n, keep, rationale) in arms.items()
+    }
+    students = {
+        name: c.Student(
+            model=c.Model(path=f"{a.weights}/{a.student}"),
+            corpus=name,
+            training=TRAINING,
+            dev=common.sets(a.task, source.dev),
+            sets=common.sets(a.task, source.reported),
+            arm=arm[0],
+            export=name == "n30",
+        )
+        for name, arm in arms.items()
+    }
+    config = c.Config(
+        name=f"SCoTD: {a.task}, {a.student}",
+        tasks={a.task: common.task(a.task, common.folder(a))},
+        rationales=rationales,
+        corpora=corpora,
+        students=students,
+        evaluation=c.Evaluation(
+            sampling=c.Sampling(temperature=0.0), self_consistency=c.Sampling(n=30, temperature=0.7, batch_size=8)
+        ),
+    )
+    return common.finish(config, a)

@@ -1,0 +1,63 @@
+"""Distilling step-by-step (arXiv 2305.02301): one T5, two tasks told apart by a prefix, only the label at test time.
+
+    python -m scotd_jax.main --config=configs/step_by_step.py:said=PATH/train_CoT_*.json.gz --workdir=gs://BUCKET/dss
+
+On CommonsenseQA with the rationales of PaLM-540B that came with the paper's code (`said`, importer
+`commonsenseqa_palm540b`), one per question and not filtered; or with a teacher of your own (`teacher`). Beside it
+standard fine-tuning and rationale and label as one text, as in the paper. Settings as in configs/scotd.py, and `alpha`,
+the weight of the label's loss.
+
+Hyper-parameters are those of the code: T5 v1.1 base, AdamW at 5e-5 falling linearly, 10,000 updates of 64 questions,
+the label being the choice's text, alpha 0.5; a tenth of the training questions held out.
+"""
+
+import dataclasses
+
+from scotd_jax import config as c
+from scotd_jax.tasks.recipes import RECIPES
+
+ADAMW = c.Optimizer("adamw", 5e-5, "linear", warmup_steps=0)
+TRAINING = c.Training(steps=10_000, batch_size=64, optimizer=ADAMW, eval_every=250)
+# Two recipes of our own: the label's text under the same prompt, and the rationale before it.
+OWN = {
+    "choice": c.Recipe({"train": c.Part("predict: {question}", "{choice}")}, ask="predict: {question}", read="choice"),
+    "single": c.Recipe({"train": c.Part("predict: {question}")}, ask="predict: {question}"),
+}
+ARMS = {"choice": "standard fine-tuning", "single": "rationale and label in one", "step_by_step": "step by step"}
+
+
+def get_config(arg=None):
+    settings = {"weights": "checkpoints", "teacher": "opt-13b", "said": "", "data": ""}
+    a = c.parse_arg(arg, task="csqa", student="t5-v1.1-base", **settings, alpha=0.5, runlocal=False)
+    common = c.sibling(__file__, "common")
+    source = common.TASKS[a.task]
+    asked = common.sets(a.task, source.train)
+    if a.said:
+        said = c.Rationales("file", asked, path=a.said, importer="commonsenseqa_palm540b")
+    else:
+        teacher = c.Model(path=f"{a.weights}/{a.teacher}")
+        said = c.Rationales(questions=asked, model=teacher, sampling=c.Sampling(temperature=0.0), few_shot=5)
+    weights = {"predict": a.alpha, "explain": 1 - a.alpha}
+    parts = {name: dataclasses.replace(p, weight=weights[name]) for name, p in RECIPES["step_by_step"].parts.items()}
+    own = OWN | {"step_by_step": dataclasses.replace(RECIPES["step_by_step"], parts=parts)}
+    config = c.Config(
+        name=f"Distilling step-by-step: {a.task}, {a.student}",
+        tasks={a.task: common.task(a.task, common.folder(a))},
+        rationales={"said": said},
+        recipes=own,
+        corpora={name: c.Corpus(name, "t5", ("said",), keep="all", max_prompt_tokens=1024) for name in ARMS},
+        students={
+            name: c.Student(
+                model=c.Model(path=f"{a.weights}/{a.student}"),
+                corpus=name,
+                training=TRAINING,
+                dev=common.sets(a.task, source.dev),
+                sets=common.sets(a.task, source.reported),
+                arm=arm,
+                export=name == "step_by_step",
+            )
+            for name, arm in ARMS.items()
+        },
+        evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, max_new_tokens=64)),
+    )
+    return common.finish(config, a)

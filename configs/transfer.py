@@ -1,0 +1,49 @@
+"""SCoTD on a task nobody trained on (arXiv 2306.14050, section 3.5): ANLI, CommonsenseQA and OpenBookQA to SST-2.
+
+    python -m scotd_jax.main --config=configs/transfer.py --workdir=gs://BUCKET/transfer
+
+As in MetaICL, students see worked examples of the task before every question, in training and when they are asked, so
+that a new task can be shown to them: SST-2's validation sentences come after exemplars of SST-2. The number of
+exemplars is ours; the paper does not say it.
+"""
+
+from scotd_jax import config as c
+
+TRAINED, UNSEEN = ("anli", "csqa", "obqa"), "sst2"
+SHOTS = 2
+
+
+def get_config(arg=None):
+    settings = {"weights": "checkpoints", "teacher": "opt-13b", "data": ""}
+    a = c.parse_arg(arg, student="opt-1.3b", **settings, runlocal=False)
+    common, scotd = c.sibling(__file__, "common"), c.sibling(__file__, "scotd")
+    asked = tuple(name for task in TRAINED for name in common.sets(task, common.TASKS[task].train))
+    dev = tuple(name for task in TRAINED for name in common.sets(task, common.TASKS[task].dev))
+    sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=8)
+    teacher = c.Model(path=f"{a.weights}/{a.teacher}")
+    style = common.style(a.student)
+    corpora = {
+        "label": c.Corpus("label", style, questions=asked, few_shot=SHOTS, max_prompt_tokens=1024),
+        "n30": c.Corpus("scotd", style, ("sampled",), few_shot=SHOTS, max_prompt_tokens=1024),
+    }
+    students = {
+        name: c.Student(
+            model=c.Model(path=f"{a.weights}/{a.student}"),
+            corpus=name,
+            training=scotd.TRAINING,
+            dev=dev,
+            sets=common.sets(UNSEEN, common.TASKS[UNSEEN].reported),
+            arm=arm,
+            export=name == "n30",
+        )
+        for name, arm in (("label", "label only"), ("n30", f"SCoTD, N = {scotd.N}"))
+    }
+    config = c.Config(
+        name=f"SCoTD: {', '.join(TRAINED)} to {UNSEEN}, {a.student}",
+        tasks={name: common.task(name, common.folder(a)) for name in (*TRAINED, UNSEEN)},
+        rationales={"sampled": c.Rationales(questions=asked, model=teacher, sampling=sampling, few_shot=5)},
+        corpora=corpora,
+        students=students,
+        evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0)),
+    )
+    return common.finish(config, a)
