@@ -42,6 +42,9 @@ class Row(Mapping[str, Any]):
     def get(self, name: str, default: Any = None) -> Any:
         return self.fields.get(name, default)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.fields
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.fields)
 

@@ -46,9 +46,9 @@ def read_sst2(path: epath.Path) -> Iterator[Placed]:
 
 
 def read_imdb(path: epath.Path) -> Iterator[Placed]:
-    """Rows of a quoted table or of a folder with `neg` and `pos`; rows of a contrast set get the name of their `pair`.
+    """Rows of a quoted table or of a folder with `neg` and `pos`.
 
-    The test sets of the contrast paper and of large IMDb are different rows under names of their own files.
+    Rows of X_original and X_contrast get the name of their pair, "X/k", as field `pair`.
     """
     if path.is_dir():
         for label in ("neg", "pos"):
