@@ -10,6 +10,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import SplitTask, require_unique
 from scotd_jax.tasks.formats import check_answer, format_named
+from scotd_jax.tasks.rowfiles import read_lines
 
 GOLD = ".gold"
 
@@ -28,18 +29,6 @@ def jsonl(name: str, task: config.Task, seed: int) -> SplitTask:
         raise InputError(f"config.tasks.{name}.path: {folder} holds no file SPLIT.jsonl; expected one file per split")
     loaders = {split: (lambda path=path: _load(path)) for split, path in splits.items()}
     return SplitTask(name, format_named(task.format or "scotd", f"config.tasks.{name}.format"), loaders, task.limit)
-
-
-def read_lines(path: epath.Path) -> list[tuple[str, str]]:
-    """("FILE line N", line) of every line that is not blank. Raises InputError if the file is missing or not UTF-8."""
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    # Not splitlines: a question may hold one of the rarer line separators of Unicode.
-    return [(f"{path} line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
 def _load(path: epath.Path) -> tuple[list[Question], list[Response]]:

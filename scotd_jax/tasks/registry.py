@@ -1,19 +1,46 @@
-"""From a config's entry to a task."""
+"""From a config's entry to a task.
+
+A task of your own is a Python file whose path is the `kind`. It defines one function `question(row)` that makes a
+`Question` of a row (tasks/rows.py) and may define `FILES`, the file per split; or, where rows do not fit, a function
+`task(name, spec, seed)` that returns a `Task`.
+"""
 
 import difflib
+import functools
+import importlib.util
 from collections.abc import Callable
+
+from etils import epath
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
+from scotd_jax.tasks import arithmetic, choices, inference, rows, sentiment, yesno
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.jsonl import jsonl
-from scotd_jax.tasks.multiple_choice import multiple_choice
+from scotd_jax.tasks.quarel import QUAREL
 from scotd_jax.tasks.world import world
 
-KINDS: dict[str, Callable[[str, config.Task, int], Task]] = {
+Maker = Callable[[str, config.Task, int], Task]
+
+DATASETS = {
+    "multiple_choice": choices.MULTIPLE_CHOICE,
+    "commonsenseqa": choices.COMMONSENSEQA,
+    "openbookqa": choices.OPENBOOKQA,
+    "quarel": QUAREL,
+    "sst2": sentiment.SST2,
+    "imdb": sentiment.IMDB,
+    "strategyqa": yesno.STRATEGYQA,
+    "boolq": yesno.BOOLQ,
+    "gsm8k": arithmetic.GSM8K,
+    "svamp": arithmetic.SVAMP,
+    "anli": inference.ANLI,
+    "esnli": inference.ESNLI,
+}
+KINDS: dict[str, Maker] = {
     "world": world,
     "jsonl": jsonl,
-    "multiple_choice": multiple_choice,
+    "arc": choices.arc,
+    **{kind: functools.partial(rows.load, dataset) for kind, dataset in DATASETS.items()},
 }
 
 
@@ -22,8 +49,26 @@ def load_task(name: str, task: config.Task, seed: int) -> Task:
 
     Raises InputError on an unknown kind, an unknown option or files that are not there.
     """
+    if task.kind.endswith(".py"):
+        return _own(task.kind, f"config.tasks.{name}.kind")(name, task, seed)
     if task.kind not in KINDS:
         near = difflib.get_close_matches(task.kind, KINDS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KINDS)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KINDS)}, or the path of a Python file"
         raise InputError(f"config.tasks.{name}.kind: unknown kind {task.kind!r}; {hint}")
     return KINDS[task.kind](name, task, seed)
+
+
+def _own(path: str, where: str) -> Maker:
+    """What the Python file at `path` defines. An error inside the file keeps its traceback."""
+    file = epath.Path(path)
+    if not file.exists():
+        raise InputError(f"{where}: {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"scotd_jax_task_{file.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if hasattr(module, "task"):
+        return module.task
+    if not hasattr(module, "question"):
+        raise InputError(f"{where}: {path}: defines neither question(row) nor task(name, spec, seed)")
+    files = {split: (file,) for split, file in getattr(module, "FILES", {}).items()}
+    return functools.partial(rows.load, rows.Dataset(module.question, files))

@@ -1,0 +1,32 @@
+"""QuaRel: two choices inside the question, "... (A) marble floor (B) wet floor"; answered by "(a)" or "(b)".
+
+Official rows have an `answer_index`; the files of other projects, one JSON object per file and without ids, have an
+`answer`, in upper or lower case. The question stays as it is, as SCoTD asks it, with its capital letters.
+"""
+
+import re
+
+from scotd_jax.errors import InputError
+from scotd_jax.records import Question
+from scotd_jax.tasks.rows import Dataset, Row
+
+_CHOICES = re.compile(r"\(A\)\s*(.+?)\s*\(B\)\s*(.+)")
+_TAIL = re.compile(r"(?:[.,;?]| or| or the)+$")  # what joins a choice to the rest of its sentence
+_ANSWERS = {answer: f"({answer[-2:].strip('()')})" for answer in ("(a)", "(b)", "a", "b")} | {"0": "(a)", "1": "(b)"}
+
+
+def quarel_question(row: Row) -> Question:
+    """The data's own question; the choices are what stands behind (A) and (B)."""
+    text = row.text("question")
+    found = _CHOICES.search(text)
+    if found is None:
+        raise InputError(f"{row.where}: expected a question with (A) and (B), found {text!r}")
+    answer = row.label(_ANSWERS, "answer", "answer_index")
+    return row.question(text, answer, [_TAIL.sub("", choice) for choice in found.groups()], id=row.get("id"))
+
+
+QUAREL = Dataset(
+    quarel_question,
+    files={split: (f"quarel-v1-{split}.jsonl", f"{split}.jsonl") for split in ("train", "dev", "test")},
+    expected='{"question": "... (A) .. (B) ..", "answer": "(A)" or "answer_index": 0}',
+)

@@ -1,0 +1,104 @@
+"""Rows of data files, each with its place: JSON lines, a JSON list, a JSON object keyed by row, CSV, TSV; `.gz` too.
+
+What a file holds is told by its contents where names mislead: QuaRel's `dev.jsonl` is one object {"0": {...}, ...}.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from scotd_jax.errors import InputError
+
+Placed = tuple[str, Mapping[str, Any]]  # "FILE line N" or "FILE row N" for messages, and the row
+
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
+
+
+def split_name(path: epath.Path) -> str | None:
+    """The name without its ending: "train" for train.csv.gz; None for a file that does not hold rows."""
+    name = path.name.removesuffix(".gz")
+    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), None)
+
+
+def read_rows(path: epath.Path) -> Iterator[Placed]:
+    """The rows of a file in its order. Raises InputError on a file that is missing, damaged or of another kind."""
+    name = path.name.removesuffix(".gz")
+    if name.endswith((".jsonl", ".json")):
+        return _json_rows(path)
+    if name.endswith((".csv", ".tsv")):
+        return _table_rows(path, "\t" if name.endswith(".tsv") else ",")
+    raise InputError(f"{path}: expected a file whose name ends with {', '.join(ENDINGS)} (or one of these and .gz)")
+
+
+def read_text(path: epath.Path) -> str:
+    """The text of a file, unpacked if its name ends with .gz. Raises InputError if that is not possible."""
+    try:
+        data = path.read_bytes()
+        text = gzip.decompress(data) if path.name.endswith(".gz") else data
+        return text.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
+
+
+def read_lines(path: epath.Path) -> list[tuple[str, str]]:
+    """("FILE line N", line) of every line that is not blank. Raises InputError as `read_text` does."""
+    return _lines(path, read_text(path))
+
+
+def _lines(path: epath.Path, text: str) -> list[tuple[str, str]]:
+    # Not splitlines: a question may hold one of the rarer line separators of Unicode.
+    return [(f"{path} line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def _json_rows(path: epath.Path) -> Iterator[Placed]:
+    text = read_text(path)
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith("["):
+            raise InputError(f"{path} line {error.lineno}: not a whole JSON list ({error})") from None
+        whole = None
+    if isinstance(whole, list):
+        for i, row in enumerate(whole, start=1):
+            yield _object(row, f"{path} row {i}")
+    elif isinstance(whole, dict) and all(key.isdecimal() and isinstance(row, dict) for key, row in whole.items()):
+        for key, row in whole.items():
+            yield f"{path} row {key}", row
+    else:
+        for where, line in _lines(path, text):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where}: not a JSON object ({error})") from None
+            yield _object(row, where)
+
+
+def _object(row: Any, where: str) -> Placed:
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected a JSON object, found {str(row)[:60]!r}")
+    return where, row
+
+
+def _table_rows(path: epath.Path, delimiter: str) -> Iterator[Placed]:
+    """Quoted as CSV is, whatever the delimiter; the first line names the columns."""
+    lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next(lines, [])
+        for values in lines:
+            where = f"{path} line {lines.line_num}"
+            if values and len(values) != len(header):
+                raise InputError(f"{where}: {len(values)} fields, but line 1 names {len(header)}: {', '.join(header)}")
+            if values:
+                yield where, dict(zip(header, values, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path} line {lines.line_num}: not a row of {path.name} ({error})") from None

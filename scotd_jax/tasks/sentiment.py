@@ -1,0 +1,80 @@
+"""SST-2 (sentences) and IMDb (reviews, with the contrast set of arXiv 2004.02709): positive or negative.
+
+SST-2 files are tab-separated without quoting: GLUE's have a header, others are "label<TAB>sentence". The files of the
+contrast set are tab-separated *with* CSV quoting; row k of `test_contrast.tsv` is row k of `test_original.tsv`, changed
+so that its label flips, and the two are one group. Large IMDb is a folder per split with a file per review. Reviews
+stay as they are, with their `<br />`.
+"""
+
+from collections.abc import Iterator
+
+from etils import epath
+
+from scotd_jax.errors import InputError
+from scotd_jax.records import Question
+from scotd_jax.tasks.rowfiles import Placed, read_lines, read_rows, read_text
+from scotd_jax.tasks.rows import Dataset, Row
+
+CHOICES = ("negative", "positive")
+_LABELS = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive"} | {x: x for x in CHOICES}
+
+
+def sst2_question(row: Row) -> Question:
+    """GLUE's `idx` is the row's number, so rows are named by their number in all files."""
+    text = row.lines("What is the sentiment of the following sentence?", row.text("sentence"))
+    return row.question(text, row.label(_LABELS, "label"), CHOICES)
+
+
+def imdb_question(row: Row) -> Question:
+    text = row.lines("What is the sentiment of the following review?", row.text("text", "Text"))
+    return row.question(text, row.label(_LABELS, "label", "Sentiment"), CHOICES, group=row.get("pair"))
+
+
+def read_sst2(path: epath.Path) -> Iterator[Placed]:
+    """Rows of an unquoted table, with or without a header."""
+    lines = read_lines(path)
+    header = lines[0][1].strip().split("\t") if lines else []
+    if "sentence" in header:
+        del lines[0]
+    else:
+        header = ["label", "sentence"]
+    for where, line in lines:
+        values = line.rstrip("\r").split("\t", len(header) - 1)
+        if len(values) != len(header):
+            raise InputError(f"{where}: expected {'<TAB>'.join(header)}, found {line[:60]!r}")
+        yield where, dict(zip(header, values, strict=True))
+
+
+def read_imdb(path: epath.Path) -> Iterator[Placed]:
+    """Rows of a quoted table or of a folder with `neg` and `pos`.
+
+    Rows of X_original and X_contrast get the name of their pair, "X/k", as field `pair`.
+    """
+    if path.is_dir():
+        for label in ("neg", "pos"):
+            for file in sorted((path / label).glob("*.txt"), key=lambda file: int(file.stem.partition("_")[0])):
+                yield str(file), {"label": label, "text": read_text(file)}
+        return
+    stem, _, version = path.name.partition(".")[0].rpartition("_")
+    for k, (where, row) in enumerate(read_rows(path)):
+        yield where, {**row, "pair": f"{stem}/{k}"} if version in ("original", "contrast") else row
+
+
+SST2 = Dataset(
+    sst2_question,
+    files={split: (f"{split}.tsv",) for split in ("train", "dev", "test")},
+    read=read_sst2,
+    expected="a label, 0 or 1, and a sentence",
+)
+IMDB = Dataset(
+    imdb_question,
+    files={
+        "train": ("train", "train_original.tsv"),
+        "dev": ("dev_original.tsv",),
+        "dev_contrast": ("dev_contrast.tsv",),
+        "test": ("test_original.tsv", "test"),
+        "contrast": ("test_contrast.tsv",),
+    },
+    read=read_imdb,
+    expected="Sentiment, Negative or Positive, and Text",
+)

@@ -1,0 +1,94 @@
+"""Where rows come from: a folder of files, `datasets` or `tensorflow-datasets`; as plain Python, in a fixed order.
+
+A path "datasets:NAME" or "tfds:NAME" may name something on the network or a local folder: for `datasets` one of data
+files or one written by `save_to_disk`, for `tfds` one that `builder_from_directory` reads. A configuration follows
+after a slash: "datasets:allenai/ai2_arc/ARC-Easy" (names on the Hub have two parts), "tfds:ai2_arc/ARC-Easy".
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from scotd_jax.errors import InputError
+from scotd_jax.tasks.rowfiles import Placed
+
+Rows = Callable[[], Iterable[Placed]]
+Source = dict[str, Rows]  # per split
+
+
+def library_source(path: str, where: str) -> Source | None:
+    """The splits of "datasets:NAME" or "tfds:NAME"; None for any other path.
+
+    `where` opens messages. Raises InputError where NAME cannot be loaded, with what the library says.
+    """
+    library, _, name = path.partition(":")
+    if library not in ("datasets", "tfds"):
+        return None
+    if not name:
+        raise InputError(f"{where}: {path!r} names no dataset; expected {library}:NAME or {library}:FOLDER")
+    try:
+        found = _datasets(name) if library == "datasets" else _tfds(name)
+    except ImportError as error:
+        raise InputError(f"{where}: {path}: {error}; install it (pip install {error.name})") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{where}: {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return {split: (lambda split=split: _placed(found[split], f"{path} split {split}")) for split in found}
+
+
+def _placed(rows: Iterable[Any], where: str) -> Iterator[Placed]:
+    for i, row in enumerate(rows, start=1):
+        yield f"{where} row {i}", plain_row(row)
+
+
+def plain_row(value: Any) -> Any:
+    """Bytes as text, numpy's scalars and arrays as numbers and lists, at any depth."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, Mapping):
+        return {str(key): plain_row(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_row(item) for item in value]
+    return plain_row(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def _datasets(name: str) -> Mapping[str, Iterable[Any]]:
+    import datasets
+
+    folder, part = _local(name)
+    if folder is None:
+        parts = name.split("/")
+        return datasets.load_dataset("/".join(parts[:2]), "/".join(parts[2:]) or None)
+    if any((folder / file).exists() for file in ("dataset_dict.json", "state.json")):
+        saved = datasets.load_from_disk(str(folder))
+        return saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
+    return datasets.load_dataset(str(folder), part)
+
+
+def _tfds(name: str) -> Mapping[str, Iterable[Any]]:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    if tf.config.list_physical_devices("GPU"):
+        tf.config.set_visible_devices([], "GPU")  # it would take the memory that JAX needs
+    if epath.Path(name).is_dir():
+        builder = tfds.builder_from_directory(name)
+    else:
+        builder = tfds.builder(name)
+        builder.download_and_prepare()
+    # One shard after the other: the default interleaves them.
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    return {
+        split: tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, read_config=config))
+        for split in builder.info.splits
+    }
+
+
+def _local(name: str) -> tuple[epath.Path | None, str | None]:
+    """The folder that NAME or NAME without its last part is, and that last part."""
+    path = epath.Path(name)
+    if path.is_dir():
+        return path, None
+    if "/" in name and path.parent.is_dir():
+        return path.parent, path.name
+    return None, None

@@ -1,0 +1,42 @@
+"""StrategyQA and BoolQ: questions with the answers yes and no; BoolQ's come with a passage."""
+
+from collections.abc import Sequence
+
+from scotd_jax.records import Question
+from scotd_jax.tasks.rows import Dataset, Row, tidy
+
+CHOICES = ("yes", "no")
+_LABELS = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "no": "no"}
+
+
+def strategyqa_question(row: Row) -> Question:
+    return row.question(row.text("question"), row.label(_LABELS, "answer"), CHOICES, id=row.get("qid"))
+
+
+def strategyqa_facts(row: Row) -> Sequence[str]:
+    """The facts that annotators wrote down, as one rationale."""
+    facts = row.get("facts") or ()
+    return [facts if isinstance(facts, str) else " ".join(facts)]
+
+
+def boolq_question(row: Row) -> Question:
+    """The question as it was typed, in lower case, with the question mark that it lacks."""
+    text = f"{row.text('question').rstrip('?').rstrip()}?"
+    return row.question(text, row.label(_LABELS, "answer", "label"), CHOICES, context=tidy(row["passage"]))
+
+
+STRATEGYQA = Dataset(
+    strategyqa_question,
+    files={
+        "train": ("strategyqa_train.json", "train.json", "train.jsonl"),
+        "dev": ("strategyqa_dev.json", "dev.json", "dev.jsonl"),
+        "test": ("strategyqa_test.json", "test.json", "test.jsonl"),
+    },
+    rationales=strategyqa_facts,
+    expected='{"qid", "question", "answer": true or false}',
+)
+BOOLQ = Dataset(
+    boolq_question,
+    files={"train": ("train.jsonl",), "dev": ("dev.jsonl", "val.jsonl"), "test": ("test.jsonl",)},
+    expected='{"question", "passage", "answer": true or false}',
+)
