@@ -42,7 +42,7 @@ def test_every_file_is_in_order(name, style):
         assert rationale == " ".join(rationale.split())
         assert rationale.endswith(".")
         assert 2 <= len(re.findall(r"[.?!](?= [A-Z\d]|$)", rationale)) <= 5, rationale
-        assert style == "scotd" or "\n" not in question.text
+        assert style != "t5" or "\n" not in FORMATS[style].prompt(question)
     assert len({question.text for question, _ in exemplars}) == len(exemplars)
 
 

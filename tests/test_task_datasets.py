@@ -7,6 +7,7 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
+from scotd_jax.tasks.formats import FORMATS
 from scotd_jax.tasks.registry import load_task
 
 
@@ -35,7 +36,7 @@ def test_commonsenseqa_is_a_block_of_lines(tmp_path):
     assert question.text == "What barks?\nAnswer Choices:\n(a) cat\n(b) dog\n(c) dog"
     assert (question.id, question.answer) == ("commonsenseqa/train/c1", "(b)"), "a repeated text is matched by letter"
     [flat] = ask("commonsenseqa", tmp_path, "train", format="t5")
-    assert flat.text == "What barks? Answer Choices: (a) cat (b) dog (c) dog"
+    assert FORMATS["t5"].question(flat) == "What barks? Answer Choices: (a) cat (b) dog (c) dog"
     [line] = ask("commonsenseqa", tmp_path, "train", options={"layout": "line"})
     assert line.text == "What barks? (a) cat (b) dog (c) dog"
 
@@ -116,9 +117,7 @@ def test_sst2_is_label_first_and_unquoted(tmp_path):
     dull, joy = ask("sst2", tmp_path, "dev")
     assert dull.text == "What is the sentiment of the following sentence?\nit 's \"dull ."
     assert (dull.answer, joy.answer, joy.choices) == ("negative", "positive", ("negative", "positive"))
-    assert ask("sst2", tmp_path, "dev", format="t5")[1].text == (
-        "What is the sentiment of the following sentence? a joy ."
-    )
+    assert FORMATS["t5"].question(joy) == "What is the sentiment of the following sentence? a joy ."
 
 
 def test_sst2_of_glue_has_a_header(tmp_path):
@@ -226,7 +225,8 @@ def test_anli_is_asked_as_scotd_asks_it(tmp_path):
     questions = ask("anli", tmp_path, "train")
     assert questions[0].text == NLI
     assert [q.answer for q in questions] == ["yes", "it is not possible to tell", "no"]
-    assert ask("anli", tmp_path, "train", format="t5")[0].text == NLI.replace("\n", " ")
+    question = ask("anli", tmp_path, "train", format="t5")[0]
+    assert FORMATS["t5"].question(question) == NLI.replace("\n", " ")
     assert ask("anli", tmp_path, "train", options={"round": 1})[0].id == "anli/train/first"
 
 

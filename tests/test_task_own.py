@@ -25,9 +25,7 @@ def test_the_example_reads_its_files(tmp_path):
     [train] = task.questions("train")
     assert train.text == "Solve this riddle:\nWhat has keys but opens no door?"
     assert (train.id, train.answer, train.tags) == ("mine/train/0", "a piano", ("hard",))
-    assert own(RIDDLES, tmp_path, format="t5").questions("test")[0].text == (
-        "Solve this riddle: What falls and never breaks?"
-    )
+    assert task.questions("test")[0].text == "Solve this riddle:\nWhat falls and never breaks?"
     (tmp_path / "riddles_train.jsonl").write_text('{"riddle": "What?"}\n')
     with pytest.raises(
         InputError, match=r"riddles_train\.jsonl line 1: field 'solution' is missing; the row has riddle"

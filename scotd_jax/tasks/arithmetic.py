@@ -42,9 +42,11 @@ GSM8K = Dataset(
     files={"train": ("train.jsonl",), "dev": ("dev.jsonl",), "test": ("test.jsonl",)},
     rationales=gsm8k_solution,
     expected='{"question", "answer": "... #### 72"}',
+    exemplars="gsm8k",
 )
 SVAMP = Dataset(
     svamp_question,
     files={"train": ("train.json",), "test": ("test.json", "SVAMP.json")},
     expected='{"ID", "Body", "Question", "Answer"}',
+    exemplars="svamp",
 )

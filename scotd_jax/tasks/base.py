@@ -51,6 +51,10 @@ class SplitTask:
         self._limit = limit
         self._load = functools.cache(self._load_split)
 
+    def add_split(self, name: str, load: Load) -> None:
+        """One more split; a split of that name stays as it is."""
+        self._loaders.setdefault(name, load)
+
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(self._loaders)

@@ -72,9 +72,12 @@ COMMONSENSEQA = dataclasses.replace(
         "test": ("test_rand_split_no_answers.jsonl",),
     },
     options={"layout": ("block", "line")},
+    exemplars="commonsenseqa",
 )
 OPENBOOKQA = dataclasses.replace(
-    MULTIPLE_CHOICE, files={split: (f"{split}.jsonl", f"{split}_complete.jsonl") for split in ("train", "dev", "test")}
+    MULTIPLE_CHOICE,
+    files={split: (f"{split}.jsonl", f"{split}_complete.jsonl") for split in ("train", "dev", "test")},
+    exemplars="openbookqa",
 )
 ARC = dataclasses.replace(
     MULTIPLE_CHOICE,
@@ -83,6 +86,7 @@ ARC = dataclasses.replace(
         for split in ("Train", "Dev", "Test")
     },
     options={**MULTIPLE_CHOICE.options, "part": ("Easy", "Challenge")},
+    exemplars="arc_{part}",
 )
 
 

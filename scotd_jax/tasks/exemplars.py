@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.records import Question, from_mapping
+from scotd_jax.records import Question, Response, from_mapping
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.formats import Format, check_answer
 from scotd_jax.tasks.rowfiles import read_rows
-from scotd_jax.tasks.rows import RowTask
+from scotd_jax.tasks.rows import RowTask, gold_response
 
 FOLDER = epath.Path(__file__).parent / "exemplars"
 SPLIT = "exemplars"
@@ -34,11 +34,24 @@ def exemplar_names() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".jsonl") for file in FOLDER.glob("*.jsonl")))
 
 
+def own_exemplars(task: Task) -> str:
+    """The name of the exemplars that belong to a task; "" if it has none."""
+    return task.exemplars if isinstance(task, RowTask) else ""
+
+
+def exemplar_split(name_or_path: str, task: Task) -> tuple[list[Question], list[Response]]:
+    """The exemplars as a split of the task: questions, and the task's own responses to them."""
+    found = load_exemplars(name_or_path, task)
+    return [x.question for x in found], [gold_response(x.question, 0, x.rationale, task.format) for x in found]
+
+
 def load_exemplars(name_or_path: str, task: Task) -> list[Exemplar]:
     """The exemplars of one of `exemplar_names` or of a file, as questions of `task`, in the order of the file.
 
-    Raises InputError on an unknown name, a broken row, and where the task's format would not read the answer back.
+    "" is the task's own. Raises InputError on an unknown name, a broken row, and where the task's format would not read
+    the answer back.
     """
+    name_or_path = name_or_path or own_exemplars(task)
     path = FOLDER / f"{name_or_path}.jsonl" if name_or_path in exemplar_names() else epath.Path(name_or_path)
     if not path.exists():
         raise InputError(f"exemplars: {name_or_path!r} is neither a file nor one of {', '.join(exemplar_names())}")

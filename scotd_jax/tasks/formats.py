@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
+from scotd_jax.tasks.numbers import is_number, read_number
 
 
 class Parsed(NamedTuple):
@@ -88,9 +89,12 @@ class Format:
 def read_answer(text: str, question: Question) -> str | None:
     """The form of an answer that `text` is, as the question writes it; None if it is none of them.
 
-    A question without choices takes any text that is not empty.
+    A question without choices takes any text that is not empty, or, where its answer is a number, the number that the
+    text states.
     """
     said = _normal(text)
+    if _asks_number(question):
+        return read_number(text)
     if not question.choices:
         return text.strip() if said else None
     return {_normal(form): form for form in answer_forms(question)}.get(said)
@@ -132,9 +136,14 @@ def letters(count: int) -> tuple[str, ...]:
 
 
 def is_correct(answer: str | None, question: Question) -> bool | None:
-    """Whether a parsed answer is the gold one, without regard to case and spacing. None without a gold answer."""
+    """Whether a parsed answer is the gold one, however it is spaced, capitalised or, as a number, written.
+
+    None without a gold answer.
+    """
     if question.answer is None:
         return None
+    if answer is not None and _asks_number(question):
+        return read_number(answer) == read_number(question.answer)
     return answer is not None and _normal(answer) == _normal(question.answer)
 
 
@@ -148,6 +157,10 @@ def check_answer(question: Question, where: str) -> None:
             f"{where}: the answer {question.answer!r} is neither one of the choices ({options}) nor the letter of one, "
             "(a) for the first; write it in one of these forms"
         )
+
+
+def _asks_number(question: Question) -> bool:
+    return not question.choices and question.answer is not None and is_number(question.answer)
 
 
 def _is_letter(question: Question) -> bool:

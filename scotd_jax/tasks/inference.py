@@ -42,10 +42,12 @@ ANLI = Dataset(
     options={"round": (3, 1, 2)},
     splits={f"{split}_r{{round}}": split for split in ("train", "dev", "test")},
     expected='{"uid", "context" or "premise", "hypothesis", "label"}',
+    exemplars="anli",
 )
 ESNLI = Dataset(
     inference_question,
     files={"train": ("esnli_train_*.csv", "esnli_train.csv"), "dev": ("esnli_dev.csv",), "test": ("esnli_test.csv",)},
     rationales=explanations,
     expected='{"Sentence1" or "premise", "Sentence2" or "hypothesis", "gold_label" or "label"}',
+    exemplars="esnli",
 )

@@ -1,13 +1,18 @@
 """QuaRel: two choices inside the question, "... (A) marble floor (B) wet floor"; answered by "(a)" or "(b)".
 
 Official rows have an `answer_index`; the files of other projects, one JSON object per file and without ids, have an
-`answer`, in upper or lower case. The question stays as it is, as SCoTD asks it, with its capital letters.
+`answer`, or a `gold_label` beside a model's response, in upper or lower case. In a file of responses a question comes
+once for each of them, and is taken once. The question stays as it is, as SCoTD asks it, with its capital letters.
 """
 
 import re
+from collections.abc import Iterator
+
+from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
+from scotd_jax.tasks.rowfiles import Placed, read_rows
 from scotd_jax.tasks.rows import Dataset, Row
 
 _CHOICES = re.compile(r"\(A\)\s*(.+?)\s*\(B\)\s*(.+)")
@@ -21,12 +26,23 @@ def quarel_question(row: Row) -> Question:
     found = _CHOICES.search(text)
     if found is None:
         raise InputError(f"{row.where}: expected a question with (A) and (B), found {text!r}")
-    answer = row.label(_ANSWERS, "answer", "answer_index")
+    answer = row.label(_ANSWERS, "answer", "answer_index", "gold_label")
     return row.question(text, answer, [_TAIL.sub("", choice) for choice in found.groups()], id=row.get("id"))
+
+
+def read_quarel(path: epath.Path) -> Iterator[Placed]:
+    """Rows, without those that ask what the row before asked."""
+    last = None
+    for where, row in read_rows(path):
+        if row.get("question") is None or row.get("question") != last:
+            yield where, row
+        last = row.get("question")
 
 
 QUAREL = Dataset(
     quarel_question,
+    read=read_quarel,
     files={split: (f"quarel-v1-{split}.jsonl", f"{split}.jsonl") for split in ("train", "dev", "test")},
     expected='{"question": "... (A) .. (B) ..", "answer": "(A)" or "answer_index": 0}',
+    exemplars="quarel",
 )

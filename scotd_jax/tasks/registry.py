@@ -15,7 +15,9 @@ from etils import epath
 from scotd_jax import config
 from scotd_jax.errors import InputError
 from scotd_jax.tasks import arithmetic, choices, inference, rows, sentiment, yesno
-from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.base import SplitTask, Task
+from scotd_jax.tasks.exemplars import SPLIT as EXEMPLARS
+from scotd_jax.tasks.exemplars import exemplar_split, own_exemplars
 from scotd_jax.tasks.jsonl import jsonl
 from scotd_jax.tasks.quarel import QUAREL
 from scotd_jax.tasks.world import world
@@ -50,12 +52,16 @@ def load_task(name: str, task: config.Task, seed: int) -> Task:
     Raises InputError on an unknown kind, an unknown option or files that are not there.
     """
     if task.kind.endswith(".py"):
-        return _own(task.kind, f"config.tasks.{name}.kind")(name, task, seed)
-    if task.kind not in KINDS:
+        made = _own(task.kind, f"config.tasks.{name}.kind")(name, task, seed)
+    elif task.kind in KINDS:
+        made = KINDS[task.kind](name, task, seed)
+    else:
         near = difflib.get_close_matches(task.kind, KINDS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KINDS)}, or the path of a Python file"
         raise InputError(f"config.tasks.{name}.kind: unknown kind {task.kind!r}; {hint}")
-    return KINDS[task.kind](name, task, seed)
+    if isinstance(made, SplitTask) and (task.exemplars or own_exemplars(made)):
+        made.add_split(EXEMPLARS, functools.partial(exemplar_split, task.exemplars, made))
+    return made
 
 
 def _own(path: str, where: str) -> Maker:

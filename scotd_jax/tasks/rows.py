@@ -31,7 +31,6 @@ class Row(Mapping[str, Any]):
     task: str
     split: str
     number: int  # of the row in its split, from 0
-    newlines: bool  # whether the task's format writes newlines
     options: Mapping[str, Any]  # of the dataset, complete with defaults
 
     def __getitem__(self, name: str) -> Any:
@@ -73,8 +72,8 @@ class Row(Mapping[str, Any]):
         return forms[said]
 
     def lines(self, *parts: str) -> str:
-        """The parts on lines of their own, or with blanks between them where the format has no newlines."""
-        return ("\n" if self.newlines else " ").join(parts)
+        """The parts on lines of their own; a format that has none writes blanks instead."""
+        return "\n".join(parts)
 
     def question(
         self,
@@ -109,6 +108,7 @@ class Dataset:
     file, `rationales` those that come with a row. `options` names further options, each with its allowed values, the
     first being the default; "{option}" in a name of a file or of a library's split stands for the value. `splits`
     gives splits of libraries another name. `expected` says in messages what a row should look like.
+    `exemplars` is a name of tasks/exemplars, "{option}" as above.
     """
 
     question: Callable[[Row], Question]
@@ -118,6 +118,7 @@ class Dataset:
     options: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     expected: str = ""
+    exemplars: str = ""
 
 
 class RowTask(SplitTask):
@@ -130,8 +131,12 @@ class RowTask(SplitTask):
         super().__init__(name, style, loaders, spec.limit)
 
     def row(self, fields: Mapping[str, Any], where: str, split: str, number: int) -> Row:
-        newlines = "\n" in self.format.answer_prefix + self.format.end
-        return Row(fields, where, self.name, split, number, newlines, self.options)
+        return Row(fields, where, self.name, split, number, self.options)
+
+    @property
+    def exemplars(self) -> str:
+        """The name of the dataset's own exemplars."""
+        return self.dataset.exemplars.format_map(self.options).lower()
 
     def ask(self, row: Row) -> Question:
         """The question of a row. Raises InputError if the row or what the dataset makes of it is not in order."""
@@ -154,7 +159,9 @@ class RowTask(SplitTask):
             questions[question.id] = question
             if question.answer is not None:
                 said = [tidy(text) for text in self.dataset.rationales(row)]
-                responses += [_response(question, i, text, self.format) for i, text in enumerate(filter(None, said))]
+                responses += [
+                    gold_response(question, i, text, self.format) for i, text in enumerate(filter(None, said))
+                ]
         return list(questions.values()), responses
 
 
@@ -229,7 +236,7 @@ def _matches(folder: epath.Path, name: str) -> list[epath.Path]:
     return [folder / name] if (folder / name).exists() else []
 
 
-def _response(question: Question, index: int, rationale: str, style: Format) -> Response:
+def gold_response(question: Question, index: int, rationale: str, style: Format) -> Response:
     """A rationale that came with the data: certain (log-probability zero), counted in words."""
     text = style.target(rationale, question.answer).removesuffix(style.end)
     words = len(text.split())

@@ -65,6 +65,7 @@ SST2 = Dataset(
     files={split: (f"{split}.tsv",) for split in ("train", "dev", "test")},
     read=read_sst2,
     expected="a label, 0 or 1, and a sentence",
+    exemplars="sst2",
 )
 IMDB = Dataset(
     imdb_question,
@@ -77,4 +78,5 @@ IMDB = Dataset(
     },
     read=read_imdb,
     expected="Sentiment, Negative or Positive, and Text",
+    exemplars="imdb",
 )

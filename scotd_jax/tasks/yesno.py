@@ -34,9 +34,11 @@ STRATEGYQA = Dataset(
     },
     rationales=strategyqa_facts,
     expected='{"qid", "question", "answer": true or false}',
+    exemplars="strategyqa",
 )
 BOOLQ = Dataset(
     boolq_question,
     files={"train": ("train.jsonl",), "dev": ("dev.jsonl", "val.jsonl"), "test": ("test.jsonl",)},
     expected='{"question", "passage", "answer": true or false}',
+    exemplars="boolq",
 )
