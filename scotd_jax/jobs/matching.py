@@ -46,8 +46,8 @@ class Matcher:
             return found
         if said.question_id is not None and said.question_id in self._ids:
             raise BadRowError("no such question", f"several of the config's questions have the id {said.question_id!r}")
-        names = [f"the id {said.question_id!r}"] * (said.question_id is not None)
-        names += [f"the text {tidy(said.question_text)[:100]!r}"] * (said.question_text is not None)
+        names = [] if said.question_id is None else [f"the id {said.question_id!r}"]
+        names += [] if said.question_text is None else [f"the text {tidy(said.question_text)[:100]!r}"]
         raise BadRowError(
             "no such question", f"none of the config's {len(self._asked)} questions has {' or '.join(names)}"
         )

@@ -123,6 +123,8 @@ def _completion(row: Row, model: str, sampling: str) -> Iterator[Said]:
         raise BadRowError("wrong id", f"sample_index is {row.get('sample_index')} under the key {row.key!r}")
     two_steps = row.has("reasoning_completion")
     reasoning, completion = row.may("reasoning_completion", str), row.get("completion", str)
+    if two_steps and not reasoning.strip():
+        raise BadRowError("empty rationale", "the rationale is empty; expected a text in 'reasoning_completion'")
     finish = row.may("reasoning_finish_reason" if two_steps else "finish_reason", str)
     yield row.said(
         f"{reasoning.strip()} {completion.strip()}" if two_steps else completion,
