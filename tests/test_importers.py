@@ -377,6 +377,7 @@ def test_files_in_natural_order(tmp_path):
         ("s9", "is a folder"),
         ("x", "is no file"),
         ("q/*", "no file"),
+        ("**/x", r"one \* per folder"),
     ]:
         with pytest.raises(InputError, match=message):
             expand(f"{tmp_path}/{path}", "w")

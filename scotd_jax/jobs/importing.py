@@ -48,6 +48,7 @@ class Import:
         self._chance = Chance()
         self._taken: dict[str, set[int]] = {}  # sample indices of every question
         self._unique: set[str] = set()
+        self._forms: dict[tuple[str, str], str | None] = {}
 
     def responses(self, asked: Asked) -> Iterator[Response]:
         """The responses to the questions `asked`, one at a time, in the order of the files.
@@ -105,7 +106,7 @@ class Import:
     def _response(self, said: Said, path: epath.Path, question: Question, task: Task) -> Response:
         self._check_gold(said, question)
         said = self._read(said, question, task)
-        answer = None if said.answer is None else as_form(said.answer, question)
+        answer = None if said.answer is None else self._form(said.answer, question)
         return Response(
             question_id=question.id,
             sample_index=self._index(said, question.id),
@@ -119,6 +120,13 @@ class Import:
             model=self._options.get("model") or said.model or stem(path),
             sampling=self._options.get("sampling") or said.sampling or "",
         )
+
+    def _form(self, answer: str, question: Question) -> str | None:
+        """`as_form`, once for all the responses that answer a question alike."""
+        key = question.id, answer
+        if key not in self._forms:
+            self._forms[key] = as_form(answer, question)
+        return self._forms[key]
 
     def _read(self, said: Said, question: Question, task: Task) -> Said:
         """With rationale and answer: the importer's, or those of the option "answer" or of the task's format."""

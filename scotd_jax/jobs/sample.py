@@ -69,7 +69,7 @@ def sample(run: Run, name: str) -> None:
     _release(run, name, artefact)
 
 
-def count(rows: Iterable[Response]) -> dict[str, float]:
+def count(rows: Iterable[Response]) -> dict[str, int | float]:
     """What the manifest says of a set of responses."""
     sums: collections.Counter[str] = collections.Counter()
     questions: set[str] = set()

@@ -27,6 +27,8 @@ def expand(path: str, where: str) -> list[epath.Path]:
     """
     if not path:
         raise InputError(f"{where}: needs the files to import; a path may hold *")
+    if "**" in path:
+        raise InputError(f"{where}: {path}: one * per folder; ** is not supported")
     fixed, pattern = epath.Path(path), ""
     while "*" in str(fixed):
         fixed, pattern = fixed.parent, f"{fixed.name}/{pattern}".rstrip("/")
