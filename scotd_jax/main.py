@@ -25,6 +25,9 @@ _OVERWRITE = flags.DEFINE_list("overwrite", [], "Make again: JOB (all of its art
 _MULTIHOST = flags.DEFINE_string(
     "multihost", "", "Join the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
 )
+_SKIP_BAD = flags.DEFINE_bool(
+    "skip-bad", False, "Leave out broken rows of imported files, counted in rationales/NAME/ledger.json; else they stop"
+)
 flags.mark_flag_as_required("config")
 ALONE = ("build", "report")  # jobs that one process does while the others wait
 
@@ -35,14 +38,22 @@ def main(argv: list[str]) -> int:
         return 2
     logging.set_verbosity(logging.ERROR)  # what is worth saying is said by the jobs
     try:
-        run(_CONFIG.value, _WORKDIR.value, tuple(_JOBS.value or ()), tuple(_OVERWRITE.value), _MULTIHOST.value)
+        chosen = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
+        run(_CONFIG.value, _WORKDIR.value, *chosen, _MULTIHOST.value, _SKIP_BAD.value)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(config_dict: Any, workdir_path: str, jobs: tuple[str, ...], overwrite: tuple[str, ...], multihost: str) -> None:
+def run(
+    config_dict: Any,
+    workdir_path: str,
+    jobs: tuple[str, ...],
+    overwrite: tuple[str, ...],
+    multihost: str,
+    skip_bad: bool = False,
+) -> None:
     """Raises InputError on everything that the user can mend."""
     config = c.from_mapping(c.Config, config_dict)
     from scotd_jax.jobs import chain  # standard library only: a wrong name is said before JAX is loaded
@@ -61,7 +72,7 @@ def run(config_dict: Any, workdir_path: str, jobs: tuple[str, ...], overwrite: t
         workdir.save_config(c.plain(config))
     from scotd_jax.jobs.run import Run
 
-    context = Run(config, workdir)
+    context = Run(config, workdir, skip_bad)
     started = time.monotonic()
     for number, step in enumerate(steps, 1):
         hosts.wait_for_all(f"before {step}")

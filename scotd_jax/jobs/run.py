@@ -27,8 +27,9 @@ from scotd_jax.workdir import Artefact, Workdir, digest
 class Run:
     """The caches hold for the process; artefacts hold for good."""
 
-    def __init__(self, config: c.Config, workdir: Workdir):
+    def __init__(self, config: c.Config, workdir: Workdir, skip_bad: bool = False):
         self.config = config
+        self.skip_bad = skip_bad  # of imported files: leave out rows that are broken, and say so in the ledger
         self.workdir = workdir
         self.mesh = make_mesh(config.mesh)  # of training: the devices of all processes
         several = jax.process_count() > 1

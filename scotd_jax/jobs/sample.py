@@ -1,30 +1,52 @@
-"""The sample job: a set of responses, said by a model, given by the task itself, or read from a file."""
+"""The sample job: a set of responses, said by a model, given by the task itself, or read from files."""
 
+import collections
 import dataclasses
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+
+from etils import epath
 
 from scotd_jax.config import plain
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
+from scotd_jax.jobs.importing import Import
 from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.speaking import load_speaker, read_all, speak
+from scotd_jax.jobs.speaking import load_speaker, speak
+from scotd_jax.rationales.release import is_released, release
 from scotd_jax.rationales.store import ResponseWriter, read_responses
-from scotd_jax.records import Response
-from scotd_jax.tasks.formats import is_correct
-from scotd_jax.workdir import file_digest
+from scotd_jax.records import Question, Response
+from scotd_jax.tasks.base import Task
+from scotd_jax.workdir import Artefact, file_digest, write_text
+
+BLOCK = 4096  # imported rows that are written at once
 
 
 def sample(run: Run, name: str) -> None:
-    """rationales/NAME: responses-*.jsonl and manifest. Raises InputError if nothing is to be asked."""
+    """rationales/NAME: responses-*.jsonl, manifest, for files ledger.json, and release/ if it is asked for.
+
+    Raises InputError if nothing is to be asked. What is released does not change what was said, so it is no part of
+    the artefact's identity and can be asked for later.
+    """
     spec = run.config.rationales[name]
     seed = run.config.seed + spec.seed
     artefact = run.artefact("sample", name)
-    identity = {"spec": plain(spec), "seed": seed, "questions": run.questions_identity(spec.questions)}
+    identity = {
+        "spec": plain(dataclasses.replace(spec, release="")),
+        "seed": seed,
+        "questions": run.questions_identity(spec.questions),
+    }
+    imported = None
     if spec.source == "model":
         identity["model"] = run.model_identity(spec.model)
     elif spec.source == "file":
-        identity["file"] = file_digest(spec.path)
+        # Not run.skip_bad: for given files only one of its values leads to a result, or both to the same one.
+        imported = Import(spec, f"config.rationales.{name}", run.skip_bad)
+        identity["files"] = {str(path): file_digest(path) for path in imported.files}
     if not artefact.begin(identity):
         run.log("  already complete")
+        _release(run, name, artefact)
         return
     asked = run.ask(spec.questions)
     if not asked:
@@ -35,27 +57,35 @@ def sample(run: Run, name: str) -> None:
         paths = speak(run, speaker, asked, spec.sampling, seed=seed, folder=artefact.path, shards=4)
     elif not hosts.is_first():
         return
+    elif imported is not None:
+        paths = _import(run, imported, asked, artefact)
     else:
-        rows = _gold(run, spec.questions) if spec.source == "task" else _from_file(spec.path, asked)
-        writer = ResponseWriter(artefact.path)
-        done = writer.done()
-        if missing := [row for row in rows if row.name not in done]:
-            writer.write(missing)
-        paths = writer.finish(list(asked), 4)
-    counts = count(read_all(paths))
+        paths = _write(artefact, _gold(run, spec.questions), asked)
+    counts = count(read_responses(paths))
+    if imported is not None:
+        counts["skipped"] = imported.ledger.skips
     run.log("  " + ", ".join(f"{key} {value}" for key, value in counts.items()))
     artefact.finish(counts, {path.name: file_digest(path) for path in paths})
+    _release(run, name, artefact)
 
 
-def count(rows: list[Response]) -> dict[str, float]:
-    correct = sum(row.correct is True for row in rows)
+def count(rows: Iterable[Response]) -> dict[str, int | float]:
+    """What the manifest says of a set of responses."""
+    sums: collections.Counter[str] = collections.Counter()
+    questions: set[str] = set()
+    for row in rows:
+        questions.add(row.question_id)
+        sums["responses"] += 1
+        sums["correct"] += row.correct is True
+        sums["truncated"] += row.finish_reason == "length"
+        sums["tokens"] += row.num_tokens
     return {
-        "questions": len({row.question_id for row in rows}),
-        "responses": len(rows),
-        "correct": correct,
-        "correct_share": round(correct / max(1, len(rows)), 4),
-        "truncated": sum(row.finish_reason == "length" for row in rows),
-        "tokens": sum(row.num_tokens for row in rows),
+        "questions": len(questions),
+        "responses": sums["responses"],
+        "correct": sums["correct"],
+        "correct_share": round(sums["correct"] / max(1, sums["responses"]), 4),
+        "truncated": sums["truncated"],
+        "tokens": sums["tokens"],
     }
 
 
@@ -70,14 +100,44 @@ def _gold(run: Run, sets: tuple[str, ...]) -> list[Response]:
     return rows
 
 
-def _from_file(path: str, asked: dict) -> list[Response]:
-    """Responses joined to their questions by id, never by row; answers are parsed and compared anew."""
-    rows = []
-    for number, row in enumerate(read_responses([path]), 1):
-        if row.question_id not in asked:
-            raise InputError(f"{path} row {number}: question {row.question_id!r} is in none of the config's questions")
-        question, task = asked[row.question_id]
-        parsed = task.format.parse(row.text, question)
-        correct = is_correct(parsed.answer, question)
-        rows.append(dataclasses.replace(row, rationale=parsed.rationale, answer=parsed.answer, correct=correct))
-    return rows
+def _import(
+    run: Run, imported: Import, asked: Mapping[str, tuple[Question, Task]], artefact: Artefact
+) -> list[epath.Path]:
+    """Everything or nothing: what a file that is refused has left behind is removed."""
+    try:
+        paths = _write(artefact, imported.responses(asked), asked)
+    except InputError:
+        artefact.remove()
+        raise
+    run.log(f"  {imported.ledger.summary()}")
+    write_text(
+        artefact.path / "ledger.json", json.dumps(imported.ledger.to_json(), indent=2, ensure_ascii=False) + "\n"
+    )
+    return paths
+
+
+def _write(artefact: Artefact, rows: Iterable[Response], asked: Mapping[str, object]) -> list[epath.Path]:
+    writer = ResponseWriter(artefact.path)
+    done = writer.done()
+    missing = (row for row in rows if row.name not in done)
+    while block := list(itertools.islice(missing, BLOCK)):
+        writer.write(block)
+    return writer.finish(list(asked), 4)
+
+
+def _release(run: Run, name: str, artefact: Artefact) -> None:
+    """rationales/NAME/release: the responses as a dataset for others."""
+    spec = run.config.rationales[name]
+    folder = artefact.path / "release"
+    if not spec.release or not hosts.is_first() or is_released(folder, spec.release):
+        return
+    asked = run.ask(spec.questions)
+    release(
+        folder,
+        read_responses(sorted(artefact.path.glob("responses-*.jsonl"))),
+        {id_: question for id_, (question, _) in asked.items()},
+        lambda question: asked[question.id][1].format.prompt(question),
+        kind=spec.release,
+        name=name,
+    )
+    run.log(f"  released as {spec.release}: {folder}")

@@ -1,0 +1,84 @@
+"""Importers by name, and their options."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from scotd_jax.errors import InputError
+from scotd_jax.rationales.importers import generations, openai, own, papers, step_by_step
+from scotd_jax.rationales.importers.base import Importer
+from scotd_jax.rationales.importers.texts import THINK
+
+_COLUMNS = ("question", "id")
+
+IMPORTERS: dict[str, Importer] = {
+    "responses": Importer(own.responses),
+    "quarel_davinci003": Importer(papers.quarel_davinci003, answers=False),
+    "openbookqa_multi": Importer(papers.openbookqa_multi, answers=False),
+    "commonsenseqa_palm540b": Importer(
+        step_by_step.commonsenseqa_palm540b, ids=step_by_step.default_ids, answers=False
+    ),
+    "scotd_30x": Importer(papers.scotd_30x, answers=False),
+    "reasoning_teacher": Importer(papers.reasoning_teacher),
+    "distilling_step_by_step": Importer(
+        step_by_step.distilling_step_by_step, ("rows", "marker"), step_by_step.rows_file, answers=False
+    ),
+    "openai_batch": Importer(openai.openai_batch),
+    "openai_responses": Importer(openai.openai_responses),
+    "vllm": Importer(generations.vllm, ("id",)),
+    "distilabel": Importer(generations.distilabel, _COLUMNS),
+    "open_r1": Importer(generations.open_r1, _COLUMNS),
+    "sharegpt": Importer(generations.sharegpt, ("id",)),
+    "prompt_completion": Importer(generations.prompt_completion, ("id",)),
+}
+
+# Options of every importer, with the type of their value.
+COMMON: dict[str, type] = {
+    "think": str,  # <think> blocks: "keep" them, "strip" them, or let what is inside be the "rationale"
+    "answer": str,  # regular expression with one group; its last match is the answer, the text before it the rationale
+    "ids": str,  # file with the id of a question per record, in the order of all files
+    "prompt": str,  # what stands around a question in the files' prompts, e.g. "Think it over: {question}"
+    "renumber": bool,  # number the samples of every question anew, over all files in order
+    "allow_chance": bool,  # import a corpus that agrees with the gold answers no better than chance
+    "model": str,  # who said it, for the records; else what the row names, else the file's name
+    "sampling": str,  # and how
+}
+
+
+def importer_named(name: str, options: Mapping[str, Any], where: str) -> Importer:
+    """The importer. Raises InputError on an unknown name, an unknown option and a value that is not one of it."""
+    if name not in IMPORTERS:
+        raise InputError(f"{where}.importer: unknown importer {name!r}; {_near(name, list(IMPORTERS))}")
+    importer = IMPORTERS[name]
+    known = [*importer.options, *(key for key in COMMON if key != "answer" or importer.answers)]
+    for key, value in options.items():
+        if key not in known:
+            raise InputError(f"{where}.options.{key}: not an option of importer {name!r}; {_near(key, known)}")
+        kind = COMMON.get(key, str)
+        if not isinstance(value, kind) or (kind is str and not value):
+            raise InputError(f"{where}.options.{key}: expected {kind.__name__}, found {value!r}")
+    if options.get("think", "keep") not in THINK:
+        raise InputError(f"{where}.options.think: {options['think']!r} is not one of {', '.join(THINK)}")
+    if "{question}" not in options.get("prompt", "{question}"):
+        raise InputError(f"{where}.options.prompt: expected {{question}} in it, found {options['prompt']!r}")
+    answer_rule(options, where)
+    return importer
+
+
+def answer_rule(options: Mapping[str, Any], where: str) -> re.Pattern[str] | None:
+    """The option "answer", compiled. Raises InputError unless it is a regular expression with one group."""
+    if "answer" not in options:
+        return None
+    try:
+        pattern = re.compile(options["answer"])
+    except re.error as error:
+        raise InputError(f"{where}.options.answer: no regular expression ({error}): {options['answer']!r}") from None
+    if pattern.groups != 1:
+        raise InputError(f"{where}.options.answer: expected one group, found {pattern.groups}: {options['answer']!r}")
+    return pattern
+
+
+def _near(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"

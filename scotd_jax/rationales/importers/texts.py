@@ -1,0 +1,86 @@
+"""What can be read out of a text without knowing its question: <think> blocks, answers by a rule, bare letters."""
+
+import collections
+import re
+from typing import NamedTuple
+
+THINK = ("keep", "strip", "rationale")
+_BLOCK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+
+
+class Read(NamedTuple):
+    """What a rule found: the reasoning before the answer, and the answer; None and None without one."""
+
+    rationale: str | None
+    answer: str | None
+
+
+class Thought(NamedTuple):
+    """A text with a block of thought: what is inside, what comes after, and whether the block was closed."""
+
+    inside: str
+    rest: str
+    closed: bool
+
+
+def thought(text: str) -> Thought | None:
+    """The <think> block of a text, or None. The opening tag may be missing: some chat templates end with it."""
+    if "<think>" not in text and "</think>" not in text:
+        return None
+    if "</think>" not in text:
+        before, _, inside = text.partition("<think>")
+        return Thought(inside.strip(), before.strip(), False)
+    if "<think>" not in text.partition("</think>")[0]:
+        text = f"<think>{text}"
+    inside = "\n".join(part.strip() for part in _BLOCK.findall(text))
+    return Thought(inside, _BLOCK.sub("", text).strip(), True)
+
+
+def by_pattern(text: str, pattern: re.Pattern[str]) -> Read:
+    """Answer: the group of the last match. Rationale: the text before that match."""
+    found = _last(text, pattern)
+    if found is None:
+        return Read(None, None)
+    return Read(text[: found.start()].strip(), found.group(1))
+
+
+def by_sentence(text: str, pattern: re.Pattern[str]) -> Read:
+    """As `by_pattern`, and the rationale ends before the sentence that holds the match ("Thus the answer is")."""
+    found = _last(text, pattern)
+    if found is None:
+        return Read(None, None)
+    begin = max(text.rfind(mark, 0, found.start()) for mark in ".!?\n") + 1
+    return Read(text[:begin].strip(), found.group(1))
+
+
+def _last(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
+
+
+def by_marker(text: str, marker: str) -> Read:
+    """Answer: what follows the last marker, without the final period. Rationale: the text before it."""
+    rationale, found, answer = text.rpartition(marker)
+    if not found:
+        return Read(None, None)
+    return Read(rationale.strip(), answer.strip().removesuffix(".").strip())
+
+
+_LETTER = re.compile(r"\(([A-Za-z])\)")
+_ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:]?")
+
+
+def single_letter(text: str) -> str | None:
+    """ "(d) math problem" is "(d)": the letter with which an answer begins. "either (a) .. or (e) .." has none."""
+    found = _LETTER.match(text.strip())
+    return f"({found.group(1).lower()})" if found else None
+
+
+def bare_letter(text: str) -> str | None:
+    """The letter of an answer that is nothing but one: "D", "(d)", "D.", in lower case."""
+    found = _ALONE.fullmatch(text.strip())
+    return found.group(1).lower() if found else None
+
+
+def first_paragraph(text: str) -> str:
+    """The text up to the first blank line: completions run on into a question that they invent."""
+    return text.lstrip("\n").split("\n\n", 1)[0]
