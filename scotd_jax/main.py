@@ -26,7 +26,7 @@ _MULTIHOST = flags.DEFINE_string(
     "multihost", "", "Join the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
 )
 flags.mark_flag_as_required("config")
-ALONE = ("build", "report")  # jobs that one process does while the others wait
+ALONE = ("report",)  # jobs that one process does while the others wait
 
 
 def main(argv: list[str]) -> int:

@@ -8,11 +8,10 @@ import os
 import pytest
 import tensorflow as tf
 
-from scotd_jax.corpus import build, example
+from scotd_jax.corpus import build, example, shards
 from scotd_jax.corpus.encode import FEATURES, GroupedExample
-from scotd_jax.corpus.loader import CorpusReader
+from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.ledger import Ledger
 
 META = {"tokenizer": "invented", "n": 30}
 
@@ -34,11 +33,11 @@ def files(folder):
 
 def test_what_is_written_is_read_back_in_order_for_any_number_of_shards(tmp_path):
     examples = [grouped(i) for i in range(7)]
-    for shards in [1, 3, 7]:
-        build.write_corpus(tmp_path, "train", iter(examples), shards, META)
+    for count in [1, 3, 7]:
+        build.write_corpus(tmp_path, "train", iter(examples), count, META)
         reader = CorpusReader(tmp_path, "train")
         assert [reader[i] for i in range(len(reader))] == examples
-        assert len(list(tmp_path.glob("*.tfrecord"))) == shards
+        assert len(list(tmp_path.glob("*.tfrecord"))) == count
 
 
 def test_no_more_shards_than_examples(tmp_path):
@@ -92,22 +91,25 @@ def test_digests_and_meta_are_those_of_the_files(tmp_path):
     assert all(f"`{name}`" in readme for name in FEATURES)
 
 
-def test_an_empty_corpus_names_the_bins_that_took_the_rows(tmp_path):
-    ledger = Ledger()
-    for bin_, count in [("wrong", 3), ("truncated", 2)]:
-        for _ in range(count):
-            ledger.receive("q")
-            ledger.put("q", bin_)
-    with pytest.raises(InputError, match=r"train.*0 of 5 responses kept.*3 wrong, 2 truncated"):
-        build.write_corpus(tmp_path, "train", [], 4, META, ledger)
-    with pytest.raises(InputError, match="the corpus is empty"):
+def test_an_empty_corpus_says_why(tmp_path):
+    with pytest.raises(InputError, match="the corpus is empty, part 'train' has no example. Look at"):
         build.write_corpus(tmp_path, "train", [], 4, META)
-    assert list(tmp_path.iterdir()) == []
+    with shards.ShardWriter(tmp_path, "train", 0, 1) as writer:
+        pass
+    with pytest.raises(InputError, match="the corpus is empty, part 'train' has no example: 3 wrong. Look at"):
+        build.finish_corpus(tmp_path, {"train": [writer.facts]}, META, reason="3 wrong")
+    assert not (tmp_path / "train.json").exists()
 
 
 def test_a_question_comes_once(tmp_path):
-    with pytest.raises(InputError, match="'world/train/1é' comes twice"):
-        build.write_corpus(tmp_path, "train", [grouped(0), grouped(1), grouped(1)], 1, META)
+    for again, count in [([0, 1, 1], 1), ([1, 0, 1], 1), ([1, 0, 1], 3)]:
+        with pytest.raises(InputError, match="'world/train/1é' comes twice"):
+            build.write_corpus(tmp_path, "train", map(grouped, again), count, META)
+    with shards.ShardWriter(tmp_path, "part", 0, 1) as writer:
+        writer.write(grouped(1))
+        writer.write(grouped(0))
+        with pytest.raises(InputError, match="'world/train/1é' comes twice"):
+            writer.write(grouped(1))
     with pytest.raises(InputError, match="not built"):
         CorpusReader(tmp_path, "train")
 

@@ -9,7 +9,9 @@ import pytest
 
 from scotd_jax.corpus.build import write_corpus
 from scotd_jax.corpus.encode import GroupedExample
-from scotd_jax.corpus.loader import Batches, CorpusReader, make_dataset, make_loader, random_order
+from scotd_jax.corpus.loader import Batches, make_dataset, make_loader
+from scotd_jax.corpus.order import random_order
+from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
 
 QUESTIONS, SAMPLES = 10, 6
@@ -36,7 +38,7 @@ def question(batch, row):
 
 
 def test_layout_of_a_decoder_only_batch(corpus):
-    batch = next(make_loader(corpus, "train", **OPTIONS))
+    batch = next(make_loader(corpus, **OPTIONS))["train"]
     shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
     assert shapes == {
         "prompt": ((4, 8), "int32"),
@@ -59,7 +61,7 @@ def test_layout_of_a_decoder_only_batch(corpus):
 
 
 def test_an_encoder_decoder_reads_the_whole_prompt_and_starts_from_its_own_token(corpus):
-    batch = next(make_loader(corpus, "train", **{**OPTIONS, "start_token": 77}))
+    batch = next(make_loader(corpus, **{**OPTIONS, "start_token": 77}))["train"]
     assert (batch["inputs"][:, :, 0] == 77).all()
     assert batch["prompt"].shape == (4, 16)  # nine tokens, of which a decoder-only model has eight in its prefix
     for row in range(4):
@@ -68,19 +70,17 @@ def test_an_encoder_decoder_reads_the_whole_prompt_and_starts_from_its_own_token
 
 
 def test_resume_is_exact_at_every_position(corpus):
-    grain.experimental.assert_equal_output_after_checkpoint(
-        make_dataset(corpus, "train", **OPTIONS)[:12].to_iter_dataset()
-    )
+    grain.experimental.assert_equal_output_after_checkpoint(make_dataset(corpus, **OPTIONS)[:12].to_iter_dataset())
 
 
 def test_resume_of_the_loader_itself_with_its_read_ahead(corpus):
-    loader = make_loader(corpus, "train", **OPTIONS)
+    loader = make_loader(corpus, **OPTIONS)
     states, batches = [], []
     for _ in range(9):
         states.append(loader.get_state())
         batches.append(next(loader))
     assert states == [{"next_index": t} for t in range(9)]
-    other = make_loader(corpus, "train", **OPTIONS)
+    other = make_loader(corpus, **OPTIONS)
     for t in [8, 0, 5, 3, 7]:
         other.set_state(states[t])
         np.testing.assert_equal(next(other), batches[t])
@@ -88,49 +88,47 @@ def test_resume_of_the_loader_itself_with_its_read_ahead(corpus):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_batches_do_not_depend_on_the_number_of_processes(corpus, processes):
-    whole = make_dataset(corpus, "train", **OPTIONS)
-    parts = [
-        make_dataset(corpus, "train", **OPTIONS, process_index=p, process_count=processes) for p in range(processes)
-    ]
+    whole = make_dataset(corpus, **OPTIONS)
+    parts = [make_dataset(corpus, **OPTIONS, process_index=p, process_count=processes) for p in range(processes)]
     for t in range(6):
-        for name, array in whole[t].items():
-            np.testing.assert_array_equal(np.concatenate([part[t][name] for part in parts]), array)
+        for name, array in whole[t]["train"].items():
+            np.testing.assert_array_equal(np.concatenate([part[t]["train"][name] for part in parts]), array)
 
 
 def test_processes_share_a_batch_equally(corpus):
     with pytest.raises(InputError, match="batch_size 4 is not a multiple of the 3 processes"):
-        make_loader(corpus, "train", **OPTIONS, process_count=3)
+        make_loader(corpus, **OPTIONS, process_count=3)
 
 
 def test_every_epoch_visits_every_question_once_in_another_order(corpus):
-    batches = make_dataset(corpus, "train", **{**OPTIONS, "batch_size": 5})
-    epochs = [[question(batches[t], row) for t in (2 * e, 2 * e + 1) for row in range(5)] for e in range(4)]
+    batches = make_dataset(corpus, **{**OPTIONS, "batch_size": 5})
+    epochs = [[question(batches[t]["train"], row) for t in (2 * e, 2 * e + 1) for row in range(5)] for e in range(4)]
     assert all(sorted(epoch) == list(range(QUESTIONS)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    other = make_dataset(corpus, "train", **{**OPTIONS, "batch_size": 5, "seed": 6})
-    assert [question(other[0], row) for row in range(5)] != epochs[0][:5]
+    other = make_dataset(corpus, **{**OPTIONS, "batch_size": 5, "seed": 6})
+    assert [question(other[0]["train"], row) for row in range(5)] != epochs[0][:5]
 
 
 def test_order_and_draws_do_not_depend_on_shards_or_batch_size(corpus, tmp_path):
     write_corpus(tmp_path, "train", map(grouped, range(QUESTIONS)), 1, {})
-    four = make_dataset(corpus, "train", **OPTIONS)
-    one = make_dataset(tmp_path, "train", **{**OPTIONS, "batch_size": 1})
+    four = make_dataset(corpus, **OPTIONS)
+    one = make_dataset(tmp_path, **{**OPTIONS, "batch_size": 1})
     for i in range(20):
-        np.testing.assert_array_equal(four[i // 4]["targets"][i % 4], one[i]["targets"][0])
+        np.testing.assert_array_equal(four[i // 4]["train"]["targets"][i % 4], one[i]["train"]["targets"][0])
 
 
 def drawn(batches, visits):
     """For every question the samples (k) that each of `visits` epochs drew."""
     draws = collections.defaultdict(list)
     for row in range(visits * QUESTIONS):
-        prompt, responses = batches.row(row)
+        prompt, responses = batches.row(row)["train"]
         draws[prompt[-1] - 50].append([response[0] % 100 for response in responses])
     return draws
 
 
 def test_g_of_n_are_distinct_keyed_by_name_and_evenly_drawn(corpus):
     reader = CorpusReader(corpus, "train")
-    draws = drawn(Batches(reader, **{**OPTIONS, "group_size": 3}), visits=400)
+    draws = drawn(Batches({"train": reader}, **{**OPTIONS, "group_size": 3}), visits=400)
     for i, visits in draws.items():
         if i == 9:
             assert visits == [[0, 0, 0]] * 400  # fewer than G: its samples are repeated
@@ -143,7 +141,7 @@ def test_g_of_n_are_distinct_keyed_by_name_and_evenly_drawn(corpus):
 
 
 def test_g_equal_n_shows_every_sample_at_every_visit(corpus):
-    draws = drawn(Batches(CorpusReader(corpus, "train"), **{**OPTIONS, "group_size": SAMPLES}), visits=3)
+    draws = drawn(Batches({"train": CorpusReader(corpus, "train")}, **{**OPTIONS, "group_size": SAMPLES}), visits=3)
     assert all(sorted(visit) == list(range(SAMPLES)) for i in range(9) for visit in draws[i])
 
 
@@ -160,6 +158,6 @@ def test_damage_reaches_the_caller_through_the_read_ahead(tmp_path):
     data = bytearray(shard.read_bytes())
     data[-10] ^= 1
     shard.write_bytes(data)
-    loader = make_loader(tmp_path, "train", **OPTIONS)
+    loader = make_loader(tmp_path, **OPTIONS)
     with pytest.raises(InputError, match=rf"{shard.name} record 9: the checksum"):
         list(itertools.islice(loader, 3))
