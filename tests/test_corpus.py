@@ -11,6 +11,7 @@ import tensorflow as tf
 from scotd_jax.corpus import build, example, shards
 from scotd_jax.corpus.encode import FEATURES, GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
+from scotd_jax.corpus.tfds import features
 from scotd_jax.errors import InputError
 
 META = {"tokenizer": "invented", "n": 30}
@@ -187,3 +188,42 @@ def test_foreign_examples_are_refused():
 def test_groups_have_responses_and_names_for_them(responses, index):
     with pytest.raises(ValueError, match="question 'q'"):
         GroupedExample("q", "t", [1], responses, index)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tfds_reads_the_folder_of_a_corpus(tmp_path):
+    import tensorflow_datasets as tfds
+
+    parts = {"predict": [grouped(i) for i in range(5)], "explain": [grouped(i, responses=1 + i) for i in range(5)]}
+    facts = {}
+    for part, examples in parts.items():
+        facts[part] = []
+        for shard, some in enumerate([examples[:2], [], examples[2:]]):  # a shard may be empty
+            with shards.ShardWriter(tmp_path, part, shard, 3) as writer:
+                for each in some:
+                    writer.write(each)
+            facts[part].append(writer.facts)
+    build.finish_corpus(tmp_path, facts, META)
+    builder = tfds.builder_from_directory(tmp_path)
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"predict": 5, "explain": 5}
+    assert set(builder.info.features) == set(FEATURES)
+    for part, examples in parts.items():
+        read = [
+            GroupedExample.from_bytes(
+                example.encode({k: [v] if isinstance(v, bytes) else v for k, v in row.items()}), "tfds"
+            )
+            for row in tfds.as_numpy(builder.as_dataset(split=part))
+        ]
+        assert read == examples
+        reader = CorpusReader(tmp_path, part)
+        assert [reader[i] for i in range(len(reader))] == examples
+
+
+def test_features_are_written_as_tfds_itself_writes_them(tmp_path):
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    kinds = {"bytes": tfds.features.Text(), "int64": tfds.features.Tensor(shape=(None,), dtype=np.int64)}
+    theirs = tfds.features.FeaturesDict({name: kinds[text.partition(",")[0]] for name, text in FEATURES.items()})
+    theirs.save_config(str(tmp_path))
+    assert json.loads((tmp_path / "features.json").read_text()) == features()

@@ -1,6 +1,7 @@
 """Batch t is a function of (seed, t): exact resume, any number of processes, one permutation per epoch, keyed draws."""
 
 import collections
+import dataclasses
 import itertools
 
 import grain
@@ -161,3 +162,89 @@ def test_damage_reaches_the_caller_through_the_read_ahead(tmp_path):
     loader = make_loader(tmp_path, **OPTIONS)
     with pytest.raises(InputError, match=rf"{shard.name} record 9: the checksum"):
         list(itertools.islice(loader, 3))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """Part "one" has a question's six samples in one record, part "each" in a record each; question 9 has one."""
+    folders = {}
+    for balance in ("questions", "responses"):
+        folder = tmp_path_factory.mktemp(balance)
+        split = [
+            dataclasses.replace(example, responses=[response], sample_index=[k])
+            for example in map(grouped, range(QUESTIONS))
+            for k, response in zip(example.sample_index, example.responses, strict=True)
+        ]
+        write_corpus(folder, "one", map(grouped, range(QUESTIONS)), 3, {}, balance)
+        write_corpus(folder, "each", split, 3, {}, balance)
+        folders[balance] = folder
+    return folders
+
+
+def test_records_of_a_question_are_found_by_their_question(several):
+    reader = CorpusReader(several["questions"], "each")
+    assert (reader.entries, len(reader)) == (QUESTIONS, 9 * SAMPLES + 1)
+    for entry in range(QUESTIONS):
+        examples = [reader[i] for i in reader.records(entry)]
+        assert {example.question_id for example in examples} == {f"q{entry}"}
+        assert [k for example in examples for k in example.sample_index] == grouped(entry).sample_index
+    with pytest.raises(IndexError):
+        reader[len(reader)]
+
+
+def test_every_question_comes_equally_often_and_its_records_too(several):
+    batches = Batches({"each": CorpusReader(several["questions"], "each")}, **OPTIONS)
+    seen = collections.Counter()
+    for row in range(400 * QUESTIONS):
+        _, (response,) = batches.row(row)["each"]
+        seen[response[0]] += 1
+    for i in range(9):
+        counts = [seen[100 * (i + 1) + k] for k in range(SAMPLES)]
+        assert sum(counts) == 400
+        assert all(abs(count - 400 / 6) < 5 * np.sqrt(400 / 6) for count in counts)
+    assert seen[1000] == 400
+
+
+def test_balanced_over_responses_every_record_comes_once_an_epoch(several):
+    reader = CorpusReader(several["responses"], "each")
+    batches = Batches({"each": reader}, **OPTIONS)
+    assert reader.entries == len(reader)
+    for epoch in range(3):
+        rows = [batches.row(epoch * len(reader) + i)["each"][1][0][0] for i in range(len(reader))]
+        assert sorted(rows) == sorted(r[0] for i in range(QUESTIONS) for r in grouped(i).responses)
+
+
+def test_parts_show_the_same_question_and_the_same_sample_first(several):
+    batches = make_dataset(several["questions"], ("one", "each"), **OPTIONS)
+    for step in range(10):
+        one, each = batches[step]["one"]["targets"], batches[step]["each"]["targets"]
+        assert one.shape == (4, 2, 16)
+        assert each.shape == (4, 1, 16)
+        np.testing.assert_array_equal(one[:, 0], each[:, 0])
+
+
+def test_parts_of_other_questions_are_refused(several, tmp_path):
+    write_corpus(tmp_path, "a", map(grouped, [0, 1]), 1, {})
+    write_corpus(tmp_path, "b", map(grouped, [1, 0]), 1, {})
+    with pytest.raises(InputError, match="part 'b' of the corpus holds other questions than 'a'"):
+        make_loader(tmp_path, ("a", "b"), **OPTIONS)
+    with pytest.raises(InputError, match="part 'each' of the corpus holds other questions than 'one'"):
+        make_loader(several["responses"], ("one", "each"), **OPTIONS)
+
+
+def test_the_index_by_question_must_be_there_and_of_this_build(several, tmp_path):
+    for path in several["questions"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    index = tmp_path / "each-00001-of-00003.tfrecord.questions"
+    other = (tmp_path / "each-00002-of-00003.tfrecord.questions").read_bytes()
+    for damage, message in [
+        (index.read_bytes()[:-1] + b"\x01", "damaged"),
+        (other, "expected 3 questions with 18 records"),
+        (b"{}\n", "not an index of format scotd_jax.question_index"),
+    ]:
+        index.write_bytes(damage)
+        with pytest.raises(InputError, match=f"{index.name}: {message}"):
+            CorpusReader(tmp_path, "each")
+    index.unlink()
+    with pytest.raises(InputError, match=f"{index.name}: no such file"):
+        CorpusReader(tmp_path, "each")

@@ -105,7 +105,7 @@ def _build(shard: int) -> int:
 
 def build_shard(plan: Plan, shard: int) -> None:
     """Writes one shard of every part, and its note."""
-    own = plan.places[shard_range(shard, plan.shards, len(plan.places))]
+    own = plan.places[shard_range(shard, plan.shards, len(plan.places))].tolist()
     ledger, left_out = Ledger(), collections.Counter[str]()
     with contextlib.ExitStack() as stack:
         for each in plan.sets:
@@ -128,7 +128,7 @@ def read_notes(plan: Plan) -> Iterator[dict[str, Any]]:
     return (read_json(plan.note(shard)) for shard in range(plan.shards))
 
 
-def _from_questions(plan: Plan, places: np.ndarray, left_out: collections.Counter) -> Iterator[Made]:
+def _from_questions(plan: Plan, places: Sequence[int], left_out: collections.Counter) -> Iterator[Made]:
     """Of a recipe that uses no responses."""
     for place in places:
         question, style = plan.questions[place]
@@ -143,7 +143,7 @@ def _from_questions(plan: Plan, places: np.ndarray, left_out: collections.Counte
         yield made
 
 
-def _from_responses(plan: Plan, places: np.ndarray, ledger: Ledger) -> Iterator[Made]:
+def _from_responses(plan: Plan, places: Sequence[int], ledger: Ledger) -> Iterator[Made]:
     kind = plan.corpus.rationale
     sorted_out = (_select(plan, place, ledger) for place in places)
     if kind == "own":
@@ -153,7 +153,7 @@ def _from_responses(plan: Plan, places: np.ndarray, ledger: Ledger) -> Iterator[
                 yield chosen(plan, made, rows)
         return
     groups = ((question, rows) for question, rows, _ in sorted_out)
-    before = _kept_before(plan, int(places[0])) if kind == "other" and len(places) else ()
+    before = _kept_before(plan, places[0]) if kind == "other" and places else ()
     styles = {plan.questions[place][0].id: plan.questions[place][1] for place in places}
     for question, rows in altered(kind, groups, before):
         made = encode(plan, question, styles[question.id], rows)
