@@ -29,7 +29,7 @@ _SKIP_BAD = flags.DEFINE_bool(
     "skip-bad", False, "Leave out broken rows of imported files, counted in rationales/NAME/ledger.json; else they stop"
 )
 flags.mark_flag_as_required("config")
-ALONE = ("build", "report")  # jobs that one process does while the others wait
+ALONE = ("report",)  # jobs that one process does while the others wait
 
 
 def main(argv: list[str]) -> int:

@@ -10,6 +10,7 @@ response are tokenised apart, in training exactly as in sampling.
 """
 
 import collections
+import dataclasses
 import functools
 import hashlib
 import json
@@ -28,6 +29,23 @@ SPECIALS = ("<pad>", "</s>", "<unk>", "<s>")  # of the word tokenizer, ids 0 to 
 _WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5")
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What makes ids of texts, many at a time: small, quick to send to another process, and without transformers.
+
+    A prompt's ids are `before`, those of its text, and `after`.
+    """
+
+    backend: Any  # of the library tokenizers
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    eos_id: int
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text; no special token is added."""
+        return [each.ids for each in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
 class Tokenizer:
     """A tokenizer as the package uses it. Special tokens never appear in decoded text.
 
@@ -40,6 +58,8 @@ class Tokenizer:
         """`fast`: a fast tokenizer of transformers (one with a `backend_tokenizer`). InputError if it has no end."""
         self._fast = fast
         self._backend = fast.backend_tokenizer
+        self._backend.no_truncation()  # whatever its file says: limits are the corpus' business
+        self._backend.no_padding()
         if fast.eos_token_id is None:
             raise InputError(f"tokenizer {fast.name_or_path!r}: has no end token; a response could never end")
         self.eos_id: int = fast.eos_token_id
@@ -102,6 +122,11 @@ class Tokenizer:
         """Ids of a whole prompt for a model of `kind`: "t5" ends it with `eos_id`, "opt" begins it with `bos_id`."""
         before, after = self._frame(kind)
         return [*before, *self.encode(text), *after]
+
+    def encoder(self, kind: str) -> Encoder:
+        """The part of it that makes ids, for a model of `kind`."""
+        before, after = self._frame(kind)
+        return Encoder(self._backend, tuple(before), tuple(after), self.eos_id)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out. Broken UTF-8 becomes U+FFFD."""

@@ -8,11 +8,11 @@ import os
 import pytest
 import tensorflow as tf
 
-from scotd_jax.corpus import build, example
+from scotd_jax.corpus import build, example, shards
 from scotd_jax.corpus.encode import FEATURES, GroupedExample
-from scotd_jax.corpus.loader import CorpusReader
+from scotd_jax.corpus.reader import CorpusReader
+from scotd_jax.corpus.tfds import features
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.ledger import Ledger
 
 META = {"tokenizer": "invented", "n": 30}
 
@@ -34,11 +34,11 @@ def files(folder):
 
 def test_what_is_written_is_read_back_in_order_for_any_number_of_shards(tmp_path):
     examples = [grouped(i) for i in range(7)]
-    for shards in [1, 3, 7]:
-        build.write_corpus(tmp_path, "train", iter(examples), shards, META)
+    for count in [1, 3, 7]:
+        build.write_corpus(tmp_path, "train", iter(examples), count, META)
         reader = CorpusReader(tmp_path, "train")
         assert [reader[i] for i in range(len(reader))] == examples
-        assert len(list(tmp_path.glob("*.tfrecord"))) == shards
+        assert len(list(tmp_path.glob("*.tfrecord"))) == count
 
 
 def test_no_more_shards_than_examples(tmp_path):
@@ -92,22 +92,25 @@ def test_digests_and_meta_are_those_of_the_files(tmp_path):
     assert all(f"`{name}`" in readme for name in FEATURES)
 
 
-def test_an_empty_corpus_names_the_bins_that_took_the_rows(tmp_path):
-    ledger = Ledger()
-    for bin_, count in [("wrong", 3), ("truncated", 2)]:
-        for _ in range(count):
-            ledger.receive("q")
-            ledger.put("q", bin_)
-    with pytest.raises(InputError, match=r"train.*0 of 5 responses kept.*3 wrong, 2 truncated"):
-        build.write_corpus(tmp_path, "train", [], 4, META, ledger)
-    with pytest.raises(InputError, match="the corpus is empty"):
+def test_an_empty_corpus_says_why(tmp_path):
+    with pytest.raises(InputError, match="the corpus is empty, part 'train' has no example. Look at"):
         build.write_corpus(tmp_path, "train", [], 4, META)
-    assert list(tmp_path.iterdir()) == []
+    with shards.ShardWriter(tmp_path, "train", 0, 1) as writer:
+        pass
+    with pytest.raises(InputError, match="the corpus is empty, part 'train' has no example: 3 wrong. Look at"):
+        build.finish_corpus(tmp_path, {"train": [writer.facts]}, META, reason="3 wrong")
+    assert not (tmp_path / "train.json").exists()
 
 
 def test_a_question_comes_once(tmp_path):
-    with pytest.raises(InputError, match="'world/train/1é' comes twice"):
-        build.write_corpus(tmp_path, "train", [grouped(0), grouped(1), grouped(1)], 1, META)
+    for again, count in [([0, 1, 1], 1), ([1, 0, 1], 1), ([1, 0, 1], 3)]:
+        with pytest.raises(InputError, match="'world/train/1é' comes twice"):
+            build.write_corpus(tmp_path, "train", map(grouped, again), count, META)
+    with shards.ShardWriter(tmp_path, "part", 0, 1) as writer:
+        writer.write(grouped(1))
+        writer.write(grouped(0))
+        with pytest.raises(InputError, match="'world/train/1é' comes twice"):
+            writer.write(grouped(1))
     with pytest.raises(InputError, match="not built"):
         CorpusReader(tmp_path, "train")
 
@@ -185,3 +188,42 @@ def test_foreign_examples_are_refused():
 def test_groups_have_responses_and_names_for_them(responses, index):
     with pytest.raises(ValueError, match="question 'q'"):
         GroupedExample("q", "t", [1], responses, index)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tfds_reads_the_folder_of_a_corpus(tmp_path):
+    import tensorflow_datasets as tfds
+
+    parts = {"predict": [grouped(i) for i in range(5)], "explain": [grouped(i, responses=1 + i) for i in range(5)]}
+    facts = {}
+    for part, examples in parts.items():
+        facts[part] = []
+        for shard, some in enumerate([examples[:2], [], examples[2:]]):  # a shard may be empty
+            with shards.ShardWriter(tmp_path, part, shard, 3) as writer:
+                for each in some:
+                    writer.write(each)
+            facts[part].append(writer.facts)
+    build.finish_corpus(tmp_path, facts, META)
+    builder = tfds.builder_from_directory(tmp_path)
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"predict": 5, "explain": 5}
+    assert set(builder.info.features) == set(FEATURES)
+    for part, examples in parts.items():
+        read = [
+            GroupedExample.from_bytes(
+                example.encode({k: [v] if isinstance(v, bytes) else v for k, v in row.items()}), "tfds"
+            )
+            for row in tfds.as_numpy(builder.as_dataset(split=part))
+        ]
+        assert read == examples
+        reader = CorpusReader(tmp_path, part)
+        assert [reader[i] for i in range(len(reader))] == examples
+
+
+def test_features_are_written_as_tfds_itself_writes_them(tmp_path):
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    kinds = {"bytes": tfds.features.Text(), "int64": tfds.features.Tensor(shape=(None,), dtype=np.int64)}
+    theirs = tfds.features.FeaturesDict({name: kinds[text.partition(",")[0]] for name, text in FEATURES.items()})
+    theirs.save_config(str(tmp_path))
+    assert json.loads((tmp_path / "features.json").read_text()) == features()

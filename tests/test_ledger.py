@@ -10,16 +10,32 @@ from hypothesis import strategies as st
 
 from scotd_jax.config import Corpus
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.filters import sort_out
-from scotd_jax.rationales.ledger import BINS, Ledger
+from scotd_jax.rationales.filters import settle, sort_question
+from scotd_jax.rationales.ledger import BINS, STAGES, Ledger
 from scotd_jax.records import Question, Response
 
 QUESTIONS = {q: Question(q, "t", "train", "Why?", ("a", "b"), "a") for q in ("q1", "q0")}
 GOOD = Response("q0", 0, "because. a", "because", "a", True, "stop", -1.0, 3, "m", "s")
 
 
-def counts(response: Response) -> tuple[int, int]:
-    return 5, len(response.text.split())
+def counts(responses: list[Response]) -> list[tuple[int, int]]:
+    return [(5, len(response.text.split())) for response in responses]
+
+
+def sort_out(questions, responses, corpus, counts, needs_answer=True):
+    """What a build does with a whole set: each question's responses are sorted, those of foreign ones are counted."""
+    ledger, kept = Ledger(), {}
+    for question_id in questions:
+        rows = [row for row in responses if row.question_id == question_id]
+        left = sort_question(rows, corpus, counts, ledger, needs_answer)
+        if left := settle(left, counts(left), corpus, ledger):
+            kept[question_id] = left
+    for row in responses:
+        if row.question_id not in questions:
+            ledger.receive(row.question_id, row.model)
+            ledger.stage("questions", 1, 1)
+            ledger.put(row.question_id, "not_selected", row.model)
+    return kept, ledger
 
 
 def said(sample_index, question_id="q0", **fields):
@@ -28,7 +44,8 @@ def said(sample_index, question_id="q0", **fields):
 
 def where(response, questions=QUESTIONS, **corpus):
     """The bin of a single response."""
-    kept, ledger = sort_out(questions, [response], Corpus(**corpus), counts)
+    needs_answer = corpus.pop("needs_answer", True)
+    kept, ledger = sort_out(questions, [response], Corpus(**corpus), counts, needs_answer)
     ((bin_, count),) = [(b, c) for b, c in ledger.bins.items() if c]
     assert count == 1
     assert (bin_ == "kept") == (response in kept.get(response.question_id, []))
@@ -45,12 +62,14 @@ def where(response, questions=QUESTIONS, **corpus):
         ({}, {"keep": "wrong"}, "not_selected"),
         ({"answer": None, "correct": False}, {}, "unparsable"),
         ({"answer": None, "correct": None}, {"keep": "all"}, "unparsable"),
-        ({"answer": None, "correct": None}, {"keep": "all", "target": "text"}, "kept"),
+        ({"answer": None, "correct": None}, {"keep": "all", "needs_answer": False}, "kept"),
         ({"finish_reason": "length"}, {"keep": "all"}, "truncated"),
         ({"finish_reason": "length", "answer": None}, {}, "truncated"),
         ({"correct": None}, {"keep": "all"}, "kept"),
         ({"text": "a b c d"}, {"max_response_tokens": 3}, "too_long"),
         ({"text": "a b c"}, {"max_response_tokens": 3}, "kept"),
+        ({"text": "a b"}, {"min_response_tokens": 3}, "too_short"),
+        ({"text": "a b c"}, {"min_response_tokens": 3}, "kept"),
         ({}, {"max_prompt_tokens": 4}, "too_long"),
         ({}, {"max_prompt_tokens": 5}, "kept"),
         ({"sample_index": 5}, {"n": 5}, "not_selected"),
@@ -111,6 +130,9 @@ corpora = st.fixed_dictionaries(
         "n": st.integers(0, 10),
         "keep": st.sampled_from(["correct", "all", "wrong"]),
         "dedup": st.booleans(),
+        "near_duplicates": st.sampled_from([0.0, 0.4, 1.0]),
+        "cap": st.integers(0, 4),
+        "min_response_tokens": st.integers(0, 2),
         "max_response_tokens": st.integers(1, 5),
     }
 )
@@ -124,6 +146,9 @@ def test_bins_add_up_and_order_does_not_matter(many, corpus, seed):
     report = ledger.to_json()
     assert report["total"] == len(rows) == sum(report["bins"].values())
     assert list(report["bins"]) == list(BINS)
+    assert sum(stage["dropped"] for stage in report["stages"]) == len(rows) - report["bins"]["kept"]
+    assert [stage["in"] for stage in report["stages"][1:]] == [stage["out"] for stage in report["stages"][:-1]]
+    assert sum(source["total"] for source in report["sources"].values()) == len(rows)
     for question_id in ("q0", "q1", "other"):
         bins = report["per_question"].get(question_id, {})
         assert sum(bins.values()) == sum(r.question_id == question_id for r in rows)
@@ -158,13 +183,58 @@ def test_a_ledger_that_does_not_add_up_is_not_reported():
         ledger.put("q0", "lost")
 
 
+def test_stages_and_sources_must_add_up_too():
+    def ledger(*stages):
+        new = Ledger()
+        for source, bin_ in [("m1", "wrong"), ("m2", "kept")]:
+            new.receive("q0", source)
+            new.put("q0", bin_, source)
+        for stage in stages:
+            new.stage(*stage)
+        return new
+
+    ledger(("questions", 2, 0), ("keep", 2, 1), ("cap", 1, 0)).check()
+    with pytest.raises(RuntimeError, match="2 responses came to stage 'cap', the one before let 1 pass"):
+        ledger(("questions", 2, 0), ("keep", 2, 1), ("cap", 2, 0)).check()
+    with pytest.raises(RuntimeError, match="2 responses passed all stages, 1 are kept"):
+        ledger(("questions", 2, 0)).check()
+    with pytest.raises(KeyError, match="'kept' is not a stage"):
+        ledger(("kept", 1, 0))
+    moved = ledger()
+    moved.receive("q1", "m1")
+    moved.put("q1", "kept", "m2")
+    with pytest.raises(RuntimeError, match="source 'm[12]' has"):
+        moved.check()
+
+
+@given(many_rows, corpora)
+@settings(max_examples=40, deadline=None)
+def test_partial_ledgers_add_up_to_the_whole(many, corpus):
+    rows = [said(**fields, model=f"m{fields['sample_index'] % 2}") for fields in many]
+    whole, parts = Ledger(), Ledger()
+    for questions in (QUESTIONS, {"q0": 0}, {"q1": 0}):
+        own = [row for row in rows if row.question_id in questions]
+        whole = whole if len(questions) == 1 else sort_out(questions, own, Corpus(**corpus), counts)[1]
+        if len(questions) == 1:
+            parts.merge(sort_out(questions, own, Corpus(**corpus), counts)[1].to_json())
+    assert parts.to_json() == whole.to_json()
+
+
 def test_the_report_and_its_one_line():
-    rows = [said(0), said(1, correct=False), said(2, correct=False), said(3, finish_reason="length")]
+    rows = [said(0), said(1, correct=False), said(2, correct=False), said(3, finish_reason="length", model="other")]
     _, ledger = sort_out(QUESTIONS, rows, Corpus(), counts)
     assert ledger.summary() == "1 of 4 responses kept (2 wrong, 1 truncated)"
-    assert ledger.to_json() == {
+    report = ledger.to_json()
+    dropped = {"truncated": 1, "keep": 2}
+    assert {stage["stage"]: stage["dropped"] for stage in report["stages"] if stage["dropped"]} == dropped
+    assert [stage["stage"] for stage in report.pop("stages")] == list(STAGES)
+    assert report == {
         "total": 4,
         "bins": dict.fromkeys(BINS, 0) | {"kept": 1, "wrong": 2, "truncated": 1},
         "questions": {"answered": 1, "with_kept": 1},
+        "sources": {
+            "m": {"total": 3, "bins": {"kept": 1, "wrong": 2}},
+            "other": {"total": 1, "bins": {"truncated": 1}},
+        },
         "per_question": {"q0": {"kept": 1, "wrong": 2, "truncated": 1}},
     }

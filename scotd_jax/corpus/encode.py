@@ -1,6 +1,7 @@
 """One question with all its responses as token ids, and the features under which it is stored."""
 
 import dataclasses
+from collections.abc import Collection
 
 from scotd_jax.corpus import example
 from scotd_jax.errors import InputError
@@ -37,6 +38,14 @@ class GroupedExample:
             raise ValueError(
                 f"question {self.question_id!r}: {len(self.responses)} responses, {len(self.sample_index)} indices"
             )
+
+    def only(self, samples: Collection[int]) -> "GroupedExample | None":
+        """The example with those of its responses that are one of `samples`; None if there are none."""
+        kept = [i for i, sample in enumerate(self.sample_index) if sample in samples]
+        if len(kept) in (0, len(self.responses)):
+            return self if kept else None
+        responses, indices = [self.responses[i] for i in kept], [self.sample_index[i] for i in kept]
+        return dataclasses.replace(self, responses=responses, sample_index=indices)
 
     def to_bytes(self) -> bytes:
         """Serialized tf.train.Example with the features of `FEATURES`."""

@@ -15,7 +15,7 @@ import json
 import os
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -93,10 +93,8 @@ class TFRecordWriter:
 
 def write_index(path: epath.PathLike, offsets: list[int]) -> None:
     """Writes the index of the TFRecord file `path`: the start of every record, then the size of the file."""
-    body = np.asarray(offsets, "<u8").tobytes()
-    head = {"format": FORMAT, "records": len(offsets) - 1, "bytes": offsets[-1], "crc32c": google_crc32c.value(body)}
-    with atomic_write(index_path(path)) as file:
-        file.write(json.dumps(head).encode() + b"\n" + body)
+    head = {"format": FORMAT, "records": len(offsets) - 1, "bytes": offsets[-1]}
+    write_offsets(index_path(path), offsets, head)
 
 
 def read_index(path: epath.PathLike) -> np.ndarray:
@@ -105,19 +103,9 @@ def read_index(path: epath.PathLike) -> np.ndarray:
     Raises InputError when the index is missing, damaged or of a file of another size.
     """
     path, index = epath.Path(path), index_path(path)
-    if not index.exists():
-        raise InputError(f"{index}: no such file; it is the index of {path.name}: {_REBUILD}")
-    line, _, body = index.read_bytes().partition(b"\n")
-    try:
-        head = json.loads(line)
-        known = head["format"] == FORMAT
-    except (ValueError, TypeError, KeyError):
-        known = False
-    if not known:
-        raise InputError(f"{index}: not an index of format {FORMAT}, it begins with {line[:60]!r}: {_REBUILD}")
-    if len(body) != 8 * (head["records"] + 1) or google_crc32c.value(body) != head["crc32c"]:
-        raise InputError(f"{index}: damaged, its {head['records'] + 1} offsets do not match their checksum: {_REBUILD}")
-    offsets = np.frombuffer(body, "<u8")
+    head, offsets = read_offsets(index, FORMAT)
+    if len(offsets) != head["records"] + 1:
+        raise InputError(f"{index}: damaged, expected {head['records'] + 1} offsets, found {len(offsets)}: {_REBUILD}")
     size = path.stat().length if path.exists() else -1
     if size != head["bytes"]:
         found = "there is no such file" if size < 0 else f"found {size} bytes"
@@ -125,6 +113,35 @@ def read_index(path: epath.PathLike) -> np.ndarray:
         cut = f", cut in record {last}" if 0 <= size < head["bytes"] else ""
         raise InputError(f"{path}: expected {head['bytes']} bytes by its index, {found}{cut}: {_REBUILD}")
     return offsets
+
+
+def write_offsets(path: epath.PathLike, offsets: list[int], head: Mapping[str, Any]) -> None:
+    """Writes one line of JSON, `head` with the `crc32c` of what follows, and `offsets` as little-endian uint64."""
+    body = np.asarray(offsets, "<u8").tobytes()
+    with atomic_write(path) as file:
+        file.write(json.dumps({**head, "crc32c": google_crc32c.value(body)}).encode() + b"\n" + body)
+
+
+def read_offsets(path: epath.PathLike, kind: str) -> tuple[dict[str, Any], np.ndarray]:
+    """The head and the offsets, uint64, of a file of `write_offsets` whose head says the format `kind`.
+
+    Raises InputError when it is missing, of another format or damaged.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        of = path.name.rpartition(".")[0]
+        raise InputError(f"{path}: no such file; it is an index of {of}: {_REBUILD}")
+    line, _, body = path.read_bytes().partition(b"\n")
+    try:
+        head = json.loads(line)
+        known = head["format"] == kind
+    except (ValueError, TypeError, KeyError):
+        known = False
+    if not known:
+        raise InputError(f"{path}: not an index of format {kind}, it begins with {line[:60]!r}: {_REBUILD}")
+    if len(body) % 8 or google_crc32c.value(body) != head.get("crc32c"):
+        raise InputError(f"{path}: damaged, its offsets do not match their checksum: {_REBUILD}")
+    return head, np.frombuffer(body, "<u8")
 
 
 class TFRecordShard:

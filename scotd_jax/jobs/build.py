@@ -1,103 +1,151 @@
-"""The build job: rationales are filtered, selected and encoded into a corpus that students read."""
+"""The build job: rationales are filtered, selected and encoded into a corpus that students read.
 
+Shards are built apart (jobs/shards.py): by all hosts, each of them with as many processes as the corpus' config says.
+The first host then makes one corpus of them. Neither changes a byte.
+"""
+
+import collections
+import dataclasses
 import json
-from collections.abc import Sequence
+from typing import Any
 
-from scotd_jax.config import Corpus, Part, Recipe, plain
-from scotd_jax.corpus.build import write_corpus
-from scotd_jax.corpus.encode import GroupedExample
+import jax
+import numpy as np
+
+from scotd_jax.config import Corpus, plain
+from scotd_jax.corpus.build import finish_corpus
+from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
+from scotd_jax.jobs import shards
+from scotd_jax.jobs.chain import askings
 from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.speaking import read_all
-from scotd_jax.rationales.filters import sort_out
-from scotd_jax.records import Question, Response
+from scotd_jax.jobs.shards import Plan
+from scotd_jax.rationales.contamination import contaminated
+from scotd_jax.rationales.ledger import Ledger
+from scotd_jax.rationales.stream import StoredResponses
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.formats import Format
-from scotd_jax.workdir import write_text
+from scotd_jax.workdir import Artefact, digest, write_text
 
 
 def build(run: Run, name: str) -> None:
-    """corpora/NAME: train-*.tfrecord with index, ledger.json, README.md and manifest.
+    """corpora/NAME: PART-*.tfrecord with index, PART.json, ledger.json, README.md, what TFDS wants, and manifest.
 
-    Raises InputError if no response is left, and if the students that read the corpus do not share a tokenizer.
+    Raises InputError if no response is left, if the students that read the corpus do not share a tokenizer, and if
+    they are evaluated on the very questions of the corpus.
     """
-    spec = run.config.corpora[name]
+    spec, recipe = run.config.corpora[name], run.recipe(name)
+    if spec.rationale != "own" and not recipes.uses(recipe, "rationale"):
+        raise InputError(f"config.corpora.{name}.rationale: recipe {spec.recipe!r} uses no rationale that could change")
     artefact = run.artefact("build", name)
     tokenizer, kind = _readers(run, name)
     sets = run.corpus_sets(name)
-    identity = {
-        "spec": plain(spec),
-        "recipe": plain(run.recipe(name)),
+    dropped = _contaminated(run, name, sets)
+    facts = {"tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": _spec(spec)}
+    identity = facts | {
+        "recipe": plain(recipe),
         "questions": run.questions_identity(sets),
-        "tokenizer": tokenizer.fingerprint(),
-        "kind": kind,
+        "contaminated": digest(sorted(dropped)),
+        "rationales": [run.artefact("sample", each).digest for each in spec.rationales],
     }
-    if spec.rationales:
-        identity["rationales"] = [run.artefact("sample", each).digest for each in spec.rationales]
     if not artefact.begin(identity):
         run.log("  already complete")
         return
+    if dropped:
+        run.log(f"  {len(dropped)} questions overlap with evaluation questions and are left out")
     asked = run.ask(sets)
-    recipe = run.recipe(name)
-    if spec.rationales:
-        kept, ledger = _from_rationales(run, spec, recipe, asked, tokenizer, kind)
-        write_text(artefact.path / "ledger.json", json.dumps(ledger.to_json(), indent=2) + "\n")
-    else:
-        kept, ledger = {id_: [] for id_ in asked}, None
-    meta = {"name": name, "tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": plain(spec)}
-    for part_name, part in recipe.parts.items():
-        examples = (
-            example
-            for id_, rows in kept.items()
-            for example in encoded(part, asked[id_][1].format, asked[id_][0], rows, tokenizer, kind)
-        )
-        result = write_corpus(artefact.path, part_name, examples, spec.shards, meta, ledger=ledger)
-    size = result["counts"]
-    saving = f"; prompts computed once save {size['grouping_gain']:.1f} x the tokens" * (size["grouping_gain"] > 1.05)
-    run.log(f"  {size['questions']} questions with {size['responses']} responses{saving}")
-    artefact.finish(result["counts"], [file["sha256"] for file in result["files"]])
-
-
-def target_ids(tokenizer, text: str, end: str) -> list[int]:
-    """Token ids of a target. One that ends in a stop string needs no end token (SCoTD trains OPT with none)."""
-    ids = tokenizer.encode(text)
-    return ids if end else [*ids, tokenizer.eos_id]
-
-
-def encoded(part: Part, style: Format, question: Question, rows: Sequence[Response], tokenizer, kind: str):
-    """The examples that a part makes of one question, as token ids."""
-    return [
-        GroupedExample(
-            question_id=question.id,
-            task=question.task,
-            prompt=tokenizer.prompt_ids(prompt, kind),
-            responses=[target_ids(tokenizer, text, style.end) for _, text in said],
-            sample_index=[index for index, _ in said],
-        )
-        for prompt, said in recipes.examples(part, style, question, rows)
-    ]
-
-
-def _from_rationales(run: Run, spec: Corpus, recipe: Recipe, asked: dict, tokenizer, kind: str):
-    responses = [
-        row
-        for name in spec.rationales
-        for row in read_all(sorted(run.artefact("sample", name).path.glob("responses-*.jsonl")))
-    ]
-
-    def token_counts(response: Response) -> tuple[int, int]:
-        question, task = asked[response.question_id]
-        made = [
-            e
-            for part in recipe.parts.values()
-            for e in encoded(part, task.format, question, [response], tokenizer, kind)
-        ]
-        return max(len(e.prompt) for e in made), max(len(e.responses[0]) for e in made)
-
-    needs_answer = recipes.uses(recipe, "answer") or spec.keep != "all"
-    return sort_out(
-        {id_: question for id_, (question, _) in asked.items()}, responses, spec, token_counts, needs_answer
+    place = {id_: i for i, id_ in enumerate(asked)}
+    stored = [StoredResponses(_files(run, each), place) for each in spec.rationales]
+    answered = sum((each.counts for each in stored), np.zeros(len(asked), np.int64))
+    places = np.flatnonzero(answered) if stored else np.arange(len(asked))
+    plan = Plan(
+        folder=str(artefact.path),
+        corpus=spec,
+        recipe=recipe,
+        questions=[(question, task.format) for question, task in asked.values()],
+        places=places,
+        sets=stored,
+        contaminated=frozenset(dropped),
+        encoder=tokenizer.encoder(kind),
+        shards=max(1, min(spec.shards, len(places))),
     )
+    own = range(plan.shards)[jax.process_index() :: jax.process_count()]
+    with run.progress(len(own), "  building", "shards") as progress:
+        for _ in shards.build_shards(plan, own, spec.processes):
+            progress.advance(1)
+    hosts.wait_for_all(f"{artefact.path} has its shards")
+    if hosts.is_first():
+        _finish(run, artefact, plan, {"name": name} | facts)
+    hosts.wait_for_all(f"{artefact.path} is whole")
+
+
+def _finish(run: Run, artefact: Artefact, plan: Plan, meta: dict[str, Any]) -> None:
+    """Makes one corpus of all shards and their notes."""
+    ledger, left_out = Ledger(), collections.Counter[str]()
+    for each in plan.sets:
+        for (question_id, model), count in each.foreign.items():
+            ledger.receive(question_id, model, count)
+            ledger.put(question_id, "not_selected", model, count)
+            ledger.stage("questions", count, count)
+    parts: dict[str, list[Any]] = {part: [] for part in plan.recipe.parts}
+    for note in shards.read_notes(plan):
+        ledger.merge(note["ledger"])
+        left_out.update(note["left_out"])
+        for part, facts in note["parts"].items():
+            parts[part].append(facts)
+    read = sum(int(each.counts.sum()) + each.foreign.total() for each in plan.sets)
+    if ledger.total != read:
+        raise RuntimeError(f"{artefact.path}: {read} responses are in the files, {ledger.total} in the ledger")
+    took = ", ".join(f"{count} {bin_}" for bin_, count in left_out.items())
+    reason = ledger.summary() if plan.sets else took
+    described = finish_corpus(artefact.path, parts, meta, plan.corpus.balance, reason)
+    if plan.sets:
+        write_text(artefact.path / "ledger.json", json.dumps(ledger.to_json(), indent=2) + "\n")
+    elif took:
+        run.log(f"  questions left out: {took}")
+    plan.note(0).parent.rmtree()
+    counts = {part: description["counts"] for part, description in described.items()}
+    for part, size in counts.items():
+        saving = f"; prompts computed once save {size['grouping_gain']:.1f} x the tokens"
+        run.log(
+            f"  {part}: {size['questions']} questions with {size['responses']} responses"
+            + saving * (size["grouping_gain"] > 1.05)
+        )
+    # A corpus of one part is told by that part's counts.
+    counts = next(iter(counts.values())) if len(counts) == 1 else counts
+    files = [file["sha256"] for description in described.values() for file in description["files"]]
+    artefact.finish(counts | ({"left_out": dict(left_out)} if left_out else {}), files)
+
+
+def _spec(spec: Corpus) -> dict[str, Any]:
+    """What of a corpus' config decides its content: not by how many processes it is built."""
+    return plain(dataclasses.replace(spec, processes=1))
+
+
+def _files(run: Run, rationales: str) -> list:
+    return sorted(run.artefact("sample", rationales).path.glob("responses-*.jsonl"))
+
+
+def _contaminated(run: Run, name: str, sets: tuple[str, ...]) -> list[str]:
+    """The questions of a corpus that its students meet again when they are evaluated.
+
+    Raises InputError if they are evaluated on one of the corpus' own sets.
+    """
+    spec = run.config.corpora[name]
+    readers = {key: student for key, student in run.config.students.items() if student.corpus == name}
+    evaluated = {set_name: key for key, student in readers.items() for set_name in student.dev}
+    for asking in askings(run.config).values():
+        if asking.student in readers:
+            evaluated |= dict.fromkeys(asking.sets, asking.student)
+    if not spec.decontaminate:
+        return []
+    if both := [each for each in sets if each in evaluated]:
+        raise InputError(
+            f"config.corpora.{name}: student {evaluated[both[0]]!r} reads {both[0]!r} and is evaluated on it, so "
+            "all of its questions would be left out; name another set, or set decontaminate=0"
+        )
+    questions = (question for each in sets for question in run.questions(each))
+    evaluation = (question for each in evaluated for question in run.questions(each))
+    return contaminated(questions, evaluation, spec.decontaminate)
 
 
 def _readers(run: Run, name: str):

@@ -168,7 +168,19 @@ def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> Cell | 
     return _cell(scores, confidence) if scores else None
 
 
-BINS = ("kept", "wrong", "unparsable", "truncated", "duplicate", "too_long", "not_selected")
+BINS = (
+    "kept",
+    "wrong",
+    "unparsable",
+    "truncated",
+    "too_short",
+    "too_long",
+    "duplicate",
+    "near_duplicate",
+    "contaminated",
+    "over_cap",
+    "not_selected",
+)
 
 
 def ledger_counts(ledger: Mapping[str, Any]) -> dict[str, int]:

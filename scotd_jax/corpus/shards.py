@@ -1,0 +1,112 @@
+"""One shard of one part of a corpus, written by whoever has its examples, apart from all others.
+
+    PART-00000-of-00004.tfrecord                 the examples, with an index of their places (tfrecord.py)
+    PART-00000-of-00004.tfrecord.questions       where each question's records begin; only if some have several
+
+Shards hold consecutive questions: one after the other they are the corpus in its order, however many there are.
+"""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from scotd_jax.corpus.counts import Counts
+from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.tfrecord import TFRecordWriter, read_offsets, write_offsets
+from scotd_jax.errors import InputError
+
+QUESTIONS = "scotd_jax.question_index.1"
+
+
+def shard_name(part: str, shard: int, shards: int) -> str:
+    return f"{part}-{shard:05d}-of-{shards:05d}.tfrecord"
+
+
+def shard_range(shard: int, shards: int, items: int) -> range:
+    """Which of some items in order belong to a shard."""
+    return range(shard * items // shards, (shard + 1) * items // shards)
+
+
+class ShardWriter:
+    """Writes the examples of one shard; its files appear when the `with` block ends without an exception.
+
+    A question may have several records; they come one after the other and share no sample. `facts` then tells what
+    was written. Raises InputError when a question comes again, and when the disk is full.
+    """
+
+    def __init__(self, folder: epath.PathLike, part: str, shard: int, shards: int):
+        self._part, self._path = part, epath.Path(folder) / shard_name(part, shard, shards)
+        self._file = TFRecordWriter(self._path)
+        self._counts = Counts()
+        self._begins: list[int] = []  # of the questions, in records
+        self._seen: set[str] = set()
+        self._last, self._samples = "", set[int]()
+        self._ids = hashlib.sha256()
+
+    def __enter__(self) -> "ShardWriter":
+        self._file.__enter__()
+        return self
+
+    def write(self, example: GroupedExample) -> None:
+        new = not self._begins or example.question_id != self._last
+        if new:
+            if example.question_id in self._seen:
+                raise InputError(f"{self._path}: question {example.question_id!r} comes twice in part {self._part!r}")
+            self._seen.add(example.question_id)
+            self._last, self._samples = example.question_id, set()
+            self._begins.append(self._file.records)
+            self._ids.update(example.question_id.encode() + b"\n")
+        if not self._samples.isdisjoint(example.sample_index):
+            raise InputError(
+                f"{self._path}: question {example.question_id!r} comes twice in part {self._part!r} with sample "
+                f"{min(self._samples & set(example.sample_index))}"
+            )
+        self._samples.update(example.sample_index)
+        self._counts.add(example, new)
+        self._file.write(example.to_bytes())
+
+    def __exit__(self, *exception: Any) -> None:
+        self._file.__exit__(*exception)
+        if exception[0] is None and self._several:
+            head = {"format": QUESTIONS, "questions": len(self._begins), "records": self._file.records}
+            write_offsets(questions_path(self._path), [*self._begins, self._file.records], head)
+
+    @property
+    def _several(self) -> bool:
+        return len(self._begins) != self._file.records
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """`name`, `records`, `questions`, `bytes`, `sha256` (of the file), `ids` (sha256 of the questions' ids in
+        order) and `counts`."""
+        return {
+            "name": self._path.name,
+            "records": self._file.records,
+            "questions": len(self._begins),
+            "bytes": self._file.bytes,
+            "sha256": self._file.sha256,
+            "ids": self._ids.hexdigest(),
+            "counts": dataclasses.asdict(self._counts),
+        }
+
+
+def questions_path(path: epath.PathLike) -> epath.Path:
+    """Where the index by question of the TFRecord file `path` lies."""
+    path = epath.Path(path)
+    return path.parent / f"{path.name}.questions"
+
+
+def question_begins(path: epath.PathLike, questions: int, records: int) -> np.ndarray:
+    """int64[questions + 1]: the record at which each question of the TFRecord file `path` begins, and how many there
+    are. Raises InputError when its index by question is missing, damaged or of another file."""
+    if questions == records:
+        return np.arange(questions + 1)
+    head, begins = read_offsets(questions_path(path), QUESTIONS)
+    if (head.get("questions"), head.get("records"), len(begins)) != (questions, records, questions + 1):
+        raise InputError(
+            f"{questions_path(path)}: expected {questions} questions with {records} records: build the corpus again"
+        )
+    return begins.astype(np.int64)

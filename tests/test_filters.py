@@ -1,0 +1,163 @@
+"""The stages that choose among the responses to one question, and the controls that change them."""
+
+import dataclasses
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scotd_jax.config import Corpus
+from scotd_jax.errors import InputError
+from scotd_jax.rationales.controls import altered
+from scotd_jax.rationales.filters import sort_question
+from scotd_jax.rationales.ledger import Ledger
+from scotd_jax.rationales.near_duplicates import near_duplicates, similarity, trigrams
+from scotd_jax.rationales.words import words
+from scotd_jax.records import Question, Response
+
+GOOD = Response("q", 0, "because. a", "because", "a", True, "stop", -1.0, 3, "m", "s")
+
+
+def said(k: int, question_id: str = "q", **fields) -> Response:
+    return dataclasses.replace(GOOD, sample_index=k, question_id=question_id, **fields)
+
+
+def kept(rows, contaminated=False, **corpus) -> list[int]:
+    """Samples that pass, whatever order they come in."""
+    rows = random.Random(0).sample(rows, len(rows))
+    ledger = Ledger()
+    passed = sort_question(rows, Corpus(**corpus), lambda rows: [(1, 1)] * len(rows), ledger, True, contaminated)
+    assert sum(ledger.bins.values()) == len(rows) - len(passed)
+    return [row.sample_index for row in passed]
+
+
+def test_words_have_neither_case_nor_punctuation():
+    assert words("It's \"WELL-known\", is_n't it?\nYes.") == ["its", "wellknown", "isnt", "it", "yes"]
+    assert words("...") == []
+
+
+def test_similarity_is_the_share_of_common_trigrams():
+    one, other = trigrams("a b c d e"), trigrams("A, b, c! d f")
+    assert similarity(one, other) == 2 / 4  # abc and bcd, of these two and cde and cdf
+    assert similarity(one, one) == 1
+    assert similarity(trigrams("yes no"), trigrams("Yes, no.")) == 1
+    assert similarity(trigrams(""), trigrams("...")) == 1
+    assert similarity(trigrams("yes"), trigrams("no")) == 0
+
+
+def test_near_duplicates_are_measured_against_those_that_stay():
+    texts = ["a b c d e", "a b c d f", "a b x d f", "A B C D E"]
+    assert near_duplicates(texts, 0.49) == [False, True, False, True]
+    assert near_duplicates(texts, 0.5) == [False, False, False, True]  # "more than"
+    rows = [said(k, text=text) for k, text in enumerate(texts)]
+    assert kept(rows, near_duplicates=0.49) == [0, 2]
+    assert kept(rows, near_duplicates=1.0) == [0, 1, 2, 3]
+    assert kept(rows[:1] * 1 + [said(4, text=texts[0])], dedup=True, near_duplicates=0.5) == [0]
+
+
+def test_the_cap_takes_the_first_any_or_the_likeliest():
+    logprobs = [(-9.0, 3), (-8.0, 4), (-5.0, 1), (-4.0, 2)]
+    rows = [said(k, logprob=logprob, num_tokens=tokens) for k, (logprob, tokens) in enumerate(logprobs)]
+    assert kept(rows, cap=2) == [0, 1]
+    assert kept(rows, cap=2, cap_by="likely") == [1, 3]  # -2 each, before -3 and -5
+    assert kept(rows, cap=0, cap_by="likely") == [0, 1, 2, 3]
+    many = [said(k) for k in range(20)]
+    chosen = [set(kept(many, cap=cap, cap_by="random")) for cap in range(1, 21)]
+    assert all(len(c) == i for i, c in enumerate(chosen, 1))
+    assert all(small < large for small, large in itertools.pairwise(chosen))
+    assert chosen[4] != set(range(5))
+    others = [said(k, question_id="r") for k in range(20)]
+    assert set(kept(others, cap=5, cap_by="random")) != chosen[4]
+
+
+@pytest.mark.parametrize("fields", [{"logprob": 0.0}, {"num_tokens": 0}, {"logprob": float("nan")}])
+def test_the_likeliest_must_have_a_likelihood(fields):
+    with pytest.raises(InputError, match="sample 1 of question 'q' has no log-probability.*use cap_by='first'"):
+        kept([said(0), said(1, **fields)], cap=1, cap_by="likely")
+
+
+def test_a_response_is_put_into_the_first_bin_that_takes_it():
+    rows = [said(0), said(1, correct=False), said(2, finish_reason="length"), said(3), said(4), said(5)]
+    rows[4] = said(4, text="something quite different. a")
+    ledger = Ledger()
+    corpus = Corpus(n=5, dedup=True, cap=1)
+    assert sort_question(rows, corpus, lambda rows: [(1, 1)] * len(rows), ledger, True, True) == []
+    bins = {name: count for name, count in ledger.bins.items() if count}
+    assert bins == {"wrong": 1, "truncated": 1, "duplicate": 1, "contaminated": 2, "not_selected": 1}
+
+
+def test_tokens_are_counted_once_and_only_where_it_matters():
+    calls = []
+
+    def counts(rows):
+        calls.append([row.sample_index for row in rows])
+        return [(1, 1)] * len(rows)
+
+    rows = [said(0), said(1, correct=False), said(2), said(3, finish_reason="length")]
+    sort_question(rows, Corpus(), counts, Ledger())
+    sort_question([said(0, correct=False)], Corpus(), counts, Ledger())
+    assert calls == [[0, 2]]
+
+
+many_rows = st.lists(
+    st.fixed_dictionaries(
+        {
+            "text": st.sampled_from(["a b c d", "a b c e", "b c d e f", "x"]),
+            "correct": st.booleans(),
+            "finish_reason": st.sampled_from(["stop", "length"]),
+        }
+    ),
+    max_size=12,
+)
+
+
+@given(many_rows, st.booleans(), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_smaller_n_keeps_a_part_of_a_larger_one(many, dedup, near, cap):
+    rows = [said(k, **fields) for k, fields in enumerate(many)]
+    settings = {"dedup": dedup, "near_duplicates": near, "cap": cap}
+    small, large = (kept(rows, n=n, **settings) for n in (4, 9))
+    assert small == [k for k in large if k < 4]
+
+
+def groups(sizes):
+    return [
+        (Question(f"q{i}", "t", "s", "?"), [said(k, f"q{i}", rationale=f"r{i} {k} a b c d e") for k in range(size)])
+        for i, size in enumerate(sizes)
+    ]
+
+
+def rationales(kind, given_, before=None):
+    return [[row.rationale for row in rows] for _, rows in altered(kind, iter(given_), before)]
+
+
+def test_controls():
+    given_ = groups([2, 0, 3])
+    own = [[row.rationale for row in rows] for _, rows in given_]
+    assert rationales("own", given_) == own
+    assert rationales("empty", given_) == [["", ""], [], ["", "", ""]]
+    shuffled = rationales("shuffled", given_)
+    assert shuffled != own
+    words_of = [[[sorted(r.split()) for r in rows] for rows in each] for each in (own, shuffled)]
+    assert words_of[0] == words_of[1]
+    assert rationales("shuffled", given_[2:]) == shuffled[2:]  # each response by its own name
+    assert rationales("other", given_) == [own[2][:2], [], [own[0][0], own[0][1], own[0][0]]]
+    assert rationales("other", given_, before=given_[2][1]) == rationales("other", given_)
+    assert [q.id for q, _ in altered("other", given_)] == ["q0", "q1", "q2"]
+    assert rationales("other", []) == []
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "other", "empty"])
+def test_controls_leave_everything_else(kind):
+    given_ = groups([2, 2])
+    for (_, before), (_, after) in zip(given_, altered(kind, given_), strict=True):
+        assert [dataclasses.replace(row, rationale="") for row in after] == [
+            dataclasses.replace(row, rationale="") for row in before
+        ]
+
+
+def test_another_question_must_be_there():
+    with pytest.raises(InputError, match="question 'q1' is the only one with a rationale"):
+        list(altered("other", groups([0, 2, 0])))
