@@ -19,11 +19,13 @@ from scotd_jax.errors import InputError
 from scotd_jax.jobs import shards
 from scotd_jax.jobs.chain import askings
 from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.shards import Plan
+from scotd_jax.jobs.shards import Entry, Plan
 from scotd_jax.rationales.contamination import contaminated
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stream import StoredResponses
 from scotd_jax.tasks import recipes
+from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.formats import Format
 from scotd_jax.workdir import Artefact, digest, write_text
 
 
@@ -44,6 +46,7 @@ def build(run: Run, name: str) -> None:
     identity = facts | {
         "recipe": plain(recipe),
         "questions": run.questions_identity(sets),
+        "exemplars": run.exemplars_identity(sets, spec.few_shot),
         "contaminated": digest(sorted(dropped)),
         "rationales": [run.artefact("sample", each).digest for each in spec.rationales],
     }
@@ -53,6 +56,11 @@ def build(run: Run, name: str) -> None:
     if dropped:
         run.log(f"  {len(dropped)} questions overlap with evaluation questions and are left out")
     asked = run.ask(sets)
+
+    def manner(task: Task) -> tuple[Format, str]:
+        style = run.style(name) or task.format
+        return style, run.prefix(task, style, spec.few_shot)
+
     place = {id_: i for i, id_ in enumerate(asked)}
     stored = [StoredResponses(_files(run, each), place) for each in spec.rationales]
     answered = sum((each.counts for each in stored), np.zeros(len(asked), np.int64))
@@ -61,7 +69,7 @@ def build(run: Run, name: str) -> None:
         folder=str(artefact.path),
         corpus=spec,
         recipe=recipe,
-        questions=[(question, task.format) for question, task in asked.values()],
+        questions=[Entry(question, *manner(task)) for question, task in asked.values()],
         places=places,
         sets=stored,
         contaminated=frozenset(dropped),

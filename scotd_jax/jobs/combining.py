@@ -11,7 +11,6 @@ from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation.marginal import marginal
 from scotd_jax.evaluation.voting import majority
-from scotd_jax.jobs.build import target_ids
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import Asked, Given, Speaker, collect, read_all, speak
 from scotd_jax.records import Response
@@ -57,8 +56,9 @@ def by_marginal(
         wanted = []
         for id_ in missing:
             question, task = asked[id_]
-            end = speaker.style(task).end
-            responses = [target_ids(speaker.tokenizer, form + end, end) for form in forms[id_]]
+            end = speaker.style(task).end  # a stop string; where there is none the end token ends an answer
+            last = [] if end else [speaker.tokenizer.eos_id]
+            responses = [speaker.tokenizer.encode(form + end) + last for form in forms[id_]]
             wanted += [Candidates(id_, speaker.prompt_ids(question, task, text), responses) for text in given[id_]]
         found: dict[str, list[np.ndarray]] = {id_: [] for id_ in missing}
         sizes = {"batch_size": sampling.batch_size, "bucket": sampling.bucket, "mesh": run.own_mesh}

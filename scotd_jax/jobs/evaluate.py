@@ -31,6 +31,7 @@ def evaluate(run: Run, name: str) -> None:
         "student": run.artefact("train", asking.student).digest,
         "given": identity(run, asking.given),
         "questions": run.questions_identity(asking.sets),
+        "exemplars": run.exemplars_identity(asking.sets, max(0, asking.few_shot)),
         "seed": run.config.seed,
     }
     if not artefact.begin(made_of):

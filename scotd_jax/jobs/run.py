@@ -171,5 +171,9 @@ class Run:
             identity["student"] = self.artefact("train", model.student).digest
         return identity
 
+    def exemplars_identity(self, sets: tuple[str, ...], few_shot: int) -> dict[str, str]:
+        tasks = {QuestionSet.parse(name).task for name in sets} if few_shot else ()
+        return {name: digest(self.prefix(task := self.task(name), task.format, few_shot)) for name in sorted(tasks)}
+
     def questions_identity(self, sets: tuple[str, ...]) -> dict[str, Any]:
         return {name: digest([to_json(q) for q in self.questions(name)]) for name in sets}

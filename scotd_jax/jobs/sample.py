@@ -12,6 +12,7 @@ from scotd_jax.config import plain
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.importing import Import
+from scotd_jax.jobs.question_sets import QuestionSet
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import load_speaker, speak
 from scotd_jax.rationales.release import is_released, release
@@ -40,6 +41,7 @@ def sample(run: Run, name: str) -> None:
     imported = None
     if spec.source == "model":
         identity["model"] = run.model_identity(spec.model)
+        identity["exemplars"] = run.exemplars_identity(spec.questions, spec.few_shot)
     elif spec.source == "file":
         # Not run.skip_bad: for given files only one of its values leads to a result, or both to the same one.
         imported = Import(spec, f"config.rationales.{name}", run.skip_bad)
@@ -54,6 +56,7 @@ def sample(run: Run, name: str) -> None:
     if spec.source == "model":
         speaker_name = spec.model.student or spec.model.path or spec.model.architecture
         speaker = load_speaker(run, speaker_name, spec.model, "bfloat16", seed)
+        speaker = speaker._replace(few_shot=spec.few_shot or speaker.few_shot)
         paths = speak(run, speaker, asked, spec.sampling, seed=seed, folder=artefact.path, shards=4)
     elif not hosts.is_first():
         return
@@ -72,9 +75,9 @@ def sample(run: Run, name: str) -> None:
 def count(rows: Iterable[Response]) -> dict[str, int | float]:
     """What the manifest says of a set of responses."""
     sums: collections.Counter[str] = collections.Counter()
-    questions: set[str] = set()
+    questions: collections.Counter[str] = collections.Counter()
     for row in rows:
-        questions.add(row.question_id)
+        questions[row.question_id] += 1
         sums["responses"] += 1
         sums["correct"] += row.correct is True
         sums["truncated"] += row.finish_reason == "length"
@@ -82,6 +85,7 @@ def count(rows: Iterable[Response]) -> dict[str, int | float]:
     return {
         "questions": len(questions),
         "responses": sums["responses"],
+        "responses_max": max(questions.values(), default=0),
         "correct": sums["correct"],
         "correct_share": round(sums["correct"] / max(1, sums["responses"]), 4),
         "truncated": sums["truncated"],
@@ -92,9 +96,9 @@ def count(rows: Iterable[Response]) -> dict[str, int | float]:
 def _gold(run: Run, sets: tuple[str, ...]) -> list[Response]:
     rows: list[Response] = []
     for set_name in sets:
-        task_name, _, split = set_name.rpartition(".")
+        where = QuestionSet.parse(set_name)
         wanted = {question.id for question in run.questions(set_name)}
-        rows += [row for row in run.task(task_name).gold(split) if row.question_id in wanted]
+        rows += [row for row in run.task(where.task).gold(where.split) if row.question_id in wanted]
     if not rows:
         raise InputError(f"{', '.join(sets)}: the task has no rationales of its own for these questions")
     return rows

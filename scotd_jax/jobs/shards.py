@@ -18,7 +18,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -40,6 +40,14 @@ from scotd_jax.workdir import read_json, write_text
 Made = dict[str, list[GroupedExample]]  # the examples of one question, per part
 
 
+class Entry(NamedTuple):
+    """A question, the format in which it is asked, and the exemplars that come before its prompts."""
+
+    question: Question
+    style: Format
+    exemplars: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """All that decides a corpus. `questions` are those asked, in order, `places` those of them that are looked at,
@@ -48,7 +56,7 @@ class Plan:
     folder: str
     corpus: Corpus
     recipe: Recipe
-    questions: Sequence[tuple[Question, Format]]
+    questions: Sequence[Entry]
     places: np.ndarray
     sets: Sequence[StoredResponses]
     contaminated: frozenset[str]
@@ -131,11 +139,10 @@ def read_notes(plan: Plan) -> Iterator[dict[str, Any]]:
 def _from_questions(plan: Plan, places: Sequence[int], left_out: collections.Counter) -> Iterator[Made]:
     """Of a recipe that uses no responses."""
     for place in places:
-        question, style = plan.questions[place]
-        if question.id in plan.contaminated:
+        if plan.questions[place].question.id in plan.contaminated:
             left_out["contaminated"] += 1
             continue
-        made = encode(plan, question, style, [])
+        made = encode(plan, plan.questions[place], [])
         ((prompt, target),) = sizes(plan, made, [0])
         if prompt > plan.corpus.max_prompt_tokens or target > plan.corpus.max_response_tokens:
             left_out["too_long"] += 1
@@ -154,9 +161,9 @@ def _from_responses(plan: Plan, places: Sequence[int], ledger: Ledger) -> Iterat
         return
     groups = ((question, rows) for question, rows, _ in sorted_out)
     before = _kept_before(plan, places[0]) if kind == "other" and places else ()
-    styles = {plan.questions[place][0].id: plan.questions[place][1] for place in places}
+    entries = {plan.questions[place].question.id: plan.questions[place] for place in places}
     for question, rows in altered(kind, groups, before):
-        made = encode(plan, question, styles[question.id], rows)
+        made = encode(plan, entries[question.id], rows)
         kept = settle(rows, sizes(plan, made, [row.sample_index for row in rows]), plan.corpus, ledger)
         if kept:
             yield chosen(plan, made, kept)
@@ -164,16 +171,17 @@ def _from_responses(plan: Plan, places: Sequence[int], ledger: Ledger) -> Iterat
 
 def _select(plan: Plan, place: int, ledger: Ledger) -> tuple[Question, list[Response], Made]:
     """A question, those of its responses that pass the filters, and the examples that all which are read make."""
-    question, style = plan.questions[place]
+    entry = plan.questions[place]
     made: Made = {}
 
     def token_counts(rows: list[Response]) -> list[tuple[int, int]]:
-        made.update(encode(plan, question, style, rows))
+        made.update(encode(plan, entry, rows))
         return sizes(plan, made, [row.sample_index for row in rows])
 
     responses = numbered_on(each.read(place) for each in plan.sets)
-    contaminated = question.id in plan.contaminated
-    return question, sort_question(responses, plan.corpus, token_counts, ledger, plan.needs_answer, contaminated), made
+    contaminated = entry.question.id in plan.contaminated
+    kept = sort_question(responses, plan.corpus, token_counts, ledger, plan.needs_answer, contaminated)
+    return entry.question, kept, made
 
 
 def _kept_before(plan: Plan, place: int) -> list[Response]:
@@ -189,16 +197,18 @@ def _kept_before(plan: Plan, place: int) -> list[Response]:
     )
 
 
-def encode(plan: Plan, question: Question, style: Format, rows: Sequence[Response]) -> Made:
+def encode(plan: Plan, entry: Entry, rows: Sequence[Response]) -> Made:
     """The examples that all parts make of a question and some responses; every text is encoded once.
 
     A corpus that is balanced over responses has an example of its own for each of them.
     """
+    question, style, exemplars = entry
     flat = plan.corpus.balance == "responses" and bool(rows)
     texts: list[tuple[str, str, list[tuple[int, str]]]] = []
     for name, part in plan.recipe.parts.items():
         for alone in [[row] for row in rows] if flat else [rows]:
             for prompt, said in recipes.examples(part, style, question, alone):
+                prompt = exemplars + prompt
                 texts.append((name, prompt, [(alone[0].sample_index, text) for _, text in said] if flat else said))
     different = list(dict.fromkeys(text for _, prompt, said in texts for text in (prompt, *(t for _, t in said))))
     ids = dict(zip(different, plan.encoder(different), strict=True))
