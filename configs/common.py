@@ -78,7 +78,7 @@ def runlocal(config: c.Config) -> c.Config:
     """The chain of `config` with a tiny teacher that was taught the exemplars, and tiny students."""
     sampled = {name: r for name, r in config.rationales.items() if r.source == "model" and r.model.path}
     tokenizer = "task:" + ",".join(config.tasks)
-    short = c.Sampling(max_new_tokens=48, batch_size=8, bucket=128)
+    short = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
 
     def tiny(model: c.Model) -> c.Model:
         if not model.path:
@@ -107,18 +107,18 @@ def runlocal(config: c.Config) -> c.Config:
         for name, s in config.students.items()
     }
     corpora = {
-        name: dataclasses.replace(corpus, keep="all", decontaminate=0, few_shot=min(corpus.few_shot, 1))
+        name: dataclasses.replace(corpus, format="t5", keep="all", decontaminate=0, few_shot=min(corpus.few_shot, 1))
         for name, corpus in config.corpora.items()
     }
     if sampled:
         asked = dict.fromkeys(s.split(".")[0] for r in sampled.values() for s in r.questions)
         rationales[TEACHER] = c.Rationales(source="task", questions=sets_of(asked, "exemplars"))
         corpora[TEACHER] = c.Corpus(rationales=(TEACHER,), decontaminate=0)
-        optimizer = c.Optimizer(learning_rate=1e-2, warmup_steps=2)
+        optimizer = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)
         students[TEACHER] = c.Student(
             model=c.Model(architecture="opt-tiny", shape=TINY["opt"], tokenizer=tokenizer),
             corpus=TEACHER,
-            training=c.Training(steps=60, batch_size=4, optimizer=optimizer),
+            training=c.Training(steps=100, batch_size=4, optimizer=optimizer),
         )
     evaluation = dataclasses.replace(
         config.evaluation,
@@ -126,7 +126,8 @@ def runlocal(config: c.Config) -> c.Config:
         self_consistency=less(config.evaluation.self_consistency),
         dev_questions=4,
     )
-    tasks = {name: dataclasses.replace(t, limit=8) for name, t in config.tasks.items()}
+    # Words made on the spot know no line ends, so every text is written without.
+    tasks = {name: dataclasses.replace(t, limit=8, format="t5") for name, t in config.tasks.items()}
     return dataclasses.replace(
         config, tasks=tasks, rationales=rationales, corpora=corpora, students=students, evaluation=evaluation
     )
