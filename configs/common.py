@@ -11,8 +11,7 @@ INVENTED = str(pathlib.Path(__file__).parents[1] / "tests" / "invented")  # ques
 
 class Source(NamedTuple):
     """One task: its kind, the folder of its official files under the setting `data`, or its name on the Hub; and the
-    splits to learn from, to choose the best checkpoint on and to report. Nothing is chosen on a reported split: where
-    only two splits have answers, a tenth of the first is held out."""
+    splits to learn from, to choose the best checkpoint on ("": held out from the first) and to report."""
 
     kind: str
     folder: str
@@ -24,17 +23,20 @@ class Source(NamedTuple):
 
 
 TASKS = {
-    "csqa": Source("commonsenseqa", "commonsenseqa", "tau/commonsense_qa", "train@!0/10", "train@0/10", ("dev",)),
+    "csqa": Source("commonsenseqa", "commonsenseqa", "tau/commonsense_qa", "train", "", ("dev",)),
     "obqa": Source("openbookqa", "openbookqa", "allenai/openbookqa/main", "train", "dev", ("test",)),
     "quarel": Source("quarel", "quarel", "community-datasets/quarel", "train", "dev", ("test",)),
     "arc_easy": Source("arc", "arc", "allenai/ai2_arc/ARC-Easy", "train", "dev", ("test",)),
     "arc_challenge": Source("arc", "arc", "allenai/ai2_arc/ARC-Challenge", "train", "dev", ("test",)),
     "anli": Source("anli", "anli", "facebook/anli", "train", "dev", ("test",)),
     "sst2": Source("sst2", "sst2", "stanfordnlp/sst2", "", "", ("dev",)),
-    "imdb": Source("imdb", "imdb", "stanfordnlp/imdb", "train@!0/20", "train@0/20", ()),
+    "imdb": Source("imdb", "imdb", "stanfordnlp/imdb", "train", "", ()),
     # The contrast set is not on the Hub: github.com/allenai/contrast-sets, IMDb/data.
     "imdb_contrast": Source("imdb", "imdb_contrast", "", "", "", ("test", "contrast")),
 }
+
+
+HELD_OUT = {"csqa": 10, "imdb": 20}  # one in so many training questions, where there is no other dev set
 
 
 def task(name: str, data: str) -> c.Task:
@@ -44,9 +46,14 @@ def task(name: str, data: str) -> c.Task:
     return c.Task(source.kind, path=f"{data}/{source.folder}" if data else hub, options=dict(source.options))
 
 
-def sets(name: str, splits) -> tuple[str, ...]:
-    """The question sets of some splits of a task."""
-    return tuple(f"{name}.{split}" for split in ([splits] if isinstance(splits, str) else splits))
+def splits(name: str, runlocal: bool) -> tuple[str, str, tuple[str, ...]]:
+    """Question sets of a task to learn from, to choose on, and to report. Nothing is chosen on a reported set."""
+    source = TASKS[name]
+    train, dev = source.train, source.dev
+    if train and not dev:
+        folds = 2 if runlocal else HELD_OUT[name]
+        train, dev = f"{train}@!0/{folds}", f"{train}@0/{folds}"
+    return f"{name}.{train}", f"{name}.{dev}", sets_of((name,), *source.reported)
 
 
 def style(student: str) -> str:
@@ -120,6 +127,7 @@ def runlocal(config: c.Config) -> c.Config:
             corpus=TEACHER,
             training=c.Training(steps=100, batch_size=4, optimizer=optimizer),
         )
+    askings = {name: dataclasses.replace(asking, n=min(asking.n, 2)) for name, asking in config.askings.items()}
     evaluation = dataclasses.replace(
         config.evaluation,
         sampling=less(config.evaluation.sampling),
@@ -128,10 +136,9 @@ def runlocal(config: c.Config) -> c.Config:
     )
     # Words made on the spot know no line ends, so every text is written without.
     tasks = {name: dataclasses.replace(t, limit=8, format="t5") for name, t in config.tasks.items()}
-    return dataclasses.replace(
-        config, tasks=tasks, rationales=rationales, corpora=corpora, students=students, evaluation=evaluation
-    )
+    changed = {"tasks": tasks, "rationales": rationales, "corpora": corpora, "students": students, "askings": askings}
+    return dataclasses.replace(config, **changed, evaluation=evaluation)
 
 
-def sets_of(tasks, split: str) -> tuple[str, ...]:
-    return tuple(f"{name}.{split}" for name in tasks)
+def sets_of(tasks, *splits: str) -> tuple[str, ...]:
+    return tuple(f"{name}.{split}" for name in tasks for split in splits)

@@ -14,8 +14,8 @@ def get_config(arg=None):
     settings = {"weights": "checkpoints", "teacher": "opt-13b", "data": ""}
     a = c.parse_arg(arg, student="opt-1.3b", **settings, runlocal=False)
     common, scotd = c.sibling(__file__, "common"), c.sibling(__file__, "scotd")
-    source = common.TASKS["imdb"]
-    asked = common.sets("imdb", source.train)
+    train, dev, _ = common.splits("imdb", a.runlocal)
+    asked = (train,)
     model = c.Model(path=f"{a.weights}/{a.teacher}")
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=4)
     corpora = {
@@ -27,8 +27,8 @@ def get_config(arg=None):
             model=c.Model(path=f"{a.weights}/{a.student}"),
             corpus=name,
             training=scotd.TRAINING,
-            dev=common.sets("imdb", source.dev),
-            sets=common.sets("imdb_contrast", common.TASKS["imdb_contrast"].reported),
+            dev=(dev,),
+            sets=common.sets_of(("imdb_contrast",), "test", "contrast"),
             arm=arm,
             export=name == "n30",
         )

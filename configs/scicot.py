@@ -26,8 +26,9 @@ def get_config(arg=None):
     settings = {"weights": "checkpoints", "teacher": "opt-13b", "said": "", "importer": "responses", "data": ""}
     a = c.parse_arg(arg, task="arc_easy", student="flan-t5-small", **settings, runlocal=False)
     common = c.sibling(__file__, "common")
-    source = common.TASKS[a.task]
-    asked, dev, reported = (common.sets(a.task, part) for part in (source.train, source.dev, source.reported))
+    train, dev, reported = common.splits(a.task, a.runlocal)
+    asked, dev = (train,), (dev,)
+    folds = 2 if a.runlocal else FOLDS
     student = c.Student(model=c.Model(path=f"{a.weights}/{a.student}"), training=TRAINING)
     if a.said:
         teacher = c.Rationales("file", asked, path=a.said, importer=a.importer)
@@ -47,18 +48,18 @@ def get_config(arg=None):
         "one": c.Corpus("scotd", "t5", ("teacher",)),
         "stage1": c.Corpus("rationale", "t5", ("teacher",)),
         "stage2": c.Corpus("infer", "t5", ("teacher",)),
-        "stage2_own": c.Corpus("infer", "t5", tuple(f"fold_{k}" for k in range(FOLDS)), keep="all"),
+        "stage2_own": c.Corpus("infer", "t5", tuple(f"fold_{k}" for k in range(folds)), keep="all"),
     }
     students = {
         "label": dataclasses.replace(student, corpus="label", dev=dev, sets=reported, arm="label only"),
         "one": dataclasses.replace(student, corpus="one", dev=dev, sets=reported, arm="one stage"),
         "stage1": dataclasses.replace(student, corpus="stage1", export=True),
     }
-    for fold in range(FOLDS):
-        others = common.sets(a.task, f"{source.train}@!{fold}/{FOLDS}")
+    for fold in range(folds):
+        others = (f"{train}@!{fold}/{folds}",)
         corpora[f"stage1_{fold}"] = c.Corpus("rationale", "t5", ("teacher",), others)
         students[f"stage1_{fold}"] = dataclasses.replace(student, corpus=f"stage1_{fold}")
-        held_out = common.sets(a.task, f"{source.train}@{fold}/{FOLDS}")
+        held_out = (f"{train}@{fold}/{folds}",)
         rationales[f"fold_{fold}"] = says(f"stage1_{fold}", held_out, N, 1.0)
     askings = {}
     for name, arm in STAGES.items():

@@ -41,8 +41,8 @@ def get_config(arg=None):
     settings = {"weights": "checkpoints", "teacher": "opt-13b", "said": "", "importer": "responses", "data": ""}
     a = c.parse_arg(arg, task="csqa", student="opt-1.3b", **settings, controls=False, runlocal=False)
     common = c.sibling(__file__, "common")
-    source = common.TASKS[a.task]
-    asked = common.sets(a.task, source.train)
+    train, dev, reported = common.splits(a.task, a.runlocal)
+    asked = (train,)
     if a.said:
         rationales = {"sampled": c.Rationales("file", asked, path=a.said, importer=a.importer)}
     else:
@@ -64,8 +64,8 @@ def get_config(arg=None):
             model=c.Model(path=f"{a.weights}/{a.student}"),
             corpus=name,
             training=TRAINING,
-            dev=common.sets(a.task, source.dev),
-            sets=common.sets(a.task, source.reported),
+            dev=(dev,),
+            sets=reported,
             arm=arm[0],
             export=name == "n30",
         )

@@ -30,8 +30,8 @@ def get_config(arg=None):
     settings = {"weights": "checkpoints", "teacher": "opt-13b", "said": "", "data": ""}
     a = c.parse_arg(arg, task="csqa", student="t5-v1.1-base", **settings, alpha=0.5, runlocal=False)
     common = c.sibling(__file__, "common")
-    source = common.TASKS[a.task]
-    asked = common.sets(a.task, source.train)
+    train, dev, reported = common.splits(a.task, a.runlocal)
+    asked = (train,)
     if a.said:
         said = c.Rationales("file", asked, path=a.said, importer="commonsenseqa_palm540b")
     else:
@@ -51,8 +51,8 @@ def get_config(arg=None):
                 model=c.Model(path=f"{a.weights}/{a.student}"),
                 corpus=name,
                 training=TRAINING,
-                dev=common.sets(a.task, source.dev),
-                sets=common.sets(a.task, source.reported),
+                dev=(dev,),
+                sets=reported,
                 arm=arm,
                 export=name == "step_by_step",
             )

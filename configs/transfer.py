@@ -17,8 +17,8 @@ def get_config(arg=None):
     settings = {"weights": "checkpoints", "teacher": "opt-13b", "data": ""}
     a = c.parse_arg(arg, student="opt-1.3b", **settings, runlocal=False)
     common, scotd = c.sibling(__file__, "common"), c.sibling(__file__, "scotd")
-    asked = tuple(name for task in TRAINED for name in common.sets(task, common.TASKS[task].train))
-    dev = tuple(name for task in TRAINED for name in common.sets(task, common.TASKS[task].dev))
+    splits = [common.splits(task, a.runlocal) for task in TRAINED]
+    asked, dev = tuple(train for train, _, _ in splits), tuple(dev for _, dev, _ in splits)
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=8)
     teacher = c.Model(path=f"{a.weights}/{a.teacher}")
     style = common.style(a.student)
@@ -32,7 +32,7 @@ def get_config(arg=None):
             corpus=name,
             training=scotd.TRAINING,
             dev=dev,
-            sets=common.sets(UNSEEN, common.TASKS[UNSEEN].reported),
+            sets=common.splits(UNSEEN, a.runlocal)[2],
             arm=arm,
             export=name == "n30",
         )

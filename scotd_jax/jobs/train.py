@@ -89,6 +89,8 @@ def _dev(run: Run, name: str, model):
     spec = run.config.students[name]
     evaluation = run.config.evaluation
     asked = dict(list(run.ask(spec.dev).items())[: evaluation.dev_questions])
+    if not asked:
+        raise InputError(f"config.students.{name}.dev: there are no questions in {', '.join(spec.dev)}")
     given = load_given(run, name, spec.given, asked, "own", 1)
     speaker = Speaker(name, model, None, run.tokenizer(spec.model), *run.manner(Model(student=name)), run.prefix)
     sampler = make_sampler(run, speaker, evaluation.sampling, speaker.stops(asked), seed=0)
