@@ -109,16 +109,16 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
     )
 
 
-def runlocal(config: c.Config) -> c.Config:
-    """The same chain in about a minute: few questions and updates, the two arms that matter, nothing learnt."""
+def runlocal(config: c.Config, arms: tuple[str, ...] = (ARMS["label"][0], ARMS["n30"][0])) -> c.Config:
+    """The same chain in about a minute: few questions and updates, the arms that matter (() is all), nothing learnt."""
     students = {
         # Even here the teacher must learn to end its answers, or the corpora of its students would be empty.
         name: dataclasses.replace(student, training=train(160 if "teacher" in name else 20, 8, 2, 1e-2))
         for name, student in config.students.items()
-        if not student.arm or student.arm in (ARMS["label"][0], ARMS["n30"][0])
+        if not arms or not student.arm or student.arm in arms
     }
     corpora = {
-        name: dataclasses.replace(corpus, keep="all") if corpus.recipe == "scotd" else corpus
+        name: dataclasses.replace(corpus, keep="all")
         for name, corpus in config.corpora.items()
         if any(student.corpus == name for student in students.values())
     }

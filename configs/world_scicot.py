@@ -20,7 +20,7 @@ def get_config(arg=None):
     a = c.parse_arg(arg, seeds=3, kind="t5", runlocal=False)
     one = c.sibling(__file__, "world")
     config = c.merged([scicot(one, seed, a.kind, prefix=f"s{seed}_") for seed in range(a.seeds)])
-    return c.config_dict(runlocal(one, config) if a.runlocal else config)
+    return c.config_dict(one.runlocal(config, arms=()) if a.runlocal else config)
 
 
 def scicot(one, seed: int, kind: str, prefix: str) -> c.Config:
@@ -37,7 +37,11 @@ def scicot(one, seed: int, kind: str, prefix: str) -> c.Config:
     def student(name: str, rationales: tuple[str, ...], recipe: str, keep: str, questions: str, **rest) -> None:
         """A student like the one-stage one, and its corpus."""
         corpora[name] = c.Corpus(
-            recipe, tuple(f"{prefix}{each}" for each in rationales), (questions,), keep=keep, decontaminate=0
+            recipe,
+            rationales=tuple(f"{prefix}{each}" for each in rationales),
+            questions=(questions,),
+            keep=keep,
+            decontaminate=0,
         )
         students[name] = dataclasses.replace(one_stage, corpus=f"{prefix}{name}", dev=(), sets=(), export=False, **rest)
 
@@ -75,8 +79,3 @@ def scicot(one, seed: int, kind: str, prefix: str) -> c.Config:
     named = {part: {f"{prefix}{key}": value for key, value in entries.items()} for part, entries in more.items()}
     config = c.merged([base, dataclasses.replace(c.Config(), **named)])
     return dataclasses.replace(config, name="Sci-CoT in the embedded world")
-
-
-def runlocal(one, config: c.Config) -> c.Config:
-    """The whole chain of one seed in about a minute; nothing is learnt."""
-    return one.runlocal(config)
