@@ -5,6 +5,7 @@ so that a file of another format can never be taken for one of ours.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -94,16 +95,14 @@ def from_json(kind: type[R], line: str, where: str) -> R:
 
 def from_mapping(kind: type[R], fields: Mapping[str, Any], where: str) -> R:
     """A record from its fields. Raises InputError as `from_json` does."""
-    declared = {f.name: f for f in dataclasses.fields(kind)}
-    if unknown := sorted(set(fields) - set(declared)):
+    declared, required = _form(kind)
+    if unknown := sorted(fields.keys() - declared.keys()):
         raise InputError(f"{where}: unknown field {unknown[0]!r}; a {kind.__name__} has {', '.join(declared)}")
-    required = [n for n, f in declared.items() if f.default is dataclasses.MISSING]
     if missing := [n for n in required if n not in fields]:
         raise InputError(f"{where}: field {missing[0]!r} is missing; a {kind.__name__} needs {', '.join(required)}")
     values = {}
     for name, value in fields.items():
-        expected = str(declared[name].type).replace("<class '", "").replace("'>", "")
-        allowed = _TYPES[expected]
+        expected, allowed = declared[name]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise InputError(f"{where}: field {name!r} should be {expected}, found {value!r}")
         if expected.startswith("tuple"):
@@ -112,3 +111,15 @@ def from_mapping(kind: type[R], fields: Mapping[str, Any], where: str) -> R:
             value = tuple(value)
         values[name] = value
     return kind(**values)
+
+
+@functools.cache
+def _form(kind: type) -> tuple[dict[str, tuple[str, tuple[type, ...]]], list[str]]:
+    """The fields of a kind of record, each with the name of its type and what may be read for it, and those that must
+    be there."""
+    fields = dataclasses.fields(kind)
+    names = {f.name: str(f.type).replace("<class '", "").replace("'>", "") for f in fields}
+    return (
+        {field: (name, _TYPES[name]) for field, name in names.items()},
+        [f.name for f in fields if f.default is dataclasses.MISSING],
+    )

@@ -79,6 +79,7 @@ class StoredResponses:
             return []
         number, begin, size = int(self._file[place]), int(self._begin[place]), int(self._size[place])
         path, line = self._paths[number], int(self._line[place])
+        name = str(path)
         if self._open is None or self._open[0] != number:
             self.close()
             self._open = number, path.open("rb")
@@ -86,7 +87,7 @@ class StoredResponses:
         if file.tell() != begin:  # neighbours are read without a jump, which is dear in a bucket
             file.seek(begin)
         lines = file.read(size).removesuffix(b"\n").split(b"\n")
-        return [_parsed(data, f"{path} line {line + i}") for i, data in enumerate(lines)]
+        return [_parsed(data, f"{name} line {line + i}") for i, data in enumerate(lines)]
 
     def close(self) -> None:
         if self._open is not None:
