@@ -65,6 +65,7 @@ class Rationales:
     questions: Names = ()  # question sets that are asked
     model: Model = Model()  # source "model"
     sampling: Sampling = Sampling()
+    recipe: str = ""  # source "model": how it is asked and read; "" as it was taught, or as SCoTD asks its teacher
     few_shot: int = 0  # source "model": how many of the task's exemplars come before every question
     path: str = ""  # source "file": files, also with *, in the order of the numbers in their names
     importer: str = "responses"  # source "file": what kind of files (rationales/importers)

@@ -103,6 +103,15 @@ def check(config: Config) -> None:
         _check_sets(config, rationales.questions, f"{where}.questions")
         if rationales.source == "model":
             _check_model(config, rationales.model, f"{where}.model")
+            recipe = rationales.recipe
+            if not recipe and rationales.model.student:
+                student = config.students[rationales.model.student]
+                recipe = lookup(config.corpora, student.corpus, f"config.students.{rationales.model.student}").recipe
+            if recipes.reads_rationales(recipes.find(recipe or "scotd", config.recipes, f"{where}.recipe")):
+                raise InputError(
+                    f"{where}: recipe {recipe!r} reads rationales, and there are none before this set; give another "
+                    "recipe that asks for them"
+                )
     for name, corpus in config.corpora.items():
         where = f"config.corpora.{name}"
         for source in corpus.rationales:

@@ -78,8 +78,10 @@ class Run:
 
     def recipe(self, corpus: str) -> c.Recipe:
         """The recipe of a corpus."""
-        name = self.config.corpora[corpus].recipe
-        return recipes.find(name, self.config.recipes, f"config.corpora.{corpus}.recipe")
+        return self.recipe_named(self.config.corpora[corpus].recipe, f"config.corpora.{corpus}.recipe")
+
+    def recipe_named(self, name: str, where: str) -> c.Recipe:
+        return recipes.find(name, self.config.recipes, where)
 
     def style(self, corpus: str) -> Format | None:
         """The format in which the students of a corpus meet every task; None: each task's own."""

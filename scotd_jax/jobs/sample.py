@@ -57,6 +57,8 @@ def sample(run: Run, name: str) -> None:
         speaker_name = spec.model.student or spec.model.path or spec.model.architecture
         speaker = load_speaker(run, speaker_name, spec.model, "bfloat16", seed)
         speaker = speaker._replace(few_shot=spec.few_shot or speaker.few_shot)
+        if spec.recipe:
+            speaker = speaker._replace(recipe=run.recipe_named(spec.recipe, f"config.rationales.{name}.recipe"))
         paths = speak(run, speaker, asked, spec.sampling, seed=seed, folder=artefact.path, shards=4)
     elif not hosts.is_first():
         return
