@@ -56,6 +56,39 @@ def splits(name: str, runlocal: bool) -> tuple[str, str, tuple[str, ...]]:
     return f"{name}.{train}", f"{name}.{dev}", sets_of((name,), *source.reported)
 
 
+def settings(arg: str | None, **own):
+    """The settings of a config: its own, and those that all of them share."""
+    shared = {
+        "data": "",  # folder of official files; "" is the Hub
+        "weights": "checkpoints",  # folder of Hugging Face directories; "random" needs none
+        "tokenizer": "",  # of a model with random weights
+        "teacher": "opt-13b",  # among the weights
+        "said": "",  # files of what another teacher has said, instead
+        "importer": "responses",  # that reads them
+        "runlocal": False,
+    }
+    return c.parse_arg(arg, **shared | own)
+
+
+def teacher(settings, asked: tuple[str, ...], sampling: c.Sampling, few_shot: int = 5) -> c.Rationales:
+    """What a teacher says to the question sets `asked`: out of files, or sampled with worked examples before.
+
+    Files hold responses to whole splits, so those are asked; a corpus of a fold takes what it needs.
+    """
+    if settings.said:
+        asked = tuple(dict.fromkeys(name.partition("@")[0] for name in asked))
+        return c.Rationales("file", asked, path=settings.said, importer=settings.importer)
+    speaker = model(settings.teacher, settings)
+    return c.Rationales(questions=asked, model=speaker, sampling=sampling, few_shot=few_shot)
+
+
+def model(name: str, settings) -> c.Model:
+    """A model by its name: weights in a folder of Hugging Face directories, or, for `weights=random`, none."""
+    if settings.weights == "random":
+        return c.Model(architecture=name, tokenizer=settings.tokenizer)
+    return c.Model(path=f"{settings.weights}/{name}")
+
+
 def style(student: str) -> str:
     """The format of a student: T5 has no line ends."""
     return "scotd" if student.startswith("opt") else "t5"
@@ -83,14 +116,14 @@ TEACHER = "local_teacher"  # learns a task's exemplars by heart, so that it at l
 
 def runlocal(config: c.Config) -> c.Config:
     """The chain of `config` with a tiny teacher that was taught the exemplars, and tiny students."""
-    sampled = {name: r for name, r in config.rationales.items() if r.source == "model" and r.model.path}
+    sampled = {name: r for name, r in config.rationales.items() if r.source == "model" and not r.model.student}
     tokenizer = "task:" + ",".join(config.tasks)
     short = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
 
     def tiny(model: c.Model) -> c.Model:
-        if not model.path:
+        if model.student:
             return model
-        kind = "opt" if "opt" in pathlib.Path(model.path).name else "t5"
+        kind = "opt" if "opt" in (model.architecture or pathlib.Path(model.path).name) else "t5"
         return c.Model(architecture=f"{kind}-tiny", shape=TINY[kind], tokenizer=tokenizer)
 
     def brief(training: c.Training, steps: int) -> c.Training:

@@ -11,20 +11,18 @@ from scotd_jax import config as c
 
 
 def get_config(arg=None):
-    settings = {"weights": "checkpoints", "teacher": "opt-13b", "data": ""}
-    a = c.parse_arg(arg, student="opt-1.3b", **settings, runlocal=False)
     common, scotd = c.sibling(__file__, "common"), c.sibling(__file__, "scotd")
+    a = common.settings(arg, student="opt-1.3b")
     train, dev, _ = common.splits("imdb", a.runlocal)
     asked = (train,)
-    model = c.Model(path=f"{a.weights}/{a.teacher}")
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=4)
     corpora = {
         "label": c.Corpus("label", common.style(a.student), questions=asked),
-        "n30": c.Corpus("scotd", common.style(a.student), ("sampled",)),
+        "n30": c.Corpus("scotd", common.style(a.student), ("sampled",), asked),
     }
     students = {
         name: c.Student(
-            model=c.Model(path=f"{a.weights}/{a.student}"),
+            model=common.model(a.student, a),
             corpus=name,
             training=scotd.TRAINING,
             dev=(dev,),
@@ -37,7 +35,7 @@ def get_config(arg=None):
     config = c.Config(
         name=f"SCoTD: IMDb and its contrast set, {a.student}",
         tasks={name: common.task(name, common.folder(a)) for name in ("imdb", "imdb_contrast")},
-        rationales={"sampled": c.Rationales(questions=asked, model=model, sampling=sampling, few_shot=3)},
+        rationales={"sampled": common.teacher(a, asked, sampling, few_shot=3)},
         corpora=corpora,
         students=students,
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0)),

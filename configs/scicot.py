@@ -2,8 +2,8 @@
 
     python -m scotd_jax.main --config=configs/scicot.py:task=arc_easy,student=flan-t5-small --workdir=gs://BUCKET/scicot
 
-Settings: `task` arc_easy, arc_challenge or obqa; `student` flan-t5-small or flan-t5-base; the others as in
-configs/scotd.py.
+Settings: `task` arc_easy, arc_challenge or obqa; `student` flan-t5-small or flan-t5-base; the others are
+those of configs/common.py.
 
 The paper's abstract says that the two processes are separated in two stages, that the domain is scientific questions
 and that 80 million parameters surpass BLOOM-176B on ARC-Easy. All else is our reading: both stages are models of one
@@ -23,19 +23,13 @@ STAGES = {"stage2": "two stages, the teacher's rationales", "stage2_own": "two s
 
 
 def get_config(arg=None):
-    settings = {"weights": "checkpoints", "teacher": "opt-13b", "said": "", "importer": "responses", "data": ""}
-    a = c.parse_arg(arg, task="arc_easy", student="flan-t5-small", **settings, runlocal=False)
     common = c.sibling(__file__, "common")
+    a = common.settings(arg, task="arc_easy", student="flan-t5-small")
     train, dev, reported = common.splits(a.task, a.runlocal)
     asked, dev = (train,), (dev,)
     folds = 2 if a.runlocal else FOLDS
-    student = c.Student(model=c.Model(path=f"{a.weights}/{a.student}"), training=TRAINING)
-    if a.said:
-        teacher = c.Rationales("file", asked, path=a.said, importer=a.importer)
-    else:
-        sampling = c.Sampling(n=30, temperature=1.0, batch_size=8)
-        model = c.Model(path=f"{a.weights}/{a.teacher}")
-        teacher = c.Rationales(questions=asked, model=model, sampling=sampling, few_shot=5)
+    student = c.Student(model=common.model(a.student, a), training=TRAINING)
+    teacher = common.teacher(a, asked, c.Sampling(n=30, temperature=1.0, batch_size=8))
 
     def says(name: str, questions: tuple[str, ...], n: int, temperature: float) -> c.Rationales:
         sampling = c.Sampling(n=n, temperature=temperature)
@@ -45,9 +39,9 @@ def get_config(arg=None):
     rationales["own_n"] = says("stage1", reported, N, 0.7)
     corpora = {
         "label": c.Corpus("label", "t5", questions=asked),
-        "one": c.Corpus("scotd", "t5", ("teacher",)),
-        "stage1": c.Corpus("rationale", "t5", ("teacher",)),
-        "stage2": c.Corpus("infer", "t5", ("teacher",)),
+        "one": c.Corpus("scotd", "t5", ("teacher",), asked),
+        "stage1": c.Corpus("rationale", "t5", ("teacher",), asked),
+        "stage2": c.Corpus("infer", "t5", ("teacher",), asked),
         "stage2_own": c.Corpus("infer", "t5", tuple(f"fold_{k}" for k in range(folds)), keep="all"),
     }
     students = {

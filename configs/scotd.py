@@ -3,9 +3,8 @@
     python -m scotd_jax.main --config=configs/scotd.py:task=obqa,student=opt-1.3b --workdir=gs://BUCKET/scotd_obqa
 
 Settings: `task` csqa, obqa or quarel; `student` opt-125m, opt-350m, opt-1.3b, or a T5 (t5-small, t5-v1.1-base, ...);
-`weights` the folder of Hugging Face directories; `teacher` the one among them that speaks; or `said` and `importer`,
-files of what another teacher has said; `data` a folder of official files instead of the Hub; `controls` adds students
-of shuffled and of other questions' rationales and of the answer before the rationale.
+`controls` adds students of shuffled and of other questions' rationales and of the answer before the rationale; and
+those of configs/common.py: where questions, weights and the teacher's responses come from.
 
 Hyper-parameters are those of the paper and its code: 20,000 updates of 32 questions with one rationale each, Adam
 (epsilon 1e-5) at 2e-5 after 500 updates of warm-up, linear to zero, gradients clipped at norm 0.5, prompts of up to
@@ -38,19 +37,13 @@ CONTROLS = {
 
 
 def get_config(arg=None):
-    settings = {"weights": "checkpoints", "teacher": "opt-13b", "said": "", "importer": "responses", "data": ""}
-    a = c.parse_arg(arg, task="csqa", student="opt-1.3b", **settings, controls=False, runlocal=False)
     common = c.sibling(__file__, "common")
+    a = common.settings(arg, task="csqa", student="opt-1.3b", controls=False)
     train, dev, reported = common.splits(a.task, a.runlocal)
     asked = (train,)
-    if a.said:
-        rationales = {"sampled": c.Rationales("file", asked, path=a.said, importer=a.importer)}
-    else:
-        teacher = {"questions": asked, "model": c.Model(path=f"{a.weights}/{a.teacher}"), "few_shot": 5}
-        rationales = {
-            "sampled": c.Rationales(sampling=c.Sampling(n=N, temperature=1.0, batch_size=8), **teacher),
-            "greedy": c.Rationales(sampling=c.Sampling(temperature=0.0), **teacher),
-        }
+    rationales = {"sampled": common.teacher(a, asked, c.Sampling(n=N, temperature=1.0, batch_size=8))}
+    if not a.said:
+        rationales["greedy"] = common.teacher(a, asked, c.Sampling(temperature=0.0))
     arms = ARMS | (CONTROLS if a.controls else {})
     arms = {name: arm for name, arm in arms.items() if not arm[2] or arm[2] in rationales}
     corpora = {
@@ -61,7 +54,7 @@ def get_config(arg=None):
     }
     students = {
         name: c.Student(
-            model=c.Model(path=f"{a.weights}/{a.student}"),
+            model=common.model(a.student, a),
             corpus=name,
             training=TRAINING,
             dev=(dev,),

@@ -4,11 +4,12 @@
 
 On CommonsenseQA with the rationales of PaLM-540B that came with the paper's code (`said`, importer
 `commonsenseqa_palm540b`), one per question and not filtered; or with a teacher of your own (`teacher`). Beside it
-standard fine-tuning and rationale and label as one text, as in the paper. Settings as in configs/scotd.py, and `alpha`,
-the weight of the label's loss.
+standard fine-tuning and rationale and label as one text, as in the paper. Settings are those of
+configs/common.py, `task`, `student` and `alpha`, the weight of the label's loss.
 
 Hyper-parameters are those of the code: T5 v1.1 base, AdamW at 5e-5 falling linearly, 10,000 updates of 64 questions,
-the label being the choice's text, alpha 0.5; a tenth of the training questions held out.
+the label being the choice's text, alpha 0.5; a tenth of the training questions held out. The code lets 64 tokens be said; here 128, so that a rationale
+and its label fit.
 """
 
 import dataclasses
@@ -27,28 +28,23 @@ ARMS = {"choice": "standard fine-tuning", "single": "rationale and label in one"
 
 
 def get_config(arg=None):
-    settings = {"weights": "checkpoints", "teacher": "opt-13b", "said": "", "data": ""}
-    a = c.parse_arg(arg, task="csqa", student="t5-v1.1-base", **settings, alpha=0.5, runlocal=False)
     common = c.sibling(__file__, "common")
+    own = {"task": "csqa", "student": "t5-v1.1-base", "alpha": 0.5, "importer": "commonsenseqa_palm540b"}
+    a = common.settings(arg, **own)
     train, dev, reported = common.splits(a.task, a.runlocal)
     asked = (train,)
-    if a.said:
-        said = c.Rationales("file", asked, path=a.said, importer="commonsenseqa_palm540b")
-    else:
-        teacher = c.Model(path=f"{a.weights}/{a.teacher}")
-        said = c.Rationales(questions=asked, model=teacher, sampling=c.Sampling(temperature=0.0), few_shot=5)
     weights = {"predict": a.alpha, "explain": 1 - a.alpha}
     parts = {name: dataclasses.replace(p, weight=weights[name]) for name, p in RECIPES["step_by_step"].parts.items()}
-    own = OWN | {"step_by_step": dataclasses.replace(RECIPES["step_by_step"], parts=parts)}
+    recipes = OWN | {"step_by_step": dataclasses.replace(RECIPES["step_by_step"], parts=parts)}
     config = c.Config(
         name=f"Distilling step-by-step: {a.task}, {a.student}",
         tasks={a.task: common.task(a.task, common.folder(a))},
-        rationales={"said": said},
-        recipes=own,
-        corpora={name: c.Corpus(name, "t5", ("said",), keep="all", max_prompt_tokens=1024) for name in ARMS},
+        rationales={"said": common.teacher(a, asked, c.Sampling(temperature=0.0))},
+        recipes=recipes,
+        corpora={name: c.Corpus(name, "t5", ("said",), asked, keep="all", max_prompt_tokens=1024) for name in ARMS},
         students={
             name: c.Student(
-                model=c.Model(path=f"{a.weights}/{a.student}"),
+                model=common.model(a.student, a),
                 corpus=name,
                 training=TRAINING,
                 dev=(dev,),
@@ -58,6 +54,6 @@ def get_config(arg=None):
             )
             for name, arm in ARMS.items()
         },
-        evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, max_new_tokens=64)),
+        evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, max_new_tokens=128)),
     )
     return common.finish(config, a)

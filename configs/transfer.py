@@ -14,21 +14,19 @@ SHOTS = 2
 
 
 def get_config(arg=None):
-    settings = {"weights": "checkpoints", "teacher": "opt-13b", "data": ""}
-    a = c.parse_arg(arg, student="opt-1.3b", **settings, runlocal=False)
     common, scotd = c.sibling(__file__, "common"), c.sibling(__file__, "scotd")
+    a = common.settings(arg, student="opt-1.3b")
     splits = [common.splits(task, a.runlocal) for task in TRAINED]
     asked, dev = tuple(train for train, _, _ in splits), tuple(dev for _, dev, _ in splits)
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=8)
-    teacher = c.Model(path=f"{a.weights}/{a.teacher}")
     style = common.style(a.student)
     corpora = {
         "label": c.Corpus("label", style, questions=asked, few_shot=SHOTS, max_prompt_tokens=1024),
-        "n30": c.Corpus("scotd", style, ("sampled",), few_shot=SHOTS, max_prompt_tokens=1024),
+        "n30": c.Corpus("scotd", style, ("sampled",), asked, few_shot=SHOTS, max_prompt_tokens=1024),
     }
     students = {
         name: c.Student(
-            model=c.Model(path=f"{a.weights}/{a.student}"),
+            model=common.model(a.student, a),
             corpus=name,
             training=scotd.TRAINING,
             dev=dev,
@@ -41,7 +39,7 @@ def get_config(arg=None):
     config = c.Config(
         name=f"SCoTD: {', '.join(TRAINED)} to {UNSEEN}, {a.student}",
         tasks={name: common.task(name, common.folder(a)) for name in (*TRAINED, UNSEEN)},
-        rationales={"sampled": c.Rationales(questions=asked, model=teacher, sampling=sampling, few_shot=5)},
+        rationales={"sampled": common.teacher(a, asked, sampling)},
         corpora=corpora,
         students=students,
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0)),

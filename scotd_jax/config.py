@@ -182,7 +182,8 @@ class Asking:
 class Evaluation:
     sampling: Sampling = Sampling(temperature=0.0)  # the reported accuracy
     self_consistency: Sampling = Sampling(n=0, temperature=0.7)  # n > 0: vote over n samples besides
-    dev_questions: int = 128  # of each dev set, during training
+    dev_questions: int = 128  # of all dev sets together, during training
+    limit: int = 0  # first questions of every reported set only; 0 is all
     confidence: float = 0.95
 
 

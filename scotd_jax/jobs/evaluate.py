@@ -28,6 +28,7 @@ def evaluate(run: Run, name: str) -> None:
         "asking": plain(asking) | {"sets": None, "arm": None},
         "sampling": plain(settings.sampling),
         "self_consistency": plain(settings.self_consistency),
+        "limit": settings.limit,
         "student": run.artefact("train", asking.student).digest,
         "given": identity(run, asking.given),
         "questions": run.questions_identity(asking.sets),
@@ -42,7 +43,7 @@ def evaluate(run: Run, name: str) -> None:
         speaker = speaker._replace(few_shot=asking.few_shot)
     results, rows_by_set = {}, {}
     for set_name in asking.sets:
-        asked = run.ask((set_name,))
+        asked = run.reported(set_name)
         questions = [question for question, _ in asked.values()]
         given = load_given(run, asking.student, asking.given, asked, asking.rationale, asking.n)
         folder = artefact.path

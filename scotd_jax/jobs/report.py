@@ -107,7 +107,7 @@ def _model_name(run: Run, student: Student) -> str:
 
 def _said(run: Run, name: str, set_name: str) -> tuple[list[Question], list[Response]]:
     path = run.artefact("evaluate", name).path / f"{set_name}.responses.jsonl"
-    return list(run.questions(set_name)), list(read_responses([path]))
+    return [question for question, _ in run.reported(set_name).values()], list(read_responses([path]))
 
 
 def _extremes(arms: list[Arm]) -> tuple[Arm | None, Arm | None]:

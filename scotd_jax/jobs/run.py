@@ -70,6 +70,11 @@ class Run:
                 asked[question.id] = question, task
         return asked
 
+    def reported(self, set_name: str) -> dict[str, tuple[Question, Task]]:
+        """The questions of a set on which students are evaluated."""
+        asked = self.ask((set_name,))
+        return dict(list(asked.items())[: self.config.evaluation.limit or None])
+
     def corpus_sets(self, name: str) -> tuple[str, ...]:
         """The question sets of a corpus."""
         corpus = self.config.corpora[name]
