@@ -8,8 +8,8 @@ standard fine-tuning and rationale and label as one text, as in the paper. Setti
 configs/common.py, `task`, `student` and `alpha`, the weight of the label's loss.
 
 Hyper-parameters are those of the code: T5 v1.1 base, AdamW at 5e-5 falling linearly, 10,000 updates of 64 questions,
-the label being the choice's text, alpha 0.5; a tenth of the training questions held out. The code lets 64 tokens be said; here 128, so that a rationale
-and its label fit.
+the label being the choice's text, alpha 0.5. The code lets a student say 64 tokens; here it is 128, so that a
+rationale and its label fit.
 """
 
 import dataclasses

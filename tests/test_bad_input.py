@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_end_to_end import door
+from tests.door import door
 
 CONFIG = "--config=tests/configs/cut.py"
 

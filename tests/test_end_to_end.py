@@ -3,27 +3,11 @@
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-
-
-def door(*flags: str, timeout: int = 600) -> subprocess.CompletedProcess:
-    """Runs the door in a process of its own, as a user would: one device, no strict test settings."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return subprocess.run(
-        [sys.executable, "-m", "scotd_jax.main", *flags],
-        cwd=ROOT,
-        env=environment | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+from tests.door import ROOT, door
 
 
 @pytest.fixture(scope="module")

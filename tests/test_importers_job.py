@@ -15,7 +15,7 @@ from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, to_json
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.workdir import Workdir
-from tests.test_end_to_end import door
+from tests.door import door
 from tests.test_importers import KETTLE, QUESTIONS, SAYS_A, write
 
 FILE = '''"""One imported set of responses."""

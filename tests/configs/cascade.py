@@ -1,0 +1,47 @@
+"""A recipe of one's own, on a task of one's own: CasCoD (arXiv 2405.19842) on riddles.
+
+One model learns two things: a rationale from a question, and an answer from a question with its rationale, of which
+the answer alone has weight. It is asked twice: first for its rationale (`own`), then for the answer.
+"""
+
+from scotd_jax import config as c
+
+TRAINING = c.Training(steps=8, batch_size=4, optimizer=c.Optimizer(learning_rate=1e-2, warmup_steps=2))
+ALPHA = 0.1  # of the answer's loss
+CASCADE = c.Recipe(
+    parts={
+        "explain": c.Part("{ask}", "{rationale}", weight=1 - ALPHA),
+        "conclude": c.Part("{ask}{rationale}{marker}", "{answer}", weight=ALPHA),
+    },
+    ask="{ask}{rationale}{marker}",
+)
+
+
+def get_config():
+    model = c.Model(architecture="t5-tiny", shape={"d_model": 32}, tokenizer="task:riddles")
+    brief = c.Sampling(temperature=0.0, max_new_tokens=24)
+    return c.config_dict(
+        c.Config(
+            tasks={
+                "riddles": c.Task(
+                    kind="tests/configs/riddles.py",
+                    path="tests/invented/riddles",
+                    format="t5",
+                    exemplars="tests/invented/riddles/exemplars.jsonl",
+                )
+            },
+            recipes={"cascade": CASCADE},
+            rationales={
+                "gold": c.Rationales(source="task", questions=("riddles.exemplars",)),
+                "own": c.Rationales(
+                    questions=("riddles.test",),
+                    model=c.Model(student="cascade"),
+                    recipe="rationale",
+                    sampling=brief,
+                ),
+            },
+            corpora={"cascade": c.Corpus("cascade", rationales=("gold",))},
+            students={"cascade": c.Student(model, "cascade", TRAINING, sets=("riddles.test",), given=("own",))},
+            evaluation=c.Evaluation(sampling=brief),
+        )
+    )
