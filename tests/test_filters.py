@@ -51,6 +51,7 @@ def test_near_duplicates_are_measured_against_those_that_stay():
     texts = ["a b c d e", "a b c d f", "a b x d f", "A B C D E"]
     assert near_duplicates(texts, 0.49) == [False, True, False, True]
     assert near_duplicates(texts, 0.5) == [False, False, False, True]  # "more than"
+    assert near_duplicates(["a b c d e", "b c d e f", "c d e f g"], 0.4) == [False, True, False]  # like the second
     rows = [said(k, text=text) for k, text in enumerate(texts)]
     assert kept(rows, near_duplicates=0.49) == [0, 2]
     assert kept(rows, near_duplicates=1.0) == [0, 1, 2, 3]
