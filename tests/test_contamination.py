@@ -1,5 +1,6 @@
 """Overlap with evaluation questions, against the definition taken literally, and in the build job."""
 
+import dataclasses
 import json
 import random
 
@@ -114,3 +115,16 @@ def test_to_be_evaluated_on_what_is_learnt_is_refused(home):
     run = make_run(path, c.Corpus(), {"said": rows}, sets=("t.train",))
     with pytest.raises(InputError, match=r"config.corpora.c: student 's' reads 't.train' and is evaluated on it"):
         build(run, "c")
+
+
+def test_what_is_said_on_reported_questions_counts_for_its_speaker(home):
+    """A first stage has no sets of its own, but a second one is evaluated with what it says."""
+    path, rows = home
+    run = make_run(path, c.Corpus(recipe="rationale"), {"said": rows})
+    run.config.rationales["own"] = c.Rationales(questions=("t.dev",), model=c.Model(student="s"))
+    run.config.corpora["second"] = c.Corpus(recipe="infer", rationales=("said",))
+    run.config.students["second"] = dataclasses.replace(run.config.students["s"], corpus="second")
+    assert len(built(run)["train"]) == 6
+    run.artefact("build", "c").remove()
+    run.config.askings["second"] = c.Asking(student="second", sets=("t.dev",), given=("own",))
+    assert len(built(run)["train"]) == 5

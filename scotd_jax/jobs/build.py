@@ -134,18 +134,26 @@ def _files(run: Run, rationales: str) -> list:
 
 
 def _contaminated(run: Run, name: str, sets: tuple[str, ...]) -> list[str]:
-    """The questions of a corpus that its students meet again when they are evaluated.
+    """The questions of a corpus that its students meet again when they are evaluated, or when they say rationales
+    with which another student is.
 
-    Raises InputError if they are evaluated on one of the corpus' own sets.
+    Raises InputError if that is one of the corpus' own sets.
     """
-    spec = run.config.corpora[name]
-    readers = {key: student for key, student in run.config.students.items() if student.corpus == name}
-    evaluated = {set_name: key for key, student in readers.items() for set_name in student.dev}
-    for asking in askings(run.config).values():
-        if asking.student in readers:
-            evaluated |= dict.fromkeys(asking.sets, asking.student)
+    spec, config = run.config.corpora[name], run.config
     if not spec.decontaminate:
         return []
+
+    def concerned(student: str, given: tuple[str, ...]) -> bool:
+        speakers = (config.rationales[source].model.student for source in given)
+        return any(config.students[each].corpus == name for each in (student, *filter(None, speakers)))
+
+    evaluated: dict[str, str] = {}
+    for key, student in config.students.items():
+        if concerned(key, student.given):
+            evaluated |= dict.fromkeys(student.dev, key)
+    for asking in askings(config).values():
+        if concerned(asking.student, asking.given):
+            evaluated |= dict.fromkeys(asking.sets, asking.student)
     if both := [each for each in sets if each in evaluated]:
         raise InputError(
             f"config.corpora.{name}: student {evaluated[both[0]]!r} reads {both[0]!r} and is evaluated on it, so "
