@@ -54,13 +54,23 @@ def test_plain_commands_are_those_of_the_makefile():
 
 
 def test_the_example_config_is_accepted():
-    (source,) = (text for language, text in BLOCKS if language == "python")
+    (source,) = (text for language, text in BLOCKS if language == "python" and "def get_config" in text)
     space = {}
     exec(compile(source, "README.md", "exec"), space)
     config = c.from_mapping(c.Config, space["get_config"]())
     steps = chain(config)
     assert {step.job for step in steps} == set(JOBS)
     assert {step.name for step in steps if step.job == "train"} == {"n30", "labels"}
+
+
+def test_the_examples_of_a_task_and_a_recipe_are_those_that_are_tested():
+    riddles, cascade = ((ROOT / "tests/configs" / name).read_text() for name in ("riddles.py", "cascade.py"))
+    (task,) = (text for language, text in BLOCKS if language == "python" and "def question" in text)
+    for line in filter(None, task.splitlines()):
+        assert line.partition("  #")[0].rstrip(")").rstrip() in riddles, line
+    (recipe,) = (text for language, text in BLOCKS if language == "python" and "c.Recipe" in text)
+    for line in (line.strip() for line in recipe.splitlines() if "c.Part" in line):
+        assert line in cascade, line
 
 
 def test_the_example_records_are_read():
