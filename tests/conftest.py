@@ -6,6 +6,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from scotd_jax import config
+from scotd_jax.distributed.mesh import make_mesh
+
 jax.config.update("jax_num_cpu_devices", 8)  # sharding is tested on every machine
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -20,3 +23,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared/data not present: real-data tests need it")
     return folder
+
+
+@pytest.fixture(scope="module")
+def calls_are_not_retraced():
+    """For modules that call a jitted update often: the check for reused keys would trace it at every call."""
+    with jax.debug_key_reuse(False):
+        yield
+
+
+@pytest.fixture(scope="session")
+def one_device() -> jax.sharding.Mesh:
+    return make_mesh(config.Mesh(), jax.devices()[:1])

@@ -20,25 +20,14 @@ from tests.resume_program import MODEL, STEPS, run
 from tests.tolerances import GRADIENT
 from tests.training_fixtures import batches
 
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
 TIMES = {"seconds_per_step", "tokens_per_second"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def calls_are_not_retraced():
-    """The check for reused keys traces a function at every call; an update has no keys."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
 @pytest.fixture(scope="module")
-def mesh():
-    return make_mesh(config.Mesh(), jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
-def uncut(tmp_path_factory, mesh):
+def uncut(tmp_path_factory, one_device):
     folder = tmp_path_factory.mktemp("uncut")
-    run(folder, mesh)
+    run(folder, one_device)
     return folder
 
 
@@ -101,18 +90,18 @@ class CutAt:
 
 
 @pytest.mark.parametrize("moment", [1, 4, 9, STEPS])
-def test_an_exception_at_a_step_ends_bit_equal(uncut, mesh, tmp_path, moment):
+def test_an_exception_at_a_step_ends_bit_equal(uncut, one_device, tmp_path, moment):
     with contextlib.suppress(CutError):
-        run(tmp_path, mesh, CutAt(moment))
+        run(tmp_path, one_device, CutAt(moment))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert (checkpoints.latest or 0) < STEPS
-    run(tmp_path, mesh)
+    run(tmp_path, one_device)
     assert_same_end(tmp_path, uncut)
 
 
-def test_a_run_goes_on_with_another_mesh_and_the_same_batches(uncut, mesh, tmp_path):
+def test_a_run_goes_on_with_another_mesh_and_the_same_batches(uncut, one_device, tmp_path):
     with contextlib.suppress(CutError):
-        run(tmp_path, mesh, CutAt(11))
+        run(tmp_path, one_device, CutAt(11))
     eight = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
     run(tmp_path, eight)
     (params, step), (expected, _) = final(tmp_path), final(uncut)
@@ -126,10 +115,10 @@ def test_a_run_goes_on_with_another_mesh_and_the_same_batches(uncut, mesh, tmp_p
         np.testing.assert_allclose(found.get("loss", 0.0), line.get("loss", 0.0), rtol=1e-4)
 
 
-def test_what_a_kill_left_half_written_is_no_checkpoint(uncut, mesh, tmp_path):
+def test_what_a_kill_left_half_written_is_no_checkpoint(uncut, one_device, tmp_path):
     shutil.copytree(uncut, tmp_path, dirs_exist_ok=True)
     last = tmp_path / "checkpoints" / str(STEPS)
     shutil.copytree(last, last.with_name("20.orbax-checkpoint-tmp"))  # swept away
     last.rename(last.with_name(last.name + ".orbax-checkpoint-tmp"))  # and never taken for the last checkpoint
-    run(tmp_path, mesh)
+    run(tmp_path, one_device)
     assert_same_end(tmp_path, uncut)

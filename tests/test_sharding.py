@@ -17,6 +17,7 @@ from scotd_jax.training.step import ONE_PART, make_loss
 from tests.tolerances import FLOAT32, GRADIENT
 from tests.training_fixtures import bag_model, batch_of
 
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
 SMALL = {
     "opt": (
         "opt-tiny",
@@ -24,18 +25,6 @@ SMALL = {
     ),
     "t5": ("t5-tiny", {"d_model": 16, "d_ff": 32, "vocab_size": 48, "num_heads": 4, "d_kv": 4, "num_layers": 1}),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def calls_are_not_retraced():
-    """The check for reused keys traces a function at every call; keys are used once here, in init."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
-@pytest.fixture(scope="module")
-def one():
-    return make_mesh(config.Mesh(), jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +95,11 @@ def test_a_batch_is_split_along_its_questions(eight):
     np.testing.assert_array_equal(batch["targets"], batch_of(8)["targets"])
 
 
-def test_parameters_are_drawn_split_and_the_same_on_every_mesh(one, eight):
+def test_parameters_are_drawn_split_and_the_same_on_every_mesh(one_device, eight):
     model = bag_model()
     drawn = [
         _programs(model, config.Optimizer(warmup_steps=0), 10, 1, ONE_PART, mesh).start(None, 7).params
-        for mesh in (one, eight)
+        for mesh in (one_device, eight)
     ]
     table = drawn[1]["embed"]["tokens"]
     assert {shard.data.shape for shard in table.addressable_shards} == {(8, 4)}  # of [16, 8]
@@ -118,7 +107,7 @@ def test_parameters_are_drawn_split_and_the_same_on_every_mesh(one, eight):
 
 
 @pytest.mark.parametrize("kind", list(SMALL))
-def test_eight_devices_give_loss_and_gradients_of_one(one, eight, kind):
+def test_eight_devices_give_loss_and_gradients_of_one(one_device, eight, kind):
     model = small(kind)
     drawn = model.init(jax.random.key(0))
     batch = batch_of(8, vocab=48)
@@ -138,7 +127,7 @@ def test_eight_devices_give_loss_and_gradients_of_one(one, eight, kind):
 
         return value_and_grad(params, sharding.place_batch(batch, sharding.batch_sharding(mesh)))
 
-    (loss, correct, grads), (loss_8, correct_8, grads_8) = run(one), run(eight)
+    (loss, correct, grads), (loss_8, correct_8, grads_8) = run(one_device), run(eight)
     np.testing.assert_allclose(loss_8, loss, rtol=FLOAT32)
     assert float(correct_8) == float(correct)
     table = grads_8["embed"]["tokens"]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from scotd_jax import config
-from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.training.checkpoints import best_of, load_params
 from scotd_jax.training.loop import train
@@ -19,21 +18,10 @@ from scotd_jax.training.step import ONE_PART, TrainState, make_loss, make_train_
 from tests.tolerances import FLOAT32
 from tests.training_fixtures import BagConfig, bag_model, batch_of, batches
 
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
 MODEL = bag_model()
 ADAM = config.Optimizer(learning_rate=0.02, warmup_steps=2)
 TIMES = {"seconds_per_step", "tokens_per_second"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def calls_are_not_retraced():
-    """The check for reused keys traces a function at every call; an update has no keys."""
-    with jax.debug_key_reuse(False):
-        yield
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    return make_mesh(config.Mesh(), jax.devices()[:1])
 
 
 def settings(**changes):
@@ -117,7 +105,7 @@ def test_the_gradient_of_weighted_parts_is_the_weighted_sum_of_their_gradients(m
     assert batch["predict"]["weights"].sum() != batch["explain"]["weights"].sum()
 
 
-def test_the_loop_learns_logs_means_and_compiles_once(mesh, tmp_path):
+def test_the_loop_learns_logs_means_and_compiles_once(one_device, tmp_path):
     seen = []
 
     def log(step, values):
@@ -126,12 +114,12 @@ def test_the_loop_learns_logs_means_and_compiles_once(mesh, tmp_path):
             stack.enter_context(jax.no_tracing(True))
 
     with contextlib.ExitStack() as stack:
-        train(MODEL, None, batches(4), settings(steps=60, log_every=1), tmp_path / "fine", mesh, log=log)
+        train(MODEL, None, batches(4), settings(steps=60, log_every=1), tmp_path / "fine", one_device, log=log)
     losses = [values["loss"] for _, values in seen]
     assert [step for step, _ in seen] == list(range(1, 61))
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
 
-    train(MODEL, None, batches(4), settings(steps=60, log_every=25), tmp_path / "coarse", mesh)
+    train(MODEL, None, batches(4), settings(steps=60, log_every=25), tmp_path / "coarse", one_device)
     lines = read_metrics(tmp_path / "coarse" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [25, 50, 60]
     for line, first in zip(lines, (0, 25, 50), strict=True):
@@ -144,7 +132,7 @@ def test_the_loop_learns_logs_means_and_compiles_once(mesh, tmp_path):
         np.testing.assert_allclose(line["grad_norm"], np.mean([row["grad_norm"] for row in rows]))
 
 
-def test_best_and_last_checkpoints_hold_what_was_evaluated(mesh, tmp_path):
+def test_best_and_last_checkpoints_hold_what_was_evaluated(one_device, tmp_path):
     """Saving goes on behind the next updates, whose buffers are those of the state being saved."""
     accuracy = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.9, 10: 0.2, 12: 0.4}
     seen = {}
@@ -153,7 +141,7 @@ def test_best_and_last_checkpoints_hold_what_was_evaluated(mesh, tmp_path):
         seen[step] = jax.tree.map(lambda leaf: np.array(leaf, copy=True), params)
         return {"dev_accuracy": accuracy[step]}
 
-    train(MODEL, None, batches(4), settings(eval_every=2, keep=1), tmp_path, mesh, evaluate=evaluate)
+    train(MODEL, None, batches(4), settings(eval_every=2, keep=1), tmp_path, one_device, evaluate=evaluate)
     folder = tmp_path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
     for which, step in (("best", 8), ("last", 12)):  # of equals the later one is the best
@@ -190,16 +178,16 @@ class Counted:
         self.taken = state["taken"]
 
 
-def test_a_checkpoint_is_n_updates_and_n_batches(mesh, tmp_path):
+def test_a_checkpoint_is_n_updates_and_n_batches(one_device, tmp_path):
     loader = Counted()
-    train(MODEL, None, loader, settings(steps=6, save_every=3), tmp_path, mesh)
+    train(MODEL, None, loader, settings(steps=6, save_every=3), tmp_path, one_device)
     loader.taken = 99
-    train(MODEL, None, loader, settings(steps=6, save_every=3), tmp_path, mesh)
+    train(MODEL, None, loader, settings(steps=6, save_every=3), tmp_path, one_device)
     assert loader.taken == 6  # restored, and no batch was taken to find out that nothing is left to do
 
 
 @pytest.mark.parametrize("kind", ["numpy", "jax"])
-def test_the_parameters_handed_in_are_left_alone(mesh, tmp_path, kind):
+def test_the_parameters_handed_in_are_left_alone(one_device, tmp_path, kind):
     start = jax.tree.map(np.asarray, MODEL.init(jax.random.key(5)))
     handed = start if kind == "numpy" else jax.tree.map(jnp.array, start)
     before = jax.tree.map(lambda leaf: np.array(leaf, copy=True), handed)
@@ -209,33 +197,33 @@ def test_the_parameters_handed_in_are_left_alone(mesh, tmp_path, kind):
         states.append(jax.tree.map(lambda leaf: np.array(leaf, copy=True), params))
         return {}
 
-    train(MODEL, handed, batches(4), settings(steps=3), tmp_path, mesh, evaluate=evaluate)
+    train(MODEL, handed, batches(4), settings(steps=3), tmp_path, one_device, evaluate=evaluate)
     bit_equal(handed, before)
     assert not np.array_equal(states[0]["mlp"]["up"]["kernel"], before["mlp"]["up"]["kernel"])
     first = read_metrics(tmp_path / "metrics.jsonl")[0]
     assert first["learning_rate"] < ADAM.learning_rate  # 3 updates of a linear decay
 
 
-def test_a_checkpoint_of_another_model_or_optimizer_is_refused(mesh, tmp_path):
-    train(MODEL, None, batches(4), settings(steps=3), tmp_path, mesh)
+def test_a_checkpoint_of_another_model_or_optimizer_is_refused(one_device, tmp_path):
+    train(MODEL, None, batches(4), settings(steps=3), tmp_path, one_device)
     wide = bag_model(BagConfig(width=12))
     where = rf"{tmp_path}/checkpoints/3: checkpoint of another "
     with pytest.raises(InputError, match=where + r"model: embed/tokens is \[16, 8\] there and \[16, 12\] in this"):
-        train(wide, None, batches(4), settings(steps=3), tmp_path, mesh)
+        train(wide, None, batches(4), settings(steps=3), tmp_path, one_device)
     with pytest.raises(InputError, match=where + "model: embed/tokens"):
         load_params(tmp_path / "checkpoints", wide.abstract())
     other = settings(steps=3, optimizer=config.Optimizer(name="muon", warmup_steps=2))
     with pytest.raises(InputError, match=where + "optimizer: opt_state.* is .* and absent in this config"):
-        train(MODEL, None, batches(4), other, tmp_path, mesh)
+        train(MODEL, None, batches(4), other, tmp_path, one_device)
     with pytest.raises(InputError, match=r"there are no checkpoints here; run the job 'train' first"):
         load_params(tmp_path / "nothing", MODEL.abstract())
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(mesh, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(one_device, tmp_path):
     start = jax.tree.map(np.array, MODEL.init(jax.random.key(0)))
     start["embed"]["tokens"][:] = np.nan
     with pytest.raises(InputError, match="the loss of update 1 is nan; lower"):
-        train(MODEL, start, batches(4), settings(), tmp_path, mesh)
+        train(MODEL, start, batches(4), settings(), tmp_path, one_device)
 
 
 @pytest.mark.parametrize(
@@ -246,9 +234,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(mesh, tmp_path):
         ({"log_every": 0}, r"training.log_every \(0\)"),
     ],
 )
-def test_sizes_that_do_not_fit(mesh, tmp_path, changes, message):
+def test_sizes_that_do_not_fit(one_device, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        train(MODEL, None, batches(4), settings(**changes), tmp_path, mesh)
+        train(MODEL, None, batches(4), settings(**changes), tmp_path, one_device)
 
 
 def test_metrics_past_the_restored_step_and_a_torn_line_are_dropped(tmp_path):

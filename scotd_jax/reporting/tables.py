@@ -168,26 +168,9 @@ def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> Cell | 
     return _cell(scores, confidence) if scores else None
 
 
-BINS = (
-    "kept",
-    "wrong",
-    "unparsable",
-    "truncated",
-    "too_short",
-    "too_long",
-    "duplicate",
-    "near_duplicate",
-    "contaminated",
-    "over_cap",
-    "not_selected",
-)
-
-
 def ledger_counts(ledger: Mapping[str, Any]) -> dict[str, int]:
-    """Bin -> number of responses, in the usual order. Accepts the counts at the top or under "bins"."""
-    counts = ledger.get("bins", ledger)
-    known = {name: int(counts[name]) for name in BINS if name in counts}
-    return known | {k: v for k, v in counts.items() if k not in BINS and type(v) is int and counts is not ledger}
+    """Bin -> number of responses, in the ledger's order (`rationales.ledger.Ledger.to_json`)."""
+    return {name: int(count) for name, count in ledger["bins"].items()}
 
 
 def percent(value: float | None, digits: int = 1) -> str:
