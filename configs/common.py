@@ -138,7 +138,11 @@ def runlocal(config: c.Config) -> c.Config:
 
     rationales = {
         name: dataclasses.replace(
-            r, sampling=less(r.sampling), few_shot=0, model=c.Model(student=TEACHER) if name in sampled else r.model
+            r,
+            sampling=less(r.sampling),
+            few_shot=0,
+            model=c.Model(student=TEACHER) if name in sampled else r.model,
+            options=r.options | ({"subset": True} if r.source == "file" else {}),
         )
         for name, r in config.rationales.items()
     }

@@ -110,6 +110,16 @@ def test_another_gold_answer_is_another_question(tmp_path):
         importing(write(tmp_path / "o.json", [row]), "open_r1")
 
 
+def test_a_part_of_the_questions_may_be_asked(tmp_path):
+    rows = [{"prompt": KETTLE, "completion": SAYS_A}, {"prompt": "Who was never asked?", "completion": SAYS_A}]
+    path = write(tmp_path / "p.jsonl", rows, lines=True)
+    with pytest.raises(InputError, match="p.jsonl line 2: none of the config's"):
+        importing(path, "prompt_completion")
+    kept, ledger = importing(path, "prompt_completion", subset=True)
+    assert len(kept) == 1
+    assert ledger.to_json()["total"]["skipped"] == {"no such question": 1}
+
+
 def test_a_corpus_at_chance_is_refused(tmp_path):
     rows = [{"prompt": KETTLE, "completion": SAYS_A if i % 2 else SAYS_A.replace("(a)", "(b)")} for i in range(60)]
     path = write(tmp_path / "p.jsonl", rows, lines=True)

@@ -12,7 +12,7 @@ from etils import epath
 
 from scotd_jax.config import Rationales
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.matching import Matcher
+from scotd_jax.jobs.matching import NO_QUESTION, Matcher
 from scotd_jax.rationales.importers import texts
 from scotd_jax.rationales.importers.base import Bad, BadRowError, Said
 from scotd_jax.rationales.importers.chance import Chance
@@ -191,7 +191,7 @@ class Import:
         return said.sample_index
 
     def _skip(self, file: str, where: str, bad: BadRowError) -> None:
-        if not self._skip_bad:
+        if not self._skip_bad and not (self._options.get("subset") and bad.reason == NO_QUESTION):
             raise InputError(f"{where}: {bad.detail}. Mend the file, or leave such rows out: --skip-bad")
         self.ledger.skipped(file, bad.reason, where)
 

@@ -16,6 +16,8 @@ _CLOSING = re.compile(r" (?:A|Answer|answer) ?:$")
 _LABEL = re.compile(r"\s*\(?[A-Za-z0-9][).:]$")
 _HEADING = re.compile(r"\s*(?:answer |possible )?(?:choices|options):?$", re.IGNORECASE)
 
+NO_QUESTION = "no such question"
+
 
 class Matcher:
     """Finds questions among those of a config. Of several with equal text the first takes the responses."""
@@ -45,12 +47,10 @@ class Matcher:
         if found := by_id or by_text:
             return found
         if said.question_id is not None and said.question_id in self._ids:
-            raise BadRowError("no such question", f"several of the config's questions have the id {said.question_id!r}")
+            raise BadRowError(NO_QUESTION, f"several of the config's questions have the id {said.question_id!r}")
         names = [] if said.question_id is None else [f"the id {said.question_id!r}"]
         names += [] if said.question_text is None else [f"the text {tidy(said.question_text)[:100]!r}"]
-        raise BadRowError(
-            "no such question", f"none of the config's {len(self._asked)} questions has {' or '.join(names)}"
-        )
+        raise BadRowError(NO_QUESTION, f"none of the config's {len(self._asked)} questions has {' or '.join(names)}")
 
     def by_text(self, text: str) -> str | None:
         """The question of a text, or of a prompt that asks it."""

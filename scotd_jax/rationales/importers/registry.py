@@ -40,6 +40,7 @@ COMMON: dict[str, type] = {
     "ids": str,  # file with the id of a question per record, in the order of all files
     "prompt": str,  # what stands around a question in the files' prompts, e.g. "Think it over: {question}"
     "renumber": bool,  # number the samples of every question anew, over all files in order
+    "subset": bool,  # leave out, and count, rows to questions that the config does not ask
     "allow_chance": bool,  # import a corpus that agrees with the gold answers no better than chance
     "model": str,  # who said it, for the records; else what the row names, else the file's name
     "sampling": str,  # and how
