@@ -115,9 +115,9 @@ def test_a_part_of_the_questions_may_be_asked(tmp_path):
     path = write(tmp_path / "p.jsonl", rows, lines=True)
     with pytest.raises(InputError, match="p.jsonl line 2: none of the config's"):
         importing(path, "prompt_completion")
-    kept, ledger = importing(path, "prompt_completion", subset=True)
+    kept, job = importing(path, "prompt_completion", subset=True)
     assert len(kept) == 1
-    assert ledger.to_json()["total"]["skipped"] == {"no such question": 1}
+    assert job.ledger.to_json()["total"]["skipped"] == {"no such question": 1}
 
 
 def test_a_corpus_at_chance_is_refused(tmp_path):
