@@ -1,9 +1,12 @@
-"""The whole way on real questions, for a run by hand where ../shared/data is there (it takes some minutes):
+"""The whole way on real questions, for a run by hand where ../shared/data is there (each takes some minutes):
 
     python -m scotd_jax.main --config=tests/configs/real.py:opt-125m --workdir=runs/real_opt
+    python -m scotd_jax.main --config=tests/configs/real.py:t5-small --workdir=runs/real_t5
+    python -m scotd_jax.main --config=tests/configs/real.py:scicot --workdir=runs/real_scicot
 
-OpenBookQA with the rationales of three teachers, 22 a question; a student of OPT-125M's or T5-small's shape from random
-weights and 50 updates; 100 questions of every reported set; IMDb's contrast pairs and, as an unseen task, SST-2.
+OpenBookQA with the rationales of three teachers, 22 a question. A student of OPT-125M's or T5-small's shape from random
+weights and 50 updates, 100 questions of every reported set, IMDb's contrast pairs and, as an unseen task, SST-2; or
+Sci-CoT's two stages and all its arms with Flan-T5-small's shape on the first 60 questions.
 """
 
 import dataclasses
@@ -12,27 +15,58 @@ from pathlib import Path
 from scotd_jax import config as c
 
 DATA = "../shared/data"
+HERE = str(Path("configs/x").absolute())  # from where config files are found
+SAID = f"said={DATA}/rationales/openbookqa_multi/*_ranked.json.gz,importer=openbookqa_multi,data={DATA}"
 
 
-def get_config(student):
-    common = c.sibling(str(Path("configs/x").absolute()), "common")
-    scotd = c.sibling(str(Path("configs/x").absolute()), "scotd")
-    said = f"said={DATA}/rationales/openbookqa_multi/*_ranked.json.gz,importer=openbookqa_multi"
-    weights = f"weights=random,tokenizer={DATA}/tokenizers/{'opt' if 'opt' in student else 't5'}"
-    config = c.from_mapping(c.Config, scotd.get_config(f"task=obqa,student={student},data={DATA},{said},{weights}"))
-    optimizer = dataclasses.replace(scotd.ADAM, learning_rate=1e-3, warmup_steps=10)
-    training = c.Training(steps=50, batch_size=8, group_size=2, optimizer=optimizer, log_every=10)
-    taught = dataclasses.replace(config.students["n30"], training=training)
-    others = ("imdb_contrast", "sst2")
+def get_config(what):
+    return c.config_dict(scicot() if what == "scicot" else scotd(what))
+
+
+def load(name: str, student: str) -> c.Config:
+    tokenizer = f"{DATA}/tokenizers/{'opt' if 'opt' in student else 't5'}"
+    settings = f"task=obqa,student={student},weights=random,tokenizer={tokenizer},{SAID}"
+    return c.from_mapping(c.Config, c.sibling(HERE, name).get_config(settings))
+
+
+def brief(training: c.Training, steps: int, batch_size: int) -> c.Training:
+    optimizer = dataclasses.replace(training.optimizer, learning_rate=1e-3, warmup_steps=steps // 5)
+    return dataclasses.replace(
+        training, steps=steps, batch_size=batch_size, group_size=2, optimizer=optimizer, log_every=10, eval_every=0
+    )
+
+
+def scotd(student: str) -> c.Config:
+    config, common = load("scotd", student), c.sibling(HERE, "common")
+    taught = dataclasses.replace(config.students["n30"], training=brief(config.students["n30"].training, 50, 8))
     unseen = (*common.sets_of(("imdb_contrast",), "test", "contrast"), "sst2.dev")
     sampling = c.Sampling(temperature=0.0, max_new_tokens=64, batch_size=50, bucket=64)
-    return c.config_dict(
-        dataclasses.replace(
-            config,
-            tasks=config.tasks | {name: common.task(name, DATA) for name in others},
-            corpora={"n30": config.corpora["n30"]},
-            students={"n30": taught},
-            askings={"unseen": c.Asking("n30", unseen, arm="on tasks it has not seen")},
-            evaluation=c.Evaluation(sampling=sampling, dev_questions=20, limit=100),
+    return dataclasses.replace(
+        config,
+        tasks=config.tasks | {name: common.task(name, DATA) for name in ("imdb_contrast", "sst2")},
+        corpora={"n30": config.corpora["n30"]},
+        students={"n30": taught},
+        askings={"unseen": c.Asking("n30", unseen, arm="on tasks it has not seen")},
+        evaluation=c.Evaluation(sampling=sampling, dev_questions=20, limit=100),
+    )
+
+
+def scicot() -> c.Config:
+    config = load("scicot", "flan-t5-small")
+    few = {"max_new_tokens": 48, "batch_size": 30, "bucket": 64}
+    rationales = {
+        name: dataclasses.replace(
+            r,
+            sampling=dataclasses.replace(r.sampling, n=min(r.sampling.n, 2), **few),
+            options={"subset": True} if r.source == "file" else {},
         )
+        for name, r in config.rationales.items()
+    }
+    return dataclasses.replace(
+        config,
+        tasks={name: dataclasses.replace(task, limit=60) for name, task in config.tasks.items()},
+        rationales=rationales,
+        students={n: dataclasses.replace(s, training=brief(s.training, 10, 4)) for n, s in config.students.items()},
+        askings={n: dataclasses.replace(asking, n=min(asking.n, 2)) for n, asking in config.askings.items()},
+        evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, **few), dev_questions=10),
     )
