@@ -24,6 +24,7 @@ def evaluate(run: Run, name: str) -> None:
     asking, settings = askings(run.config)[name], run.config.evaluation
     spec = run.config.students[asking.student]
     artefact = run.artefact("evaluate", name)
+    few_shot = run.config.corpora[spec.corpus].few_shot if asking.few_shot < 0 else asking.few_shot
     made_of = {
         "asking": plain(asking) | {"sets": None, "arm": None},
         "sampling": plain(settings.sampling),
@@ -32,15 +33,14 @@ def evaluate(run: Run, name: str) -> None:
         "student": run.artefact("train", asking.student).digest,
         "given": identity(run, asking.given),
         "questions": run.questions_identity(asking.sets),
-        "exemplars": run.exemplars_identity(asking.sets, max(0, asking.few_shot)),
+        "exemplars": run.exemplars_identity(asking.sets, few_shot),
         "seed": run.config.seed,
     }
     if not artefact.begin(made_of):
         run.log("  already complete")
         return
     speaker = load_speaker(run, asking.student, Model(student=asking.student), spec.precision)
-    if asking.few_shot >= 0:
-        speaker = speaker._replace(few_shot=asking.few_shot)
+    speaker = speaker._replace(few_shot=few_shot)
     results, rows_by_set = {}, {}
     for set_name in asking.sets:
         asked = run.reported(set_name)
