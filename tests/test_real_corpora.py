@@ -1,10 +1,6 @@
 """Corpora of the three real sets of rationales with the real tokenizers: counted, and read back by everyone."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -12,8 +8,8 @@ import tensorflow as tf
 from scotd_jax.corpus import example
 from scotd_jax.corpus.encode import FEATURES, GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
+from tests.door import door
 
-ROOT = Path(__file__).parents[1]
 CONFIG = """
 from scotd_jax import config as c
 
@@ -68,15 +64,7 @@ def test_a_real_corpus_is_read_back_by_tensorflow_and_tfds(name, shared_data, tm
         dev=dev,
     )
     (tmp_path / "config.py").write_text(text)
-    command = [sys.executable, "-m", "scotd_jax.main", f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/w"]
-    done = subprocess.run(
-        [*command, "--jobs=sample,build"],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = door(f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/w", "--jobs=sample,build")
     assert done.returncode == 0, done.stderr
     schema = {key: tf.io.VarLenFeature(tf.string if "bytes" in text else tf.int64) for key, text in FEATURES.items()}
     for kind in ("opt", "t5"):
