@@ -288,16 +288,16 @@ from scotd_jax import config as c
 
 def get_config():
     task = c.Task(kind="jsonl", path={task!r})
-    server = c.Server(url={url!r}, model={model!r}, n_per_request=2, concurrency=2)
+    server = c.Server(url={url!r}, model={model!r}, n_per_request=2, concurrency=2, extra={extra!r})
     sampling = c.Sampling(n={n}, max_new_tokens=24)
     said = c.Rationales(source="server", questions=("home.train",), server=server, sampling=sampling)
     return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}, seed=3))
 '''
 
 
-def flags(home: Path, url: str, model: str = "served", n: int = N) -> list[str]:
+def flags(home: Path, url: str, model: str = "served", n: int = N, **extra: str) -> list[str]:
     config = home / "config.py"
-    config.write_text(CONFIG.format(task=str(home / "task"), url=url, model=model, n=n))
+    config.write_text(CONFIG.format(task=str(home / "task"), url=url, model=model, n=n, extra=extra))
     return [f"--config={config}", f"--workdir={home / 'w'}", "--jobs=sample"]
 
 
@@ -370,9 +370,11 @@ def transformers_server(shared_data):
 
 
 def test_a_real_server_with_a_real_model(home, transformers_server):
-    """It takes no `n`, so every request brings one choice, and what is missing is asked for again."""
+    """It ignores `n`, so every request brings one choice and what is missing is asked for again; and it is greedy
+    whatever the temperature, unless the checkpoint or the request says otherwise."""
     url, model = transformers_server
-    done = door(*flags(home, url, model, n=2))
+    sampled = json.dumps({"do_sample": True, "eos_token_id": 2})
+    done = door(*flags(home, url, model, n=2, generation_config=sampled))
     assert done.returncode == 0, done.stderr
     rows = list(read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl"))))
     assert {row.name for row in rows} == {(f"home/train/{i}", k) for i in range(12) for k in range(2)}
