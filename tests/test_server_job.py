@@ -142,7 +142,7 @@ def test_fewer_choices_than_asked_are_asked_again(home):
         return 200, {}, says(body, min(2, body.get("n", 1))) if number % 5 else b'{"choices": []}'
 
     with serving(script) as fake:
-        rows = run(home, fake.url)
+        rows = run(home, fake.url, server={"retries": 12})
     assert {row.name for row in rows} == names()
     assert len({row.text for row in rows}) == len(rows), "a gap is asked for under a seed of its own"
 
@@ -303,7 +303,7 @@ def flags(home: Path, url: str, model: str = "served", n: int = N, **extra: str)
 
 def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_asked_twice(home):
     parts = home / "w/rationales/said/parts"
-    with serving(lambda number, body: time.sleep(0.05)) as fake:
+    with serving(lambda number, body: time.sleep(0.1)) as fake:
         command = [sys.executable, "-m", "scotd_jax.main", *flags(home, fake.url)]
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
@@ -312,7 +312,7 @@ def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_asked_twice(home):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it was not cut, so nothing was tested"
         before = stored(home)
-        time.sleep(0.2)  # until the server is done with requests of the dead
+        time.sleep(0.3)  # until the server is done with requests of the dead
         fake.bodies.clear()
         done = door(*flags(home, fake.url))
         assert done.returncode == 0, done.stderr
