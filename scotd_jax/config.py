@@ -58,18 +58,34 @@ class Sampling:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rationales:
-    """One set of responses: said by a model, by the task itself (gold), or read from files."""
+class Server:
+    """A model behind an OpenAI-compatible interface (vLLM, SGLang, llama.cpp, an API). Its key stays out of configs."""
 
-    source: Literal["model", "task", "file"] = "model"
+    url: str = ""  # up to the version, "http://localhost:8000/v1"; batch files need none
+    model: str = ""  # its name there
+    kind: Literal["completions", "chat"] = "completions"  # chat: exemplars and question become turns of a talk
+    n_per_request: int = 0  # samples asked for in one request; 0 is all of a question
+    concurrency: int = 8  # requests at a time, of each process
+    timeout: float = 600.0  # seconds without a byte after which a request is given up
+    retries: int = 6  # of a request, with growing pauses between
+    key_env: str = ""  # NAME of the environment variable that holds the key; "" sends none
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # more fields of every request; None takes one out
+
+
+@dataclasses.dataclass(frozen=True)
+class Rationales:
+    """One set of responses: said by a model here or elsewhere, by the task itself (gold), or read from files."""
+
+    source: Literal["model", "server", "batch", "task", "file"] = "model"  # batch: files for a batch interface
     questions: Names = ()  # question sets that are asked
     model: Model = Model()  # source "model"
+    server: Server = Server()  # sources "server" and "batch"
     sampling: Sampling = Sampling()
-    recipe: str = ""  # source "model": how it is asked and read; "" as it was taught, or as SCoTD asks its teacher
-    few_shot: int = 0  # source "model": how many of the task's exemplars come before every question
-    path: str = ""  # source "file": files, also with *, in the order of the numbers in their names
+    recipe: str = ""  # how a model is asked and read; "" as it was taught, or as SCoTD asks its teacher
+    few_shot: int = 0  # how many of the task's exemplars come before every question to a model
+    path: str = ""  # sources "file" and "batch": files, also with *, in the order of the numbers in their names
     importer: str = "responses"  # source "file": what kind of files (rationales/importers)
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the importer
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the importer; "think" of a server
     release: Literal["", "jsonl", "parquet"] = ""  # also written as a dataset for others, with a card
     seed: int = 0  # added to the config's
 

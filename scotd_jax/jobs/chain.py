@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from scotd_jax.config import Asking, Config
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.question_sets import QuestionSet
+from scotd_jax.rationales.remote import REMOTE, check_remote
 from scotd_jax.tasks import recipes
 
 JOBS = ("sample", "build", "train", "evaluate", "export", "report")
@@ -103,8 +104,11 @@ def check(config: Config) -> None:
         _check_sets(config, rationales.questions, f"{where}.questions")
         if rationales.source == "model":
             _check_model(config, rationales.model, f"{where}.model")
+        elif rationales.source in REMOTE:
+            check_remote(rationales, where)
+        if rationales.source in ("model", *REMOTE):
             recipe = rationales.recipe
-            if not recipe and rationales.model.student:
+            if not recipe and rationales.source == "model" and rationales.model.student:
                 student = config.students[rationales.model.student]
                 recipe = lookup(config.corpora, student.corpus, f"config.students.{rationales.model.student}").recipe
             if recipes.reads_rationales(recipes.find(recipe or "scotd", config.recipes, f"{where}.recipe")):

@@ -144,7 +144,7 @@ def _curve(run: Run, name: str) -> list[tuple[int, float | None, float | None]]:
 def _facts(run: Run) -> dict[str, str]:
     facts = {"students": str(len(run.config.students)), "seed": str(run.config.seed)}
     for name, rationales in run.config.rationales.items():
-        if rationales.source == "model":
+        if rationales.source in ("model", "server", "batch"):
             counts = run.artefact("sample", name).manifest().get("counts", {})
             facts[f"samples {name}"] = (
                 f"{counts.get('responses', 0):,} responses to {counts.get('questions', 0):,} questions, "

@@ -1,21 +1,26 @@
-"""The sample job: a set of responses, said by a model, given by the task itself, or read from files."""
+"""The sample job: a set of responses, said by a model here or on a server, given by the task, or read from files."""
 
 import collections
 import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from etils import epath
 
-from scotd_jax.config import plain
+from scotd_jax.config import Rationales, plain
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
+from scotd_jax.jobs.asking import ask_server
+from scotd_jax.jobs.batches import ask_by_files
 from scotd_jax.jobs.importing import Import
 from scotd_jax.jobs.question_sets import QuestionSet
+from scotd_jax.jobs.remote import Remote
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import load_speaker, speak
 from scotd_jax.rationales.release import is_released, release
+from scotd_jax.rationales.remote import REMOTE
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import Task
@@ -34,13 +39,15 @@ def sample(run: Run, name: str) -> None:
     seed = run.config.seed + spec.seed
     artefact = run.artefact("sample", name)
     identity = {
-        "spec": plain(dataclasses.replace(spec, release="")),
+        "spec": _spec(spec),
         "seed": seed,
         "questions": run.questions_identity(spec.questions),
     }
     imported = None
     if spec.source == "model":
         identity["model"] = run.model_identity(spec.model)
+        identity["exemplars"] = run.exemplars_identity(spec.questions, spec.few_shot)
+    elif spec.source in REMOTE:
         identity["exemplars"] = run.exemplars_identity(spec.questions, spec.few_shot)
     elif spec.source == "file":
         # Not run.skip_bad: for given files only one of its values leads to a result, or both to the same one.
@@ -60,8 +67,12 @@ def sample(run: Run, name: str) -> None:
         if spec.recipe:
             speaker = speaker._replace(recipe=run.recipe_named(spec.recipe, f"config.rationales.{name}.recipe"))
         paths = speak(run, speaker, asked, spec.sampling, seed=seed, folder=artefact.path, shards=4)
+    elif spec.source == "server":
+        paths = ask_server(run, Remote(run, spec, seed, f"config.rationales.{name}"), asked, artefact.path)
     elif not hosts.is_first():
         return
+    elif spec.source == "batch":
+        paths = ask_by_files(run, Remote(run, spec, seed, f"config.rationales.{name}"), asked, artefact.path, spec.path)
     elif imported is not None:
         paths = _import(run, imported, asked, artefact)
     else:
@@ -72,6 +83,16 @@ def sample(run: Run, name: str) -> None:
     run.log("  " + ", ".join(f"{key} {value}" for key, value in counts.items()))
     artefact.finish(counts, {path.name: file_digest(path) for path in paths})
     _release(run, name, artefact)
+
+
+def _spec(spec: Rationales) -> dict[str, Any]:
+    """What of a set's settings makes it what it is. Where a server stands and how it is reached may change in between,
+    and so may the place of batch results."""
+    found = plain(dataclasses.replace(spec, release="", path="" if spec.source == "batch" else spec.path))
+    server = found.pop("server")
+    if spec.source in REMOTE:
+        found["server"] = {key: server[key] for key in ("model", "kind", "extra")}
+    return found
 
 
 def count(rows: Iterable[Response]) -> dict[str, int | float]:

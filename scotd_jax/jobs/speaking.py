@@ -25,13 +25,14 @@ Given = Mapping[str, Sequence[str]]  # question id -> rationales that it is aske
 class Speaker(NamedTuple):
     """A model ready to speak, asked as its recipe says in a format of its own or that of each task (None).
 
-    `prefix(task, format, few_shot)` is what comes before every prompt.
+    `prefix(task, format, few_shot)` is what comes before every prompt. Without model, params and tokenizer it speaks
+    elsewhere (jobs/remote.py).
     """
 
     name: str
-    model: api.Model
-    params: api.Params
-    tokenizer: Tokenizer
+    model: api.Model | None
+    params: api.Params | None
+    tokenizer: Tokenizer | None
     recipe: c.Recipe
     own_style: Format | None
     few_shot: int
@@ -40,10 +41,12 @@ class Speaker(NamedTuple):
     def style(self, task: Task) -> Format:
         return self.own_style or task.format
 
-    def prompt_ids(self, question: Question, task: Task, rationale: str | None = None) -> list[int]:
+    def prompt(self, question: Question, task: Task, rationale: str | None = None) -> str:
         style = self.style(task)
-        text = self.prefix(task, style, self.few_shot) + recipes.prompt(self.recipe, style, question, rationale)
-        return self.tokenizer.prompt_ids(text, self.model.config.kind)
+        return self.prefix(task, style, self.few_shot) + recipes.prompt(self.recipe, style, question, rationale)
+
+    def prompt_ids(self, question: Question, task: Task, rationale: str | None = None) -> list[int]:
+        return self.tokenizer.prompt_ids(self.prompt(question, task, rationale), self.model.config.kind)
 
     def stops(self, asked: Asked) -> tuple[str, ...]:
         """The strings that end a response to any of the questions."""
