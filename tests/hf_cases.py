@@ -57,6 +57,8 @@ CONFIGS = {
     "qwen3": DecoderConfig("qwen3", **_DECODER, head_dim=8, attention_bias=True, sliding_window=64),
     "mistral": DecoderConfig("mistral", **_DECODER, sliding_window=64, hidden_act="gelu_pytorch_tanh"),
 }
+# Whatever tokenizer lies in a folder of Qwen 2, transformers 5 reads it as Qwen's own.
+ANY_TOKENIZER = [name for name in CONFIGS if name != "qwen2"]
 
 TEXTS = [f"one two three four five six {' '.join(f'w{i}' for i in range(26))} ."]  # 33 words + 4 specials < 40 rows
 PROMPTS = ["one two three w1 w2", "six", "w9 w8 w7 w6 w5 w4 w3 w2 one one two w20", "four five ."]

@@ -14,7 +14,7 @@ from scotd_jax.models.hf_import import load_config, load_pretrained
 from scotd_jax.models.registry import PRESETS, config_for
 from scotd_jax.models.t5 import T5Config
 from scotd_jax.tokenization import Tokenizer
-from tests.hf_cases import CONFIGS, random_params, words
+from tests.hf_cases import ANY_TOKENIZER, CONFIGS, random_params, words
 
 WEIGHTS = "model.safetensors"
 
@@ -77,7 +77,8 @@ def test_export_then_import_is_byte_equal(name, shards, tmp_path):
     files = sorted(tmp_path.glob("model*.safetensors"))
     assert (len(files) > 1) == (shards == 2000) == (tmp_path / "model.safetensors.index.json").exists()
     assert (tmp_path / "README.md").read_text() == "# A model\n"
-    assert Tokenizer.load(tmp_path).fingerprint() == words().fingerprint()
+    if name in ANY_TOKENIZER:
+        assert Tokenizer.load(tmp_path).fingerprint() == words().fingerprint()
 
 
 def test_shards_are_bounded_and_indexed(tmp_path):

@@ -88,7 +88,9 @@ def from_hf(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     known = {field.name for field in dataclasses.fields(RopeScaling)}
     if unknown := sorted(found.keys() - known):
         raise InputError(f"config.json: {where}.{unknown[0]} is {found[unknown[0]]!r}; it is not supported")
-    return float(theta), RopeScaling(**hf_fields.checked(RopeScaling, {"rope_type": kind, **found}, f"{where}."))
+    return float(theta), RopeScaling(
+        **hf_fields.checked(RopeScaling, {"rope_type": kind, **found}, f"config.json: {where}.")
+    )
 
 
 def to_hf(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
