@@ -119,7 +119,8 @@ class Tokenizer:
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def prompt_ids(self, text: str, kind: str) -> list[int]:
-        """Ids of a whole prompt for a model of `kind`: "t5" ends it with `eos_id`, "opt" begins it with `bos_id`."""
+        """Ids of a whole prompt for a model of `kind`: "t5" ends it with `eos_id`, "opt" begins it with `bos_id`,
+        "decoder" begins it as the tokenizer itself does (Llama with its `<s>`, Qwen with nothing)."""
         before, after = self._frame(kind)
         return [*before, *self.encode(text), *after]
 
@@ -159,10 +160,17 @@ class Tokenizer:
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
     def _frame(self, kind: str) -> tuple[list[int], list[int]]:
-        frames = {"t5": ([], [self.eos_id]), "opt": ([self.bos_id], [])}
+        frames = {"t5": ([], [self.eos_id]), "opt": ([self.bos_id], []), "decoder": (self._own_start, [])}
         if kind not in frames:
             raise ValueError(f"unknown kind of model {kind!r}; expected one of {', '.join(frames)}")
         return frames[kind]
+
+    @functools.cached_property
+    def _own_start(self) -> list[int]:
+        """Special tokens that the tokenizer puts before every text. What it puts behind would end a response."""
+        plain, framed = self.encode("a"), self._backend.encode("a").ids
+        begins = [i for i in range(len(framed)) if framed[i : i + len(plain)] == plain]
+        return framed[: begins[0]] if begins else []
 
     def _with_template(self, kind: str) -> Any:
         """The fast tokenizer if it frames prompts as `kind` wants, else a general one that does."""

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 
 from scotd_jax.models import registry
+from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.opt import OPTConfig
+from scotd_jax.models.rope import RopeScaling
 from scotd_jax.models.t5 import T5Config
 from scotd_jax.tokenization import Tokenizer
 
@@ -20,6 +22,20 @@ _OPT = {
     "eos_token_id": 1,
 }
 _T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+_DECODER = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 3,
+    "eos_token_id": 1,
+}
+_LLAMA3 = RopeScaling("llama3", 8.0, 1.0, 4.0, original_max_position_embeddings=16)
+_YARN = RopeScaling("yarn", 4.0, original_max_position_embeddings=16)
 
 CONFIGS = {
     "opt": OPTConfig(**_OPT),
@@ -27,7 +43,22 @@ CONFIGS = {
     "opt-no-final-norm": OPTConfig(**_OPT, remove_final_layer_norm=True),
     "t5-v1.0": T5Config(**_T5, num_decoder_layers=3),
     "t5-v1.1": T5Config(**_T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "llama": DecoderConfig(**_DECODER, rope_theta=100.0, rope_scaling=_LLAMA3),
+    "llama-biased": DecoderConfig(
+        **{**_DECODER, "num_key_value_heads": None},
+        head_dim=6,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+        hidden_act="gelu",
+        rope_scaling=RopeScaling("linear", 2.0),
+    ),
+    "qwen2": DecoderConfig("qwen2", **_DECODER, tie_word_embeddings=True, rope_theta=1000.0, rope_scaling=_YARN),
+    "qwen3": DecoderConfig("qwen3", **_DECODER, head_dim=8, attention_bias=True, sliding_window=64),
+    "mistral": DecoderConfig("mistral", **_DECODER, sliding_window=64, hidden_act="gelu_pytorch_tanh"),
 }
+# Whatever tokenizer lies in a folder of Qwen 2, transformers 5 reads it as Qwen's own.
+ANY_TOKENIZER = [name for name in CONFIGS if name != "qwen2"]
 
 TEXTS = [f"one two three four five six {' '.join(f'w{i}' for i in range(26))} ."]  # 33 words + 4 specials < 40 rows
 PROMPTS = ["one two three w1 w2", "six", "w9 w8 w7 w6 w5 w4 w3 w2 one one two w20", "four five ."]

@@ -21,12 +21,22 @@ from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
 V = 31
 _OPT = {"vocab_size": V, "hidden_size": 16, "num_attention_heads": 2, "ffn_dim": 24, "max_position_embeddings": 32}
+_DECODER = {
+    **{name: _OPT[name] for name in ("vocab_size", "hidden_size", "max_position_embeddings")},
+    "model_type": "qwen3",  # with its norms and all biases it has every part that the family knows
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "head_dim": 6,
+    "attention_bias": True,
+}
 _T5 = {"vocab_size": V, "d_model": 16, "d_kv": 6, "num_heads": 2, "d_ff": 24, "relative_attention_max_distance": 16}
 KINDS = {
     "opt": ("opt-tiny", _OPT),
     "opt-350m": ("opt-tiny", {**_OPT, "word_embed_proj_dim": 10, "do_layer_norm_before": False}),
     "t5-v1.0": ("t5-tiny", _T5),
     "t5-v1.1": ("t5-tiny", {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "decoder": ("decoder-tiny", _DECODER),
 }
 
 
@@ -107,7 +117,7 @@ def test_cached_steps_equal_the_whole(kind):
     close(jnp.concatenate(steps, 2), whole, FLOAT32)
 
 
-@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("kind", [*PLAIN, "decoder"])
 def test_padding_is_inert(kind):
     B, G, P, R = 2, 3, 5, 4
     p, prompt, inputs = params(kind), tokens(0, B, P), tokens(1, B, G, R)
@@ -145,7 +155,7 @@ def test_empty_prefix(kind):
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("kind", ["opt", "opt-350m"])
+@pytest.mark.parametrize("kind", ["opt", "opt-350m", "decoder"])
 def test_shared_exemplars_equal_a_longer_prompt(kind):
     m, p = model(kind), params(kind)
     exemplars, question, inputs = tokens(0, 1, 4), tokens(1, 2, 3), tokens(2, 2, 3, 4)

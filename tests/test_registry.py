@@ -109,6 +109,20 @@ def test_wrong_names_are_refused_with_the_nearest(name, shape, message):
             },
         ),
         (
+            "qwen2.5-0.5b",
+            {
+                "embed/tokens": ("vocab", "embed"),
+                "layers/0/attn/q/kernel": ("embed", "heads"),
+                "layers/0/attn/q/bias": ("heads",),
+                "layers/0/attn/k/kernel": ("embed", "kv"),
+                "layers/0/attn/v/bias": ("kv",),
+                "layers/0/attn/o/kernel": ("heads", "embed"),
+                "layers/0/mlp/gate/kernel": ("embed", "mlp"),
+                "layers/0/mlp/down/kernel": ("mlp", "embed"),
+                "final_norm/scale": (None,),
+            },
+        ),
+        (
             "flan-t5-small",
             {
                 "lm_head/kernel": ("vocab", "embed"),
@@ -131,7 +145,7 @@ def test_logical_axes(name, expected):
     assert not [name for name in axes if re.search(r"norm|bias", name) and "embed" in axes[name]]
 
 
-@pytest.mark.parametrize("name", ["opt-tiny", "t5-tiny", "flan"])
+@pytest.mark.parametrize("name", ["opt-tiny", "t5-tiny", "flan", "decoder-tiny"])
 def test_first_scores_are_of_order_one(name):
     """A model can be trained from its first parameters: it begins near the uniform distribution."""
     config = config_for("t5-tiny", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False})

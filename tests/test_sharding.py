@@ -24,6 +24,10 @@ SMALL = {
         {"hidden_size": 16, "ffn_dim": 32, "vocab_size": 48, "num_attention_heads": 4, "num_hidden_layers": 1},
     ),
     "t5": ("t5-tiny", {"d_model": 16, "d_ff": 32, "vocab_size": 48, "num_heads": 4, "d_kv": 4, "num_layers": 1}),
+    "decoder": (
+        "decoder-tiny",
+        {"hidden_size": 16, "intermediate_size": 32, "vocab_size": 48, "num_hidden_layers": 1},
+    ),
 }
 
 

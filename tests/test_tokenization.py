@@ -58,6 +58,7 @@ def test_words_round_trip_and_specials_vanish(words):
     assert words.decode([0, *words.encode("red box"), 2, 1, 0]) == "red box"
     assert words.prompt_ids("red box", "opt") == [3, *words.encode("red box")]
     assert words.prompt_ids("red box", "t5") == [*words.encode("red box"), 1]
+    assert words.prompt_ids("red box", "decoder") == words.encode("red box")
     with pytest.raises(ValueError, match="'llama'"):
         words.prompt_ids("red", "llama")
 
@@ -68,7 +69,7 @@ def test_word_token_texts_add_up(ids):
     assert adds_up(Tokenizer.train_words(WORDS), ids)
 
 
-@pytest.mark.parametrize("kind", [None, "opt", "t5"])
+@pytest.mark.parametrize("kind", [None, "opt", "t5", "decoder"])
 @pytest.mark.parametrize("model_type", [None, "opt", "t5"])
 def test_words_saved_and_loaded(words, tmp_path, kind, model_type):
     transformers = pytest.importorskip("transformers")
@@ -151,10 +152,23 @@ def test_real_tokenizers_saved_and_loaded(name, kind, request, tmp_path):
 def test_byte_fallback_tokens_become_bytes(shared_data):
     llama = Tokenizer.load(shared_data / "checkpoints" / "stories260K")
     assert llama.encode("Once upon a time") == [403, 407, 261, 378]
+    assert llama.prompt_ids("Once upon a time", "decoder") == [1, 403, 407, 261, 378]  # as its own template begins
     ids = llama.encode("Once\nupon é")
     texts = llama.token_texts()
     assert b"\n" in [texts[i] for i in ids]
     assert adds_up(llama, ids)
+
+
+def test_a_decoder_prompt_begins_and_never_ends_as_the_tokenizer_says(words):
+    from tokenizers import processors
+
+    begun = Tokenizer.train_words(WORDS)
+    begun._backend.post_processor = processors.TemplateProcessing(
+        single=["<s>", "$A", "</s>"], special_tokens=[("<s>", 3), ("</s>", 1)]
+    )
+    assert begun._backend.encode("red").ids == [3, *words.encode("red"), 1]
+    assert begun.prompt_ids("red box", "decoder") == [3, *words.encode("red box")]
+    assert begun.encoder("decoder").before == (3,)
 
 
 def test_folder_of_a_bare_spiece_model(t5, shared_data, tmp_path):

@@ -102,7 +102,7 @@ def _model_name(run: Run, student: Student) -> str:
     functions = run.model(student.model, student.precision)
     size = sum(leaf.size for leaf in jax.tree.leaves(functions.abstract()))
     digits = f"{size / 1e9:.2g}B" if size >= 1e9 else f"{size / 1e6:.2g}M"
-    return f"{functions.config.kind.upper()} {digits}"
+    return f"{getattr(functions.config, 'model_type', functions.config.kind).upper()} {digits}"
 
 
 def _said(run: Run, name: str, set_name: str) -> tuple[list[Question], list[Response]]:

@@ -167,8 +167,7 @@ class Run:
         if model.path:
             from scotd_jax.models.hf_import import load_pretrained
 
-            _, params = load_pretrained(model.path)
-            return jax.device_put(params, shardings)
+            return load_pretrained(model.path, shardings)[1]
         return jax.jit(functions.init, out_shardings=shardings)(jax.random.key(seed))
 
     def model_identity(self, model: c.Model) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 Nothing is guessed: a tensor that is missing, left over, of another shape, or a copy that differs from its original
 stops the import with the names of file and tensor. Weights of any float type become float32.
+
+With shardings every tensor goes to its devices as soon as it is read, each of them reading its own slice from the
+file, so that a model far larger than the host's memory can be loaded: no more than one tensor is held at a time.
 """
 
 import contextlib
@@ -9,6 +12,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors needs to hand it out
 import numpy as np
 from etils import epath
@@ -17,11 +21,12 @@ from safetensors import SafetensorError, safe_open
 from scotd_jax.errors import InputError
 from scotd_jax.localfiles import fetched
 from scotd_jax.models import hf_map, registry
+from scotd_jax.models.decoder_config import FAMILIES, DecoderConfig
 from scotd_jax.models.opt import OPTConfig
 from scotd_jax.models.t5 import T5Config
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_CONFIGS = {"opt": OPTConfig, "t5": T5Config}
+_CONFIGS = {"opt": OPTConfig, "t5": T5Config, **dict.fromkeys(FAMILIES, DecoderConfig)}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -47,18 +52,21 @@ def load_config(path: epath.PathLike) -> registry.ModelConfig:
         raise InputError(f"{folder}: {error}") from None
 
 
-def load_pretrained(path: epath.PathLike) -> tuple[registry.ModelConfig, dict[str, Any]]:
+def load_pretrained(path: epath.PathLike, shardings: Any = None) -> tuple[registry.ModelConfig, dict[str, Any]]:
     """Config and parameters (nested dict of numpy float32) of the model in the folder `path`, local or remote.
 
-    Reads model.safetensors or the files of model.safetensors.index.json. Raises InputError as the module says.
+    With `shardings`, a tree like the parameters, they are arrays of jax that lie there; a process reads what its own
+    devices hold. Reads model.safetensors or the files of model.safetensors.index.json. Raises InputError as the module
+    says.
     """
     config = load_config(path)
+    places = {} if shardings is None else hf_map.flatten(shardings)
     with (
         fetched(path, lambda name: name.endswith((".safetensors", ".json"))) as folder,
         _Tensors(folder, path, config.kind) as files,
     ):
-        leaves = {pair.ours: _parameter(files, pair, path) for pair in hf_map.pairs(config)}
-        if unread := sorted(files.unread() - hf_map.UNUSED[config.kind]):
+        leaves = {p.ours: _parameter(files, p, path, places.get(p.ours)) for p in hf_map.pairs(config)}
+        if unread := sorted(name for name in files.unread() if not hf_map.is_unused(config.kind, name)):
             raise InputError(
                 f"{files.file(unread[0])}: tensor {unread[0]!r} ({len(unread)} in all) belongs to no parameter of "
                 f"this {config.kind} model; does config.json describe these weights?"
@@ -66,20 +74,33 @@ def load_pretrained(path: epath.PathLike) -> tuple[registry.ModelConfig, dict[st
     return config, hf_map.nest(leaves)
 
 
-def _parameter(files: "_Tensors", pair: hf_map.Pair, shown: epath.PathLike) -> np.ndarray:
+def _parameter(files: "_Tensors", pair: hf_map.Pair, shown: epath.PathLike, place: Any) -> np.ndarray | jax.Array:
     names = [name for name in (pair.theirs, *pair.copies) if name in files]
     if not names and pair.ours == "lm_head/kernel":
         # transformers 5 ties the head of an unscaled T5 when both matrices are equal, and then stores only one.
         names = [name for name in ("shared.weight", "encoder.embed_tokens.weight") if name in files][:1]
     if not names:
         raise InputError(f"{shown}: no file holds tensor {pair.theirs!r} (our {pair.ours}), {pair.stored_shape}")
-    value = files.read(names[0], pair.stored_shape)
     for name in names[1:]:
-        if not np.array_equal(files.read(name, pair.stored_shape), value):
+        if not np.array_equal(files.read(name, pair.stored_shape), files.read(names[0], pair.stored_shape)):
             raise InputError(
                 f"{files.file(name)}: tensor {name!r} differs from {names[0]!r}, but config.json says they are tied"
             )
-    return np.ascontiguousarray(value.T) if pair.transpose else value
+
+    def read(index: tuple[slice, ...] = ()) -> np.ndarray:
+        value = files.read(names[0], pair.stored_shape, index[::-1] if pair.transpose else index)
+        return np.ascontiguousarray(value.T) if pair.transpose else value
+
+    if place is None:
+        return read()
+    parts: dict[str, np.ndarray] = {}  # devices that hold the same part share what was read
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        if (key := str(index)) not in parts:
+            parts[key] = read(index)
+        return parts[key]
+
+    return jax.make_array_from_callback(pair.shape, place, part)
 
 
 class _Tensors(contextlib.AbstractContextManager):
@@ -115,15 +136,15 @@ class _Tensors(contextlib.AbstractContextManager):
     def unread(self) -> set[str]:
         return set(self._files) - self._read
 
-    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """float32[shape]. InputError if the tensor is of another shape or not of floats."""
+    def read(self, name: str, shape: tuple[int, ...], index: tuple[slice, ...] = ()) -> np.ndarray:
+        """float32[shape], or the part at `index`. InputError if the tensor is of another shape or not of floats."""
         _, key, opened = self._files[name]
         view = opened.get_slice(key)
         if tuple(view.get_shape()) != shape or view.get_dtype() not in _FLOATS:
             found = f"{view.get_dtype()} {tuple(view.get_shape())}"
             raise InputError(f"{self.file(name)}: tensor {key!r} is {found}; config.json asks for floats {shape}")
         self._read.add(name)
-        return opened.get_tensor(key).astype(np.float32, copy=False)
+        return (view[index] if index else opened.get_tensor(key)).astype(np.float32, copy=False)
 
     def _listed(self, folder: pathlib.Path) -> dict[str, str]:
         """Tensor -> file as the index says; empty if there is no index. InputError if there are no weights."""

@@ -6,6 +6,7 @@ tied heads, projections and gates need no condition here. A new model is one mor
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -96,13 +97,40 @@ T5 = (
     *_t5_stack("decoder"),
 )
 
-RULES: Mapping[str, tuple[Rule, ...]] = {"opt": OPT, "t5": T5}
+_DECODER_LAYER = "model.layers.{i}"
+DECODER = (
+    Rule("embed/tokens", "model.embed_tokens.weight", copies=("lm_head.weight",)),
+    *(
+        rule
+        for name in "qkvo"
+        for rule in _linear(f"layers/{{i}}/attn/{name}", f"{_DECODER_LAYER}.self_attn.{name}_proj")
+    ),
+    Rule("layers/{i}/attn/q_norm/scale", f"{_DECODER_LAYER}.self_attn.q_norm.weight"),
+    Rule("layers/{i}/attn/k_norm/scale", f"{_DECODER_LAYER}.self_attn.k_norm.weight"),
+    *(
+        rule
+        for name in ("gate", "up", "down")
+        for rule in _linear(f"layers/{{i}}/mlp/{name}", f"{_DECODER_LAYER}.mlp.{name}_proj")
+    ),
+    Rule("layers/{i}/attn_norm/scale", f"{_DECODER_LAYER}.input_layernorm.weight"),
+    Rule("layers/{i}/mlp_norm/scale", f"{_DECODER_LAYER}.post_attention_layernorm.weight"),
+    Rule("final_norm/scale", "model.norm.weight"),
+    Rule("lm_head/kernel", "lm_head.weight"),
+)
 
-# In the files of the first T5 releases, read by no model: a position bias of the first cross-attention.
-UNUSED: Mapping[str, frozenset[str]] = {
-    "opt": frozenset(),
-    "t5": frozenset({"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"}),
+RULES: Mapping[str, tuple[Rule, ...]] = {"opt": OPT, "t5": T5, "decoder": DECODER}
+
+# In the files of early releases, read by no model: a position bias of T5's first cross-attention, and the frequencies
+# of Llama 2's rotary positions, which follow from its config.
+UNUSED: Mapping[str, str] = {
+    "t5": r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+    "decoder": r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
 }
+
+
+def is_unused(kind: str, tensor: str) -> bool:
+    """Whether files of this kind of model may hold the tensor though no parameter comes from it."""
+    return kind in UNUSED and re.fullmatch(UNUSED[kind], tensor) is not None
 
 
 def pairs(config: registry.ModelConfig) -> list[Pair]:

@@ -175,7 +175,7 @@ def _load_torch(folder, kind: str) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    head = {"opt": transformers.AutoModelForCausalLM, "t5": transformers.AutoModelForSeq2SeqLM}[kind]
+    head = transformers.AutoModelForSeq2SeqLM if kind == "t5" else transformers.AutoModelForCausalLM
     with _quiet(transformers.utils.logging):
         model, info = head.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
     if wrong := {key: names for key, names in info.items() if names}:

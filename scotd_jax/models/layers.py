@@ -1,4 +1,4 @@
-"""The few layers that T5 and OPT are made of, and the one rule about numbers that all of them keep.
+"""The few layers that all models are made of, and the one rule about numbers that all of them keep.
 
 The rule: what goes into a matrix product is cast to the compute dtype, what comes out is float32, in the forward pass
 and in the backward pass. Everything between two products (residual stream, norms, activations, biases) is float32.
@@ -88,7 +88,7 @@ def layer_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], bias: Floa
 
 
 def rms_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], eps: float) -> Array:
-    """Division by the root of the mean square over the last axis, in float32; no mean, no bias (T5)."""
+    """Division by the root of the mean square over the last axis, in float32; no mean, no bias (T5, Llama)."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps) * _last(scale, x)
 

@@ -16,13 +16,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scotd_jax.errors import InputError
-from scotd_jax.models import hf_fields, opt, t5
+from scotd_jax.models import decoder, hf_fields, opt, t5
 from scotd_jax.models.api import Cache, Context, Model, Params, Precision
+from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.opt import OPTConfig
+from scotd_jax.models.rope import RopeScaling
 from scotd_jax.models.t5 import T5Config
 
-ModelConfig = OPTConfig | T5Config
+ModelConfig = OPTConfig | T5Config | DecoderConfig
 DEFAULT_PRECISION = Precision()
+_MODULES = {"opt": (opt, opt.OPT), "t5": (t5, t5.T5), "decoder": (decoder, decoder.Decoder)}
 
 
 def _opt(width: int, layers: int, heads: int, **rest) -> OPTConfig:
@@ -33,6 +36,23 @@ def _opt(width: int, layers: int, heads: int, **rest) -> OPTConfig:
 def _t5(width: int, mlp: int, layers: int, heads: int, head_width: int = 64, **rest) -> T5Config:
     shape = {"d_model": width, "d_ff": mlp, "num_layers": layers, "num_heads": heads, "d_kv": head_width}
     return T5Config(**{**shape, **rest})
+
+
+def _decoder(kind: str, width: int, mlp: int, layers: int, heads: int, key_heads: int, **rest) -> DecoderConfig:
+    shape = {"model_type": kind, "hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": layers}
+    return DecoderConfig(**shape, num_attention_heads=heads, num_key_value_heads=key_heads, **rest)
+
+
+def _llama3(*shape: int, factor: float, **rest) -> DecoderConfig:
+    scaling = RopeScaling("llama3", factor, 1.0, 4.0, original_max_position_embeddings=8192)
+    positions = {"rope_theta": 500_000.0, "rope_scaling": scaling, "max_position_embeddings": 131_072}
+    tokens = {"vocab_size": 128_256, "bos_token_id": 128_000, "eos_token_id": 128_001}
+    return _decoder("llama", *shape, rms_norm_eps=1e-5, **positions, **tokens, **rest)
+
+
+def _qwen(kind: str, *shape: int, vocab_size: int = 151_936, **rest) -> DecoderConfig:
+    tokens = {"vocab_size": vocab_size, "bos_token_id": 151_643, "eos_token_id": 151_643}
+    return _decoder(kind, *shape, rope_theta=1_000_000.0, **tokens, **rest)
 
 
 _GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
@@ -62,6 +82,29 @@ PRESETS: Mapping[str, ModelConfig] = {
     "t5-11b": _t5(1024, 65536, 24, 128, 128),
     **{f"t5-v1.1-{size}": config for size, config in _T5_GATED.items()},
     **{f"flan-t5-{size}": config for size, config in _T5_GATED.items()},
+    "decoder-tiny": _decoder("llama", 64, 172, 2, 4, 2, vocab_size=256, max_position_embeddings=256),
+    "llama-3.2-1b": _llama3(2048, 8192, 16, 32, 8, factor=32.0, tie_word_embeddings=True),
+    "llama-3.1-8b": _llama3(4096, 14336, 32, 32, 8, factor=8.0),
+    "llama-3.1-70b": _llama3(8192, 28672, 80, 64, 8, factor=8.0),
+    "qwen2.5-0.5b": _qwen("qwen2", 896, 4864, 24, 14, 2, max_position_embeddings=32_768, tie_word_embeddings=True),
+    "qwen2.5-7b": _qwen("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152_064, max_position_embeddings=131_072),
+    "qwen3-0.6b": _qwen(
+        "qwen3", 1024, 3072, 28, 16, 8, head_dim=128, max_position_embeddings=32_768, tie_word_embeddings=True
+    ),
+    "mistral-7b": _decoder(
+        "mistral",
+        4096,
+        14336,
+        32,
+        32,
+        8,
+        vocab_size=32_768,
+        max_position_embeddings=32_768,
+        rms_norm_eps=1e-5,
+        rope_theta=1_000_000.0,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
 }
 
 
@@ -86,7 +129,7 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION) -> Mode
 
     Equal configs give the same object, so that what is compiled for one of them serves all.
     """
-    source, module = {"opt": (opt, opt.OPT), "t5": (t5, t5.T5)}[config.kind]
+    source, module = _MODULES[config.kind]
 
     def construct(key: jax.Array) -> nnx.Module:
         return module(config, precision.compute, nnx.Rngs(key))

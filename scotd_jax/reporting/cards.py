@@ -11,13 +11,18 @@ from typing import Any, Literal
 from scotd_jax.evaluation.statistics import Estimate
 from scotd_jax.reporting.tables import percent, span
 
-_CLASSES = {"opt": ("AutoModelForCausalLM", "text-generation"), "t5": ("AutoModelForSeq2SeqLM", "text2text-generation")}
+_DECODER_ONLY = ("AutoModelForCausalLM", "text-generation")
+_CLASSES = {
+    "opt": _DECODER_ONLY,
+    "t5": ("AutoModelForSeq2SeqLM", "text2text-generation"),
+    "decoder": _DECODER_ONLY,
+}
 
 
 def model_card(
     name: str,
     *,
-    kind: Literal["opt", "t5"],
+    kind: Literal["opt", "t5", "decoder"],
     about: str,
     prompt: str,
     results: Mapping[str, Mapping[str, Any]],

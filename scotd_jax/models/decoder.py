@@ -1,0 +1,155 @@
+"""The modern decoder-only model: Llama 2 and 3, Qwen 2, 2.5 and 3, Mistral, with the weights of Hugging Face.
+
+Against OPT: no mean and no bias in the norms, positions that turn queries and keys instead of being added to the
+tokens, several query heads that share one key head, and a gate in the MLP. Keys are turned before they are kept, in a
+segment as in a cache, so what is kept depends on nothing that comes later.
+
+Prefix and responses run through the same layers: a prefix is one response per question whose keys and values are kept.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scotd_jax.models.api import Cache, Context, Segment
+from scotd_jax.models.attention import causal, grouped_attention
+from scotd_jax.models.decoder_config import DecoderConfig
+from scotd_jax.models.layers import Dense, RMSNorm, append, embed, normal
+from scotd_jax.models.rope import frequencies, rotate, rotation
+
+# Logical axes of every parameter; the first pattern that fits counts.
+AXES = (
+    (r"embed/tokens", ("vocab", "embed")),
+    (r"lm_head/kernel", ("vocab", "embed")),
+    (r".*/attn/q/kernel", ("embed", "heads")),
+    (r".*/attn/q/bias", ("heads",)),
+    (r".*/attn/[kv]/kernel", ("embed", "kv")),
+    (r".*/attn/[kv]/bias", ("kv",)),
+    (r".*/attn/o/kernel", ("heads", "embed")),
+    (r".*/mlp/(gate|up)/kernel", ("embed", "mlp")),
+    (r".*/mlp/(gate|up)/bias", ("mlp",)),
+    (r".*/mlp/down/kernel", ("mlp", "embed")),
+    (r"(.*/)?(bias|scale)", (None,)),
+)
+
+_ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+
+
+class Tokens(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        self.tokens = normal(rngs, (config.vocab_size, config.hidden_size), config.initializer_range)
+
+
+class Head(nnx.Module):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+        self.kernel = normal(rngs, (config.vocab_size, config.hidden_size), config.initializer_range)
+
+
+class Attention(nnx.Module):
+    """H query heads and K key heads of width Dh; query head h reads key head h // (H / K)."""
+
+    def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
+        width, head = config.hidden_size, config.head_width
+        inner, shared = config.num_attention_heads * head, config.key_heads * head
+        shape = {"std": config.initializer_range, "dtype": dtype, "rngs": rngs}
+        self.q = Dense(width, inner, bias=config.qkv_bias, **shape)
+        self.k = Dense(width, shared, bias=config.qkv_bias, **shape)
+        self.v = Dense(width, shared, bias=config.qkv_bias, **shape)
+        self.o = Dense(inner, width, bias=config.attention_bias, **shape)
+        self.q_norm = RMSNorm(head, eps=config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(head, eps=config.rms_norm_eps) if config.qk_norm else None
+        self.head, self.dtype = head, dtype
+
+    def __call__(self, x, turn, segments, cache, mask):
+        """x[B, G, R, D] -> the same, and the keys and values of its tokens (with a cache: of all its slots).
+
+        `turn` are the cosines and sines of the tokens' positions.
+        """
+        query, key, value = (self._split(project(x)) for project in (self.q, self.k, self.v))
+        if self.q_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = rotate(query, *turn), rotate(key, *turn)  # in float32, as everything between two products
+        query, key, value = (each.astype(self.dtype) for each in (query, key, value))
+        key, value = append(cache, key.swapaxes(2, 3), value.swapaxes(2, 3))
+        h = grouped_attention(query, segments, (key, value, mask), scale=self.head**-0.5)
+        return self.o(h.reshape(*h.shape[:-2], -1)), key, value
+
+    def _split(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], -1, self.head)
+
+
+class MLP(nnx.Module):
+    def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
+        shape = {"std": config.initializer_range, "bias": config.mlp_bias, "dtype": dtype, "rngs": rngs}
+        self.gate = Dense(config.hidden_size, config.intermediate_size, **shape)
+        self.up = Dense(config.hidden_size, config.intermediate_size, **shape)
+        self.down = Dense(config.intermediate_size, config.hidden_size, **shape)
+        self.act = config.hidden_act
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(_ACTIVATIONS[self.act](self.gate(x)) * self.up(x))
+
+
+class Layer(nnx.Module):
+    def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
+        self.attn_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.attn = Attention(config, dtype, rngs)
+        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = MLP(config, dtype, rngs)
+
+    def __call__(self, x, turn, segments, cache, mask):
+        h, key, value = self.attn(self.attn_norm(x), turn, segments, cache, mask)
+        x = x + h
+        return x + self.mlp(self.mlp_norm(x)), key, value
+
+
+class Decoder(nnx.Module):
+    def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
+        self.embed = Tokens(config, rngs)
+        self.layers = nnx.Dict({str(i): Layer(config, dtype, rngs) for i in range(config.num_hidden_layers)})
+        self.final_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = None if config.tie_word_embeddings else Head(config, rngs)
+        self.config = config
+
+    def prefill(self, tokens, mask, context=None):
+        """Right-padded prefixes [B, P] -> a Context that ends with their segment. Padding comes last, so the causal
+        mask alone hides it from the real tokens; the segment's mask hides it from everything later."""
+        B = tokens.shape[0]
+        before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
+        segments = () if context is None else context.segments
+        _, keys, values = self._layers(tokens[:, None], before, segments, None)
+        segment = Segment(tuple(k[:, 0] for k in keys), tuple(v[:, 0] for v in values), mask)
+        return Context((*segments, segment), before + mask.sum(1, dtype=jnp.int32))
+
+    def extend(self, context, tokens, cache=None):
+        """Responses [B, G, R] after the context -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
+        x, keys, values = self._layers(tokens, context.length, context.segments, cache)
+        return self.final_norm(x), None if cache is None else Cache(keys, values, cache.index + tokens.shape[2])
+
+    def unembedding(self):
+        return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]
+
+    def _layers(self, tokens, before, segments, cache):
+        """tokens[B, G, R], the first of them at position before[B] (plus what the cache holds)."""
+        R = tokens.shape[2]
+        start = 0 if cache is None else cache.index
+        positions = (before[:, None] + (start + jnp.arange(R))[None])[:, None]  # [B, 1, R]
+        config = self.config
+        turn = rotation(positions, *frequencies(config.head_width, config.rope_theta, config.rope_scaling))
+        x = embed(self.embed.tokens[...], tokens)
+        mask = causal(R, R if cache is None else cache.keys[0].shape[3], start)
+        keys, values = [], []
+        for i in range(len(self.layers)):
+            with jax.named_scope(f"layer_{i}"):
+                shared = [(s.keys[i], s.values[i], s.mask) for s in segments]
+                past = None if cache is None else (cache.keys[i], cache.values[i], cache.index)
+                x, key, value = self.layers[str(i)](x, turn, shared, past, mask)
+            keys.append(key)
+            values.append(value)
+        return x, tuple(keys), tuple(values)
