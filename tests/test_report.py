@@ -200,6 +200,15 @@ def test_verdict_tells_the_curve_the_teacher_and_a_followed_cue():
     assert "“big one” is right on 90.0 % of the test questions" in told
 
 
+def test_a_sentence_lists_four_arms_and_counts_the_others():
+    others = [arm(f"way {i}", 0.4 + i / 50) for i in range(7)]
+    arms = [arm("label-only", 0.3, samples=0), arm("N = 30", 0.8, samples=30), *others]
+    told = plain(told_of(ReportData("r", arms)).paragraphs[0])
+    assert re.search(
+        r"Its lead on test is (\S+ points over “way \d”( \(not shown\))?(, | and )?){4}; 3 more are in the", told
+    )
+
+
 def test_unreadable_answers_are_told_and_not_taken_for_a_cue():
     def unreadable(made: Arm, share: float) -> Arm:
         return dataclasses.replace(made, results={"w.test": {**made.results["w.test"], "format_failure_rate": share}})

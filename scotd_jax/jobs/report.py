@@ -146,10 +146,10 @@ def _facts(run: Run) -> dict[str, str]:
     for name, rationales in run.config.rationales.items():
         if rationales.source in ("model", "server", "batch"):
             counts = run.artefact("sample", name).manifest().get("counts", {})
-            facts[f"samples {name}"] = (
-                f"{counts.get('responses', 0):,} responses to {counts.get('questions', 0):,} questions, "
-                f"{100 * counts.get('correct_share', 0):.1f} % right"
-            )
+            said = f"{counts.get('responses', 0):,} responses to {counts.get('questions', 0):,} questions"
+            # A first stage answers nothing, so nothing it says is right or wrong.
+            right = f", {100 * counts['correct_share']:.1f} % right" if counts.get("correct") else ""
+            facts[f"samples {name}"] = said + right
     devices = jax.devices()
     facts["devices"] = f"{len(devices)} x {devices[0].device_kind}, {platform.machine()}"
     found = versions()

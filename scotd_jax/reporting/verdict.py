@@ -23,6 +23,7 @@ from scotd_jax.reporting.tables import (
 )
 
 NOTABLE = 0.05  # share of unreadable answers from which the verdict mentions them
+MOST = 4  # arms that one sentence lists
 
 
 class Verdict(NamedTuple):
@@ -152,9 +153,15 @@ def _others(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
     if not tests:
         return []
     parts = [
-        f"{points(t.difference.value)} points over {_quoted(t)}" + ("" if t.shown else " (not shown)") for t in tests
+        f"{points(t.difference.value)} points over {_quoted(t)}" + ("" if t.shown else " (not shown)")
+        for t in tests[:MOST]
     ]
-    return [f"Its lead on {main.name} is {_join(parts)}."]
+    return [f"Its lead on {main.name} is {_join(parts)}{_more(tests)}."]
+
+
+def _more(told: Sequence[object]) -> str:
+    """What a list of arms says of those that it leaves to the tables."""
+    return f"; {len(told) - MOST} more are in the tables" if len(told) > MOST else ""
 
 
 def _curve(method: Row, rivals: Sequence[Row], main: EvalSet) -> list[str]:
@@ -191,7 +198,8 @@ def _below_chance(row: Row, sets: Sequence[EvalSet]) -> list[str]:
 def _unreadable(students: Sequence[Row], main: EvalSet) -> list[str]:
     shares = [(r, mean_of(r, main.label, "format_failure_rate") or 0.0) for r in students]
     parts = [f"{_quoted(r)} {percent(share)} %" for r, share in shares if share >= NOTABLE]
-    return [f"Answers on {main.name} that could not be read count as wrong: {_join(parts)}."] if parts else []
+    told = f"{_join(parts[:MOST])}{_more(parts)}"
+    return [f"Answers on {main.name} that could not be read count as wrong: {told}."] if parts else []
 
 
 def _teacher(all_rows: Sequence[Row], sets: Sequence[EvalSet]) -> list[str]:
