@@ -4,18 +4,17 @@ Against OPT: no mean and no bias in the norms, positions that turn queries and k
 tokens, several query heads that share one key head, and a gate in the MLP. Keys are turned before they are kept, in a
 segment as in a cache, so what is kept depends on nothing that comes later.
 
-Prefix and responses run through the same layers: a prefix is one response per question whose keys and values are kept.
+Prefix and responses run through the same layers (decoder_only.py).
 """
 
 import functools
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from scotd_jax.models.api import Cache, Context, Segment
-from scotd_jax.models.attention import causal, grouped_attention
+from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.decoder_config import DecoderConfig
+from scotd_jax.models.decoder_only import DecoderOnly
 from scotd_jax.models.layers import Dense, RMSNorm, append, embed, normal
 from scotd_jax.models.rope import frequencies, rotate, rotation
 
@@ -109,7 +108,7 @@ class Layer(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), key, value
 
 
-class Decoder(nnx.Module):
+class Decoder(DecoderOnly):
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
         self.embed = Tokens(config, rngs)
         self.layers = nnx.Dict({str(i): Layer(config, dtype, rngs) for i in range(config.num_hidden_layers)})
@@ -117,39 +116,13 @@ class Decoder(nnx.Module):
         self.lm_head = None if config.tie_word_embeddings else Head(config, rngs)
         self.config = config
 
-    def prefill(self, tokens, mask, context=None):
-        """Right-padded prefixes [B, P] -> a Context that ends with their segment. Padding comes last, so the causal
-        mask alone hides it from the real tokens; the segment's mask hides it from everything later."""
-        B = tokens.shape[0]
-        before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
-        segments = () if context is None else context.segments
-        _, keys, values = self._layers(tokens[:, None], before, segments, None)
-        segment = Segment(tuple(k[:, 0] for k in keys), tuple(v[:, 0] for v in values), mask)
-        return Context((*segments, segment), before + mask.sum(1, dtype=jnp.int32))
+    def inputs(self, tokens, positions):
+        config = self.config
+        turn = rotation(positions, *frequencies(config.head_width, config.rope_theta, config.rope_scaling))
+        return embed(self.embed.tokens[...], tokens), (turn,)
 
-    def extend(self, context, tokens, cache=None):
-        """Responses [B, G, R] after the context -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
-        x, keys, values = self._layers(tokens, context.length, context.segments, cache)
-        return self.final_norm(x), None if cache is None else Cache(keys, values, cache.index + tokens.shape[2])
+    def outputs(self, x):
+        return self.final_norm(x)
 
     def unembedding(self):
         return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]
-
-    def _layers(self, tokens, before, segments, cache):
-        """tokens[B, G, R], the first of them at position before[B] (plus what the cache holds)."""
-        R = tokens.shape[2]
-        start = 0 if cache is None else cache.index
-        positions = (before[:, None] + (start + jnp.arange(R))[None])[:, None]  # [B, 1, R]
-        config = self.config
-        turn = rotation(positions, *frequencies(config.head_width, config.rope_theta, config.rope_scaling))
-        x = embed(self.embed.tokens[...], tokens)
-        mask = causal(R, R if cache is None else cache.keys[0].shape[3], start)
-        keys, values = [], []
-        for i in range(len(self.layers)):
-            with jax.named_scope(f"layer_{i}"):
-                shared = [(s.keys[i], s.values[i], s.mask) for s in segments]
-                past = None if cache is None else (cache.keys[i], cache.values[i], cache.index)
-                x, key, value = self.layers[str(i)](x, turn, shared, past, mask)
-            keys.append(key)
-            values.append(value)
-        return x, tuple(keys), tuple(values)

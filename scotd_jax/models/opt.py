@@ -4,7 +4,7 @@ Learned positions are counted from 2 (two rows of the table are never used). All
 MLP except 350M, which normalizes after them, has no final norm, and embeds in a narrower space (`project_in`,
 `project_out`). The output matrix is the token embedding.
 
-Prefix and responses run through the same layers: a prefix is one response per question whose keys and values are kept.
+Prefix and responses run through the same layers (decoder_only.py).
 """
 
 import dataclasses
@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from scotd_jax.errors import InputError
 from scotd_jax.models import hf_fields
-from scotd_jax.models.api import Cache, Context, Segment
-from scotd_jax.models.attention import causal, grouped_attention
+from scotd_jax.models.attention import grouped_attention
+from scotd_jax.models.decoder_only import DecoderOnly
 from scotd_jax.models.layers import Dense, Heads, LayerNorm, append, embed, normal
 
 # Logical axes of every parameter; the first pattern that fits counts.
@@ -142,7 +141,7 @@ class Layer(nnx.Module):
         return x if self.pre_norm else self.mlp_norm(x), key, value
 
 
-class OPT(nnx.Module):
+class OPT(DecoderOnly):
     def __init__(self, config: OPTConfig, dtype: str, rngs: nnx.Rngs):
         width, narrow = config.hidden_size, config.embed_width
         shape = {"std": config.init_std, "bias": False, "dtype": dtype, "rngs": rngs}
@@ -152,44 +151,16 @@ class OPT(nnx.Module):
         self.layers = nnx.Dict({str(i): Layer(config, dtype, rngs) for i in range(config.num_hidden_layers)})
         self.final_norm = LayerNorm(width) if config.final_norm else None
 
-    def prefill(self, tokens, mask, context=None):
-        """Right-padded prefixes [B, P] -> a Context that ends with their segment. Padding comes last, so the causal
-        mask alone hides it from the real tokens; the segment's mask hides it from everything later."""
-        B = tokens.shape[0]
-        before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
-        segments = () if context is None else context.segments
-        _, keys, values = self._layers(tokens[:, None], before, segments, None)
-        segment = Segment(tuple(k[:, 0] for k in keys), tuple(v[:, 0] for v in values), mask)
-        return Context((*segments, segment), before + mask.sum(1, dtype=jnp.int32))
-
-    def extend(self, context, tokens, cache=None):
-        """Responses [B, G, R] after the context -> hidden [B, G, R, E] ready for the output matrix, and the cache."""
-        x, keys, values = self._layers(tokens, context.length, context.segments, cache)
-        if self.final_norm is not None:
-            x = self.final_norm(x)
-        if self.project_out is not None:
-            x = self.project_out(x)
-        return x, None if cache is None else Cache(keys, values, cache.index + tokens.shape[2])
-
-    def unembedding(self):
-        return self.embed.tokens[...]
-
-    def _layers(self, tokens, before, segments, cache):
-        """tokens[B, G, R], the first of them at position before[B] (plus what the cache holds)."""
-        R = tokens.shape[2]
-        start = 0 if cache is None else cache.index
-        positions = (before[:, None] + (start + jnp.arange(R))[None])[:, None]  # [B, 1, R]
+    def inputs(self, tokens, positions):
         x = embed(self.embed.tokens[...], tokens)
         if self.project_in is not None:
             x = self.project_in(x)
-        x = x + embed(self.embed.positions[...], positions + _POSITION_OFFSET)
-        mask = causal(R, R if cache is None else cache.keys[0].shape[3], start)
-        keys, values = [], []
-        for i in range(len(self.layers)):
-            with jax.named_scope(f"layer_{i}"):
-                shared = [(s.keys[i], s.values[i], s.mask) for s in segments]
-                past = None if cache is None else (cache.keys[i], cache.values[i], cache.index)
-                x, key, value = self.layers[str(i)](x, shared, past, mask)
-            keys.append(key)
-            values.append(value)
-        return x, tuple(keys), tuple(values)
+        return x + embed(self.embed.positions[...], positions + _POSITION_OFFSET), ()
+
+    def outputs(self, x):
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        return x if self.project_out is None else self.project_out(x)
+
+    def unembedding(self):
+        return self.embed.tokens[...]

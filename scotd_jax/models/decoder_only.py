@@ -1,0 +1,59 @@
+"""What all decoder-only models share: the prompt and the responses go through the same layers, one after the other."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from scotd_jax.models.api import Cache, Context, Segment
+from scotd_jax.models.attention import causal
+
+
+class DecoderOnly(nnx.Module):
+    """A stack of `layers`, between the `inputs` and `outputs` of a subclass.
+
+    layers[str(i)](x[B, G, R, D], *told, segments, cache, mask) -> x, keys, values.
+    """
+
+    layers: nnx.Dict
+
+    def inputs(self, tokens: jax.Array, positions: jax.Array) -> tuple[jax.Array, tuple[Any, ...]]:
+        """x[B, G, R, D] of tokens[B, G, R] at positions[B, 1, R], and what every layer is told besides."""
+        raise TypeError(f"{type(self).__name__} does not say what goes into its layers")
+
+    def outputs(self, x: jax.Array) -> jax.Array:
+        """What comes out of the layers, ready for the output matrix."""
+        raise TypeError(f"{type(self).__name__} does not say what becomes of its layers' output")
+
+    def prefill(self, tokens, mask, context=None):
+        """Right-padded prefixes [B, P] -> a Context that ends with their segment. Padding comes last, so the causal
+        mask alone hides it from the real tokens; the segment's mask hides it from everything later."""
+        B = tokens.shape[0]
+        before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
+        segments = () if context is None else context.segments
+        _, keys, values = self._through(tokens[:, None], before, segments, None)
+        segment = Segment(tuple(k[:, 0] for k in keys), tuple(v[:, 0] for v in values), mask)
+        return Context((*segments, segment), before + mask.sum(1, dtype=jnp.int32))
+
+    def extend(self, context, tokens, cache=None):
+        """Responses [B, G, R] after the context -> hidden [B, G, R, E] ready for the output matrix, and the cache."""
+        x, keys, values = self._through(tokens, context.length, context.segments, cache)
+        return self.outputs(x), None if cache is None else Cache(keys, values, cache.index + tokens.shape[2])
+
+    def _through(self, tokens, before, segments, cache):
+        """tokens[B, G, R], the first of them at position before[B] (plus what the cache holds)."""
+        R = tokens.shape[2]
+        start = 0 if cache is None else cache.index
+        positions = (before[:, None] + (start + jnp.arange(R))[None])[:, None]  # [B, 1, R]
+        x, told = self.inputs(tokens, positions)
+        mask = causal(R, R if cache is None else cache.keys[0].shape[3], start)
+        keys, values = [], []
+        for i in range(len(self.layers)):
+            with jax.named_scope(f"layer_{i}"):
+                shared = [(s.keys[i], s.values[i], s.mask) for s in segments]
+                past = None if cache is None else (cache.keys[i], cache.values[i], cache.index)
+                x, key, value = self.layers[str(i)](x, *told, shared, past, mask)
+            keys.append(key)
+            values.append(value)
+        return x, tuple(keys), tuple(values)
