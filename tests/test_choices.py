@@ -21,7 +21,10 @@ from scotd_jax.sampling.choices import Candidates, score_candidates
 from tests.tolerances import FLOAT32
 
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
-SHAPES = {"opt-tiny": {"init_std": 0.2, "vocab_size": 48}, "t5-tiny": {"initializer_factor": 1.5, "vocab_size": 48}}
+SHAPES = {
+    "opt-tiny": {"init_std": 0.2, "vocab_size": 48, "num_hidden_layers": 1},
+    "t5-tiny": {"initializer_factor": 1.5, "vocab_size": 48, "num_layers": 1},
+}
 PROMPTS = [[5, 9, 11], [7, 2], [3, 4, 6, 8, 10, 12, 14, 15, 16, 17]]
 ANSWERS = [[[20, 1], [21, 22, 1]], [[23, 1]], [[20, 1], [24, 25, 26, 1], [27, 1]]]
 SIZES = {"batch_size": 2, "bucket": 8}
