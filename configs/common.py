@@ -139,7 +139,8 @@ def runlocal(config: c.Config) -> c.Config:
     rationales = {
         name: dataclasses.replace(
             r,
-            sampling=less(r.sampling),
+            # Near its likeliest words a teacher that knows so little at least ends its answers.
+            sampling=dataclasses.replace(less(r.sampling), temperature=0.3 * r.sampling.temperature),
             few_shot=0,
             model=c.Model(student=TEACHER) if name in sampled else r.model,
             options=r.options | ({"subset": True} if r.source == "file" else {}),
@@ -162,7 +163,7 @@ def runlocal(config: c.Config) -> c.Config:
         students[TEACHER] = c.Student(
             model=c.Model(architecture="opt-tiny", shape=TINY["opt"], tokenizer=tokenizer),
             corpus=TEACHER,
-            training=c.Training(steps=100, batch_size=4, optimizer=optimizer),
+            training=c.Training(steps=100 + 50 * len(asked), batch_size=4, optimizer=optimizer),
         )
     askings = {name: dataclasses.replace(asking, n=min(asking.n, 2)) for name, asking in config.askings.items()}
     evaluation = dataclasses.replace(
