@@ -126,8 +126,14 @@ def runlocal(config: c.Config) -> c.Config:
         kind = "opt" if "opt" in (model.architecture or pathlib.Path(model.path).name) else "t5"
         return c.Model(architecture=f"{kind}-tiny", shape=TINY[kind], tokenizer=tokenizer)
 
-    def brief(training: c.Training, steps: int) -> c.Training:
-        optimizer = dataclasses.replace(training.optimizer, learning_rate=1e-2, warmup_steps=2)
+    learns = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # texts by heart in some dozen updates
+    speakers = {r.model.student for r in config.rationales.values()}
+
+    def brief(training: c.Training, speaks: bool) -> c.Training:
+        """A few updates; more for a student that others learn from, which must at least end what it says."""
+        steps, optimizer = 6, dataclasses.replace(training.optimizer, learning_rate=1e-2, warmup_steps=2)
+        if speaks:
+            steps, optimizer = 80, learns
         size = min(training.batch_size, 4)
         return dataclasses.replace(
             training, steps=steps, batch_size=size, microbatches=1, optimizer=optimizer, eval_every=0, log_every=5
@@ -148,7 +154,7 @@ def runlocal(config: c.Config) -> c.Config:
         for name, r in config.rationales.items()
     }
     students = {
-        name: dataclasses.replace(s, model=tiny(s.model), training=brief(s.training, 6))
+        name: dataclasses.replace(s, model=tiny(s.model), training=brief(s.training, name in speakers))
         for name, s in config.students.items()
     }
     corpora = {
@@ -159,11 +165,10 @@ def runlocal(config: c.Config) -> c.Config:
         asked = dict.fromkeys(s.split(".")[0] for r in sampled.values() for s in r.questions)
         rationales[TEACHER] = c.Rationales(source="task", questions=sets_of(asked, "exemplars"))
         corpora[TEACHER] = c.Corpus(rationales=(TEACHER,), decontaminate=0)
-        optimizer = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)
         students[TEACHER] = c.Student(
             model=c.Model(architecture="opt-tiny", shape=TINY["opt"], tokenizer=tokenizer),
             corpus=TEACHER,
-            training=c.Training(steps=100 + 50 * len(asked), batch_size=4, optimizer=optimizer),
+            training=c.Training(steps=100 + 50 * len(asked), batch_size=4, optimizer=learns),
         )
     askings = {name: dataclasses.replace(asking, n=min(asking.n, 2)) for name, asking in config.askings.items()}
     evaluation = dataclasses.replace(
