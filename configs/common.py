@@ -19,7 +19,6 @@ class Source(NamedTuple):
     train: str
     dev: str
     reported: tuple[str, ...]
-    options: dict = {}
 
 
 TASKS = {
@@ -43,7 +42,7 @@ def task(name: str, data: str) -> c.Task:
     """The entry of a task: official files under the folder `data`, or the Hub where that is ""."""
     source = TASKS[name]
     hub = f"datasets:{source.hub}" if source.hub else f"data/{source.folder}"
-    return c.Task(source.kind, path=f"{data}/{source.folder}" if data else hub, options=dict(source.options))
+    return c.Task(source.kind, path=f"{data}/{source.folder}" if data else hub)
 
 
 def splits(name: str, runlocal: bool) -> tuple[str, str, tuple[str, ...]]:

@@ -110,11 +110,3 @@ def _table(header: Sequence[str], lines: Any) -> str:
     rows = [header, ["---"] * len(header), *lines]
     cells = [[str(c).replace("|", "\\|").replace("\n", " ") for c in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in cells)
-
-
-def _fenced(text: str) -> str:
-    """A code block whose fence is longer than any run of backticks in the text."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
