@@ -53,8 +53,9 @@ class Sampling:
     top_k: int = 0  # keep the k most likely tokens; 0 is all
     top_p: float = 1.0  # keep the smallest set of tokens with this much probability
     max_new_tokens: int = 256
-    batch_size: int = 32  # questions per batch, over all devices
+    batch_size: int = 32  # questions that are answered at a time, each by n rows, over all devices
     bucket: int = 32  # prompts are padded to multiples of this; one compilation per multiple
+    chunk: int = 8  # tokens between two looks at which rows have ended; these then begin another sample
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scotd_jax.models.api import Cache, Context, Model, Precision
+from scotd_jax.models.api import Cache, Context, Model, Precision, Segment
 
 LETTERS = "abcdef"
 LINE_END, EOS = len(LETTERS), len(LETTERS) + 1
@@ -29,14 +29,20 @@ def markov_model(config: MarkovConfig = MarkovConfig()) -> Model:
         hidden = jax.nn.one_hot(tokens, config.vocab_size)
         return hidden, None if cache is None else cache._replace(index=cache.index + tokens.shape[-1])
 
+    def prefill(params, tokens, mask, context=None):
+        before = 0 if context is None else context.length
+        return Context((Segment((), (), mask),), before + mask.sum(-1, dtype=jnp.int32))
+
     return Model(
         config=config,
         precision=Precision("float32"),
         init=lambda key: {"table": jax.random.normal(key, (config.vocab_size,) * 2)},
-        prefill=lambda params, tokens, mask, context=None: Context((), mask.sum(-1, dtype=jnp.int32)),
+        prefill=prefill,
         extend=extend,
         unembedding=lambda params: params["table"].T,
-        new_cache=lambda batch, group, length: Cache((), (), jnp.zeros((), jnp.int32)),
+        new_cache=lambda batch, group, length, recent: Cache(
+            (), (), jnp.zeros((batch, group), jnp.int32), (), (), jnp.zeros((), jnp.int32)
+        ),
         axes=lambda: {"table": (None, None)},
     )
 

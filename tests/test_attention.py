@@ -14,13 +14,14 @@ from scotd_jax.models.attention import causal, grouped_attention, grouped_attent
 from scotd_jax.models.layers import logits, matmul
 from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
-# B, G, R, query heads, key heads, (batch, length) of every segment, own length (0: no own part), with bias
+# B, G, R, query heads, key heads, (batch, length) of every segment, lengths of the own parts, with bias
 CASES = {
-    "question": (2, 3, 4, 2, 2, ((2, 5),), 4, False),
-    "exemplars and question, grouped query": (2, 2, 3, 4, 2, ((1, 6), (2, 5)), 3, False),
-    "cross-attention": (2, 3, 4, 2, 2, ((2, 5),), 0, False),
-    "own past only, with bias": (2, 2, 4, 4, 2, (), 4, True),
-    "cached step, with bias": (1, 3, 1, 2, 1, ((1, 4),), 7, True),
+    "question": (2, 3, 4, 2, 2, ((2, 5),), (4,), False),
+    "exemplars and question, grouped query": (2, 2, 3, 4, 2, ((1, 6), (2, 5)), (3,), False),
+    "cross-attention": (2, 3, 4, 2, 2, ((2, 5),), (), False),
+    "own past only, with bias": (2, 2, 4, 4, 2, (), (4,), True),
+    "cached step, with bias": (1, 3, 1, 2, 1, ((1, 4),), (7, 4), True),
+    "one of two questions": (2, 3, 1, 4, 2, ((1, 6), (2, 5, 3), (2, 5, 3)), (4, 2), False),
 }
 
 
@@ -31,21 +32,26 @@ def close(got, want, tolerance):
 
 
 def arrays(case, seed, dtype="float32", empty=False):
-    """Random inputs of a case: the differentiable ones and the masks. Segments may be masked as a whole."""
-    B, G, R, H, K, segments, T, with_bias = CASES[case]
+    """Random inputs of a case: the differentiable ones and the masks. Segments may be masked as a whole, and the last
+    own part is causal: before it every row has a past of its own length."""
+    B, G, R, H, K, segments, own_lengths, with_bias = CASES[case]
     rng = np.random.default_rng(seed)
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
-    shared = [(normal(b, K, s, 8), normal(b, K, s, 8)) for b, s in segments]
-    own = (normal(B, G, K, T, 8), normal(B, G, K, T, 8)) if T else None
-    bias = jnp.asarray(rng.normal(size=(H, R, T)), jnp.float32) if with_bias else None
-    masks = [jnp.asarray(rng.random((b, s)) < (0 if empty else rng.random())) for b, s in segments]
-    return (normal(B, G, R, H, 8), shared, own, bias), (masks, causal(R, T, T - R) if T else None)
+    shared = [(normal(b, K, s, 8), normal(b, K, s, 8)) for b, s, *_ in segments]
+    own = [(normal(B, G, K, T, 8), normal(B, G, K, T, 8)) for T in own_lengths]
+    lead = [(B, G)] * (len(own) - 1) + [(1, 1)]
+    biases = [normal(*b, H, R, T) if with_bias else None for b, T in zip(lead, own_lengths, strict=False)]
+    masks = [rng.random((b, *g, s)) < (0 if empty else rng.random()) for b, s, *g in segments]
+    visible = [np.arange(T) < rng.integers(0, T + 1, (B, G, 1, 1)) for T in own_lengths[:-1]]
+    visible += [causal(R, T, T - R) for T in own_lengths[-1:]]
+    return (normal(B, G, R, H, 8), shared, own, biases), jax.tree.map(jnp.asarray, (masks, visible))
 
 
 def apply(attention, inputs, masks):
-    query, shared, own, bias = inputs
+    query, shared, own, biases = inputs
     segments = [(k, v, mask) for (k, v), mask in zip(shared, masks[0], strict=True)]
-    return attention(query, segments, None if own is None else (*own, masks[1]), 0.3, bias)
+    parts = [(k, v, mask, bias) for (k, v), mask, bias in zip(own, masks[1], biases, strict=True)]
+    return attention(query, segments, parts, 0.3)
 
 
 @functools.cache
@@ -96,7 +102,7 @@ def test_copies_no_shared_key_and_stores_no_weights():
     args = (shape(B, G, R, H, Dh), shape(B, H, S, Dh), shape(B, G, H, R, Dh))
 
     def attend(attention, query, shared, own):
-        return attention(query, [(shared, shared, jnp.ones((B, S), bool))], (own, own, causal(R, R)), 1.0)
+        return attention(query, [(shared, shared, jnp.ones((B, S), bool))], [(own, own, causal(R, R), None)], 1.0)
 
     def biggest(attention):
         equations = jax.make_jaxpr(functools.partial(attend, attention))(*args).jaxpr.eqns

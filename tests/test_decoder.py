@@ -24,7 +24,8 @@ from scotd_jax.models.registry import PRESETS, build, config_for
 from scotd_jax.models.rope import RopeScaling, frequencies
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, to_json
-from scotd_jax.sampling.sampler import Request, Sampler
+from scotd_jax.sampling.requests import Request
+from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Workdir
 from tests.hf_cases import CONFIGS, random_params, words

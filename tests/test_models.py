@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scotd_jax.models.api import Precision
+from scotd_jax.models.api import Context, Precision
+from scotd_jax.models.cache import settle
 from scotd_jax.models.layers import logits
 from scotd_jax.models.registry import build, config_for
 from tests.test_attention import close, flat
@@ -104,17 +105,54 @@ def test_grouped_gives_loss_and_gradient_of_the_separate_pairs(kind, data):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_steps_equal_the_whole(kind):
-    B, G, P, R = 2, 3, 5, 6
+    B, G, P, R = 2, 3, 5, 7
     m, p = model(kind), params(kind)
     prompt, mask, inputs = tokens(0, B, P), right_padded([5, 3], P), tokens(1, B, G, R)
     whole = hidden_fn(kind)(p, prompt, mask, inputs)
-    context, cache = jax.jit(m.prefill)(p, prompt, mask), m.new_cache(B, G, R + 2)
+    context, cache = jax.jit(m.prefill)(p, prompt, mask), m.new_cache(B, G, 6, 3)
     extend, steps = jax.jit(m.extend), []
-    for chunk in (inputs[:, :, :3], *(inputs[:, :, t : t + 1] for t in range(3, R))):
+    for chunk in (inputs[:, :, :2], *(inputs[:, :, t : t + 1] for t in range(2, R))):
+        if cache.index == 3:
+            cache = jax.jit(settle, static_argnums=1)(cache, 3)
         hidden, cache = extend(p, context, chunk, cache)
         steps.append(hidden)
-    assert int(cache.index) == R
+    assert (cache.length + cache.index == R).all()
     close(jnp.concatenate(steps, 2), whole, FLOAT32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_that_begins_later_computes_the_same_bits(kind):
+    """Two rows begin one and two moves of the cache after the others, in lanes that hold another question too."""
+    B, G, P, R, C = 2, 2, 5, 4, 2
+    m, p = model(kind), params(kind)
+    prompt, mask, inputs = tokens(0, B, P), right_padded([5, 3], P), tokens(1, B, G, R)
+    (segment,), lengths = jax.jit(m.prefill)(p, prompt, mask)
+    extend = jax.jit(m.extend)
+
+    def run(begins, place):
+        """Hidden states [B, G, R, E] of rows that begin at step `begins`[B, G], which are multiples of C. Each lane
+        holds both questions, that of its rows in `place`."""
+        both = [segment, jax.tree.map(lambda x: x[::-1], segment)]
+        segments = tuple(
+            s._replace(mask=jnp.full((B, G, 1), i == place) & s.mask[:, None])
+            for i, s in enumerate(both if place == 0 else both[::-1])
+        )
+        context, cache = Context(segments, lengths[:, None].repeat(G, 1)), m.new_cache(B, G, 6, C)
+        hidden = np.zeros(())
+        for t in range(int(begins.max()) + R):
+            if t and t % C == 0:
+                cache = settle(cache, C)
+            cache = cache._replace(length=jnp.where(begins == t, 0, cache.length))
+            at = np.clip(t - begins, 0, R - 1)
+            step, cache = extend(p, context, np.take_along_axis(np.asarray(inputs), at[..., None], 2), cache)
+            hidden = np.zeros((B, G, R, step.shape[-1]), np.float32) if not hidden.shape else hidden
+            for b, g in zip(*np.nonzero((t >= begins) & (t < begins + R)), strict=True):
+                hidden[b, g, at[b, g]] = step[b, g, 0]
+        return hidden
+
+    together = run(np.zeros((B, G), int), 0)
+    close(together, hidden_fn(kind)(p, prompt, mask, inputs), FLOAT32)
+    np.testing.assert_array_equal(run(np.array([[0, 2], [4, 0]]), 1), together)
 
 
 @pytest.mark.parametrize("kind", [*PLAIN, "decoder"])

@@ -101,7 +101,7 @@ def test_cached_extend_token_by_token_is_the_full_forward(case):
     prefix, mask, tokens, real = prepared(model)
     context = jax.jit(model.prefill)(params, prefix, mask)
     full, _ = jax.jit(model.extend)(params, context, tokens)
-    cache, steps, extend = model.new_cache(3, 2, 7), [], jax.jit(model.extend)
+    cache, steps, extend = model.new_cache(3, 2, 0, 7), [], jax.jit(model.extend)
     for r in range(7):
         hidden, cache = extend(params, context, tokens[:, :, r : r + 1], cache)
         steps.append(np.asarray(hidden))

@@ -1,7 +1,9 @@
 """The engine on a model whose every probability is known."""
 
+import dataclasses
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,10 @@ import scipy.special
 import scipy.stats
 
 from scotd_jax.config import Sampling
+from scotd_jax.models.api import Precision
+from scotd_jax.models.registry import build, config_for
 from scotd_jax.sampling import engine
-from scotd_jax.sampling.noise import name_words, row_keys
+from scotd_jax.sampling.noise import base_key, name_words
 from scotd_jax.sampling.stops import stop_table
 from tests.markov import EOS, LINE_END, LetterTokenizer, markov_model, markov_table
 from tests.tolerances import FLOAT32
@@ -22,23 +26,50 @@ MODEL = markov_model()
 TEXTS = LetterTokenizer().token_texts()
 STOPS, NO_STOPS = stop_table(TEXTS, ["\n\n"]), np.zeros((3, len(TEXTS)), np.int32)
 ACTIVE = np.ones((B, G), bool)
-POLICY = Sampling(max_new_tokens=T)
+POLICY = Sampling(n=G, max_new_tokens=T, chunk=4)
 
 
-def keys(seed=0):
-    return row_keys(seed, np.stack([name_words(str(b)) for b in range(B)]), np.arange(G))
+class Generation(NamedTuple):
+    tokens: np.ndarray  # [B, G, T]
+    length: np.ndarray
+    logprob: np.ndarray
+    finished: np.ndarray
 
 
 @functools.cache
-def compiled(policy, vocab_limit):
-    return jax.jit(engine.make_generate(MODEL, policy, eos_id=EOS, vocab_limit=vocab_limit))
+def compiled(policy, vocab_limit, end_ids):
+    return jax.jit(functools.partial(engine.decode, MODEL, policy, vocab_limit=vocab_limit, end_ids=end_ids))
 
 
-def generate(table, policy=POLICY, active=ACTIVE, seed=0, stops=STOPS, vocab_limit=LetterTokenizer.size):
-    prompt, start = np.zeros((B, P), np.int32), np.arange(B, dtype=np.int32)
-    function = compiled(policy, vocab_limit)
-    said = function({"table": table}, prompt, prompt == 0, start, keys(seed), active, stops)
-    return engine.Generation(*map(np.asarray, said))
+def generate(
+    table,
+    policy=POLICY,
+    active=ACTIVE,
+    seed=0,
+    stops=STOPS,
+    vocab_limit=LetterTokenizer.size,
+    end_ids=(EOS,),
+    steps=None,
+):
+    """All active rows begin together; row (b, g) is sample g of question b, whose prompt ends with the token b."""
+    policy = dataclasses.replace(policy, n=G, chunk=POLICY.chunk)
+    weights = engine.speaking(MODEL, {"table": jnp.asarray(table)})
+    questions, rows, cache = engine.empty(MODEL, policy, weights.params, B, 1, P)
+    first, nothing = np.broadcast_to(np.arange(B, dtype=np.int32)[:, None], (B, G)), np.zeros((B, G), np.int32)
+    words = np.broadcast_to(np.stack([name_words(str(b)) for b in range(B)])[:, None], (B, G, 2))
+    index = np.broadcast_to(np.arange(G, dtype=np.int32), (B, G))
+    orders, said = engine.Orders(active, first, nothing, words, index), []
+    while not said or rows.active.any():
+        base, table_of_stops = base_key(seed), jnp.asarray(stops)
+        rows, cache, tokens, made = compiled(policy, vocab_limit, end_ids)(
+            weights, None, questions, rows, cache, orders, base, table_of_stops
+        )
+        said.append(tokens)
+        orders = orders._replace(fresh=np.zeros_like(active))
+        if steps is not None:
+            steps.append(int(made))
+    tokens = np.pad(np.concatenate(said, -1), ((0, 0), (0, 0), (0, T)))[..., :T]
+    return Generation(tokens, *map(np.asarray, (rows.position, rows.logprob, rows.ended)))
 
 
 def test_every_response_ends_where_it_should_and_is_silent_after():
@@ -110,26 +141,27 @@ def test_ids_beyond_the_limit_are_never_drawn_but_count_in_probabilities():
     assert_log_probabilities(said, table)
 
 
-@pytest.mark.parametrize(("end", "expected"), [(30.0, 1), (-99.0, T)])
+@pytest.mark.parametrize(("end", "expected"), [(30.0, [1]), (-99.0, [4, 4, 4])])
 def test_decoding_stops_when_no_row_is_left(end, expected):
-    rows = engine.begin(MODEL, jnp.zeros(B, jnp.int32), jnp.asarray(ACTIVE), T)
-    rows = decode_until({"table": markov_table(5, end)}, rows, T, NO_STOPS)
-    assert rows.position == expected
+    steps = []
+    generate(markov_table(5, end), stops=NO_STOPS, steps=steps)
+    assert steps == expected
 
 
-def test_pieces_give_what_one_go_gives():
-    """What a scheduler needs that replaces finished rows between pieces."""
-    table = markov_table(0)
-    rows = engine.begin(MODEL, jnp.arange(B), jnp.asarray(ACTIVE), T)
-    for until in (3, 4, T):
-        rows = decode_until({"table": table}, rows, until, STOPS)
-    for piece, whole in zip(rows.said, generate(table), strict=True):
-        np.testing.assert_array_equal(piece, whole)
+def test_any_of_several_end_tokens_ends():
+    said = generate(markov_table(0), stops=NO_STOPS, end_ids=(EOS, 0))
+    last = np.take_along_axis(said.tokens, said.length[..., None] - 1, -1)[..., 0]
+    np.testing.assert_array_equal(said.finished, (last == EOS) | (last == 0))
+    assert (last[said.finished] == 0).any()
+    assert (last[said.finished] == EOS).any()
 
 
-@functools.partial(jax.jit, static_argnames="until")
-def decode_until(params, rows, until, stops):
-    prompt = jnp.zeros((B, P), jnp.int32)
-    context = MODEL.prefill(params, prompt, prompt == 0)
-    limits = {"eos_id": EOS, "vocab_limit": LetterTokenizer.size}
-    return engine.decode(MODEL, POLICY, params, context, rows, keys(), stops, until=until, **limits)
+def test_speaking_weights_are_the_same_numbers():
+    model = build(config_for("opt-tiny"), Precision("bfloat16"))
+    params = model.init(jax.random.key(0))
+    weights = engine.speaking(model, params)
+    kernels = [x for path, x in jax.tree_util.tree_leaves_with_path(weights.params) if path[-1].key == "kernel"]
+    assert {x.dtype for x in kernels} == {weights.unembedding.dtype} == {jnp.dtype("bfloat16")}
+    tokens = jnp.arange(6).reshape(2, 3)
+    before, after = (model.prefill(p, tokens, tokens >= 0) for p in (params, weights.params))
+    jax.tree.map(np.testing.assert_array_equal, before, after)

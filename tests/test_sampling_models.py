@@ -15,9 +15,10 @@ from scotd_jax.layout import pad_rows, split_prompt
 from scotd_jax.models.api import Precision
 from scotd_jax.models.layers import logits as output_logits
 from scotd_jax.models.registry import build, config_for
-from scotd_jax.sampling.noise import name_words, row_keys, uniforms
+from scotd_jax.sampling.noise import base_key, keys_of, name_words, uniforms
 from scotd_jax.sampling.policies import draw, log_probability
-from scotd_jax.sampling.sampler import Request, Sampler
+from scotd_jax.sampling.requests import Request
+from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tokenization import Tokenizer
 from tests.tolerances import FLOAT32
 
@@ -91,7 +92,8 @@ def test_every_token_is_what_the_uncached_model_says_to_its_noise(kind, policy):
     for (question, g), sample in samples.items():
         np.testing.assert_allclose(sample.logprob, logprob[int(question[1:]), g], rtol=FLOAT32)
 
-    keys = row_keys(SEED, np.stack([name_words(f"q{q}") for q in range(B)]), np.arange(G))
+    words = np.broadcast_to(np.stack([name_words(f"q{q}") for q in range(B)])[:, None], (B, G, 2))
+    keys = keys_of(base_key(SEED), words, np.broadcast_to(np.arange(G), (B, G)))
     noise = jax.vmap(uniforms, (None, 0), 2)(keys, jnp.arange(T))
     allowed = jnp.where(jnp.arange(logits.shape[-1]) < TOKENIZER.size, logits, -jnp.inf)
     tokens = np.asarray(draw(allowed, noise, POLICIES[policy]))

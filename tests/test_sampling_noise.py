@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from scotd_jax.sampling.noise import name_words, row_keys, uniforms
+from scotd_jax.sampling.noise import base_key, keys_of, name_words, uniforms
 
 NAMES = tuple(f"world/train/{i}" for i in range(8))
-_uniforms = jax.jit(uniforms)
+_uniforms, _keys_of = jax.jit(uniforms), jax.jit(keys_of)
 
 
 def noise(seed, names, indices, positions):
     words = np.stack([name_words(name) for name in names])
-    return np.asarray(_uniforms(row_keys(seed, words, np.asarray(indices)), np.asarray(positions, np.int32)))
+    indices = np.broadcast_to(indices, (len(names), np.shape(indices)[-1]))
+    words = np.broadcast_to(words[:, None], (*indices.shape, 2))
+    return np.asarray(_uniforms(_keys_of(base_key(seed), words, indices), np.asarray(positions, np.int32)))
 
 
 def test_is_the_same_in_every_batch_order_and_group():

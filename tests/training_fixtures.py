@@ -54,7 +54,7 @@ def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> Mode
         prefill=prefill,
         extend=extend,
         unembedding=lambda params: params["embed"]["tokens"],
-        new_cache=lambda batch, group, length: None,
+        new_cache=lambda batch, group, length, recent: None,
         axes=lambda: {
             "embed": {"tokens": ("vocab", "embed")},
             "mlp": {

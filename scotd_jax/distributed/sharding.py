@@ -64,6 +64,24 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def place_cache(mesh: Mesh | None, tree: Tree) -> Tree:
+    """Inside of a compiled function: keys and values [B, ..., K, T, Dh] over data and fsdp and over tensor, everything
+    else over data and fsdp by its first axis, as far as the sizes allow. No mesh: the tree as it is."""
+    if mesh is None:
+        return tree
+
+    def place(leaf: jax.Array) -> jax.Array:
+        split = mesh.shape["data"] * mesh.shape["fsdp"]
+        axes: list[Any] = [
+            ("data", "fsdp") if axis == 0 and size % split == 0 else None for axis, size in enumerate(leaf.shape)
+        ]
+        if leaf.ndim >= 4 and leaf.shape[-3] % mesh.shape["tensor"] == 0:
+            axes[-3] = "tensor"
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    return jax.tree.map(place, tree)
+
+
 def place_batch(batch: Tree, sharding: NamedSharding) -> Tree:
     """This process's rows of a batch as arrays over the whole mesh. Rows of process i follow those of process i - 1."""
     if jax.process_count() == 1:

@@ -12,7 +12,7 @@ from scotd_jax.rationales.importers import texts
 from scotd_jax.rationales.importers.base import Said
 from scotd_jax.rationales.remote import Prompt, keyed, request_body
 from scotd_jax.records import Question, Response
-from scotd_jax.sampling.sampler import Sample
+from scotd_jax.sampling.requests import Sample
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.exemplars import load_exemplars

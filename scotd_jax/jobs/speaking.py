@@ -12,7 +12,8 @@ from scotd_jax.jobs.run import Run
 from scotd_jax.models import api
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response
-from scotd_jax.sampling.sampler import Request, Sample, Sampler
+from scotd_jax.sampling.requests import Request, Sample
+from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.formats import Format, is_correct

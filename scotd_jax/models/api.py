@@ -3,7 +3,7 @@
 Axes used in names throughout the package:
 
     B questions in a batch     G responses of one question     P prompt tokens      R response tokens
-    S tokens of one segment    T slots of a cache              V vocabulary         E width of the output embedding
+    S tokens of one segment    T slots of a cache, C recent    V vocabulary         E width of the output embedding
     D model width              H query heads                   K key heads          Dh width of a head
 
 A model is used through `prefill` and `extend` only. Training is `prefill` then `extend` over whole responses;
@@ -22,8 +22,8 @@ Params = Any  # nested dict of arrays, string keys
 class Segment(NamedTuple):
     """Keys and values that several responses share: one pair of arrays per layer.
 
-    `keys[layer]` and `values[layer]` are [B, K, S, Dh], B being 1 where the whole batch shares the segment;
-    `mask` is bool[B, S], False on padding.
+    `keys[layer]` and `values[layer]` are [B, K, S, Dh], B being 1 where the whole batch shares the segment; `mask` is
+    bool[B, S], False on padding, or bool[B, G, S] where the responses of a question see different tokens of it.
     """
 
     keys: tuple[jax.Array, ...]
@@ -34,8 +34,8 @@ class Segment(NamedTuple):
 class Context(NamedTuple):
     """What a response can look back on besides itself: shared segments, in order, and where the response begins.
 
-    `length` is int32[B], the number of real tokens before the response. Encoder-decoders ignore it: their decoder
-    counts from zero.
+    `length` is int32[B] or int32[B, G], the number of real tokens before the response. Encoder-decoders ignore it:
+    their decoder counts from zero.
     """
 
     segments: tuple[Segment, ...]
@@ -43,13 +43,19 @@ class Context(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """The own past of every response while it is being sampled.
+    """The own past of every response while it is being sampled, in two parts, so that rows may be of different age.
 
-    `keys[layer]`, `values[layer]` are [B, G, K, T, Dh]; `index` is int32[], the number of slots already filled.
+    `keys[layer]`, `values[layer]` are [B, G, K, T, Dh], of which every row has filled `length`, int32[B, G], slots.
+    `recent_keys[layer]`, `recent_values[layer]` are [B, G, K, C, Dh]: the tokens since then, `index`, int32[], of
+    them. `extend` writes all rows into the same recent slots and leaves the rest alone; `settle` (cache.py) moves them
+    to where each row's past ends.
     """
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
+    length: jax.Array
+    recent_keys: tuple[jax.Array, ...]
+    recent_values: tuple[jax.Array, ...]
     index: jax.Array
 
 
@@ -72,10 +78,10 @@ class Model:
         Right-padded prefixes. With a context the tokens come after it (question after shared exemplars).
     extend(params, context, tokens[B, G, R], cache=None) -> hidden[B, G, R, E], cache
         Without a cache: causal attention over the R tokens and the context, returns None for the cache. With a
-        cache: the R tokens are appended to it. `hidden` is ready for the output matrix (norms, projections and
+        cache: the R tokens become recent ones of it. `hidden` is ready for the output matrix (norms, projections and
         scales applied).
     unembedding(params) -> [V, E], the output matrix; logits are hidden @ unembedding.T (`logits` in layers.py).
-    new_cache(batch, group, length) -> Cache, empty.
+    new_cache(batch, group, length, recent) -> Cache, empty, with so many slots of either kind per response.
     """
 
     config: Any
@@ -84,7 +90,7 @@ class Model:
     prefill: Callable[..., Context]
     extend: Callable[..., tuple[jax.Array, Cache | None]]
     unembedding: Callable[[Params], jax.Array]
-    new_cache: Callable[[int, int, int], Cache]
+    new_cache: Callable[[int, int, int, int], Cache]
     axes: Callable[[], Any]  # tree like params: a tuple of logical axis names per parameter
 
     @property

@@ -13,9 +13,10 @@ import jax
 from flax import nnx
 
 from scotd_jax.models.attention import grouped_attention
+from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.decoder_only import DecoderOnly
-from scotd_jax.models.layers import Dense, RMSNorm, append, embed, normal
+from scotd_jax.models.layers import Dense, RMSNorm, embed, normal
 from scotd_jax.models.rope import frequencies, rotate, rotation
 
 # Logical axes of every parameter; the first pattern that fits counts.
@@ -65,8 +66,8 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(head, eps=config.rms_norm_eps) if config.qk_norm else None
         self.head, self.dtype = head, dtype
 
-    def __call__(self, x, turn, segments, cache, mask):
-        """x[B, G, R, D] -> the same, and the keys and values of its tokens (with a cache: of all its slots).
+    def __call__(self, x, turn, segments, past, sights):
+        """x[B, G, R, D] -> the same, and the keys and values to be kept.
 
         `turn` are the cosines and sines of the tokens' positions.
         """
@@ -75,9 +76,9 @@ class Attention(nnx.Module):
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, *turn), rotate(key, *turn)  # in float32, as everything between two products
         query, key, value = (each.astype(self.dtype) for each in (query, key, value))
-        key, value = append(cache, key.swapaxes(2, 3), value.swapaxes(2, 3))
-        h = grouped_attention(query, segments, (key, value, mask), scale=self.head**-0.5)
-        return self.o(h.reshape(*h.shape[:-2], -1)), key, value
+        own, kept = own_parts(past, key.swapaxes(2, 3), value.swapaxes(2, 3), sights)
+        h = grouped_attention(query, segments, own, scale=self.head**-0.5)
+        return self.o(h.reshape(*h.shape[:-2], -1)), *kept
 
     def _split(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], -1, self.head)
@@ -102,8 +103,8 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = MLP(config, dtype, rngs)
 
-    def __call__(self, x, turn, segments, cache, mask):
-        h, key, value = self.attn(self.attn_norm(x), turn, segments, cache, mask)
+    def __call__(self, x, turn, segments, past, sights):
+        h, key, value = self.attn(self.attn_norm(x), turn, segments, past, sights)
         x = x + h
         return x + self.mlp(self.mlp_norm(x)), key, value
 

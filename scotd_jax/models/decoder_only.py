@@ -6,20 +6,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scotd_jax.models.api import Cache, Context, Segment
-from scotd_jax.models.attention import causal
+from scotd_jax.models.api import Context, Segment
+from scotd_jax.models.cache import extended, of_layer, visible
 
 
 class DecoderOnly(nnx.Module):
     """A stack of `layers`, between the `inputs` and `outputs` of a subclass.
 
-    layers[str(i)](x[B, G, R, D], *told, segments, cache, mask) -> x, keys, values.
+    layers[str(i)](x[B, G, R, D], *told, segments, past, sights) -> x, and keys and values to be kept (see cache.py).
     """
 
     layers: nnx.Dict
 
     def inputs(self, tokens: jax.Array, positions: jax.Array) -> tuple[jax.Array, tuple[Any, ...]]:
-        """x[B, G, R, D] of tokens[B, G, R] at positions[B, 1, R], and what every layer is told besides."""
+        """x[B, G, R, D] of tokens[B, G, R] at positions[B, G or 1, R], and what every layer is told besides."""
         raise TypeError(f"{type(self).__name__} does not say what goes into its layers")
 
     def outputs(self, x: jax.Array) -> jax.Array:
@@ -39,21 +39,21 @@ class DecoderOnly(nnx.Module):
     def extend(self, context, tokens, cache=None):
         """Responses [B, G, R] after the context -> hidden [B, G, R, E] ready for the output matrix, and the cache."""
         x, keys, values = self._through(tokens, context.length, context.segments, cache)
-        return self.outputs(x), None if cache is None else Cache(keys, values, cache.index + tokens.shape[2])
+        return self.outputs(x), extended(cache, keys, values, tokens.shape[2])
 
     def _through(self, tokens, before, segments, cache):
-        """tokens[B, G, R], the first of them at position before[B] (plus what the cache holds)."""
+        """tokens[B, G, R], the first of them at position before[B] or before[B, G] (plus what the cache holds)."""
         R = tokens.shape[2]
-        start = 0 if cache is None else cache.index
-        positions = (before[:, None] + (start + jnp.arange(R))[None])[:, None]  # [B, 1, R]
-        x, told = self.inputs(tokens, positions)
-        mask = causal(R, R if cache is None else cache.keys[0].shape[3], start)
+        first = before if before.ndim == 2 else before[:, None]
+        if cache is not None:
+            first = first + cache.length + cache.index
+        x, told = self.inputs(tokens, first[..., None] + jnp.arange(R)[None, None])
+        sights = [(mask, None) for mask in visible(cache, R)]
         keys, values = [], []
         for i in range(len(self.layers)):
             with jax.named_scope(f"layer_{i}"):
                 shared = [(s.keys[i], s.values[i], s.mask) for s in segments]
-                past = None if cache is None else (cache.keys[i], cache.values[i], cache.index)
-                x, key, value = self.layers[str(i)](x, *told, shared, past, mask)
+                x, key, value = self.layers[str(i)](x, *told, shared, of_layer(cache, i), sights)
             keys.append(key)
             values.append(value)
         return x, tuple(keys), tuple(values)

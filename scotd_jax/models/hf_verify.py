@@ -113,7 +113,7 @@ def _generator(config: registry.ModelConfig, steps: int, limit: int) -> Any:
     @jax.jit
     def generate(params, prefix, mask, start):
         context = model.prefill(params, prefix, mask)
-        cache = model.new_cache(len(start), 1, steps)
+        cache = model.new_cache(len(start), 1, 0, steps)
         _, tokens = jax.lax.scan(lambda carry, _: step(params, context, carry), (start, cache), length=steps)
         inputs = jnp.concatenate([start[:, None], tokens.T[:, :-1]], 1)
         hidden, _ = model.extend(params, context, inputs[:, None])

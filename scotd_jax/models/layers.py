@@ -151,15 +151,3 @@ class Heads(nnx.Module):
 
     def _split(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype)
-
-
-def append(past: tuple[Array, Array, Array] | None, key: Array, value: Array) -> tuple[Array, Array]:
-    """Keys and values [B, G, K, R, Dh] behind those of the past (keys, values [B, G, K, T, Dh], filled slots)."""
-    if past is None:
-        return key, value
-    keys, values, index = past
-    start = (0, 0, 0, index, 0)
-    return (
-        jax.lax.dynamic_update_slice(keys, key.astype(keys.dtype), start),
-        jax.lax.dynamic_update_slice(values, value.astype(values.dtype), start),
-    )

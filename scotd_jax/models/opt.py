@@ -17,8 +17,9 @@ from flax import nnx
 from scotd_jax.errors import InputError
 from scotd_jax.models import hf_fields
 from scotd_jax.models.attention import grouped_attention
+from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_only import DecoderOnly
-from scotd_jax.models.layers import Dense, Heads, LayerNorm, append, embed, normal
+from scotd_jax.models.layers import Dense, Heads, LayerNorm, embed, normal
 
 # Logical axes of every parameter; the first pattern that fits counts.
 AXES = (
@@ -130,15 +131,15 @@ class Layer(nnx.Module):
         self.mlp_norm = LayerNorm(width)
         self.pre_norm = config.do_layer_norm_before
 
-    def __call__(self, x, segments, cache, mask):
-        """x[B, G, R, D] -> the same, and the keys and values of its tokens (with a cache: of all its slots)."""
+    def __call__(self, x, segments, past, sights):
+        """x[B, G, R, D] -> the same, and the keys and values to be kept."""
         h = self.attn_norm(x) if self.pre_norm else x
-        query, (key, value) = self.attn.queries(h), append(cache, *self.attn.keys_values(h))
-        h = grouped_attention(query, segments, (key, value, mask), scale=query.shape[-1] ** -0.5)
-        x = x + self.attn.output(h)
+        own, kept = own_parts(past, *self.attn.keys_values(h), sights)
+        query = self.attn.queries(h)
+        x = x + self.attn.output(grouped_attention(query, segments, own, scale=query.shape[-1] ** -0.5))
         x = x if self.pre_norm else self.attn_norm(x)
         x = x + self.mlp(self.mlp_norm(x) if self.pre_norm else x)
-        return x if self.pre_norm else self.mlp_norm(x), key, value
+        return x if self.pre_norm else self.mlp_norm(x), *kept
 
 
 class OPT(DecoderOnly):

@@ -151,11 +151,14 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION) -> Mode
     def unembedding(params: Params) -> jax.Array:
         return bind(params).unembedding()
 
-    def new_cache(batch: int, group: int, length: int) -> Cache:
+    def new_cache(batch: int, group: int, length: int, recent: int) -> Cache:
         layers, heads, width = config.cache_shape
-        shape = (batch, group, heads, length, width)
-        keys, values = ([jnp.zeros(shape, _cache_dtype(precision)) for _ in range(layers)] for _ in range(2))
-        return Cache(tuple(keys), tuple(values), jnp.zeros((), jnp.int32))
+
+        def slots(count: int) -> tuple[jax.Array, ...]:
+            return tuple(jnp.zeros((batch, group, heads, count, width), _cache_dtype(precision)) for _ in range(layers))
+
+        none, nowhere = jnp.zeros((batch, group), jnp.int32), jnp.zeros((), jnp.int32)
+        return Cache(slots(length), slots(length), none, slots(recent), slots(recent), nowhere)
 
     def axes() -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: _axes_of(source.AXES, path), abstract())

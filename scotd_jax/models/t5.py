@@ -21,9 +21,10 @@ from jaxtyping import Array, Float, Int
 
 from scotd_jax.errors import InputError
 from scotd_jax.models import hf_fields
-from scotd_jax.models.api import Cache, Context, Segment
-from scotd_jax.models.attention import causal, grouped_attention
-from scotd_jax.models.layers import Dense, Heads, RMSNorm, append, embed, normal
+from scotd_jax.models.api import Context, Segment
+from scotd_jax.models.attention import grouped_attention
+from scotd_jax.models.cache import extended, of_layer, own_parts, visible
+from scotd_jax.models.layers import Dense, Heads, RMSNorm, embed, normal
 
 # Logical axes of every parameter; the first pattern that fits counts.
 AXES = (
@@ -141,16 +142,16 @@ class Layer(nnx.Module):
             self.cross, self.cross_norm = _heads(config, dtype, rngs), RMSNorm(width, eps=eps)
         self.mlp, self.mlp_norm = MLP(config, dtype, rngs), RMSNorm(width, eps=eps)
 
-    def __call__(self, x, past, mask, bias, prompt=None):
-        """x[B, G, R, D] -> the same, and the keys and values of its tokens. `prompt` is the part of a segment that
-        belongs to this layer (decoder only)."""
+    def __call__(self, x, past, sights, prompts=()):
+        """x[B, G, R, D] -> the same, and the keys and values to be kept. `prompts` are those parts of the segments
+        that belong to this layer (decoder only)."""
         h = self.attn_norm(x)
-        key, value = append(past, *self.attn.keys_values(h))
-        x = x + self.attn.output(grouped_attention(self.attn.queries(h), (), (key, value, mask), 1.0, bias))
-        if prompt is not None:
+        own, kept = own_parts(past, *self.attn.keys_values(h), sights)
+        x = x + self.attn.output(grouped_attention(self.attn.queries(h), (), own, 1.0))
+        if prompts:
             query = self.cross.queries(self.cross_norm(x))
-            x = x + self.cross.output(grouped_attention(query, (prompt,), None, 1.0))
-        return x + self.mlp(self.mlp_norm(x)), key, value
+            x = x + self.cross.output(grouped_attention(query, prompts, (), 1.0))
+        return x + self.mlp(self.mlp_norm(x)), *kept
 
 
 class Stack(nnx.Module):
@@ -164,11 +165,12 @@ class Stack(nnx.Module):
         self.final_norm = RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.furthest, self.bidirectional = config.relative_attention_max_distance, not decoder
 
-    def bias(self, R: int, T: int, start=0) -> Float[Array, "H R T"]:
-        """Bias of the queries in slots start .. start + R - 1 towards the slots 0 .. T - 1."""
+    def bias(self, queries: Int[Array, "*rows R"], keys: Int[Array, " T"]) -> Float[Array, "*rows H R T"]:
+        """Bias of the queries at some positions towards the keys at others."""
         table = self.rel_bias[...]
-        distance = jnp.arange(T)[None, :] - (start + jnp.arange(R))[:, None]
-        return table[distance_bucket(distance, self.bidirectional, table.shape[0], self.furthest)].transpose(2, 0, 1)
+        distance = keys.reshape((1,) * queries.ndim + keys.shape) - queries[..., None]
+        buckets = distance_bucket(distance, self.bidirectional, table.shape[0], self.furthest)
+        return jnp.moveaxis(table[buckets], -1, -3)
 
 
 class Unembedding(nnx.Module):
@@ -196,11 +198,11 @@ class T5(nnx.Module):
         """Right-padded prompts [B, P] -> a Context of one segment: every decoder layer's view of the encoded prompt."""
         if context is not None:
             raise ValueError("an encoder-decoder has no context before the prompt: put exemplars into the prompt")
-        P = tokens.shape[1]
-        x, bias, visible = embed(self.embed.tokens[...], tokens)[:, None], self.encoder.bias(P, P), mask[:, None, None]
+        positions = jnp.arange(tokens.shape[1])
+        x, bias = embed(self.embed.tokens[...], tokens)[:, None], self.encoder.bias(positions[None, None], positions)
         for i in range(len(self.encoder.layers)):
             with jax.named_scope(f"encoder_{i}"):
-                x, _, _ = self.encoder.layers[str(i)](x, None, visible, bias)
+                x, _, _ = self.encoder.layers[str(i)](x, None, [(mask[:, None, None], bias)])
         x = self.encoder.final_norm(x)[:, 0]
         crosses = [self.decoder.layers[str(i)].cross for i in range(len(self.decoder.layers))]
         keys, values = zip(*(cross.keys_values(x) for cross in crosses), strict=True)
@@ -208,20 +210,27 @@ class T5(nnx.Module):
 
     def extend(self, context, tokens, cache=None):
         """Responses [B, G, R] -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
-        (segment,) = context.segments
-        R = tokens.shape[2]
-        start, T = (0, R) if cache is None else (cache.index, cache.keys[0].shape[3])
-        x, bias, mask = embed(self.embed.tokens[...], tokens), self.decoder.bias(R, T, start), causal(R, T, start)
+        x, sights = embed(self.embed.tokens[...], tokens), self._sights(cache, tokens.shape[2])
         keys, values = [], []
         for i in range(len(self.decoder.layers)):
             with jax.named_scope(f"decoder_{i}"):
-                past = None if cache is None else (cache.keys[i], cache.values[i], cache.index)
-                prompt = (segment.keys[i], segment.values[i], segment.mask)
-                x, key, value = self.decoder.layers[str(i)](x, past, mask, bias, prompt)
+                prompts = [(s.keys[i], s.values[i], s.mask) for s in context.segments]
+                x, key, value = self.decoder.layers[str(i)](x, of_layer(cache, i), sights, prompts)
             keys.append(key)
             values.append(value)
         hidden = self.decoder.final_norm(x) * self.scale
-        return hidden, None if cache is None else Cache(tuple(keys), tuple(values), cache.index + R)
+        return hidden, extended(cache, tuple(keys), tuple(values), tokens.shape[2])
+
+    def _sights(self, cache, R):
+        """Masks and biases of the own parts. Distances to recent tokens are the same in all rows, to the past not."""
+        new, masks = jnp.arange(R)[None, None], visible(cache, R)
+        if cache is None:
+            biases = [self.decoder.bias(new, new[0, 0])]
+        else:
+            T, C = cache.keys[0].shape[3], cache.recent_keys[0].shape[3]
+            biases = [self.decoder.bias(cache.length[..., None] + cache.index + new, jnp.arange(T))]
+            biases.append(self.decoder.bias(cache.index + new, jnp.arange(C)))
+        return list(zip(masks, biases, strict=True))
 
     def unembedding(self):
         return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]

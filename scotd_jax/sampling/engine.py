@@ -1,146 +1,178 @@
-"""How a model speaks: one prefill per question, then one token at a time for all its samples.
+"""How a model speaks, on the device: questions are read into lanes, and rows say token after token.
 
-Everything here is a pure function of arrays. A batch is B questions of G rows; the rows of a question share its
-context, and each has a past of its own. `begin` makes the rows, `decode` moves all of them on until a position or
-until none is active, and `make_generate` puts them together: one `begin`, then a few stages of `decode`. A step reads
-the whole cache, filled or not, so each stage has a cache of its own length. Between stages nothing is lost or
-changed, which is also where finished rows can be replaced.
+A batch is B lanes of G rows. A lane holds the contexts of W questions, which its rows share: while the last samples of
+one question are said, rows that are free say the first ones of the next. `read` puts questions into lanes, `decode`
+lets rows begin a sample and moves all of them on by up to C tokens; between two calls whoever schedules (lanes.py)
+looks at what has ended. Everything here is a pure function of arrays, and what a row says is decided by its name and
+its question alone (noise.py, models/cache.py): not by its lane, its row, its neighbours, or when it began.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from scotd_jax.config import Sampling
-from scotd_jax.models.api import Cache, Context, Model, Params
+from scotd_jax.layout import round_up
+from scotd_jax.models.api import Cache, Context, Model, Params, Segment
+from scotd_jax.models.cache import settle
 from scotd_jax.models.layers import logits as output_logits
-from scotd_jax.sampling.noise import uniforms
+from scotd_jax.sampling.noise import keys_of, uniforms
 from scotd_jax.sampling.policies import draw, log_probability
 from scotd_jax.sampling.stops import START
 
 
-class Generation(NamedTuple):
-    """What was said; T is the largest number of tokens that a response may have.
+class Weights(NamedTuple):
+    """Parameters for speaking: what only goes into products has the dtype of products already."""
 
-    `length` counts the tokens said, the end token or those of the stop string included; `tokens` is 0 beyond it.
-    `logprob` is the natural log-probability of these tokens under the untempered model. `finished` is False where a
-    response ran into the limit and in rows that were never active.
-    """
+    params: Params
+    unembedding: Float[Array, "V E"]
 
-    tokens: Int[Array, "B G T"]
-    length: Int[Array, "B G"]
-    logprob: Float[Array, "B G"]
-    finished: Bool[Array, "B G"]
+
+class Questions(NamedTuple):
+    """The contexts of the lanes, W of them; `lengths` are int32[B], the real tokens of each."""
+
+    segments: tuple[Segment, ...]
+    lengths: tuple[Int[Array, " B"], ...]
 
 
 class Rows(NamedTuple):
-    """Responses under way. `last` is the token that is fed next, `stop_state` the row of the stop table."""
+    """Samples under way. `last` is the token that is fed next, `stop_state` the row of the stop table, `position` the
+    number of tokens said, the end token or those of the stop string included; `logprob` is their natural
+    log-probability under the untempered model. `ended` tells a row that has come to an end from one at its limit."""
 
-    said: Generation
     last: Int[Array, "B G"]
     stop_state: Int[Array, "B G"]
+    position: Int[Array, "B G"]
+    logprob: Float[Array, "B G"]
     active: Bool[Array, "B G"]
-    position: Int[Array, ""]
-    cache: Cache
+    ended: Bool[Array, "B G"]
 
 
-STAGE = 32  # tokens said with one length of the cache
-MOST_STAGES = 4  # each one is compiled
+class Orders(NamedTuple):
+    """What the rows are to do: those that are `fresh` begin with the input `start`. `place` says for every row which
+    of its lane's questions it answers, `words` (noise.name_words) and `index` what its sample is called."""
+
+    fresh: Bool[Array, "B G"]
+    start: Int[Array, "B G"]
+    place: Int[Array, "B G"]
+    words: UInt32[Array, "B G 2"]
+    index: Int[Array, "B G"]
 
 
-def stages(limit: int) -> list[int]:
-    """Positions at which the cache grows: equal parts of about STAGE tokens, or longer ones if they were too many."""
-    count = min(MOST_STAGES, max(1, round(limit / STAGE)))
-    return [-(-limit * i // count) for i in range(1, count + 1)]
+def speaking(model: Model, params: Params) -> Weights:
+    """Kernels and output matrix in the compute dtype, everything else as it is: the same numbers, half the bytes."""
+
+    def cast(path, leaf):
+        return leaf.astype(model.precision.compute) if path[-1].key == "kernel" else leaf
+
+    unembedding = jnp.asarray(model.unembedding(params)).astype(model.precision.compute)
+    return Weights(jax.tree_util.tree_map_with_path(cast, params), unembedding)
 
 
-def begin(model: Model, start: Int[Array, "B"], active: Bool[Array, "B G"], limit: int) -> Rows:
-    """Rows that have said nothing yet and may say `limit` tokens. Rows that are not active stay silent."""
-    shape = active.shape
-    nothing = jnp.zeros(shape, jnp.int32)
-    said = Generation(jnp.zeros((*shape, limit), jnp.int32), nothing, jnp.zeros(shape), jnp.zeros(shape, bool))
-    last = jnp.broadcast_to(start[:, None], shape)
-    stop_state, position = jnp.full(shape, START, jnp.int32), jnp.zeros((), jnp.int32)
-    return Rows(said, last, stop_state, active, position, model.new_cache(*shape, 0))
+def empty(model: Model, policy: Sampling, params: Params, B: int, W: int, P: int) -> tuple[Questions, Rows, Cache]:
+    """Lanes without questions (of up to P tokens each), rows that say nothing."""
+    G, C = policy.n, policy.chunk
+    tokens = jnp.zeros((B, P), jnp.int32)
+    shapes = jax.eval_shape(model.prefill, params, tokens, tokens > 0)
+    segment = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.segments[-1])
+    questions = Questions((segment,) * W, (jnp.zeros(B, jnp.int32),) * W)
+    none, no = jnp.zeros((B, G), jnp.int32), jnp.zeros((B, G), bool)
+    rows = Rows(none, none, none, jnp.zeros((B, G), jnp.float32), no, no)
+    return questions, rows, model.new_cache(B, G, round_up(policy.max_new_tokens - C, C), C)
 
 
-def with_room(cache: Cache, length: int) -> Cache:
-    """The cache with at least `length` slots, those filled so far where they were."""
+def read(
+    model: Model,
+    params: Params,
+    shared: Context | None,
+    questions: Questions,
+    tokens: Int[Array, "A P"],
+    mask: Bool[Array, "A P"],
+    source: Int[Array, "W B"],
+) -> Questions:
+    """Computes the contexts of A questions, right-padded and after what is `shared` by all; each place of each lane
+    takes that of `source`, or keeps what it has (-1)."""
+    context = model.prefill(params, tokens, mask, shared)
 
-    def grown(slots: Float[Array, "B G K T Dh"]) -> Float[Array, "B G K U Dh"]:
-        return jnp.pad(slots, [(0, 0)] * 3 + [(0, max(0, length - slots.shape[3])), (0, 0)])
+    def placed(old: Array, new: Array, source: Int[Array, " B"]) -> Array:
+        taken = (source >= 0).reshape((-1,) + (1,) * (old.ndim - 1))
+        return jnp.where(taken, new[jnp.maximum(source, 0)].astype(old.dtype), old)
 
-    return Cache(*jax.tree.map(grown, (cache.keys, cache.values)), cache.index)
+    held = zip(questions.segments, questions.lengths, source, strict=True)
+    new = (context.segments[-1], context.length)
+    both = [jax.tree.map(lambda o, n, s=s: placed(o, n, s), (segment, length), new) for segment, length, s in held]
+    return Questions(*map(tuple, zip(*both, strict=True)))
 
 
 def decode(
     model: Model,
     policy: Sampling,
-    params: Params,
-    context: Context,
+    weights: Weights,
+    shared: Context | None,
+    questions: Questions,
     rows: Rows,
-    keys: Key[Array, "B G"],
+    cache: Cache,
+    orders: Orders,
+    base: Key[Array, ""],
     stop_table: Int[Array, "states V"],
     *,
-    until: int,
-    eos_id: int,
+    end_ids: Sequence[int],
     vocab_limit: int,
-) -> Rows:
-    """Moves the rows on until `until` tokens have been said or no row is active, in a cache of that many slots.
+) -> tuple[Rows, Cache, Int[Array, "B G C"], Int[Array, ""]]:
+    """Rows begin as they are ordered, then all go on by C tokens, or fewer once none is active.
 
-    Token ids from `vocab_limit` on (rows of the output matrix that no tokenizer knows) are never drawn.
+    Also returns the tokens that each row said, 0 where it said none, and how many steps were made. Token ids from
+    `vocab_limit` on (rows of the output matrix that no tokenizer knows) are never drawn.
     """
-    unembedding = model.unembedding(params)
-    matched = stop_table.shape[0] - 1
+    C, matched = policy.chunk, stop_table.shape[0] - 1
+    keys = keys_of(base, orders.words, orders.index)
+    context = _seen(shared, questions, orders.place)
+    cache = cache._replace(length=jnp.where(orders.fresh, 0, cache.length))
+    new = Rows(
+        orders.start,
+        jnp.full_like(rows.stop_state, START),
+        *map(jnp.zeros_like, (rows.position, rows.logprob)),
+        jnp.ones_like(rows.active),
+        jnp.zeros_like(rows.ended),
+    )
+    rows = jax.tree.map(lambda begun, going: jnp.where(orders.fresh, begun, going), new, rows)
 
-    def under_way(rows: Rows) -> Bool[Array, ""]:
-        return (rows.position < until) & jnp.any(rows.active)
-
-    def say(rows: Rows) -> Rows:
-        hidden, cache = model.extend(params, context, rows.last[:, :, None], rows.cache)
-        logits = output_logits(hidden[:, :, 0], unembedding, model.precision.compute)
+    def say(state):
+        rows, cache, said, step = state
+        hidden, cache = model.extend(weights.params, context, rows.last[:, :, None], cache)
+        logits = output_logits(hidden[:, :, 0], weights.unembedding, model.precision.compute)
         allowed = logits
         if vocab_limit < logits.shape[-1]:
-            allowed = jnp.where(jnp.arange(logits.shape[-1]) < vocab_limit, logits, -jnp.inf)
-        token = draw(allowed, uniforms(keys, rows.position), policy)
-        token = jnp.where(rows.active, token, 0)
+            allowed = jnp.where(jnp.arange(logits.shape[-1])[None, None] < vocab_limit, logits, -jnp.inf)
+        token = jnp.where(rows.active, draw(allowed, uniforms(keys, rows.position), policy), 0)
         stop_state = jnp.where(rows.active, stop_table[rows.stop_state, token], rows.stop_state)
-        ended = rows.active & ((token == eos_id) | (stop_state == matched))
-        said = Generation(
-            jax.lax.dynamic_update_index_in_dim(rows.said.tokens, token, rows.position, axis=2),
-            rows.said.length + rows.active.astype(jnp.int32),
-            rows.said.logprob + jnp.where(rows.active, log_probability(logits, token), 0),
-            rows.said.finished | ended,
+        at_end = jnp.stack([token == end for end in end_ids]).any(0)
+        ended = rows.active & (at_end | (stop_state == matched))
+        position = rows.position + rows.active.astype(jnp.int32)
+        rows = Rows(
+            token,
+            stop_state,
+            position,
+            rows.logprob + jnp.where(rows.active, log_probability(logits, token), 0),
+            rows.active & ~ended & (position < policy.max_new_tokens),
+            rows.ended | ended,
         )
-        return Rows(said, token, stop_state, rows.active & ~ended, rows.position + 1, cache)
+        return rows, cache, jax.lax.dynamic_update_index_in_dim(said, token, step, axis=2), step + 1
 
-    return jax.lax.while_loop(under_way, say, rows._replace(cache=with_room(rows.cache, until)))
+    said = jnp.zeros((*rows.last.shape, C), jnp.int32)
+    go_on = lambda state: (state[3] < C) & jnp.any(state[0].active)  # noqa: E731
+    rows, cache, said, steps = jax.lax.while_loop(go_on, say, (rows, cache, said, jnp.zeros((), jnp.int32)))
+    return rows, settle(cache, C), said, steps
 
 
-def make_generate(model: Model, policy: Sampling, *, eos_id: int, vocab_limit: int) -> Callable[..., Generation]:
-    """generate(params, prompt[B, P], mask[B, P], start[B], keys[B, G], active[B, G], stop_table) -> Generation.
-
-    `prompt` holds right-padded prefixes and `start` the first input of every response (layout.split_prompt). `keys`
-    come from noise.row_keys, `stop_table` from stops.stop_table. Pure, meant for jax.jit: one compilation per shape.
-    """
-
-    def generate(
-        params: Params,
-        prompt: Int[Array, "B P"],
-        mask: Bool[Array, "B P"],
-        start: Int[Array, "B"],
-        keys: Key[Array, "B G"],
-        active: Bool[Array, "B G"],
-        stop_table: Int[Array, "states V"],
-    ) -> Generation:
-        context = model.prefill(params, prompt, mask)
-        rows = begin(model, start, active, policy.max_new_tokens)
-        limits = {"eos_id": eos_id, "vocab_limit": vocab_limit}
-        for until in stages(policy.max_new_tokens):
-            rows = decode(model, policy, params, context, rows, keys, stop_table, until=until, **limits)
-        return rows.said
-
-    return generate
+def _seen(shared: Context | None, questions: Questions, place: Int[Array, "B G"]) -> Context:
+    """What the rows look back on: what is shared by all, and of the questions of their lane the one in their place."""
+    own = questions.segments
+    if len(own) > 1:
+        own = tuple(s._replace(mask=(place == w)[..., None] & s.mask[:, None]) for w, s in enumerate(own))
+    lengths = jnp.stack(questions.lengths, -1)
+    length = jnp.take_along_axis(lengths, place, axis=1)
+    return Context((*(shared.segments if shared else ()), *own), length)

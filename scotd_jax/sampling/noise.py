@@ -14,30 +14,24 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 
 def name_words(question_id: str) -> UInt32[np.ndarray, "2"]:
-    """64 bits of BLAKE2b of the id, as two words that `row_keys` folds in. The same on every machine."""
+    """64 bits of BLAKE2b of the id, as two words that `keys_of` folds in. The same on every machine."""
     digest = hashlib.blake2b(question_id.encode("utf-8"), digest_size=8).digest()
     return np.frombuffer(digest, "<u4").astype(np.uint32)
 
 
-def row_keys(
-    seed: int,
-    words: UInt32[np.ndarray | Array, "B 2"],
-    sample_index: Int[np.ndarray | Array, "G"] | Int[np.ndarray | Array, "B G"],
-) -> Key[Array, "B G"]:
-    """One key per sample: seed, then the question's two words, then the sample index, folded in one by one.
-
-    `words` stacks `name_words` of the questions; `sample_index` is either shared by all of them or given per row.
-    The generator is named, so that the noise does not follow jax's configured default.
-    """
-    index = np.broadcast_to(np.asarray(sample_index, np.uint32), (len(words), np.shape(sample_index)[-1]))
-    return _row_keys(jax.random.key(seed, impl="threefry2x32"), words, index)
+def base_key(seed: int) -> Key[Array, ""]:
+    """What all names are folded into. The generator is named, so that the noise does not follow jax's default."""
+    return jax.random.key(seed, impl="threefry2x32")
 
 
-@jax.jit
-def _row_keys(base: Key[Array, ""], words: UInt32[Array, "B 2"], index: UInt32[Array, "B G"]) -> Key[Array, "B G"]:
+def keys_of(
+    base: Key[Array, ""], words: UInt32[np.ndarray | Array, "*rows 2"], index: Int[np.ndarray | Array, "*rows"]
+) -> Key[Array, "*rows"]:
+    """One key per sample: the question's two words, then the sample index, folded into the seed's key one by one."""
     fold = jax.random.fold_in
-    questions = jax.vmap(lambda word: fold(fold(base, word[0]), word[1]))(words)
-    return jax.vmap(jax.vmap(fold, (None, 0)))(questions, index)
+    names = jnp.asarray(words).reshape(-1, 2), jnp.asarray(index, jnp.uint32).ravel()
+    keys = jax.vmap(lambda word, i: fold(fold(fold(base, word[0]), word[1]), i))(*names)
+    return keys.reshape(index.shape)
 
 
 def uniforms(keys: Key[Array, "B G"], position: Int[Array, ""] | Int[Array, "B G"] | int) -> Float[Array, "B G"]:

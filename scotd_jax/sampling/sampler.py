@@ -1,15 +1,16 @@
-"""From named prompts to texts: batches of one shape per prompt length, keyed noise, decoding and cutting.
+"""From named prompts to texts: passes of one shape per prompt length, rows kept busy, decoding and cutting.
 
 A sample's text follows from its name, its prompt, the policy and the model. Which other questions are asked, in what
 order, and which samples are still missing does not enter: the shapes in which a question is computed depend on the
-policy and on its own length only.
+policy, on its exemplars and on its own length only.
 """
 
+import collections
 import dataclasses
 import functools
-from collections import defaultdict
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -17,13 +18,17 @@ from jax.sharding import Mesh
 
 from scotd_jax.config import Sampling
 from scotd_jax.distributed.mesh import batch_shards
-from scotd_jax.distributed.sharding import batch_sharding
+from scotd_jax.distributed.sharding import batch_sharding, place_cache
 from scotd_jax.errors import InputError
 from scotd_jax.layout import pad_rows, round_up, split_prompt
-from scotd_jax.models.api import Model, Params
-from scotd_jax.sampling.engine import Generation, make_generate
-from scotd_jax.sampling.noise import name_words, row_keys
+from scotd_jax.models.api import Context, Model, Params
+from scotd_jax.sampling import engine
+from scotd_jax.sampling.lanes import Lanes
+from scotd_jax.sampling.noise import base_key, name_words
+from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.stops import cut, stop_table
+
+PATIENCE = 30.0  # seconds after which finished samples are handed on even if they are few
 
 
 @runtime_checkable
@@ -38,37 +43,35 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str: ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """Samples wanted of one question: `prompt_ids` is the whole prompt, `sample_indices` the numbers of the samples."""
+class Said(NamedTuple):
+    """A sample before its text is made."""
 
-    question_id: str
-    prompt_ids: Sequence[int]
-    sample_indices: Sequence[int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One thing that was said. Fields as in records.Response.
-
-    `token_ids` are all `num_tokens` tokens, with the end token or those of the stop string, which `text` is without.
-    """
-
-    question_id: str
+    request: Request
     sample_index: int
-    text: str
-    finish_reason: str
+    ids: tuple[int, ...]
     logprob: float
-    num_tokens: int
-    token_ids: tuple[int, ...]
+    ended: bool
+
+
+@dataclasses.dataclass
+class Work:
+    """What a sampler has done so far: steps times rows, and how many of these made a token of a sample."""
+
+    row_steps: int = 0
+    tokens: int = 0
+
+    @property
+    def occupancy(self) -> float:
+        return self.tokens / max(1, self.row_steps)
 
 
 class Sampler:
-    """Calls yield one list of samples per finished batch, longest prompts first.
+    """Calls yield lists of samples, about as many as there are rows, as they are finished; longest prompts come first.
 
     `params` may be replaced between calls by others of the same shapes (a student in training): nothing is compiled
     again. With a mesh they are placed by the caller, and questions are spread over its axes "data" and "fsdp".
-    `compilations` counts the shapes compiled so far: one per multiple of `policy.bucket` among the prompt lengths.
+    `shapes` holds the (exemplar tokens, prompt tokens), padded, in which anything was computed so far: each costs two
+    compilations, and three with exemplars. `work` counts what the rows did.
     """
 
     def __init__(
@@ -88,44 +91,48 @@ class Sampler:
                 f"the tokenizer has {tokenizer.size} ids but the model's vocabulary only {model.config.vocab_size}; "
                 "use the tokenizer that the model was trained with"
             )
-        self.params = params
-        self._model, self._tokenizer, self._policy, self._seed, self._stops = model, tokenizer, policy, seed, stops
+        policy = dataclasses.replace(policy, batch_size=round_up(policy.batch_size, (mesh and batch_shards(mesh)) or 1))
+        self.params, self.work, self.shapes = params, Work(), set[tuple[int, int]]()
+        self._model, self._tokenizer, self._policy, self._stops, self._mesh = model, tokenizer, policy, stops, mesh
         self._texts = tokenizer.token_texts()
         self._table = jax.numpy.asarray(stop_table(self._texts, stops))
-        self._generate = _compiled(model, _in_arrays(policy), tokenizer.eos_id, tokenizer.size)
-        self._shapes: set[int] = set()
-        self._sharding = None if mesh is None else batch_sharding(mesh)
-        self._batch_size = round_up(policy.batch_size, 1 if mesh is None else batch_shards(mesh))
-
-    @property
-    def compilations(self) -> int:
-        return len(self._shapes)
+        self._base = base_key(seed)
+        self._programs = _programs(model, policy, (tokenizer.eos_id,), tokenizer.size, mesh)
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[list[Sample]]:
-        """Samples as they are finished. While one batch is decoded to text, the next one is already being computed.
+        """Samples as they are finished. While they are decoded to text, the next ones are already being computed.
 
         Raises InputError, before anything is computed, on a prompt that the model cannot take.
         """
-        waiting = None
-        for batch, width in self._batches(requests):
-            started = batch, self._start(batch, width)
-            if waiting is not None:
-                yield self._collect(*waiting)
-            waiting = started
-        if waiting is not None:
-            yield self._collect(*waiting)
+        passes = self._passes(requests)
+        weights = engine.speaking(self._model, self.params)
+        rows, since = self._policy.batch_size * self._policy.n, time.monotonic()
+        samples: list[Sample] = []
+        for shared, width, asked in passes:
+            for said in self._run(weights, shared, width, asked):
+                samples += [self._sample(each) for each in said]
+                if len(samples) >= rows or (samples and time.monotonic() - since > PATIENCE):
+                    yield samples
+                    samples, since = [], time.monotonic()
+        if samples:
+            yield samples
 
-    def _batches(self, requests: Iterable[Request]) -> list[tuple[list[Request], int]]:
-        """Requests of equal padded prefix length, at most a batch of them, at most `policy.n` samples each."""
-        buckets: dict[int, list[Request]] = defaultdict(list)
+    def _passes(self, requests: Iterable[Request]) -> list[tuple[tuple[int, ...], int, list[Request]]]:
+        """Requests by their exemplars and by the padded length of what comes after these, the longest first."""
+        passes: dict[tuple[tuple[int, ...], int], list[Request]] = collections.defaultdict(list)
         for request in requests:
             self._check(request)
-            prefix, _ = split_prompt(request.prompt_ids, self._model.start_token)
-            bucket = buckets[round_up(len(prefix), self._policy.bucket)]
-            for some in _slices(request.sample_indices, self._policy.n):
-                bucket.append(dataclasses.replace(request, sample_indices=some))
-        widths = sorted(buckets, reverse=True)
-        return [(batch, width) for width in widths for batch in _slices(buckets[width], self._batch_size)]
+            shared, rest, _ = self._split(request)
+            if len(request.sample_indices):
+                passes[tuple(shared), round_up(len(rest), self._policy.bucket)].append(request)
+        longest = sorted(passes, key=lambda key: (-len(key[0]), key[0], -key[1]))
+        return [(*key, passes[key]) for key in longest]
+
+    def _split(self, request: Request) -> tuple[list[int], list[int], int]:
+        """Exemplars, what comes between them and the response, and the first input of the response."""
+        prefix, start = split_prompt(request.prompt_ids, self._model.start_token)
+        shared = request.shared if self._model.start_token is None else 0
+        return prefix[:shared], prefix[shared:], start
 
     def _check(self, request: Request) -> None:
         where = f"question {request.question_id!r}"
@@ -138,33 +145,88 @@ class Sampler:
                 f"exceed the model's {room} positions; shorten the prompt or lower max_new_tokens"
             )
 
-    def _start(self, batch: Sequence[Request], width: int) -> Generation:
-        """Hands one batch to the devices and returns at once. Places beyond the batch are rows that say nothing."""
-        B, G = self._batch_size, self._policy.n
-        pairs = [split_prompt(request.prompt_ids, self._model.start_token) for request in batch]
-        prompt, mask = pad_rows([prefix for prefix, _ in pairs] + [[]] * (B - len(batch)), width)
-        start = np.zeros(B, np.int32)
-        start[: len(batch)] = [first for _, first in pairs]
-        words = np.zeros((B, 2), np.uint32)
-        words[: len(batch)] = [name_words(request.question_id) for request in batch]
-        index, active = pad_rows([request.sample_indices for request in batch] + [[]] * (B - len(batch)), G)
-        arrays = (prompt, mask, start, row_keys(self._seed, words, index), active)
-        if self._sharding is not None:
-            arrays = jax.device_put(arrays, self._sharding)
-        self._shapes.add(width)
-        return self._generate(self.params, *arrays, self._table)
+    def _run(
+        self, weights: engine.Weights, exemplars: Sequence[int], width: int, asked: Sequence[Request]
+    ) -> Iterator[list[Said]]:
+        """What is said in one pass, as it is finished."""
+        B, G, T = self._policy.batch_size, self._policy.n, self._policy.max_new_tokens
+        places = 1 if G == 1 else 2
+        self.shapes.add((round_up(len(exemplars), self._policy.bucket) if exemplars else 0, width))
+        shared = self._exemplars(weights, exemplars)
+        questions, rows, cache = self._programs.empty(weights.params, B, places, width)
+        lanes, pending = Lanes(B, G, places), collections.deque(asked)
+        orders = _Orders(B, G)
+        tokens, finished = np.zeros((B, G, T), np.int32), []
+        while True:
+            for admitted in self._admitted(lanes, pending):
+                questions = self._read(weights, shared, questions, admitted, width, places)
+            orders.begin(lanes, self._split)
+            if not lanes.busy:
+                break
+            rows, cache, new, steps = self._programs.decode(
+                weights, shared, questions, rows, cache, self._placed(orders.arrays()), self._base, self._table
+            )
+            if finished:
+                yield finished
+            finished = []
+            new, steps, position, logprob, active, ended = jax.device_get(
+                (new, steps, rows.position, rows.logprob, rows.active, rows.ended)
+            )
+            self.work.row_steps += int(steps) * B * G
+            self.work.tokens += orders.hear(tokens, new, position)
+            for b, g in zip(*np.nonzero(orders.busy & ~active), strict=True):
+                request, sample_index = lanes.end(int(b), int(g))
+                ids = tuple(tokens[b, g, : position[b, g]].tolist())
+                finished.append(Said(request, sample_index, ids, float(logprob[b, g]), bool(ended[b, g])))
+            orders.busy &= active
+        if finished:
+            yield finished
 
-    def _collect(self, batch: Sequence[Request], generation: Generation) -> list[Sample]:
-        """Waits for a batch and makes samples of it."""
-        tokens, length, logprob, finished = (np.asarray(part) for part in jax.device_get(generation))
-        samples = []
-        for b, request in enumerate(batch):
-            for g, index in enumerate(request.sample_indices):
-                ids = tuple(tokens[b, g, : length[b, g]].tolist())
-                reason = "stop" if finished[b, g] else "length"
-                text = self._text(ids)
-                samples.append(Sample(request.question_id, index, text, reason, float(logprob[b, g]), len(ids), ids))
-        return samples
+    def _admitted(self, lanes: Lanes, pending: collections.deque[Request]) -> Iterator[list[tuple[int, int, Request]]]:
+        """Questions that are read at once, with the lane and place that each one takes.
+
+        Several, because a prompt alone does not keep the hardware busy; so a lane that wants one may wait for others.
+        """
+        most = _at_once(self._policy.batch_size, self._mesh)
+        while pending:
+            wanting = lanes.wanting()
+            if len(wanting) < min(most, len(pending)) and lanes.busy:
+                return
+            chosen = [(lane, pending.popleft()) for lane in wanting[: min(most, len(pending))]]
+            if not chosen:
+                return
+            yield [(lane, lanes.take(lane, request), request) for lane, request in chosen]
+
+    def _exemplars(self, weights: engine.Weights, exemplars: Sequence[int]) -> Context | None:
+        if not exemplars:
+            return None
+        tokens, mask = pad_rows([exemplars], round_up(len(exemplars), self._policy.bucket))
+        return self._programs.prefill(weights.params, tokens, mask)
+
+    def _read(
+        self,
+        weights: engine.Weights,
+        shared: Context | None,
+        questions: engine.Questions,
+        admitted: Sequence[tuple[int, int, Request]],
+        width: int,
+        places: int,
+    ) -> engine.Questions:
+        most = _at_once(self._policy.batch_size, self._mesh)
+        prefixes = [self._split(request)[1] for _, _, request in admitted]
+        source = np.full((places, self._policy.batch_size), -1, np.int32)
+        for i, (lane, place, _) in enumerate(admitted):
+            source[place, lane] = i
+        batch = self._placed(pad_rows(prefixes + [[]] * (most - len(admitted)), width))
+        return self._programs.read(weights.params, shared, questions, *batch, source)
+
+    def _placed(self, arrays: Any) -> Any:
+        return arrays if self._mesh is None else jax.device_put(arrays, batch_sharding(self._mesh))
+
+    def _sample(self, said: Said) -> Sample:
+        reason = "stop" if said.ended else "length"
+        question_id, ids = said.request.question_id, said.ids
+        return Sample(question_id, said.sample_index, self._text(ids), reason, said.logprob, len(ids), ids)
 
     def _text(self, ids: Sequence[int]) -> str:
         """What the tokens say up to the end token or the stop string.
@@ -186,16 +248,72 @@ class Sampler:
         return shorter
 
 
+class _Orders:
+    """The orders of all rows as they stand, on the host. `busy` rows say something."""
+
+    def __init__(self, B: int, G: int):
+        whole = np.zeros((B, G), np.int32)
+        self._orders = engine.Orders(whole > 0, whole, whole.copy(), np.zeros((B, G, 2), np.uint32), whole.copy())
+        self.busy = whole > 0
+        self._position = whole.copy()
+
+    def begin(self, lanes: Lanes, split: Callable[[Request], tuple[list[int], list[int], int]]) -> None:
+        """Whatever can begin is ordered to."""
+        fresh, start, place, words, index = self._orders = engine.Orders(*map(np.copy, self._orders))
+        fresh[:] = False
+        for lane, row, where, request, sample_index in lanes.begin():
+            at = lane, row
+            fresh[at], place[at], index[at] = True, where, sample_index
+            start[at], words[at] = split(request)[2], name_words(request.question_id)
+            self.busy[at], self._position[at] = True, 0
+
+    def arrays(self) -> engine.Orders:
+        return self._orders
+
+    def hear(self, tokens: np.ndarray, new: np.ndarray, position: np.ndarray) -> int:
+        """Appends the new tokens[B, G, C] of every row to what it has said, and returns how many there are."""
+        count = np.where(self.busy, position - self._position, 0)
+        for step in range(count.max(initial=0)):
+            at = np.nonzero(count > step)
+            tokens[(*at, self._position[at] + step)] = new[(*at, step)]
+        self._position = np.where(self.busy, position, 0)
+        return int(count.sum())
+
+
+class Programs(NamedTuple):
+    """The functions of engine.py, compiled once for every model, policy and mesh, whatever sampler asks."""
+
+    empty: Callable[..., Any]
+    prefill: Callable[..., Any]
+    read: Callable[..., Any]
+    decode: Callable[..., Any]
+
+
+def _programs(
+    model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: Mesh | None
+) -> Programs:
+    return _compiled(model, dataclasses.replace(policy, batch_size=1, bucket=1), end_ids, vocab_limit, mesh)
+
+
 @functools.lru_cache(maxsize=32)
-def _compiled(model: Model, policy: Sampling, eos_id: int, vocab_limit: int) -> Callable[..., Generation]:
-    """One jitted function per model and policy, so that samplers of equal models share what has been compiled."""
-    return jax.jit(make_generate(model, policy, eos_id=eos_id, vocab_limit=vocab_limit))
+def _compiled(
+    model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: Mesh | None
+) -> Programs:
+    """`policy` without what only decides shapes. Questions, rows and caches are given away and come back changed."""
+    decode = functools.partial(engine.decode, model, policy, end_ids=end_ids, vocab_limit=vocab_limit)
+    placed = functools.partial(place_cache, mesh)  # else it could come back split otherwise than it went in
+
+    def empty(params: Params, B: int, W: int, P: int):
+        return placed(engine.empty(model, policy, params, B, W, P))
+
+    return Programs(
+        jax.jit(empty, static_argnums=(1, 2, 3)),
+        jax.jit(model.prefill),
+        jax.jit(lambda *args: placed(engine.read(model, *args)), donate_argnums=2),
+        jax.jit(lambda *args: placed(decode(*args)), donate_argnums=(3, 4)),
+    )
 
 
-def _in_arrays(policy: Sampling) -> Sampling:
-    """The policy without what only decides the shapes of batches."""
-    return dataclasses.replace(policy, n=1, batch_size=1, bucket=1)
-
-
-def _slices(items: Sequence, size: int) -> list[Sequence]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
+def _at_once(batch_size: int, mesh: Mesh | None) -> int:
+    """How many questions are read at once."""
+    return round_up(-(-batch_size // 4), 1 if mesh is None else batch_shards(mesh))
