@@ -96,7 +96,7 @@ def test_every_token_is_what_the_uncached_model_says_to_its_noise(kind, policy):
     keys = keys_of(base_key(SEED), words, np.broadcast_to(np.arange(G), (B, G)))
     noise = jax.vmap(uniforms, (None, 0), 2)(keys, jnp.arange(T))
     allowed = jnp.where(jnp.arange(logits.shape[-1]) < TOKENIZER.size, logits, -jnp.inf)
-    tokens = np.asarray(draw(allowed, noise, POLICIES[policy]))
+    tokens = np.asarray(draw(allowed, noise, POLICIES[policy])[0])
     np.testing.assert_array_equal(tokens[real], targets[real])
     assert policy == "greedy" or len({s.token_ids for s in samples.values()}) == B * G
     assert max(s.num_tokens for s in samples.values()) > 32

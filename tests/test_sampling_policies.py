@@ -13,7 +13,7 @@ from scotd_jax.sampling.policies import _nucleus, draw, inverse_cdf, log_probabi
 from tests.tolerances import FLOAT32
 
 restricted = jax.jit(restrict, static_argnums=(1, 2, 3))
-drawn = jax.jit(draw, static_argnums=2)
+drawn = jax.jit(draw, static_argnums=(2, 3))
 picked = jax.jit(inverse_cdf)
 
 
@@ -63,12 +63,12 @@ def test_only_the_allowed_are_drawn(seed, top_k, top_p):
     logits[:, rng.random(700) < 0.5] = -np.inf
     uniform = rng.choice([0.0, 0.5, np.nextafter(np.float32(1), np.float32(0)), rng.random()], 4).astype(np.float32)
     policy = Sampling(temperature=0.9, top_k=top_k, top_p=top_p)
-    token = np.asarray(drawn(logits, uniform, policy))
+    token = np.asarray(drawn(logits, uniform, policy)[0])
     kept = np.asarray(restricted(logits, 0.9, top_k, top_p))
     assert np.isfinite(np.take_along_axis(kept, token[:, None], 1)).all()
 
 
-@pytest.mark.parametrize("size", [5, 3000])
+@pytest.mark.parametrize("size", [5, 3000, 2999])
 def test_frequencies_are_the_probabilities(size):
     """Chi-square over 200,000 draws; the rarest of the 3000 tokens are counted together."""
     logits = np.sort(random_logits(3, size))[::-1].copy()
@@ -83,7 +83,7 @@ def test_frequencies_are_the_probabilities(size):
     assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("size", [6, 3000])
+@pytest.mark.parametrize("size", [6, 3000, 2999])
 def test_the_draw_is_the_inverse_of_the_cumulative_distribution(size):
     logits, uniform = random_logits(5, 64, size), np.random.default_rng(6).random(64, np.float32)
     token = np.asarray(picked(logits, uniform))
@@ -97,10 +97,39 @@ def test_the_draw_is_the_inverse_of_the_cumulative_distribution(size):
 def test_temperature_zero_is_the_most_likely_token():
     logits = random_logits(7, 3, 50)
     policy = Sampling(temperature=0.0, top_k=3)
-    np.testing.assert_array_equal(drawn(logits, np.full(3, 0.99, np.float32), policy), logits.argmax(-1))
+    np.testing.assert_array_equal(drawn(logits, np.full(3, 0.99, np.float32), policy)[0], logits.argmax(-1))
 
 
 def test_log_probability_is_that_of_the_untempered_softmax():
     logits, token = random_logits(8, 2, 3, 50), np.array([[0, 1, 49], [3, 3, 7]], np.int32)
     expected = np.take_along_axis(scipy.special.log_softmax(logits.astype(np.float64), -1), token[..., None], -1)
     np.testing.assert_allclose(jax.jit(log_probability)(logits, token), expected[..., 0], rtol=FLOAT32)
+
+
+@pytest.mark.parametrize("size", [6, 2999, 3000])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("cut", [0, 1, 77])
+def test_the_fast_draw_is_the_plain_one(size, temperature, cut):
+    """The readable way: mask, temper, invert the distribution or take the best, look up the log-probability."""
+    logits, uniform = random_logits(9, 256, size), np.random.default_rng(10).random(256, np.float32)
+    limit = max(2, size - cut)
+    masked = np.where(np.arange(size) < limit, logits, -np.inf)
+    policy = Sampling(temperature=temperature)
+    token, logprob = map(np.asarray, drawn(logits, uniform, policy, limit))
+    expected = (
+        masked.argmax(-1) if temperature == 0 else np.asarray(picked(masked / np.float32(temperature or 1), uniform))
+    )
+    assert token.max() < limit
+    assert np.mean(token == expected) >= (1 if temperature == 0 else 0.98)  # rounding decides at the ends of intervals
+    assert np.abs(token - expected).max() <= 1
+    exact = np.take_along_axis(scipy.special.log_softmax(logits.astype(np.float64), -1), token[:, None], -1)[:, 0]
+    np.testing.assert_allclose(logprob, exact, rtol=FLOAT32)
+
+
+def test_a_token_that_may_not_be_drawn_does_not_hide_the_others():
+    logits = random_logits(11, 5, 90)
+    logits[:, 80:] += 60
+    token, logprob = drawn(logits, np.linspace(0, 0.99, 5, dtype=np.float32), Sampling(temperature=0.5), 80)
+    expected = picked(logits[:, :80] / np.float32(0.5), np.linspace(0, 0.99, 5, dtype=np.float32))
+    np.testing.assert_array_equal(token, expected)
+    assert (np.asarray(logprob) < -40).all()

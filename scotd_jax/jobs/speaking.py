@@ -1,5 +1,6 @@
 """A model answers questions and every answer is kept: what sampling a teacher and evaluating a student share."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
@@ -49,6 +50,14 @@ class Speaker(NamedTuple):
     def prompt_ids(self, question: Question, task: Task, rationale: str | None = None) -> list[int]:
         return self.tokenizer.prompt_ids(self.prompt(question, task, rationale), self.model.config.kind)
 
+    def shared(self, ids: Sequence[int], task: Task) -> int:
+        """How many of a prompt's first tokens belong to the exemplars that come before every question of the task."""
+        exemplars = self.prefix(task, self.style(task), self.few_shot)
+        if not exemplars:
+            return 0
+        both = zip(ids, self.tokenizer.prompt_ids(exemplars, self.model.config.kind), strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
+
     def stops(self, asked: Asked) -> tuple[str, ...]:
         """The strings that end a response to any of the questions."""
         return tuple(dict.fromkeys(stop for _, task in asked.values() for stop in self.style(task).stops))
@@ -74,14 +83,19 @@ def requests(
     given: Given | None = None,
 ) -> list[Request]:
     """What is still to be sampled: n samples of every question, or one for every rationale given, less those `done`."""
+
+    def request(id_: str, indices: tuple[int, ...], rationale: str | None = None) -> Request:
+        question, task = asked[id_]
+        ids = speaker.prompt_ids(question, task, rationale)
+        return Request(id_, ids, indices, speaker.shared(ids, task))
+
     wanted = []
-    for id_, (question, task) in asked.items():
+    for id_ in asked:
         if given is None:
             if missing := tuple(i for i in range(n) if (id_, i) not in done):
-                wanted.append(Request(id_, speaker.prompt_ids(question, task), missing))
+                wanted.append(request(id_, missing))
         else:
-            rationales = [(i, text) for i, text in enumerate(given[id_]) if (id_, i) not in done]
-            wanted += [Request(id_, speaker.prompt_ids(question, task, text), (i,)) for i, text in rationales]
+            wanted += [request(id_, (i,), text) for i, text in enumerate(given[id_]) if (id_, i) not in done]
     return wanted
 
 
@@ -125,14 +139,17 @@ def speak(
 ) -> list[epath.Path]:
     """Samples what `folder` does not yet hold; rows are written as batches finish. Returns the merged files."""
     label = describe(sampling)
+    sampler = make_sampler(run, speaker, sampling, speaker.stops(asked), seed)
 
     def work(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
         wanted = hosts.own_share(requests(speaker, asked, sampling.n, done, given))
-        sampler = make_sampler(run, speaker, sampling, speaker.stops(asked), seed)
         rows = ([respond(s, *asked[s.question_id], speaker, label, given) for s in some] for some in sampler(wanted))
         return sum(len(request.sample_indices) for request in wanted), rows
 
-    return collect(run, work, folder, f"  {speaker.name} says {stem}", stem, list(asked), shards)
+    def note() -> str:
+        return f"rows {100 * sampler.work.occupancy:.0f} % busy"
+
+    return collect(run, work, folder, f"  {speaker.name} says {stem}", stem, list(asked), shards, note)
 
 
 def collect(
@@ -143,8 +160,10 @@ def collect(
     stem: str,
     order: Sequence[str],
     shards: int | None = None,
+    note: Callable[[], str] = str,
 ) -> list[epath.Path]:
     """Writes what `work(names of the rows that are there)` yields: the number of rows missing here, and the rows.
+    What `note()` says is shown beside the progress.
 
     With several processes each makes its share of what is missing, whoever wrote the rest; the first one merges.
     """
@@ -155,7 +174,7 @@ def collect(
     with run.progress(len(done) + missing, label, "responses", len(done)) as progress:
         for rows in batches:
             writer.write(rows)
-            progress.advance(len(rows))
+            progress.advance(len(rows), note())
     hosts.wait_for_all(f"{folder} {stem} is written")
     if hosts.is_first():
         writer.finish(order, shards)

@@ -20,7 +20,7 @@ from scotd_jax.models.api import Cache, Context, Model, Params, Segment
 from scotd_jax.models.cache import settle
 from scotd_jax.models.layers import logits as output_logits
 from scotd_jax.sampling.noise import keys_of, uniforms
-from scotd_jax.sampling.policies import draw, log_probability
+from scotd_jax.sampling.policies import draw
 from scotd_jax.sampling.stops import START
 
 
@@ -144,10 +144,8 @@ def decode(
         rows, cache, said, step = state
         hidden, cache = model.extend(weights.params, context, rows.last[:, :, None], cache)
         logits = output_logits(hidden[:, :, 0], weights.unembedding, model.precision.compute)
-        allowed = logits
-        if vocab_limit < logits.shape[-1]:
-            allowed = jnp.where(jnp.arange(logits.shape[-1])[None, None] < vocab_limit, logits, -jnp.inf)
-        token = jnp.where(rows.active, draw(allowed, uniforms(keys, rows.position), policy), 0)
+        token, logprob = draw(logits, uniforms(keys, rows.position), policy, vocab_limit)
+        token = jnp.where(rows.active, token, 0)
         stop_state = jnp.where(rows.active, stop_table[rows.stop_state, token], rows.stop_state)
         at_end = jnp.stack([token == end for end in end_ids]).any(0)
         ended = rows.active & (at_end | (stop_state == matched))
@@ -156,7 +154,7 @@ def decode(
             token,
             stop_state,
             position,
-            rows.logprob + jnp.where(rows.active, log_probability(logits, token), 0),
+            rows.logprob + jnp.where(rows.active, logprob, 0),
             rows.active & ~ended & (position < policy.max_new_tokens),
             rows.ended | ended,
         )
