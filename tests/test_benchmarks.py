@@ -54,7 +54,7 @@ def test_memory_of_a_whole_job():
     assert facts["bytes_per_question"] == round((large["peak_bytes"] - small["peak_bytes"]) / 4)
 
 
-@pytest.mark.parametrize("name", ["opt-tiny", "opt-350m", "t5-tiny", "flan-t5-small"])
+@pytest.mark.parametrize("name", ["opt-tiny", "t5-tiny", "flan-t5-small"])
 def test_the_roofline_counts_the_matrices_of_the_model(name):
     config = registry.config_for(name)
     leaves, _ = jax.tree_util.tree_flatten_with_path(registry.build(config).abstract())
@@ -66,8 +66,7 @@ def test_the_roofline_counts_the_matrices_of_the_model(name):
     layers, heads, width = config.cache_shape
     assert counted.keys == layers * heads * width
     if config.kind == "opt":
-        narrow = sum(size for path, size in matrices.items() if path.startswith("project"))
-        assert counted.prompt == counted.token == sum(matrices.values()) - narrow
+        assert counted.prompt == counted.token == sum(matrices.values())
     else:
         assert counted.prompt == sum(matrices.values()) - above + crossed
         assert counted.token == above - crossed
