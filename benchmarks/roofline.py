@@ -1,0 +1,131 @@
+"""What sampling must compute and move at least, and what a machine can do: how much is left to win.
+
+`sampling_work` counts by formula. Operations are multiplications and additions of matrix products: all rows through the
+layers' matrices and the output matrix, and attention over what they look back on. Bytes are those of weights and of
+keys and values, which every decode step reads once; logits, activations and noise are left out, since a kernel may keep
+them on the chip. Shared exemplars are computed once per run and read once per step, a question once per question.
+The least time of a step is the longer one of its two parts, and the least time of a run is their sum.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+KNOWN_BANDWIDTH = {"H200": 4.3e12}  # bytes per second that its memory delivers, by part of the device's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Peaks:
+    """Operations and bytes per second."""
+
+    flops: float
+    bandwidth: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Operations, bytes, and the least time in seconds (0 without peaks)."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.flops + other.flops, self.bytes + other.bytes, self.seconds + other.seconds)
+
+    def __mul__(self, times: int) -> "Work":
+        return Work(self.flops * times, self.bytes * times, self.seconds * times)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Numbers of weights, and of key numbers that one token leaves behind (values are as many)."""
+
+    prompt: int  # matrices that a token of the prompt goes through
+    token: int  # matrices that a token of a response goes through
+    output: int  # output matrix
+    encoder: int  # keys of all encoder layers; 0 for a decoder-only model
+    keys: int  # keys of all layers that a response looks back with
+
+
+def sizes(config: Any) -> Sizes:
+    """Of an OPT or T5 config."""
+    if config.kind == "opt":
+        D, L = config.hidden_size, config.num_hidden_layers
+        layers = L * (4 * D * D + 2 * D * config.ffn_dim)
+        return Sizes(layers, layers, config.vocab_size * config.embed_width, 0, L * D)
+    if config.kind != "t5":
+        raise ValueError(f"the work of a {config.kind} model is not known here")
+    D, inner, above, below = config.d_model, config.num_heads * config.d_kv, config.decoder_layers, config.num_layers
+    mlp = (3 if config.gated else 2) * D * config.d_ff
+    encoder, crossed = below * (4 * D * inner + mlp), above * 2 * D * inner
+    return Sizes(encoder + crossed, above * (6 * D * inner + mlp), config.vocab_size * D, below * inner, above * inner)
+
+
+def sampling_work(
+    config: Any,
+    *,
+    questions: int,
+    batch: int,
+    n: int,
+    prompt: int,
+    shared: int,
+    tokens: int,
+    itemsize: int,
+    peaks: Peaks | None = None,
+) -> dict[str, Work]:
+    """The work of a run: "prefill", "decode", "step" (the middle one of a batch) and "all".
+
+    `questions` prompts of `prompt` tokens after `shared` common ones are sampled `n` times for `tokens` tokens each,
+    `batch` questions at a time; a number takes `itemsize` bytes.
+    """
+    s = sizes(config)
+    if s.encoder:  # an encoder-decoder has no tokens in common: its prompt is one text
+        prompt, shared = prompt + shared, 0
+
+    def work(flops: float, numbers: float) -> Work:
+        moved = numbers * itemsize
+        return Work(flops, moved, max(flops / peaks.flops, moved / peaks.bandwidth) if peaks else 0.0)
+
+    def prefill(sequences: int, length: int, before: int) -> Work:
+        pairs = length * length if s.encoder else length * before + length * (length + 1) / 2
+        flops = sequences * (2 * length * s.prompt + 4 * (s.encoder or s.keys) * pairs)
+        return work(flops, s.prompt + 2 * s.keys * (sequences * length + before))
+
+    def step(said: int) -> Work:
+        rows = batch * n
+        seen = prompt + shared + said
+        flops = rows * (2 * (s.token + s.output) + 4 * s.keys * seen)
+        return work(flops, s.token + s.output + 2 * s.keys * (shared + batch * prompt + rows * said))
+
+    batches = -(-questions // batch)
+    prefills = prefill(batch, prompt, shared) * batches + (prefill(1, shared, 0) if shared else Work())
+    decode = sum((step(said) for said in range(1, tokens + 1)), Work()) * batches
+    return {"prefill": prefills, "decode": decode, "step": step(max(1, tokens // 2)), "all": prefills + decode}
+
+
+def measured_peaks(width: int = 2048, mib: int = 512, repeats: int = 5) -> Peaks:
+    """What the default device of JAX does at its best of some times: a bfloat16 product of two [width, width] matrices
+    with a float32 result, and a copy of `mib` MiB (read and written). For devices in KNOWN_BANDWIDTH that one counts.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def best(function, *arrays) -> float:
+        jax.block_until_ready(function(*arrays))
+        seconds = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            jax.block_until_ready(function(*arrays))
+            seconds.append(time.perf_counter() - begin)
+        return min(seconds)
+
+    square = jnp.ones((width, width), jnp.bfloat16)
+    product = jax.jit(lambda x, y: jnp.dot(x, y, preferred_element_type=jnp.float32))
+    flops = 2 * width**3 / best(product, square, square)
+    kind = jax.devices()[0].device_kind
+    known = [value for name, value in KNOWN_BANDWIDTH.items() if name in kind]
+    if known:
+        return Peaks(flops, known[0])
+    long = jnp.ones(mib * 2**18, jnp.float32)
+    return Peaks(flops, 2 * long.nbytes / best(jax.jit(lambda x: x + 1), long))

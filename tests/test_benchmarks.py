@@ -1,0 +1,94 @@
+"""The benchmarks of sampling run on tiny shapes, say what they promise, and count what a model really has."""
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from benchmarks.roofline import Peaks, sampling_work, sizes
+from benchmarks.sampling_sides import Case
+from scotd_jax.models import registry
+
+ROOT = Path(__file__).parents[1]
+
+
+def last_line(module: str, *arguments: str) -> dict:
+    """What the benchmark says last, which is to be one JSON object."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed: it is what is compared with")
+def test_sampling_compares_both_sides():
+    facts = last_line("sampling", "--shrink", "--pairs=2", "--cases=opt125m_fewshot700")
+    assert facts["benchmark"] == "sampling"
+    assert set(facts) == {"benchmark", "cases", "peaks", "versions", "pairs", "device"}
+    (case,) = facts["cases"].values()
+    assert len(case["pairs"]) == 2
+    ratios = sorted(pair["ours"] / pair["theirs"] for pair in case["pairs"])
+    assert case["ratio"] == pytest.approx(sum(ratios) / 2, rel=0.05)  # what is printed is rounded
+    for side in ("ours", "theirs"):
+        assert case[f"{side}_tokens_per_second"] > 0
+        memory = case["memory"][side]
+        assert 0 < memory["imports_mib"] <= memory["loaded_mib"] <= memory["peak_mib"]
+    peaks = [case["memory"][side]["peak_mib"] for side in ("ours", "theirs")]
+    assert case["peak_memory_ratio"] == pytest.approx(peaks[0] / peaks[1], rel=0.02)
+    assert case["theirs_setting"]["dtype"] == "float32"
+    assert case["theirs_prefix_reuse_tokens_per_second"] > 0
+    assert case["roofline"]["share"] > 0
+    assert case["ours"]["compilations"] == 1
+
+
+def test_memory_of_a_whole_job():
+    facts = last_line("sampling_memory", "--questions=4,8", "--n=2", "--tokens=2")
+    assert facts["benchmark"] == "sampling_memory"
+    small, large = facts["cases"]["4"], facts["cases"]["8"]
+    assert (small["responses"], large["responses"]) == (8, 16)
+    assert facts["bytes_per_question"] == round((large["peak_bytes"] - small["peak_bytes"]) / 4)
+
+
+@pytest.mark.parametrize("name", ["opt-tiny", "t5-tiny", "flan-t5-small"])
+def test_the_roofline_counts_the_matrices_of_the_model(name):
+    config = registry.config_for(name)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(registry.build(config).abstract())
+    matrices = {"/".join(k.key for k in path): math.prod(leaf.shape) for path, leaf in leaves}
+    matrices = {path: size for path, size in matrices.items() if path.endswith("kernel") and "lm_head" not in path}
+    crossed = sum(size for path, size in matrices.items() if "/cross/k/" in path or "/cross/v/" in path)
+    above = sum(size for path, size in matrices.items() if path.startswith("decoder"))
+    counted = sizes(config)
+    layers, heads, width = config.cache_shape
+    assert counted.keys == layers * heads * width
+    if config.kind == "opt":
+        assert counted.prompt == counted.token == sum(matrices.values())
+    else:
+        assert counted.prompt == sum(matrices.values()) - above + crossed
+        assert counted.token == above - crossed
+
+
+def test_the_work_of_one_token():
+    """Two questions of 3 samples, 5 shared and 4 own tokens, 1 new token, worked out by hand."""
+    config = registry.config_for("opt-tiny")
+    layer = 4 * 64 * 64 + 2 * 64 * 256
+    shape = {"questions": 2, "batch": 2, "n": 3, "prompt": 4, "shared": 5, "tokens": 1, "itemsize": 2}
+    work = sampling_work(config, **shape, peaks=Peaks(1e9, 1e9))
+    assert work["decode"] == work["step"]
+    assert work["step"].flops == 6 * (2 * (2 * layer + 256 * 64) + 2 * 2 * 2 * 64 * 10)
+    assert work["step"].bytes == 2 * (2 * layer + 256 * 64 + 2 * 2 * 64 * (5 + 2 * 4 + 6))
+    pairs = 2 * (4 * 5 + 1 + 2 + 3 + 4) + (1 + 2 + 3 + 4 + 5)
+    assert work["prefill"].flops == 2 * (2 * 4 + 5) * 2 * layer + 2 * 2 * 2 * 64 * pairs
+    assert work["step"].seconds == max(work["step"].flops, work["step"].bytes) / 1e9
+    assert work["all"].seconds == work["prefill"].seconds + work["decode"].seconds
+
+
+def test_prompts_share_what_they_should():
+    first, second = Case("opt-tiny", shared=5, question=4, questions=2).prompts(256)
+    assert first[:5] == second[:5]
+    assert first[5:] != second[5:]
+    assert len(first) == len(second) == 9
