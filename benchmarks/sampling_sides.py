@@ -80,7 +80,8 @@ class Ours:
         from scotd_jax.models import registry
         from scotd_jax.models.api import Precision
         from scotd_jax.models.hf_import import load_config, load_pretrained
-        from scotd_jax.sampling.sampler import Request, Sampler
+        from scotd_jax.sampling.requests import Request
+        from scotd_jax.sampling.sampler import Sampler
 
         self.memory = {"imports_mib": resident()[0]}
         config = load_config(folder)
@@ -89,9 +90,9 @@ class Ours:
         _, params = load_pretrained(folder, jax.tree.map(lambda _: place, model.abstract()))
         policy = c.Sampling(n=case.n, temperature=1.0, max_new_tokens=case.tokens, batch_size=case.batch)
         self.sampler = Sampler(model, params, Silent(config.vocab_size), policy, seed=0)
-        more = {"shared": case.shared} if "shared" in {f.name for f in dataclasses.fields(Request)} else {}
         self.requests = [
-            Request(f"q{i}", ids, tuple(range(case.n)), **more) for i, ids in enumerate(case.prompts(config.vocab_size))
+            Request(f"q{i}", ids, tuple(range(case.n)), case.shared)
+            for i, ids in enumerate(case.prompts(config.vocab_size))
         ]
         self.tokens = case.tokens
         self.memory["loaded_mib"] = resident()[0]
@@ -109,11 +110,12 @@ class Ours:
 
         stats = jax.devices()[0].memory_stats() or {}
         device = {"device_peak_mib": stats["peak_bytes_in_use"] / MIB} if "peak_bytes_in_use" in stats else {}
-        counters = getattr(self.sampler, "counters", None)
-        counters = counters() if callable(counters) else counters
-        counters = counters._asdict() if hasattr(counters, "_asdict") else counters
         memory = {**self.memory, "peak_mib": resident()[1], **device}
-        return {"memory": memory, "counters": c.plain(counters), "compilations": self.sampler.compilations}
+        return {
+            "memory": memory,
+            "occupancy": round(self.sampler.work.occupancy, 3),
+            "shapes": len(self.sampler.shapes),
+        }
 
 
 class Theirs:
