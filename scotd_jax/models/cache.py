@@ -81,14 +81,16 @@ def settle(cache: Cache, C: int) -> Cache:
         jax.tree.map(moved, pasts, recents)
         for pasts, recents in ((cache.keys, cache.recent_keys), (cache.values, cache.recent_values))
     )
-    return cache._replace(keys=keys, values=values, length=cache.length + C, index=jnp.zeros_like(cache.index))
+    return cache._replace(keys=keys, values=values, length=cache.length + cache.index, index=jnp.zeros_like(cache.index))
 
 
 def _by_choice(past: Array, recent: Array, block: Int[Array, "B G"]) -> Array:
-    """One pass over the whole past. CPUs and TPUs scatter row by row, which takes longer."""
-    blocks = past.reshape(*past.shape[:3], -1, *recent.shape[3:])
-    here = jnp.arange(blocks.shape[3])[None, None] == block[..., None]
-    return jnp.where(here[:, :, None, :, None, None], recent[:, :, :, None], blocks).reshape(past.shape)
+    """One pass over the whole past, in place: `past` must not change its shape on the way, else XLA makes a copy.
+    CPUs and TPUs scatter row by row, which takes longer."""
+    T, C = past.shape[3], recent.shape[3]
+    here = (jnp.arange(T) // C)[None, None] == block[..., None]
+    repeated = jnp.broadcast_to(recent[:, :, :, None], (*recent.shape[:3], T // C, *recent.shape[3:]))
+    return jnp.where(here[:, :, None, :, None], repeated.reshape(past.shape), past)
 
 
 def _by_scatter(past: Array, recent: Array, block: Int[Array, "B G"]) -> Array:

@@ -130,6 +130,8 @@ def decode(
     C, matched = policy.chunk, stop_table.shape[0] - 1
     keys = keys_of(base, orders.words, orders.index)
     context = _seen(shared, questions, orders.place)
+    # Here and not at the end: of a past that is read before it is changed, XLA would make a copy.
+    cache = settle(cache, C)
     cache = cache._replace(length=jnp.where(orders.fresh, 0, cache.length))
     new = Rows(
         orders.start,
@@ -163,7 +165,7 @@ def decode(
     said = jnp.zeros((*rows.last.shape, C), jnp.int32)
     go_on = lambda state: (state[3] < C) & jnp.any(state[0].active)  # noqa: E731
     rows, cache, said, steps = jax.lax.while_loop(go_on, say, (rows, cache, said, jnp.zeros((), jnp.int32)))
-    return rows, settle(cache, C), said, steps
+    return rows, cache, said, steps
 
 
 def _seen(shared: Context | None, questions: Questions, place: Int[Array, "B G"]) -> Context:
