@@ -87,7 +87,7 @@ class Ours:
         config = load_config(folder)
         model = registry.build(config, Precision("bfloat16"))
         place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        _, params = load_pretrained(folder, jax.tree.map(lambda _: place, model.abstract()))
+        _, params = load_pretrained(folder, jax.tree.map(lambda _: place, model.abstract()), "bfloat16")
         policy = c.Sampling(n=case.n, temperature=1.0, max_new_tokens=case.tokens, batch_size=case.batch)
         self.sampler = Sampler(model, params, Silent(config.vocab_size), policy, seed=0)
         self.requests = [

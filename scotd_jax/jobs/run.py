@@ -146,13 +146,13 @@ class Run:
 
     def speaking_params(self, model: c.Model, functions: api.Model, seed: int) -> api.Params:
         """The parameters on this process' devices."""
-        return self.on_own_devices(self.params(model, functions, seed), functions)
+        return self.on_own_devices(self.params(model, functions, seed, functions.precision.compute), functions)
 
     def on_own_devices(self, params: api.Params, functions: api.Model) -> api.Params:
         return to_own_devices(params, param_shardings(self.own_mesh, functions.axes(), functions.abstract()))
 
-    def params(self, model: c.Model, functions: api.Model, seed: int) -> api.Params:
-        """The parameters a student starts from, placed on the mesh of all processes."""
+    def params(self, model: c.Model, functions: api.Model, seed: int, kernels: str = "float32") -> api.Params:
+        """The parameters a student starts from, placed on the mesh of all processes. `kernels` as in hf_import."""
         shardings = param_shardings(self.mesh, functions.axes(), functions.abstract())
         if model.student:
             from scotd_jax.training.checkpoints import load_params
@@ -167,7 +167,7 @@ class Run:
         if model.path:
             from scotd_jax.models.hf_import import load_pretrained
 
-            return load_pretrained(model.path, shardings)[1]
+            return load_pretrained(model.path, shardings, kernels)[1]
         return jax.jit(functions.init, out_shardings=shardings)(jax.random.key(seed))
 
     def model_identity(self, model: c.Model) -> dict[str, Any]:

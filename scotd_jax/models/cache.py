@@ -81,7 +81,9 @@ def settle(cache: Cache, C: int) -> Cache:
         jax.tree.map(moved, pasts, recents)
         for pasts, recents in ((cache.keys, cache.recent_keys), (cache.values, cache.recent_values))
     )
-    return cache._replace(keys=keys, values=values, length=cache.length + cache.index, index=jnp.zeros_like(cache.index))
+    return cache._replace(
+        keys=keys, values=values, length=cache.length + cache.index, index=jnp.zeros_like(cache.index)
+    )
 
 
 def _by_choice(past: Array, recent: Array, block: Int[Array, "B G"]) -> Array:

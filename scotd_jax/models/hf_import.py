@@ -52,8 +52,12 @@ def load_config(path: epath.PathLike) -> registry.ModelConfig:
         raise InputError(f"{folder}: {error}") from None
 
 
-def load_pretrained(path: epath.PathLike, shardings: Any = None) -> tuple[registry.ModelConfig, dict[str, Any]]:
+def load_pretrained(
+    path: epath.PathLike, shardings: Any = None, kernels: str = "float32"
+) -> tuple[registry.ModelConfig, dict[str, Any]]:
     """Config and parameters (nested dict of numpy float32) of the model in the folder `path`, local or remote.
+
+    `kernels` is the dtype of what is only multiplied with; a model that does not learn can have it in its compute dtype.
 
     With `shardings`, a tree like the parameters, they are arrays of jax that lie there; a process reads what its own
     devices hold. Reads model.safetensors or the files of model.safetensors.index.json. Raises InputError as the module
@@ -65,7 +69,10 @@ def load_pretrained(path: epath.PathLike, shardings: Any = None) -> tuple[regist
         fetched(path, lambda name: name.endswith((".safetensors", ".json"))) as folder,
         _Tensors(folder, path, config.kind) as files,
     ):
-        leaves = {p.ours: _parameter(files, p, path, places.get(p.ours)) for p in hf_map.pairs(config)}
+        leaves = {
+            p.ours: _parameter(files, p, path, places.get(p.ours), kernels if p.ours.endswith("/kernel") else "float32")
+            for p in hf_map.pairs(config)
+        }
         if unread := sorted(name for name in files.unread() if not hf_map.is_unused(config.kind, name)):
             raise InputError(
                 f"{files.file(unread[0])}: tensor {unread[0]!r} ({len(unread)} in all) belongs to no parameter of "
@@ -74,7 +81,9 @@ def load_pretrained(path: epath.PathLike, shardings: Any = None) -> tuple[regist
     return config, hf_map.nest(leaves)
 
 
-def _parameter(files: "_Tensors", pair: hf_map.Pair, shown: epath.PathLike, place: Any) -> np.ndarray | jax.Array:
+def _parameter(
+    files: "_Tensors", pair: hf_map.Pair, shown: epath.PathLike, place: Any, dtype: str
+) -> np.ndarray | jax.Array:
     names = [name for name in (pair.theirs, *pair.copies) if name in files]
     if not names and pair.ours == "lm_head/kernel":
         # transformers 5 ties the head of an unscaled T5 when both matrices are equal, and then stores only one.
@@ -89,7 +98,7 @@ def _parameter(files: "_Tensors", pair: hf_map.Pair, shown: epath.PathLike, plac
 
     def read(index: tuple[slice, ...] = ()) -> np.ndarray:
         value = files.read(names[0], pair.stored_shape, index[::-1] if pair.transpose else index)
-        return np.ascontiguousarray(value.T) if pair.transpose else value
+        return np.ascontiguousarray(value.T if pair.transpose else value, jax.numpy.dtype(dtype))
 
     if place is None:
         return read()
