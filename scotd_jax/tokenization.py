@@ -106,6 +106,7 @@ class Tokenizer:
                 raise InputError(f"{path}: not a tokenizer that can be read ({error})") from error
         if not hasattr(fast, "backend_tokenizer"):
             raise InputError(f"{path}: {type(fast).__name__} has no fast form (tokenizer.json); convert it first")
+        fast.name_or_path = str(path)  # which it is called by, also where a copy was read
         return cls(fast, ends)
 
     @classmethod
