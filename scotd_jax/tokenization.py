@@ -32,7 +32,17 @@ from scotd_jax.records import Prompt, Turn
 SPECIALS = ("<pad>", "</s>", "<unk>", "<s>")  # of the word tokenizer, ids 0 to 3
 _WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5")
 # The day that Llama's templates take where nobody tells them another one. The line end behind it vanishes.
-_DAY = {"%Y": "2024", "%m": "07", "%d": "26", "%B": "July", "%b": "Jul", "%A": "Friday", "%a": "Fri", "%y": "24"}
+_DAY = {
+    "%Y": "2024",
+    "%m": "07",
+    "%d": "26",
+    "%-d": "26",
+    "%B": "July",
+    "%b": "Jul",
+    "%A": "Friday",
+    "%a": "Fri",
+    "%y": "24",
+}
 _NO_CLOCK = "{% macro strftime_now(form) %}{{ form"
 _NO_CLOCK += "".join(f"|replace({sign!r}, {value!r})" for sign, value in _DAY.items()) + " }}{% endmacro %}\n"
 
@@ -70,9 +80,8 @@ class Tokenizer:
     """
 
     def __init__(self, fast: Any, end_ids: Sequence[int] = ()):
-        """`fast`: a fast tokenizer of transformers (one with a `backend_tokenizer`). `end_ids`: further ends.
-
-        Raises InputError if it has no end."""
+        """`fast`: a fast tokenizer of transformers (one with a `backend_tokenizer`). `end_ids`: further ends; those
+        that are no ids of it are left out. InputError if it has no end."""
         self._fast = fast
         self._backend = fast.backend_tokenizer
         self._backend.no_truncation()  # whatever its file says: limits are the corpus' business
