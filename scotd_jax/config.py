@@ -42,6 +42,7 @@ class Model:
     path: str = ""  # Hugging Face directory with weights
     student: str = ""  # a student of this run, its best checkpoint
     tokenizer: str = ""  # directory or file; "task:NAME,..." trains one on the tasks' texts; "" is the model's own
+    chat: bool = False  # asked by the tokenizer's chat template, exemplars being earlier turns; so for its students
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Rationales:
     few_shot: int = 0  # how many of the task's exemplars come before every question to a model
     path: str = ""  # sources "file" and "batch": files, also with *, in the order of the numbers in their names
     importer: str = "responses"  # source "file": what kind of files (rationales/importers)
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the importer; "think" of a server
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the importer; "think" of a model
     release: Literal["", "jsonl", "parquet"] = ""  # also written as a dataset for others, with a card
     seed: int = 0  # added to the config's
 

@@ -7,12 +7,14 @@ so that a file of another format can never be taken for one of ours.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from scotd_jax.errors import InputError
 
 R = TypeVar("R", "Question", "Response")
+Turn = Mapping[str, str]  # of a chat: {"role": "user" or "assistant", "content": TEXT}
+Prompt = str | Sequence[Turn]  # how a question reaches a model: as a text, or as the turns of a chat
 
 
 @dataclasses.dataclass(frozen=True)

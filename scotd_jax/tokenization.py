@@ -7,6 +7,9 @@ OPT's bare `vocab.json` and `merges.txt`) and can train a word tokenizer for tas
 Three habits of real tokenizers that callers must know: T5 drops line ends and repeated blanks and has no token for
 some characters, so decode(encode(x)) is not x; a stop string may be tokenised in several ways; and a prompt and its
 response are tokenised apart, in training exactly as in sampling.
+
+A chat becomes text by the template that the tokenizer of an instruction-tuned model brings along. Some templates write
+the day of today; here it is always the same day, so that a prompt depends on its words alone.
 """
 
 import collections
@@ -16,7 +19,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,14 +27,30 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.localfiles import delivered, fetched
+from scotd_jax.records import Prompt, Turn
 
 SPECIALS = ("<pad>", "</s>", "<unk>", "<s>")  # of the word tokenizer, ids 0 to 3
 _WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5")
+# The day that Llama's templates take where nobody tells them another one. The line end behind it vanishes.
+_DAY = {
+    "%Y": "2024",
+    "%m": "07",
+    "%d": "26",
+    "%-d": "26",
+    "%B": "July",
+    "%b": "Jul",
+    "%A": "Friday",
+    "%a": "Fri",
+    "%y": "24",
+}
+_NO_CLOCK = "{% macro strftime_now(form) %}{{ form"
+_NO_CLOCK += "".join(f"|replace({sign!r}, {value!r})" for sign, value in _DAY.items()) + " }}{% endmacro %}\n"
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """What makes ids of texts, many at a time: small, quick to send to another process, and without transformers.
+    """What makes ids of texts, many at a time: small, quick to send to another process, and without transformers,
+    unless it has a `talker`, which writes chats.
 
     A prompt's ids are `before`, those of its text, and `after`.
     """
@@ -40,6 +59,11 @@ class Encoder:
     before: tuple[int, ...]
     after: tuple[int, ...]
     eos_id: int
+    talker: Any = None  # the fast tokenizer of transformers, for its chat template
+
+    def written(self, prompt: Prompt) -> str:
+        """The text of a prompt. Raises InputError on a chat that the template refuses."""
+        return prompt if isinstance(prompt, str) else _write(self.talker, prompt)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text; no special token is added."""
@@ -49,13 +73,15 @@ class Encoder:
 class Tokenizer:
     """A tokenizer as the package uses it. Special tokens never appear in decoded text.
 
-    `eos_id` ends a response. `bos_id` begins a decoder-only prompt; where a tokenizer has none it is `eos_id`, which
-    is what OPT itself does. `pad_id` fills masked places; where there is none it is `eos_id`. `size` is the number
-    of ids that may be emitted, which may be less than the rows of a model's output matrix.
+    `eos_id` ends a response, and so does each of `end_ids`, of which it is the first. `bos_id` begins a decoder-only
+    prompt; where a tokenizer has none it is `eos_id`, which is what OPT itself does. `pad_id` fills masked places;
+    where there is none it is `eos_id`. `size` is the number of ids that may be emitted, which may be less than the
+    rows of a model's output matrix.
     """
 
-    def __init__(self, fast: Any):
-        """`fast`: a fast tokenizer of transformers (one with a `backend_tokenizer`). InputError if it has no end."""
+    def __init__(self, fast: Any, end_ids: Sequence[int] = ()):
+        """`fast`: a fast tokenizer of transformers (one with a `backend_tokenizer`). `end_ids`: further ends; those
+        that are no ids of it are left out. InputError if it has no end."""
         self._fast = fast
         self._backend = fast.backend_tokenizer
         self._backend.no_truncation()  # whatever its file says: limits are the corpus' business
@@ -66,23 +92,31 @@ class Tokenizer:
         self.bos_id: int = self.eos_id if fast.bos_token_id is None else fast.bos_token_id
         self.pad_id: int = self.eos_id if fast.pad_token_id is None else fast.pad_token_id
         self.size: int = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+        # Old configs give ids such as -1 for an end that there is not.
+        known = (i for i in end_ids if 0 <= i < self.size)
+        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *known)))
+        fast.chat_template = _without_clock(fast.chat_template)
 
     @classmethod
-    def load(cls, path: epath.PathLike) -> "Tokenizer":
+    def load(cls, path: epath.PathLike, model: epath.PathLike | None = None) -> "Tokenizer":
         """From a Hugging Face folder, a `tokenizer.json`, a `spiece.model` (or its folder), or a folder with
         `*vocab.json` and `*merges.txt`. Local or remote.
 
-        Raises InputError if there is no tokenizer at `path` or it cannot be read.
+        Its further ends are those of generation_config.json or config.json in `model`, the folder of the model's
+        weights, or beside the tokenizer: a chat model ends its turns by a token that is often not the tokenizer's own
+        end. Raises InputError if there is no tokenizer at `path`, or a file cannot be read.
         """
         with fetched(path, lambda name: not name.endswith(_WEIGHTS)) as local:
             reader = _reader(local, path)
+            ends = _ends(epath.Path(local if local.is_dir() else local.parent) if model is None else epath.Path(model))
             try:
                 fast = reader()
             except Exception as error:  # the libraries raise bare Exceptions for broken files
                 raise InputError(f"{path}: not a tokenizer that can be read ({error})") from error
         if not hasattr(fast, "backend_tokenizer"):
             raise InputError(f"{path}: {type(fast).__name__} has no fast form (tokenizer.json); convert it first")
-        return cls(fast)
+        fast.name_or_path = str(path)  # which it is called by, also where a copy was read
+        return cls(fast, ends)
 
     @classmethod
     def train_words(cls, texts: Iterable[str]) -> "Tokenizer":
@@ -107,7 +141,7 @@ class Tokenizer:
         """
         fast = self._fast if kind is None else self._with_template(kind)
         with delivered(folder) as staging:
-            fast.save_pretrained(staging)
+            fast.save_pretrained(staging, save_jinja_files=False)  # templates stand in tokenizer_config.json
             file = staging / "tokenizer_config.json"
             settings = json.loads(file.read_text())
             if settings.get("tokenizer_class") == "TokenizersBackend":  # unknown to transformers before 5
@@ -118,16 +152,31 @@ class Tokenizer:
         """Ids of `text`; no special token is added."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
-    def prompt_ids(self, text: str, kind: str) -> list[int]:
+    def prompt_ids(self, prompt: Prompt, kind: str) -> list[int]:
         """Ids of a whole prompt for a model of `kind`: "t5" ends it with `eos_id`, "opt" begins it with `bos_id`,
-        "decoder" begins it as the tokenizer itself does (Llama with its `<s>`, Qwen with nothing)."""
+        "decoder" begins it as the tokenizer itself does (Llama with its `<s>`, Qwen with nothing). A chat is for every
+        kind as its template writes it."""
+        if not isinstance(prompt, str):
+            return self.chat_ids(prompt)
         before, after = self._frame(kind)
-        return [*before, *self.encode(text), *after]
+        return [*before, *self.encode(prompt), *after]
 
-    def encoder(self, kind: str) -> Encoder:
-        """The part of it that makes ids, for a model of `kind`."""
-        before, after = self._frame(kind)
-        return Encoder(self._backend, tuple(before), tuple(after), self.eos_id)
+    def chat_ids(self, messages: Sequence[Turn]) -> list[int]:
+        """Ids of a chat up to where the model is to speak. Special tokens are those that the template writes, no more.
+
+        Raises InputError if the tokenizer has no template, or one that refuses the messages.
+        """
+        return self.encode(_write(self._fast, messages))
+
+    @property
+    def template(self) -> str:
+        """The chat template. Raises InputError if there is none."""
+        return _template(self._fast)
+
+    def encoder(self, kind: str, chat: bool = False) -> Encoder:
+        """The part of it that makes ids, for a model of `kind` whose prompts are texts, or chats."""
+        before, after = ([], []) if chat else self._frame(kind)
+        return Encoder(self._backend, tuple(before), tuple(after), self.eos_id, self._fast if chat else None)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out. Broken UTF-8 becomes U+FFFD."""
@@ -184,7 +233,8 @@ class Tokenizer:
         used = [(backend.id_to_token(i), i) for ids in self._frame(kind) for i in ids]
         backend.post_processor = processors.TemplateProcessing(single=[*before, "$A", *after], special_tokens=used)
         names = {k: backend.id_to_token(getattr(self, f"{k}_id")) for k in ("bos", "eos", "pad")}
-        return _wrap(backend, unk_token=self._fast.unk_token, **{f"{k}_token": v for k, v in names.items()})
+        given = {"unk_token": self._fast.unk_token, "chat_template": self._fast.chat_template}
+        return _wrap(backend, **given, **{f"{k}_token": v for k, v in names.items()})
 
 
 def _transformers() -> Any:
@@ -195,10 +245,61 @@ def _transformers() -> Any:
     return transformers
 
 
-def _wrap(backend: Any, **specials: str | None) -> Any:
-    known = {k: v for k, v in specials.items() if v is not None}
+def _wrap(backend: Any, **given: str | Mapping[str, str] | None) -> Any:
+    known = {k: v for k, v in given.items() if v is not None}
     kind = _transformers().PreTrainedTokenizerFast
     return kind(tokenizer_object=backend, clean_up_tokenization_spaces=False, **known)
+
+
+def _template(fast: Any) -> str:
+    try:
+        return fast.get_chat_template()
+    except ValueError:  # none at all, or several and none of them the usual one
+        raise InputError(
+            f"tokenizer {fast.name_or_path!r}: has no chat template, so there is no chat with its model; give the "
+            "tokenizer of an instruction-tuned model (tokenizer=FOLDER), or leave chat=False"
+        ) from None
+
+
+def _write(fast: Any, messages: Sequence[Turn]) -> str:
+    """The chat as text, by the tokenizer's template, with the beginning of the model's turn."""
+    from jinja2 import TemplateError
+
+    template, turns = _template(fast), [dict(turn) for turn in messages]
+    try:
+        return fast.apply_chat_template(turns, chat_template=template, add_generation_prompt=True, tokenize=False)
+    except (TemplateError, TypeError) as error:
+        raise InputError(
+            f"tokenizer {fast.name_or_path!r}: its chat template refuses {len(turns)} turns of "
+            f"{' and '.join(dict.fromkeys(turn['role'] for turn in turns))} ({error})"
+        ) from None
+
+
+def _without_clock(template: str | dict[str, str] | None) -> str | dict[str, str] | None:
+    """The same template, or templates by name, in which it is always one day."""
+    if isinstance(template, dict):
+        return {name: _without_clock(text) for name, text in template.items()}
+    if template is None or "strftime_now" not in template or template.startswith(_NO_CLOCK):
+        return template
+    return _NO_CLOCK + template
+
+
+def _ends(folder: epath.Path) -> list[int]:
+    """The ends that a model's files name. Raises InputError where they are no ids."""
+    for file in (folder / "generation_config.json", folder / "config.json"):
+        if not file.exists():
+            continue
+        try:
+            values = json.loads(file.read_text())
+        except ValueError as error:
+            raise InputError(f"{file}: not JSON ({error})") from None
+        found = values.get("eos_token_id") if isinstance(values, dict) else None
+        if found is not None:
+            ends = found if isinstance(found, list) else [found]
+            if not all(type(end) is int for end in ends):
+                raise InputError(f"{file}: eos_token_id is {found!r}; expected the id of a token, or a list of them")
+            return ends
+    return []
 
 
 def _reader(local: pathlib.Path, shown: epath.PathLike) -> Any:

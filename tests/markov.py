@@ -57,7 +57,7 @@ def markov_table(seed: int, end: float = -1.0) -> np.ndarray:
 class LetterTokenizer:
     """One token per letter, as scotd_jax.tokenization.Tokenizer would have it."""
 
-    eos_id = EOS
+    end_ids = (EOS,)
     size = len(LETTERS) + 2
 
     def token_texts(self) -> list[bytes]:

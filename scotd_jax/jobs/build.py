@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scotd_jax.config import Corpus, plain
+from scotd_jax.config import Corpus, Model, plain
 from scotd_jax.corpus.build import finish_corpus
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
@@ -23,9 +23,11 @@ from scotd_jax.jobs.shards import Entry, Plan
 from scotd_jax.rationales.contamination import contaminated
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stream import StoredResponses
+from scotd_jax.records import Prompt
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.formats import Format
+from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Artefact, digest, write_text
 
 
@@ -39,10 +41,13 @@ def build(run: Run, name: str) -> None:
     if spec.rationale != "own" and not recipes.uses(recipe, "rationale"):
         raise InputError(f"config.corpora.{name}.rationale: recipe {spec.recipe!r} uses no rationale that could change")
     artefact = run.artefact("build", name)
-    tokenizer, kind = _readers(run, name)
+    tokenizer, kind, reader = _readers(run, name)
+    chat = run.chats(reader)
     sets = run.corpus_sets(name)
     dropped = _contaminated(run, name, sets)
     facts = {"tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": _spec(spec)}
+    if chat:
+        facts["chat"] = digest(tokenizer.template)
     identity = facts | {
         "recipe": plain(recipe),
         "questions": run.questions_identity(sets),
@@ -57,9 +62,9 @@ def build(run: Run, name: str) -> None:
         run.log(f"  {len(dropped)} questions overlap with evaluation questions and are left out")
     asked = run.ask(sets)
 
-    def manner(task: Task) -> tuple[Format, str]:
+    def manner(task: Task) -> tuple[Format, Prompt]:
         style = run.style(name) or task.format
-        return style, run.prefix(task, style, spec.few_shot)
+        return style, run.opening(reader)(task, style, spec.few_shot)
 
     place = {id_: i for i, id_ in enumerate(asked)}
     stored = [StoredResponses(_files(run, each), place) for each in spec.rationales]
@@ -73,7 +78,7 @@ def build(run: Run, name: str) -> None:
         places=places,
         sets=stored,
         contaminated=frozenset(dropped),
-        encoder=tokenizer.encoder(kind),
+        encoder=tokenizer.encoder(kind, chat),
         shards=max(1, min(spec.shards, len(places))),
     )
     own = range(plan.shards)[jax.process_index() :: jax.process_count()]
@@ -164,17 +169,19 @@ def _contaminated(run: Run, name: str, sets: tuple[str, ...]) -> list[str]:
     return contaminated(questions, evaluation, spec.decontaminate)
 
 
-def _readers(run: Run, name: str):
-    """Tokenizer and kind of model of the students that read the corpus."""
+def _readers(run: Run, name: str) -> tuple[Tokenizer, str, Model]:
+    """Tokenizer and kind of model of the students that read the corpus, and the model of one of them."""
     found = {}
     for student_name, student in run.config.students.items():
         if student.corpus == name:
-            tokenizer = run.tokenizer(student.model)
-            found[tokenizer.fingerprint(), run.model_config(student.model).kind] = student_name, tokenizer
+            tokenizer, kind = run.tokenizer(student.model), run.model_config(student.model).kind
+            template = tokenizer.template if run.chats(student.model) else ""
+            found[tokenizer.fingerprint(), kind, template] = student_name, tokenizer, student.model
     if len(found) > 1:
-        names = " and ".join(student_name for student_name, _ in found.values())
+        names = " and ".join(student_name for student_name, *_ in found.values())
         raise InputError(
-            f"config.corpora.{name}: read by students of different tokenizers or kinds ({names}); give each its corpus"
+            f"config.corpora.{name}: read by students of different tokenizers, kinds or chat templates ({names}); give "
+            "each its corpus"
         )
-    ((_, kind), (_, tokenizer)) = next(iter(found.items()))
-    return tokenizer, kind
+    ((_, kind, _), (_, tokenizer, model)) = next(iter(found.items()))
+    return tokenizer, kind, model

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from scotd_jax.config import Asking, Config
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.question_sets import QuestionSet
-from scotd_jax.rationales.remote import REMOTE, check_remote
+from scotd_jax.rationales.remote import REMOTE, check_remote, check_think
 from scotd_jax.tasks import recipes
 
 JOBS = ("sample", "build", "train", "evaluate", "export", "report")
@@ -104,6 +104,7 @@ def check(config: Config) -> None:
         _check_sets(config, rationales.questions, f"{where}.questions")
         if rationales.source == "model":
             _check_model(config, rationales.model, f"{where}.model")
+            check_think(rationales, where)
         elif rationales.source in REMOTE:
             check_remote(rationales, where)
         if rationales.source in ("model", *REMOTE):
@@ -176,5 +177,7 @@ def _check_model(config: Config, model: Any, where: str) -> None:
     if model.architecture and not model.tokenizer:
         raise InputError(f"{where}.tokenizer: a model with random weights needs one: a path or 'task:NAME'")
     if model.tokenizer.startswith("task:"):
+        if model.chat:
+            raise InputError(f"{where}.chat: a tokenizer of a task's words has no chat template; use a model's own")
         for name in model.tokenizer.removeprefix("task:").split(","):
             lookup(config.tasks, name, f"{where}.tokenizer")

@@ -8,8 +8,10 @@ from scotd_jax.distributed import hosts
 from scotd_jax.jobs.run import Run
 from scotd_jax.models.hf_export import export_pretrained
 from scotd_jax.models.hf_verify import verify_export
+from scotd_jax.records import Prompt
 from scotd_jax.reporting.cards import model_card
 from scotd_jax.tasks import recipes
+from scotd_jax.tasks.exemplars import prompt_after
 from scotd_jax.workdir import read_json
 
 PROMPTS = 4  # that are compared
@@ -37,12 +39,13 @@ def export(run: Run, name: str) -> None:
     length = run.config.evaluation.sampling.max_new_tokens
     sets = spec.sets or spec.dev or run.corpus_sets(spec.corpus)
     asked = list(run.ask(sets[:1]).values())[:PROMPTS]
-    recipe, own_style, few_shot = run.manner(Model(student=name))
+    as_taught = Model(student=name)
+    recipe, own_style, few_shot = run.manner(as_taught)
     prompts = []
     for question, task in asked:
         style = own_style or task.format
         prompt = recipes.prompt(recipe, style, question, question.answer)
-        prompts.append(run.prefix(task, style, few_shot) + prompt)
+        prompts.append(prompt_after(run.opening(as_taught)(task, style, few_shot), prompt))
     card = _card(run, name, prompts[0], style.stops, length)
     export_pretrained(artefact.path, model.config, params, tokenizer, card, max_new_tokens=length)
     if importlib.util.find_spec("torch"):
@@ -57,7 +60,7 @@ def export(run: Run, name: str) -> None:
     artefact.finish({"compared_with_torch": bool(checked), **checked})
 
 
-def _card(run: Run, name: str, prompt: str, stops: tuple[str, ...], length: int) -> str:
+def _card(run: Run, name: str, prompt: Prompt, stops: tuple[str, ...], length: int) -> str:
     spec = run.config.students[name]
     results: dict[str, Any] = {}
     if spec.sets:

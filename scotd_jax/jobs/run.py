@@ -1,6 +1,7 @@
 """What the jobs of one run share: the config, the work directory, and whatever is worth loading only once."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,10 +15,10 @@ from scotd_jax.jobs.question_sets import QuestionSet
 from scotd_jax.layout import round_up
 from scotd_jax.models import api, registry
 from scotd_jax.progress import Progress, log
-from scotd_jax.records import Question, to_json
+from scotd_jax.records import Prompt, Question, Turn, to_json
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
-from scotd_jax.tasks.exemplars import few_shot_prefix, load_exemplars
+from scotd_jax.tasks.exemplars import Exemplar, few_shot_prefix, few_shot_turns, load_exemplars
 from scotd_jax.tasks.formats import Format, format_named
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.tokenization import Tokenizer
@@ -38,6 +39,7 @@ class Run:
         self.task = functools.cache(self._task)
         self.questions = functools.cache(self._questions)
         self.prefix = functools.cache(self._prefix)
+        self.turns = functools.cache(self._turns)
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def log(self, message: str) -> None:
@@ -101,14 +103,26 @@ class Run:
         corpus = self.config.students[model.student].corpus
         return self.recipe(corpus), self.style(corpus), self.config.corpora[corpus].few_shot
 
+    def opening(self, model: c.Model) -> Callable[[Task, Format, int], Prompt]:
+        """f(task, format, count): what comes before every prompt to a model: `prefix`, or `turns` of a chat."""
+        return self.turns if self.chats(model) else self.prefix
+
+    def chats(self, model: c.Model) -> bool:
+        """Whether a model is asked by its chat template: a student, and who starts from one, as that was taught."""
+        return model.chat or bool(model.student and self.chats(self.config.students[model.student].model))
+
     def _prefix(self, task: Task, style: Format, count: int) -> str:
-        """What comes before every prompt of a task: its first `count` exemplars. Raises InputError if it has fewer."""
-        if not count:
-            return ""
-        found = load_exemplars(self.config.tasks[task.name].exemplars, task)
+        return few_shot_prefix(style, self._exemplars(task, count))
+
+    def _turns(self, task: Task, style: Format, count: int) -> tuple[Turn, ...]:
+        return few_shot_turns(style, self._exemplars(task, count))
+
+    def _exemplars(self, task: Task, count: int) -> list[Exemplar]:
+        """The first exemplars of a task. Raises InputError if it has fewer."""
+        found = load_exemplars(self.config.tasks[task.name].exemplars, task) if count else []
         if len(found) < count:
             raise InputError(f"config.tasks.{task.name}.exemplars: there are {len(found)}, {count} are asked for")
-        return few_shot_prefix(style, found[:count])
+        return found[:count]
 
     # Models
 
@@ -124,7 +138,7 @@ class Run:
             own = [recipes.own_words(self.recipe(n), self.style(n) or tasks[0].format) for n in self.config.corpora]
             return Tokenizer.train_words([*own, *(text for task in tasks for text in task.texts())])
         if model.tokenizer or model.path:
-            return Tokenizer.load(model.tokenizer or model.path)
+            return Tokenizer.load(model.tokenizer or model.path, model.path or None)
         return self.tokenizer(self.config.students[model.student].model)
 
     def model(self, model: c.Model, precision: str) -> api.Model:
@@ -172,7 +186,11 @@ class Run:
 
     def model_identity(self, model: c.Model) -> dict[str, Any]:
         """What a manifest records of where a model came from."""
-        identity: dict[str, Any] = {"config": c.plain(model), "tokenizer": self.tokenizer(model).fingerprint()}
+        tokenizer = self.tokenizer(model)
+        identity: dict[str, Any] = {"config": c.plain(model), "tokenizer": tokenizer.fingerprint()}
+        identity["ends"] = list(tokenizer.end_ids)
+        if self.chats(model):
+            identity["chat"] = digest(tokenizer.template)
         if model.student:
             identity["student"] = self.artefact("train", model.student).digest
         return identity

@@ -19,6 +19,7 @@ from scotd_jax.jobs.question_sets import QuestionSet
 from scotd_jax.jobs.remote import Remote
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import load_speaker, speak
+from scotd_jax.jobs.thinking import Thinking
 from scotd_jax.rationales.release import is_released, release
 from scotd_jax.rationales.remote import REMOTE
 from scotd_jax.rationales.store import ResponseWriter, read_responses
@@ -66,6 +67,8 @@ def sample(run: Run, name: str) -> None:
         speaker = speaker._replace(few_shot=spec.few_shot or speaker.few_shot)
         if spec.recipe:
             speaker = speaker._replace(recipe=run.recipe_named(spec.recipe, f"config.rationales.{name}.recipe"))
+        if run.chats(spec.model) or spec.options:  # else such a block would be chance
+            speaker = speaker._replace(thinking=Thinking(spec, f"config.rationales.{name}", speaker_name))
         paths = speak(run, speaker, asked, spec.sampling, seed=seed, folder=artefact.path, shards=4)
     elif spec.source == "server":
         paths = ask_server(run, Remote(run, spec, seed, f"config.rationales.{name}"), asked, artefact.path)

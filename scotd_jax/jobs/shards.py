@@ -31,8 +31,9 @@ from scotd_jax.rationales.controls import altered
 from scotd_jax.rationales.filters import settle, sort_question
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stream import StoredResponses, numbered_on
-from scotd_jax.records import Question, Response
+from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.tasks import recipes
+from scotd_jax.tasks.exemplars import prompt_after
 from scotd_jax.tasks.formats import Format
 from scotd_jax.tokenization import Encoder
 from scotd_jax.workdir import read_json, write_text
@@ -41,11 +42,11 @@ Made = dict[str, list[GroupedExample]]  # the examples of one question, per part
 
 
 class Entry(NamedTuple):
-    """A question, the format in which it is asked, and the exemplars that come before its prompts."""
+    """A question, the format in which it is asked, and the exemplars that come before its prompts: text, or turns."""
 
     question: Question
     style: Format
-    exemplars: str = ""
+    exemplars: Prompt = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +209,7 @@ def encode(plan: Plan, entry: Entry, rows: Sequence[Response]) -> Made:
     for name, part in plan.recipe.parts.items():
         for alone in [[row] for row in rows] if flat else [rows]:
             for prompt, said in recipes.examples(part, style, question, alone):
-                prompt = exemplars + prompt
+                prompt = plan.encoder.written(prompt_after(exemplars, prompt))
                 texts.append((name, prompt, [(alone[0].sample_index, text) for _, text in said] if flat else said))
     different = list(dict.fromkeys(text for _, prompt, said in texts for text in (prompt, *(t for _, t in said))))
     ids = dict(zip(different, plan.encoder(different), strict=True))

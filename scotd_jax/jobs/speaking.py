@@ -10,13 +10,15 @@ from etils import epath
 from scotd_jax import config as c
 from scotd_jax.distributed import hosts
 from scotd_jax.jobs.run import Run
+from scotd_jax.jobs.thinking import Thinking
 from scotd_jax.models import api
 from scotd_jax.rationales.store import ResponseWriter, read_responses
-from scotd_jax.records import Question, Response
+from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.exemplars import prompt_after
 from scotd_jax.tasks.formats import Format, is_correct
 from scotd_jax.tokenization import Tokenizer
 
@@ -27,8 +29,9 @@ Given = Mapping[str, Sequence[str]]  # question id -> rationales that it is aske
 class Speaker(NamedTuple):
     """A model ready to speak, asked as its recipe says in a format of its own or that of each task (None).
 
-    `prefix(task, format, few_shot)` is what comes before every prompt. Without model, params and tokenizer it speaks
-    elsewhere (jobs/remote.py).
+    `prefix(task, format, few_shot)` is what comes before every prompt: a text or, if it is asked in a chat, turns.
+    Without model, params and tokenizer it speaks elsewhere (jobs/remote.py). `thinking` None: what it says has no
+    blocks of thought, or is taken as it is.
     """
 
     name: str
@@ -38,35 +41,36 @@ class Speaker(NamedTuple):
     recipe: c.Recipe
     own_style: Format | None
     few_shot: int
-    prefix: Callable[[Task, Format, int], str]
+    prefix: Callable[[Task, Format, int], Prompt]
+    thinking: Thinking | None = None
 
     def style(self, task: Task) -> Format:
         return self.own_style or task.format
 
-    def prompt(self, question: Question, task: Task, rationale: str | None = None) -> str:
+    def prompt(self, question: Question, task: Task, rationale: str | None = None) -> Prompt:
         style = self.style(task)
-        return self.prefix(task, style, self.few_shot) + recipes.prompt(self.recipe, style, question, rationale)
+        before = self.prefix(task, style, self.few_shot)
+        return prompt_after(before, recipes.prompt(self.recipe, style, question, rationale))
 
     def prompt_ids(self, question: Question, task: Task, rationale: str | None = None) -> list[int]:
         return self.tokenizer.prompt_ids(self.prompt(question, task, rationale), self.model.config.kind)
 
-    def shared(self, ids: Sequence[int], task: Task) -> int:
-        """How many of a prompt's first tokens belong to the exemplars that come before every question of the task."""
+    def exemplar_ids(self, task: Task) -> list[int]:
+        """What comes before every prompt of the task, and perhaps a few tokens that end it; empty without exemplars."""
         exemplars = self.prefix(task, self.style(task), self.few_shot)
-        if not exemplars:
-            return 0
-        both = zip(ids, self.tokenizer.prompt_ids(exemplars, self.model.config.kind), strict=False)
-        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
+        return self.tokenizer.prompt_ids(exemplars, self.model.config.kind) if exemplars else []
 
     def stops(self, asked: Asked) -> tuple[str, ...]:
-        """The strings that end a response to any of the questions."""
+        """The strings that end a response to any of the questions. Thoughts may hold them, so then there are none."""
+        if self.thinking and self.thinking.what:
+            return ()
         return tuple(dict.fromkeys(stop for _, task in asked.values() for stop in self.style(task).stops))
 
 
 def load_speaker(run: Run, name: str, model: c.Model, precision: str, seed: int = 0) -> Speaker:
     functions = run.model(model, precision)
     params = run.speaking_params(model, functions, seed)
-    return Speaker(name, functions, params, run.tokenizer(model), *run.manner(model), run.prefix)
+    return Speaker(name, functions, params, run.tokenizer(model), *run.manner(model), run.opening(model))
 
 
 def make_sampler(run: Run, speaker: Speaker, sampling: c.Sampling, stops: tuple[str, ...], seed: int) -> Sampler:
@@ -83,11 +87,15 @@ def requests(
     given: Given | None = None,
 ) -> list[Request]:
     """What is still to be sampled: n samples of every question, or one for every rationale given, less those `done`."""
+    exemplars: dict[str, list[int]] = {}
 
     def request(id_: str, indices: tuple[int, ...], rationale: str | None = None) -> Request:
         question, task = asked[id_]
+        if task.name not in exemplars:
+            exemplars[task.name] = speaker.exemplar_ids(task)
         ids = speaker.prompt_ids(question, task, rationale)
-        return Request(id_, ids, indices, speaker.shared(ids, task))
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, exemplars[task.name], strict=False))
+        return Request(id_, ids, indices, shared=sum(1 for _ in same))
 
     wanted = []
     for id_ in asked:
@@ -106,7 +114,11 @@ def respond(
 
     Its rationale is the one it was given where it gives none.
     """
-    parsed = recipes.read(speaker.recipe, speaker.style(task), sample.text, question)
+    style = speaker.style(task)
+    if speaker.thinking is None:
+        parsed = recipes.read(speaker.recipe, style, sample.text, question)
+    else:
+        sample, parsed = speaker.thinking.read(sample, question, speaker.recipe, style)
     rationale = parsed.rationale
     if rationale is None and given is not None:
         rationale = given[sample.question_id][sample.sample_index]

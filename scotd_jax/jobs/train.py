@@ -92,7 +92,8 @@ def _dev(run: Run, name: str, model):
     if not asked:
         raise InputError(f"config.students.{name}.dev: there are no questions in {', '.join(spec.dev)}")
     given = load_given(run, name, spec.given, asked, "own", 1)
-    speaker = Speaker(name, model, None, run.tokenizer(spec.model), *run.manner(Model(student=name)), run.prefix)
+    as_taught = Model(student=name)
+    speaker = Speaker(name, model, None, run.tokenizer(spec.model), *run.manner(as_taught), run.opening(as_taught))
     sampler = make_sampler(run, speaker, evaluation.sampling, speaker.stops(asked), seed=0)
     wanted = requests(speaker, asked, 1, given=given)
 

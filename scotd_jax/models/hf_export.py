@@ -75,6 +75,8 @@ def _generation(
     config: registry.ModelConfig, tokenizer: Tokenizer, ids: Mapping[str, int], max_new_tokens: int
 ) -> dict[str, Any]:
     values: dict[str, Any] = {**ids, "do_sample": False, "max_new_tokens": max_new_tokens}
+    if len(tokenizer.end_ids) > 1:
+        values["eos_token_id"] = list(tokenizer.end_ids)
     if config.start_token is not None:
         values["decoder_start_token_id"] = config.start_token
     if config.kind == "t5" and config.decoder_layers > config.num_layers:

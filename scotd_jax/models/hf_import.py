@@ -57,7 +57,8 @@ def load_pretrained(
 ) -> tuple[registry.ModelConfig, dict[str, Any]]:
     """Config and parameters (nested dict of numpy float32) of the model in the folder `path`, local or remote.
 
-    `kernels` is the dtype of what is only multiplied with; a model that does not learn can have it in its compute dtype.
+    `kernels` is the dtype of what is only multiplied with: a model that does not learn needs no more than it computes
+    with.
 
     With `shardings`, a tree like the parameters, they are arrays of jax that lie there; a process reads what its own
     devices hold. Reads model.safetensors or the files of model.safetensors.index.json. Raises InputError as the module

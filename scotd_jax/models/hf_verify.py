@@ -23,6 +23,7 @@ from scotd_jax.models import hf_map, registry
 from scotd_jax.models.api import Model, Precision
 from scotd_jax.models.hf_import import load_pretrained
 from scotd_jax.models.layers import logits as scores
+from scotd_jax.records import Prompt
 from scotd_jax.tokenization import Tokenizer
 
 LOGIT_TOLERANCE = 1e-4  # of the largest logit
@@ -38,7 +39,7 @@ def verify_export(
     model: Model,
     params: Any,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     dtype: str = "float32",
     max_new_tokens: int = 24,
@@ -58,7 +59,7 @@ def verify_export(
     with fetched(path) as folder:
         torch_model, torch_tokenizer = _load_torch(folder, model.config.kind)
     for prompt, ids in zip(prompts, asked, strict=True):
-        if (theirs := torch_tokenizer(prompt).input_ids) != ids:
+        if (theirs := _their_ids(torch_tokenizer, prompt)) != ids:
             raise ExportMismatch(f"{path}: prompt {prompt!r} is {theirs} to the exported tokenizer, {ids} to ours")
     answers, logits = _ours(model, stored, tokenizer, asked, steps)
     error = _compare_logits(torch_model, model, tokenizer, asked, answers, logits)
@@ -67,6 +68,12 @@ def verify_export(
         theirs = _generate(torch_model, model, ids, steps)
         ties += _compare_text(path, tokenizer, answer, theirs, row)
     return {"logit_error": error, "prompts": len(prompts), "tokens": sum(map(len, answers)), "ties": ties}
+
+
+def _their_ids(torch_tokenizer: Any, prompt: Prompt) -> list[int]:
+    if isinstance(prompt, str):
+        return torch_tokenizer(prompt).input_ids
+    return torch_tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=False)
 
 
 def _compare_weights(params: Any, stored: Any, dtype: Any) -> None:
@@ -96,7 +103,7 @@ def _ours(
     start = np.array([s for _, s in split], np.int32)
     generate = _generator(model.config, steps, min(tokenizer.size, model.config.vocab_size))
     tokens, logits = jax.device_get(generate(params, prefix, mask, start))
-    return [_until(tokenizer.eos_id, row.tolist()) for row in tokens], np.asarray(logits)
+    return [_until(tokenizer.end_ids, row.tolist()) for row in tokens], np.asarray(logits)
 
 
 @functools.lru_cache(maxsize=8)  # exports of one architecture share the compilation
@@ -149,7 +156,7 @@ def _compare_logits(torch_model, model, tokenizer, asked, answers, logits) -> fl
 
 def _compare_text(path, tokenizer: Tokenizer, ours: list[int], theirs: list[int], logits: np.ndarray) -> int:
     """1 if the answers differ from a tie on, 0 if they are equal. Raises ExportMismatch."""
-    theirs = _until(tokenizer.eos_id, theirs)
+    theirs = _until(tokenizer.end_ids, theirs)
     if ours == theirs:
         return 0
     for row, a, b in zip(logits, ours, theirs, strict=False):
@@ -198,7 +205,7 @@ def _quiet(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _until(end: int, tokens: Sequence[int]) -> list[int]:
-    """`tokens` up to and with the first `end`."""
-    tokens = list(tokens)
-    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
+    """`tokens` up to and with the first that is an end."""
+    first = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return list(tokens[: first + 1])

@@ -5,19 +5,18 @@ Standard library only: settings are checked before anything heavy is loaded.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from scotd_jax.config import Rationales, Sampling, Server
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers.texts import THINK
+from scotd_jax.records import Prompt
 
 REMOTE = ("server", "batch")  # sources of rationales that are asked this way
 PATHS = {"completions": "completions", "chat": "chat/completions"}
 _OURS = ("model", "prompt", "messages", "n", "stream")  # extra fields that would undo what is asked for
-
-Prompt = str | Sequence[Mapping[str, str]]  # a text, or the messages of a chat
 
 
 def check_remote(spec: Rationales, where: str) -> None:
@@ -45,6 +44,11 @@ def check_remote(spec: Rationales, where: str) -> None:
         raise InputError(f"{at}.extra.{ours[0]}: is set by the job itself, from prompt and sampling")
     if spec.sampling.n < 1:
         raise InputError(f"{where}.sampling.n: expected at least 1, found {spec.sampling.n}")
+    check_think(spec, where)
+
+
+def check_think(spec: Rationales, where: str) -> None:
+    """Raises InputError on options of a model, here or elsewhere, that are not `think` with one of its values."""
     for key, value in spec.options.items():
         if key != "think" or value not in THINK:
             raise InputError(

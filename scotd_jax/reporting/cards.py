@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from scotd_jax.evaluation.statistics import Estimate
+from scotd_jax.records import Prompt
 from scotd_jax.reporting.tables import percent, span
 
 _DECODER_ONLY = ("AutoModelForCausalLM", "text-generation")
@@ -24,7 +25,7 @@ def model_card(
     *,
     kind: Literal["opt", "t5", "decoder"],
     about: str,
-    prompt: str,
+    prompt: Prompt,
     results: Mapping[str, Mapping[str, Any]],
     facts: Mapping[str, str],
     stops: Sequence[str] = (),
@@ -35,7 +36,8 @@ def model_card(
 ) -> str:
     """Card of an exported student.
 
-    prompt: a whole example prompt; stops: strings at which what the model says ends, besides its end token;
+    prompt: a whole example prompt, a text or the turns of a chat;
+    stops: strings at which what the model says ends, besides its end token;
     results: set label -> `evaluation.scoring.score`; facts: how it was trained, short names to short values.
     """
     model_class, pipeline = _CLASSES[kind]
@@ -50,11 +52,16 @@ def model_card(
     }
     cut = "".join(f"\ntext = text.split({stop!r})[0]" for stop in stops)
     answer = "output[0]" if kind == "t5" else 'output[0, inputs["input_ids"].shape[1]:]'
+    if isinstance(prompt, str):
+        inputs = f'tokenizer({prompt!r}, return_tensors="pt")'
+    else:
+        turns = f"{list(prompt)!r}, add_generation_prompt=True"
+        inputs = f'tokenizer.apply_chat_template({turns}, return_dict=True, return_tensors="pt")'
     code = f"""from transformers import AutoTokenizer, {model_class}
 
 tokenizer = AutoTokenizer.from_pretrained(PATH)
 model = {model_class}.from_pretrained(PATH)
-inputs = tokenizer({prompt!r}, return_tensors="pt")
+inputs = {inputs}
 output = model.generate(**inputs, do_sample=False, max_new_tokens={max_new_tokens})
 text = tokenizer.decode({answer}, skip_special_tokens=True){cut}"""
     limits = (

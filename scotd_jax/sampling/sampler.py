@@ -35,7 +35,7 @@ PATIENCE = 30.0  # seconds after which finished samples are handed on even if th
 class Tokenizer(Protocol):
     """What is needed of scotd_jax.tokenization.Tokenizer."""
 
-    eos_id: int
+    end_ids: tuple[int, ...]
     size: int
 
     def token_texts(self) -> list[bytes]: ...
@@ -97,7 +97,7 @@ class Sampler:
         self._texts = tokenizer.token_texts()
         self._table = jax.numpy.asarray(stop_table(self._texts, stops))
         self._base = base_key(seed)
-        self._programs = _programs(model, policy, (tokenizer.eos_id,), tokenizer.size, mesh)
+        self._programs = _programs(model, policy, tokenizer.end_ids, tokenizer.size, mesh)
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[list[Sample]]:
         """Samples as they are finished. While they are decoded to text, the next ones are already being computed.
@@ -234,7 +234,7 @@ class Sampler:
         A decoder of tokens may normalise blanks, so that a stop string which the tokens spell is not in their text:
         then the text ends with the last token that lies wholly before it.
         """
-        if ids and ids[-1] == self._tokenizer.eos_id:
+        if ids and ids[-1] in self._tokenizer.end_ids:
             ids = ids[:-1]
         text = self._tokenizer.decode(ids)
         shorter = cut(text, self._stops)

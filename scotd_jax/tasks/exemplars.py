@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.records import Question, Response, from_mapping
+from scotd_jax.records import Prompt, Question, Response, Turn, from_mapping
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.formats import Format, check_answer
 from scotd_jax.tasks.rowfiles import read_rows
@@ -81,6 +81,24 @@ def few_shot_prefix(style: Format, exemplars: Sequence[Exemplar]) -> str:
     """
     parts = (style.prompt(x.question) + style.target(x.rationale, x.question.answer) for x in exemplars)
     return "".join(part if style.end else f"{part} " for part in parts)
+
+
+def few_shot_turns(style: Format, exemplars: Sequence[Exemplar]) -> tuple[Turn, ...]:
+    """The same for a chat: every exemplar is a question of the user and an answer that the model has given before.
+
+    The end of a turn is the end of what is said, so the format's own end is left out.
+    """
+    turns: list[Turn] = []
+    for exemplar in exemplars:
+        said = style.target(exemplar.rationale, exemplar.question.answer)
+        turns.append({"role": "user", "content": style.prompt(exemplar.question)})
+        turns.append({"role": "assistant", "content": said.removesuffix(style.end)})
+    return tuple(turns)
+
+
+def prompt_after(before: Prompt, ask: str) -> Prompt:
+    """A whole prompt: `ask` after what `few_shot_prefix` or, for a chat, `few_shot_turns` has made."""
+    return before + ask if isinstance(before, str) else (*before, {"role": "user", "content": ask})
 
 
 def _question(fields: Mapping[str, Any], where: str, number: int, task: Task) -> Question:

@@ -1,0 +1,34 @@
+"""A random chat model says responses to a few questions, and a student of it has a corpus of the task's own ones.
+
+FOLDER is that of tests/chat_folder.py: --config=tests/configs/chat.py:FOLDER
+"""
+
+from scotd_jax import config as c
+
+
+def get_config(folder):
+    model = c.Model(path=f"{folder}/model", chat=True)
+    exemplars = f"{folder}/exemplars.jsonl"
+    brief = c.Sampling(n=2, max_new_tokens=12, batch_size=4, bucket=256)
+    greedy = c.Sampling(temperature=0.0, max_new_tokens=12, batch_size=4, bucket=256)
+    return c.config_dict(
+        c.Config(
+            tasks={"home": c.Task(kind="jsonl", path=f"{folder}/task", exemplars=exemplars)},
+            rationales={
+                "said": c.Rationales(questions=("home.train",), model=model, few_shot=2, sampling=brief),
+                "gold": c.Rationales(source="task", questions=("home.exemplars",)),
+            },
+            corpora={"gold": c.Corpus(rationales=("gold",), few_shot=1)},
+            students={
+                "student": c.Student(
+                    model=model,
+                    corpus="gold",
+                    training=c.Training(steps=2, batch_size=2, optimizer=c.Optimizer(warmup_steps=1)),
+                    sets=("home.test",),
+                    export=True,
+                    precision="float32",
+                )
+            },
+            evaluation=c.Evaluation(sampling=greedy),
+        )
+    )
