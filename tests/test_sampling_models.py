@@ -25,6 +25,7 @@ from tests.tolerances import FLOAT32
 B, G, T, SEED = 4, 3, 52, 11  # T is long enough for the cache to grow once
 TOKENIZER = Tokenizer.train_words([" ".join(f"word{i}" for i in range(40)) + " . Q:"])
 SHAPES = {"opt-tiny": {"init_std": 0.2, "vocab_size": 48}, "t5-tiny": {"initializer_factor": 1.5, "vocab_size": 48}}
+OTHERS = {"decoder-tiny": {"initializer_range": 0.2, "vocab_size": 48}}
 POLICIES = {
     "greedy": Sampling(temperature=0.0),
     "sampled": Sampling(temperature=0.8),
@@ -35,7 +36,7 @@ STOPS = ("Q:",)
 
 @functools.cache
 def model_and_params(kind):
-    model = build(config_for(kind, SHAPES[kind]), Precision("float32"))
+    model = build(config_for(kind, (SHAPES | OTHERS)[kind]), Precision("float32"))
     return model, model.init(jax.random.key(5))
 
 
@@ -128,3 +129,20 @@ def test_eight_devices_say_what_one_says(kind):
     for name, sample in usual(kind, policy).items():
         assert sharded[name].token_ids == sample.token_ids
         np.testing.assert_allclose(sharded[name].logprob, sample.logprob, rtol=FLOAT32)
+
+
+@pytest.mark.parametrize("kind", [*SHAPES, *OTHERS])
+def test_exemplars_that_are_shared_are_said_as_if_they_were_not(kind):
+    """All prompts begin alike, and one has other exemplars; an encoder reads the whole prompt whatever is shared."""
+    plain = requests(kind)
+    beginning = TOKENIZER.prompt_ids(" ".join(f"word{3 * i % 40}" for i in range(9)), "opt")
+    whole = [dataclasses.replace(r, prompt_ids=[*beginning, *r.prompt_ids], shared=10) for r in plain]
+    whole[1] = dataclasses.replace(whole[1], shared=7)
+    apart = [dataclasses.replace(r, shared=0) for r in whole]
+    speaker = sampler(kind, POLICIES["sampled"])
+    together, separate = said(speaker, whole), said(sampler(kind, POLICIES["sampled"]), apart)
+    for name, sample in separate.items():
+        assert together[name].token_ids == sample.token_ids
+        np.testing.assert_allclose(together[name].logprob, sample.logprob, rtol=FLOAT32)
+    shared = {tokens for tokens, _ in speaker.shapes}
+    assert shared == ({16} if speaker._model.start_token is None else {0})
