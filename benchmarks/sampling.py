@@ -1,13 +1,14 @@
 """How much faster N samples per question come from our sampler than from `generate` of transformers (PyTorch).
 
-    python -m benchmarks.sampling [--pairs=3] [--cases=opt125m_q64,t5small_q64] [--shrink]
+    python -m benchmarks.sampling [--pairs=3] [--cases=opt125m_q64,t5small_q64] [--theirs=bfloat16:4] [--shrink]
 
 Both sides have the same random weights, the same prompts, the same policy (temperature 1, the whole vocabulary, exactly
 so many tokens) and all of the machine, in turn. Each is a process of its own, warmed up by one whole run; then they
-alternate: ours, theirs, ours, theirs. Theirs runs in the fastest of some settings, found in the same machine minutes
-before. Printed per case: tokens per second of finished samples, the median of the pairs' ratios, the peak memory of
-both processes, and how close ours comes to what the machine allows (benchmarks/roofline.py). Where prompts share
-exemplars there is one more figure, outside the ratio: `generate` with their keys and values handed to it by hand.
+alternate: ours, theirs, ours, theirs. Theirs runs in the fastest of some settings, which are tried on the same machine
+beforehand; that takes longer than the rest, and `--theirs` names one instead. Printed per case: tokens per second of
+finished samples, the median of the pairs' ratios, the peak memory of both processes, and how close ours comes to what
+the machine allows (benchmarks/roofline.py). Where prompts share exemplars there is one more figure, outside the ratio:
+`generate` with their keys and values handed to it by hand.
 
 The cases "opt1.3b" are for one accelerator and have to be named; PyTorch takes the GPU if JAX does.
 """
@@ -45,6 +46,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side that are compared")
     parser.add_argument("--cases", default=",".join(CASES), help="beginnings of names of cases, with commas")
+    parser.add_argument(
+        "--theirs", default="", help="their fastest setting if it is known, e.g. bfloat16:4 (questions)"
+    )
     parser.add_argument("--shrink", action="store_true", help="tiny shapes, to see that everything works")
     args = parser.parse_args()
     wanted = tuple(args.cases.split(","))
@@ -58,6 +62,9 @@ def main() -> None:
         machine = once("prepare", cases=cases, folder=folder, shrink=args.shrink)
         device = "cuda" if machine["backend"] in ("gpu", "cuda") else "cpu"
         for name, case in cases.items():
+            if args.theirs:
+                dtype, _, batch = args.theirs.partition(":")
+                case = dataclasses.replace(case, dtypes=(dtype,), theirs_batches=(int(batch or 1),))
             found[name] = compare(case, f"{folder}/{case.architecture}", device, args.pairs, Peaks(**machine["peaks"]))
             print(f"{name}: {json.dumps(found[name])}", flush=True)
     described = f"{platform.machine()}, {os.cpu_count()} cores, {machine['device']}"
