@@ -66,7 +66,7 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
 
     rationales = {
         "gold": c.Rationales(source="task", questions=(f"{task}.gold",)),
-        "sampled": said(n=30, temperature=TEMPERATURE, batch_size=16),
+        "sampled": said(n=30, temperature=TEMPERATURE, batch_size=8, chunk=4),
         "greedy": said(temperature=0.0),
     }
     corpora = {"gold": c.Corpus(rationales=(f"{prefix}gold",), decontaminate=0)}
