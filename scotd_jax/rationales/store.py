@@ -11,25 +11,18 @@ one. So `finish` may be cut between any two renames or removals, and only has to
 merged files as parts, which they are, and gives them their names when all of them are there.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import IO
 from uuid import uuid4
 
 from etils import epath
 
 from scotd_jax.atomic import atomic_write, full_disk_said, sweep, sync_folder
 from scotd_jax.errors import InputError
+from scotd_jax.rationales.names import Name, Names, Place, Places
 from scotd_jax.records import Question, R, Response, from_json, to_json
-
-
-class _Row(NamedTuple):
-    """Where a row lies; the rows themselves stay on disk, so a million of them fit in memory."""
-
-    path: epath.Path
-    number: int  # of its line, counted from 1
-    begin: int  # byte
-    size: int  # bytes, with the line end
 
 
 class ResponseWriter:
@@ -44,16 +37,16 @@ class ResponseWriter:
         self._stem, self._host = stem, host
         self._part = re.compile(re.escape(stem) + r"-host\d{5,}-(\d{6,})-[0-9a-f]{8}\.jsonl")
         self._merged = re.compile(re.escape(stem) + r"(-\d{5,}-of-\d{5,})?\.jsonl")
-        self._done: set[tuple[str, int]] | None = None
+        self._done: Names | None = None
         self._next = 0
 
-    def done(self) -> set[tuple[str, int]]:
+    def done(self) -> Names:
         """Names (question_id, sample_index) of all rows that are safely on disk.
 
         Raises InputError on a damaged file, and on two rows of one name that differ.
         """
-        self._done = set(self._rows())
-        return set(self._done)
+        self._done = Names(name for name, _ in self._rows())
+        return Names(self._done)
 
     def write(self, rows: Iterable[Response]) -> None:
         """Makes `rows` permanent, all or none of them: they are on the disk when this returns.
@@ -63,7 +56,7 @@ class ResponseWriter:
         if self._done is None:
             self.done()
         rows = list(rows)
-        new: set[tuple[str, int]] = set()
+        new: set[Name] = set()
         for row in rows:
             if row.name in self._done or row.name in new:
                 raise InputError(f"{self._folder}: {_name(row.name)} is written twice; every response has its own name")
@@ -81,19 +74,15 @@ class ResponseWriter:
         Raises InputError on a row of a question that is not in `order`, and as `done` does.
         """
         place = {question_id: i for i, question_id in enumerate(order)}
-        rows = self._rows()
-        for name, row in rows.items():
-            if name[0] not in place:
-                raise InputError(f"{row.path} line {row.number}: question {name[0]!r} is not one of those asked")
-        names = sorted(rows, key=lambda name: (place[name[0]], name[1]))
-        count = shards or 1
-        shard_of = [place[name[0]] * count // len(order) for name in names]
-        old, paths, staged, begin = self._files(), self.final_paths(shards), [], 0
+        old, paths, count = self._files(), self.final_paths(shards), shards or 1
+        rows = itertools.groupby(self._rows(order), lambda row: place[row[0][0]] * count // len(order))
+        shard, some = next(rows, (count, ()))
+        staged = []
         with _LineReader() as lines:
-            for shard in range(count):
-                end = begin + shard_of.count(shard)
-                staged.append(self._write_part(lines.read(rows[name]) for name in names[begin:end]))
-                begin = end
+            for i in range(count):
+                staged.append(self._write_part(lines.read(at) for _, at in (some if shard == i else ())))
+                if shard == i:
+                    shard, some = next(rows, (count, ()))
         # Only now, with every row in a new file, may old files be replaced and removed.
         with full_disk_said(self._folder / self._stem):
             for part, path in zip(staged, paths, strict=True):
@@ -138,45 +127,59 @@ class ResponseWriter:
     def _list(folder: epath.Path) -> list[epath.Path]:
         return sorted(folder.iterdir()) if folder.is_dir() else []
 
-    def _rows(self) -> dict[tuple[str, int], _Row]:
-        """All rows of all files by name; equal copies are one."""
-        found: dict[tuple[str, int], _Row] = {}
-        with _LineReader() as lines:
-            for path in self._files():
-                begin = 0
-                for number, line in _lines(path):
-                    name = self._parse(line, path, number).name
-                    row = _Row(path, number, begin, len(line))
-                    begin += len(line)
-                    other = found.setdefault(name, row)
-                    if other is not row and lines.read(other) != _ended(line):
-                        raise InputError(
-                            f"{path} line {number}: {_name(name)} is also in {other.path} line {other.number} and "
-                            "says something else there; two different runs wrote into this folder: remove the file "
-                            "that does not belong here"
-                        )
+    def _rows(self, order: Sequence[str] | None = None) -> Iterator[tuple[Name, Place]]:
+        """All rows of all files by name, sorted by `order` if it is given; equal copies are one."""
+        places = Places()
+        for path in self._files():
+            begin = 0
+            for number, line in _lines(path):
+                places.add(self._parse(line, path, number).name, Place(path, number, begin, len(line)))
+                begin += len(line)
         parts = [int(m[1]) for m in map(self._part.fullmatch, (p.name for p in self._list(self._parts))) if m]
         self._next = max(parts, default=-1) + 1
-        return found
+        try:
+            yield from self._once(places.sorted(order))
+        except KeyError as error:
+            place, question_id = error.args
+            raise InputError(
+                f"{place.path} line {place.line}: question {question_id!r} is not one of those asked"
+            ) from None
+
+    @staticmethod
+    def _once(rows: Iterable[tuple[Name, list[Place]]]) -> Iterator[tuple[Name, Place]]:
+        """The first place of every name. Raises InputError where another one holds something else."""
+        with _LineReader() as lines:
+            for name, (first, *others) in rows:
+                for other in others:
+                    if lines.read(other) != lines.read(first):
+                        raise InputError(
+                            f"{other.path} line {other.line}: {_name(name)} is also in {first.path} line {first.line} "
+                            "and says something else there; two different runs wrote into this folder: remove the "
+                            "file that does not belong here"
+                        )
+                yield name, first
 
 
 class _LineReader:
-    """Reads rows by their place, keeping the last file open: neighbours mostly lie in the same one."""
+    """Reads rows by their place. A few files stay open: the samples of a question lie in neighbouring ones."""
+
+    OPEN = 16
 
     def __enter__(self) -> "_LineReader":
-        self._path, self._file = None, None
+        self._files: dict[epath.Path, IO[bytes]] = {}  # the one used last comes last
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        for file in self._files.values():
+            file.close()
 
-    def read(self, row: _Row) -> bytes:
-        if row.path != self._path:
-            self.__exit__()
-            self._path, self._file = row.path, row.path.open("rb")
-        self._file.seek(row.begin)
-        return _ended(self._file.read(row.size))
+    def read(self, place: Place) -> bytes:
+        file = self._files.pop(place.path, None) or place.path.open("rb")
+        self._files[place.path] = file
+        if len(self._files) > self.OPEN:
+            self._files.pop(next(iter(self._files))).close()
+        file.seek(place.begin)
+        return _ended(file.read(place.size))
 
 
 def read_responses(paths: Iterable[epath.PathLike]) -> Iterator[Response]:
@@ -184,14 +187,13 @@ def read_responses(paths: Iterable[epath.PathLike]) -> Iterator[Response]:
 
     Raises InputError ("FILE line N: ...") on a line that is not a Response and on a name that comes twice.
     """
-    seen: dict[str, set[int]] = {}
+    seen = Names()
     for path, number, response in _records(Response, paths):
-        samples = seen.setdefault(response.question_id, set())
-        if response.sample_index in samples:
+        if response.name in seen:
             raise InputError(
                 f"{path} line {number}: {_name(response.name)} comes twice; (question_id, sample_index) must be unique"
             )
-        samples.add(response.sample_index)
+        seen.add(response.name)
         yield response
 
 
