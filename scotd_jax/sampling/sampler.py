@@ -7,9 +7,8 @@ policy, on its exemplars and on its own length only.
 
 import collections
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -18,13 +17,15 @@ from jax.sharding import Mesh
 
 from scotd_jax.config import Sampling
 from scotd_jax.distributed.mesh import batch_shards
-from scotd_jax.distributed.sharding import batch_sharding, place_cache
+from scotd_jax.distributed.sharding import batch_sharding
 from scotd_jax.errors import InputError
 from scotd_jax.layout import pad_rows, round_up, split_prompt
 from scotd_jax.models.api import Context, Model, Params
 from scotd_jax.sampling import engine
 from scotd_jax.sampling.lanes import Lanes
-from scotd_jax.sampling.noise import base_key, name_words
+from scotd_jax.sampling.noise import base_key
+from scotd_jax.sampling.orders import Orders
+from scotd_jax.sampling.programs import programs
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.stops import cut, stop_table
 
@@ -97,7 +98,7 @@ class Sampler:
         self._texts = tokenizer.token_texts()
         self._table = jax.numpy.asarray(stop_table(self._texts, stops))
         self._base = base_key(seed)
-        self._programs = _programs(model, policy, tokenizer.end_ids, tokenizer.size, mesh)
+        self._programs = programs(model, policy, tokenizer.end_ids, tokenizer.size, mesh)
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[list[Sample]]:
         """Samples as they are finished. While they are decoded to text, the next ones are already being computed.
@@ -155,7 +156,7 @@ class Sampler:
         shared = self._exemplars(weights, exemplars)
         questions, rows, cache = self._programs.empty(weights.params, B, places, width)
         lanes, pending = Lanes(B, G, places), collections.deque(asked)
-        orders = _Orders(B, G)
+        orders = Orders(B, G)
         tokens, finished = np.zeros((B, G, T), np.int32), []
         while True:
             for admitted in self._admitted(lanes, pending):
@@ -164,7 +165,7 @@ class Sampler:
             if not lanes.busy:
                 break
             rows, cache, new, steps = self._programs.decode(
-                weights, shared, questions, rows, cache, self._placed(orders.arrays()), self._base, self._table
+                weights, shared, questions, rows, cache, self._placed(orders.arrays), self._base, self._table
             )
             if finished:
                 yield finished
@@ -246,72 +247,6 @@ class Sampler:
                 ends = np.cumsum([len(part) for part in spelled])
                 shorter = self._tokenizer.decode(ids[: int(np.searchsorted(ends, min(found), side="right"))])
         return shorter
-
-
-class _Orders:
-    """The orders of all rows as they stand, on the host. `busy` rows say something."""
-
-    def __init__(self, B: int, G: int):
-        whole = np.zeros((B, G), np.int32)
-        self._orders = engine.Orders(whole > 0, whole, whole.copy(), np.zeros((B, G, 2), np.uint32), whole.copy())
-        self.busy = whole > 0
-        self._position = whole.copy()
-
-    def begin(self, lanes: Lanes, split: Callable[[Request], tuple[list[int], list[int], int]]) -> None:
-        """Whatever can begin is ordered to."""
-        fresh, start, place, words, index = self._orders = engine.Orders(*map(np.copy, self._orders))
-        fresh[:] = False
-        for lane, row, where, request, sample_index in lanes.begin():
-            at = lane, row
-            fresh[at], place[at], index[at] = True, where, sample_index
-            start[at], words[at] = split(request)[2], name_words(request.question_id)
-            self.busy[at], self._position[at] = True, 0
-
-    def arrays(self) -> engine.Orders:
-        return self._orders
-
-    def hear(self, tokens: np.ndarray, new: np.ndarray, position: np.ndarray) -> int:
-        """Appends the new tokens[B, G, C] of every row to what it has said, and returns how many there are."""
-        count = np.where(self.busy, position - self._position, 0)
-        for step in range(count.max(initial=0)):
-            at = np.nonzero(count > step)
-            tokens[(*at, self._position[at] + step)] = new[(*at, step)]
-        self._position = np.where(self.busy, position, 0)
-        return int(count.sum())
-
-
-class Programs(NamedTuple):
-    """The functions of engine.py, compiled once for every model, policy and mesh, whatever sampler asks."""
-
-    empty: Callable[..., Any]
-    prefill: Callable[..., Any]
-    read: Callable[..., Any]
-    decode: Callable[..., Any]
-
-
-def _programs(
-    model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: Mesh | None
-) -> Programs:
-    return _compiled(model, dataclasses.replace(policy, batch_size=1, bucket=1), end_ids, vocab_limit, mesh)
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled(
-    model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: Mesh | None
-) -> Programs:
-    """`policy` without what only decides shapes. Questions, rows and caches are given away and come back changed."""
-    decode = functools.partial(engine.decode, model, policy, end_ids=end_ids, vocab_limit=vocab_limit)
-    placed = functools.partial(place_cache, mesh)  # else it could come back split otherwise than it went in
-
-    def empty(params: Params, B: int, W: int, P: int):
-        return placed(engine.empty(model, policy, params, B, W, P))
-
-    return Programs(
-        jax.jit(empty, static_argnums=(1, 2, 3)),
-        jax.jit(model.prefill),
-        jax.jit(lambda *args: placed(engine.read(model, *args)), donate_argnums=2),
-        jax.jit(lambda *args: placed(decode(*args)), donate_argnums=(3, 4)),
-    )
 
 
 def _at_once(batch_size: int, mesh: Mesh | None) -> int:
