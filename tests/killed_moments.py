@@ -1,0 +1,154 @@
+"""Random moments at which runs are killed, spread over the whole run, and the killing itself.
+
+The clock of a moment is the run's own progress, so that moments stay where they were drawn on a machine that is busy
+with something else. A run has three phases: it starts (imports, devices, tracing), samples (rows appear in new parts)
+and ends (merging, manifest). A moment is a share of one of them: of the time that starting took in a run that nobody
+killed; of the rows that are still missing, and between two batches of the time that one takes; of the time that
+ending took. Moments are drawn one from each of equal slices of (0, 1), which are the phases one after the other.
+"""
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple
+
+from tests.killed_sampling import BATCH, SAMPLES, TOTAL, Disk, Place, check_kept, look
+
+PHASES = (("starting", 0.2), ("sampling", 0.7), ("ending", 0.1))
+LOOK = 0.002  # seconds between two looks at the folder
+PATIENCE = 120.0  # seconds after which a process that lost another one has to have ended
+
+
+class Moment(NamedTuple):
+    phase: str
+    share: float
+
+
+class Pace(NamedTuple):
+    """Seconds that the phases of a run take; `batch` is one batch of sampling."""
+
+    starting: float
+    batch: float
+    ending: float
+
+
+def moments(count: int, rng: random.Random) -> list[Moment]:
+    drawn = []
+    for i in range(count):
+        at = (i + rng.random()) / count
+        for phase, length in PHASES:
+            if at < length:
+                break
+            at -= length
+        drawn.append(Moment(phase, min(at / length, 1)))
+    rng.shuffle(drawn)
+    return drawn
+
+
+class Watch:
+    """Rows that a run has written, seen from outside: the lines of whole parts, each part read once."""
+
+    def __init__(self, place: Place, before: Disk):
+        self._parts, self._known = place.folder / "parts", {path.rpartition("/")[2] for path in before.files}
+        self.rows = len(before.rows)
+
+    def until(self, rows: float, processes: Sequence[BaseProcess]) -> None:
+        """Returns when so many rows are there, or no process is alive."""
+        while self._look() < rows and any(process.is_alive() for process in processes):
+            time.sleep(LOOK)
+
+    def _look(self) -> int:
+        for path in self._parts.glob("*.jsonl") if self._parts.is_dir() else ():
+            if path.name not in self._known:
+                self._known.add(path.name)
+                try:
+                    self.rows += path.read_bytes().count(b"\n")
+                except FileNotFoundError:  # merged in the meantime
+                    self.rows = TOTAL
+        return self.rows
+
+
+def measure(processes: Sequence[BaseProcess], place: Place) -> Pace:
+    """The pace of a run that starts from nothing and is left alone."""
+    watch, times = Watch(place, Disk({}, {})), [time.monotonic()]
+    for rows in (1, TOTAL):
+        watch.until(rows, processes)
+        times.append(time.monotonic())
+    for process in processes:
+        process.join()
+    times.append(time.monotonic())
+    starting, sampling, ending = (b - a for a, b in zip(times[:-1], times[1:], strict=True))
+    return Pace(starting, sampling * BATCH * SAMPLES / TOTAL, ending)
+
+
+def await_moment(moment: Moment, processes: Sequence[BaseProcess], place: Place, before: Disk, pace: Pace) -> None:
+    if moment.phase == "starting":
+        time.sleep(moment.share * pace.starting)
+        return
+    watch = Watch(place, before)
+    if moment.phase == "ending":
+        watch.until(TOTAL, processes)
+        time.sleep(moment.share * pace.ending)
+        return
+    batches = moment.share * (TOTAL - len(before.rows)) / (BATCH * SAMPLES)
+    watch.until(len(before.rows) + max(1, int(batches) * BATCH * SAMPLES), processes)
+    time.sleep(batches % 1 * pace.batch)
+
+
+def kill(processes: Sequence[BaseProcess], victims: Sequence[int], mercy: float = 0.0) -> bool:
+    """Kills the victims, and the others `mercy` seconds later; False if the victims had ended before."""
+    for host in victims:
+        processes[host].kill()
+    for host in victims:
+        processes[host].join()
+    for process in processes:
+        process.join(timeout=mercy)
+        process.kill()
+        process.join()
+    return any(processes[host].exitcode == -9 for host in victims)
+
+
+def kill_often(
+    place_of: Callable[[int], Place],
+    start: Callable[[Place], Sequence[BaseProcess]],
+    finish: Callable[[Place], object],
+    drawn: Sequence[Moment],
+    pace: Pace,
+    kill: Callable[[Sequence[BaseProcess]], bool] = lambda processes: kill(processes, [0]),
+    most: int = 8,
+) -> Counter[str]:
+    """Kills runs at these moments, up to `most` of them in one folder after another; every folder is finished then.
+
+    A run that ended before its moment does not count, and its moment comes again. Returns in which phases the runs
+    were, as the folder told afterwards.
+    """
+    waiting, hits, tries = deque(drawn), Counter(), 0
+    for number in range(len(drawn) * 3):
+        place = place_of(number)
+        for _ in range(most):
+            before = look(place)
+            if not waiting or len(before.rows) == TOTAL:
+                break
+            tries += 1
+            processes = start(place)
+            await_moment(waiting[0], processes, place, before, pace)
+            killed = kill(processes)
+            after = look(place)
+            check_kept(before, after)
+            if killed:
+                waiting.popleft()
+                hits[_phase(before, after)] += 1
+            else:
+                waiting.rotate()
+        finish(place)
+        if not waiting:
+            return hits
+    raise AssertionError(f"{len(waiting)} of {len(drawn)} moments always came too late, in {tries} runs: {waiting}")
+
+
+def _phase(before: Disk, after: Disk) -> str:
+    if len(after.rows) == TOTAL:
+        return "ending"
+    return "sampling" if len(after.rows) > len(before.rows) else "starting"

@@ -1,0 +1,108 @@
+"""kill -9 at random moments of the real sample job, on one host and on two: every row once, and the same bytes."""
+
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.killed_moments import Moment, await_moment, kill, kill_often, measure, moments
+from tests.killed_sampling import Place, all_names, check_kept, check_whole, finish, look, start, wait
+
+KILLS_ONE_HOST, KILLS_TWO_HOSTS = 50, 12
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+    """Runs that nobody kills, on one host and on two. They fill the caches of compiled code first: (root, disk, pace)."""
+    root = tmp_path_factory.mktemp("uncut")
+    disks, paces = [], []
+    for hosts in (1, 2):
+        finish(Place(root / f"fills{hosts}", root / "cache"), hosts, fills=True)
+        place = Place(root / f"whole{hosts}", root / "cache")
+        processes = start(place, hosts)
+        paces.append(measure(processes, place))
+        wait(processes, place)
+        check_whole(place, look(place), all_names())
+        disks.append(look(place))
+    assert disks[0] == disks[1], "one host and two say the same"
+    return root, disks[0], paces
+
+
+def test_fifty_random_moments_on_one_host(uncut, tmp_path):
+    root, disk, paces = uncut
+    names = all_names()
+
+    def some(seed: int) -> Counter[str]:
+        def finished(place):
+            finish(place)
+            check_whole(place, disk, names)
+
+        drawn = moments(KILLS_ONE_HOST // 2, random.Random(seed))
+        return kill_often(lambda i: Place(tmp_path / f"{seed}.{i}", root / "cache"), start, finished, drawn, paces[0])
+
+    with ThreadPoolExecutor(2) as pool:
+        hits = sum(pool.map(some, range(2)), Counter())
+    print(hits)
+    assert hits.total() == KILLS_ONE_HOST
+    assert hits["sampling"] >= KILLS_ONE_HOST // 2, hits
+    assert hits["starting"] >= 5, hits
+    assert hits["ending"] >= 2, hits
+
+
+def test_random_moments_on_two_hosts(uncut, tmp_path):
+    """One of the two is killed, or both; whoever is left loses its partner and has to end by itself, or dies too."""
+    root, disk, paces = uncut
+    names, rng = all_names(), random.Random(2)
+
+    def one_or_both(processes) -> bool:
+        return kill(processes, rng.choice([[0], [1], [0, 1]]), mercy=rng.uniform(0, 0.2))
+
+    def finished(place):
+        finish(place, 2)
+        check_whole(place, disk, names)
+
+    hits = kill_often(
+        lambda i: Place(tmp_path / str(i), root / "cache"),
+        lambda place: start(place, 2),
+        finished,
+        moments(KILLS_TWO_HOSTS, rng),
+        paces[1],
+        one_or_both,
+    )
+    print(hits)
+    assert hits.total() == KILLS_TWO_HOSTS
+    assert hits["sampling"] >= KILLS_TWO_HOSTS // 2, hits
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_host_that_loses_the_other_ends_by_itself(uncut, tmp_path, victim):
+    root, disk, paces = uncut
+    place = Place(tmp_path / "run", root / "cache")
+    processes = start(place, 2)
+    await_moment(Moment("sampling", 0.4), processes, place, look(place), paces[1])
+    processes[victim].kill()
+    other = processes[1 - victim]
+    other.join(timeout=90)
+    code = other.exitcode
+    kill(processes, [0, 1])
+    assert code, f"{code}: it ended well, or not at all"
+    assert 0 < len(look(place).rows) < len(disk.rows)
+    finish(place, 2)
+    check_whole(place, disk, all_names())
+
+
+@pytest.mark.parametrize("hosts", [(1, 2, 1), (2, 1, 2)])
+def test_a_run_goes_on_with_another_number_of_hosts(uncut, tmp_path, hosts):
+    root, disk, paces = uncut
+    place = Place(tmp_path / "run", root / "cache")
+    for number in hosts[:-1]:
+        before = look(place)
+        processes = start(place, number)
+        await_moment(Moment("sampling", 0.4), processes, place, before, paces[number - 1])
+        assert kill(processes, range(number))
+        after = look(place)
+        check_kept(before, after)
+        assert len(before.rows) < len(after.rows) < len(disk.rows), "each of them has written some of the rows"
+    finish(place, hosts[-1])
+    check_whole(place, disk, all_names())
