@@ -7,6 +7,7 @@ killed; of the rows that are still missing, and between two batches of the time 
 ending took. Moments are drawn one from each of equal slices of (0, 1), which are the phases one after the other.
 """
 
+import itertools
 import random
 import time
 from collections import Counter, deque
@@ -14,11 +15,11 @@ from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
-from tests.killed_sampling import BATCH, SAMPLES, TOTAL, Disk, Place, check_kept, look
+from tests.killed_disk import Disk, check_kept, look
+from tests.killed_sampling import BATCH, SAMPLES, TOTAL, Place
 
 PHASES = (("starting", 0.2), ("sampling", 0.7), ("ending", 0.1))
 LOOK = 0.002  # seconds between two looks at the folder
-PATIENCE = 120.0  # seconds after which a process that lost another one has to have ended
 
 
 class Moment(NamedTuple):
@@ -35,16 +36,18 @@ class Pace(NamedTuple):
 
 
 def moments(count: int, rng: random.Random) -> list[Moment]:
-    drawn = []
-    for i in range(count):
-        at = (i + rng.random()) / count
-        for phase, length in PHASES:
-            if at < length:
-                break
-            at -= length
-        drawn.append(Moment(phase, min(at / length, 1)))
+    drawn = [_moment((i + rng.random()) / count) for i in range(count)]
     rng.shuffle(drawn)
     return drawn
+
+
+def _moment(at: float) -> Moment:
+    """The moment at this share of the whole run."""
+    for phase, length in PHASES[:-1]:
+        if at < length:
+            return Moment(phase, at / length)
+        at -= length
+    return Moment(PHASES[-1][0], at / PHASES[-1][1])
 
 
 class Watch:
@@ -79,7 +82,7 @@ def measure(processes: Sequence[BaseProcess], place: Place) -> Pace:
     for process in processes:
         process.join()
     times.append(time.monotonic())
-    starting, sampling, ending = (b - a for a, b in zip(times[:-1], times[1:], strict=True))
+    starting, sampling, ending = (b - a for a, b in itertools.pairwise(times))
     return Pace(starting, sampling * BATCH * SAMPLES / TOTAL, ending)
 
 
@@ -128,15 +131,15 @@ def kill_often(
     for number in range(len(drawn) * 3):
         place = place_of(number)
         for _ in range(most):
-            before = look(place)
+            before = look(place.folder)
             if not waiting or len(before.rows) == TOTAL:
                 break
             tries += 1
             processes = start(place)
             await_moment(waiting[0], processes, place, before, pace)
             killed = kill(processes)
-            after = look(place)
-            check_kept(before, after)
+            after = look(place.folder)
+            check_kept(before, after, TOTAL)
             if killed:
                 waiting.popleft()
                 hits[_phase(before, after)] += 1

@@ -25,12 +25,12 @@ from scotd_jax.jobs import sample  # noqa: F401
 from scotd_jax.models import opt  # noqa: F401
 from scotd_jax.tasks.registry import load_task
 from tests.configs.cut import MODEL
+from tests.killed_disk import Disk, Name, look
 from tests.test_two_processes import free_port
 
 SAID, QUESTIONS, SAMPLES, BATCH = "said", 80, 3, 2
 TOTAL = QUESTIONS * SAMPLES
 FILES = {f"responses-0000{i}-of-00004.jsonl" for i in range(4)}
-Name = tuple[str, int]
 
 
 def config() -> c.Config:
@@ -108,41 +108,12 @@ def wait(processes: Sequence[BaseProcess], place: Place) -> None:
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
-    assert not any(codes) and None not in codes, f"{codes}\n{place.log.read_text()}"
-
-
-class Disk(NamedTuple):
-    """What lies in the folder of the set: whole files by name, and their rows by theirs, both as bytes."""
-
-    files: dict[str, bytes]
-    rows: dict[Name, bytes]
-
-
-def look(place: Place) -> Disk:
-    """Reads the folder without the package, of which this is a test."""
-    files = {p.relative_to(place.folder).as_posix(): p.read_bytes() for p in sorted(place.folder.rglob("*.jsonl"))}
-    rows: dict[Name, bytes] = {}
-    for path, data in files.items():
-        assert data.endswith(b"\n") or not data, f"{path} is torn"
-        for line in data.splitlines():
-            fields = json.loads(line)
-            name = fields["question_id"], fields["sample_index"]
-            assert rows.setdefault(name, line) == line, f"{path}: {name} is there twice, and differs"
-    return Disk(files, rows)
-
-
-def check_kept(before: Disk, after: Disk) -> None:
-    """Rows are there for good; files keep their bytes, and go only when the whole set has been written."""
-    for name, line in before.rows.items():
-        assert after.rows.get(name) == line, f"{name} was on the disk and is gone or changed"
-    for path, data in before.files.items():
-        assert after.files.get(path, data) == data, f"{path} has changed"
-        assert path in after.files or len(after.rows) == TOTAL, f"{path} is gone before everything was said"
+    assert codes == [0] * len(codes), f"{codes}\n{place.log.read_text()}"
 
 
 def check_whole(place: Place, uncut: Disk, names: set[Name]) -> None:
     """Every name once, byte for byte what a run that nobody kills says, and nothing else in the folder."""
-    disk = look(place)
+    disk = look(place.folder)
     lines = [line for data in disk.files.values() for line in data.splitlines()]
     assert len(lines) == len(disk.rows) == TOTAL
     assert disk.rows.keys() == names

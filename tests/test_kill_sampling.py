@@ -6,15 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.killed_disk import check_kept, look
 from tests.killed_moments import Moment, await_moment, kill, kill_often, measure, moments
-from tests.killed_sampling import Place, all_names, check_kept, check_whole, finish, look, start, wait
+from tests.killed_sampling import TOTAL, Place, all_names, check_whole, finish, start, wait
 
 KILLS_ONE_HOST, KILLS_TWO_HOSTS = 50, 12
 
 
 @pytest.fixture(scope="module")
 def uncut(tmp_path_factory):
-    """Runs that nobody kills, on one host and on two. They fill the caches of compiled code first: (root, disk, pace)."""
+    """Runs that nobody kills, on one host and on two: where the compiled code is kept, the files, and both paces."""
     root = tmp_path_factory.mktemp("uncut")
     disks, paces = [], []
     for hosts in (1, 2):
@@ -23,8 +24,8 @@ def uncut(tmp_path_factory):
         processes = start(place, hosts)
         paces.append(measure(processes, place))
         wait(processes, place)
-        check_whole(place, look(place), all_names())
-        disks.append(look(place))
+        check_whole(place, look(place.folder), all_names())
+        disks.append(look(place.folder))
     assert disks[0] == disks[1], "one host and two say the same"
     return root, disks[0], paces
 
@@ -80,14 +81,14 @@ def test_a_host_that_loses_the_other_ends_by_itself(uncut, tmp_path, victim):
     root, disk, paces = uncut
     place = Place(tmp_path / "run", root / "cache")
     processes = start(place, 2)
-    await_moment(Moment("sampling", 0.4), processes, place, look(place), paces[1])
+    await_moment(Moment("sampling", 0.4), processes, place, look(place.folder), paces[1])
     processes[victim].kill()
     other = processes[1 - victim]
     other.join(timeout=90)
     code = other.exitcode
     kill(processes, [0, 1])
     assert code, f"{code}: it ended well, or not at all"
-    assert 0 < len(look(place).rows) < len(disk.rows)
+    assert 0 < len(look(place.folder).rows) < len(disk.rows)
     finish(place, 2)
     check_whole(place, disk, all_names())
 
@@ -97,12 +98,12 @@ def test_a_run_goes_on_with_another_number_of_hosts(uncut, tmp_path, hosts):
     root, disk, paces = uncut
     place = Place(tmp_path / "run", root / "cache")
     for number in hosts[:-1]:
-        before = look(place)
+        before = look(place.folder)
         processes = start(place, number)
         await_moment(Moment("sampling", 0.4), processes, place, before, paces[number - 1])
         assert kill(processes, range(number))
-        after = look(place)
-        check_kept(before, after)
+        after = look(place.folder)
+        check_kept(before, after, TOTAL)
         assert len(before.rows) < len(after.rows) < len(disk.rows), "each of them has written some of the rows"
     finish(place, hosts[-1])
     check_whole(place, disk, all_names())
