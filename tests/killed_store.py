@@ -38,7 +38,7 @@ def run(
     hosts: int = 1,
     wait: Callable[[], object] = lambda: None,
 ) -> None:
-    """What the sample job does: asks for what is not done yet, in batches of four rows on all hosts, and merges at the end.
+    """What the sample job does: asks for what is not done yet, four rows at a time on all hosts, and merges at the end.
 
     `wait` is where hosts wait for each other (tests/killed_hosts.py).
     """

@@ -1,8 +1,16 @@
-"""kill -9 at random moments of the real sample job, on one host and on two: every row once, and the same bytes."""
+"""kill -9 on one host and on two: every row once, the bytes that nobody's killing would have left, nothing else.
+
+At random moments of the whole sample job (tests/killed_sampling.py), and, since fifty moments cannot hit every gap
+between two system calls, at every step on the disk of a small run on two hosts (tests/killed_hosts.py; one host:
+tests/test_store.py).
+"""
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +19,16 @@ from tests.killed_moments import Moment, await_moment, kill, kill_often, measure
 from tests.killed_sampling import TOTAL, Place, all_names, check_whole, finish, start, wait
 
 KILLS_ONE_HOST, KILLS_TWO_HOSTS = 50, 12
+
+
+def test_every_step_and_fifty_random_moments_of_two_hosts_that_write(tmp_path):
+    command = [sys.executable, "-m", "tests.killed_hosts", str(tmp_path), "50"]
+    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    steps = [int(number) for number in result.stdout.split()]
+    assert len(steps) == 4
+    assert min(steps[:2]) > 50, "host 0 writes and merges"
+    assert min(steps[2:]) > 15, "host 1 writes"
 
 
 @pytest.fixture(scope="module")
