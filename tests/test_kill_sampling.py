@@ -62,7 +62,7 @@ def test_fifty_random_moments_on_one_host(uncut, tmp_path):
 
     with ThreadPoolExecutor(2) as pool:
         hits = sum(pool.map(some, range(2)), Counter())
-    print(hits)
+
     assert hits.total() == KILLS_ONE_HOST
     assert hits["sampling"] >= KILLS_ONE_HOST // 2, hits
     assert hits["starting"] >= 5, hits
@@ -89,7 +89,7 @@ def test_random_moments_on_two_hosts(uncut, tmp_path):
         paces[1],
         one_or_both,
     )
-    print(hits)
+
     assert hits.total() == KILLS_TWO_HOSTS
     assert hits["sampling"] >= KILLS_TWO_HOSTS // 2, hits
 
