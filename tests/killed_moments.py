@@ -11,7 +11,7 @@ import itertools
 import os
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
@@ -24,6 +24,8 @@ LOOK = 0.004  # seconds between two looks at the folder
 
 
 class Moment(NamedTuple):
+    """A phase, and a share of it; of a run that was killed, the share of rows that were there."""
+
     phase: str
     share: float
 
@@ -122,34 +124,32 @@ def kill_often(
     pace: Pace,
     kill: Callable[[Sequence[BaseProcess]], bool] = lambda processes: kill(processes, [0]),
     most: int = 8,
-) -> Counter[str]:
+) -> list[Moment]:
     """Kills runs at these moments, up to `most` of them in one folder after another; every folder is finished then.
 
-    A run that ended before its moment does not count, and its moment comes again. Returns in which phases the runs
-    were, as the folder told afterwards.
+    A run that ended before its moment does not count; the moment comes again, somewhat earlier. Returns where the
+    killed runs were, as the folder told afterwards.
     """
-    waiting, hits, tries = deque(drawn), Counter(), 0
+    waiting, hits = deque(drawn), []
     for number in range(len(drawn) * 3):
         place = place_of(number)
         for _ in range(most):
             before = look(place.folder)
             if not waiting or len(before.rows) == TOTAL:
                 break
-            tries += 1
-            processes = start(place)
-            await_moment(waiting[0], processes, place, before, pace)
+            processes, moment = start(place), waiting.popleft()
+            await_moment(moment, processes, place, before, pace)
             killed = kill(processes)
             after = look(place.folder)
             check_kept(before, after, TOTAL)
             if killed:
-                waiting.popleft()
-                hits[_phase(before, after)] += 1
+                hits.append(Moment(_phase(before, after), len(after.rows) / TOTAL))
             else:
-                waiting.rotate()
+                waiting.append(moment._replace(share=0.7 * moment.share))
         finish(place)
         if not waiting:
             return hits
-    raise AssertionError(f"{len(waiting)} of {len(drawn)} moments always came too late, in {tries} runs: {waiting}")
+    raise AssertionError(f"moments that always came too late: {waiting}")
 
 
 def _phase(before: Disk, after: Disk) -> str:

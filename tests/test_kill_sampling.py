@@ -52,7 +52,7 @@ def test_fifty_random_moments_on_one_host(uncut, tmp_path):
     root, disk, paces = uncut
     names = all_names()
 
-    def some(seed: int) -> Counter[str]:
+    def some(seed: int) -> list[Moment]:
         def finished(place):
             finish(place)
             check_whole(place, disk, names)
@@ -90,8 +90,8 @@ def test_random_moments_on_two_hosts(uncut, tmp_path):
         one_or_both,
     )
 
-    assert hits.total() == KILLS_TWO_HOSTS
-    assert hits["sampling"] >= KILLS_TWO_HOSTS // 2, hits
+    assert len(hits) == KILLS_TWO_HOSTS
+    assert sum(hit.phase == "sampling" for hit in hits) >= KILLS_TWO_HOSTS // 3, hits
 
 
 @pytest.mark.parametrize("victim", [0, 1])
