@@ -31,17 +31,30 @@ ROWS = [row(q, k) for q in sorted(ORDER) for k in range(SAMPLES)]
 MERGED = [to_json(row(q, k)) for q in ORDER for k in range(SAMPLES)]
 
 
-def run(folder: Path, acknowledge: Callable[[Response], object] = lambda row: None) -> None:
-    """What the sample job does: asks for what is not done yet, in batches of four rows, and merges at the end."""
-    writer = ResponseWriter(folder)
+def run(
+    folder: Path,
+    acknowledge: Callable[[Response], object] = lambda row: None,
+    host: int = 0,
+    hosts: int = 1,
+    wait: Callable[[], object] = lambda: None,
+) -> None:
+    """What the sample job does: asks for what is not done yet, four rows at a time on all hosts, and merges at the end.
+
+    `wait` is where hosts wait for each other (tests/killed_hosts.py).
+    """
+    writer = ResponseWriter(folder, host=host)
     done = writer.done()
-    missing = [r for r in reversed(ROWS) if r.name not in done]
-    for begin in range(0, len(missing), 4):
-        batch = missing[begin : begin + 4]
+    wait()
+    missing = [r for r in reversed(ROWS) if r.name not in done][host::hosts]
+    for begin in range(0, len(missing), size := 4 // hosts):
+        batch = missing[begin : begin + size]
         writer.write(batch)
         for r in batch:
             acknowledge(r)
-    writer.finish(ORDER, 2)
+    wait()
+    if host == 0:
+        writer.finish(ORDER, 2)
+    wait()
 
 
 @contextmanager
