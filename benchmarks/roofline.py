@@ -106,26 +106,27 @@ def sampling_work(
 
 def measured_peaks(width: int = 2048, mib: int = 512, repeats: int = 5) -> Peaks:
     """What the default device of JAX does at its best of some times: a bfloat16 product of two [width, width] matrices
-    with a float32 result, and a copy of `mib` MiB (read and written). For devices in KNOWN_BANDWIDTH that one counts.
+    with a float32 result, and one pass over `mib` MiB that reads and writes them. For devices in KNOWN_BANDWIDTH that
+    one counts.
     """
     import jax
     import jax.numpy as jnp
 
-    def best(function, *arrays) -> float:
-        jax.block_until_ready(function(*arrays))
-        seconds = []
+    def best(function, array) -> float:
+        array, seconds = jax.block_until_ready(function(array)), []
         for _ in range(repeats):
             begin = time.perf_counter()
-            jax.block_until_ready(function(*arrays))
+            array = jax.block_until_ready(function(array))
             seconds.append(time.perf_counter() - begin)
         return min(seconds)
 
     square = jnp.ones((width, width), jnp.bfloat16)
-    product = jax.jit(lambda x, y: jnp.dot(x, y, preferred_element_type=jnp.float32))
-    flops = 2 * width**3 / best(product, square, square)
+    product = jax.jit(lambda x: jnp.dot(square, x, preferred_element_type=jnp.float32))
+    flops = 2 * width**3 / best(lambda _: product(square), square)
     kind = jax.devices()[0].device_kind
     known = [value for name, value in KNOWN_BANDWIDTH.items() if name in kind]
     if known:
         return Peaks(flops, known[0])
-    long = jnp.ones(mib * 2**18, jnp.float32)
-    return Peaks(flops, 2 * long.nbytes / best(jax.jit(lambda x: x + 1), long))
+    # In place: pages of a new buffer would have to be made first, which takes longer than to fill them.
+    touch = jax.jit(lambda x: x + 1, donate_argnums=0)
+    return Peaks(flops, 2 * mib * 2**20 / best(touch, jnp.zeros(mib * 2**18, jnp.float32)))
