@@ -43,7 +43,6 @@ def test_sampling_compares_both_sides():
     assert case["theirs_setting"]["dtype"] == "float32"
     assert case["theirs_prefix_reuse_tokens_per_second"] > 0
     assert case["roofline"]["share"] > 0
-    assert case["ours"]["compilations"] == 1
 
 
 def test_memory_of_a_whole_job():
