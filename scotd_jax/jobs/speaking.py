@@ -1,11 +1,11 @@
 """A model answers questions and every answer is kept: what sampling a teacher and evaluating a student share."""
 
+import array
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 
 from scotd_jax import config as c
@@ -94,7 +94,7 @@ def requests(
         question, task = asked[id_]
         if task.name not in exemplars:
             exemplars[task.name] = speaker.exemplar_ids(task)
-        ids = np.array(speaker.prompt_ids(question, task, rationale), np.int32)  # all requests wait at once
+        ids = array.array("i", speaker.prompt_ids(question, task, rationale))  # small: all requests wait at once
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, exemplars[task.name], strict=False))
         return Request(id_, ids, indices, shared=sum(1 for _ in same))
 
