@@ -35,7 +35,7 @@ class Case:
     n: int = 30
     tokens: int = 48
     questions: int = 16
-    batch: int = 6
+    batch: int = 4
     theirs: int = 8
     theirs_batches: tuple[int, ...] = (1, 4, 8)
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
