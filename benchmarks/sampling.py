@@ -15,20 +15,17 @@ The cases "opt1.3b" are for one accelerator and have to be named; PyTorch takes 
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
 from benchmarks.roofline import Peaks, sampling_work
 from benchmarks.sampling_sides import Case
+from benchmarks.sides import Side, described, once, peak_ratio, versions
 from scotd_jax import config as c
 
+SIDES = "sampling_sides"
 CASES = {
     "opt125m_q64": Case("opt-125m"),
     "opt125m_fewshot700": Case("opt-125m", shared=700, batch=8, theirs=2, theirs_batches=(1, 2)),
@@ -39,7 +36,6 @@ ON_ACCELERATORS = {
     "opt1.3b_240": dataclasses.replace(_BIG, questions=32),
     "opt1.3b_960": dataclasses.replace(_BIG, questions=128, batch=32, theirs=32, theirs_batches=(8, 32)),
 }
-LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 
 
 def main() -> None:
@@ -59,7 +55,7 @@ def main() -> None:
         cases = {name: shrunk(case) for name, case in cases.items()}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        machine = once("prepare", cases=cases, folder=folder, shrink=args.shrink)
+        machine = once(SIDES, "prepare", cases=cases, folder=folder, shrink=args.shrink)
         device = "cuda" if machine["backend"] in ("gpu", "cuda") else "cpu"
         for name, case in cases.items():
             if args.theirs:
@@ -67,13 +63,8 @@ def main() -> None:
                 case = dataclasses.replace(case, dtypes=(dtype,), theirs_batches=(int(batch or 1),))
             found[name] = compare(case, f"{folder}/{case.architecture}", device, args.pairs, Peaks(**machine["peaks"]))
             print(f"{name}: {json.dumps(found[name])}", flush=True)
-    described = f"{platform.machine()}, {os.cpu_count()} cores, {machine['device']}"
     facts = {"benchmark": "sampling", "cases": found, "peaks": machine["peaks"], "versions": versions()}
-    print(json.dumps(facts | {"pairs": args.pairs, "device": described}))
-
-
-def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    print(json.dumps(facts | {"pairs": args.pairs, "device": described(machine["device"])}))
 
 
 def shrunk(case: Case) -> Case:
@@ -89,10 +80,14 @@ def compare(case: Case, folder: str, device: str, pairs: int, peaks: Peaks) -> d
     """One case. `pairs` are tokens per second."""
     settings = [{"dtype": dtype, "questions_per_call": each} for dtype in case.dtypes for each in case.theirs_batches]
     if len(settings) > 1:
-        settings = once("probe", case=case, folder=folder, device=device)
+        settings = once(SIDES, "probe", case=case, folder=folder, device=device)
     dtype, batch = settings[0]["dtype"], settings[0]["questions_per_call"]
     setting = {"dtype": dtype, "batch": batch, "device": device}
-    with Side("ours", case=case, folder=folder) as ours, Side("theirs", case=case, folder=folder, **setting) as theirs:
+    with (
+        # One arena makes theirs slower.
+        Side(SIDES, "ours", one_arena=True, case=case, folder=folder) as ours,
+        Side(SIDES, "theirs", case=case, folder=folder, **setting) as theirs,
+    ):
         sides = {"ours": ours, "theirs": theirs}
         for side in sides.values():
             side.ask("run")
@@ -101,11 +96,9 @@ def compare(case: Case, folder: str, device: str, pairs: int, peaks: Peaks) -> d
         reused = theirs.ask("reuse")
     middle = {f"{name}_tokens_per_second": statistics.median(pair[name] for pair in rates) for name in sides}
     memory = {name: each.pop("memory") for name, each in facts.items()}
-    # On an accelerator its own memory is what is scarce.
-    peak = [each.get("device_peak_mib", each["peak_mib"]) for each in memory.values()]
     return {
         "ratio": round(statistics.median(pair["ours"] / pair["theirs"] for pair in rates), 3),
-        "peak_memory_ratio": round(peak[0] / peak[1], 3),
+        "peak_memory_ratio": peak_ratio(memory),
         **{name: round(value, 1) for name, value in middle.items()},
         "pairs": [{name: round(value, 1) for name, value in pair.items()} for pair in rates],
         "theirs_setting": {"dtype": dtype, "questions_per_call": batch, **facts["theirs"]["setting"]},
@@ -143,44 +136,6 @@ def roofline(case: Case, peaks: Peaks, tokens_per_second: float) -> dict[str, An
 
 def rate(done: dict[str, float]) -> float:
     return done["tokens"] / done["seconds"]
-
-
-class Side:
-    """A process of benchmarks/sampling_sides.py that does one thing after the other; ended with the block."""
-
-    def __init__(self, role: str, **arguments: Any):
-        command = [sys.executable, "-m", "benchmarks.sampling_sides", role, json.dumps(c.plain(arguments))]
-        # Two processes share the device, so that neither may take all of its memory beforehand.
-        env = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TOKENIZERS_PARALLELISM": "false"}
-        if role == "ours":
-            env |= {"MALLOC_ARENA_MAX": "1"}  # as the README advises on CPUs; it makes theirs slower
-        self._role = role
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-
-    def __enter__(self) -> "Side":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-
-    def ask(self, word: str) -> Any:
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
-        return self.answer()
-
-    def answer(self) -> Any:
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self._role} ended with status {self._process.wait()}; see its message above")
-        return json.loads(line)
-
-
-def once(role: str, **arguments: Any) -> Any:
-    """The answer of a process that does one thing and ends."""
-    with Side(role, **arguments) as side:
-        return side.answer()
 
 
 if __name__ == "__main__":

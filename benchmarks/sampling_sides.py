@@ -1,24 +1,18 @@
 """The two sides of benchmarks/sampling.py, each in a process of its own: our sampler, and `generate` of transformers.
 
-A side is told on its standard input what to do ("run", "facts", ...), one word per line, and answers each with one JSON
-object on its standard output. Between two words it sleeps. `prepare` and `probe` are done by processes that end
-afterwards, so that neither their memory nor their compilations count for anyone.
+`prepare` and `probe` are done by processes that end afterwards (benchmarks/sides.py).
 """
 
 import dataclasses
-import json
 import os
 import random
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks.roofline import measured_peaks
+from benchmarks.sides import MIB, device_peak, play, resident
 from scotd_jax import config as c
-
-MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +100,7 @@ class Ours:
         return {"seconds": seconds, "tokens": sum(lengths)}
 
     def facts(self) -> dict[str, Any]:
-        import jax
-
-        stats = jax.devices()[0].memory_stats() or {}
-        device = {"device_peak_mib": stats["peak_bytes_in_use"] / MIB} if "peak_bytes_in_use" in stats else {}
-        memory = {**self.memory, "peak_mib": resident()[1], **device}
+        memory = {**self.memory, "peak_mib": resident()[1], **device_peak()}
         return {
             "memory": memory,
             "occupancy": round(self.sampler.work.occupancy, 3),
@@ -232,34 +222,13 @@ def probe(case: Case, folder: str, device: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda setting: -setting["tokens_per_second"])
 
 
-def resident() -> tuple[float, float]:
-    """MiB that this process holds, and the most that it held so far."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return tuple(int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
-    except OSError:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
-        return peak, peak
-
-
-def main() -> None:
-    """`python -m benchmarks.sampling_sides ROLE JSON`: the arguments of the role, cases being plain objects."""
-    role, arguments = sys.argv[1], json.loads(sys.argv[2])
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+def _objects(arguments: dict[str, Any]) -> dict[str, Any]:
     if "case" in arguments:
         arguments["case"] = c.from_mapping(Case, arguments["case"])
-    if role in ("prepare", "probe"):
-        if role == "prepare":
-            arguments["cases"] = {name: c.from_mapping(Case, case) for name, case in arguments["cases"].items()}
-        print(json.dumps({"prepare": prepare, "probe": probe}[role](**arguments)), file=answers, flush=True)
-        return
-    side = {"ours": Ours, "theirs": Theirs}[role](**arguments)
-    for word in sys.stdin:
-        print(json.dumps(getattr(side, word.strip())()), file=answers, flush=True)
+    if "cases" in arguments:
+        arguments["cases"] = {name: c.from_mapping(Case, case) for name, case in arguments["cases"].items()}
+    return arguments
 
 
 if __name__ == "__main__":
-    main()
+    play({"ours": Ours, "theirs": Theirs, "prepare": prepare, "probe": probe}, _objects)
