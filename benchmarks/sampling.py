@@ -27,7 +27,7 @@ from scotd_jax import config as c
 
 SIDES = "sampling_sides"
 CASES = {
-    "opt125m_q64": Case("opt-125m"),
+    "opt125m_q64": Case("opt-125m", batch=3, questions=18),
     "opt125m_fewshot700": Case("opt-125m", shared=700, batch=8, theirs=2, theirs_batches=(1, 2)),
     "t5small_q64": Case("t5-small", batch=6, questions=18),
 }
