@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from scotd_jax.models.regime import kept
+from scotd_jax.models.regime import keep
 
 
 def contract(spec: str, x: Array, y: Array, dtype: str) -> Array:
@@ -53,7 +53,7 @@ _contract.defvjp(_contract_forward, _contract_backward)
 
 def matmul(x: Float[Array, "*lead D"], w: Float[Array, "D F"], dtype: str) -> Float[Array, "*lead F"]:
     """x @ w over the last axis of x, by the rule of this file. float32."""
-    return kept(_over_last(x, w, "io", dtype))
+    return keep(_over_last(x, w, "io", dtype))
 
 
 def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dtype: str) -> Float[Array, "*lead V"]:
@@ -152,4 +152,4 @@ class Heads(nnx.Module):
         return self.o(x.reshape(*x.shape[:-2], -1))
 
     def _split(self, x: Array) -> Array:
-        return kept(x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype))
+        return keep(x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype))

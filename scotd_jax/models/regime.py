@@ -4,8 +4,8 @@ A `Regime` is handed to `prefill` and `extend`; without one (`PLAIN`) both compu
 every layer through `Regime.run`, and a layer passes what it adds to the residual stream through the `drop` it is given.
 
 *Rematerialisation* computes the inside of a layer again in the backward pass instead of keeping it. "full" keeps a
-layer's inputs only; "dots" also keeps what is called `kept` in the code: the results of the products with weights, the
-queries, keys and values in the dtype in which they are used, and what attention's own derivative needs. So "dots"
+layer's inputs only; "dots" also keeps what passes through `keep` in the code: the results of the products with weights,
+the queries, keys and values in the dtype in which they are used, and what attention's own derivative needs. So "dots"
 computes no product twice, and neither of them keeps anything that grows with the square of the tokens.
 
 *Dropout* (Srivastava et al. 2014) stands where T5 (arXiv 1910.10683, section 3.1.2) and OPT (arXiv 2205.01068, section
@@ -32,8 +32,8 @@ Drop = Callable[[Array, str], Array]  # drop(x, place in the layer) -> like x
 _KEPT = "kept"
 
 
-def kept(x: Array) -> Array:
-    """x, marked as a value that remat "dots" keeps."""
+def keep(x: Array) -> Array:
+    """x, marked as one of the values that remat "dots" keeps."""
     return checkpoint_name(x, _KEPT)
 
 
