@@ -164,6 +164,16 @@ class Training:
     log_every: int = 20
     keep: int = 2  # last checkpoints kept, besides the best
     tensorboard: bool = False  # needs the extra "tensorboard"
+    remat: Literal["none", "dots", "full"] = "none"  # what of a layer is computed again and not kept (models/regime.py)
+    dropout: float = 0.0  # share of what attention and MLP add to a token that is dropped (models/regime.py)
+    label_smoothing: float = 0.0  # share of the target's probability that is spread over the vocabulary
+    z_loss: float = 0.0  # weight of log(Z) ** 2 in the objective; PaLM's is 1e-4
+
+    def __post_init__(self):
+        for name, below in (("dropout", 1), ("label_smoothing", 1), ("z_loss", float("inf"))):
+            value = getattr(self, name)
+            if not 0 <= value < below:
+                raise InputError(f"training.{name} is {value}; expected at least 0 and less than {below}, 0 being off")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,6 +50,29 @@ def test_any_cut_gives_loss_and_gradients_of_the_plain_one(chunk):
         close(found, expected, GRADIENT)
 
 
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.1, 0.0), (0.0, 0.01), (0.2, 0.1)])
+@pytest.mark.parametrize("chunk", [0, 8])
+def test_the_objective_is_the_plain_one_whatever_the_cut_and_leaves_the_loss_alone(chunk, smoothing, z_loss):
+    arrays = draw(seed=chunk)
+
+    def objective(function, *settings):
+        def run(*arrays):
+            loss, correct, objective = function(*arrays, *settings, label_smoothing=smoothing, z_loss=z_loss)
+            return objective, (loss, correct)
+
+        return value_and_grads(run, *arrays)
+
+    (_, (found, others)), grads = objective(response_loss, "float32", chunk)
+    (_, (expected, others_ref)), grads_ref = objective(response_loss_reference)
+    close(found.sum, expected.sum, FLOAT32)
+    for one, other in zip(grads, grads_ref, strict=True):
+        close(one, other, GRADIENT)
+    for one, other, plain in zip(others, others_ref, response_loss(*arrays, "float32", chunk), strict=True):
+        close(one.sum, other.sum, FLOAT32)
+        close(one.sum, plain.sum, FLOAT32)
+    assert float(found.sum) > 1.01 * float(others[0].sum)
+
+
 def test_padding_is_inert():
     hidden, unembedding, targets, weights = draw()
     pad = [(0, 0), (0, 0), (0, 4)]

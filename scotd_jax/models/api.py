@@ -74,12 +74,12 @@ class Model:
     """A model as pure functions of its parameters (a nested dict of float32 arrays). Made by `models.registry.build`.
 
     init(key) -> params
-    prefill(params, tokens[B, P], mask[B, P], context=None) -> Context
+    prefill(params, tokens[B, P], mask[B, P], context=None, regime=PLAIN) -> Context
         Right-padded prefixes. With a context the tokens come after it (question after shared exemplars).
-    extend(params, context, tokens[B, G, R], cache=None) -> hidden[B, G, R, E], cache
+    extend(params, context, tokens[B, G, R], cache=None, regime=PLAIN) -> hidden[B, G, R, E], cache
         Without a cache: causal attention over the R tokens and the context, returns None for the cache. With a
         cache: the R tokens become recent ones of it. `hidden` is ready for the output matrix (norms, projections and
-        scales applied).
+        scales applied). `regime` is that of training (regime.py); everything else leaves it out.
     unembedding(params) -> [V, E], the output matrix; logits are hidden @ unembedding.T (`logits` in layers.py).
     new_cache(batch, group, length, recent) -> Cache, empty, with so many slots of either kind per response.
     """

@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from scotd_jax.models.regime import keep
+
 SharedPart = tuple[Array, Array, Array]  # keys and values [B or 1, K, S, Dh], mask bool[B or 1, S] or bool[B, G, S]
 # Keys and values [B, G, K, T, Dh], mask bool[B or 1, G or 1, R or 1, T], bias [B or 1, G or 1, H, R, T] or None
 OwnPart = tuple[Array, Array, Array, Array | None]
@@ -119,8 +121,8 @@ def _attend_forward(scale, query, parts):
         total += _turn_back(weight.sum(-1), query)
         out += _turn_back(_product("bnkgmrt,bnktd->bnkgmrd", weight, values), query)
     total = jnp.where(total == 0, 1.0, total)
-    out = out / total[..., None]
-    return out, (query, parts, out, top + jnp.log(total))
+    out, log_total = keep(out / total[..., None]), keep(top + jnp.log(total))
+    return out, (query, parts, out, log_total)
 
 
 def _attend_backward(scale, saved, d_out):

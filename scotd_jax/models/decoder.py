@@ -17,6 +17,7 @@ from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.decoder_only import DecoderOnly
 from scotd_jax.models.layers import Dense, RMSNorm, embed, normal
+from scotd_jax.models.regime import keep, nothing_dropped
 from scotd_jax.models.rope import frequencies, rotate, rotation
 
 # Logical axes of every parameter; the first pattern that fits counts.
@@ -75,7 +76,7 @@ class Attention(nnx.Module):
         if self.q_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, *turn), rotate(key, *turn)  # in float32, as everything between two products
-        query, key, value = (each.astype(self.dtype) for each in (query, key, value))
+        query, key, value = (keep(each.astype(self.dtype)) for each in (query, key, value))
         own, kept = own_parts(past, key.swapaxes(2, 3), value.swapaxes(2, 3), sights)
         h = grouped_attention(query, segments, own, scale=self.head**-0.5)
         return self.o(h.reshape(*h.shape[:-2], -1)), *kept
@@ -103,10 +104,10 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = MLP(config, dtype, rngs)
 
-    def __call__(self, x, turn, segments, past, sights):
+    def __call__(self, x, turn, segments, past, sights, drop=nothing_dropped):
         h, key, value = self.attn(self.attn_norm(x), turn, segments, past, sights)
-        x = x + h
-        return x + self.mlp(self.mlp_norm(x)), key, value
+        x = x + drop(h, "attn")
+        return x + drop(self.mlp(self.mlp_norm(x)), "mlp"), key, value
 
 
 class Decoder(DecoderOnly):

@@ -8,12 +8,14 @@ from flax import nnx
 
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.cache import extended, of_layer, visible
+from scotd_jax.models.regime import PLAIN, Regime
 
 
 class DecoderOnly(nnx.Module):
     """A stack of `layers`, between the `inputs` and `outputs` of a subclass.
 
-    layers[str(i)](x[B, G, R, D], *told, segments, past, sights) -> x, and keys and values to be kept (see cache.py).
+    layers[str(i)](x[B, G, R, D], *told, segments, past, sights, drop=drop) -> x, and keys and values to be kept (see
+    cache.py).
     """
 
     layers: nnx.Dict
@@ -26,22 +28,22 @@ class DecoderOnly(nnx.Module):
         """What comes out of the layers, ready for the output matrix."""
         raise TypeError(f"{type(self).__name__} does not say what becomes of its layers' output")
 
-    def prefill(self, tokens, mask, context=None):
+    def prefill(self, tokens, mask, context=None, regime=PLAIN):
         """Right-padded prefixes [B, P] -> a Context that ends with their segment. Padding comes last, so the causal
         mask alone hides it from the real tokens; the segment's mask hides it from everything later."""
         B = tokens.shape[0]
         before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
         segments = () if context is None else context.segments
-        _, keys, values = self._through(tokens[:, None], before, segments, None)
+        _, keys, values = self._through(tokens[:, None], before, segments, None, "prompt", regime)
         segment = Segment(tuple(k[:, 0] for k in keys), tuple(v[:, 0] for v in values), mask)
         return Context((*segments, segment), before + mask.sum(1, dtype=jnp.int32))
 
-    def extend(self, context, tokens, cache=None):
+    def extend(self, context, tokens, cache=None, regime=PLAIN):
         """Responses [B, G, R] after the context -> hidden [B, G, R, E] ready for the output matrix, and the cache."""
-        x, keys, values = self._through(tokens, context.length, context.segments, cache)
+        x, keys, values = self._through(tokens, context.length, context.segments, cache, "response", regime)
         return self.outputs(x), extended(cache, keys, values, tokens.shape[2])
 
-    def _through(self, tokens, before, segments, cache):
+    def _through(self, tokens, before, segments, cache, name: str, regime: Regime):
         """tokens[B, G, R], the first of them at position before[B] or before[B, G] (plus what the cache holds)."""
         R = tokens.shape[2]
         first = before if before.ndim == 2 else before[:, None]
@@ -53,7 +55,8 @@ class DecoderOnly(nnx.Module):
         for i in range(len(self.layers)):
             with jax.named_scope(f"layer_{i}"):
                 shared = [(s.keys[i], s.values[i], s.mask) for s in segments]
-                x, key, value = self.layers[str(i)](x, *told, shared, of_layer(cache, i), sights)
+                args = (x, *told, shared, of_layer(cache, i), sights)
+                x, key, value = regime.run(f"{name}/{i}", self.layers[str(i)], *args)
             keys.append(key)
             values.append(value)
         return x, tuple(keys), tuple(values)

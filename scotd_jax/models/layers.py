@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from scotd_jax.models.regime import keep
+
 
 def contract(spec: str, x: Array, y: Array, dtype: str) -> Array:
     """`jnp.einsum(spec, x, y)` with inputs in `dtype` and a float32 result; cotangents have the dtypes of x and y.
@@ -51,7 +53,7 @@ _contract.defvjp(_contract_forward, _contract_backward)
 
 def matmul(x: Float[Array, "*lead D"], w: Float[Array, "D F"], dtype: str) -> Float[Array, "*lead F"]:
     """x @ w over the last axis of x, by the rule of this file. float32."""
-    return _over_last(x, w, "io", dtype)
+    return keep(_over_last(x, w, "io", dtype))
 
 
 def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dtype: str) -> Float[Array, "*lead V"]:
@@ -150,4 +152,4 @@ class Heads(nnx.Module):
         return self.o(x.reshape(*x.shape[:-2], -1))
 
     def _split(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype)
+        return keep(x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype))

@@ -20,6 +20,7 @@ from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_only import DecoderOnly
 from scotd_jax.models.layers import Dense, Heads, LayerNorm, embed, normal
+from scotd_jax.models.regime import nothing_dropped
 
 # Logical axes of every parameter; the first pattern that fits counts.
 AXES = (
@@ -131,14 +132,15 @@ class Layer(nnx.Module):
         self.mlp_norm = LayerNorm(width)
         self.pre_norm = config.do_layer_norm_before
 
-    def __call__(self, x, segments, past, sights):
+    def __call__(self, x, segments, past, sights, drop=nothing_dropped):
         """x[B, G, R, D] -> the same, and the keys and values to be kept."""
         h = self.attn_norm(x) if self.pre_norm else x
         own, kept = own_parts(past, *self.attn.keys_values(h), sights)
         query = self.attn.queries(h)
-        x = x + self.attn.output(grouped_attention(query, segments, own, scale=query.shape[-1] ** -0.5))
+        h = grouped_attention(query, segments, own, scale=query.shape[-1] ** -0.5)
+        x = x + drop(self.attn.output(h), "attn")
         x = x if self.pre_norm else self.attn_norm(x)
-        x = x + self.mlp(self.mlp_norm(x) if self.pre_norm else x)
+        x = x + drop(self.mlp(self.mlp_norm(x) if self.pre_norm else x), "mlp")
         return x if self.pre_norm else self.mlp_norm(x), *kept
 
 

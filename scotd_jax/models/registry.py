@@ -20,6 +20,7 @@ from scotd_jax.models import decoder, hf_fields, opt, t5
 from scotd_jax.models.api import Cache, Context, Model, Params, Precision
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.opt import OPTConfig
+from scotd_jax.models.regime import PLAIN, Regime
 from scotd_jax.models.rope import RopeScaling
 from scotd_jax.models.t5 import T5Config
 
@@ -142,11 +143,13 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION) -> Mode
     def init(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.state(construct(key)))
 
-    def prefill(params: Params, tokens, mask, context: Context | None = None) -> Context:
-        return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context)
+    def prefill(params: Params, tokens, mask, context: Context | None = None, regime: Regime = PLAIN) -> Context:
+        return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context, regime)
 
-    def extend(params: Params, context: Context, tokens, cache: Cache | None = None) -> tuple[jax.Array, Cache | None]:
-        return bind(params).extend(context, jnp.asarray(tokens), cache)
+    def extend(
+        params: Params, context: Context, tokens, cache: Cache | None = None, regime: Regime = PLAIN
+    ) -> tuple[jax.Array, Cache | None]:
+        return bind(params).extend(context, jnp.asarray(tokens), cache, regime)
 
     def unembedding(params: Params) -> jax.Array:
         return bind(params).unembedding()

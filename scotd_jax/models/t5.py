@@ -25,6 +25,7 @@ from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import extended, of_layer, own_parts, visible
 from scotd_jax.models.layers import Dense, Heads, RMSNorm, embed, normal
+from scotd_jax.models.regime import PLAIN, nothing_dropped
 
 # Logical axes of every parameter; the first pattern that fits counts.
 AXES = (
@@ -142,16 +143,16 @@ class Layer(nnx.Module):
             self.cross, self.cross_norm = _heads(config, dtype, rngs), RMSNorm(width, eps=eps)
         self.mlp, self.mlp_norm = MLP(config, dtype, rngs), RMSNorm(width, eps=eps)
 
-    def __call__(self, x, past, sights, prompts=()):
+    def __call__(self, x, past, sights, prompts=(), drop=nothing_dropped):
         """x[B, G, R, D] -> the same, and the keys and values to be kept. `prompts` are those parts of the segments
         that belong to this layer (decoder only)."""
         h = self.attn_norm(x)
         own, kept = own_parts(past, *self.attn.keys_values(h), sights)
-        x = x + self.attn.output(grouped_attention(self.attn.queries(h), (), own, 1.0))
+        x = x + drop(self.attn.output(grouped_attention(self.attn.queries(h), (), own, 1.0)), "attn")
         if prompts:
             query = self.cross.queries(self.cross_norm(x))
-            x = x + self.cross.output(grouped_attention(query, prompts, (), 1.0))
-        return x + self.mlp(self.mlp_norm(x)), *kept
+            x = x + drop(self.cross.output(grouped_attention(query, prompts, (), 1.0)), "cross")
+        return x + drop(self.mlp(self.mlp_norm(x)), "mlp"), *kept
 
 
 class Stack(nnx.Module):
@@ -194,28 +195,31 @@ class T5(nnx.Module):
         self.lm_head = None if config.tie_word_embeddings else Unembedding(config, rngs)
         self.scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
 
-    def prefill(self, tokens, mask, context=None):
+    def prefill(self, tokens, mask, context=None, regime=PLAIN):
         """Right-padded prompts [B, P] -> a Context of one segment: every decoder layer's view of the encoded prompt."""
         if context is not None:
             raise ValueError("an encoder-decoder has no context before the prompt: put exemplars into the prompt")
         positions = jnp.arange(tokens.shape[1])
-        x, bias = embed(self.embed.tokens[...], tokens)[:, None], self.encoder.bias(positions[None, None], positions)
+        x = regime.drop(embed(self.embed.tokens[...], tokens)[:, None], "encoder/embed")
+        sights = [(mask[:, None, None], self.encoder.bias(positions[None, None], positions))]
         for i in range(len(self.encoder.layers)):
             with jax.named_scope(f"encoder_{i}"):
-                x, _, _ = self.encoder.layers[str(i)](x, None, [(mask[:, None, None], bias)])
+                x, _, _ = regime.run(f"encoder/{i}", self.encoder.layers[str(i)], x, None, sights)
         x = self.encoder.final_norm(x)[:, 0]
         crosses = [self.decoder.layers[str(i)].cross for i in range(len(self.decoder.layers))]
         keys, values = zip(*(cross.keys_values(x) for cross in crosses), strict=True)
         return Context((Segment(keys, values, mask),), mask.sum(1, dtype=jnp.int32))
 
-    def extend(self, context, tokens, cache=None):
+    def extend(self, context, tokens, cache=None, regime=PLAIN):
         """Responses [B, G, R] -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
-        x, sights = embed(self.embed.tokens[...], tokens), self._sights(cache, tokens.shape[2])
+        x = regime.drop(embed(self.embed.tokens[...], tokens), "decoder/embed")
+        sights = self._sights(cache, tokens.shape[2])
         keys, values = [], []
         for i in range(len(self.decoder.layers)):
             with jax.named_scope(f"decoder_{i}"):
                 prompts = [(s.keys[i], s.values[i], s.mask) for s in context.segments]
-                x, key, value = self.decoder.layers[str(i)](x, of_layer(cache, i), sights, prompts)
+                args = (x, of_layer(cache, i), sights, prompts)
+                x, key, value = regime.run(f"decoder/{i}", self.decoder.layers[str(i)], *args)
             keys.append(key)
             values.append(value)
         hidden = self.decoder.final_norm(x) * self.scale

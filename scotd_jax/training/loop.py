@@ -34,6 +34,7 @@ from scotd_jax.models.api import Model, Params
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import LateMetrics, MetricWriter
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
+from scotd_jax.training.options import OFF, Options
 from scotd_jax.training.step import ONE_PART, TrainState, chunk_tokens, make_train_step
 
 
@@ -73,7 +74,9 @@ def train(
     """
     _check_sizes(training, mesh)
     folder = epath.Path(folder)
-    programs = _programs(model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh)
+    options = Options.of(training)
+    programs = _programs(model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh, options)
+    noise = programs.noise(seed) if options.dropout > 0 else ()
     board = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.keep))
@@ -94,7 +97,7 @@ def train(
         for step in range(done + 1, training.steps + 1):
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device by accident
                 batch = sharding.place_batch(next(loader), programs.batch)
-                state, update = programs.step(state, batch)
+                state, update = programs.step(state, batch, *noise)
                 metrics.add(step, update)
 
             evaluates, saves = _due(step, training)
@@ -117,7 +120,7 @@ class _Programs:
     batch: jax.sharding.NamedSharding
     init_params: Callable[[jax.Array], Params]
     init_optimizer: Callable[[Params], Any]
-    step: Callable[[TrainState, Mapping[str, Mapping[str, jax.Array]]], tuple[TrainState, dict[str, jax.Array]]]
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # of make_train_step
 
     def start(self, params: Params | None, seed: int) -> TrainState:
         """The state before the first update."""
@@ -128,6 +131,10 @@ class _Programs:
         step = jax.device_put(jnp.zeros((), jnp.int32), self.abstract.step.sharding)
         return TrainState(step, placed, self.init_optimizer(placed))
 
+    def noise(self, seed: int) -> tuple[jax.Array]:
+        """What `step` takes besides where there is dropout: the seed, whatever its size, as 32 bits."""
+        return (jax.device_put(np.uint32(seed % 2**32), self.abstract.step.sharding),)
+
 
 @functools.lru_cache(maxsize=8)
 def _programs(
@@ -137,6 +144,7 @@ def _programs(
     microbatches: int,
     parts: tuple[tuple[str, float], ...],
     mesh: jax.sharding.Mesh,
+    options: Options = OFF,
 ) -> _Programs:
     """Kept, so that the students of one chain that differ in their data alone compile once."""
     optimizer, schedule = make_optimizer(settings, steps), make_schedule(settings, steps)
@@ -153,8 +161,8 @@ def _programs(
     )
     chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
     step = jax.jit(
-        make_train_step(model, optimizer, schedule, microbatches, chunk, parts),
-        in_shardings=(state_places, batch),
+        make_train_step(model, optimizer, schedule, microbatches, chunk, parts, options),
+        in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),
         donate_argnums=0,
     )

@@ -34,12 +34,19 @@ def response_loss(
     weights_BGR: Float[Array, "B G R"],
     compute_dtype: str = "float32",
     chunk: int = 0,
-) -> tuple[Weighted, Weighted]:
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> tuple[Weighted, ...]:
     """Cross entropy (nats) of the targets and how many of them are the most likely token, both weighted.
 
     Logits exist for about `chunk` tokens at a time, counted over the whole batch (0: all at once), and are computed
     again in the backward pass. Chunks are cut along the tokens of a question, so that a batch which is split over
     devices along B stays where it is. A target that ties with the largest logit counts as most likely.
+
+    Where one of them is not 0, a third sum follows: the objective, to be optimized in place of the cross entropy. It
+    is the cross entropy against `label_smoothing` of the probability spread evenly over the whole vocabulary and the
+    rest on the target (Szegedy et al., arXiv 1512.00567, section 7), plus `z_loss` * log(Z) ** 2, Z being the sum of
+    the exponentials of the logits (PaLM, arXiv 2204.02311, section 5).
     """
     B, G, R, E = hidden_BGRE.shape
     tokens = G * R
@@ -53,21 +60,23 @@ def response_loss(
 
     pieces = cut(hidden_BGRE, E), cut(targets_BGR), cut(weights_BGR)
     if parts == 1:
-        loss, correct = _sums(*(piece[0] for piece in pieces), unembedding_VE, compute_dtype)
+        sums = _sums(*(piece[0] for piece in pieces), unembedding_VE, compute_dtype, label_smoothing, z_loss)
     else:
 
         @jax.checkpoint
         def body(total, piece):
-            loss, correct = _sums(*piece, unembedding_VE, compute_dtype)
-            return (total[0] + loss, total[1] + correct), None
+            sums = _sums(*piece, unembedding_VE, compute_dtype, label_smoothing, z_loss)
+            return tuple(a + b for a, b in zip(total, sums, strict=True)), None
 
         zero = jnp.zeros((), jnp.float32)
-        (loss, correct), _ = jax.lax.scan(body, (zero, zero), pieces)
+        sums, _ = jax.lax.scan(body, (zero,) * (3 if label_smoothing or z_loss else 2), pieces)
     weight = jnp.sum(weights_BGR)
-    return Weighted(loss, weight), Weighted(correct, weight)
+    return tuple(Weighted(sum, weight) for sum in sums)
 
 
-def _sums(hidden_BTE, targets_BT, weights_BT, unembedding_VE, compute_dtype) -> tuple[jax.Array, jax.Array]:
+def _sums(
+    hidden_BTE, targets_BT, weights_BT, unembedding_VE, compute_dtype, label_smoothing, z_loss
+) -> tuple[jax.Array, ...]:
     logits_BTV = logits(hidden_BTE, unembedding_VE, compute_dtype)
     top_BT1 = jax.lax.stop_gradient(jnp.max(logits_BTV, axis=-1, keepdims=True))
     log_z_BT = jnp.log(jnp.sum(jnp.exp(logits_BTV - top_BT1), axis=-1)) + top_BT1[..., 0]
@@ -75,7 +84,11 @@ def _sums(hidden_BTE, targets_BT, weights_BT, unembedding_VE, compute_dtype) -> 
     is_target_BTV = targets_BT[..., None] == jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
     chosen_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
     hits_BT = jax.lax.stop_gradient(chosen_BT) >= top_BT1[..., 0]
-    return jnp.sum(weights_BT * (log_z_BT - chosen_BT)), jnp.sum(jnp.where(hits_BT, weights_BT, 0.0))
+    sums = jnp.sum(weights_BT * (log_z_BT - chosen_BT)), jnp.sum(jnp.where(hits_BT, weights_BT, 0.0))
+    if not (label_smoothing or z_loss):
+        return sums
+    aim_BT = (1 - label_smoothing) * chosen_BT + label_smoothing * jnp.mean(logits_BTV, axis=-1)
+    return *sums, jnp.sum(weights_BT * (log_z_BT - aim_BT + z_loss * jnp.square(log_z_BT)))
 
 
 def response_loss_reference(
@@ -83,12 +96,18 @@ def response_loss_reference(
     unembedding_VE: Float[Array, "V E"],
     targets_BGR: Int[Array, "B G R"],
     weights_BGR: Float[Array, "B G R"],
-) -> tuple[Weighted, Weighted]:
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> tuple[Weighted, ...]:
     """What `response_loss` means, in float32 and in the fewest lines."""
-    log_p_BGRV = jax.nn.log_softmax(hidden_BGRE.astype(jnp.float32) @ unembedding_VE.T)
+    logits_BGRV = hidden_BGRE.astype(jnp.float32) @ unembedding_VE.T
+    log_p_BGRV = jax.nn.log_softmax(logits_BGRV)
     loss_BGR = -jnp.take_along_axis(log_p_BGRV, targets_BGR[..., None], axis=-1)[..., 0]
     hits_BGR = jnp.argmax(log_p_BGRV, axis=-1) == targets_BGR
-    weight = jnp.sum(weights_BGR)
-    return Weighted(jnp.sum(weights_BGR * loss_BGR), weight), Weighted(
-        jnp.sum(weights_BGR * hits_BGR.astype(jnp.float32)), weight
-    )
+    terms = [loss_BGR, hits_BGR.astype(jnp.float32)]
+    if label_smoothing or z_loss:
+        V = unembedding_VE.shape[0]
+        aim_BGRV = (1 - label_smoothing) * jax.nn.one_hot(targets_BGR, V) + label_smoothing / V
+        log_z_BGR = jax.nn.logsumexp(logits_BGRV, axis=-1)
+        terms.append(-jnp.sum(aim_BGRV * log_p_BGRV, axis=-1) + z_loss * log_z_BGR**2)
+    return tuple(Weighted(jnp.sum(weights_BGR * term), jnp.sum(weights_BGR)) for term in terms)

@@ -76,8 +76,8 @@ class LateMetrics:
     """Means over the updates since the last line, each update's numbers fetched one update late.
 
     Fetching the numbers of the update just dispatched would make the host wait for it, and the devices then for the
-    host. losses and `token_accuracy` are weighted by `tokens`, which is a sum; `grad_norm` is a plain mean; the rest
-    is that of the last update. `emit(step, values)` receives each line.
+    host. losses, `objective` and `token_accuracy` are weighted by `tokens`, a sum; `grad_norm` is a plain mean; the
+    rest is that of the last update. `emit(step, values)` receives each line.
     """
 
     def __init__(self, log_every: int, emit: Callable[[int, dict[str, float]], None]):
@@ -125,7 +125,7 @@ class LateMetrics:
 def _means(rows: list[dict[str, float]], untimed: int, seconds: float) -> dict[str, float]:
     tokens = [row["tokens"] for row in rows]
     values = dict(rows[-1], tokens=sum(tokens))
-    for name in (name for name in values if name.startswith("loss") or name == "token_accuracy"):
+    for name in (name for name in values if name.startswith("loss") or name in ("objective", "token_accuracy")):
         values[name] = sum(row[name] * row["tokens"] for row in rows) / max(sum(tokens), 1.0)
     values["grad_norm"] = sum(row["grad_norm"] for row in rows) / len(rows)
     values["seconds_per_step"] = seconds / max(len(rows) - untimed, 1)

@@ -14,6 +14,7 @@ import optax
 
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.losses import Weighted, response_loss
+from scotd_jax.training.options import OFF, Options
 
 Part = Mapping[str, jax.Array]
 Batch = Mapping[str, Part]
@@ -30,15 +31,17 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def make_loss(model: Model, chunk: int = 0) -> Callable[[Params, Part], tuple[Weighted, Weighted]]:
-    """fn(params, part) -> (cross entropy, correct tokens), each a weighted sum over response tokens.
+def make_loss(model: Model, chunk: int = 0, options: Options = OFF) -> Callable[..., tuple[Weighted, ...]]:
+    """fn(params, part, key=None) -> (cross entropy, correct tokens), each a weighted sum over response tokens, and the
+    objective after them where it is another number (`response_loss`). With dropout the key names the masks.
 
     The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`.
     """
 
-    def loss(params: Params, batch: Part) -> tuple[Weighted, Weighted]:
-        context = model.prefill(params, batch["prompt"], batch["prompt_mask"])
-        hidden_BGRE, _ = model.extend(params, context, batch["inputs"])
+    def loss(params: Params, batch: Part, key: jax.Array | None = None) -> tuple[Weighted, ...]:
+        regime = options.regime(key)
+        context = model.prefill(params, batch["prompt"], batch["prompt_mask"], **regime)
+        hidden_BGRE, _ = model.extend(params, context, batch["inputs"], **regime)
         return response_loss(
             hidden_BGRE,
             model.unembedding(params),
@@ -46,6 +49,8 @@ def make_loss(model: Model, chunk: int = 0) -> Callable[[Params, Part], tuple[We
             batch["weights"],
             model.precision.compute,
             chunk,
+            options.label_smoothing,
+            options.z_loss,
         )
 
     return loss
@@ -63,54 +68,70 @@ def make_train_step(
     microbatches: int = 1,
     chunk: int = 0,
     parts: Sequence[tuple[str, float]] = ONE_PART,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """step(state, batch) -> (state, metrics), to be jitted with the state donated.
+    options: Options = OFF,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """step(state, batch) -> (state, metrics), to be jitted with the state donated. With dropout it is
+    step(state, batch, seed), seed being uint32[].
 
     `parts` are the names of a batch's parts and the weights of their mean losses. The batch is cut into `microbatches`
     equal parts, one after another in memory; every token's weight is a share of the whole batch beforehand, so their
     sums add up and the update does not depend on the cut. Metrics are float32 scalars: loss (nats per response token,
     summed over parts by weight), token_accuracy, tokens, grad_norm (before clipping) and learning_rate; with several
-    parts also loss_PART, each part's mean.
-    """
-    loss_fn = make_loss(model, chunk)
+    parts also loss_PART, each part's mean; with label smoothing or z-loss also objective, which is what is optimized.
 
-    def sums(params: Params, batch: Batch) -> tuple[Params, dict[str, tuple[jax.Array, jax.Array]]]:
+    Masks of dropout are named by seed, update, micro-batch and part, so an update that is made again draws them again.
+    """
+    loss_fn = make_loss(model, chunk, options)
+
+    def sums(params: Params, batch: Batch, key: jax.Array | None) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
         def total(params):
-            pairs = {name: loss_fn(params, batch[name]) for name, _ in parts}
-            said = {name: (loss.sum, correct.sum) for name, (loss, correct) in pairs.items()}
-            return sum(loss for loss, _ in said.values()), said
+            keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(parts))]
+            said = {
+                name: tuple(each.sum for each in loss_fn(params, batch[name], part_key))
+                for (name, _), part_key in zip(parts, keys, strict=True)
+            }
+            return sum(each[2 if options.objective else 0] for each in said.values()), said
 
         return jax.grad(total, has_aux=True)(params)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, seed: jax.Array | None = None) -> tuple[TrainState, Metrics]:
         tokens = {name: jnp.sum(batch[name]["weights"]) for name, _ in parts}
         shares = {
             name: {**batch[name], "weights": Weighted(weight * batch[name]["weights"], tokens[name]).mean()}
             for name, weight in parts
         }
+        keys = mask_keys(seed, state.step, microbatches) if options.dropout > 0 else None
         if microbatches == 1:
-            grads, said = sums(state.params, shares)
+            grads, said = sums(state.params, shares, None if keys is None else keys[0])
         else:
             pieces = jax.tree.map(lambda array: split(array, microbatches), shares)
 
             def add(carry, piece):
-                return jax.tree.map(jnp.add, carry, sums(state.params, piece)), None
+                return jax.tree.map(jnp.add, carry, sums(state.params, *piece)), None
 
-            zero = {name: (jnp.zeros(()), jnp.zeros(())) for name, _ in parts}
-            (grads, said), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), pieces)
+            zero = {name: (jnp.zeros(()),) * (3 if options.objective else 2) for name, _ in parts}
+            (grads, said), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), (pieces, keys))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
-            "loss": sum(loss for loss, _ in said.values()),
-            "token_accuracy": sum(correct for _, correct in said.values()) / sum(weight for _, weight in parts),
+            "loss": sum(loss for loss, *_ in said.values()),
+            "token_accuracy": sum(correct for _, correct, *_ in said.values()) / sum(weight for _, weight in parts),
             "tokens": sum(tokens.values()),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
+        if options.objective:
+            metrics["objective"] = sum(objective for _, _, objective in said.values())
         if len(parts) > 1:
             metrics |= {f"loss_{name}": said[name][0] / weight for name, weight in parts}
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
     return step
+
+
+def mask_keys(seed: jax.Array, step: jax.Array, microbatches: int) -> jax.Array:
+    """The keys of dropout of one update, one per micro-batch. They depend on the three numbers alone."""
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(microbatches))
 
 
 def split(array: jax.Array, parts: int) -> jax.Array:

@@ -1,0 +1,75 @@
+"""What is done to a model while it is trained, and never when it is asked: rematerialisation and dropout.
+
+A `Regime` is handed to `prefill` and `extend`; without one (`PLAIN`) both compute what they always compute. Models run
+every layer through `Regime.run`, and a layer passes what it adds to the residual stream through the `drop` it is given.
+
+*Rematerialisation* computes the inside of a layer again in the backward pass instead of keeping it. "full" keeps a
+layer's inputs only; "dots" also keeps what passes through `keep` in the code: the results of the products with weights,
+the queries, keys and values in the dtype in which they are used, and what attention's own derivative needs. So "dots"
+computes no product twice, and neither of them keeps anything that grows with the square of the tokens.
+
+*Dropout* (Srivastava et al. 2014) stands where T5 (arXiv 1910.10683, section 3.1.2) and OPT (arXiv 2205.01068, section
+2.2) have it in common: on what attention and MLP add to the residual stream. T5's embeddings are dropped as well, OPT's
+and Llama's are not, and neither are attention weights, which the grouped attention never holds as a whole. A mask is
+named by its key, by the layer and by the place in it, and drawn over the global shape: it is the same on every mesh.
+The prompt is computed once per question, so all its responses see the same dropped prompt; each draws its own masks for
+its own tokens.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+Remat = Literal["none", "dots", "full"]
+Drop = Callable[[Array, str], Array]  # drop(x, place in the layer) -> like x
+
+_KEPT = "kept"
+
+
+def keep(x: Array) -> Array:
+    """x, marked as one of the values that remat "dots" keeps."""
+    return checkpoint_name(x, _KEPT)
+
+
+def nothing_dropped(x: Array, place: str) -> Array:
+    """The `drop` of a layer that is not trained."""
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """`rate` is the share of entries that is dropped, in [0, 1); `key` names the masks and is needed where rate > 0."""
+
+    remat: Remat = "none"
+    rate: float = 0.0
+    key: jax.Array | None = None
+
+    def drop(self, x: Float[Array, "*shape"], name: str) -> Float[Array, "*shape"]:
+        """x with a share `rate` of its entries zero and the rest larger by 1 / (1 - rate)."""
+        if self.rate == 0:
+            return x
+        # A name, not a count: no other place draws other masks because one is added or left out.
+        key = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
+        stays = jax.random.bernoulli(key, 1 - self.rate, x.shape)
+        return jnp.where(stays, x / (1 - self.rate), 0.0)
+
+    def run(self, name: str, layer: Callable[..., Any], *args: Any) -> Any:
+        """layer(*args, drop=...), its inside kept or computed again as `remat` says. `name` names its masks."""
+
+        def inside(*args: Any) -> Any:
+            return layer(*args, drop=lambda x, place: self.drop(x, f"{name}/{place}"))
+
+        if self.remat == "none":
+            return inside(*args)
+        policies = jax.checkpoint_policies
+        policy = policies.nothing_saveable if self.remat == "full" else policies.save_only_these_names(_KEPT)
+        return jax.checkpoint(inside, policy=policy)(*args)
+
+
+PLAIN = Regime()

@@ -1,0 +1,208 @@
+"""Options of training: rematerialisation, dropout, label smoothing and z-loss, alone, together, cut and on any mesh."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from scotd_jax import config
+from scotd_jax.distributed import sharding
+from scotd_jax.distributed.mesh import make_mesh
+from scotd_jax.errors import InputError
+from scotd_jax.models.api import Precision
+from scotd_jax.models.regime import Regime
+from scotd_jax.models.registry import build, config_for
+from scotd_jax.training.checkpoints import load_params
+from scotd_jax.training.loop import _programs, train
+from scotd_jax.training.metrics import read_metrics
+from scotd_jax.training.options import OFF, Options
+from scotd_jax.training.step import ONE_PART, make_loss, mask_keys
+from tests.test_attention import close
+from tests.tolerances import FLOAT32, GRADIENT
+from tests.training_fixtures import batch_of, batches
+
+V = 48
+SMALL = {
+    "opt": ("opt-tiny", {"hidden_size": 16, "ffn_dim": 32, "vocab_size": V, "num_hidden_layers": 1}),
+    "t5": ("t5-tiny", {"d_model": 16, "d_ff": 32, "vocab_size": V, "d_kv": 4, "num_layers": 1}),
+    "decoder": (
+        "decoder-tiny",
+        {"hidden_size": 16, "intermediate_size": 32, "vocab_size": V, "num_hidden_layers": 1},
+    ),
+}
+
+
+def small(kind, compute="float32"):
+    architecture, shape = SMALL[kind]
+    return build(config_for(architecture, shape), Precision(compute))
+
+
+@functools.cache
+def gradient(kind, remat):
+    """Loss and gradients with dropout."""
+    model, batch = small(kind), batch_of(2, vocab=V)
+    loss = make_loss(model, options=Options(remat=remat, dropout=0.2))
+
+    @jax.jit
+    def run(params, batch, key):
+        return jax.value_and_grad(lambda params: loss(params, batch, key)[0].mean())(params)
+
+    return run(model.init(jax.random.key(0)), batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("kind", SMALL)
+def test_remat_changes_no_gradient_even_of_what_was_dropped(kind, remat):
+    close(gradient(kind, remat), gradient(kind, "none"), GRADIENT)
+
+
+def test_remat_keeps_less_and_only_full_computes_products_again():
+    shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": 6}
+    model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=4, P=16, R=32)
+    compiled = {}
+    for remat in ("none", "dots", "full"):
+        loss = make_loss(model, options=Options(remat=remat))
+        grad = jax.jit(jax.grad(lambda params, batch, loss=loss: loss(params, batch)[0].mean()))
+        compiled[remat] = grad.lower(model.abstract(), batch).compile()
+    memory = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
+    work = {remat: each.cost_analysis()["flops"] for remat, each in compiled.items()}
+    print(memory, work)
+    assert memory["dots"] < 0.9 * memory["none"]
+    assert memory["full"] < 0.6 * memory["dots"]
+    assert work["dots"] < 1.06 * work["none"]  # norms and activations
+    assert 1.2 * work["none"] < work["full"] < 1.4 * work["none"]  # one more forward pass through the layers
+
+
+def test_dropout_keeps_the_mean_and_every_place_has_its_own_mask():
+    x = jnp.linspace(1.0, 2.0, 200).reshape(4, 50)
+
+    def dropped(seed, name):
+        return Regime(rate=0.25, key=jax.random.key(seed)).drop(x, name)
+
+    drawn = jnp.stack([dropped(seed, "decoder/0/mlp") for seed in range(400)])
+    assert set(np.unique(np.asarray(drawn / x).round(4))) == {0.0, np.float32(1.3333)}
+    close(drawn.mean(0), x, 0.15)
+    np.testing.assert_allclose((drawn == 0).mean(), 0.25, atol=0.01)
+    others = [dropped(0, "decoder/1/mlp"), dropped(0, "decoder/0/attn"), dropped(1, "decoder/0/mlp")]
+    assert all(float(((other == 0) == (drawn[0] == 0)).mean()) < 0.8 for other in others)
+    np.testing.assert_array_equal(dropped(0, "decoder/0/mlp"), drawn[0])
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_responses_share_the_dropped_prompt_and_draw_their_own_masks(kind):
+    """Three equal responses of every question: what they compute differs by their own masks alone."""
+    model, batch = small(kind), batch_of(2, vocab=V)
+    params, regime = model.init(jax.random.key(0)), Regime(rate=0.2, key=jax.random.key(1))
+    inputs = jnp.asarray(batch["inputs"])[:, :1].repeat(3, 1)
+    prefill, extend = jax.jit(model.prefill), jax.jit(model.extend)
+    dropped = jax.jit(lambda *args: model.prefill(*args, regime=regime))(params, batch["prompt"], batch["prompt_mask"])
+    plain = prefill(params, batch["prompt"], batch["prompt_mask"])
+    assert jax.tree.map(jnp.shape, dropped) == jax.tree.map(jnp.shape, plain)
+    assert not np.array_equal(dropped.segments[0].keys[-1], plain.segments[0].keys[-1])
+
+    same, _ = extend(params, dropped, inputs)
+    close(same[:, 1:], same[:, :1].repeat(2, 1), FLOAT32)
+    own, _ = jax.jit(lambda *args: model.extend(*args, regime=regime))(params, dropped, inputs)
+    assert all(not np.allclose(own[:, a], own[:, b], atol=1e-3) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_masks_are_named_by_seed_update_and_micro_batch():
+    def keys(seed, step):
+        return np.asarray(jax.random.key_data(mask_keys(jnp.uint32(seed), jnp.int32(step), 3)))
+
+    names = [keys(*name) for name in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(key) for each in names for key in each}) == 9
+    np.testing.assert_array_equal(keys(0, 1), names[1])
+
+
+ALL = {"remat": "dots", "dropout": 0.2, "label_smoothing": 0.1, "z_loss": 1e-2}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_eight_devices_make_the_update_of_one_with_every_option(one_device, kind):
+    model, settings = small(kind), config.Optimizer(warmup_steps=0)
+    drawn, states = model.init(jax.random.key(0)), []
+    for mesh in (one_device, make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))):
+        programs = _programs(model, settings, 10, 2, ONE_PART, mesh, Options(**ALL))
+        batch = {"train": sharding.place_batch(batch_of(8, vocab=V), programs.batch)}
+        state, metrics = programs.step(programs.start(drawn, 0), batch, *programs.noise(2**40 + 3))
+        states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
+    (mu, metrics), (mu_8, metrics_8) = jax.tree.map(np.asarray, states)
+    assert metrics["objective"] > metrics["loss"] > 0
+    for name, value in metrics.items():
+        np.testing.assert_allclose(metrics_8[name], value, rtol=FLOAT32)
+    close(mu_8, mu, GRADIENT)
+
+
+class CutError(Exception):
+    """Stops a run from outside."""
+
+
+def run(folder, mesh, cut=None, **options):
+    loader = batches(4)
+
+    def stop(step, values):
+        if step == cut:
+            raise CutError
+
+    adam = config.Optimizer(learning_rate=0.02, warmup_steps=2)
+    training = config.Training(
+        steps=6, batch_size=4, microbatches=2, save_every=3, log_every=1, optimizer=adam, **options
+    )
+    with contextlib.suppress(CutError):
+        train(small("opt"), None, loader, training, folder, mesh, seed=3, log=stop)
+
+
+def ended(folder):
+    times = {"seconds_per_step", "tokens_per_second"}
+    lines = [{k: v for k, v in row.items() if k not in times} for row in read_metrics(folder / "metrics.jsonl")]
+    return load_params(folder / "checkpoints", small("opt").abstract(), "last"), lines
+
+
+def test_a_cut_run_draws_the_masks_of_an_uncut_one(one_device, tmp_path):
+    run(tmp_path / "uncut", one_device, **ALL)
+    run(tmp_path / "cut", one_device, cut=5, **ALL)
+    assert len(ended(tmp_path / "cut")[1]) < 6
+    run(tmp_path / "cut", one_device, **ALL)
+    (params, step), lines = ended(tmp_path / "cut")
+    (expected, _), want = ended(tmp_path / "uncut")
+    assert step == len(lines) == 6
+    assert lines == want
+    assert all(line["objective"] != line["loss"] for line in lines)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_off_is_the_program_that_knows_no_options(one_device):
+    assert Options.of(config.Training()) == OFF
+    assert OFF.regime(None) == {}
+    model, batch = small("opt"), {"train": batch_of(4, vocab=V)}
+    settings = config.Optimizer(warmup_steps=0)
+    texts = []
+    for options in (OFF, Options(dropout=0.1), Options(z_loss=1e-4), Options(remat="full")):
+        programs = _programs(model, settings, 10, 1, ONE_PART, one_device, options)
+        noise = programs.noise(0) if options.dropout else ()
+        texts.append(programs.step.lower(programs.abstract, batch, *noise).as_text())
+    assert len(set(texts)) == 4
+    assert not any(word in texts[0] for word in ("threefry", "optimization_barrier"))
+    assert "threefry" in texts[1]
+    assert "optimization_barrier" in texts[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dropout": 1.0}, r"training.dropout is 1.0; expected at least 0 and less than 1"),
+        ({"dropout": -0.1}, r"training.dropout is -0.1"),
+        ({"label_smoothing": 1}, r"training.label_smoothing is 1.0"),
+        ({"label_smoothing": float("nan")}, r"training.label_smoothing is nan"),
+        ({"z_loss": -1e-4}, r"training.z_loss is -0.0001; expected at least 0"),
+        ({"remat": "dot"}, r"training.remat: 'dot' is not one of none, dots, full; did you mean 'dots'"),
+    ],
+)
+def test_options_out_of_range_are_refused_at_the_door(changes, message):
+    with pytest.raises(InputError, match=message):
+        config.from_mapping(config.Student, {"training": changes})
