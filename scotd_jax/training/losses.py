@@ -4,6 +4,7 @@ Losses are (sum, weight) pairs, never means: they add up over chunks, micro-batc
 once, at the end. So padding and the way a batch is cut never change a result.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -39,9 +40,10 @@ def response_loss(
 ) -> tuple[Weighted, ...]:
     """Cross entropy (nats) of the targets and how many of them are the most likely token, both weighted.
 
-    Logits exist for about `chunk` tokens at a time, counted over the whole batch (0: all at once), and are computed
-    again in the backward pass. Chunks are cut along the tokens of a question, so that a batch which is split over
-    devices along B stays where it is. A target that ties with the largest logit counts as most likely.
+    Logits exist for about `chunk` tokens at a time, counted over the whole batch (0: all at once), and only once: what
+    the backward pass needs of them is made while they are there. Chunks are cut along the tokens of a question, so that
+    a batch which is split over devices along B stays where it is. A target that ties with the largest logit counts as
+    most likely. Only the sum that is optimized has a derivative.
 
     Where one of them is not 0, a third sum follows: the objective, to be optimized in place of the cross entropy. It
     is the cross entropy against `label_smoothing` of the probability spread evenly over the whole vocabulary and the
@@ -58,25 +60,60 @@ def response_loss(
         rows = jnp.pad(rows, [(0, 0), (0, parts * size - tokens)] + [(0, 0)] * len(width))
         return jnp.moveaxis(rows.reshape(B, parts, size, *width), 1, 0)
 
-    pieces = cut(hidden_BGRE, E), cut(targets_BGR), cut(weights_BGR)
-    if parts == 1:
-        sums = _sums(*(piece[0] for piece in pieces), unembedding_VE, compute_dtype, label_smoothing, z_loss)
-    else:
-
-        @jax.checkpoint
-        def body(total, piece):
-            sums = _sums(*piece, unembedding_VE, compute_dtype, label_smoothing, z_loss)
-            return tuple(a + b for a, b in zip(total, sums, strict=True)), None
-
-        zero = jnp.zeros((), jnp.float32)
-        sums, _ = jax.lax.scan(body, (zero,) * (3 if label_smoothing or z_loss else 2), pieces)
+    terms = functools.partial(_sums, compute_dtype, label_smoothing, z_loss)
+    sums = _over_chunks(terms, cut(hidden_BGRE, E), unembedding_VE, cut(targets_BGR), cut(weights_BGR))
     weight = jnp.sum(weights_BGR)
-    return tuple(Weighted(sum, weight) for sum in sums)
+    correct, loss, *objective = (Weighted(sum, weight) for sum in sums)
+    return loss, correct, *objective
 
 
-def _sums(
-    hidden_BTE, targets_BT, weights_BT, unembedding_VE, compute_dtype, label_smoothing, z_loss
-) -> tuple[jax.Array, ...]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _over_chunks(terms, hidden_CBTE, unembedding_VE, targets_CBT, weights_CBT):
+    """The sums of `terms` over all chunks. The last of them alone has a derivative: its gradient is a number times what
+    it is for a cotangent of 1, so the forward pass can take it along, chunk by chunk, and keep no logits."""
+
+    def body(total, piece):
+        return _plus(total, terms(unembedding_VE, *piece)), None
+
+    none = jax.eval_shape(terms, unembedding_VE, hidden_CBTE[0], targets_CBT[0], weights_CBT[0])
+    sums, _ = jax.lax.scan(body, _zeros(none), (hidden_CBTE, targets_CBT, weights_CBT))
+    return sums
+
+
+def _over_chunks_forward(terms, hidden_CBTE, unembedding_VE, targets_CBT, weights_CBT):
+    def objective(both, *piece):
+        sums = terms(both[0], both[1], *piece)
+        return sums[-1], sums
+
+    def body(carry, piece):
+        total, d_unembedding_VE = carry
+        hidden_BTE, *rest = piece
+        (d_here_VE, d_hidden_BTE), sums = jax.grad(objective, has_aux=True)((unembedding_VE, hidden_BTE), *rest)
+        return (_plus(total, sums), d_unembedding_VE + d_here_VE), d_hidden_BTE
+
+    none = jax.eval_shape(terms, unembedding_VE, hidden_CBTE[0], targets_CBT[0], weights_CBT[0])
+    start = _zeros(none), jnp.zeros_like(unembedding_VE)
+    (sums, d_unembedding_VE), d_hidden_CBTE = jax.lax.scan(body, start, (hidden_CBTE, targets_CBT, weights_CBT))
+    return sums, (d_hidden_CBTE, d_unembedding_VE)
+
+
+def _over_chunks_backward(terms, saved, cotangents):
+    d_hidden_CBTE, d_unembedding_VE = saved
+    return cotangents[-1] * d_hidden_CBTE, cotangents[-1] * d_unembedding_VE, None, None
+
+
+_over_chunks.defvjp(_over_chunks_forward, _over_chunks_backward)
+
+
+def _plus(total, terms):
+    return tuple(a + b for a, b in zip(total, terms, strict=True))
+
+
+def _zeros(like):
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+
+
+def _sums(compute_dtype, label_smoothing, z_loss, unembedding_VE, hidden_BTE, targets_BT, weights_BT):
     logits_BTV = logits(hidden_BTE, unembedding_VE, compute_dtype)
     top_BT1 = jax.lax.stop_gradient(jnp.max(logits_BTV, axis=-1, keepdims=True))
     log_z_BT = jnp.log(jnp.sum(jnp.exp(logits_BTV - top_BT1), axis=-1)) + top_BT1[..., 0]
@@ -84,7 +121,7 @@ def _sums(
     is_target_BTV = targets_BT[..., None] == jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
     chosen_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
     hits_BT = jax.lax.stop_gradient(chosen_BT) >= top_BT1[..., 0]
-    sums = jnp.sum(weights_BT * (log_z_BT - chosen_BT)), jnp.sum(jnp.where(hits_BT, weights_BT, 0.0))
+    sums = jnp.sum(jnp.where(hits_BT, weights_BT, 0.0)), jnp.sum(weights_BT * (log_z_BT - chosen_BT))
     if not (label_smoothing or z_loss):
         return sums
     aim_BT = (1 - label_smoothing) * chosen_BT + label_smoothing * jnp.mean(logits_BTV, axis=-1)
