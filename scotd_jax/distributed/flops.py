@@ -37,7 +37,7 @@ def sizes(config: Any) -> Sizes | None:
 
 
 def training_flops(config: Any, *, questions: int, group: int, prompt: int, response: int, needed: bool = False) -> int:
-    """Of one update on prompts [questions, prompt] with responses [questions, group, response]. 0 for unknown models."""
+    """Of an update on prompts [questions, prompt] with responses [questions, group, response]. 0 for unknown models."""
     s = sizes(config)
     if s is None:
         return 0
