@@ -1,15 +1,18 @@
 """What sampling must compute and move at least, and what a machine can do: how much is left to win.
 
-`sampling_work` counts by formula. Operations are multiplications and additions of matrix products: all rows through the
-layers' matrices and the output matrix, and attention over what they look back on. Bytes are those of weights and of
-keys and values, which every decode step reads once; logits, activations and noise are left out, since a kernel may keep
-them on the chip. Shared exemplars are computed once per run and read once per step, a question once per question.
+`sampling_work` counts by formula. Operations are those of scotd_jax/distributed/flops.py: all rows through the layers'
+matrices and the output matrix, and attention over what they look back on. Bytes are those of weights and of keys and
+values, which every decode step reads once; logits, activations and noise are left out, since a kernel may keep them on
+the chip. Shared exemplars are computed once per run and read once per step, a question once per question.
 The least time of a step is the longer one of its two parts, and the least time of a run is their sum.
 """
 
 import dataclasses
+import math
 import time
 from typing import Any
+
+from scotd_jax.distributed.flops import decode_flops, prefill_flops, sizes
 
 KNOWN_BANDWIDTH = {"H200": 4.3e12}  # bytes per second that its memory delivers, by part of the device's name
 
@@ -37,31 +40,6 @@ class Work:
         return Work(self.flops * times, self.bytes * times, self.seconds * times)
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Numbers of weights, and of key numbers that one token leaves behind (values are as many)."""
-
-    prompt: int  # matrices that a token of the prompt goes through
-    token: int  # matrices that a token of a response goes through
-    output: int  # output matrix
-    encoder: int  # keys of all encoder layers; 0 for a decoder-only model
-    keys: int  # keys of all layers that a response looks back with
-
-
-def sizes(config: Any) -> Sizes:
-    """Of an OPT or T5 config."""
-    if config.kind == "opt":
-        D, L = config.hidden_size, config.num_hidden_layers
-        layers = L * (4 * D * D + 2 * D * config.ffn_dim)
-        return Sizes(layers, layers, config.vocab_size * config.embed_width, 0, L * D)
-    if config.kind != "t5":
-        raise ValueError(f"the work of a {config.kind} model is not known here")
-    D, inner, above, below = config.d_model, config.num_heads * config.d_kv, config.decoder_layers, config.num_layers
-    mlp = (3 if config.gated else 2) * D * config.d_ff
-    encoder, crossed = below * (4 * D * inner + mlp), above * 2 * D * inner
-    return Sizes(encoder + crossed, above * (6 * D * inner + mlp), config.vocab_size * D, below * inner, above * inner)
-
-
 def sampling_work(
     config: Any,
     *,
@@ -80,7 +58,10 @@ def sampling_work(
     `batch` questions at a time; a number takes `itemsize` bytes.
     """
     s = sizes(config)
-    if s.encoder:  # an encoder-decoder has no tokens in common: its prompt is one text
+    if s is None:
+        raise ValueError(f"the work of {config} is not known here")
+    keys = math.prod(config.cache_shape)  # key numbers that one token leaves behind; values are as many
+    if not s.looks_back:  # an encoder-decoder has no tokens in common: its prompt is one text
         prompt, shared = prompt + shared, 0
 
     def work(flops: float, numbers: float) -> Work:
@@ -88,15 +69,13 @@ def sampling_work(
         return Work(flops, moved, max(flops / peaks.flops, moved / peaks.bandwidth) if peaks else 0.0)
 
     def prefill(sequences: int, length: int, before: int) -> Work:
-        pairs = length * length if s.encoder else length * before + length * (length + 1) / 2
-        flops = sequences * (2 * length * s.prompt + 4 * (s.encoder or s.keys) * pairs)
-        return work(flops, s.prompt + 2 * s.keys * (sequences * length + before))
+        flops = prefill_flops(config, sequences=sequences, length=length, before=before, needed=True)
+        return work(flops, s.prompt + 2 * keys * (sequences * length + before))
 
     def step(said: int) -> Work:
         rows = batch * n
-        seen = prompt + shared + said
-        flops = rows * (2 * (s.token + s.output) + 4 * s.keys * seen)
-        return work(flops, s.token + s.output + 2 * s.keys * (shared + batch * prompt + rows * said))
+        flops = decode_flops(config, rows=rows, seen=prompt + shared + said)
+        return work(flops, s.response + s.output + 2 * keys * (shared + batch * prompt + rows * said))
 
     batches = -(-questions // batch)
     prefills = prefill(batch, prompt, shared) * batches + (prefill(1, shared, 0) if shared else Work())

@@ -225,6 +225,15 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
+class Profile:
+    """Which steps are recorded: updates of every student (students/NAME/profile), and batches of finished samples of
+    every model that is asked (rationales/NAME/profile, evaluations/NAME/profile). Changes no result."""
+
+    first: int = 0  # number of the first recorded step, from 1; 0 is off
+    last: int = 0  # of the last one; 0 is the same one
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     name: str = ""
     seed: int = 0
@@ -236,6 +245,7 @@ class Config:
     askings: dict[str, Asking] = dataclasses.field(default_factory=dict)
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = Mesh()
+    profile: Profile = Profile()
 
 
 def from_mapping(kind: type, values: Any, path: str = "config") -> Any:

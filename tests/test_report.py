@@ -94,6 +94,21 @@ def test_every_part_of_the_data_is_shown(page, data):
         assert text in words, text
 
 
+def test_where_the_time_went(data):
+    spent = {"goodput": 0.75, "seconds_updates": 300.0, "seconds_input": 0.0, "seconds_compile": 95.0}
+    costs = {"a": {**spent, "rationales_per_second": 12.345}, "b": {**spent, "rationales_per_second": 7.0}}
+    page = Page(render(ReportData("r", [], costs=costs)))
+    assert "training" in page.ids
+    words = plain(page.words)
+    assert "studentupdatescompilegoodput, % rationalesper second of updates" in words  # no input anywhere, MFU unknown
+    assert "a5 min 00 s1 min 35 s75.012.35" in words
+    costs["b"]["mfu"] = 0.551
+    words = plain(Page(render(ReportData("r", [], costs=costs))).words)
+    assert "per second of updatesMFU, %" in words
+    assert "75.012.35\N{EN DASH}" in words
+    assert "75.0755.1" in words
+
+
 def test_parts_without_data_leave_no_section():
     bare = ReportData("bare", [arm("only", 0.6)])
     parsed = Page(render(bare))

@@ -18,10 +18,9 @@ from scotd_jax.training.checkpoints import Checkpoints, load_params
 from scotd_jax.training.metrics import read_metrics
 from tests.resume_program import MODEL, STEPS, run
 from tests.tolerances import GRADIENT
-from tests.training_fixtures import batches
+from tests.training_fixtures import batches, is_time
 
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
-TIMES = {"seconds_per_step", "tokens_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def uncut(tmp_path_factory, one_device):
 
 
 def lines(folder):
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(folder / "metrics.jsonl")]
 
 
 def final(folder):

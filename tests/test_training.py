@@ -21,7 +21,6 @@ from tests.training_fixtures import BagConfig, bag_model, batch_of, batches
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
 MODEL = bag_model()
 ADAM = config.Optimizer(learning_rate=0.02, warmup_steps=2)
-TIMES = {"seconds_per_step", "tokens_per_second"}
 
 
 def settings(**changes):

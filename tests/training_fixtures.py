@@ -85,6 +85,11 @@ def batch_of(size: int, **sizes: int) -> dict[str, np.ndarray]:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
+def is_time(name: str) -> bool:
+    """Whether a number of a metrics line says how long something took, and so is another one in every run."""
+    return name in ("goodput", "mfu") or name.startswith("seconds_") or name.endswith("_per_second")
+
+
 def batches(size: int, examples: int = 24, seed: int = 0) -> grain.DatasetIterator:
     """Endless shuffled batches whose position can be saved."""
     source = grain.MapDataset.source(range(examples)).seed(seed).shuffle().repeat()

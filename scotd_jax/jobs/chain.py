@@ -99,6 +99,10 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
 
 def check(config: Config) -> None:
     """Every reference in the config leads somewhere, and nothing is chosen on a set that is reported."""
+    if (profile := config.profile).first < 0 or (profile.last and not 0 < profile.first <= profile.last):
+        raise InputError(
+            f"config.profile: first is {profile.first} and last is {profile.last}; expected 1 <= first <= last"
+        )
     for name, rationales in config.rationales.items():
         where = f"config.rationales.{name}"
         _check_sets(config, rationales.questions, f"{where}.questions")

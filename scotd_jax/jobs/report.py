@@ -42,6 +42,7 @@ def report(run: Run, name: str) -> None:
         facts=_facts(run),
         ledgers={n: read_json(p) for n in config.corpora if (p := _corpus(run, n) / "ledger.json").exists()},
         curves={n: _curve(run, n) for n in config.students},
+        costs={n: cost for n in config.students if (cost := run.artefact("train", n).manifest()["counts"].get("cost"))},
         examples=_examples(run, method),
         pairs=_pairs(run, [arm for arm in (plainest, method) if arm is not None]),
         confidence=config.evaluation.confidence,

@@ -10,6 +10,7 @@ from etils import epath
 
 from scotd_jax import config as c
 from scotd_jax.distributed import hosts
+from scotd_jax.distributed.profile import recorded
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.thinking import Thinking
 from scotd_jax.models import api
@@ -156,7 +157,8 @@ def speak(
 
     def work(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
         wanted = hosts.own_share(requests(speaker, asked, sampling.n, done, given))
-        rows = ([respond(s, *asked[s.question_id], speaker, label, given) for s in some] for some in sampler(wanted))
+        batches = recorded(sampler(wanted), run.config.profile, folder / "profile")
+        rows = ([respond(s, *asked[s.question_id], speaker, label, given) for s in some] for some in batches)
         return sum(len(request.sample_indices) for request in wanted), rows
 
     def note() -> str:

@@ -14,8 +14,10 @@ from scotd_jax.jobs.given import identity, load_given
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
 from scotd_jax.models import api
+from scotd_jax.training.accounting import summary
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import train as train_loop
+from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import write_text
 
 
@@ -55,7 +57,7 @@ def train(run: Run, name: str) -> None:
     if hosts.is_first():
         write_text(artefact.path / "parameters.txt", overview + "\n")
     with run.progress(spec.training.steps, f"  {name}", "updates") as progress:
-        train_loop(
+        spent = train_loop(
             model,
             run.params(spec.model, model, seed),
             loader,
@@ -65,11 +67,14 @@ def train(run: Run, name: str) -> None:
             seed=seed,
             evaluate=_dev(run, name, model) if spec.dev else None,
             parts=tuple(parts.items()),
+            profile=run.config.profile,
             log=lambda step, values: progress.advance(step - progress.done, note(values)),
         )
     best = best_step(artefact.path / "checkpoints")
+    cost = summary(read_metrics(artefact.path / "metrics.jsonl") if hosts.is_first() else [], spent)
     run.log("  " + ", ".join(f"{key} {value}" for key, value in best.items()))
-    artefact.finish(best)
+    run.log(f"  goodput {100 * cost['goodput']:.0f} %, {cost['rationales_per_second']:.3g} rationales/s of updates")
+    artefact.finish({**best, "cost": cost})
 
 
 def check_room(model: api.Model, counts: Mapping[str, float], name: str) -> None:

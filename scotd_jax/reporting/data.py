@@ -72,7 +72,8 @@ class ReportData:
 
     `sets` fixes the order of the sets, the first is the main one. `facts` says what was run, short names to short
     values. `ledgers` maps a corpus to its `Ledger.to_json`. `curves` maps a student to rows of (step, training loss or
-    None, dev accuracy or None). `config` is the resolved config as JSON text. `method` names the arm that is compared
+    None, dev accuracy or None), `costs` to what its manifest says of time and work (`training.accounting.summary`).
+    `config` is the resolved config as JSON text. `method` names the arm that is compared
     with all others; "" takes the one with most samples.
     """
 
@@ -82,6 +83,7 @@ class ReportData:
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ledgers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     curves: Mapping[str, Sequence[tuple[int, float | None, float | None]]] = dataclasses.field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     examples: Sequence[Example] = ()
     pairs: Sequence[ContrastPair] = ()
     confidence: float = 0.95

@@ -18,6 +18,7 @@ from scotd_jax import __version__
 from scotd_jax.atomic import atomic_write
 from scotd_jax.evaluation import statistics
 from scotd_jax.evaluation.statistics import Estimate
+from scotd_jax.progress import format_seconds
 from scotd_jax.reporting import plots, tables
 from scotd_jax.reporting.data import Arm, ContrastPair, EvalSet, Example, ReportData
 from scotd_jax.reporting.tables import ComparisonRow, Row
@@ -46,6 +47,7 @@ def render(data: ReportData) -> str:
         "span": tables.span,
         "points": tables.points,
         "p_text": tables.p_text,
+        "duration": format_seconds,
         "groupby_model": _by_model,
     }
     style = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
@@ -85,6 +87,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "pairs": [_pair(p) for p in data.pairs],
         "ledgers": [_ledger(name, ledger) for name, ledger in data.ledgers.items()],
         "training_panels": _training(data),
+        "costs": data.costs,
+        "purposes": tables.purposes(data.costs.values()),
     }
     sections = [
         ("run", "What was run", data.facts),
@@ -95,7 +99,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         ("contrast", "Contrast pairs", context["consistency"] or data.pairs),
         ("examples", "Examples", data.examples),
         ("corpora", "Corpora", data.ledgers),
-        ("training", "Training", context["training_panels"]),
+        ("training", "Training", context["training_panels"] or data.costs),
         ("terms", "Terms", True),
     ]
     return context | {"contents": [(anchor, name) for anchor, name, there in sections if there]}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scotd_jax.evaluation import statistics
@@ -171,6 +171,16 @@ def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> Cell | 
 def ledger_counts(ledger: Mapping[str, Any]) -> dict[str, int]:
     """Bin -> number of responses, in the ledger's order (`rationales.ledger.Ledger.to_json`)."""
     return {name: int(count) for name, count in ledger["bins"].items()}
+
+
+def purposes(costs: Iterable[Mapping[str, float]]) -> list[str]:
+    """What any training spent time on: the names behind "seconds_" that are not zero everywhere."""
+    names: dict[str, float] = {}
+    for cost in costs:
+        for name, value in cost.items():
+            if name.startswith("seconds_"):
+                names[name] = names.get(name, 0.0) + value
+    return [name.removeprefix("seconds_") for name, value in names.items() if value]
 
 
 def percent(value: float | None, digits: int = 1) -> str:

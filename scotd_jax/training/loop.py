@@ -6,7 +6,7 @@
    a. take the next batch from the iterator and hand it to the devices (which are busy with the update before),
    b. dispatch the update,
    c. read the metrics of the update *before* it, so that the host never waits for the one just dispatched, and
-      write the means at a logging step.
+      write the means at a logging step, with where the time went (accounting.py).
 4. At an evaluation or saving step, still inside the loop:
    a. wait for the update and write its metrics,
    b. score the dev questions,
@@ -29,8 +29,10 @@ from etils import epath
 from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
+from scotd_jax.distributed.profile import OFF, recorded
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Model, Params
+from scotd_jax.training.accounting import Spent, earlier, peak_of, work_of
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import LateMetrics, MetricWriter
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
@@ -62,30 +64,37 @@ def train(
     evaluate: Callable[[Params, int], Mapping[str, float]] | None = None,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
     parts: Sequence[tuple[str, float]] = ONE_PART,
-) -> None:
+    profile: config.Profile = OFF,
+) -> dict[str, float]:
     """Trains for `training.steps` updates, or goes on from the last checkpoint in FOLDER/checkpoints.
 
     `init_params` are where training starts (host or device arrays, left untouched); None draws them from `seed`,
     each device making its own part only. `evaluate(params, step)` gives numbers of the dev questions; its
     `dev_accuracy` chooses the best checkpoint. `log(step, values)` receives every line of FOLDER/metrics.jsonl.
-    `parts` are the parts of a batch and the weights of their losses (step.py).
+    `parts` are the parts of a batch and the weights of their losses (step.py). The updates that `profile` names are
+    recorded in FOLDER/profile. Returns where the time went (`accounting.Spent.totals`).
     Raises InputError if the sizes do not fit together, the checkpoint is one of another model or optimizer, or the
     loss is no longer finite.
     """
     _check_sizes(training, mesh)
     folder = epath.Path(folder)
     options = Options.of(training)
-    programs = _programs(model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh, options)
-    noise = programs.noise(seed) if options.dropout > 0 else ()
     board = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.keep))
-        if checkpoints.latest is None:
-            state, done = programs.start(init_params, seed), 0
-        else:
-            state, data_state = checkpoints.restore(programs.abstract)
-            done = int(state.step)
-            loader.set_state(data_state)
+        done = checkpoints.latest or 0
+        spent = Spent(earlier(folder / "metrics.jsonl", done))
+        with spent.on("other"):
+            programs = _programs(
+                model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh, options
+            )
+            noise = programs.noise(seed) if options.dropout > 0 else ()
+            if not done:
+                state = programs.start(init_params, seed)
+        if done:
+            with spent.on("checkpoint"):
+                state, data_state = checkpoints.restore(programs.abstract)
+                loader.set_state(data_state)
         writer = stack.enter_context(MetricWriter(folder / "metrics.jsonl", done, board))
 
         def emit(step: int, values: Mapping[str, float]) -> None:
@@ -93,23 +102,32 @@ def train(
             if log is not None:
                 log(step, values)
 
-        metrics = LateMetrics(training.log_every, emit)
-        for step in range(done + 1, training.steps + 1):
+        metrics = LateMetrics(training.log_every, lambda step, line: emit(step, line | spent.totals()), peak_of(mesh))
+        steps = recorded(range(done + 1, training.steps + 1), profile, folder / "profile", done + 1, metrics.wait)
+        for step in stack.enter_context(contextlib.closing(steps)):
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device by accident
-                batch = sharding.place_batch(next(loader), programs.batch)
-                state, update = programs.step(state, batch, *noise)
-                metrics.add(step, update)
+                with spent.on("input", metrics.idle):
+                    batch = next(loader)
+                batch = sharding.place_batch(batch, programs.batch)
+                with spent.on("compile") if programs.is_new(batch) else contextlib.nullcontext():
+                    state, update = programs.step(state, batch, *noise)
+                metrics.add(step, update, work_of(model.config, batch))
 
             evaluates, saves = _due(step, training)
             if not saves:
                 continue
             metrics.drain()
-            scores = dict(evaluate(state.params, step)) if evaluates and evaluate is not None else {}
+            with spent.on("evaluation"):
+                scores = dict(evaluate(state.params, step)) if evaluates and evaluate is not None else {}
             if scores:
                 emit(step, scores)
             writer.flush()
-            checkpoints.save(step, state, loader.get_state(), scores)
+            with spent.on("checkpoint"):
+                checkpoints.save(step, state, loader.get_state(), scores)
             metrics.restart()
+        with spent.on("checkpoint"):
+            stack.close()
+    return spent.totals()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +139,14 @@ class _Programs:
     init_params: Callable[[jax.Array], Params]
     init_optimizer: Callable[[Params], Any]
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # of make_train_step
+    shapes: set[Any] = dataclasses.field(default_factory=set)  # of the batches so far
+
+    def is_new(self, batch: Mapping[str, Mapping[str, jax.Array]]) -> bool:
+        """Whether a batch is the first one of its shape, so that `step` has to be compiled for it."""
+        shapes = tuple((name, key, array.shape) for name, part in batch.items() for key, array in part.items())
+        new = shapes not in self.shapes
+        self.shapes.add(shapes)
+        return new
 
     def start(self, params: Params | None, seed: int) -> TrainState:
         """The state before the first update."""

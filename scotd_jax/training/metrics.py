@@ -15,6 +15,8 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 
+SUMS = ("tokens", "rationales", "flops")  # over the updates of a line; the other numbers are means
+
 
 class MetricWriter:
     """Appends `{"step": n, name: number, ...}` lines to `path`. A context manager.
@@ -76,13 +78,14 @@ class LateMetrics:
     """Means over the updates since the last line, each update's numbers fetched one update late.
 
     Fetching the numbers of the update just dispatched would make the host wait for it, and the devices then for the
-    host. losses, `objective` and `token_accuracy` are weighted by `tokens`, a sum; `grad_norm` is a plain mean; the
-    rest is that of the last update. `emit(step, values)` receives each line.
+    host. losses, `objective` and `token_accuracy` are weighted by `tokens`, which is a sum, as are `rationales` and
+    `flops`; `grad_norm` is a plain mean; the rest is that of the last update. Of all sums the line also has the rate per
+    second, and `mfu`, that of flops as a share of `peak`, where this is known. `emit(step, values)` receives each line.
     """
 
-    def __init__(self, log_every: int, emit: Callable[[int, dict[str, float]], None]):
-        self._log_every, self._emit = log_every, emit
-        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
+    def __init__(self, log_every: int, emit: Callable[[int, dict[str, float]], None], peak: float | None = None):
+        self._log_every, self._emit, self._peak = log_every, emit, peak
+        self._pending: tuple[int, Mapping[str, jax.Array], Mapping[str, float]] | None = None
         self._compiled = False
         self.restart()
 
@@ -94,9 +97,9 @@ class LateMetrics:
     def _start_clock(self) -> None:
         self._since, self._untimed = time.perf_counter(), len(self._rows)
 
-    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes note of the update just dispatched and reads the one before it."""
-        late, self._pending = self._pending, (step, metrics)
+    def add(self, step: int, metrics: Mapping[str, jax.Array], work: Mapping[str, float]) -> None:
+        """Takes note of the update just dispatched, and of the `work` in it, and reads the one before it."""
+        late, self._pending = self._pending, (step, metrics, work)
         if late is not None:
             self._read(*late, line=late[0] % self._log_every == 0)
 
@@ -106,8 +109,16 @@ class LateMetrics:
         if late is not None:
             self._read(*late, line=True)
 
-    def _read(self, step: int, metrics: Mapping[str, jax.Array], line: bool) -> None:
-        row = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+    def idle(self) -> bool:
+        """Whether the devices have nothing left to do. Waits for nothing."""
+        return self._pending is None or self._pending[1]["loss"].is_ready()
+
+    def wait(self) -> None:
+        """Returns when the devices have done what they were given."""
+        jax.block_until_ready(self._pending and self._pending[1])
+
+    def _read(self, step: int, metrics: Mapping[str, jax.Array], work: Mapping[str, float], line: bool) -> None:
+        row = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()} | work
         if not math.isfinite(row["loss"]):
             raise InputError(
                 f"training diverged: the loss of update {step} is {row['loss']}; lower optimizer.learning_rate, "
@@ -115,21 +126,25 @@ class LateMetrics:
             )
         self._rows.append(row)
         if line:
-            self._emit(step, _means(self._rows, self._untimed, time.perf_counter() - self._since))
+            self._emit(step, _means(self._rows, self._untimed, time.perf_counter() - self._since, self._peak))
             self.restart()
         elif not self._compiled:
             self._start_clock()  # the first update of a process compiles, which says nothing about the speed
         self._compiled = True
 
 
-def _means(rows: list[dict[str, float]], untimed: int, seconds: float) -> dict[str, float]:
+def _means(rows: list[dict[str, float]], untimed: int, seconds: float, peak: float | None) -> dict[str, float]:
     tokens = [row["tokens"] for row in rows]
-    values = dict(rows[-1], tokens=sum(tokens))
+    values = dict(rows[-1])
     for name in (name for name in values if name.startswith("loss") or name in ("objective", "token_accuracy")):
         values[name] = sum(row[name] * row["tokens"] for row in rows) / max(sum(tokens), 1.0)
     values["grad_norm"] = sum(row["grad_norm"] for row in rows) / len(rows)
     values["seconds_per_step"] = seconds / max(len(rows) - untimed, 1)
-    values["tokens_per_second"] = sum(tokens[untimed:]) / max(seconds, 1e-9)
+    for name in (name for name in SUMS if name in values):
+        values[name] = sum(row[name] for row in rows)
+        values[f"{name}_per_second"] = sum(row[name] for row in rows[untimed:]) / max(seconds, 1e-9)
+    if peak and "flops" in values:
+        values["mfu"] = values["flops_per_second"] / peak
     return values
 
 
