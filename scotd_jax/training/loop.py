@@ -31,6 +31,7 @@ from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Model, Params
+from scotd_jax.training import trainable
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import LateMetrics, MetricWriter
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
@@ -68,12 +69,21 @@ def train(
     each device making its own part only. `evaluate(params, step)` gives numbers of the dev questions; its
     `dev_accuracy` chooses the best checkpoint. `log(step, values)` receives every line of FOLDER/metrics.jsonl.
     `parts` are the parts of a batch and the weights of their losses (step.py).
-    Raises InputError if the sizes do not fit together, the checkpoint is one of another model or optimizer, or the
-    loss is no longer finite.
+    Raises InputError if the sizes do not fit together, `training.freeze` or `training.lora` do not fit the model, the
+    checkpoint is one of another model or optimizer, or the loss is no longer finite.
     """
     _check_sizes(training, mesh)
     folder = epath.Path(folder)
-    programs = _programs(model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh)
+    programs = _programs(
+        model,
+        training.optimizer,
+        training.steps,
+        training.microbatches,
+        tuple(parts),
+        mesh,
+        freeze=training.freeze,
+        lora=training.lora,
+    )
     board = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.keep))
@@ -101,7 +111,7 @@ def train(
             if not saves:
                 continue
             metrics.drain()
-            scores = dict(evaluate(state.params, step)) if evaluates and evaluate is not None else {}
+            scores = dict(evaluate(programs.combined(state), step)) if evaluates and evaluate is not None else {}
             if scores:
                 emit(step, scores)
             writer.flush()
@@ -114,8 +124,11 @@ class _Programs:
     """What is compiled once and shared by all runs of the same shape."""
 
     abstract: TrainState  # shapes, dtypes and places
+    places: Params  # of the model's parameters
     batch: jax.sharding.NamedSharding
     init_params: Callable[[jax.Array], Params]
+    split: Callable[[Params, jax.Array], tuple[Params, Params | None]]  # takes its parameters' buffers
+    combine: Callable[[Params, Params | None], Params]
     init_optimizer: Callable[[Params], Any]
     step: Callable[[TrainState, Mapping[str, Mapping[str, jax.Array]]], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -124,9 +137,14 @@ class _Programs:
         if params is None:
             placed = self.init_params(jax.random.key(seed))
         else:
-            placed = sharding.place_params(params, jax.tree.map(lambda leaf: leaf.sharding, self.abstract.params))
+            placed = sharding.place_params(params, self.places)
         step = jax.device_put(jnp.zeros((), jnp.int32), self.abstract.step.sharding)
-        return TrainState(step, placed, self.init_optimizer(placed))
+        learns, frozen = (placed, None) if self.abstract.frozen is None else self.split(placed, jax.random.key(seed))
+        return TrainState(step, learns, self.init_optimizer(learns), frozen)
+
+    def combined(self, state: TrainState) -> Params:
+        """The parameters with which the model is called."""
+        return state.params if state.frozen is None else self.combine(state.params, state.frozen)
 
 
 @functools.lru_cache(maxsize=8)
@@ -137,18 +155,23 @@ def _programs(
     microbatches: int,
     parts: tuple[tuple[str, float], ...],
     mesh: jax.sharding.Mesh,
+    freeze: config.Names = (),
+    lora: config.LoRA = trainable.NO_LORA,
 ) -> _Programs:
     """Kept, so that the students of one chain that differ in their data alone compile once."""
     optimizer, schedule = make_optimizer(settings, steps), make_schedule(settings, steps)
-    params = model.abstract()
+    split = functools.partial(trainable.split, freeze=freeze, lora=lora)
+    params, key = model.abstract(), jax.eval_shape(lambda: jax.random.key(0))
     places = sharding.param_shardings(mesh, model.axes(), params)
-    opt_state = jax.eval_shape(optimizer.init, params)
-    opt_places = sharding.shardings_like(opt_state, params, places, mesh)
+    learns, frozen = jax.eval_shape(lambda params, key: split(params, key=key), params, key)
+    learn_places, frozen_places = trainable.shardings(learns, places), trainable.shardings(frozen, places)
+    opt_state = jax.eval_shape(optimizer.init, learns)
+    opt_places = sharding.shardings_like(opt_state, learns, learn_places, mesh)
     whole, batch = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    state_places = TrainState(whole, places, opt_places)
+    state_places = TrainState(whole, learn_places, opt_places, frozen_places)
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state),
+        TrainState(jax.ShapeDtypeStruct((), jnp.int32), learns, opt_state, frozen),
         state_places,
     )
     chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
@@ -160,8 +183,15 @@ def _programs(
     )
     return _Programs(
         abstract=abstract,
+        places=places,
         batch=batch,
         init_params=jax.jit(model.init, out_shardings=places),
+        split=jax.jit(
+            lambda params, key: split(params, key=key),
+            out_shardings=(learn_places, frozen_places),
+            donate_argnums=0,
+        ),
+        combine=jax.jit(trainable.combine, out_shardings=places),
         init_optimizer=jax.jit(optimizer.init, out_shardings=opt_places),
         step=step,
     )

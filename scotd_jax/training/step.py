@@ -14,6 +14,7 @@ import optax
 
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.losses import Weighted, response_loss
+from scotd_jax.training.trainable import combine
 
 Part = Mapping[str, jax.Array]
 Batch = Mapping[str, Part]
@@ -23,11 +24,15 @@ LOGITS_BYTES = 256 * 2**20  # of float32 logits that may exist at one time on on
 
 
 class TrainState(NamedTuple):
-    """All that an update reads and writes. `step` is int32[], the number of updates made."""
+    """All that an update reads and writes. `step` is int32[], the number of updates made.
+
+    `params` are the numbers that learn, `frozen` those that do not (trainable.py); None where all of them learn.
+    """
 
     step: jax.Array
     params: Params
     opt_state: Any
+    frozen: Params | None = None
 
 
 def make_loss(model: Model, chunk: int = 0) -> Callable[[Params, Part], tuple[Weighted, Weighted]]:
@@ -74,13 +79,14 @@ def make_train_step(
     """
     loss_fn = make_loss(model, chunk)
 
-    def sums(params: Params, batch: Batch) -> tuple[Params, dict[str, tuple[jax.Array, jax.Array]]]:
-        def total(params):
+    def sums(state: TrainState, batch: Batch) -> tuple[Params, dict[str, tuple[jax.Array, jax.Array]]]:
+        def total(trainable):
+            params = combine(trainable, state.frozen)
             pairs = {name: loss_fn(params, batch[name]) for name, _ in parts}
             said = {name: (loss.sum, correct.sum) for name, (loss, correct) in pairs.items()}
             return sum(loss for loss, _ in said.values()), said
 
-        return jax.grad(total, has_aux=True)(params)
+        return jax.grad(total, has_aux=True)(state.params)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         tokens = {name: jnp.sum(batch[name]["weights"]) for name, _ in parts}
@@ -89,12 +95,12 @@ def make_train_step(
             for name, weight in parts
         }
         if microbatches == 1:
-            grads, said = sums(state.params, shares)
+            grads, said = sums(state, shares)
         else:
             pieces = jax.tree.map(lambda array: split(array, microbatches), shares)
 
             def add(carry, piece):
-                return jax.tree.map(jnp.add, carry, sums(state.params, piece)), None
+                return jax.tree.map(jnp.add, carry, sums(state, piece)), None
 
             zero = {name: (jnp.zeros(()), jnp.zeros(())) for name, _ in parts}
             (grads, said), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), pieces)
@@ -108,7 +114,8 @@ def make_train_step(
         }
         if len(parts) > 1:
             metrics |= {f"loss_{name}": said[name][0] / weight for name, weight in parts}
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
     return step
 
