@@ -16,6 +16,7 @@ from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
 from scotd_jax.models import api
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import train as train_loop
+from scotd_jax.training.trainable import summary
 from scotd_jax.workdir import write_text
 
 
@@ -54,6 +55,8 @@ def train(run: Run, name: str) -> None:
     overview = parameter_overview.get_parameter_overview(model.abstract(), include_stats=False)
     if hosts.is_first():
         write_text(artefact.path / "parameters.txt", overview + "\n")
+    if learns := summary(model.abstract(), spec.training.freeze, spec.training.lora):
+        run.log(f"  {learns} learn")
     with run.progress(spec.training.steps, f"  {name}", "updates") as progress:
         train_loop(
             model,

@@ -44,6 +44,8 @@ def split(
     """
     flat = flatten_dict(params, sep="/")
     stay = _matching(flat, freeze, "training.freeze")
+    if lora.rank < 0:
+        raise InputError(f"training.lora.rank: expected 0 (off) or more, found {lora.rank}")
     if lora.rank == 0:
         if len(stay) == len(flat):
             raise InputError(f"training.freeze: {_quoted(freeze)} leave nothing to learn; there are {_some(flat)}")
@@ -95,6 +97,16 @@ def shardings(tree: Params | None, places: Params) -> Params | None:
     return _nested({name: place(name) for name in flatten_dict(tree, sep="/")})
 
 
+def summary(params: Params, freeze: Names, lora: LoRA) -> str:
+    """What learns, for people; "" where everything does. Raises as `split` does. `params` may be abstract."""
+    learns, frozen = jax.eval_shape(lambda p, k: split(p, freeze, lora, k), params, jax.random.key(0))
+    if frozen is None:
+        return ""
+    named = [f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}"] if lora.rank else []
+    named += [f"all but {', '.join(freeze)}"] if freeze else []
+    return f"{'; '.join(named)}: {count(learns):,} of {count(params):,} numbers"
+
+
 def count(tree: Any) -> int:
     """Numbers in a tree of arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -110,15 +122,13 @@ def _matching(flat: Mapping[str, Any], patterns: Sequence[str], where: str) -> d
             raise InputError(f"{where}: {pattern!r} is not a regular expression ({error})") from None
         if not fits:
             near = difflib.get_close_matches(pattern, flat, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}? There" if near else "There"
+            hint = f"did you mean {near[0]!r}? There" if near else "there"
             raise InputError(f"{where}: {pattern!r} fits no parameter, as a whole path; {hint} are {_some(flat)}")
         found |= fits
     return {name: None for name in flat if name in found}
 
 
 def _check_lora(flat: Mapping[str, Any], lora: LoRA, targets: Sequence[str], freeze: Names) -> None:
-    if lora.rank < 0:
-        raise InputError(f"training.lora.rank: expected 0 (off) or more, found {lora.rank}")
     if not targets:
         without = f" without those that training.freeze {_quoted(freeze)} takes out" if freeze else ""
         raise InputError(
