@@ -1,4 +1,7 @@
-"""First moments in bfloat16: half their bytes, the same course, and second moments that still forget."""
+"""First moments in bfloat16: half their bytes, the same course, and second moments that still forget.
+
+That a run with them goes on bit for bit is seen in test_trainable.py.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,6 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
-from scotd_jax.training.checkpoints import load_params
 from scotd_jax.training.loop import train
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.optimizer import make_optimizer
@@ -50,25 +52,6 @@ def test_the_course_is_nearly_that_of_float32(one_device, tmp_path, name):
     assert exact[-5:].mean() < 0.6 * exact[0]
     np.testing.assert_allclose(rounded, exact, rtol=0.02)
     assert not np.array_equal(rounded, exact)
-
-
-class CutError(Exception):
-    """Stops a run from outside."""
-
-
-def test_a_cut_run_goes_on_bit_for_bit(one_device, tmp_path):
-    spec = config.Training(steps=12, batch_size=4, save_every=4, log_every=1, optimizer=settings("muon", "bfloat16"))
-
-    def cut(step, values):
-        if step == 6:
-            raise CutError
-
-    with pytest.raises(CutError):
-        train(MODEL, None, batches(4), spec, tmp_path / "cut", one_device, log=cut)
-    for folder in ("cut", "whole"):
-        train(MODEL, None, batches(4), spec, tmp_path / folder, one_device)
-    ends = [load_params(tmp_path / folder / "checkpoints", MODEL.abstract(), "last")[0] for folder in ("cut", "whole")]
-    jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
 def test_second_moments_forget_a_large_gradient():
