@@ -150,6 +150,16 @@ class Optimizer:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # global norm of the gradient; 0 is off
+    moments: Literal["float32", "bfloat16"] = "float32"  # how first moments are kept (training/optimizer.py)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Two thin matrices learn in place of every target: kernel + alpha / rank * A @ B (training/trainable.py)."""
+
+    rank: int = 0  # columns of A and rows of B; 0 is off: everything learns
+    alpha: float = 16.0
+    targets: Names = (r"(.*/)?(attn|cross)/[qkvo]/kernel", r"(.*/)?mlp/[^/]+/kernel")  # paths, as in `freeze`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +169,8 @@ class Training:
     group_size: int = 1  # responses per question and visit; 1 is the paper's rule
     microbatches: int = 1
     optimizer: Optimizer = Optimizer()
+    freeze: Names = ()  # parameters that stay as they are: regular expressions of whole paths, "layers/[0-5]/.*"
+    lora: LoRA = LoRA()
     eval_every: int = 0  # steps between dev evaluations; 0 is only at the end
     save_every: int = 0  # steps between checkpoints; 0 is at evaluations only
     log_every: int = 20

@@ -41,7 +41,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 CORE = ("models/", "distributed/")
 CORE_FILES = {
     *(f"sampling/{name}.py" for name in ("engine", "noise", "policies")),
-    *(f"training/{name}.py" for name in ("losses", "step", "optimizer")),
+    *(f"training/{name}.py" for name in ("losses", "step", "optimizer", "trainable")),
 }
 # safetensors, ml_dtypes and etils are small, and jax, flax and orbax bring the last two along.
 CORE_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping", "orbax", "safetensors", "ml_dtypes", "etils"}

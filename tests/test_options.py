@@ -17,9 +17,10 @@ from scotd_jax.models.api import Precision
 from scotd_jax.models.regime import Regime
 from scotd_jax.models.registry import build, config_for
 from scotd_jax.training.checkpoints import load_params
-from scotd_jax.training.loop import _programs, train
+from scotd_jax.training.loop import train
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.options import OFF, Options
+from scotd_jax.training.programs import programs_of
 from scotd_jax.training.step import ONE_PART, make_loss, mask_keys
 from tests.test_attention import close
 from tests.tolerances import FLOAT32, GRADIENT
@@ -127,7 +128,7 @@ def test_eight_devices_make_the_update_of_one_with_every_option(one_device, kind
     model, settings = small(kind), config.Optimizer(warmup_steps=0)
     drawn, states = model.init(jax.random.key(0)), []
     for mesh in (one_device, make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))):
-        programs = _programs(model, settings, 10, 2, ONE_PART, mesh, Options(**ALL))
+        programs = programs_of(model, config.Training(microbatches=2, optimizer=settings, **ALL), ONE_PART, mesh)
         batch = {"train": sharding.place_batch(batch_of(8, vocab=V), programs.batch)}
         state, metrics = programs.step(programs.start(drawn, 0), batch, *programs.noise(2**40 + 3))
         states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
@@ -182,9 +183,9 @@ def test_off_is_the_program_that_knows_no_options(one_device):
     model, batch = small("opt"), {"train": batch_of(4, vocab=V)}
     settings = config.Optimizer(warmup_steps=0)
     texts = []
-    for options in (OFF, Options(dropout=0.1), Options(z_loss=1e-4), Options(remat="full")):
-        programs = _programs(model, settings, 10, 1, ONE_PART, one_device, options)
-        noise = programs.noise(0) if options.dropout else ()
+    for option in ({}, {"dropout": 0.1}, {"z_loss": 1e-4}, {"remat": "full"}):
+        programs = programs_of(model, config.Training(optimizer=settings, **option), ONE_PART, one_device)
+        noise = programs.noise(0) if "dropout" in option else ()
         texts.append(programs.step.lower(programs.abstract, batch, *noise).as_text())
     assert len(set(texts)) == 4
     assert not any(word in texts[0] for word in ("threefry", "optimization_barrier"))

@@ -12,7 +12,7 @@ from scotd_jax.distributed.mesh import AXES, batch_shards, make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Precision
 from scotd_jax.models.registry import build, config_for
-from scotd_jax.training.loop import _programs
+from scotd_jax.training.programs import programs_of
 from scotd_jax.training.step import ONE_PART, make_loss
 from tests.tolerances import FLOAT32, GRADIENT
 from tests.training_fixtures import bag_model, batch_of
@@ -39,6 +39,10 @@ def eight():
 def small(kind):
     architecture, shape = SMALL[kind]
     return build(config_for(architecture, shape), Precision("float32"))
+
+
+def trained(optimizer: config.Optimizer) -> config.Training:
+    return config.Training(steps=10, optimizer=optimizer)
 
 
 def test_sizes_of_a_mesh(eight):
@@ -81,7 +85,7 @@ def test_the_rules(eight, axes, shape, expected):
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_optimizer_moments_lie_where_their_parameters_lie(eight, name):
-    programs = _programs(small("opt"), config.Optimizer(name=name, warmup_steps=0), 10, 1, ONE_PART, eight)
+    programs = programs_of(small("opt"), trained(config.Optimizer(name=name, warmup_steps=0)), ONE_PART, eight)
     kernel = programs.abstract.params["layers"]["0"]["mlp"]["up"]["kernel"]
     assert kernel.sharding.spec == P("fsdp", "tensor")
     moments = [leaf for leaf in jax.tree.leaves(programs.abstract.opt_state) if leaf.shape == kernel.shape]
@@ -102,7 +106,7 @@ def test_a_batch_is_split_along_its_questions(eight):
 def test_parameters_are_drawn_split_and_the_same_on_every_mesh(one_device, eight):
     model = bag_model()
     drawn = [
-        _programs(model, config.Optimizer(warmup_steps=0), 10, 1, ONE_PART, mesh).start(None, 7).params
+        programs_of(model, trained(config.Optimizer(warmup_steps=0)), ONE_PART, mesh).start(None, 7).params
         for mesh in (one_device, eight)
     ]
     table = drawn[1]["embed"]["tokens"]

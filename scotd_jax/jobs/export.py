@@ -12,6 +12,7 @@ from scotd_jax.records import Prompt
 from scotd_jax.reporting.cards import model_card
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.exemplars import prompt_after
+from scotd_jax.training.trainable import summary
 from scotd_jax.workdir import read_json
 
 PROMPTS = 4  # that are compared
@@ -46,7 +47,8 @@ def export(run: Run, name: str) -> None:
         style = own_style or task.format
         prompt = recipes.prompt(recipe, style, question, question.answer)
         prompts.append(prompt_after(run.opening(as_taught)(task, style, few_shot), prompt))
-    card = _card(run, name, prompts[0], style.stops, length)
+    learned = summary(model.abstract(), spec.training.freeze, spec.training.lora)
+    card = _card(run, name, prompts[0], style.stops, length, learned)
     export_pretrained(artefact.path, model.config, params, tokenizer, card, max_new_tokens=length)
     if importlib.util.find_spec("torch"):
         checked = verify_export(artefact.path, model, params, tokenizer, prompts)
@@ -60,7 +62,7 @@ def export(run: Run, name: str) -> None:
     artefact.finish({"compared_with_torch": bool(checked), **checked})
 
 
-def _card(run: Run, name: str, prompt: Prompt, stops: tuple[str, ...], length: int) -> str:
+def _card(run: Run, name: str, prompt: Prompt, stops: tuple[str, ...], length: int, learned: str) -> str:
     spec = run.config.students[name]
     results: dict[str, Any] = {}
     if spec.sets:
@@ -74,6 +76,8 @@ def _card(run: Run, name: str, prompt: Prompt, stops: tuple[str, ...], length: i
         "optimizer": f"{spec.training.optimizer.name}, peak rate {spec.training.optimizer.learning_rate:g}",
         "started from": spec.model.student or spec.model.path or f"random weights ({spec.model.architecture})",
     }
+    if learned:
+        facts["what learned"] = learned
     return model_card(
         name,
         kind=run.model_config(spec.model).kind,

@@ -14,7 +14,7 @@ from scotd_jax.jobs.given import identity, load_given
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
 from scotd_jax.models import api
-from scotd_jax.training.accounting import summary
+from scotd_jax.training import accounting, trainable
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import train as train_loop
 from scotd_jax.training.metrics import read_metrics
@@ -56,6 +56,8 @@ def train(run: Run, name: str) -> None:
     overview = parameter_overview.get_parameter_overview(model.abstract(), include_stats=False)
     if hosts.is_first():
         write_text(artefact.path / "parameters.txt", overview + "\n")
+    if learns := trainable.summary(model.abstract(), spec.training.freeze, spec.training.lora):
+        run.log(f"  {learns} learn")
     with run.progress(spec.training.steps, f"  {name}", "updates") as progress:
         spent = train_loop(
             model,
@@ -71,7 +73,7 @@ def train(run: Run, name: str) -> None:
             log=lambda step, values: progress.advance(step - progress.done, note(values)),
         )
     best = best_step(artefact.path / "checkpoints")
-    cost = summary(read_metrics(artefact.path / "metrics.jsonl") if hosts.is_first() else [], spent)
+    cost = accounting.summary(read_metrics(artefact.path / "metrics.jsonl") if hosts.is_first() else [], spent)
     run.log("  " + ", ".join(f"{key} {value}" for key, value in best.items()))
     run.log(f"  goodput {100 * cost['goodput']:.0f} %, {cost['rationales_per_second']:.3g} rationales/s of updates")
     artefact.finish({**best, "cost": cost})

@@ -42,7 +42,7 @@ def _contract_forward(spec, dtype, x_dtype, y_dtype, x, y):
 def _contract_backward(spec, dtype, x_dtype, y_dtype, saved, cotangent):
     x, y = saved
     (x_axes, y_axes), out_axes = spec.split("->")[0].split(","), spec.split("->")[1]
-    cotangent = jax.lax.optimization_barrier(cotangent.astype(dtype))
+    cotangent = cotangent.astype(dtype)
     dx = jnp.einsum(f"{out_axes},{y_axes}->{x_axes}", cotangent, y, preferred_element_type=jnp.float32)
     dy = jnp.einsum(f"{x_axes},{out_axes}->{y_axes}", x, cotangent, preferred_element_type=jnp.float32)
     return dx.astype(x_dtype), dy.astype(y_dtype)

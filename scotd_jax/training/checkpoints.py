@@ -4,6 +4,9 @@ This file alone knows Orbax. A checkpoint has two items, `params` and `optimizer
 updates), so that a student's parameters can be read without its optimizer; the state of the data iterator, which is
 a few numbers, travels in the checkpoint's own metadata. It is the same on every host, so a run may go on with another
 number of hosts and another mesh.
+
+Numbers that do not learn (trainable.py) are a third item, `frozen`. Every checkpoint has them, so that each is whole:
+a run goes on from it bit for bit, and `load_params` makes plain parameters of it whatever was trained.
 """
 
 import json
@@ -16,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Params
+from scotd_jax.training import trainable
 from scotd_jax.training.step import TrainState
 
 BEST = "dev_accuracy"  # the metric by which the best checkpoint is chosen; the larger the better
@@ -48,7 +52,7 @@ class Checkpoints:
         """
         self._orbax.save_checkpointables_async(
             step,
-            {"params": state.params, "optimizer": {"step": state.step, "opt_state": state.opt_state}},
+            _items(state),
             metrics=dict(metrics) or None,
             custom_metadata={"data": json.dumps(data_state)},
         )
@@ -59,12 +63,13 @@ class Checkpoints:
         Raises InputError if the checkpoint was written by another model or optimizer.
         """
         step = self.latest
-        target = {"params": abstract.params, "optimizer": {"step": abstract.step, "opt_state": abstract.opt_state}}
+        target = _items(abstract)
         found = self._orbax.checkpointables_metadata(step)
         for item in target:
-            _check_same(found.metadata[item], target[item], f"{self._folder / str(step)}", item)
+            _check_same(found.metadata.get(item, {}), target[item], f"{self._folder / str(step)}", item)
         loaded = self._orbax.load_checkpointables(step, target)
-        state = TrainState(loaded["optimizer"]["step"], loaded["params"], loaded["optimizer"]["opt_state"])
+        optimizer = loaded["optimizer"]
+        state = TrainState(optimizer["step"], loaded["params"], optimizer["opt_state"], loaded.get("frozen"))
         return state, json.loads(found.custom_metadata["data"])
 
     def close(self) -> None:
@@ -75,7 +80,7 @@ class Checkpoints:
 def load_params(
     folder: epath.PathLike, abstract: Params, which: Literal["best", "last"] = "best"
 ) -> tuple[Params, int]:
-    """Parameters of the best (or last) checkpoint in `folder`, and its step.
+    """Parameters of the best (or last) checkpoint in `folder`, LoRA's matrices added to their kernels, and its step.
 
     `abstract` gives shapes and, where its leaves have shardings, places; leaves without one go to the first device.
     Without any `dev_accuracy` the last checkpoint is the best. Raises InputError if there is no checkpoint or if it
@@ -90,13 +95,25 @@ def load_params(
             raise InputError(f"{folder}: no finished checkpoint here; run the job 'train' first")
         chosen = steps[best_of([step.metrics for step in steps])] if which == "best" else steps[-1]
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here),
-            abstract,
-        )
-        found = orbax.checkpointables_metadata(chosen.step)
-        _check_same(found.metadata["params"], target, f"{folder / str(chosen.step)}", "params")
-        return orbax.load_checkpointables(chosen.step, {"params": target})["params"], chosen.step
+        places = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or here, abstract)
+        found = orbax.checkpointables_metadata(chosen.step).metadata
+        items = [item for item in ("params", "frozen") if item in found]
+        trees = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found[item]) for item in items]
+        trees = (*trees, None)[:2]
+        _check_same(jax.eval_shape(trainable.combine, *trees), abstract, f"{folder / str(chosen.step)}", "params")
+        target = {
+            item: jax.tree.map(
+                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                tree,
+                trainable.shardings(tree, places),
+            )
+            for item, tree in zip(items, trees, strict=False)
+        }
+        loaded = orbax.load_checkpointables(chosen.step, target)
+    if "frozen" not in loaded:
+        return loaded["params"], chosen.step
+    combine = jax.jit(trainable.combine, out_shardings=places)
+    return combine(loaded["params"], loaded["frozen"]), chosen.step
 
 
 def best_step(folder: epath.PathLike) -> dict[str, float]:
@@ -122,6 +139,12 @@ class _Keep:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         best = best_of([step.metrics for step in checkpoints]) if checkpoints else 0
         return [i == best or i >= len(checkpoints) - self._keep for i in range(len(checkpoints))]
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """What is saved together."""
+    items = {"params": state.params, "optimizer": {"step": state.step, "opt_state": state.opt_state}}
+    return items if state.frozen is None else items | {"frozen": state.frozen}
 
 
 def _open(folder: epath.Path, keep: _Keep, writes: bool) -> ocp.training.Checkpointer:

@@ -16,13 +16,10 @@
 """
 
 import contextlib
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -35,9 +32,8 @@ from scotd_jax.models.api import Model, Params
 from scotd_jax.training.accounting import Spent, earlier, peak_of, work_of
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import LateMetrics, MetricWriter
-from scotd_jax.training.optimizer import make_optimizer, make_schedule
-from scotd_jax.training.options import OFF, Options
-from scotd_jax.training.step import ONE_PART, TrainState, chunk_tokens, make_train_step
+from scotd_jax.training.programs import programs_of
+from scotd_jax.training.step import ONE_PART
 
 
 @runtime_checkable
@@ -73,22 +69,19 @@ def train(
     `dev_accuracy` chooses the best checkpoint. `log(step, values)` receives every line of FOLDER/metrics.jsonl.
     `parts` are the parts of a batch and the weights of their losses (step.py). The updates that `profile` names are
     recorded in FOLDER/profile. Returns where the time went (`accounting.Spent.totals`).
-    Raises InputError if the sizes do not fit together, the checkpoint is one of another model or optimizer, or the
-    loss is no longer finite.
+    Raises InputError if the sizes do not fit together, `training.freeze` or `training.lora` do not fit the model, the
+    checkpoint is one of another model or optimizer, or the loss is no longer finite.
     """
-    _check_sizes(training, mesh)
+    check_sizes(training, mesh)
     folder = epath.Path(folder)
-    options = Options.of(training)
     board = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.keep))
         done = checkpoints.latest or 0
         spent = Spent(earlier(folder / "metrics.jsonl", done))
         with spent.on("other"):
-            programs = _programs(
-                model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh, options
-            )
-            noise = programs.noise(seed) if options.dropout > 0 else ()
+            programs = programs_of(model, training, parts, mesh)
+            noise = programs.noise(seed) if training.dropout > 0 else ()
             if not done:
                 state = programs.start(init_params, seed)
         if done:
@@ -118,7 +111,7 @@ def train(
                 continue
             metrics.drain()
             with spent.on("evaluation"):
-                scores = dict(evaluate(state.params, step)) if evaluates and evaluate is not None else {}
+                scores = dict(evaluate(programs.combined(state), step)) if evaluates and evaluate is not None else {}
             if scores:
                 emit(step, scores)
             writer.flush()
@@ -130,77 +123,6 @@ def train(
     return spent.totals()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Programs:
-    """What is compiled once and shared by all runs of the same shape."""
-
-    abstract: TrainState  # shapes, dtypes and places
-    batch: jax.sharding.NamedSharding
-    init_params: Callable[[jax.Array], Params]
-    init_optimizer: Callable[[Params], Any]
-    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # of make_train_step
-    shapes: set[Any] = dataclasses.field(default_factory=set)  # of the batches so far
-
-    def is_new(self, batch: Mapping[str, Mapping[str, jax.Array]]) -> bool:
-        """Whether a batch is the first one of its shape, so that `step` has to be compiled for it."""
-        shapes = tuple((name, key, array.shape) for name, part in batch.items() for key, array in part.items())
-        new = shapes not in self.shapes
-        self.shapes.add(shapes)
-        return new
-
-    def start(self, params: Params | None, seed: int) -> TrainState:
-        """The state before the first update."""
-        if params is None:
-            placed = self.init_params(jax.random.key(seed))
-        else:
-            placed = sharding.place_params(params, jax.tree.map(lambda leaf: leaf.sharding, self.abstract.params))
-        step = jax.device_put(jnp.zeros((), jnp.int32), self.abstract.step.sharding)
-        return TrainState(step, placed, self.init_optimizer(placed))
-
-    def noise(self, seed: int) -> tuple[jax.Array]:
-        """What `step` takes besides where there is dropout: the seed, whatever its size, as 32 bits."""
-        return (jax.device_put(np.uint32(seed % 2**32), self.abstract.step.sharding),)
-
-
-@functools.lru_cache(maxsize=8)
-def _programs(
-    model: Model,
-    settings: config.Optimizer,
-    steps: int,
-    microbatches: int,
-    parts: tuple[tuple[str, float], ...],
-    mesh: jax.sharding.Mesh,
-    options: Options = OFF,
-) -> _Programs:
-    """Kept, so that the students of one chain that differ in their data alone compile once."""
-    optimizer, schedule = make_optimizer(settings, steps), make_schedule(settings, steps)
-    params = model.abstract()
-    places = sharding.param_shardings(mesh, model.axes(), params)
-    opt_state = jax.eval_shape(optimizer.init, params)
-    opt_places = sharding.shardings_like(opt_state, params, places, mesh)
-    whole, batch = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    state_places = TrainState(whole, places, opt_places)
-    abstract = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state),
-        state_places,
-    )
-    chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
-    step = jax.jit(
-        make_train_step(model, optimizer, schedule, microbatches, chunk, parts, options),
-        in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
-        out_shardings=(state_places, whole),
-        donate_argnums=0,
-    )
-    return _Programs(
-        abstract=abstract,
-        batch=batch,
-        init_params=jax.jit(model.init, out_shardings=places),
-        init_optimizer=jax.jit(optimizer.init, out_shardings=opt_places),
-        step=step,
-    )
-
-
 def _due(step: int, training: config.Training) -> tuple[bool, bool]:
     """(evaluate, save) after this update. Every evaluation saves, and so does the end."""
     last = step == training.steps
@@ -208,7 +130,8 @@ def _due(step: int, training: config.Training) -> tuple[bool, bool]:
     return evaluates, evaluates or (training.save_every > 0 and step % training.save_every == 0)
 
 
-def _check_sizes(training: config.Training, mesh: jax.sharding.Mesh) -> None:
+def check_sizes(training: config.Training, mesh: sharding.AnyMesh) -> None:
+    """Raises InputError if a batch cannot be cut as asked, or the counts of steps are not positive."""
     parts = training.microbatches * meshes.batch_shards(mesh)
     if training.microbatches < 1 or training.batch_size % parts != 0:
         raise InputError(

@@ -79,8 +79,9 @@ class LateMetrics:
 
     Fetching the numbers of the update just dispatched would make the host wait for it, and the devices then for the
     host. losses, `objective` and `token_accuracy` are weighted by `tokens`, which is a sum, as are `rationales` and
-    `flops`; `grad_norm` is a plain mean; the rest is that of the last update. Of all sums the line also has the rate per
-    second, and `mfu`, that of flops as a share of `peak`, where this is known. `emit(step, values)` receives each line.
+    `flops`; `grad_norm` is a plain mean; the rest is that of the last update. Of all sums the line also has the rate
+    per second, and `mfu`, that of flops as a share of `peak`, where this is known. `emit(step, values)` receives each
+    line.
     """
 
     def __init__(self, log_every: int, emit: Callable[[int, dict[str, float]], None], peak: float | None = None):

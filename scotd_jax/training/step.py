@@ -15,6 +15,7 @@ import optax
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.losses import Weighted, response_loss
 from scotd_jax.training.options import OFF, Options
+from scotd_jax.training.trainable import combine
 
 Part = Mapping[str, jax.Array]
 Batch = Mapping[str, Part]
@@ -24,11 +25,15 @@ LOGITS_BYTES = 256 * 2**20  # of float32 logits that may exist at one time on on
 
 
 class TrainState(NamedTuple):
-    """All that an update reads and writes. `step` is int32[], the number of updates made."""
+    """All that an update reads and writes. `step` is int32[], the number of updates made.
+
+    `params` are the numbers that learn, `frozen` those that do not (trainable.py); None where all of them learn.
+    """
 
     step: jax.Array
     params: Params
     opt_state: Any
+    frozen: Params | None = None
 
 
 def make_loss(model: Model, chunk: int = 0, options: Options = OFF) -> Callable[..., tuple[Weighted, ...]]:
@@ -83,8 +88,9 @@ def make_train_step(
     """
     loss_fn = make_loss(model, chunk, options)
 
-    def sums(params: Params, batch: Batch, key: jax.Array | None) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
-        def total(params):
+    def sums(state: TrainState, batch: Batch, key: jax.Array | None) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
+        def total(learns):
+            params = combine(learns, state.frozen)
             keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(parts))]
             said = {
                 name: tuple(each.sum for each in loss_fn(params, batch[name], part_key))
@@ -92,7 +98,7 @@ def make_train_step(
             }
             return sum(each[2 if options.objective else 0] for each in said.values()), said
 
-        return jax.grad(total, has_aux=True)(params)
+        return jax.grad(total, has_aux=True)(state.params)
 
     def step(state: TrainState, batch: Batch, seed: jax.Array | None = None) -> tuple[TrainState, Metrics]:
         tokens = {name: jnp.sum(batch[name]["weights"]) for name, _ in parts}
@@ -102,12 +108,12 @@ def make_train_step(
         }
         keys = mask_keys(seed, state.step, microbatches) if options.dropout > 0 else None
         if microbatches == 1:
-            grads, said = sums(state.params, shares, None if keys is None else keys[0])
+            grads, said = sums(state, shares, None if keys is None else keys[0])
         else:
             pieces = jax.tree.map(lambda array: split(array, microbatches), shares)
 
             def add(carry, piece):
-                return jax.tree.map(jnp.add, carry, sums(state.params, *piece)), None
+                return jax.tree.map(jnp.add, carry, sums(state, *piece)), None
 
             zero = {name: (jnp.zeros(()),) * (3 if options.objective else 2) for name, _ in parts}
             (grads, said), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), (pieces, keys))
@@ -123,7 +129,8 @@ def make_train_step(
             metrics["objective"] = sum(objective for _, _, objective in said.values())
         if len(parts) > 1:
             metrics |= {f"loss_{name}": said[name][0] / weight for name, weight in parts}
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
     return step
 
