@@ -31,6 +31,7 @@ from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Model, Params
+from scotd_jax.models.regime import compiler_options
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import LateMetrics, MetricWriter
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
@@ -165,6 +166,7 @@ def _programs(
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),
         donate_argnums=0,
+        compiler_options=compiler_options(options.remat),
     )
     return _Programs(
         abstract=abstract,
