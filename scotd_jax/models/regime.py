@@ -73,3 +73,11 @@ class Regime:
 
 
 PLAIN = Regime()
+
+
+def compiler_options(remat: Remat) -> dict[str, str] | None:
+    """Of a compiled function that trains under `remat`. XLA removes the barriers of rematerialisation for CPUs, merges
+    what is computed twice and so keeps everything: a toy of 12 layers took 37 MiB with and without, 15 like this."""
+    if remat == "none" or jax.default_backend() != "cpu":
+        return None
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}

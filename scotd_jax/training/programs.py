@@ -13,6 +13,7 @@ from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.models.api import Model, Params
+from scotd_jax.models.regime import compiler_options
 from scotd_jax.training import trainable
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
 from scotd_jax.training.options import Options
@@ -102,6 +103,7 @@ def _programs(
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),
         donate_argnums=0,
+        compiler_options=compiler_options(options.remat),
     )
     return Programs(
         abstract=abstract,
