@@ -1,4 +1,4 @@
-"""The benchmarks of sampling run on tiny shapes and say what they promise."""
+"""The benchmarks run on tiny shapes and say what they promise."""
 
 import importlib.util
 import json
@@ -49,6 +49,19 @@ def test_memory_of_a_whole_job():
     small, large = facts["cases"]["4"], facts["cases"]["8"]
     assert (small["responses"], large["responses"]) == (8, 16)
     assert facts["bytes_per_question"] == round((large["peak_bytes"] - small["peak_bytes"]) / 4)
+
+
+def test_input_is_compared_with_the_step_that_consumes_it():
+    facts = last_line("input", "--shrink")
+    assert facts["benchmark"] == "input"
+    assert facts["corpus"]["responses"] == 30 * facts["corpus"]["questions"] == 1200
+    assert facts["cases"].keys() == {"g1", "g30"}
+    for name, case in facts["cases"].items():
+        rates = case["loader_rationales_per_second"], case["step_rationales_per_second"]
+        assert case["ratio"] == pytest.approx(rates[0] / rates[1], rel=0.05, abs=0.1)  # what is printed is rounded
+        per_batch = case["loader_rationales_per_second"] / case["loader_batches_per_second"]
+        assert per_batch == pytest.approx(32 * int(name[1:]), rel=0.05)
+        assert 0 <= case["waiting_share"] < 1
 
 
 def test_the_work_of_one_token():
