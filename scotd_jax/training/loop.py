@@ -71,9 +71,9 @@ def train(
     Raises InputError if the sizes do not fit together, the checkpoint is one of another model or optimizer, or the
     loss is no longer finite.
     """
-    _check_sizes(training, mesh)
+    check_sizes(training, mesh)
     folder = epath.Path(folder)
-    programs = _programs(model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh)
+    programs = programs_of(model, training, parts, mesh)
     board = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.keep))
@@ -129,6 +129,13 @@ class _Programs:
         return TrainState(step, placed, self.init_optimizer(placed))
 
 
+def programs_of(
+    model: Model, training: config.Training, parts: Sequence[tuple[str, float]], mesh: jax.sharding.Mesh
+) -> _Programs:
+    """What `train` runs: `step(state, batch)` on a state like `abstract` and a batch split as `batch`."""
+    return _programs(model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh)
+
+
 @functools.lru_cache(maxsize=8)
 def _programs(
     model: Model,
@@ -174,7 +181,8 @@ def _due(step: int, training: config.Training) -> tuple[bool, bool]:
     return evaluates, evaluates or (training.save_every > 0 and step % training.save_every == 0)
 
 
-def _check_sizes(training: config.Training, mesh: jax.sharding.Mesh) -> None:
+def check_sizes(training: config.Training, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
+    """Raises InputError if a batch cannot be cut as asked, or the counts of steps are not positive."""
     parts = training.microbatches * meshes.batch_shards(mesh)
     if training.microbatches < 1 or training.batch_size % parts != 0:
         raise InputError(
