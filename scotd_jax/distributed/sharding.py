@@ -13,9 +13,10 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 RULES = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
 
 Tree = Any  # nested dict or other pytree
+AnyMesh = Mesh | AbstractMesh  # an abstract one has sizes and no devices
 
 
-def spec(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+def spec(mesh: AnyMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
     """How one parameter is split. An axis that its mesh axis does not divide, or whose mesh axis is taken, is whole."""
     taken: list[str | None] = []
     for name, size in zip(axes, shape, strict=True):
@@ -25,7 +26,7 @@ def spec(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[i
     return PartitionSpec(*taken)
 
 
-def param_shardings(mesh: Mesh | AbstractMesh, axes: Tree, abstract: Tree) -> Tree:
+def param_shardings(mesh: AnyMesh, axes: Tree, abstract: Tree) -> Tree:
     """A NamedSharding per parameter. `axes` is `model.axes()`, `abstract` is `model.abstract()`."""
     return jax.tree.map(
         lambda names, leaf: NamedSharding(mesh, spec(mesh, names, leaf.shape)),
@@ -35,7 +36,7 @@ def param_shardings(mesh: Mesh | AbstractMesh, axes: Tree, abstract: Tree) -> Tr
     )
 
 
-def shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: Mesh | AbstractMesh) -> Tree:
+def shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: AnyMesh) -> Tree:
     """Shardings of a tree that contains copies of the parameters' tree (optimizer moments).
 
     A leaf whose path ends in the path of a parameter and which has that parameter's shape lies where the parameter
@@ -54,17 +55,17 @@ def shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: Mesh | Abstr
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """The leading axis (questions) over data and fsdp; every other axis whole."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def cache_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedSharding:
+def cache_sharding(mesh: AnyMesh, shape: tuple[int, ...]) -> NamedSharding:
     """Keys and values [B, ..., K, T, Dh] over data and fsdp and over tensor, everything else over data and fsdp by its
     first axis, as far as the sizes allow."""
     split = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -74,7 +75,7 @@ def cache_sharding(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> NamedSh
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
-def place_cache(mesh: Mesh | None, tree: Tree) -> Tree:
+def place_cache(mesh: AnyMesh | None, tree: Tree) -> Tree:
     """Inside of a compiled function: every array where `cache_sharding` says. No mesh: the tree as it is."""
     if mesh is None:
         return tree

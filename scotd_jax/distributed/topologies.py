@@ -20,8 +20,8 @@ import jax
 from scotd_jax.errors import InputError
 
 GIB = 2**30
-TERA = 10**12
-GIGA = 10**9
+TERA = 1e12
+GIGA = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Chip:
     cores: int = 1  # of a chip, where the name of a topology counts these
 
 
-def _gpu(name: str, gigabytes: float, tera: float, bandwidth: float) -> Chip:
+def _gpu(name: str, gigabytes: int, tera: int, bandwidth: int) -> Chip:
     return Chip(name, "cuda", int(0.92 * gigabytes * GIGA), tera * TERA, bandwidth * GIGA)
 
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import Mesh
 
 from scotd_jax.config import Sampling
 from scotd_jax.distributed.mesh import batch_shards
-from scotd_jax.distributed.sharding import batch_sharding
+from scotd_jax.distributed.sharding import AnyMesh, batch_sharding
 from scotd_jax.errors import InputError
 from scotd_jax.layout import pad_rows, round_up, split_prompt
 from scotd_jax.models.api import Context, Model, Params
@@ -254,6 +254,6 @@ def places_of(policy: Sampling) -> int:
     return 1 if policy.n == 1 else 2
 
 
-def at_once(batch_size: int, mesh: Mesh | AbstractMesh | None) -> int:
+def at_once(batch_size: int, mesh: AnyMesh | None) -> int:
     """How many questions are read at once."""
     return round_up(-(-batch_size // 4), 1 if mesh is None else batch_shards(mesh))

@@ -130,7 +130,7 @@ class _Programs:
 
 
 def programs_of(
-    model: Model, training: config.Training, parts: Sequence[tuple[str, float]], mesh: jax.sharding.Mesh
+    model: Model, training: config.Training, parts: Sequence[tuple[str, float]], mesh: sharding.AnyMesh
 ) -> _Programs:
     """What `train` runs: `step(state, batch)` on a state like `abstract` and a batch split as `batch`."""
     return _programs(model, training.optimizer, training.steps, training.microbatches, tuple(parts), mesh)
@@ -143,7 +143,7 @@ def _programs(
     steps: int,
     microbatches: int,
     parts: tuple[tuple[str, float], ...],
-    mesh: jax.sharding.Mesh,
+    mesh: sharding.AnyMesh,
 ) -> _Programs:
     """Kept, so that the students of one chain that differ in their data alone compile once."""
     optimizer, schedule = make_optimizer(settings, steps), make_schedule(settings, steps)
@@ -181,7 +181,7 @@ def _due(step: int, training: config.Training) -> tuple[bool, bool]:
     return evaluates, evaluates or (training.save_every > 0 and step % training.save_every == 0)
 
 
-def check_sizes(training: config.Training, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> None:
+def check_sizes(training: config.Training, mesh: sharding.AnyMesh) -> None:
     """Raises InputError if a batch cannot be cut as asked, or the counts of steps are not positive."""
     parts = training.microbatches * meshes.batch_shards(mesh)
     if training.microbatches < 1 or training.batch_size % parts != 0:

@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from scotd_jax import config as c
 from scotd_jax.distributed import sharding
 from scotd_jax.distributed.mesh import batch_shards
+from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.jobs.planning.shapes import with_layers
 from scotd_jax.jobs.planning.works import Speaking, Training
 from scotd_jax.layout import round_up
@@ -43,7 +44,7 @@ def model_of(work: Training | Speaking, platform: str, layers: int = 0) -> api.M
     return registry.build(architecture, api.Precision(work.precision), platform)
 
 
-def training_call(work: Training, mesh: Mesh | AbstractMesh, platform: str, layers: int = 0) -> Call:
+def training_call(work: Training, mesh: AnyMesh, platform: str, layers: int = 0) -> Call:
     """The update. Raises InputError if the sizes of batch and mesh do not fit."""
     loop.check_sizes(work.settings, mesh)
     made = loop.programs_of(model_of(work, platform, layers), work.settings, work.parts, mesh)
@@ -71,7 +72,7 @@ def batch_of(work: Training, rows: int, place: NamedSharding | None) -> dict[str
 
 def speaking_calls(
     work: Speaking,
-    mesh: Mesh | AbstractMesh,
+    mesh: AnyMesh,
     platform: str,
     layers: int = 0,
     places: Callable[[Call], Any] | None = None,
@@ -112,7 +113,7 @@ def speaking_calls(
     return calls
 
 
-def rounded(policy: c.Sampling, mesh: Mesh | AbstractMesh) -> c.Sampling:
+def rounded(policy: c.Sampling, mesh: AnyMesh) -> c.Sampling:
     """The policy as a sampler on that mesh takes it."""
     return dataclasses.replace(policy, batch_size=round_up(policy.batch_size, batch_shards(mesh)))
 
@@ -122,7 +123,7 @@ def _prompt(rows: int, width: int, place: NamedSharding) -> tuple[jax.ShapeDtype
     return tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=place) for dtype in (jnp.int32, jnp.bool_))
 
 
-def _weights(model: api.Model, mesh: Mesh | AbstractMesh) -> tuple[Any, jax.ShapeDtypeStruct]:
+def _weights(model: api.Model, mesh: AnyMesh) -> tuple[Any, jax.ShapeDtypeStruct]:
     abstract = model.abstract()
     places = sharding.param_shardings(mesh, model.axes(), abstract)
     weights = jax.eval_shape(lambda params: engine.speaking(model, params), abstract)

@@ -16,6 +16,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from scotd_jax.distributed.mesh import AXES, batch_shards
+from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.jobs.planning import counting
 from scotd_jax.jobs.planning.calls import Call, batch_of, bytes_of, model_of, rounded, speaking_calls, training_call
 from scotd_jax.jobs.planning.shapes import layers_of
@@ -23,6 +24,7 @@ from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
 from scotd_jax.sampling.sampler import at_once
 from scotd_jax.training.step import LOGITS_BYTES, chunk_tokens
 
+Numbers = dict[str, float | int]
 PARTS = ("weights", "optimizer", "cache", "beside", "other", "temporaries", "code")
 
 
@@ -33,8 +35,8 @@ class Program:
 
     name: str
     bytes: Mapping[str, int]
-    flops: float
-    xla_flops: float = 0.0
+    flops: float | int
+    xla_flops: float | int = 0.0
     how: str = "by arithmetic on shapes"
     compile_seconds: float = 0.0
 
@@ -43,7 +45,7 @@ class Program:
         return sum(self.bytes.values())
 
 
-def estimated(work: Work, mesh: Mesh | AbstractMesh, platform: str) -> list[Program]:
+def estimated(work: Work, mesh: AnyMesh, platform: str) -> list[Program]:
     """By arithmetic. Raises InputError if the sizes of batch and mesh do not fit."""
     counts = _counts(work, mesh, platform)
     return [
@@ -70,7 +72,7 @@ def compiled(work: Work, mesh: Mesh, platform: str, layers: int) -> list[Program
     return programs
 
 
-def _counts(work: Work, mesh: Any, platform: str) -> dict[str, tuple[float, float]]:
+def _counts(work: Work, mesh: Any, platform: str) -> dict[str, tuple[float | int, float | int]]:
     """Operations and temporary bytes of every program, per chip, by arithmetic."""
     if isinstance(work, Speaking):
         return _speaking_counts(work, mesh, platform)
@@ -84,7 +86,7 @@ def _calls(work: Work, mesh: Any, platform: str, layers: int = 0, places: Callab
     return speaking_calls(work, mesh, platform, layers, places)
 
 
-def _compile(work: Work, mesh: Mesh, platform: str, layers: int) -> dict[str, dict[str, float]]:
+def _compile(work: Work, mesh: Mesh, platform: str, layers: int) -> dict[str, Numbers]:
     done: dict[int, Any] = {}
 
     def compile_(call: Call) -> Any:
@@ -114,7 +116,7 @@ def _compile(work: Work, mesh: Mesh, platform: str, layers: int) -> dict[str, di
     return found
 
 
-def _too_large(error: Exception, call: Call) -> dict[str, float]:
+def _too_large(error: Exception, call: Call) -> Numbers:
     """What XLA says that a program needs for which there is no memory. Other errors are passed on."""
     said = re.search(r"(?:temporaries \(|Used )([\d.]+)([KMGT])", str(error))
     if "RESOURCE_EXHAUSTED" not in str(error) or not said:
@@ -124,7 +126,7 @@ def _too_large(error: Exception, call: Call) -> dict[str, float]:
     return {"temporaries": used if "temporaries (" in str(error) else used - arguments, "code": 0.0, "flops": 0.0}
 
 
-def _at(deep: int, layers: tuple[int, ...], values: list[dict[str, float]]) -> dict[str, float]:
+def _at(deep: int, layers: tuple[int, ...], values: list[Numbers]) -> Numbers:
     """The line through what two models have, at a third."""
     if len(layers) == 1:
         return values[0]
@@ -140,7 +142,7 @@ def _held(call: Call) -> dict[str, int]:
 
 
 @functools.lru_cache(maxsize=256)
-def _update(work: Training, platform: str) -> tuple[float, float, float]:
+def _update(work: Training, platform: str) -> tuple[float | int, float | int, float | int]:
     """Of an update, per question: floating point operations, and bytes kept for the backward pass that follow the
     batch; and bytes kept of parameters in the form in which they are multiplied. Layers are alike, so two shallow
     models tell of any."""
@@ -158,7 +160,7 @@ def _update(work: Training, platform: str) -> tuple[float, float, float]:
     return whole["flops"] / rows, whole["batch"] / rows, whole["weights"]
 
 
-def _training_flops(work: Training, platform: str, mesh: Any) -> float:
+def _training_flops(work: Training, platform: str, mesh: Any) -> float | int:
     alike = dataclasses.replace(work.settings, microbatches=1)
     each = _update(dataclasses.replace(program_of(work), settings=alike), platform)[0]
     return each * work.settings.batch_size / mesh.size
@@ -178,7 +180,7 @@ def _training_temporaries(work: Training, mesh: Any, platform: str, held: Any) -
 
 
 @functools.lru_cache(maxsize=256)
-def _speech(work: Speaking, platform: str) -> dict[str, tuple[float, float]]:
+def _speech(work: Speaking, platform: str) -> dict[str, tuple[float | int, float | int]]:
     """Operations, and bytes of the largest array, of every program of a speaker on one device."""
     alone = AbstractMesh((1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
     found = []
@@ -190,7 +192,7 @@ def _speech(work: Speaking, platform: str) -> dict[str, tuple[float, float]]:
     return {name: (whole[name], sizes[name]) for name in whole}
 
 
-def _speaking_counts(work: Speaking, mesh: Any, platform: str) -> dict[str, tuple[float, float]]:
+def _speaking_counts(work: Speaking, mesh: Any, platform: str) -> dict[str, tuple[float | int, float | int]]:
     """The same per chip of a mesh; of temporary memory some arrays of the size of the largest are assumed."""
     policy, shards = rounded(work.policy, mesh), batch_shards(mesh)
     counts = _speech(dataclasses.replace(program_of(work), policy=policy), platform)

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jax.sharding import AbstractMesh, Mesh
+import jax
+from jax.sharding import AbstractMesh
 
 from scotd_jax import config as c
 from scotd_jax.distributed import sharding, topologies
@@ -14,7 +15,8 @@ from scotd_jax.errors import InputError
 from scotd_jax.jobs.planning import measure
 from scotd_jax.jobs.planning.calls import bytes_of, model_of, placed, training_call
 from scotd_jax.jobs.planning.measure import Program
-from scotd_jax.jobs.planning.works import Training, Work, program_of
+from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
+from scotd_jax.sampling.engine import as_spoken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +64,11 @@ class Planner:
             else:
                 programs = self._estimate(work, sizes, topology)
             beside = _beside(work, sizes, topology)
+            whole = [dataclasses.replace(each, bytes={**each.bytes, "beside": beside}) for each in programs]
+            if isinstance(work, Speaking) and not work.training:
+                whole.insert(0, _loading(work, sizes, topology))
         except InputError as error:
             return Outcome(work, sizes, (), topology.chip.usable, str(error))
-        whole = [dataclasses.replace(each, bytes={**each.bytes, "beside": beside}) for each in programs]
         return Outcome(work, sizes, tuple(whole), topology.chip.usable)
 
     def _compile(self, work: Work, sizes: c.Mesh) -> list[Program]:
@@ -105,33 +109,42 @@ def _where(work: Work, sizes: c.Mesh, topology: Topology) -> tuple[Topology, c.M
     return topology.host, own_sizes(sizes, topology.per_host)
 
 
-def mesh_of(work: Work, sizes: c.Mesh, topology: Topology) -> Mesh | AbstractMesh:
+def mesh_of(work: Work, sizes: c.Mesh, topology: Topology) -> AbstractMesh:
+    """The sizes of the mesh on which a work is computed."""
     where, own = _where(work, sizes, topology)
     return abstract_mesh(own, where.chips)
 
 
 def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
-    """Bytes that lie on a chip while a speaker's programs run, and are none of their arguments."""
-    if isinstance(work, Training) or not work.beside:
+    """Bytes on a chip while a speaker's programs run that are none of their arguments: a training that waits."""
+    if isinstance(work, Training) or not work.training:
         return 0
-    platform, mesh = topology.chip.platform, mesh_of(work, sizes, topology)
-    model = model_of(work, platform)
-    abstract = model.abstract()
-    params = placed(abstract, sharding.param_shardings(mesh, model.axes(), abstract))
-    sources = bytes_of(_kernels(params)) if work.precision != "float32" else 0
-    if work.beside == "parameters":
-        return sources
     training = Training((), (), work.architecture, work.precision, work.training, (("train", 1.0),), 8, 1, 8, 1)
-    held = training_call(training, abstract_mesh(sizes, topology.chips), platform).held
-    own = 0 if topology.hosts == 1 else bytes_of(held["weights"])
-    return sources + own + bytes_of(held["optimizer"])
+    held = training_call(training, abstract_mesh(sizes, topology.chips), topology.chip.platform).held
+    params = bytes_of(held["weights"] if topology.hosts > 1 else _sources(work, held["weights"]))
+    return params + bytes_of(held["optimizer"])
 
 
-def _kernels(params: Any) -> list[Any]:
-    """What a speaker has a second time, in the dtype of products (engine.speaking)."""
-    if isinstance(params, dict):
-        return [leaf for key, value in params.items() for leaf in ([value] if key == "kernel" else _kernels(value))]
-    return []
+def _loading(work: Speaking, sizes: c.Mesh, topology: Topology) -> Program:
+    """The moment in which a speaker's weights lie beside what they are made of: parameters over all devices, of several
+    hosts (jobs/run.py), or in float32."""
+    model = model_of(work, topology.chip.platform)
+    own, all_over = mesh_of(work, sizes, topology), abstract_mesh(sizes, topology.chips)
+    abstract = model.abstract()
+    if work.as_read:
+        abstract = jax.eval_shape(lambda params: as_spoken(model, params), abstract)
+    first = placed(abstract, sharding.param_shardings(all_over, model.axes(), abstract))
+    if topology.hosts == 1:
+        first = [] if work.as_read else _sources(work, first)
+    spoken = jax.eval_shape(lambda params: as_spoken(model, params), abstract)
+    weights = bytes_of(placed(spoken, sharding.param_shardings(own, model.axes(), spoken)))
+    return Program("load", dict.fromkeys(measure.PARTS, 0) | {"weights": weights, "beside": bytes_of(first)}, 0.0)
+
+
+def _sources(work: Work, params: Any) -> list[Any]:
+    """The parameters that a speaker has a second time, in the dtype of products (engine.as_spoken)."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [leaf for path, leaf in leaves if path[-1].key == "kernel" and work.precision != "float32"]
 
 
 def written(sizes: c.Mesh) -> str:

@@ -17,6 +17,7 @@ from scotd_jax.jobs.planning.outcomes import Outcome, Planner
 from scotd_jax.jobs.planning.works import Training, Work
 
 TRIES = 3  # compiled at most
+ROOM = 0.95  # of the memory: advice leaves some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ def find(planner: Planner, works: Sequence[Work], sizes: c.Mesh) -> Remedy | Non
     tries = 0
     for mesh, changed in _candidates(planner.topology, works, sizes):
         outcomes = [planner.look(work, mesh, compile=False) for work in changed]
-        if not all(outcome.fits for outcome in outcomes):
+        if not all(map(_roomy, outcomes)):
             continue
         checked = not planner.reason
         if checked:
@@ -43,7 +44,7 @@ def find(planner: Planner, works: Sequence[Work], sizes: c.Mesh) -> Remedy | Non
                 break
             tries += 1
             outcomes = [planner.look(work, mesh, compile=True) for work in changed]
-            if not all(outcome.fits for outcome in outcomes):
+            if not all(map(_roomy, outcomes)):
                 continue
         return _remedy(works, changed, sizes, mesh, outcomes, checked)
     return _elsewhere(planner, works, sizes)
@@ -60,7 +61,7 @@ def _elsewhere(planner: Planner, works: Sequence[Work], sizes: c.Mesh) -> Remedy
                 continue
             for mesh, changed in _candidates(topology, works, c.Mesh(), depth=1):
                 outcomes = [planner.look(work, mesh, compile=False, topology=topology) for work in changed]
-                if all(outcome.fits for outcome in outcomes):
+                if all(map(_roomy, outcomes)):
                     return _remedy(works, changed, sizes, mesh, outcomes, False, topology.name)
     return None
 
@@ -74,8 +75,18 @@ def _candidates(
         if any(each is None for each in changed):
             return
         for tensor in _doublings(max(1, sizes.tensor), topology.per_host):
-            for fsdp in _doublings(max(1, sizes.fsdp), topology.chips // tensor):
+            # Parameters that are gathered for every token make a speaker slow.
+            most = topology.chips // tensor if topology.hosts > 1 or _trains(works) else max(1, sizes.fsdp)
+            for fsdp in _doublings(max(1, sizes.fsdp), most):
                 yield c.Mesh(fsdp=fsdp, tensor=tensor), changed
+
+
+def _roomy(outcome: Outcome) -> bool:
+    return outcome.fits and outcome.total <= ROOM * outcome.usable
+
+
+def _trains(works: Sequence[Work]) -> bool:
+    return any(isinstance(work, Training) for work in works)
 
 
 def _doublings(first: int, last: int) -> Iterator[int]:

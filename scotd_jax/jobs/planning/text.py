@@ -9,7 +9,7 @@ from scotd_jax.distributed.topologies import GIB, GIGA, TERA, Topology
 from scotd_jax.jobs.planning import hours
 from scotd_jax.jobs.planning.measure import PARTS
 from scotd_jax.jobs.planning.outcomes import Outcome, mesh_of
-from scotd_jax.jobs.planning.remedies import Remedy
+from scotd_jax.jobs.planning.remedies import ROOM, Remedy
 from scotd_jax.jobs.planning.works import Training
 from scotd_jax.progress import format_seconds
 
@@ -38,16 +38,17 @@ def as_text(plan: Plan) -> str:
         rows.append([f"{outcome.work.title}: {_what(outcome, topology)}"])
         for program in outcome.programs:
             time = hours.of_call(program, topology, settings)
+            loads = program.name == "load"
             rows.append(
                 [
                     f"  {program.name}",
                     *(f"{program.bytes[part] / GIB:.2f}" for part in PARTS),
                     f"{program.total / GIB:.2f}",
-                    "yes" if program.total <= outcome.usable else "NO",
-                    f"{program.flops / TERA:.3g}",
-                    f"{1000 * time.seconds:.3g} ms",
-                    time.bound,
-                    format_seconds(program.compile_seconds) if program.compile_seconds else "not compiled",
+                    _fits(program.total / outcome.usable),
+                    "-" if loads else f"{program.flops / TERA:.3g}",
+                    "-" if loads else f"{1000 * time.seconds:.3g} ms",
+                    "-" if loads else time.bound,
+                    format_seconds(program.compile_seconds) if program.compile_seconds else "-",
                 ]
             )
         if outcome.problem:
@@ -67,6 +68,12 @@ def as_text(plan: Plan) -> str:
     if not plan.remedies:
         lines.append("everything fits")
     return "\n".join(lines)
+
+
+def _fits(share: float) -> str:
+    if share > 1:
+        return "NO"
+    return "yes" if share <= ROOM else "tight"
 
 
 def _what(outcome: Outcome, topology: Topology) -> str:
@@ -108,12 +115,14 @@ def _assumptions(plan: Plan) -> list[str]:
     settings = plan.settings
     lines = ["assumed:"]
     if plan.reason:
+        lines.append(f"  nothing was compiled: {plan.reason}")
         lines.append(
-            f"  nothing was compiled: {plan.reason}. Memory is by arithmetic on shapes: weights, optimizer and"
+            "  memory is by arithmetic on shapes: weights, optimizer and cache are exact; temporaries (gradients,"
         )
-        lines.append("  cache are exact; temporaries (gradients, activations, logits) are an estimate")
+        lines.append("  activations, logits) are an estimate, and the code of programs is left out")
     else:
-        hows = dict.fromkeys(program.how for outcome in plan.outcomes for program in outcome.programs)
+        programs = [program for outcome in plan.outcomes for program in outcome.programs]
+        hows = dict.fromkeys(program.how for program in programs if program.name != "load")
         lines += [f"  {how}{', the rest in proportion' if ' of ' in how else ''}" for how in hows]
     lines.append(
         f"  time of a call: the slower of products at {settings.efficiency:.0%} of "

@@ -41,8 +41,8 @@ class Training:
 class Speaking:
     """`samples` said to `questions` of up to `prompt` tokens, after `exemplars` tokens that are read once.
 
-    `beside` is what lies on the chips besides: the float32 parameters that the speaker's are made of, or the whole
-    state of a training that waits meanwhile; nothing where weights are read as they are spoken with.
+    `as_read`: weights are read from their files as they are spoken with, else made of float32 parameters. `training`
+    is one that waits meanwhile, with its whole state.
     """
 
     names: tuple[str, ...]
@@ -55,8 +55,8 @@ class Speaking:
     exemplars: int
     questions: int
     samples: int
-    beside: Literal["", "parameters", "training"]
-    training: c.Training | None = None  # that waits
+    as_read: bool = False
+    training: c.Training | None = None
 
     @property
     def title(self) -> str:
@@ -72,7 +72,7 @@ def program_of(work: Work) -> Work:
     if isinstance(work, Training):
         return dataclasses.replace(work, names=(), paths=(), settings=_same(work.settings), updates=0)
     return dataclasses.replace(
-        work, names=(), paths=(), job="sample", questions=0, samples=0, beside="", training=None
+        work, names=(), paths=(), job="sample", questions=0, samples=0, as_read=False, training=None
     )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def works(config: c.Config, assumed: Assumed) -> list[Work]:
     for work in (*_teachers(config, assumed), *_students(config, assumed), *_evaluations(config, assumed)):
         counts = ("updates",) if isinstance(work, Training) else ("questions", "samples")
         key = dataclasses.replace(program_of(work), **({} if isinstance(work, Training) else {"job": work.job}))
-        key = key, getattr(work, "beside", ""), getattr(work, "training", None)
+        key = key, getattr(work, "as_read", None), getattr(work, "training", None)
         if key in found:
             there = found[key]
             sums = {name: getattr(there, name) + getattr(work, name) for name in counts}
@@ -130,7 +130,7 @@ def _teachers(config: c.Config, assumed: Assumed) -> Iterator[Speaking]:
             policy=spec.sampling,
             questions=questions,
             samples=questions * spec.sampling.n,
-            beside="" if spec.model.path else "parameters",
+            as_read=bool(spec.model.path),
         )
 
 
@@ -156,7 +156,7 @@ def _students(config: c.Config, assumed: Assumed) -> Iterator[Work]:
             asked = min(assumed.questions(student.dev), config.evaluation.dev_questions)
             times = -(-training.steps // training.eval_every) if training.eval_every else 1
             speaking = _evaluation(config, name, name, "sampling", architecture, asked * times)
-            yield dataclasses.replace(speaking, job="train", beside="training", training=_same(training))
+            yield dataclasses.replace(speaking, job="train", training=_same(training))
 
 
 def _evaluations(config: c.Config, assumed: Assumed) -> Iterator[Speaking]:
@@ -183,7 +183,6 @@ def _evaluation(config: c.Config, name: str, student: str, which: str, architect
         policy=(policy := getattr(config.evaluation, which)),
         questions=questions,
         samples=questions * policy.n,
-        beside="parameters",
     )
 
 
