@@ -246,6 +246,20 @@ class Profile:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the plan job reckons with (jobs/plan.py); nothing else reads it."""
+
+    topology: str = ""  # "v5e-16", "v5p-128" (Google's names), "h200-8" (GPUs), or "cpu-8" to try the job itself
+    questions: int = 10_000  # of a set whose files are not here
+    prompt_tokens: int = 0  # of the longest question to a speaker; 0: the max_prompt_tokens of corpora it speaks for
+    exemplar_tokens: int = 128  # of one worked example
+    response_tokens: int = 0  # of a sample, on average; 0: as many as it may have
+    efficiency: float = 0.4  # share of the chips' FLOP/s that is assumed to be reached
+    bandwidth: float = 0.7  # share of their memory's bandwidth
+    layers: int = 4  # a model of more is compiled with half as many and as many, and the rest follows; 0: whole
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     name: str = ""
     seed: int = 0
@@ -258,6 +272,7 @@ class Config:
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = Mesh()
     profile: Profile = Profile()
+    plan: Plan = Plan()
 
 
 def from_mapping(kind: type, values: Any, path: str = "config") -> Any:

@@ -20,7 +20,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, e.g. configs/world.py or configs/world.py:seed=1"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where artefacts live; a local folder or gs://...", required=True)
-_JOBS = flags.DEFINE_list("jobs", None, "Only these jobs: sample,build,train,evaluate,export,report")
+_JOBS = flags.DEFINE_list(
+    "jobs", None, "Only these jobs: sample,build,train,evaluate,export,report; or plan, which only says what they need"
+)
 _OVERWRITE = flags.DEFINE_list("overwrite", [], "Make again: JOB (all of its artefacts) or JOB:NAME (one)")
 _MULTIHOST = flags.DEFINE_string(
     "multihost", "", "Join the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
@@ -58,6 +60,13 @@ def run(
     config = c.from_mapping(c.Config, config_dict)
     from scotd_jax.jobs import chain  # standard library only: a wrong name is said before JAX is loaded
 
+    if chain.PLAN in jobs:
+        if len(jobs) > 1 or overwrite or multihost:
+            raise InputError("--jobs=plan: goes by itself, without other jobs, --overwrite and --multihost")
+        from scotd_jax.jobs.plan import plan
+
+        plan(config, workdir_path)
+        return
     steps = chain.chain(config, jobs or chain.JOBS)
 
     from scotd_jax import jobs as package

@@ -16,12 +16,11 @@ from scotd_jax.errors import InputError
 AXES = ("data", "fsdp", "tensor")
 
 
-def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The mesh of `sizes` over `devices` (all of them if None), laid out along the machine's own topology.
+def shape_of(sizes: config.Mesh, devices: int) -> dict[str, int]:
+    """Devices along each axis, -1 filled in.
 
     Raises InputError if more than one size is -1, a size is zero, or the sizes do not use every device.
     """
-    devices = list(jax.devices() if devices is None else devices)
     shape = {axis: getattr(sizes, axis) for axis in AXES}
     written = ", ".join(f"{axis}={size}" for axis, size in shape.items())
     free = [axis for axis, size in shape.items() if size == -1]
@@ -29,15 +28,37 @@ def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -
         raise InputError(f"config.mesh: {written}; sizes are positive and at most one of them is -1 (what is left)")
     named = math.prod(size for size in shape.values() if size != -1)
     if free:
-        shape[free[0]] = len(devices) // named
-    if math.prod(shape.values()) != len(devices):
+        shape[free[0]] = devices // named
+    if math.prod(shape.values()) != devices:
         raise InputError(
-            f"config.mesh: {written} does not fit the {len(devices)} devices of this run; "
+            f"config.mesh: {written} does not fit the {devices} devices of this run; "
             "the product of the sizes must be the number of devices, and one size may be -1"
         )
-    return jax.make_mesh(tuple(shape.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return shape
 
 
-def batch_shards(mesh: jax.sharding.Mesh) -> int:
+def own_sizes(sizes: config.Mesh, devices: int) -> config.Mesh:
+    """The mesh on which one process of several speaks: models are split by `tensor` as far as its devices go, and its
+    questions over what is left. A gather of parameters per token (`fsdp`) would cost more than it saves."""
+    return config.Mesh(tensor=math.gcd(sizes.tensor, devices) if sizes.tensor > 0 else 1)
+
+
+def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """The mesh of `sizes` over `devices` (all of them if None), laid out along the machine's own topology.
+
+    Raises InputError as `shape_of` does.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = tuple(shape_of(sizes, len(devices)).values())
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def abstract_mesh(sizes: config.Mesh, devices: int) -> jax.sharding.AbstractMesh:
+    """The same without devices: enough to say how arrays are cut. Raises InputError as `shape_of` does."""
+    shape = tuple(shape_of(sizes, devices).values())
+    return jax.sharding.AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_shards(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
     """Into how many parts the questions of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -13,10 +13,10 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 RULES = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
 
 Tree = Any  # nested dict or other pytree
-AnyMesh = Mesh | AbstractMesh  # with devices, or only their number
+AnyMesh = Mesh | AbstractMesh  # an abstract one has sizes and no devices
 
 
-def spec(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+def spec(mesh: AnyMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
     """How one parameter is split. An axis that its mesh axis does not divide, or whose mesh axis is taken, is whole."""
     taken: list[str | None] = []
     for name, size in zip(axes, shape, strict=True):
@@ -26,7 +26,7 @@ def spec(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> Pa
     return PartitionSpec(*taken)
 
 
-def param_shardings(mesh: Mesh, axes: Tree, abstract: Tree) -> Tree:
+def param_shardings(mesh: AnyMesh, axes: Tree, abstract: Tree) -> Tree:
     """A NamedSharding per parameter. `axes` is `model.axes()`, `abstract` is `model.abstract()`."""
     return jax.tree.map(
         lambda names, leaf: NamedSharding(mesh, spec(mesh, names, leaf.shape)),
@@ -36,7 +36,7 @@ def param_shardings(mesh: Mesh, axes: Tree, abstract: Tree) -> Tree:
     )
 
 
-def shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: Mesh) -> Tree:
+def shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: AnyMesh) -> Tree:
     """Shardings of a tree that contains copies of the parameters' tree (optimizer moments).
 
     A leaf whose path ends in the path of a parameter and which has that parameter's shape lies where the parameter
@@ -55,32 +55,31 @@ def shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: Mesh) -> Tre
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """The leading axis (questions) over data and fsdp; every other axis whole."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def place_cache(mesh: Mesh | None, tree: Tree) -> Tree:
-    """Inside of a compiled function: keys and values [B, ..., K, T, Dh] over data and fsdp and over tensor, everything
-    else over data and fsdp by its first axis, as far as the sizes allow. No mesh: the tree as it is."""
+def cache_sharding(mesh: AnyMesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Keys and values [B, ..., K, T, Dh] over data and fsdp and over tensor, everything else over data and fsdp by its
+    first axis, as far as the sizes allow."""
+    split = mesh.shape["data"] * mesh.shape["fsdp"]
+    axes: list[Any] = [("data", "fsdp") if axis == 0 and size % split == 0 else None for axis, size in enumerate(shape)]
+    if len(shape) >= 4 and shape[-3] % mesh.shape["tensor"] == 0:
+        axes[-3] = "tensor"
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def place_cache(mesh: AnyMesh | None, tree: Tree) -> Tree:
+    """Inside of a compiled function: every array where `cache_sharding` says. No mesh: the tree as it is."""
     if mesh is None:
         return tree
-
-    def place(leaf: jax.Array) -> jax.Array:
-        split = mesh.shape["data"] * mesh.shape["fsdp"]
-        axes: list[Any] = [
-            ("data", "fsdp") if axis == 0 and size % split == 0 else None for axis, size in enumerate(leaf.shape)
-        ]
-        if leaf.ndim >= 4 and leaf.shape[-3] % mesh.shape["tensor"] == 0:
-            axes[-3] = "tensor"
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec(*axes)))
-
-    return jax.tree.map(place, tree)
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, cache_sharding(mesh, leaf.shape)), tree)
 
 
 def place_batch(batch: Tree, sharding: NamedSharding) -> Tree:

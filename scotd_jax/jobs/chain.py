@@ -16,6 +16,7 @@ from scotd_jax.rationales.remote import REMOTE, check_remote, check_think
 from scotd_jax.tasks import recipes
 
 JOBS = ("sample", "build", "train", "evaluate", "export", "report")
+PLAN = "plan"  # a job beside the chain: what the others would need
 
 
 class Step(NamedTuple):
@@ -47,7 +48,7 @@ def askings(config: Config) -> dict[str, Asking]:
 def chain(config: Config, jobs: tuple[str, ...] = JOBS) -> list[Step]:
     """All steps of `jobs` in order. Raises InputError on names that the config does not define, and on circles."""
     for job in jobs:
-        lookup(dict.fromkeys(JOBS), job, "--jobs")
+        lookup(dict.fromkeys((*JOBS, PLAN)), job, "--jobs")
     check(config)
     wanted = [Step("sample", name) for name in config.rationales]
     wanted += [Step("build", name) for name in config.corpora]

@@ -8,7 +8,7 @@ import jax
 
 from scotd_jax import config as c
 from scotd_jax.distributed.hosts import to_own_devices
-from scotd_jax.distributed.mesh import make_mesh
+from scotd_jax.distributed.mesh import make_mesh, own_sizes
 from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.question_sets import QuestionSet
@@ -35,7 +35,8 @@ class Run:
         self.mesh = make_mesh(config.mesh)  # of training: the devices of all processes
         several = jax.process_count() > 1
         # Of speaking: the devices of this process, over which its questions are spread.
-        self.own_mesh = make_mesh(c.Mesh(), jax.local_devices()) if several else self.mesh
+        own = jax.local_devices()
+        self.own_mesh = make_mesh(own_sizes(config.mesh, len(own)), own) if several else self.mesh
         self.task = functools.cache(self._task)
         self.questions = functools.cache(self._questions)
         self.prefix = functools.cache(self._prefix)

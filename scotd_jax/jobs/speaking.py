@@ -16,6 +16,7 @@ from scotd_jax.jobs.thinking import Thinking
 from scotd_jax.models import api
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Prompt, Question, Response
+from scotd_jax.sampling import engine
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tasks import recipes
@@ -71,7 +72,9 @@ class Speaker(NamedTuple):
 
 def load_speaker(run: Run, name: str, model: c.Model, precision: str, seed: int = 0) -> Speaker:
     functions = run.model(model, precision)
-    params = run.speaking_params(model, functions, seed)
+    # Before they move to the devices that speak: theirs is all that stays, and half as much.
+    params = engine.as_spoken(functions, run.params(model, functions, seed, functions.precision.compute))
+    params = run.on_own_devices(params, functions)
     return Speaker(name, functions, params, run.tokenizer(model), *run.manner(model), run.opening(model))
 
 

@@ -14,6 +14,7 @@ from scotd_jax.jobs.given import identity, load_given
 from scotd_jax.jobs.run import Run
 from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
 from scotd_jax.models import api
+from scotd_jax.sampling.engine import as_spoken
 from scotd_jax.training import accounting, trainable
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import train as train_loop
@@ -105,7 +106,7 @@ def _dev(run: Run, name: str, model):
     wanted = requests(speaker, asked, 1, given=given)
 
     def evaluate(params, step: int) -> dict[str, float]:
-        sampler.params = run.on_own_devices(params, model)
+        sampler.params = run.on_own_devices(as_spoken(model, params), model)
         right = 0
         for samples in sampler(wanted):
             right += sum(respond(s, *asked[s.question_id], speaker, "greedy").correct is True for s in samples)

@@ -125,10 +125,10 @@ def config_for(architecture: str, shape_overrides: Mapping[str, Any] | None = No
 
 
 @functools.cache
-def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION) -> Model:
-    """The model of a config as pure functions (see `api.Model`).
+def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platform: str = "") -> Model:
+    """The model of a config as pure functions (see `api.Model`), for "cpu", "tpu" or "cuda" ("": this process' own).
 
-    Equal configs give the same object, so that what is compiled for one of them serves all.
+    Equal arguments give the same object, so that what is compiled for one of them serves all.
     """
     source, module = _MODULES[config.kind]
 
@@ -158,7 +158,9 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION) -> Mode
         layers, heads, width = config.cache_shape
 
         def slots(count: int) -> tuple[jax.Array, ...]:
-            return tuple(jnp.zeros((batch, group, heads, count, width), _cache_dtype(precision)) for _ in range(layers))
+            return tuple(
+                jnp.zeros((batch, group, heads, count, width), _cache_dtype(precision, platform)) for _ in range(layers)
+            )
 
         none, nowhere = jnp.zeros((batch, group), jnp.int32), jnp.zeros((), jnp.int32)
         return Cache(slots(length), slots(length), none, slots(recent), slots(recent), nowhere)
@@ -172,10 +174,10 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION) -> Mode
     return Model(config, precision, jax.jit(init), prefill, extend, unembedding, new_cache, axes)
 
 
-def _cache_dtype(precision: Precision) -> str:
+def _cache_dtype(precision: Precision, platform: str) -> str:
     # On CPUs XLA multiplies single rows with matrices in float32 only and would convert a bfloat16 cache as a whole at
     # every step (measured: 10 to 25 times slower). The values in the cache are the same, only their container is wide.
-    return "float32" if jax.default_backend() == "cpu" else precision.compute
+    return "float32" if (platform or jax.default_backend()) == "cpu" else precision.compute
 
 
 def _axes_of(table, path) -> tuple[str | None, ...]:

@@ -62,14 +62,19 @@ class Orders(NamedTuple):
     index: Int[Array, "B G"]
 
 
-def speaking(model: Model, params: Params) -> Weights:
-    """Kernels and output matrix in the compute dtype, everything else as it is: the same numbers, half the bytes."""
+def as_spoken(model: Model, params: Params) -> Params:
+    """Kernels in the compute dtype, everything else as it is: the same numbers, half the bytes."""
 
     def cast(path, leaf):
         return leaf.astype(model.precision.compute) if path[-1].key == "kernel" else leaf
 
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def speaking(model: Model, params: Params) -> Weights:
+    """Parameters `as_spoken`, and the output matrix in the compute dtype, too."""
     unembedding = jnp.asarray(model.unembedding(params)).astype(model.precision.compute)
-    return Weights(jax.tree_util.tree_map_with_path(cast, params), unembedding)
+    return Weights(as_spoken(model, params), unembedding)
 
 
 def empty(model: Model, policy: Sampling, params: Params, B: int, W: int, P: int) -> tuple[Questions, Rows, Cache]:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
 
 from scotd_jax.config import Sampling
-from scotd_jax.distributed.sharding import place_cache
+from scotd_jax.distributed.sharding import AnyMesh, place_cache
 from scotd_jax.models.api import Model, Params
 from scotd_jax.sampling import engine
 
@@ -23,14 +22,16 @@ class Programs(NamedTuple):
     decode: Callable[..., Any]
 
 
-def programs(model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: Mesh | None) -> Programs:
+def programs(
+    model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
+) -> Programs:
     """Equal arguments give the same programs. Of the policy, what only decides shapes does not count."""
     return _compiled(model, dataclasses.replace(policy, batch_size=1, bucket=1), end_ids, vocab_limit, mesh)
 
 
 @functools.lru_cache(maxsize=32)
 def _compiled(
-    model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: Mesh | None
+    model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
 ) -> Programs:
     """Questions, rows and caches are given away and come back changed."""
     decode = functools.partial(engine.decode, model, policy, end_ids=end_ids, vocab_limit=vocab_limit)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from scotd_jax.config import Sampling
 from scotd_jax.distributed.mesh import batch_shards
-from scotd_jax.distributed.sharding import batch_sharding
+from scotd_jax.distributed.sharding import AnyMesh, batch_sharding
 from scotd_jax.errors import InputError
 from scotd_jax.layout import pad_rows, round_up, split_prompt
 from scotd_jax.models.api import Context, Model, Params
@@ -151,7 +151,7 @@ class Sampler:
     ) -> Iterator[list[Said]]:
         """What is said in one pass, as it is finished."""
         B, G, T = self._policy.batch_size, self._policy.n, self._policy.max_new_tokens
-        places = 1 if G == 1 else 2
+        places = places_of(self._policy)
         self.shapes.add((round_up(len(exemplars), self._policy.bucket) if exemplars else 0, width))
         shared = self._exemplars(weights, exemplars)
         questions, rows, cache = self._programs.empty(weights.params, B, places, width)
@@ -188,7 +188,7 @@ class Sampler:
 
         Several, because a prompt alone does not keep the hardware busy; so a lane that wants one may wait for others.
         """
-        most = _at_once(self._policy.batch_size, self._mesh)
+        most = at_once(self._policy.batch_size, self._mesh)
         while pending:
             wanting = lanes.wanting()
             if len(wanting) < min(most, len(pending)) and lanes.busy:
@@ -213,7 +213,7 @@ class Sampler:
         width: int,
         places: int,
     ) -> engine.Questions:
-        most = _at_once(self._policy.batch_size, self._mesh)
+        most = at_once(self._policy.batch_size, self._mesh)
         prefixes = [self._split(request)[1] for _, _, request in admitted]
         source = np.full((places, self._policy.batch_size), -1, np.int32)
         for i, (lane, place, _) in enumerate(admitted):
@@ -249,6 +249,11 @@ class Sampler:
         return shorter
 
 
-def _at_once(batch_size: int, mesh: Mesh | None) -> int:
+def places_of(policy: Sampling) -> int:
+    """How many questions a lane holds at a time."""
+    return 1 if policy.n == 1 else 2
+
+
+def at_once(batch_size: int, mesh: AnyMesh | None) -> int:
     """How many questions are read at once."""
     return round_up(-(-batch_size // 4), 1 if mesh is None else batch_shards(mesh))

@@ -1,0 +1,54 @@
+"""The plan job: what a run will need, said before hardware is rented for it.
+
+Every program of the chain is compiled for a named topology that need not be there, or counted where that cannot be
+done. Nothing is read but the config (and the files of tasks, if they are here), nothing is made but DIR/plan.json.
+"""
+
+import itertools
+import json
+import time
+
+import jax
+
+from scotd_jax import config as c
+from scotd_jax.distributed import topologies
+from scotd_jax.distributed.mesh import shape_of
+from scotd_jax.errors import InputError
+from scotd_jax.jobs import chain
+from scotd_jax.jobs.planning import remedies, text
+from scotd_jax.jobs.planning.outcomes import Planner
+from scotd_jax.jobs.planning.shapes import Assumed
+from scotd_jax.jobs.planning.works import works
+from scotd_jax.progress import log
+from scotd_jax.workdir import Workdir, write_text
+
+
+def plan(config: c.Config, workdir: str) -> None:
+    """Prints the plan and writes it to WORKDIR/plan.json.
+
+    Raises InputError on a topology that there is not, sizes that do not fit it, and, after everything is said, if
+    something does not fit.
+    """
+    chain.check(config)
+    if not config.plan.topology:
+        raise InputError("config.plan.topology: on what? For example --config.plan.topology=v5e-16")
+    topology = topologies.parse(config.plan.topology, "config.plan.topology")
+    topologies.stay_on_cpu(topology.chips if topology.chip.platform == "cpu" else 1)
+    shape_of(config.mesh, topology.chips)
+    begun = time.monotonic()
+    assumed = Assumed(config)
+    planner = Planner(topology, config.plan.layers, log)
+    with jax.debug_key_reuse(False):  # which keys are used how often is no question of sizes
+        found = [planner.look(work, config.mesh, compile=True) for work in works(config, assumed)]
+        advice = []
+        for job, group in itertools.groupby(sorted(found, key=lambda o: o.work.job), key=lambda o: o.work.job):
+            group = list(group)
+            if not all(outcome.fits for outcome in group):
+                log(f"  {job} does not fit: looking for what would")
+                advice.append((job, remedies.find(planner, [outcome.work for outcome in group], config.mesh)))
+    done = text.Plan(config.name, config.plan, topology, planner.reason, found, advice, list(assumed.notes))
+    print(text.as_text(done))
+    path = Workdir(workdir).root / "plan.json"
+    write_text(path, json.dumps(text.as_json(done), indent=2) + "\n")
+    log(f"planned in {time.monotonic() - begun:.0f} s: {path}")
+    remedies.refuse(found)

@@ -1,0 +1,147 @@
+"""Every program of a training and of a speaker, with arguments that have shapes and places and no values.
+
+The programs are those that run: training/loop.py and sampling/programs.py make them. With a mesh of described devices
+they can be compiled; with an abstract mesh, which has sizes alone, they can be counted.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from scotd_jax import config as c
+from scotd_jax.distributed import sharding
+from scotd_jax.distributed.mesh import batch_shards
+from scotd_jax.distributed.sharding import AnyMesh
+from scotd_jax.jobs.planning.shapes import with_layers
+from scotd_jax.jobs.planning.works import Speaking, Training
+from scotd_jax.layout import round_up
+from scotd_jax.models import api, registry
+from scotd_jax.sampling import engine
+from scotd_jax.sampling.noise import base_key
+from scotd_jax.sampling.programs import programs
+from scotd_jax.sampling.sampler import at_once, places_of
+from scotd_jax.training import loop
+
+STATES = 8  # of the table of stop strings; it is small whatever they are
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """`function(*arguments)`. `held` says by what name the bytes of the arguments go."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    held: dict[str, Any]  # "weights", "optimizer", "cache": trees of arguments
+
+
+def model_of(work: Training | Speaking, platform: str, layers: int = 0) -> api.Model:
+    """The model of a work, with so many layers (0: its own)."""
+    architecture = with_layers(work.architecture, layers) if layers else work.architecture
+    return registry.build(architecture, api.Precision(work.precision), platform)
+
+
+def training_call(work: Training, mesh: AnyMesh, platform: str, layers: int = 0) -> Call:
+    """The update. Raises InputError if the sizes of batch and mesh do not fit."""
+    loop.check_sizes(work.settings, mesh)
+    made = loop.programs_of(model_of(work, platform, layers), work.settings, work.parts, mesh)
+    batch = batch_of(work, work.settings.batch_size, made.batch)
+    held = {"weights": made.abstract.params, "optimizer": made.abstract.opt_state}
+    return Call(made.step, (made.abstract, batch), held)
+
+
+def batch_of(work: Training, rows: int, place: NamedSharding | None) -> dict[str, Any]:
+    """A batch as step.py describes it."""
+
+    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=place)
+
+    P, G, R = work.prompt, work.group, work.response
+    part = {
+        "prompt": array(P),
+        "prompt_mask": array(P, dtype=jnp.bool_),
+        "inputs": array(G, R),
+        "targets": array(G, R),
+        "weights": array(G, R, dtype=jnp.float32),
+    }
+    return {name: part for name, _ in work.parts}
+
+
+def speaking_calls(
+    work: Speaking,
+    mesh: AnyMesh,
+    platform: str,
+    layers: int = 0,
+    places: Callable[[Call], Any] | None = None,
+) -> dict[str, Call]:
+    """The programs of a speaker: "exemplars" (if there are any), "read" and "decode".
+
+    `places(call)` says where the compiler puts the results of a call; None: whole on every device.
+    """
+    model, policy = model_of(work, platform, layers), rounded(work.policy, mesh)
+    made = programs(model, policy, (0,), work.architecture.vocab_size, mesh)
+    params, unembedding = _weights(model, mesh)
+    weights = engine.Weights(params, unembedding)
+    B, G, A = policy.batch_size, policy.n, at_once(policy.batch_size, mesh)
+    W, batch, whole = places_of(policy), sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    calls: dict[str, Call] = {}
+    shared = None
+    if work.exemplars:
+        arguments = (params, *_prompt(1, work.exemplars, whole))
+        calls["exemplars"] = Call(made.prefill, arguments, {"weights": params})
+        shapes = jax.eval_shape(made.prefill, *arguments)
+        shared = placed(shapes, places(calls["exemplars"]) if places else jax.tree.map(lambda _: whole, shapes))
+    empty = jax.eval_shape(lambda p: engine.empty(model, policy, p, B, W, work.prompt), params)
+    at = jax.tree.map(lambda leaf: sharding.cache_sharding(mesh, leaf.shape), empty)
+    questions, rows, cache = placed(empty, at)
+    source = jax.ShapeDtypeStruct((W, B), jnp.int32, sharding=whole)
+    arguments = (params, shared, questions, *_prompt(A, work.prompt, batch), source)
+    calls["read"] = Call(made.read, arguments, {"weights": params, "cache": (shared, questions)})
+    orders = engine.Orders(
+        *(
+            jax.ShapeDtypeStruct((B, G, *more), dtype, sharding=batch)
+            for dtype, more in ((jnp.bool_, ()), (jnp.int32, ()), (jnp.int32, ()), (jnp.uint32, (2,)), (jnp.int32, ()))
+        )
+    )
+    base = jax.eval_shape(lambda: base_key(0))
+    table = jax.ShapeDtypeStruct((STATES, work.architecture.vocab_size), jnp.int32, sharding=whole)
+    arguments = (weights, shared, questions, rows, cache, orders, base, table)
+    calls["decode"] = Call(made.decode, arguments, {"weights": weights, "cache": (shared, questions, rows, cache)})
+    return calls
+
+
+def rounded(policy: c.Sampling, mesh: AnyMesh) -> c.Sampling:
+    """The policy as a sampler on that mesh takes it."""
+    return dataclasses.replace(policy, batch_size=round_up(policy.batch_size, batch_shards(mesh)))
+
+
+def _prompt(rows: int, width: int, place: NamedSharding) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    shape = (rows, width)
+    return tuple(jax.ShapeDtypeStruct(shape, dtype, sharding=place) for dtype in (jnp.int32, jnp.bool_))
+
+
+def _weights(model: api.Model, mesh: AnyMesh) -> tuple[Any, jax.ShapeDtypeStruct]:
+    abstract = model.abstract()
+    places = sharding.param_shardings(mesh, model.axes(), abstract)
+    weights = jax.eval_shape(lambda params: engine.speaking(model, params), abstract)
+    table = places["lm_head"]["kernel"] if "lm_head" in places else places["embed"]["tokens"]
+    return placed(weights.params, places), placed(weights.unembedding, table)
+
+
+def placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, places)
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of a tree of placed shapes on one device."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+        size = 1
+        for axis in shape:
+            size *= axis
+        total += size * jnp.dtype(leaf.dtype).itemsize if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else 8
+    return total

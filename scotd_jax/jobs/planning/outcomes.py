@@ -1,0 +1,151 @@
+"""One work on one topology and mesh: its programs, what else lies on the chips, and whether that fits."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+
+from scotd_jax import config as c
+from scotd_jax.distributed import sharding, topologies
+from scotd_jax.distributed.mesh import abstract_mesh, make_mesh, own_sizes
+from scotd_jax.distributed.topologies import Topology
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.planning import measure
+from scotd_jax.jobs.planning.calls import bytes_of, model_of, placed, training_call
+from scotd_jax.jobs.planning.measure import Program
+from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
+from scotd_jax.sampling.engine import as_spoken
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """`problem` is why there are no programs: sizes that do not fit each other."""
+
+    work: Work
+    mesh: c.Mesh
+    programs: tuple[Program, ...]
+    usable: int
+    problem: str = ""
+
+    @property
+    def fits(self) -> bool:
+        return not self.problem and self.total <= self.usable
+
+    @property
+    def total(self) -> int:
+        """Bytes per chip of the largest program."""
+        return max((program.total for program in self.programs), default=0)
+
+
+class Planner:
+    """Looks at works on one topology; `compiles` is False where that is not possible.
+
+    What XLA needed where it compiled tells how far arithmetic is off, and corrects it for other meshes.
+    """
+
+    def __init__(self, topology: Topology, layers: int, log: Callable[[str], None]):
+        self.topology, self.reason = topology, topologies.can_compile(topology)
+        self._layers, self._log = layers, log
+        self._compiled: dict[Any, list[Program]] = {}
+        self._factors: dict[Any, float] = {}
+
+    @property
+    def platform(self) -> str:
+        return self.topology.chip.platform
+
+    def look(self, work: Work, sizes: c.Mesh, *, compile: bool, topology: Topology | None = None) -> Outcome:
+        """Compiled, or by arithmetic, there or on another topology."""
+        topology = topology or self.topology
+        try:
+            if compile and not self.reason:
+                programs = self._compile(work, sizes)
+            else:
+                programs = self._estimate(work, sizes, topology)
+            beside = _beside(work, sizes, topology)
+            whole = [dataclasses.replace(each, bytes={**each.bytes, "beside": beside}) for each in programs]
+            if isinstance(work, Speaking) and not work.training:
+                whole.insert(0, _loading(work, sizes, topology))
+        except InputError as error:
+            return Outcome(work, sizes, (), topology.chip.usable, str(error))
+        return Outcome(work, sizes, tuple(whole), topology.chip.usable)
+
+    def _compile(self, work: Work, sizes: c.Mesh) -> list[Program]:
+        key = program_of(work), sizes
+        if key not in self._compiled:
+            self._log(f"  compiling {work.title} ({written(sizes)})")
+            where, own = _where(work, sizes, self.topology)
+            mesh = make_mesh(own, topologies.devices(where))
+            self._compiled[key] = measure.compiled(work, mesh, self.platform, self._layers)
+            for found, guess in zip(self._compiled[key], measure.estimated(work, mesh, self.platform), strict=True):
+                needed = found.bytes["temporaries"] + found.bytes["code"]
+                self._factors[_kind(work), found.name] = needed / max(1, guess.bytes["temporaries"])
+        return self._compiled[key]
+
+    def _estimate(self, work: Work, sizes: c.Mesh, topology: Topology) -> list[Program]:
+        where, own = _where(work, sizes, topology)
+        mesh = abstract_mesh(own, where.chips)
+        programs = []
+        for each in measure.estimated(work, mesh, topology.chip.platform):
+            factor = self._factors.get((_kind(work), each.name), 1.0)
+            programs.append(
+                dataclasses.replace(
+                    each, bytes={**each.bytes, "temporaries": round(factor * each.bytes["temporaries"])}
+                )
+            )
+        return programs
+
+
+def _kind(work: Work) -> Any:
+    """Works for which arithmetic is off by the same factor."""
+    return type(work), work.architecture, getattr(work, "policy", None) and work.policy.n
+
+
+def _where(work: Work, sizes: c.Mesh, topology: Topology) -> tuple[Topology, c.Mesh]:
+    """The devices of a program and their mesh: all, or for speaking those of one host (jobs/run.py)."""
+    if isinstance(work, Training) or topology.hosts == 1:
+        return topology, sizes
+    return topology.host, own_sizes(sizes, topology.per_host)
+
+
+def mesh_of(work: Work, sizes: c.Mesh, topology: Topology) -> AbstractMesh:
+    """The sizes of the mesh on which a work is computed."""
+    where, own = _where(work, sizes, topology)
+    return abstract_mesh(own, where.chips)
+
+
+def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
+    """Bytes on a chip while a speaker's programs run that are none of their arguments: a training that waits."""
+    if isinstance(work, Training) or not work.training:
+        return 0
+    training = Training((), (), work.architecture, work.precision, work.training, (("train", 1.0),), 8, 1, 8, 1)
+    held = training_call(training, abstract_mesh(sizes, topology.chips), topology.chip.platform).held
+    params = bytes_of(held["weights"] if topology.hosts > 1 else _sources(work, held["weights"]))
+    return params + bytes_of(held["optimizer"])
+
+
+def _loading(work: Speaking, sizes: c.Mesh, topology: Topology) -> Program:
+    """The moment in which a speaker's weights lie beside what they are made of: parameters over all devices, of several
+    hosts (jobs/run.py), or in float32."""
+    model = model_of(work, topology.chip.platform)
+    own, all_over = mesh_of(work, sizes, topology), abstract_mesh(sizes, topology.chips)
+    abstract = model.abstract()
+    if work.as_read:
+        abstract = jax.eval_shape(lambda params: as_spoken(model, params), abstract)
+    first = placed(abstract, sharding.param_shardings(all_over, model.axes(), abstract))
+    if topology.hosts == 1:
+        first = [] if work.as_read else _sources(work, first)
+    spoken = jax.eval_shape(lambda params: as_spoken(model, params), abstract)
+    weights = bytes_of(placed(spoken, sharding.param_shardings(own, model.axes(), spoken)))
+    return Program("load", dict.fromkeys(measure.PARTS, 0) | {"weights": weights, "beside": bytes_of(first)}, 0.0)
+
+
+def _sources(work: Work, params: Any) -> list[Any]:
+    """The parameters that a speaker has a second time, in the dtype of products (engine.as_spoken)."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [leaf for path, leaf in leaves if path[-1].key == "kernel" and work.precision != "float32"]
+
+
+def written(sizes: c.Mesh) -> str:
+    return f"data={sizes.data}, fsdp={sizes.fsdp}, tensor={sizes.tensor}"

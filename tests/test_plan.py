@@ -1,0 +1,225 @@
+"""The plan job: what programs need and whether it fits, compiled for CPU devices or by arithmetic on shapes."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax import main
+from scotd_jax.distributed import topologies
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.plan import plan
+from scotd_jax.jobs.planning import measure
+from scotd_jax.jobs.planning.outcomes import Planner
+from scotd_jax.jobs.planning.shapes import Assumed, layers_of, with_layers
+from scotd_jax.jobs.planning.works import Speaking, Training, works
+from scotd_jax.models.registry import config_for
+from tests.door import door
+
+MODEL = c.Model("opt-tiny", {"hidden_size": 32, "num_attention_heads": 2, "ffn_dim": 64}, tokenizer="task:w")
+SHORT = c.Sampling(max_new_tokens=8, batch_size=8, chunk=4)
+
+
+def chain(model: c.Model = MODEL, topology: str = "cpu-8", **changes) -> c.Config:
+    """A teacher that speaks, two students of one shape and one that is asked, on a task whose files are not here."""
+    learns = c.Training(steps=600, batch_size=16, optimizer=c.Optimizer(), eval_every=300)
+    corpus = c.Corpus(rationales=("said",), max_prompt_tokens=33, max_response_tokens=16)
+    student, _pair = c.Student(model, "n4", learns), dataclasses.replace(SHORT, n=2)
+    config = c.Config(
+        tasks={"w": c.Task("openbookqa", path="datasets:nowhere")},
+        rationales={
+            "said": c.Rationales(questions=("w.train",), model=model, sampling=dataclasses.replace(SHORT, n=2))
+        },
+        corpora={"n4": corpus, "n1": dataclasses.replace(corpus, n=1)},
+        students={
+            "n4": dataclasses.replace(student, dev=("w.dev",), sets=("w.test",)),
+            "n1": dataclasses.replace(student, corpus="n1"),
+        },
+        evaluation=c.Evaluation(sampling=dataclasses.replace(SHORT, temperature=0.0)),
+        plan=c.Plan(topology=topology, questions=1000),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """plan.json of the small chain, compiled for eight CPU devices."""
+    folder = tmp_path_factory.mktemp("plan") / "run"
+    plan(chain(), str(folder))
+    assert [file.name for file in folder.iterdir()] == ["plan.json"], "nothing else is made"
+    return json.loads((folder / "plan.json").read_text())
+
+
+def test_every_program_of_the_chain_is_compiled(small):
+    assert small["compiled"]
+    assert small["fits"]
+    assert small["remedies"] == []
+    assert {work["title"]: [p["name"] for p in work["programs"]] for work in small["works"]} == {
+        "sample said": ["load", "read", "decode"],
+        "train n4 and 1 more": ["update"],
+        "dev n4": ["read", "decode"],
+        "evaluate n4": ["load", "read", "decode"],
+    }
+    for work in small["works"]:
+        for program in work["programs"]:
+            assert program["total_bytes"] == sum(program["bytes"].values()) > 0
+            if program["name"] != "load":
+                assert program["how"] == "compiled"
+                assert program["compile_seconds"] > 0
+                assert program["seconds"] > 0
+
+
+def test_work_is_counted(small):
+    amounts = {work["title"]: work["amount"] for work in small["works"]}
+    assert amounts == {
+        "sample said": "2,000 samples of 1,000 questions",
+        "train n4 and 1 more": "1,200 updates",
+        "dev n4": "256 samples of 256 questions",
+        "evaluate n4": "1,000 samples of 1,000 questions",
+    }
+    assert all(work["hours"] > 0 for work in small["works"])
+    assert any("1,000 questions in w.train" in note for note in small["assumed"]["notes"])
+
+
+def test_a_training_that_waits_lies_beside_its_dev_questions(small):
+    of = {(work["title"], p["name"]): p["bytes"] for work in small["works"] for p in work["programs"]}
+    update = of["train n4 and 1 more", "update"]
+    assert update["optimizer"] == pytest.approx(2 * update["weights"], rel=0.01)
+    assert update["optimizer"] < of["dev n4", "decode"]["beside"] < update["optimizer"] + update["weights"]
+    assert of["evaluate n4", "decode"]["beside"] == 0 < of["evaluate n4", "load"]["beside"]
+
+
+def first(kind, config=None):
+    config = config or chain()
+    return next(work for work in works(config, Assumed(config)) if isinstance(work, kind))
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [("opt-tiny", Training), ("t5-tiny", Speaking)])
+def test_layers_are_added_in_proportion(architecture, kind):
+    """What two shallow models tell of a deep one is what a deep one says of itself."""
+    work = dataclasses.replace(first(kind), architecture=with_layers(config_for(architecture), 4))
+    assert layers_of(work.architecture) == 4
+    planners = (Planner(topologies.parse("cpu-8"), layers, str) for layers in (0, 2))
+    whole, parts = (planner.look(work, c.Mesh(fsdp=2), compile=True) for planner in planners)
+    assert parts.programs[-1].how == "compiled with 1 and 2 of 4 layers"
+    for one, other in zip(whole.programs, parts.programs, strict=True):
+        assert (one.name, one.flops) == (other.name, pytest.approx(other.flops, rel=1e-6))
+        assert one.total == pytest.approx(other.total, rel=0.15)
+
+
+def test_arithmetic_is_near_what_xla_needs():
+    work = dataclasses.replace(
+        first(Training), architecture=config_for("opt-tiny", {"hidden_size": 128, "ffn_dim": 512})
+    )
+    planner = Planner(topologies.parse("cpu-8"), 0, str)
+    guess = planner.look(work, c.Mesh(), compile=False).programs[0]
+    found = planner.look(work, c.Mesh(), compile=True).programs[0]
+    assert {**guess.bytes, "temporaries": 0, "code": 0} == {**found.bytes, "temporaries": 0, "code": 0}
+    assert 0.6 < guess.bytes["temporaries"] / found.bytes["temporaries"] < 1.7
+    assert guess.flops == pytest.approx(found.xla_flops, rel=0.25)
+
+
+def test_what_shards_divide_is_divided():
+    work = first(Training)
+    planner = Planner(topologies.parse("h200-8"), 4, str)
+    whole, cut = (planner.look(work, c.Mesh(fsdp=n), compile=True).programs[0] for n in (1, 8))
+    assert whole.how == "by arithmetic on shapes"
+    assert whole.bytes["weights"] > 6 * cut.bytes["weights"]
+    assert whole.bytes["optimizer"] > 6 * cut.bytes["optimizer"]
+    halved = dataclasses.replace(work, settings=dataclasses.replace(work.settings, microbatches=2))
+    assert planner.look(halved, c.Mesh(), compile=True).programs[0].total < whole.total
+
+
+BIG = c.Model(path="checkpoints/opt-6.7b")
+
+
+def test_what_does_not_fit_gets_a_remedy_and_exit_status_2(tmp_path, capsys):
+    with pytest.raises(InputError, match="train n4 and 1 more, dev n4 would not fit"):
+        plan(chain(BIG, "h200-8", rationales={}, **without_rationales(BIG)), str(tmp_path))
+    said = json.loads((tmp_path / "plan.json").read_text())
+    assert not said["fits"]
+    assert not said["compiled"]
+    remedy = next(each for each in said["remedies"] if each["job"] == "train")
+    assert remedy["flags"] == ["--config.mesh.fsdp=2"]
+    assert remedy["total"] <= 0.95 * said["topology"]["usable_bytes"]
+    out = capsys.readouterr().out
+    assert "train does not fit. It does (by arithmetic" in out
+    assert "--jobs=train\n    --config.mesh.fsdp=2" in out
+    assert "XLA compiles for GPUs only where there are some" in out
+    assert "checkpoints/opt-6.7b is not here: the preset opt-6.7b stands for it" in out
+    # and with the advice taken it fits
+    taken = chain(BIG, "h200-8", rationales={}, **without_rationales(BIG), mesh=c.Mesh(fsdp=2))
+    plan(taken, str(tmp_path))
+    assert json.loads((tmp_path / "plan.json").read_text())["fits"]
+
+
+def without_rationales(model):
+    corpus = c.Corpus("label", questions=("w.train",), max_prompt_tokens=128, max_response_tokens=32)
+    students = {name: dataclasses.replace(s, corpus="n4") for name, s in chain(model).students.items()}
+    return {"corpora": {"n4": corpus}, "students": students}
+
+
+def test_where_no_mesh_helps_larger_hardware_is_named(tmp_path, capsys):
+    teacher = c.Model(path="checkpoints/opt-66b")
+    config = chain(MODEL, "v5e-8")
+    said = dataclasses.replace(config.rationales["said"], model=teacher)
+    with pytest.raises(InputError, match="sample said would not fit"):
+        plan(dataclasses.replace(config, rationales={"said": said}), str(tmp_path))
+    remedy = json.loads((tmp_path / "plan.json").read_text())["remedies"][0]
+    assert remedy["topology"].startswith(("v6e", "v5p")), "hosts of v5e hold 128 GiB at most, the weights are 123"
+    assert any(flag.startswith("--config.mesh.tensor=") for flag in remedy["flags"])
+
+
+def test_a_batch_that_cannot_be_cut_is_a_problem_with_a_remedy(tmp_path, capsys):
+    with pytest.raises(InputError, match="train n4"):
+        plan(chain(topology="h200-32"), str(tmp_path))
+    assert "cannot be: training.batch_size is 16" in capsys.readouterr().out
+    said = json.loads((tmp_path / "plan.json").read_text())
+    assert said["remedies"][0]["flags"] == ["--config.mesh.tensor=2"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (chain(topology=""), "config.plan.topology: on what?"),
+        (chain(topology="v5e-17"), "did you mean v5e-16 or v5e-32"),
+        (chain(mesh=c.Mesh(fsdp=3)), "fsdp=3, tensor=1 does not fit the 8 devices"),
+        (chain(c.Model(path="checkpoints/mine")), "checkpoints/mine/config.json: no such file"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(config, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        plan(config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_at_the_door(tmp_path):
+    flags = ["--config=configs/imdb.py:student=t5-small,said=x", f"--workdir={tmp_path}/w", "--jobs=plan"]
+    done = door(*flags, "--config.plan.topology=h200-1")
+    assert done.returncode == 0, done.stderr
+    assert "on h200-1: 1 h200 devices on 1 host" in done.stdout
+    assert "everything fits" in done.stdout
+    assert [file.name for file in (tmp_path / "w").iterdir()] == ["plan.json"]
+    done = door(*flags, "--config.plan.topology=h100-3")
+    assert done.returncode == 2
+    assert "did you mean h100-2 or h100-4" in done.stderr
+    with pytest.raises(InputError, match="--jobs=plan: goes by itself"):
+        main.run(c.plain(chain()), str(tmp_path), ("plan", "train"), (), "")
+
+
+def test_compiles_for_a_tpu_that_is_not_there():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip(
+            "libtpu is not installed: pip install -c constraints.txt -e '.[tpu]' into an environment of its own"
+        )
+    planner = Planner(topologies.parse("v5e-4"), 0, str)
+    model = c.Model("opt-tiny", {"num_hidden_layers": 1}, tokenizer="task:w")
+    for work in works(config := chain(model), Assumed(config)):
+        with jax.debug_key_reuse(False):
+            outcome = planner.look(work, c.Mesh(fsdp=2, tensor=2), compile=True)
+        assert outcome.fits, outcome.problem
+        assert outcome.programs[-1].how == "compiled"
+    assert measure.PARTS[0] == "weights"

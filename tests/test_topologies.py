@@ -1,0 +1,95 @@
+"""Names of hardware, and meshes on devices that are not there."""
+
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from scotd_jax import config
+from scotd_jax.distributed import sharding, topologies
+from scotd_jax.distributed.mesh import abstract_mesh, make_mesh, own_sizes
+from scotd_jax.errors import InputError
+from scotd_jax.models.api import Precision
+from scotd_jax.models.registry import build, config_for
+
+
+@pytest.mark.parametrize(
+    ("name", "chips", "hosts", "shape", "host"),
+    [
+        ("v4-32", 16, 4, "2x2x4", "2x2x1"),
+        ("v5e-1", 1, 1, "1x1", "1x1"),
+        ("v5e-8", 8, 1, "2x4", "2x4"),
+        ("v5e-16", 16, 4, "4x4", "2x2"),
+        ("v5p-8", 4, 1, "2x2x1", "2x2x1"),
+        ("v5p-128", 64, 16, "4x4x4", "2x2x1"),
+        ("v6e-256", 256, 64, "16x16", "2x2"),
+        ("h200-8", 8, 1, "", ""),
+        ("h100-16", 16, 2, "", ""),
+        ("cpu-8", 8, 1, "", ""),
+    ],
+)
+def test_a_name_says_chips_hosts_and_shape(name, chips, hosts, shape, host):
+    topology = topologies.parse(name)
+    assert (topology.name, topology.chips, topology.hosts, topology.shape) == (name, chips, hosts, shape)
+    assert (topology.host.chips, topology.host.hosts, topology.host.shape) == (chips // hosts, 1, host)
+    assert topologies.of(topology.chip, chips) == topology
+
+
+def test_what_is_counted_is_said():
+    assert topologies.parse("v5p-128").describe() == (
+        "v5p-128: 64 v5p chips (4x4x4; the name counts TensorCores, 2 per chip) on 16 hosts"
+    )
+    assert topologies.parse("v5e-16").describe() == "v5e-16: 16 v5e chips (4x4) on 4 hosts"
+    assert topologies.parse("h200-8").describe() == "h200-8: 8 h200 devices on 1 host"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v5-16", "did you mean 'v5"),
+        ("tpu", "expected KIND-NUMBER such as v5e-16"),
+        ("v5e-12", "there is no 'v5e-12'; did you mean v5e-8 or v5e-16"),
+        ("v5e-512", "did you mean v5e-128 or v5e-256"),
+        ("v5p-12", "v5p counts TensorCores, 2 per chip.*did you mean v5p-8 or v5p-16"),
+        ("v4-15", "did you mean v4-8 or v4-16"),
+        ("h200-0", "did you mean h200-1 or h200-2"),
+        ("v5e", "did you mean v5e-1 or"),
+        ("8xh200", "is unknown"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_the_nearest(name, message):
+    with pytest.raises(InputError, match=f"config.plan.topology: .*{message}"):
+        topologies.parse(name, "config.plan.topology")
+
+
+def test_hardware_without_a_compiler_says_why():
+    assert "where there are some" in topologies.can_compile(topologies.parse("h200-8"))
+    with pytest.raises(InputError, match="h200-8: XLA compiles for GPUs only"):
+        topologies.devices(topologies.parse("h200-8"))
+
+
+def test_cpu_devices_stand_in():
+    mesh = make_mesh(config.Mesh(fsdp=4), topologies.devices(topologies.parse("cpu-8")))
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+
+
+def test_an_abstract_mesh_cuts_arrays_as_a_real_one_does():
+    sizes = config.Mesh(fsdp=2, tensor=2)
+    real, abstract = make_mesh(sizes), abstract_mesh(sizes, 8)
+    for place in (lambda mesh: sharding.batch_sharding(mesh), lambda mesh: sharding.cache_sharding(mesh, (8, 3, 4, 6))):
+        assert place(abstract).spec == place(real).spec
+        assert place(abstract).shard_shape((8, 3, 4, 6)) == place(real).shard_shape((8, 3, 4, 6))
+    assert sharding.cache_sharding(abstract, (8, 3, 4, 6, 5)).spec == P(("data", "fsdp"), None, "tensor", None, None)
+    with pytest.raises(InputError, match="does not fit the 6 devices"):
+        abstract_mesh(sizes, 6)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "devices", "own"), [(1, 4, 1), (4, 4, 4), (8, 4, 4), (2, 8, 2), (3, 4, 1), (-1, 4, 1)]
+)
+def test_a_process_of_several_splits_models_as_far_as_its_devices_go(tensor, devices, own):
+    assert own_sizes(config.Mesh(fsdp=2, tensor=tensor), devices) == config.Mesh(tensor=own)
+
+
+def test_the_cache_has_the_dtype_of_the_platform_that_is_planned_for():
+    shape = config_for("opt-tiny")
+    for platform, dtype in (("", "float32"), ("cpu", "float32"), ("tpu", "bfloat16"), ("cuda", "bfloat16")):
+        assert build(shape, Precision("bfloat16"), platform).new_cache(1, 1, 8, 8).keys[0].dtype == dtype
