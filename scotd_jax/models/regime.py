@@ -1,4 +1,4 @@
-"""What is done to a model while it is trained, and never when it is asked: rematerialisation and dropout.
+"""What is done to a model while it is trained, and never when it is asked: rematerialisation, dropout, and placing.
 
 A `Regime` is handed to `prefill` and `extend`; without one (`PLAIN`) both compute what they always compute. Models run
 every layer through `Regime.run`, and a layer passes what it adds to the residual stream through the `drop` it is given.
@@ -14,6 +14,10 @@ and Llama's are not, and neither are attention weights, which the grouped attent
 named by its key, by the layer and by the place in it, and drawn over the global shape: it is the same on every mesh.
 The prompt is computed once per question, so all its responses see the same dropped prompt; each draws its own masks for
 its own tokens.
+
+*Placing*: where parameters are split over the devices that also split the batch (fsdp), the residual stream is told to
+stay split by its questions. Left alone, the compiler splits it as the parameters are, every device then computes for
+the whole batch, and activations travel in place of parameters.
 """
 
 import dataclasses
@@ -24,6 +28,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
 Remat = Literal["none", "dots", "full"]
@@ -44,11 +49,17 @@ def nothing_dropped(x: Array, place: str) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Regime:
-    """`rate` is the share of entries that is dropped, in [0, 1); `key` names the masks and is needed where rate > 0."""
+    """`rate` is the share of entries that is dropped, in [0, 1); `key` names the masks and is needed where rate > 0.
+    `place` is where arrays [B, ...] are held; None leaves it to the compiler."""
 
     remat: Remat = "none"
     rate: float = 0.0
     key: jax.Array | None = None
+    place: NamedSharding | None = None
+
+    def held(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """x, which begins with the questions of a batch, in its place."""
+        return x if self.place is None else jax.lax.with_sharding_constraint(x, self.place)
 
     def drop(self, x: Float[Array, "*shape"], name: str) -> Float[Array, "*shape"]:
         """x with a share `rate` of its entries zero and the rest larger by 1 / (1 - rate)."""
@@ -60,10 +71,10 @@ class Regime:
         return jnp.where(stays, x / (1 - self.rate), 0.0)
 
     def run(self, name: str, layer: Callable[..., Any], *args: Any) -> Any:
-        """layer(*args, drop=...), its inside kept or computed again as `remat` says. `name` names its masks."""
+        """layer(x, *args, drop=...), its inside kept or computed again as `remat` says. `name` names its masks."""
 
-        def inside(*args: Any) -> Any:
-            return layer(*args, drop=lambda x, place: self.drop(x, f"{name}/{place}"))
+        def inside(x: Array, *args: Any) -> Any:
+            return layer(self.held(x), *args, drop=lambda x, place: self.held(self.drop(x, f"{name}/{place}")))
 
         if self.remat == "none":
             return inside(*args)

@@ -6,6 +6,7 @@ remat and dropout are explained in models/regime.py, label smoothing and z-loss 
 import dataclasses
 
 import jax
+from jax.sharding import NamedSharding
 
 from scotd_jax import config
 from scotd_jax.models.regime import Regime, Remat
@@ -29,11 +30,11 @@ class Options:
         """Whether what is optimized is another number than the cross entropy."""
         return self.label_smoothing > 0 or self.z_loss > 0
 
-    def regime(self, key: jax.Array | None) -> dict[str, Regime]:
+    def regime(self, key: jax.Array | None, place: NamedSharding | None = None) -> dict[str, Regime]:
         """The argument `regime` of a model's functions; none where they compute as they always do."""
-        if self.remat == "none" and self.dropout == 0:
+        if self.remat == "none" and self.dropout == 0 and place is None:
             return {}
-        return {"regime": Regime(self.remat, self.dropout, key)}
+        return {"regime": Regime(self.remat, self.dropout, key, place)}
 
 
 OFF = Options()

@@ -98,8 +98,9 @@ def _programs(
         state_places,
     )
     chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
+    place = batch if mesh.shape["fsdp"] > 1 else None
     step = jax.jit(
-        make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options),
+        make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options, place),
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),
         donate_argnums=0,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.losses import Weighted, response_loss
@@ -36,15 +37,18 @@ class TrainState(NamedTuple):
     frozen: Params | None = None
 
 
-def make_loss(model: Model, chunk: int = 0, options: Options = OFF) -> Callable[..., tuple[Weighted, ...]]:
+def make_loss(
+    model: Model, chunk: int = 0, options: Options = OFF, place: NamedSharding | None = None
+) -> Callable[..., tuple[Weighted, ...]]:
     """fn(params, part, key=None) -> (cross entropy, correct tokens), each a weighted sum over response tokens, and the
     objective after them where it is another number (`response_loss`). With dropout the key names the masks.
 
-    The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`.
+    The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`, `place`
+    as in models/regime.py.
     """
 
     def loss(params: Params, batch: Part, key: jax.Array | None = None) -> tuple[Weighted, ...]:
-        regime = options.regime(key)
+        regime = options.regime(key, place)
         context = model.prefill(params, batch["prompt"], batch["prompt_mask"], **regime)
         hidden_BGRE, _ = model.extend(params, context, batch["inputs"], **regime)
         return response_loss(
@@ -74,6 +78,7 @@ def make_train_step(
     chunk: int = 0,
     parts: Sequence[tuple[str, float]] = ONE_PART,
     options: Options = OFF,
+    place: NamedSharding | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics), to be jitted with the state donated. With dropout it is
     step(state, batch, seed), seed being uint32[].
@@ -86,7 +91,7 @@ def make_train_step(
 
     Masks of dropout are named by seed, update, micro-batch and part, so an update that is made again draws them again.
     """
-    loss_fn = make_loss(model, chunk, options)
+    loss_fn = make_loss(model, chunk, options, place)
 
     def sums(state: TrainState, batch: Batch, key: jax.Array | None) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
         def total(learns):

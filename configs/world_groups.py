@@ -1,0 +1,35 @@
+"""How many responses of one question an update shows: the same numbers of rationales and updates, grouped differently.
+
+    python -m scotd_jax.main --config=configs/world_groups.py --workdir=runs/world_groups
+
+Every update sees 30 rationales: one of each of 30 questions (the papers' rule), five of each of 6, or thirty of one.
+The larger the group, the less there is to compute, and the fewer questions an update hears of. Three worlds, each with
+its own facts, teacher and students; everything but the grouping is that of configs/world.py.
+"""
+
+import dataclasses
+
+from scotd_jax import config as c
+
+RATIONALES = 30  # per update
+
+
+def get_config(arg=None):
+    a = c.parse_arg(arg, seeds=3, groups="1+5+30", runlocal=False)
+    one = c.sibling(__file__, "world")
+    groups = [int(size) for size in a.groups.split("+")]
+    config = c.merged([regrouped(one.world(seed, {"opt": ("n30",)}, f"s{seed}_"), groups) for seed in range(a.seeds)])
+    return c.config_dict(one.runlocal(config, arms=()) if a.runlocal else config)
+
+
+def regrouped(config: c.Config, groups: list[int]) -> c.Config:
+    """The world with one student per size of group in place of the one that learns from thirty rationales."""
+    students = dict(config.students)
+    (name,) = [name for name in students if name.endswith("n30_opt")]
+    plain = students.pop(name)
+    for size in groups:
+        training = dataclasses.replace(plain.training, batch_size=max(1, RATIONALES // size), group_size=size)
+        students[f"{name}_g{size}"] = dataclasses.replace(
+            plain, training=training, arm=f"{size} of a question", export=False
+        )
+    return dataclasses.replace(config, students=students)

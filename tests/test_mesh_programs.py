@@ -1,0 +1,137 @@
+"""What a mesh makes of every model, looked at without running it: where parameters lie, that the training step lowers
+for accelerators that are not there, and how often devices talk to each other in it."""
+
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from scotd_jax import config
+from scotd_jax.distributed import mesh as meshes
+from scotd_jax.distributed import sharding
+from scotd_jax.models.registry import PRESETS, build, config_for
+from scotd_jax.training.programs import programs_of
+from scotd_jax.training.step import ONE_PART
+
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+TRAINING = config.Training(steps=10, optimizer=config.Optimizer(warmup_steps=0))
+# Every kind of parameter of the three families, and where it lies on a mesh of all axes.
+PLACES = {
+    "opt-tiny": {
+        "embed/positions": P(None, "fsdp"),
+        "embed/tokens": P("tensor", "fsdp"),
+        "final_norm/*": P(None),
+        "layers/N/attn/[qkv]/kernel": P("fsdp", "tensor"),
+        "layers/N/attn/[qkv]/bias": P("tensor"),
+        "layers/N/attn/o/kernel": P("tensor", "fsdp"),
+        "layers/N/attn/o/bias": P(None),
+        "layers/N/attn_norm/*": P(None),
+        "layers/N/mlp/down/bias": P(None),
+        "layers/N/mlp/down/kernel": P("tensor", "fsdp"),
+        "layers/N/mlp/up/bias": P("tensor"),
+        "layers/N/mlp/up/kernel": P("fsdp", "tensor"),
+        "layers/N/mlp_norm/*": P(None),
+    },
+    "flan-t5-small": {
+        "embed/tokens": P("tensor", "fsdp"),
+        "lm_head/kernel": P("tensor", "fsdp"),
+        "(en|de)coder/final_norm/scale": P(None),
+        "(en|de)coder/rel_bias": P(None, "tensor"),
+        "(en|de)coder/layers/N/(attn|cross)/[qkv]/kernel": P("fsdp", "tensor"),
+        "(en|de)coder/layers/N/(attn|cross)/o/kernel": P("tensor", "fsdp"),
+        "(en|de)coder/layers/N/(attn|cross)_norm/scale": P(None),
+        "(en|de)coder/layers/N/mlp/wi_[01]/kernel": P("fsdp", "tensor"),
+        "(en|de)coder/layers/N/mlp/wo/kernel": P("tensor", "fsdp"),
+        "(en|de)coder/layers/N/mlp_norm/scale": P(None),
+    },
+    "decoder-tiny": {
+        "embed/tokens": P("tensor", "fsdp"),
+        "lm_head/kernel": P("tensor", "fsdp"),
+        "final_norm/scale": P(None),
+        "layers/N/attn/q/kernel": P("fsdp", "tensor"),
+        "layers/N/attn/[kv]/kernel": P("fsdp", None),  # few heads, which every device of `tensor` has
+        "layers/N/attn/o/kernel": P("tensor", "fsdp"),
+        "layers/N/attn_norm/scale": P(None),
+        "layers/N/mlp/(gate|up)/kernel": P("fsdp", "tensor"),
+        "layers/N/mlp/down/kernel": P("tensor", "fsdp"),
+        "layers/N/mlp_norm/scale": P(None),
+    },
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_where_every_parameter_lies(name):
+    model = build(config_for(name))
+    places = sharding.param_shardings(
+        meshes.abstract_mesh(config.Mesh(data=2, fsdp=2, tensor=2), 8), model.axes(), model.abstract()
+    )
+    found = {"/".join(k.key for k in path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(places)}
+    patterns = {re.escape(key) if "/" not in key else key.replace("N", r"\d+").replace("*", ".*"): spec
+                for key, spec in PLACES[name].items()}  # fmt: skip
+    unused = set(patterns)
+    for path, spec in found.items():
+        (pattern,) = [each for each in patterns if re.fullmatch(each, path)]
+        assert spec == patterns[pattern], path
+        unused.discard(pattern)
+    assert not unused
+
+
+def shallow(name):
+    """The preset with one layer per stack: all that differs between architectures is in it."""
+    preset = PRESETS[name]
+    few = {"num_layers": 1} if preset.kind == "t5" else {"num_hidden_layers": 1}
+    return build(config_for(name, few))
+
+
+def batch_like(B, G, P, R):
+    whole = {"inputs": (B, G, R), "targets": (B, G, R), "prompt": (B, P)}
+    batch = {key: jax.ShapeDtypeStruct(shape, jnp.int32) for key, shape in whole.items()}
+    batch["prompt_mask"] = jax.ShapeDtypeStruct((B, P), bool)
+    return {"train": batch | {"weights": jax.ShapeDtypeStruct((B, G, R), jnp.float32)}}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_step_of_every_architecture_lowers_for_a_mesh_without_devices(name):
+    mesh = meshes.abstract_mesh(config.Mesh(data=2, fsdp=4, tensor=4), 32)
+    programs = programs_of(shallow(name), TRAINING, ONE_PART, mesh)
+    lowered = programs.step.trace(programs.abstract, batch_like(16, 2, 16, 8)).lower(lowering_platforms=("tpu",))
+    assert '"fsdp"' in lowered.as_text()
+
+
+COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+
+def collectives(sizes) -> tuple[Counter, set[str]]:
+    """How often each collective occurs in the compiled step of a small OPT of two layers on eight devices, and the
+    shapes of activations, which have five axes in a product with weights, that travel inside of layers."""
+    shape = {"hidden_size": 64, "ffn_dim": 128, "num_attention_heads": 8, "vocab_size": 64, "num_hidden_layers": 2}
+    model = build(config_for("opt-tiny", shape))
+    programs = programs_of(model, TRAINING, ONE_PART, meshes.make_mesh(sizes))
+    text = programs.step.lower(programs.abstract, batch_like(8, 2, 8, 8)).compile().as_text()
+    found = [(match, line) for line in text.splitlines() if (match := COLLECTIVE.search(line))]
+    shapes = {match[1] for match, line in found if "layer_" in line}
+    return Counter(match[2] for match, _ in found), {each for each in shapes if re.search(r"\[(\d+,){3,}\d+\]", each)}
+
+
+def test_over_data_only_sums_travel():
+    counts, activations = collectives(config.Mesh(data=8))
+    assert set(counts) == {"all-reduce"}
+    assert not activations
+
+
+def test_over_fsdp_parameters_travel_and_activations_stay():
+    counts, activations = collectives(config.Mesh(fsdp=8))
+    assert not activations
+    kernels = 2 * 6
+    assert kernels <= counts["all-gather"] <= 4 * kernels
+    assert counts["all-to-all"] <= 8  # of embedded tokens, whose table is split by its columns
+
+
+def test_over_tensor_every_sublayer_adds_up_once_each_way():
+    counts, _ = collectives(config.Mesh(tensor=8))
+    assert set(counts) == {"all-reduce"}
+    # Two sublayers in each of two layers, for prompts and responses, forward and backward; embedding, loss and norm.
+    assert counts["all-reduce"] <= 2 * 2 * 2 * 2 + 6
