@@ -142,11 +142,13 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION) -> Mode
     def init(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.state(construct(key)))
 
-    def prefill(params: Params, tokens, mask, context: Context | None = None) -> Context:
-        return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context)
+    def prefill(params: Params, tokens, mask, context: Context | None = None, questions=None) -> Context:
+        return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context, questions)
 
-    def extend(params: Params, context: Context, tokens, cache: Cache | None = None) -> tuple[jax.Array, Cache | None]:
-        return bind(params).extend(context, jnp.asarray(tokens), cache)
+    def extend(
+        params: Params, context: Context, tokens, cache: Cache | None = None, positions=None, questions=None
+    ) -> tuple[jax.Array, Cache | None]:
+        return bind(params).extend(context, jnp.asarray(tokens), cache, positions, questions)
 
     def unembedding(params: Params) -> jax.Array:
         return bind(params).unembedding()

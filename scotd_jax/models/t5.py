@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from scotd_jax.errors import InputError
-from scotd_jax.models import hf_fields
+from scotd_jax.models import hf_fields, packed
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import extended, of_layer, own_parts, visible
@@ -194,23 +194,27 @@ class T5(nnx.Module):
         self.lm_head = None if config.tie_word_embeddings else Unembedding(config, rngs)
         self.scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
 
-    def prefill(self, tokens, mask, context=None):
+    def prefill(self, tokens, mask, context=None, questions=None):
         """Right-padded prompts [B, P] -> a Context of one segment: every decoder layer's view of the encoded prompt."""
         if context is not None:
             raise ValueError("an encoder-decoder has no context before the prompt: put exemplars into the prompt")
         positions = jnp.arange(tokens.shape[1])
         x, bias = embed(self.embed.tokens[...], tokens)[:, None], self.encoder.bias(positions[None, None], positions)
+        seen = mask[:, None, None]
+        if questions is not None:  # distances between slots are those within a question
+            seen = seen & packed.same(questions)[:, None]
         for i in range(len(self.encoder.layers)):
             with jax.named_scope(f"encoder_{i}"):
-                x, _, _ = self.encoder.layers[str(i)](x, None, [(mask[:, None, None], bias)])
+                x, _, _ = self.encoder.layers[str(i)](x, None, [(seen, bias)])
         x = self.encoder.final_norm(x)[:, 0]
         crosses = [self.decoder.layers[str(i)].cross for i in range(len(self.decoder.layers))]
         keys, values = zip(*(cross.keys_values(x) for cross in crosses), strict=True)
         return Context((Segment(keys, values, mask),), mask.sum(1, dtype=jnp.int32))
 
-    def extend(self, context, tokens, cache=None):
+    def extend(self, context, tokens, cache=None, positions=None, questions=None):
         """Responses [B, G, R] -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
-        x, sights = embed(self.embed.tokens[...], tokens), self._sights(cache, tokens.shape[2])
+        context = context if questions is None else packed.own_prompt(context, questions)
+        x, sights = embed(self.embed.tokens[...], tokens), self._sights(cache, tokens.shape[2], positions)
         keys, values = [], []
         for i in range(len(self.decoder.layers)):
             with jax.named_scope(f"decoder_{i}"):
@@ -221,9 +225,10 @@ class T5(nnx.Module):
         hidden = self.decoder.final_norm(x) * self.scale
         return hidden, extended(cache, tuple(keys), tuple(values), tokens.shape[2])
 
-    def _sights(self, cache, R):
+    def _sights(self, cache, R, positions=None):
         """Masks and biases of the own parts. Distances to recent tokens are the same in all rows, to the past not."""
-        new, masks = jnp.arange(R)[None, None], visible(cache, R)
+        new = jnp.arange(R)[None, None]
+        masks = visible(cache, R) if positions is None else [packed.own_response(positions)]
         if cache is None:
             biases = [self.decoder.bias(new, new[0, 0])]
         else:

@@ -2,7 +2,8 @@
 
 1. Place parameters and optimizer state on the mesh, already split.
 2. If there is a checkpoint, restore the state, set the data iterator to where it stood, drop metrics past it.
-3. For every update:
+3. Before the first update of a start, the first batch is checked against separate pairs (check.py).
+   For every update:
    a. take the next batch from the iterator and hand it to the devices (which are busy with the update before),
    b. dispatch the update,
    c. read the metrics of the update *before* it, so that the host never waits for the one just dispatched, and
@@ -31,6 +32,7 @@ from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Model, Params
+from scotd_jax.training.check import check_pairs
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import LateMetrics, MetricWriter
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
@@ -92,8 +94,11 @@ def train(
 
         metrics = LateMetrics(training.log_every, emit)
         for step in range(done + 1, training.steps + 1):
+            rows = next(loader)
+            if step == done + 1 and training.check:
+                check_pairs(model, state.params, rows, mesh)
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device by accident
-                batch = sharding.place_batch(next(loader), programs.batch)
+                batch = sharding.place_batch(rows, programs.batch)
                 state, update = programs.step(state, batch)
                 metrics.add(step, update)
 

@@ -3,6 +3,10 @@
 A batch has parts, most often one ("train"). A part holds, for B questions with G responses each: prompt[B, P] int32,
 prompt_mask[B, P] bool, inputs[B, G, R] int32, targets[B, G, R] int32, weights[B, G, R] float32 (1 on response tokens,
 0 on padding). The loss of a batch is the weighted sum of the mean losses of its parts, each over its own tokens.
+
+Where responses are packed, a part also holds positions[B, G, R] int32, and where questions are, questions[B, G, R] and
+prompt_questions[B, P] int32 (models/packed.py): B and G then count rows. A response that a visit shows several times
+may be there once, with so many times the weight.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +41,7 @@ def make_loss(model: Model, chunk: int = 0) -> Callable[[Params, Part], tuple[We
     """
 
     def loss(params: Params, batch: Part) -> tuple[Weighted, Weighted]:
-        context = model.prefill(params, batch["prompt"], batch["prompt_mask"])
-        hidden_BGRE, _ = model.extend(params, context, batch["inputs"])
+        hidden_BGRE = hidden(model, params, batch)
         return response_loss(
             hidden_BGRE,
             model.unembedding(params),
@@ -49,6 +52,16 @@ def make_loss(model: Model, chunk: int = 0) -> Callable[[Params, Part], tuple[We
         )
 
     return loss
+
+
+def hidden(model: Model, params: Params, batch: Part) -> jax.Array:
+    """[B, G, R, E], ready for the output matrix."""
+    prompts = {"questions": batch["prompt_questions"]} if "prompt_questions" in batch else {}
+    context = model.prefill(params, batch["prompt"], batch["prompt_mask"], **prompts)
+    packed = {"positions": batch["positions"]} if "positions" in batch else {}
+    if prompts:
+        packed["questions"] = batch["prompt_questions"], batch["questions"]
+    return model.extend(params, context, batch["inputs"], **packed)[0]
 
 
 def chunk_tokens(vocab_size: int, batch_shards: int) -> int:
