@@ -40,7 +40,10 @@ RATES = {"opt": {"label": 5e-3}, "t5": {"label": 3e-3}}  # peak rate where it is
 
 def train(steps: int, batch_size: int, group_size: int, rate: float) -> c.Training:
     optimizer = c.Optimizer("muon", rate, "cosine", warmup_steps=steps // 15, b2=0.95, weight_decay=0.1)
-    return c.Training(steps, batch_size, group_size, optimizer=optimizer, log_every=50, eval_every=max(1, steps // 4))
+    # Texts of a size need neither windows nor shapes, and the published results were made without them.
+    off = {"window": 1, "shapes": 1}
+    often = {"log_every": 50, "eval_every": max(1, steps // 4)}
+    return c.Training(steps, batch_size, group_size, optimizer=optimizer, **often, **off)
 
 
 def get_config(arg=None):

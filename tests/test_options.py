@@ -24,7 +24,7 @@ from scotd_jax.training.programs import programs_of
 from scotd_jax.training.step import ONE_PART, make_loss, mask_keys
 from tests.test_attention import close
 from tests.tolerances import FLOAT32, GRADIENT
-from tests.training_fixtures import batch_of, batches
+from tests.training_fixtures import batch_of, batches, is_time
 
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
 V = 48
@@ -162,8 +162,7 @@ def run(folder, mesh, cut=None, **options):
 
 
 def ended(folder):
-    times = {"seconds_per_step", "tokens_per_second"}
-    lines = [{k: v for k, v in row.items() if k not in times} for row in read_metrics(folder / "metrics.jsonl")]
+    lines = [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(folder / "metrics.jsonl")]
     return load_params(folder / "checkpoints", small("opt").abstract(), "last"), lines
 
 

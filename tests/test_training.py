@@ -79,6 +79,7 @@ def test_metrics_are_those_of_the_plain_formula():
         "loss": nats,
         "token_accuracy": accuracy,
         "tokens": batch["weights"].sum(),
+        "rationales": 8.0,
         "grad_norm": squares**0.5,
         "learning_rate": 0.02,
     }

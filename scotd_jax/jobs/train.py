@@ -7,8 +7,10 @@ from clu import parameter_overview
 
 from scotd_jax.config import Model, plain
 from scotd_jax.corpus.build import read_description
-from scotd_jax.corpus.loader import make_loader
+from scotd_jax.corpus.gain import gain
+from scotd_jax.corpus.loader import open_batches, read_ahead
 from scotd_jax.distributed import hosts
+from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.given import identity, load_given
 from scotd_jax.jobs.run import Run
@@ -44,7 +46,7 @@ def train(run: Run, name: str) -> None:
     parts = {key: part.weight for key, part in run.recipe(spec.corpus).parts.items()}
     for part in parts:
         check_room(model, read_description(corpus, part)["counts"], name)
-    loader = make_loader(
+    batches = open_batches(
         corpus,
         tuple(parts),
         batch_size=spec.training.batch_size,
@@ -53,7 +55,11 @@ def train(run: Run, name: str) -> None:
         seed=seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        window=spec.training.window,
+        shapes=spec.training.shapes,
+        multiple=spec.training.microbatches * batch_shards(run.mesh),
     )
+    run.log(f"  corpus {spec.corpus}: {gain(batches)}")
     overview = parameter_overview.get_parameter_overview(model.abstract(), include_stats=False)
     if hosts.is_first():
         write_text(artefact.path / "parameters.txt", overview + "\n")
@@ -63,7 +69,7 @@ def train(run: Run, name: str) -> None:
         spent = train_loop(
             model,
             run.params(spec.model, model, seed),
-            loader,
+            read_ahead(batches),
             spec.training,
             artefact.path,
             mesh=run.mesh,

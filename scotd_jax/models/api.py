@@ -23,7 +23,7 @@ class Segment(NamedTuple):
     """Keys and values that several responses share: one pair of arrays per layer.
 
     `keys[layer]` and `values[layer]` are [B, K, S, Dh], B being 1 where the whole batch shares the segment; `mask` is
-    bool[B, S], False on padding, or bool[B, G, S] where the responses of a question see different tokens of it.
+    bool[B, S], False on padding, or bool[B, G, S] or bool[B, G, R, S] where responses see different tokens of it.
     """
 
     keys: tuple[jax.Array, ...]
@@ -74,12 +74,16 @@ class Model:
     """A model as pure functions of its parameters (a nested dict of float32 arrays). Made by `models.registry.build`.
 
     init(key) -> params
-    prefill(params, tokens[B, P], mask[B, P], context=None, regime=PLAIN) -> Context
-        Right-padded prefixes. With a context the tokens come after it (question after shared exemplars).
-    extend(params, context, tokens[B, G, R], cache=None, regime=PLAIN) -> hidden[B, G, R, E], cache
+    prefill(params, tokens[B, P], mask[B, P], context=None, regime=PLAIN, questions=None) -> Context
+        Right-padded prefixes. With a context the tokens come after it (question after shared exemplars). With
+        `questions` each row holds the prompts of several questions (packed.py). `regime` is that of training
+        (regime.py); everything else leaves it out.
+    extend(params, context, tokens[B, G, R], cache=None, regime=PLAIN, positions=None, questions=None)
+            -> hidden[B, G, R, E], cache
         Without a cache: causal attention over the R tokens and the context, returns None for the cache. With a
         cache: the R tokens become recent ones of it. `hidden` is ready for the output matrix (norms, projections and
-        scales applied). `regime` is that of training (regime.py); everything else leaves it out.
+        scales applied). With `positions` each of the G rows holds several responses, one behind the other, and with
+        `questions` they belong to several prompts of the context's last segment (packed.py); no cache then.
     unembedding(params) -> [V, E], the output matrix; logits are hidden @ unembedding.T (`logits` in layers.py).
     new_cache(batch, group, length, recent) -> Cache, empty, with so many slots of either kind per response.
     """

@@ -25,7 +25,8 @@ from jaxtyping import Array, Bool, Float
 
 from scotd_jax.models.regime import keep
 
-SharedPart = tuple[Array, Array, Array]  # keys and values [B or 1, K, S, Dh], mask bool[B or 1, S] or bool[B, G, S]
+# Keys and values [B or 1, K, S, Dh], mask bool[B or 1, S], bool[B, G, S] or bool[B, G, R, S]
+SharedPart = tuple[Array, Array, Array]
 # Keys and values [B, G, K, T, Dh], mask bool[B or 1, G or 1, R or 1, T], bias [B or 1, G or 1, H, R, T] or None
 OwnPart = tuple[Array, Array, Array, Array | None]
 
@@ -59,7 +60,7 @@ def grouped_attention_reference(query, segments, own, scale):
     """The meaning of `grouped_attention`: copy shared keys to every response, lay parts side by side, one softmax."""
     B, G, R, H, _ = query.shape
     shared = [
-        (k[:, None], v[:, None], m[:, None, None] if m.ndim == 2 else m[:, :, None], None) for k, v, m in segments
+        (k[:, None], v[:, None], {2: m[:, None, None], 3: m[:, :, None], 4: m}[m.ndim], None) for k, v, m in segments
     ]
     keys, values, masks, biases = [], [], [], []
     for k, v, mask, bias in (*shared, *own):
@@ -75,6 +76,8 @@ def grouped_attention_reference(query, segments, own, scale):
 
 def _shared_mask(mask: Array) -> Array:
     """As the scores [b, n, k, g, m, r, t] of a shared part need it."""
+    if mask.ndim == 4:
+        return mask[:, None, None, :, None]
     return mask[:, None, None, None, None, None] if mask.ndim == 2 else mask[:, None, None, :, None, None]
 
 

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from scotd_jax.models import packed
 from scotd_jax.models.api import Context, Segment
+from scotd_jax.models.attention import causal
 from scotd_jax.models.cache import extended, of_layer, visible
 from scotd_jax.models.regime import PLAIN, Regime
 
@@ -28,29 +30,36 @@ class DecoderOnly(nnx.Module):
         """What comes out of the layers, ready for the output matrix."""
         raise TypeError(f"{type(self).__name__} does not say what becomes of its layers' output")
 
-    def prefill(self, tokens, mask, context=None, regime=PLAIN):
+    def prefill(self, tokens, mask, context=None, regime=PLAIN, questions=None):
         """Right-padded prefixes [B, P] -> a Context that ends with their segment. Padding comes last, so the causal
         mask alone hides it from the real tokens; the segment's mask hides it from everything later."""
         B = tokens.shape[0]
         before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
         segments = () if context is None else context.segments
-        _, keys, values = self._through(tokens[:, None], before, segments, None, "prompt", regime)
+        own = None if questions is None else packed.same(questions)[:, None] & causal(*2 * tokens.shape[1:])
+        _, keys, values = self._through(tokens[:, None], before, segments, None, "prompt", regime, own)
         segment = Segment(tuple(k[:, 0] for k in keys), tuple(v[:, 0] for v in values), mask)
-        return Context((*segments, segment), before + mask.sum(1, dtype=jnp.int32))
+        length = mask.sum(1, dtype=jnp.int32) if questions is None else 0  # a packed response counts its own prompt
+        return Context((*segments, segment), before + length)
 
-    def extend(self, context, tokens, cache=None, regime=PLAIN):
+    def extend(self, context, tokens, cache=None, regime=PLAIN, positions=None, questions=None):
         """Responses [B, G, R] after the context -> hidden [B, G, R, E] ready for the output matrix, and the cache."""
-        x, keys, values = self._through(tokens, context.length, context.segments, cache, "response", regime)
+        context = context if questions is None else packed.own_prompt(context, questions)
+        own = None if positions is None else packed.own_response(positions)
+        x, keys, values = self._through(tokens, context.length, context.segments, cache, "response", regime, own)
         return self.outputs(x), extended(cache, keys, values, tokens.shape[2])
 
-    def _through(self, tokens, before, segments, cache, name: str, regime: Regime):
-        """tokens[B, G, R], the first of them at position before[B] or before[B, G] (plus what the cache holds)."""
+    def _through(self, tokens, before, segments, cache, name: str, regime: Regime, own=None):
+        """tokens[B, G, R], the first of them at position before[B] or before[B, G] (plus what the cache holds).
+
+        `own` is what packed tokens see of their row; each then stands before[B] or [B, G, R] after what it sees.
+        """
         R = tokens.shape[2]
-        first = before if before.ndim == 2 else before[:, None]
+        first = before.reshape(*before.shape, *(1,) * (3 - before.ndim))
         if cache is not None:
-            first = first + cache.length + cache.index
-        x, told = self.inputs(tokens, first[..., None] + jnp.arange(R)[None, None])
-        sights = [(mask, None) for mask in visible(cache, R)]
+            first = first + (cache.length + cache.index)[..., None]
+        x, told = self.inputs(tokens, first + (jnp.arange(R)[None, None] if own is None else packed.places(own)))
+        sights = [(mask, None) for mask in (visible(cache, R) if own is None else [own])]
         keys, values = [], []
         for i in range(len(self.layers)):
             with jax.named_scope(f"layer_{i}"):

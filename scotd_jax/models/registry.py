@@ -143,13 +143,21 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platfor
     def init(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.state(construct(key)))
 
-    def prefill(params: Params, tokens, mask, context: Context | None = None, regime: Regime = PLAIN) -> Context:
-        return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context, regime)
+    def prefill(
+        params: Params, tokens, mask, context: Context | None = None, regime: Regime = PLAIN, questions=None
+    ) -> Context:
+        return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context, regime, questions)
 
     def extend(
-        params: Params, context: Context, tokens, cache: Cache | None = None, regime: Regime = PLAIN
+        params: Params,
+        context: Context,
+        tokens,
+        cache: Cache | None = None,
+        regime: Regime = PLAIN,
+        positions=None,
+        questions=None,
     ) -> tuple[jax.Array, Cache | None]:
-        return bind(params).extend(context, jnp.asarray(tokens), cache, regime)
+        return bind(params).extend(context, jnp.asarray(tokens), cache, regime, positions, questions)
 
     def unembedding(params: Params) -> jax.Array:
         return bind(params).unembedding()

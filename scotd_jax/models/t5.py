@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from scotd_jax.errors import InputError
-from scotd_jax.models import hf_fields
+from scotd_jax.models import hf_fields, packed
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import extended, of_layer, own_parts, visible
@@ -195,13 +195,16 @@ class T5(nnx.Module):
         self.lm_head = None if config.tie_word_embeddings else Unembedding(config, rngs)
         self.scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
 
-    def prefill(self, tokens, mask, context=None, regime=PLAIN):
+    def prefill(self, tokens, mask, context=None, regime=PLAIN, questions=None):
         """Right-padded prompts [B, P] -> a Context of one segment: every decoder layer's view of the encoded prompt."""
         if context is not None:
             raise ValueError("an encoder-decoder has no context before the prompt: put exemplars into the prompt")
         positions = jnp.arange(tokens.shape[1])
         x = regime.drop(embed(self.embed.tokens[...], tokens)[:, None], "encoder/embed")
-        sights = [(mask[:, None, None], self.encoder.bias(positions[None, None], positions))]
+        seen = mask[:, None, None]
+        if questions is not None:  # distances between slots are those within a question
+            seen = seen & packed.same(questions)[:, None]
+        sights = [(seen, self.encoder.bias(positions[None, None], positions))]
         for i in range(len(self.encoder.layers)):
             with jax.named_scope(f"encoder_{i}"):
                 x, _, _ = regime.run(f"encoder/{i}", self.encoder.layers[str(i)], x, None, sights)
@@ -210,10 +213,11 @@ class T5(nnx.Module):
         keys, values = zip(*(cross.keys_values(x) for cross in crosses), strict=True)
         return Context((Segment(keys, values, mask),), mask.sum(1, dtype=jnp.int32))
 
-    def extend(self, context, tokens, cache=None, regime=PLAIN):
+    def extend(self, context, tokens, cache=None, regime=PLAIN, positions=None, questions=None):
         """Responses [B, G, R] -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
+        context = context if questions is None else packed.own_prompt(context, questions)
         x = regime.drop(embed(self.embed.tokens[...], tokens), "decoder/embed")
-        sights = self._sights(cache, tokens.shape[2])
+        sights = self._sights(cache, tokens.shape[2], positions)
         keys, values = [], []
         for i in range(len(self.decoder.layers)):
             with jax.named_scope(f"decoder_{i}"):
@@ -225,9 +229,10 @@ class T5(nnx.Module):
         hidden = self.decoder.final_norm(x) * self.scale
         return hidden, extended(cache, tuple(keys), tuple(values), tokens.shape[2])
 
-    def _sights(self, cache, R):
+    def _sights(self, cache, R, positions=None):
         """Masks and biases of the own parts. Distances to recent tokens are the same in all rows, to the past not."""
-        new, masks = jnp.arange(R)[None, None], visible(cache, R)
+        new = jnp.arange(R)[None, None]
+        masks = visible(cache, R) if positions is None else [packed.own_response(positions)]
         if cache is None:
             biases = [self.decoder.bias(new, new[0, 0])]
         else:

@@ -75,16 +75,15 @@ def earlier(path: epath.PathLike, step: int) -> dict[str, float]:
 
 
 def work_of(config: Any, batch: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, float]:
-    """`rationales` of a batch, all parts together, and the `flops` of an update on it (none for unknown models).
+    """The `flops` of an update on a batch, all parts together (none for unknown models).
 
     Counted are the places of the arrays, those of padding too: what the devices compute.
     """
-    rationales, flops = 0, 0
+    flops = 0
     for part in batch.values():
         (B, P), (_, G, R) = part["prompt"].shape, part["inputs"].shape
-        rationales += B * G
         flops += training_flops(config, questions=B, group=G, prompt=P, response=R)
-    return {"rationales": float(rationales)} | ({"flops": float(flops)} if flops else {})
+    return {"flops": float(flops)} if flops else {}
 
 
 def peak_of(mesh: jax.sharding.Mesh) -> float | None:

@@ -2,7 +2,8 @@
 
 1. Place parameters and optimizer state on the mesh, already split.
 2. If there is a checkpoint, restore the state, set the data iterator to where it stood, drop metrics past it.
-3. For every update:
+3. Before the first update of a start, the first batch is checked against separate pairs (check.py).
+   For every update:
    a. take the next batch from the iterator and hand it to the devices (which are busy with the update before),
    b. dispatch the update,
    c. read the metrics of the update *before* it, so that the host never waits for the one just dispatched, and
@@ -30,6 +31,7 @@ from scotd_jax.distributed.profile import OFF, recorded
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.accounting import Spent, earlier, peak_of, work_of
+from scotd_jax.training.check import check_pairs
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import LateMetrics, MetricWriter
 from scotd_jax.training.programs import programs_of
@@ -98,10 +100,13 @@ def train(
         metrics = LateMetrics(training.log_every, lambda step, line: emit(step, line | spent.totals()), peak_of(mesh))
         steps = recorded(range(done + 1, training.steps + 1), profile, folder / "profile", done + 1, metrics.wait)
         for step in stack.enter_context(contextlib.closing(steps)):
+            with spent.on("input", metrics.idle):
+                rows = next(loader)
+            if step == done + 1 and training.check:
+                with spent.on("other"):
+                    check_pairs(model, programs.combined(state), rows, mesh)
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device by accident
-                with spent.on("input", metrics.idle):
-                    batch = next(loader)
-                batch = sharding.place_batch(batch, programs.batch)
+                batch = sharding.place_batch(rows, programs.batch)
                 with spent.on("compile") if programs.is_new(batch) else contextlib.nullcontext():
                     state, update = programs.step(state, batch, *noise)
                 metrics.add(step, update, work_of(model.config, batch))

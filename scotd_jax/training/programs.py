@@ -73,7 +73,10 @@ def programs_of(
 
 
 # Fields of config.Training that change nothing of a program. Batches are told apart by their shapes.
-_NOT_COMPILED = ("batch_size", "group_size", "eval_every", "save_every", "log_every", "keep", "tensorboard")
+_NOT_COMPILED = (
+    *("batch_size", "group_size", "window", "shapes", "check"),
+    *("eval_every", "save_every", "log_every", "keep", "tensorboard"),
+)
 
 
 @functools.lru_cache(maxsize=8)

@@ -3,6 +3,10 @@
 A batch has parts, most often one ("train"). A part holds, for B questions with G responses each: prompt[B, P] int32,
 prompt_mask[B, P] bool, inputs[B, G, R] int32, targets[B, G, R] int32, weights[B, G, R] float32 (1 on response tokens,
 0 on padding). The loss of a batch is the weighted sum of the mean losses of its parts, each over its own tokens.
+
+Where responses are packed, a part also holds positions[B, G, R] int32, and where questions are, questions[B, G, R] and
+prompt_questions[B, P] int32 (models/packed.py): B and G then count rows. A response that a visit shows several times
+may be there once, with so many times the weight.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +18,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from scotd_jax.models.api import Model, Params
+from scotd_jax.models.regime import Regime
 from scotd_jax.training.losses import Weighted, response_loss
 from scotd_jax.training.options import OFF, Options
 from scotd_jax.training.trainable import combine
@@ -48,9 +53,7 @@ def make_loss(
     """
 
     def loss(params: Params, batch: Part, key: jax.Array | None = None) -> tuple[Weighted, ...]:
-        regime = options.regime(key, place)
-        context = model.prefill(params, batch["prompt"], batch["prompt_mask"], **regime)
-        hidden_BGRE, _ = model.extend(params, context, batch["inputs"], **regime)
+        hidden_BGRE = hidden(model, params, batch, **options.regime(key, place))
         return response_loss(
             hidden_BGRE,
             model.unembedding(params),
@@ -63,6 +66,22 @@ def make_loss(
         )
 
     return loss
+
+
+def hidden(model: Model, params: Params, batch: Part, **regime: Regime) -> jax.Array:
+    """[B, G, R, E], ready for the output matrix."""
+    prompts = {"questions": batch["prompt_questions"]} if "prompt_questions" in batch else {}
+    context = model.prefill(params, batch["prompt"], batch["prompt_mask"], **prompts, **regime)
+    packed = {"positions": batch["positions"]} if "positions" in batch else {}
+    if prompts:
+        packed["questions"] = batch["prompt_questions"], batch["questions"]
+    return model.extend(params, context, batch["inputs"], **packed, **regime)[0]
+
+
+def begins(part: Part) -> jax.Array:
+    """bool[B, G, R]: the first tokens of responses."""
+    places = part["positions"] if "positions" in part else jnp.arange(part["inputs"].shape[2])[None, None]
+    return (places == 0) & (part["weights"] > 0)
 
 
 def chunk_tokens(vocab_size: int, batch_shards: int) -> int:
@@ -86,8 +105,9 @@ def make_train_step(
     `parts` are the names of a batch's parts and the weights of their mean losses. The batch is cut into `microbatches`
     equal parts, one after another in memory; every token's weight is a share of the whole batch beforehand, so their
     sums add up and the update does not depend on the cut. Metrics are float32 scalars: loss (nats per response token,
-    summed over parts by weight), token_accuracy, tokens, grad_norm (before clipping) and learning_rate; with several
-    parts also loss_PART, each part's mean; with label smoothing or z-loss also objective, which is what is optimized.
+    summed over parts by weight), token_accuracy, tokens, rationales, grad_norm (before clipping) and learning_rate;
+    with several parts also loss_PART, each part's mean; with label smoothing or z-loss also objective, which is what is
+    optimized.
 
     Masks of dropout are named by seed, update, micro-batch and part, so an update that is made again draws them again.
     """
@@ -127,6 +147,7 @@ def make_train_step(
             "loss": sum(loss for loss, *_ in said.values()),
             "token_accuracy": sum(correct for _, correct, *_ in said.values()) / sum(weight for _, weight in parts),
             "tokens": sum(tokens.values()),
+            "rationales": sum(jnp.sum(begins(batch[name]).astype(jnp.float32)) for name, _ in parts),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
