@@ -165,7 +165,7 @@ class Training:
     keep: int = 2  # last checkpoints kept, besides the best
     tensorboard: bool = False  # needs the extra "tensorboard"
     window: int = 16  # batches whose questions are dealt out to them so that all are of a size; 1 is off
-    shapes: int = 4  # at most so many shapes of batches, each compiled once; 1 is the one that everything fits into
+    shapes: int = 5  # at most so many shapes of batches, each compiled once; 1 is the one that everything fits into
     check: bool = True  # at the start: grouped and packed responses compute what separate pairs compute
 
 
