@@ -181,7 +181,7 @@ class Training:
     label_smoothing: float = 0.0  # share of the target's probability that is spread over the vocabulary
     z_loss: float = 0.0  # weight of log(Z) ** 2 in the objective; PaLM's is 1e-4
     window: int = 16  # batches whose questions are dealt out to them so that all are of a size; 1 is off
-    shapes: int = 4  # at most so many shapes of batches, each compiled once; 1 is the one that everything fits into
+    shapes: int = 5  # at most so many shapes of batches, each compiled once; 1 is the one that everything fits into
     check: bool = True  # at the start: grouped and packed responses compute what separate pairs compute
 
     def __post_init__(self):

@@ -13,12 +13,15 @@ import numpy as np
 
 from scotd_jax.corpus.dealing import deal
 from scotd_jax.corpus.packing import rows_needed
-from scotd_jax.corpus.shapes import SEEN, Batch, Shape, Shapes, cost, padding, sides
+from scotd_jax.corpus.shapes import SEEN, Batch, Shape, Shapes, Sizes, cost, padding, sides
 from scotd_jax.layout import round_up
 
-ALLOWED = 0.08  # of prompt tokens and of response tokens may be padding before another shape is taken
+ALLOWED = 0.06  # of prompt tokens and of response tokens may be padding before another shape is taken
 _WORTH = 100  # a shape must save at least one part in so many
-_FIRST = 8  # batches by which the number of questions in a row is chosen
+_FEW = 16  # batches by which the number of questions in a row is chosen
+_NEAR = 20  # a way that leaves less padding may cost one part in so many more than the cheapest
+# Whole windows are a little larger than those looked at, and single questions much.
+_ROOM = (32, 4)  # the usual shape is there again with one part in so many more
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -76,10 +79,11 @@ class Needs:
 def _widths(lengths: np.ndarray) -> np.ndarray:
     """Widths of rows worth a look, for lengths [batches, rows, responses]: from the shortest possible in steps of a
     sixteenth, and those at which all responses would fill one to four rows."""
-    totals = lengths.sum(2).max(1)
+    totals = lengths.sum(2).max(1)  # of the fullest row
     begin = int(lengths.max((1, 2)).min())
     end = round_up(int(max(2 * lengths.max(), min(totals.max(), 1024))), 8)
-    widths = {round_up(-(-int(q) // rows), 8) for rows in (1, 2, 3, 4) for q in np.quantile(totals, (0.5, 0.9, 1.0))}
+    usual = [int(np.quantile(totals, q, method="higher")) for q in (0.5, 0.9, 1.0)]
+    widths = {round_up(-(-total // rows), 8) for rows in (1, 2, 3, 4) for total in usual}
     width = round_up(begin, 8)
     while width <= end:
         widths.add(width)
@@ -88,7 +92,7 @@ def _widths(lengths: np.ndarray) -> np.ndarray:
 
 
 class Choice(NamedTuple):
-    """`questions` share a row of packed shapes; the cheapest shape comes first, the plain one that fits all last."""
+    """`questions` share a row of the packed shapes. The cheapest shape comes first, the plain one last: it fits all."""
 
     questions: int
     shapes: tuple[Shapes, ...]
@@ -111,21 +115,25 @@ def choose(batches: Sequence[Batch], plain: Shapes, at_most: int, multiple: int)
     """
     B = len(next(iter(batches[0].values())).prompts)
     ways = [k for k in range(1, B + 1) if B % k == 0 and (B // k) % multiple == 0]
-    if at_most < 2 or not ways or max(padding(batches, [plain] * len(batches))) < ALLOWED:
-        return Choice(1, (plain,))
-    few = batches[:_FIRST]
-    costs = [_chosen(few, Needs(few, k), plain, at_most)[1] for k in ways]
-    k = ways[costs.index(min(costs))]
+    eights = [{part: Sizes(*(side + -side % 8 for side in sizes)) for part, sizes in b.items()} for b in batches]
+    if at_most < 2 or not ways or max(padding(eights, [plain] * len(batches))) < ALLOWED:
+        return Choice(1, (plain,))  # texts of a length stay as they are: what rounding costs is not worth packing for
+    few = batches[:: -(-len(batches) // _FEW)]
+    tried = {k: _chosen(few, Needs(few, k), plain, at_most)[1:] for k in ways}
+    least = min(total for _, total in tried.values())
+    k = min((k for k in ways if tried[k][1] <= least + least // _NEAR), key=tried.get)
     return Choice(k, _chosen(batches, Needs(batches, k), plain, at_most)[0])
 
 
-def _chosen(batches: Sequence[Batch], needs: Needs, plain: Shapes, at_most: int) -> tuple[tuple[Shapes, ...], int]:
-    """The shapes, and what they make the batches cost."""
+def _chosen(
+    batches: Sequence[Batch], needs: Needs, plain: Shapes, at_most: int
+) -> tuple[tuple[Shapes, ...], bool, int]:
+    """The shapes, whether more than ALLOWED of the responses is padding in them, and what the batches cost."""
     candidates = needs.candidates()
     costs = np.array([cost(shapes) for shapes in candidates])[:, None]
     costs = np.where(np.stack([needs.fits(shapes) for shapes in candidates]), costs, _NEVER)  # [candidate, batch]
     best, taken, chosen = np.full(len(batches), cost(plain)), [plain] * len(batches), []
-    most = max(1, at_most - 2)  # beside the plain one, and one for batches that need a little more than these
+    most = max(1, at_most - 1 - len(_ROOM))  # beside the plain one, and those with room
     while len(chosen) < most and max(padding(batches, taken)) >= ALLOWED:
         after = np.minimum(costs, best).sum(1)
         i = int(after.argmin())
@@ -134,13 +142,15 @@ def _chosen(batches: Sequence[Batch], needs: Needs, plain: Shapes, at_most: int)
         taken = [candidates[i] if costs[i, t] < best[t] else shapes for t, shapes in enumerate(taken)]
         best = np.minimum(costs[i], best)
         chosen.append(candidates[i])
-    if chosen and at_most > 2:
-        larger = {p: _larger(s, plain[p]) for p, s in max(chosen, key=cost).items()}
+    usual = max(chosen, key=taken.count, default={})
+    prompts = {p: max(shapes[p].prompt for shapes in chosen) for p in usual}
+    for part in _ROOM[max(0, len(_ROOM) + 2 - at_most) :] if chosen else ():
+        larger = {p: _larger(dataclasses.replace(s, prompt=prompts[p]), plain[p], part) for p, s in usual.items()}
         chosen += [larger] * (cost(larger) < cost(plain))
-    return (*sorted(chosen, key=cost), plain), int(best.sum())
+    return (*sorted(chosen, key=cost), plain), padding(batches, taken)[1] > ALLOWED, int(best.sum())
 
 
-def _larger(shape: Shape, plain: Shape) -> Shape:
-    """An eighth larger, and wide enough for the longest response."""
-    response = max(round_up(shape.response * 9 // 8, 8), plain.response)
-    return dataclasses.replace(shape, prompt=round_up(shape.prompt * 9 // 8, 8), response=response)
+def _larger(shape: Shape, plain: Shape, part: int) -> Shape:
+    """Larger by one part in so many; the largest one is wide enough for the longest response."""
+    prompt, response = (round_up(side + side // part, 8) for side in (shape.prompt, shape.response))
+    return dataclasses.replace(shape, prompt=prompt, response=max(response, plain.response * (part == _ROOM[-1])))

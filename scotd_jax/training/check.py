@@ -90,9 +90,9 @@ def _responses(row: Mapping[str, np.ndarray]) -> list[tuple[int, int, int]]:
     said = []
     for g, real in enumerate(row["weights"] > 0):
         length = int(real.sum())  # responses lie at the beginning, one behind the other
-        begins = (
-            np.flatnonzero(row["positions"][g, :length] == 0).tolist() if "positions" in row else [0] * (length > 0)
-        )
+        if not length:
+            continue
+        begins = np.flatnonzero(row["positions"][g, :length] == 0).tolist() if "positions" in row else [0]
         said += [(g, begin, end) for begin, end in zip(begins, [*begins[1:], length], strict=True)]
     return said
 
