@@ -169,10 +169,11 @@ def steps_of(folder: Path) -> set[int]:
 
 
 def test_recordings_end_with_the_items_or_with_an_exception(tmp_path):
-    waited = []
-    items = recorded("abcde", config.Profile(first=2), tmp_path / "a", wait=lambda: waited.append(1))
-    assert list(items) == list("abcde")
-    assert waited == [1]
+    seen, waited = [], []
+    for item in recorded("abcde", config.Profile(first=2), tmp_path / "a", wait=lambda: waited.append(len(seen))):
+        seen.append(item)
+    assert seen == list("abcde")
+    assert waited == [2]  # right after the last item that is recorded
     assert steps_of(tmp_path / "a") == {2}
     with contextlib.closing(recorded("abc", config.Profile(first=1, last=9), tmp_path / "b", start=3)) as items:
         assert next(items) == "a"
