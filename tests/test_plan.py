@@ -12,7 +12,6 @@ from scotd_jax import main
 from scotd_jax.distributed import topologies
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.plan import plan
-from scotd_jax.jobs.planning import measure
 from scotd_jax.jobs.planning.outcomes import Planner
 from scotd_jax.jobs.planning.shapes import Assumed, layers_of, with_layers
 from scotd_jax.jobs.planning.works import Speaking, Training, works
@@ -222,4 +221,3 @@ def test_compiles_for_a_tpu_that_is_not_there():
             outcome = planner.look(work, c.Mesh(fsdp=2, tensor=2), compile=True)
         assert outcome.fits, outcome.problem
         assert outcome.programs[-1].how == "compiled"
-    assert measure.PARTS[0] == "weights"

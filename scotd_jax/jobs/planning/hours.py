@@ -11,8 +11,8 @@ import math
 
 from scotd_jax import config as c
 from scotd_jax.distributed.topologies import Topology
+from scotd_jax.jobs.planning.arithmetic import Program
 from scotd_jax.jobs.planning.calls import rounded
-from scotd_jax.jobs.planning.measure import Program
 from scotd_jax.jobs.planning.outcomes import Outcome, mesh_of
 from scotd_jax.jobs.planning.works import Training
 from scotd_jax.sampling.sampler import at_once

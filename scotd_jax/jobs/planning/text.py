@@ -7,7 +7,7 @@ from typing import Any
 from scotd_jax import config as c
 from scotd_jax.distributed.topologies import GIB, GIGA, TERA, Topology
 from scotd_jax.jobs.planning import hours
-from scotd_jax.jobs.planning.measure import PARTS
+from scotd_jax.jobs.planning.arithmetic import PARTS
 from scotd_jax.jobs.planning.outcomes import Outcome, mesh_of
 from scotd_jax.jobs.planning.remedies import ROOM, Remedy
 from scotd_jax.jobs.planning.works import Training
