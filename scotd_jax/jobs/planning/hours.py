@@ -20,14 +20,16 @@ from scotd_jax.sampling.sampler import at_once
 
 @dataclasses.dataclass(frozen=True)
 class Time:
-    """Of one call, in seconds, and which limit it is."""
+    """Of one call, in seconds, and which limit it is: "FLOPs", "bytes", or "" of what is no call (loading)."""
 
     seconds: float
-    bound: str  # "FLOPs" or "bytes"
+    bound: str
 
 
 def of_call(program: Program, topology: Topology, plan: c.Plan) -> Time:
     held = program.bytes
+    if program.name == "load":
+        return Time(0.0, "")
     arguments = held["weights"] + held["optimizer"] + held["cache"]
     if program.name == "update":
         moved = 2 * arguments + 3 * held["temporaries"]
