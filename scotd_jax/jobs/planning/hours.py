@@ -11,8 +11,8 @@ import math
 
 from scotd_jax import config as c
 from scotd_jax.distributed.topologies import Topology
+from scotd_jax.jobs.planning.arithmetic import Program
 from scotd_jax.jobs.planning.calls import rounded
-from scotd_jax.jobs.planning.measure import Program
 from scotd_jax.jobs.planning.outcomes import Outcome, mesh_of
 from scotd_jax.jobs.planning.works import Training
 from scotd_jax.sampling.sampler import at_once
@@ -20,14 +20,16 @@ from scotd_jax.sampling.sampler import at_once
 
 @dataclasses.dataclass(frozen=True)
 class Time:
-    """Of one call, in seconds, and which limit it is."""
+    """Of one call, in seconds, and which limit it is: "FLOPs", "bytes", or "" of what is no call (loading)."""
 
     seconds: float
-    bound: str  # "FLOPs" or "bytes"
+    bound: str
 
 
 def of_call(program: Program, topology: Topology, plan: c.Plan) -> Time:
     held = program.bytes
+    if program.name == "load":
+        return Time(0.0, "")
     arguments = held["weights"] + held["optimizer"] + held["cache"]
     if program.name == "update":
         moved = 2 * arguments + 3 * held["temporaries"]

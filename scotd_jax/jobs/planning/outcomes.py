@@ -1,6 +1,7 @@
 """One work on one topology and mesh: its programs, what else lies on the chips, and whether that fits."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,11 @@ from scotd_jax.distributed import sharding, topologies
 from scotd_jax.distributed.mesh import abstract_mesh, make_mesh, own_sizes
 from scotd_jax.distributed.topologies import Topology
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.planning import measure
+from scotd_jax.jobs.planning.arithmetic import PARTS, Program, by_layers, estimated
 from scotd_jax.jobs.planning.calls import bytes_of, model_of, placed, training_call
-from scotd_jax.jobs.planning.measure import Program
+from scotd_jax.jobs.planning.compiling import compiled
 from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
+from scotd_jax.progress import format_seconds
 from scotd_jax.sampling.engine import as_spoken
 
 
@@ -74,20 +76,23 @@ class Planner:
     def _compile(self, work: Work, sizes: c.Mesh) -> list[Program]:
         key = program_of(work), sizes
         if key not in self._compiled:
-            self._log(f"  compiling {work.title} ({written(sizes)})")
+            begun = time.monotonic()
             where, own = _where(work, sizes, self.topology)
             mesh = make_mesh(own, topologies.devices(where))
-            self._compiled[key] = measure.compiled(work, mesh, self.platform, self._layers)
-            for found, guess in zip(self._compiled[key], measure.estimated(work, mesh, self.platform), strict=True):
+            self._compiled[key] = compiled(work, mesh, self.platform, self._layers)
+            for found, guess in zip(self._compiled[key], estimated(work, mesh, self.platform), strict=True):
                 needed = found.bytes["temporaries"] + found.bytes["code"]
                 self._factors[_kind(work), found.name] = needed / max(1, guess.bytes["temporaries"])
+            sizes_said = ", ".join(f"{p.name} {p.total / topologies.GIB:.2f} GiB" for p in self._compiled[key])
+            took = format_seconds(time.monotonic() - begun)
+            self._log(f"  compiled {work.title} ({written(sizes)}) in {took}: {sizes_said}")
         return self._compiled[key]
 
     def _estimate(self, work: Work, sizes: c.Mesh, topology: Topology) -> list[Program]:
         where, own = _where(work, sizes, topology)
         mesh = abstract_mesh(own, where.chips)
         programs = []
-        for each in measure.estimated(work, mesh, topology.chip.platform):
+        for each in estimated(work, mesh, topology.chip.platform):
             factor = self._factors.get((_kind(work), each.name), 1.0)
             programs.append(
                 dataclasses.replace(
@@ -120,25 +125,32 @@ def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
     if isinstance(work, Training) or not work.training:
         return 0
     training = Training((), (), work.architecture, work.precision, work.training, (("train", 1.0),), 8, 1, 8, 1)
-    held = training_call(training, abstract_mesh(sizes, topology.chips), topology.chip.platform).held
-    params = bytes_of(held["weights"] if topology.hosts > 1 else _sources(work, held["weights"]))
-    return params + bytes_of(held["optimizer"])
+    mesh = abstract_mesh(sizes, topology.chips)
+
+    def counted(layers: int) -> dict[str, dict[str, int]]:
+        held = training_call(training, mesh, topology.chip.platform, layers).held
+        params = held["weights"] if topology.hosts > 1 else _sources(work, held["weights"])
+        return {"": {"bytes": bytes_of(params) + bytes_of(held["optimizer"])}}
+
+    return round(by_layers(work, counted)[""]["bytes"])
 
 
 def _loading(work: Speaking, sizes: c.Mesh, topology: Topology) -> Program:
     """The moment in which a speaker's weights lie beside what they are made of: parameters over all devices, of several
     hosts (jobs/run.py), or in float32."""
-    model = model_of(work, topology.chip.platform)
     own, all_over = mesh_of(work, sizes, topology), abstract_mesh(sizes, topology.chips)
-    abstract = model.abstract()
-    if work.as_read:
-        abstract = jax.eval_shape(lambda params: as_spoken(model, params), abstract)
-    first = placed(abstract, sharding.param_shardings(all_over, model.axes(), abstract))
-    if topology.hosts == 1:
-        first = [] if work.as_read else _sources(work, first)
-    spoken = jax.eval_shape(lambda params: as_spoken(model, params), abstract)
-    weights = bytes_of(placed(spoken, sharding.param_shardings(own, model.axes(), spoken)))
-    return Program("load", dict.fromkeys(measure.PARTS, 0) | {"weights": weights, "beside": bytes_of(first)}, 0.0)
+
+    def counted(layers: int) -> dict[str, dict[str, int]]:
+        model = model_of(work, topology.chip.platform, layers)
+        abstract = model.abstract()
+        spoken = jax.eval_shape(lambda params: as_spoken(model, params), abstract)
+        weights = bytes_of(placed(spoken, sharding.param_shardings(own, model.axes(), spoken)))
+        first = placed(spoken if work.as_read else abstract, sharding.param_shardings(all_over, model.axes(), abstract))
+        if topology.hosts == 1:
+            first = [] if work.as_read else _sources(work, first)
+        return {"": dict.fromkeys(PARTS, 0) | {"weights": weights, "beside": bytes_of(first)}}
+
+    return Program("load", {part: round(size) for part, size in by_layers(work, counted)[""].items()}, 0.0)
 
 
 def _sources(work: Work, params: Any) -> list[Any]:

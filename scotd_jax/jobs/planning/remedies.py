@@ -59,7 +59,7 @@ def _elsewhere(planner: Planner, works: Sequence[Work], sizes: c.Mesh) -> Remedy
             topology = topologies.of(chip, count)
             if chip is own and count <= planner.topology.chips:
                 continue
-            for mesh, changed in _candidates(topology, works, c.Mesh(), depth=1):
+            for mesh, changed in _candidates(topology, works, c.Mesh(), coarse=True):
                 outcomes = [planner.look(work, mesh, compile=False, topology=topology) for work in changed]
                 if all(map(_roomy, outcomes)):
                     return _remedy(works, changed, sizes, mesh, outcomes, False, topology.name)
@@ -67,17 +67,17 @@ def _elsewhere(planner: Planner, works: Sequence[Work], sizes: c.Mesh) -> Remedy
 
 
 def _candidates(
-    topology: Topology, works: Sequence[Work], sizes: c.Mesh, depth: int = 8
+    topology: Topology, works: Sequence[Work], sizes: c.Mesh, coarse: bool = False
 ) -> Iterator[tuple[c.Mesh, list[Work]]]:
-    """Meshes and works, from the least change on. The first of all is no change, which matters elsewhere."""
-    for step in range(depth):
+    """Meshes and works, from the least change on, beginning with none. Coarse: ends of scales, works as they are."""
+    for step in range(1 if coarse else 8):
         changed = [_lighter(work, step) for work in works]
         if any(each is None for each in changed):
             return
-        for tensor in _doublings(max(1, sizes.tensor), topology.per_host):
+        for tensor in _doublings(max(1, sizes.tensor), topology.per_host, coarse):
             # Parameters that are gathered for every token make a speaker slow.
             most = topology.chips // tensor if topology.hosts > 1 or _trains(works) else max(1, sizes.fsdp)
-            for fsdp in _doublings(max(1, sizes.fsdp), most):
+            for fsdp in _doublings(max(1, sizes.fsdp), most, coarse):
                 yield c.Mesh(fsdp=fsdp, tensor=tensor), changed
 
 
@@ -89,10 +89,9 @@ def _trains(works: Sequence[Work]) -> bool:
     return any(isinstance(work, Training) for work in works)
 
 
-def _doublings(first: int, last: int) -> Iterator[int]:
-    while first <= last:
-        yield first
-        first *= 2
+def _doublings(first: int, last: int, coarse: bool) -> list[int]:
+    found = [first * 2**i for i in range(16) if first * 2**i <= last]
+    return found[:: max(1, len(found) - 1)] if coarse else found
 
 
 def _lighter(work: Work, step: int) -> Work | None:

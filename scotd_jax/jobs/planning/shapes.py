@@ -79,7 +79,9 @@ def layers_of(model_config: Any) -> int:
 
 
 def with_layers(model_config: Any, layers: int) -> Any:
-    """The same model with so many layers in every stack."""
+    """The same model with so many layers, of a decoder in proportion to its encoder's."""
+    if layers == (whole := layers_of(model_config)):
+        return model_config
     fields = [f.name for f in dataclasses.fields(model_config) if f.name in LAYERS]
-    changed = {name: layers for name in fields if getattr(model_config, name) is not None}
-    return dataclasses.replace(model_config, **changed)
+    present = {name: getattr(model_config, name) for name in fields if getattr(model_config, name) is not None}
+    return dataclasses.replace(model_config, **{name: count * layers // whole for name, count in present.items()})

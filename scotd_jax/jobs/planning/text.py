@@ -7,7 +7,7 @@ from typing import Any
 from scotd_jax import config as c
 from scotd_jax.distributed.topologies import GIB, GIGA, TERA, Topology
 from scotd_jax.jobs.planning import hours
-from scotd_jax.jobs.planning.measure import PARTS
+from scotd_jax.jobs.planning.arithmetic import PARTS
 from scotd_jax.jobs.planning.outcomes import Outcome, mesh_of
 from scotd_jax.jobs.planning.remedies import ROOM, Remedy
 from scotd_jax.jobs.planning.works import Training
@@ -38,16 +38,15 @@ def as_text(plan: Plan) -> str:
         rows.append([f"{outcome.work.title}: {_what(outcome, topology)}"])
         for program in outcome.programs:
             time = hours.of_call(program, topology, settings)
-            loads = program.name == "load"
             rows.append(
                 [
                     f"  {program.name}",
                     *(f"{program.bytes[part] / GIB:.2f}" for part in PARTS),
                     f"{program.total / GIB:.2f}",
                     _fits(program.total / outcome.usable),
-                    "-" if loads else f"{program.flops / TERA:.3g}",
-                    "-" if loads else f"{1000 * time.seconds:.3g} ms",
-                    "-" if loads else time.bound,
+                    f"{program.flops / TERA:.3g}" if time.bound else "-",
+                    f"{1000 * time.seconds:.3g} ms" if time.bound else "-",
+                    time.bound or "-",
                     format_seconds(program.compile_seconds) if program.compile_seconds else "-",
                 ]
             )
@@ -78,11 +77,7 @@ def _fits(share: float) -> str:
 
 def _what(outcome: Outcome, topology: Topology) -> str:
     work = outcome.work
-    try:
-        mesh = mesh_of(work, outcome.mesh, topology)
-        on = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    except ValueError:
-        on = "no mesh"
+    on = ", ".join(f"{axis}={size}" for axis, size in mesh_of(work, outcome.mesh, topology).shape.items())
     if isinstance(work, Training):
         cut = f" in {work.settings.microbatches} parts" if work.settings.microbatches > 1 else ""
         said = f"{work.group} x {work.response} tokens after {work.prompt}"

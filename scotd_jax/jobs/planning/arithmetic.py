@@ -1,0 +1,149 @@
+"""Memory and work of programs per chip by arithmetic on shapes: nothing is compiled and nothing deep is even traced.
+
+Layers are alike, so two shallow models tell of any: what the second layer adds is added for the others. That is exact
+for arguments and products. Of temporary memory it is an estimate, which knows what derivatives keep and what the
+largest arrays are, but not what a compiler makes of that.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jax.sharding import AbstractMesh, AxisType
+
+from scotd_jax.distributed.mesh import AXES, batch_shards
+from scotd_jax.distributed.sharding import AnyMesh
+from scotd_jax.jobs.planning import counting
+from scotd_jax.jobs.planning.calls import Call, batch_of, bytes_of, model_of, rounded, speaking_calls, training_call
+from scotd_jax.jobs.planning.shapes import layers_of
+from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
+from scotd_jax.sampling.sampler import at_once
+from scotd_jax.training.step import LOGITS_BYTES, chunk_tokens
+
+PARTS = ("weights", "optimizer", "cache", "beside", "other", "temporaries", "code")
+Numbers = Mapping[str, float | int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One program on one chip. `bytes` are by `PARTS`; `flops` of matrix products and `xla_flops` as XLA counts them
+    (0: not compiled) are of one call, for "decode" of one token of every row."""
+
+    name: str
+    bytes: Mapping[str, int]
+    flops: float | int
+    xla_flops: float | int = 0.0
+    how: str = "by arithmetic on shapes"
+    compile_seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return sum(self.bytes.values())
+
+
+def line(deep: int, layers: tuple[int, ...], values: list[Numbers]) -> dict[str, float | int]:
+    """What a model of `deep` layers has, by one or two of other depths: the line through them, never falling."""
+    if len(layers) == 1:
+        return dict(values[0])
+    few, many = values
+    steps = deep - layers[1], layers[1] - layers[0]
+    return {key: many[key] + max(0, many[key] - few[key]) * steps[0] / steps[1] for key in many}
+
+
+def by_layers(work: Work, counted: Callable[[int], Mapping[str, Numbers]]) -> dict[str, dict[str, float | int]]:
+    """`counted(layers)`, of one or two shallow models, for the whole one."""
+    deep = layers_of(work.architecture)
+    layers = (1, 2) if deep > 2 else (deep,)
+    found = [counted(count) for count in layers]
+    return {name: line(deep, layers, [each[name] for each in found]) for name in found[0]}
+
+
+def calls_of(
+    work: Work, mesh: AnyMesh, platform: str, layers: int, places: Callable[[Call], Any] | None = None
+) -> dict[str, Call]:
+    """The programs of a work by name, of a model with so many layers."""
+    if isinstance(work, Training):
+        return {"update": training_call(work, mesh, platform, layers)}
+    return speaking_calls(work, mesh, platform, layers, places)
+
+
+def estimated(work: Work, mesh: AnyMesh, platform: str) -> list[Program]:
+    """Raises InputError if the sizes of batch and mesh do not fit."""
+    held = by_layers(work, lambda layers: {n: _held(c) for n, c in calls_of(work, mesh, platform, layers).items()})
+    if isinstance(work, Training):
+        counts = {"update": _training(work, mesh, platform, held["update"]["weights"])}
+    else:
+        counts = _speaking(work, mesh, platform)
+    return [
+        Program(
+            name, {part: round(each[part]) for part in PARTS} | {"temporaries": round(counts[name][1])}, counts[name][0]
+        )
+        for name, each in held.items()
+    ]
+
+
+def _held(call: Call) -> Numbers:
+    held = {name: bytes_of(tree) for name, tree in call.held.items()}
+    return dict.fromkeys(PARTS, 0) | held | {"other": max(0, bytes_of(call.arguments) - sum(held.values()))}
+
+
+def _training(work: Training, mesh: AnyMesh, platform: str, weights: float | int) -> tuple[float | int, float | int]:
+    """Operations of an update, and its temporary bytes: what the backward pass needs, one gradient (two with
+    micro-batches, which add up) and logits."""
+    settings, tensor, fsdp = work.settings, mesh.shape["tensor"], mesh.shape["fsdp"]
+    rows = settings.batch_size // batch_shards(mesh) // settings.microbatches
+    uncut = dataclasses.replace(program_of(work), settings=dataclasses.replace(settings, microbatches=1))
+    each = _question(uncut, platform)
+    # Of what follows the batch, hidden units and heads are split over `tensor`: most, but not the residual stream.
+    kept = each["batch"] * rows * (0.25 + 0.75 / tensor) + each["weights"] / (tensor * fsdp)
+    gradients = weights * (1 if settings.microbatches == 1 else 2)
+    logits = 2 * min(LOGITS_BYTES, 4 * work.architecture.vocab_size * rows * work.group * work.response)
+    return each["flops"] * settings.batch_size / mesh.size, kept + gradients + logits
+
+
+@functools.lru_cache(maxsize=256)
+def _question(work: Training, platform: str) -> Numbers:
+    """Of an update: operations and bytes kept for the backward pass, both per question, and bytes kept of parameters in
+    the form in which they are multiplied."""
+    rows = 2
+
+    def counted(layers: int) -> dict[str, Numbers]:
+        model = model_of(work, platform, layers)
+        chunk, batch = chunk_tokens(model.config.vocab_size, 1), batch_of(work, rows, None)
+        pairs = [counting.kept(model, part, chunk) for part in batch.values()]
+        flops = counting.flops(counting.gradient(model, chunk, work.parts), model.abstract(), batch)
+        kept = sum(one for one, _ in pairs) / rows
+        return {"": {"flops": flops / rows, "batch": kept, "weights": max(other for _, other in pairs)}}
+
+    return by_layers(work, counted)[""]
+
+
+def _speaking(work: Speaking, mesh: AnyMesh, platform: str) -> dict[str, tuple[float | int, float | int]]:
+    """Operations and temporary bytes of every program; of the latter twice the largest array is assumed."""
+    policy, shards = rounded(work.policy, mesh), batch_shards(mesh)
+    read = at_once(policy.batch_size, mesh) / at_once(policy.batch_size, None)
+    found = {}
+    for name, each in _alone(dataclasses.replace(program_of(work), policy=policy), platform).items():
+        chips = mesh.size if name != "exemplars" else mesh.shape["tensor"]  # exemplars are read by every shard
+        flops = each["flops"] * (read if name == "read" else 1) / chips
+        found[name] = flops, 2 * each["largest"] / (shards if name != "exemplars" else 1)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _alone(work: Speaking, platform: str) -> dict[str, Numbers]:
+    """Operations, and bytes of the largest array, of every program of a speaker on one device."""
+    mesh = AbstractMesh((1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    def counted(layers: int) -> dict[str, Numbers]:
+        calls = calls_of(work, mesh, platform, layers)
+        return {
+            name: {
+                "flops": counting.flops(call.function, *call.arguments),
+                "largest": counting.largest(call.function, *call.arguments),
+            }
+            for name, call in calls.items()
+        }
+
+    return by_layers(work, counted)

@@ -1,0 +1,78 @@
+"""Memory and work of programs per chip as XLA tells them when it compiles.
+
+Deep models take XLA many minutes (layers are not rolled into a loop), so more than `plan.layers` of them are not
+compiled: two shallow ones are, and what the layers between them add is added for the rest. XLA that is short of memory
+computes things twice to save some; a shallow model is not short, so this rather tells too much.
+"""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from scotd_jax.jobs.planning.arithmetic import Numbers, Program, calls_of, estimated, line
+from scotd_jax.jobs.planning.calls import Call, bytes_of
+from scotd_jax.jobs.planning.shapes import layers_of
+from scotd_jax.jobs.planning.works import Work
+
+
+def compiled(work: Work, mesh: Mesh, platform: str, layers: int) -> list[Program]:
+    """Whole or (of more than `layers`; 0: never) by two shallow models. Raises InputError as `estimated` does."""
+    deep = layers_of(work.architecture)
+    several = (max(1, layers // 2), layers) if 1 < layers < deep else (deep,)
+    known = estimated(work, mesh, platform)
+    runs = [_compile(work, mesh, platform, count) for count in several]
+    how = "compiled" if len(several) == 1 else f"compiled with {several[0]} and {several[1]} of {deep} layers"
+    programs = []
+    for program in known:
+        values = line(deep, several, [run[program.name] for run in runs])
+        took = {name: max(0, round(values[name])) for name in ("temporaries", "code")}
+        seconds = float(sum(run[program.name]["seconds"] for run in runs))
+        programs.append(
+            dataclasses.replace(
+                program, bytes={**program.bytes, **took}, xla_flops=values["flops"], how=how, compile_seconds=seconds
+            )
+        )
+    return programs
+
+
+def _compile(work: Work, mesh: Mesh, platform: str, layers: int) -> dict[str, Numbers]:
+    done: dict[int, tuple[Call, Any, float]] = {}
+
+    def once(call: Call) -> Any:
+        if id(call) not in done:
+            begun = time.monotonic()
+            made = call.function.lower(*call.arguments).compile()
+            done[id(call)] = call, made, time.monotonic() - begun
+        return done[id(call)][1]
+
+    found = {}
+    for name, call in calls_of(work, mesh, platform, layers, lambda call: once(call).output_shardings).items():
+        begun = time.monotonic()
+        try:
+            made = once(call)
+        except jax.errors.JaxRuntimeError as error:
+            found[name] = _too_large(error, call) | {"seconds": time.monotonic() - begun}
+            continue
+        memory, cost = made.memory_analysis(), made.cost_analysis() or {}
+        fresh = max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
+        found[name] = {
+            "temporaries": memory.temp_size_in_bytes + fresh,
+            "code": memory.generated_code_size_in_bytes,
+            "flops": cost.get("flops", 0.0),
+            "seconds": done[id(call)][2],
+        }
+    return found
+
+
+def _too_large(error: Exception, call: Call) -> dict[str, float | int]:
+    """What XLA says that a program needs for which there is no memory. Other errors are passed on."""
+    said = re.search(r"(?:temporaries \(|Used )([\d.]+)([KMGT])", str(error))
+    if "RESOURCE_EXHAUSTED" not in str(error) or not said:
+        raise error
+    used = float(said[1]) * 1024 ** (1 + "KMGT".index(said[2]))
+    arguments = sum(bytes_of(tree) for tree in call.held.values())
+    return {"temporaries": used if "temporaries (" in str(error) else used - arguments, "code": 0.0, "flops": 0.0}
