@@ -25,13 +25,16 @@ LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 class Side:
     """A process that plays `role` of the module benchmarks.`module`; ended with the block."""
 
-    def __init__(self, module: str, role: str, *, one_arena: bool = False, **arguments: Any):
-        """`one_arena`: glibc keeps one heap for all threads, as the README advises for us on CPUs."""
+    def __init__(self, module: str, role: str, *, one_arena: bool = False, large_pages: bool = False, **arguments: Any):
+        """As the README advises for us on CPUs, glibc keeps one heap for all threads (`one_arena`), and asks for pages
+        of 2 MiB where it is given memory (`large_pages`)."""
         command = [sys.executable, "-m", f"benchmarks.{module}", role, json.dumps(c.plain(arguments))]
         # Two processes share the device, so that neither may take all of its memory beforehand.
         env = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TOKENIZERS_PARALLELISM": "false"}
         if one_arena:
             env |= {"MALLOC_ARENA_MAX": "1"}
+        if large_pages:
+            env |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         self._role = role
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 

@@ -6,6 +6,7 @@ Both sides have the same random weights, the same AdamW and the same batch, and 
 their first update must agree. Each is a process of its own, warmed up by one whole run; then they alternate: ours,
 theirs, ours, theirs. Theirs runs in the faster of float32 and bfloat16 autocast, with so many pairs of prompt and
 response at a time as are fastest, which is tried on the same machine beforehand; `--theirs` names a setting instead.
+Both are given large pages by glibc, which makes both faster.
 Printed per case: rationales per second, the median of the pairs' ratios, the peak memory of both processes, and the
 operations per second of ours.
 
@@ -84,11 +85,11 @@ def compare(case: Case, folder: str, device: str, pairs: int) -> dict[str, Any]:
         for each in case.pairs_at_a_time
     ]
     if len(settings) > 1:
-        settings = once(SIDES, "probe", case=case, folder=folder, device=device)
+        settings = once(SIDES, "probe", large_pages=True, case=case, folder=folder, device=device)
     setting = {name: settings[0][name] for name in ("dtype", "pairs", "compiled")}
     with (
-        Side(SIDES, "ours", one_arena=True, case=case, folder=folder) as ours,
-        Side(SIDES, "theirs", case=case, folder=folder, device=device, **setting) as theirs,
+        Side(SIDES, "ours", one_arena=True, large_pages=True, case=case, folder=folder) as ours,
+        Side(SIDES, "theirs", large_pages=True, case=case, folder=folder, device=device, **setting) as theirs,
     ):
         sides = {"ours": ours, "theirs": theirs}
         losses = {name: side.ask("run")["loss"] for name, side in sides.items()}

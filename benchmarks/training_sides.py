@@ -55,25 +55,21 @@ class Case:
 class Ours:
     def __init__(self, case: Case, folder: str):
         import jax
-        import jax.numpy as jnp
 
-        from scotd_jax.distributed.mesh import batch_shards, make_mesh
+        from scotd_jax.distributed.mesh import make_mesh
         from scotd_jax.models import registry
         from scotd_jax.models.api import Precision
         from scotd_jax.models.hf_import import load_config, load_pretrained
-        from scotd_jax.training.optimizer import make_optimizer, make_schedule
-        from scotd_jax.training.step import TrainState, chunk_tokens, make_train_step
+        from scotd_jax.training.programs import programs_of
+        from scotd_jax.training.step import ONE_PART
 
         self.memory = {"imports_mib": resident()[0]}
         config = load_config(folder)
         model = registry.build(config, Precision("bfloat16"))
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        _, params = load_pretrained(folder, jax.tree.map(lambda _: place, model.abstract()))
-        optimizer, schedule = make_optimizer(OPTIMIZER, 1000), make_schedule(OPTIMIZER, 1000)
-        chunk = chunk_tokens(config.vocab_size, batch_shards(make_mesh(c.Mesh(), jax.devices()[:1])))
-        step = make_train_step(model, optimizer, schedule, case.microbatches, chunk)
-        self.step = jax.jit(step, donate_argnums=0)
-        self.state = TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(params))
+        settings = c.Training(optimizer=OPTIMIZER, steps=1000, microbatches=case.microbatches, remat=case.remat)
+        programs = programs_of(model, settings, ONE_PART, make_mesh(c.Mesh(), jax.devices()[:1]))
+        _, params = load_pretrained(folder, programs.places)
+        self.state, self.step = programs.start(params, 0), programs.step
         self.batch = {"train": _batch(case, config.vocab_size, model.start_token)}
         self.case = case
         self.memory["loaded_mib"] = resident()[0]

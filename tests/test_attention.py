@@ -58,7 +58,9 @@ def apply(attention, inputs, masks):
 def value_and_gradient(attention):
     def scalar(inputs, masks):
         out = apply(attention, inputs, masks)
-        return (out * jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)).sum(), out
+        return (
+            out.astype(jnp.float32) * jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+        ).sum(), out
 
     return jax.jit(jax.value_and_grad(scalar, has_aux=True))
 
@@ -91,8 +93,8 @@ def test_bfloat16_is_close():
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs)
     (_, got), d_got = value_and_gradient(grouped_attention)(low, masks)
     (_, want), d_want = value_and_gradient(grouped_attention)(inputs, masks)
-    assert got.dtype == jnp.float32
-    close(got, want, BFLOAT16)
+    assert got.dtype == jnp.bfloat16
+    close(got.astype(jnp.float32), want, BFLOAT16)
     close(jax.tree.map(lambda x: x.astype(jnp.float32), d_got), d_want, BFLOAT16)
 
 

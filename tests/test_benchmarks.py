@@ -43,6 +43,19 @@ def test_sampling_compares_both_sides():
     assert case["roofline"]["share"] > 0
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed: it is what is compared with")
+def test_training_compares_both_sides_of_one_loss():
+    facts = last_line("training", "--shrink", "--pairs=1", "--cases=opt125m_p64_g30,t5small")
+    assert facts["benchmark"] == "training"
+    assert set(facts["cases"]) == {"opt125m_p64_g30", "t5small_p64_g30"}
+    for case in facts["cases"].values():
+        assert case["ratio"] > 0
+        assert case["peak_memory_ratio"] > 0
+        ours, theirs = case["first_loss"].values()
+        assert ours == pytest.approx(theirs, rel=1e-2)
+        assert set(case["pairs"][0]) == {"ours", "theirs"}
+
+
 def test_memory_of_a_whole_job():
     facts = last_line("sampling_memory", "--questions=4,8", "--n=2", "--tokens=2")
     assert facts["benchmark"] == "sampling_memory"

@@ -62,3 +62,8 @@ def abstract_mesh(sizes: config.Mesh, devices: int) -> jax.sharding.AbstractMesh
 def batch_shards(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
     """Into how many parts the questions of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def platform(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> str:
+    """What its devices are ("cpu", "gpu", "tpu"); "" where there are none."""
+    return "" if isinstance(mesh, jax.sharding.AbstractMesh) else mesh.devices.flat[0].platform

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from scotd_jax.models.regime import keep
+from scotd_jax.models.regime import at_once, keep
 
 # Keys and values [B or 1, K, S, Dh], mask bool[B or 1, S], bool[B, G, S] or bool[B, G, R, S]
 SharedPart = tuple[Array, Array, Array]
@@ -42,7 +42,7 @@ def grouped_attention(
     """Softmax in float32 over [segments ; own]; products take the dtype of the keys and accumulate in float32.
 
     The bias of an own part is added to its scaled scores (T5). A row that may look at nothing returns zeros. The
-    result is float32.
+    result has the dtype of the queries.
     """
     B, G, R, H, Dh = query.shape
     K = (segments or own)[0][0].shape[-3]
@@ -124,13 +124,14 @@ def _attend_forward(scale, query, parts):
         total += _turn_back(weight.sum(-1), query)
         out += _turn_back(_product("bnkgmrt,bnktd->bnkgmrd", weight, values), query)
     total = jnp.where(total == 0, 1.0, total)
-    out, log_total = keep(out / total[..., None]), keep(top + jnp.log(total))
+    out, log_total = keep((out / total[..., None]).astype(query.dtype)), keep(top + jnp.log(total))
     return out, (query, parts, out, log_total)
 
 
 def _attend_backward(scale, saved, d_out):
-    query, parts, out, log_total = saved
-    along = (d_out * out).sum(-1)  # what the normalization takes from the derivative of every score
+    query, parts, out, log_total, d_out = at_once(*saved, d_out)
+    # What the normalization takes from the derivative of every score.
+    along = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
     d_query, d_parts = jnp.zeros(query.shape, jnp.float32), []
     for keys, values, mask, bias in parts:
         d_o = _turn(d_out, keys).astype(values.dtype)

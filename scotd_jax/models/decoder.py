@@ -16,7 +16,7 @@ from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.decoder_only import DecoderOnly
-from scotd_jax.models.layers import Dense, RMSNorm, embed, normal
+from scotd_jax.models.layers import Dense, RMSNorm, embed, gated, normal
 from scotd_jax.models.regime import keep, nothing_dropped
 from scotd_jax.models.rope import frequencies, rotate, rotation
 
@@ -88,13 +88,13 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
         shape = {"std": config.initializer_range, "bias": config.mlp_bias, "dtype": dtype, "rngs": rngs}
-        self.gate = Dense(config.hidden_size, config.intermediate_size, **shape)
-        self.up = Dense(config.hidden_size, config.intermediate_size, **shape)
+        self.gate = Dense(config.hidden_size, config.intermediate_size, narrow=True, **shape)
+        self.up = Dense(config.hidden_size, config.intermediate_size, narrow=True, **shape)
         self.down = Dense(config.intermediate_size, config.hidden_size, **shape)
         self.act = config.hidden_act
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(_ACTIVATIONS[self.act](self.gate(x)) * self.up(x))
+        return self.down(gated(_ACTIVATIONS[self.act], self.gate(x), self.up(x)))
 
 
 class Layer(nnx.Module):

@@ -1,24 +1,27 @@
 """The few layers that all models are made of, and the one rule about numbers that all of them keep.
 
-The rule: what goes into a matrix product is cast to the compute dtype, what comes out is float32, in the forward pass
-and in the backward pass. Everything between two products (residual stream, norms, activations, biases) is float32.
-So bfloat16 never accumulates and never holds the residual stream, which in T5 grows beyond its precision.
+The rule: what goes into a matrix product is cast to the compute dtype, and what comes out was added up in float32, in
+the forward pass and in the backward pass. It stays float32 where it is normalized or joins the residual stream, so
+bfloat16 never accumulates and never holds the residual stream, which in T5 grows beyond its precision. What goes from
+one product into the next (queries, keys, values, the inside of an MLP) is held in the compute dtype.
 
 Left to itself, JAX would multiply a float32 cotangent with a bfloat16 matrix in the backward pass, which no matrix unit
-does fast; that is why `contract` brings its own derivative.
+does fast; that is why `contract` brings its own derivative. Norms and activations bring theirs so that little is kept
+for it: JAX keeps three arrays of a LayerNorm and two of a ReLU, where one each says all.
 
 The classes hold parameters and know how to apply them, nothing else. They take an `nnx.Rngs` while they are built and
 do not keep it.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from scotd_jax.models.regime import keep
+from scotd_jax.models.regime import at_once, keep
 
 
 def contract(spec: str, x: Array, y: Array, dtype: str) -> Array:
@@ -41,11 +44,12 @@ def _contract_forward(spec, dtype, x_dtype, y_dtype, x, y):
 
 def _contract_backward(spec, dtype, x_dtype, y_dtype, saved, cotangent):
     x, y = saved
+    x, cotangent = at_once(x, cotangent)
     (x_axes, y_axes), out_axes = spec.split("->")[0].split(","), spec.split("->")[1]
     cotangent = cotangent.astype(dtype)
     dx = jnp.einsum(f"{out_axes},{y_axes}->{x_axes}", cotangent, y, preferred_element_type=jnp.float32)
     dy = jnp.einsum(f"{x_axes},{out_axes}->{y_axes}", x, cotangent, preferred_element_type=jnp.float32)
-    return dx.astype(x_dtype), dy.astype(y_dtype)
+    return at_once(dx.astype(x_dtype), dy.astype(y_dtype))
 
 
 _contract.defvjp(_contract_forward, _contract_backward)
@@ -53,7 +57,7 @@ _contract.defvjp(_contract_forward, _contract_backward)
 
 def matmul(x: Float[Array, "*lead D"], w: Float[Array, "D F"], dtype: str) -> Float[Array, "*lead F"]:
     """x @ w over the last axis of x, by the rule of this file. float32."""
-    return keep(_over_last(x, w, "io", dtype))
+    return _over_last(x, w, "io", dtype)
 
 
 def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dtype: str) -> Float[Array, "*lead V"]:
@@ -69,11 +73,15 @@ def _over_last(x: Array, w: Array, w_axes: str, dtype: str) -> Array:
 
 
 def dense(
-    x: Float[Array, "*lead D"], kernel: Float[Array, "D F"], bias: Float[Array, " F"] | None, dtype: str
+    x: Float[Array, "*lead D"],
+    kernel: Float[Array, "D F"],
+    bias: Float[Array, " F"] | None,
+    dtype: str,
+    out_dtype: str = "float32",
 ) -> Float[Array, "*lead F"]:
-    """x @ kernel + bias, float32."""
+    """x @ kernel + bias, added up in float32."""
     out = matmul(x, kernel, dtype)
-    return out if bias is None else out + _last(bias, out)
+    return keep((out if bias is None else out + _last(bias, out)).astype(out_dtype))
 
 
 def embed(table: Float[Array, "V D"], tokens: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:
@@ -83,16 +91,65 @@ def embed(table: Float[Array, "V D"], tokens: Int[Array, "*shape"]) -> Float[Arr
 
 def layer_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], bias: Float[Array, " D"], eps: float) -> Array:
     """Layer normalization over the last axis in float32, with population variance."""
-    x = x.astype(jnp.float32)
-    x = x - x.mean(-1, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+    x = _normal(x.astype(jnp.float32), eps, True)
     return x * _last(scale, x) + _last(bias, x)
 
 
 def rms_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], eps: float) -> Array:
     """Division by the root of the mean square over the last axis, in float32; no mean, no bias (T5, Llama)."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps) * _last(scale, x)
+    x = _normal(x.astype(jnp.float32), eps, False)
+    return x * _last(scale, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normal(x: Float[Array, "*lead D"], eps: float, centred: bool) -> Float[Array, "*lead D"]:
+    """x / sqrt(mean(x ** 2) + eps) over the last axis; `centred`, x without its mean."""
+    return _normal_forward(x, eps, centred)[0]
+
+
+def _normal_forward(x, eps, centred):
+    if centred:
+        x = x - x.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+    out = x * factor
+    return out, (out, factor)
+
+
+def _normal_backward(eps, centred, saved, cotangent):
+    out, factor, cotangent = at_once(*saved, cotangent)
+    dx = cotangent - out * (cotangent * out).mean(-1, keepdims=True)
+    if centred:
+        dx = dx - cotangent.mean(-1, keepdims=True)
+    return (factor * dx,)
+
+
+_normal.defvjp(_normal_forward, _normal_backward)
+
+
+@jax.custom_vjp
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    x = relu(x)
+    return x, x
+
+
+def _relu_backward(out, cotangent):
+    return (jnp.where(out > 0, cotangent, jnp.zeros_like(cotangent)),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
+def gated(act: Callable[[Array], Array], gate: Float[Array, "*shape"], up: Float[Array, "*shape"]) -> Array:
+    """act(gate) * up, computed in float32, in the dtype of both. Its derivative computes it again."""
+
+    def product(gate: Array, up: Array) -> Array:
+        return (act(gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)
+
+    return jax.checkpoint(product)(gate, up)
 
 
 def _last(vector: Array, like: Array) -> Array:
@@ -104,13 +161,15 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
 
 
 class Dense(nnx.Module):
-    def __init__(self, fan_in: int, fan_out: int, *, std: float, bias: bool, dtype: str, rngs: nnx.Rngs):
+    """A `dense` layer; `narrow` says that its result has the compute dtype."""
+
+    def __init__(self, fan_in: int, fan_out: int, *, std: float, bias: bool, dtype: str, rngs, narrow: bool = False):
         self.kernel = normal(rngs, (fan_in, fan_out), std)
         self.bias = nnx.Param(jnp.zeros(fan_out, jnp.float32)) if bias else None
-        self.dtype = dtype
+        self.dtype, self.out_dtype = dtype, dtype if narrow else "float32"
 
     def __call__(self, x: Array) -> Array:
-        return dense(x, self.kernel[...], None if self.bias is None else self.bias[...], self.dtype)
+        return dense(x, self.kernel[...], None if self.bias is None else self.bias[...], self.dtype, self.out_dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -137,9 +196,10 @@ class Heads(nnx.Module):
 
     def __init__(self, width: int, heads: int, head_width: int, *, stds, bias: bool, dtype: str, rngs: nnx.Rngs):
         inner = heads * head_width
-        self.q, self.k, self.v = (Dense(width, inner, std=stds[n], bias=bias, dtype=dtype, rngs=rngs) for n in "qkv")
-        self.o = Dense(inner, width, std=stds["o"], bias=bias, dtype=dtype, rngs=rngs)
-        self.heads, self.dtype = heads, dtype
+        shape = {"bias": bias, "dtype": dtype, "rngs": rngs}
+        self.q, self.k, self.v = (Dense(width, inner, std=stds[n], narrow=True, **shape) for n in "qkv")
+        self.o = Dense(inner, width, std=stds["o"], **shape)
+        self.heads = heads
 
     def queries(self, x: Float[Array, "*lead R D"]) -> Float[Array, "*lead R H Dh"]:
         return self._split(self.q(x))
@@ -152,4 +212,4 @@ class Heads(nnx.Module):
         return self.o(x.reshape(*x.shape[:-2], -1))
 
     def _split(self, x: Array) -> Array:
-        return keep(x.reshape(*x.shape[:-1], self.heads, -1).astype(self.dtype))
+        return x.reshape(*x.shape[:-1], self.heads, -1)

@@ -19,7 +19,7 @@ from scotd_jax.models import hf_fields
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_only import DecoderOnly
-from scotd_jax.models.layers import Dense, Heads, LayerNorm, embed, normal
+from scotd_jax.models.layers import Dense, Heads, LayerNorm, embed, normal, relu
 from scotd_jax.models.regime import nothing_dropped
 
 # Logical axes of every parameter; the first pattern that fits counts.
@@ -115,11 +115,11 @@ class Embeddings(nnx.Module):
 class MLP(nnx.Module):
     def __init__(self, config: OPTConfig, dtype: str, rngs: nnx.Rngs):
         shape = {"std": config.init_std, "bias": True, "dtype": dtype, "rngs": rngs}
-        self.up = Dense(config.hidden_size, config.ffn_dim, **shape)
+        self.up = Dense(config.hidden_size, config.ffn_dim, narrow=True, **shape)
         self.down = Dense(config.ffn_dim, config.hidden_size, **shape)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.relu(self.up(x)))
+        return self.down(relu(self.up(x)))
 
 
 class Layer(nnx.Module):

@@ -10,6 +10,7 @@ every decoder layer, is the one segment of the context.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,7 @@ from scotd_jax.models import hf_fields, packed
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import extended, of_layer, own_parts, visible
-from scotd_jax.models.layers import Dense, Heads, RMSNorm, embed, normal
+from scotd_jax.models.layers import Dense, Heads, RMSNorm, embed, gated, normal, relu
 from scotd_jax.models.regime import PLAIN, nothing_dropped
 
 # Logical axes of every parameter; the first pattern that fits counts.
@@ -118,14 +119,14 @@ class MLP(nnx.Module):
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
         D, F, factor = config.d_model, config.d_ff, config.initializer_factor
         for name in ("wi_0", "wi_1") if config.gated else ("wi",):
-            setattr(self, name, Dense(D, F, std=factor * D**-0.5, bias=False, dtype=dtype, rngs=rngs))
+            setattr(self, name, Dense(D, F, std=factor * D**-0.5, bias=False, narrow=True, dtype=dtype, rngs=rngs))
         self.wo = Dense(F, D, std=factor * F**-0.5, bias=False, dtype=dtype, rngs=rngs)
         self.gated = config.gated
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.gated:
-            return self.wo(jax.nn.gelu(self.wi_0(x), approximate=True) * self.wi_1(x))
-        return self.wo(jax.nn.relu(self.wi(x)))
+            return self.wo(gated(functools.partial(jax.nn.gelu, approximate=True), self.wi_0(x), self.wi_1(x)))
+        return self.wo(relu(self.wi(x)))
 
 
 def _heads(config: T5Config, dtype: str, rngs: nnx.Rngs) -> Heads:

@@ -60,7 +60,7 @@ def response_loss(
         rows = jnp.pad(rows, [(0, 0), (0, parts * size - tokens)] + [(0, 0)] * len(width))
         return jnp.moveaxis(rows.reshape(B, parts, size, *width), 1, 0)
 
-    terms = functools.partial(_sums, compute_dtype, label_smoothing, z_loss)
+    terms = functools.partial(_terms, compute_dtype, label_smoothing, z_loss)
     sums = _over_chunks(terms, cut(hidden_BGRE, E), unembedding_VE, cut(targets_BGR), cut(weights_BGR))
     weight = jnp.sum(weights_BGR)
     correct, loss, *objective = (Weighted(sum, weight) for sum in sums)
@@ -73,27 +73,22 @@ def _over_chunks(terms, hidden_CBTE, unembedding_VE, targets_CBT, weights_CBT):
     it is for a cotangent of 1, so the forward pass can take it along, chunk by chunk, and keep no logits."""
 
     def body(total, piece):
-        return _plus(total, terms(unembedding_VE, *piece)), None
+        return total + terms(unembedding_VE, *piece)[0], None
 
-    none = jax.eval_shape(terms, unembedding_VE, hidden_CBTE[0], targets_CBT[0], weights_CBT[0])
-    sums, _ = jax.lax.scan(body, _zeros(none), (hidden_CBTE, targets_CBT, weights_CBT))
-    return sums
+    chunks = hidden_CBTE, targets_CBT, weights_CBT
+    return jax.lax.scan(body, _no_sums(terms, unembedding_VE, chunks), chunks)[0]
 
 
 def _over_chunks_forward(terms, hidden_CBTE, unembedding_VE, targets_CBT, weights_CBT):
-    def objective(both, *piece):
-        sums = terms(both[0], both[1], *piece)
-        return sums[-1], sums
-
     def body(carry, piece):
         total, d_unembedding_VE = carry
-        hidden_BTE, *rest = piece
-        (d_here_VE, d_hidden_BTE), sums = jax.grad(objective, has_aux=True)((unembedding_VE, hidden_BTE), *rest)
-        return (_plus(total, sums), d_unembedding_VE + d_here_VE), d_hidden_BTE
+        sums, gradient = terms(unembedding_VE, *piece)
+        d_hidden_BTE, d_here_VE = gradient()
+        return (total + sums, d_unembedding_VE + d_here_VE), d_hidden_BTE
 
-    none = jax.eval_shape(terms, unembedding_VE, hidden_CBTE[0], targets_CBT[0], weights_CBT[0])
-    start = _zeros(none), jnp.zeros_like(unembedding_VE)
-    (sums, d_unembedding_VE), d_hidden_CBTE = jax.lax.scan(body, start, (hidden_CBTE, targets_CBT, weights_CBT))
+    chunks = hidden_CBTE, targets_CBT, weights_CBT
+    start = _no_sums(terms, unembedding_VE, chunks), jnp.zeros_like(unembedding_VE)
+    (sums, d_unembedding_VE), d_hidden_CBTE = jax.lax.scan(body, start, chunks)
     return sums, (d_hidden_CBTE, d_unembedding_VE)
 
 
@@ -105,27 +100,33 @@ def _over_chunks_backward(terms, saved, cotangents):
 _over_chunks.defvjp(_over_chunks_forward, _over_chunks_backward)
 
 
-def _plus(total, terms):
-    return tuple(a + b for a, b in zip(total, terms, strict=True))
+def _no_sums(terms, unembedding_VE, chunks):
+    like = jax.eval_shape(lambda *chunk: terms(unembedding_VE, *chunk)[0], *(chunk[0] for chunk in chunks))
+    return jnp.zeros(like.shape, like.dtype)
 
 
-def _zeros(like):
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+def _terms(compute_dtype, label_smoothing, z_loss, unembedding_VE, hidden_BTE, targets_BT, weights_BT):
+    """The sums of one chunk, float32[2 or 3], and a function that returns the gradient of the last of them, made of
+    what is there."""
+    logits_BTV, pull = jax.vjp(functools.partial(logits, dtype=compute_dtype), hidden_BTE, unembedding_VE)
+    top_BT = jnp.max(logits_BTV, axis=-1)
+    exp_BTV = jnp.exp(logits_BTV - top_BT[..., None])
+    total_BT = jnp.sum(exp_BTV, axis=-1)
+    log_z_BT = jnp.log(total_BT) + top_BT
+    chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    sums = [jnp.sum(jnp.where(chosen_BT >= top_BT, weights_BT, 0.0)), jnp.sum(weights_BT * (log_z_BT - chosen_BT))]
+    if label_smoothing or z_loss:
+        aim_BT = (1 - label_smoothing) * chosen_BT + label_smoothing * jnp.mean(logits_BTV, axis=-1)
+        sums.append(jnp.sum(weights_BT * (log_z_BT - aim_BT + z_loss * jnp.square(log_z_BT))))
 
+    def gradient():
+        # Softmax minus aim; a comparison in place of a scatter splits along a vocabulary that is sharded.
+        is_target_BTV = targets_BT[..., None] == jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
+        aim_BTV = jnp.where(is_target_BTV, 1 - label_smoothing, 0.0) + label_smoothing / logits_BTV.shape[-1]
+        p_BTV = exp_BTV * ((1 + 2 * z_loss * log_z_BT) / total_BT)[..., None]
+        return pull(weights_BT[..., None] * (p_BTV - aim_BTV))
 
-def _sums(compute_dtype, label_smoothing, z_loss, unembedding_VE, hidden_BTE, targets_BT, weights_BT):
-    logits_BTV = logits(hidden_BTE, unembedding_VE, compute_dtype)
-    top_BT1 = jax.lax.stop_gradient(jnp.max(logits_BTV, axis=-1, keepdims=True))
-    log_z_BT = jnp.log(jnp.sum(jnp.exp(logits_BTV - top_BT1), axis=-1)) + top_BT1[..., 0]
-    # A masked sum, not a gather: its gradient is no scatter, and it splits along a vocabulary that is sharded.
-    is_target_BTV = targets_BT[..., None] == jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
-    chosen_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
-    hits_BT = jax.lax.stop_gradient(chosen_BT) >= top_BT1[..., 0]
-    sums = jnp.sum(jnp.where(hits_BT, weights_BT, 0.0)), jnp.sum(weights_BT * (log_z_BT - chosen_BT))
-    if not (label_smoothing or z_loss):
-        return sums
-    aim_BT = (1 - label_smoothing) * chosen_BT + label_smoothing * jnp.mean(logits_BTV, axis=-1)
-    return *sums, jnp.sum(weights_BT * (log_z_BT - aim_BT + z_loss * jnp.square(log_z_BT)))
+    return jnp.stack(sums), gradient
 
 
 def response_loss_reference(

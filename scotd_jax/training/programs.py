@@ -107,7 +107,7 @@ def _programs(
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),
         donate_argnums=0,
-        compiler_options=compiler_options(options.remat),
+        compiler_options=compiler_options(meshes.platform(mesh)),
     )
     return Programs(
         abstract=abstract,
