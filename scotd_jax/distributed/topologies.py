@@ -17,6 +17,7 @@ from typing import Literal
 
 import jax
 
+from scotd_jax.distributed.peaks import peak_flops
 from scotd_jax.errors import InputError
 
 GIB = 2**30
@@ -32,28 +33,32 @@ class Chip:
     name: str
     platform: Literal["tpu", "cuda", "cpu"]
     usable: int  # bytes
-    peak: float  # FLOP/s of bfloat16 products
+    peak: float  # FLOP/s of dense bfloat16 products (peaks.py)
     bandwidth: float  # bytes/s of its memory
     cores: int = 1  # of a chip, where the name of a topology counts these
 
 
-def _gpu(name: str, gigabytes: int, tera: int, bandwidth: int) -> Chip:
-    return Chip(name, "cuda", int(0.92 * gigabytes * GIGA), tera * TERA, bandwidth * GIGA)
+def _tpu(name: str, kind: str, gibibytes: float, bandwidth: int, cores: int = 1) -> Chip:
+    return Chip(name, "tpu", int(gibibytes * GIB), peak_flops(kind), bandwidth * GIGA, cores)
 
 
-# Dense bfloat16 and bandwidth as in the makers' data sheets (cloud.google.com/tpu/docs, nvidia.com).
+def _gpu(name: str, gigabytes: int, bandwidth: int) -> Chip:
+    return Chip(name, "cuda", int(0.92 * gigabytes * GIGA), peak_flops(f"NVIDIA {name.upper()}"), bandwidth * GIGA)
+
+
+# Bandwidth as in the makers' data sheets (cloud.google.com/tpu/docs, nvidia.com).
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "tpu", int(30.75 * GIB), 275 * TERA, 1228 * GIGA, cores=2),
-        Chip("v5e", "tpu", int(15.75 * GIB), 197 * TERA, 819 * GIGA),
-        Chip("v5p", "tpu", int(95.74 * GIB), 459 * TERA, 2765 * GIGA, cores=2),
-        Chip("v6e", "tpu", int(31.25 * GIB), 918 * TERA, 1640 * GIGA),
-        _gpu("l4", 24, 121, 300),
-        _gpu("a100", 80, 312, 2039),
-        _gpu("h100", 80, 989, 3350),
-        _gpu("h200", 141, 989, 4800),
-        _gpu("b200", 180, 2250, 8000),
+        _tpu("v4", "TPU v4", 30.75, 1228, cores=2),
+        _tpu("v5e", "TPU v5e", 15.75, 819),
+        _tpu("v5p", "TPU v5p", 95.74, 2765, cores=2),
+        _tpu("v6e", "TPU v6e", 31.25, 1640),
+        _gpu("l4", 24, 300),
+        _gpu("a100", 80, 2039),
+        _gpu("h100", 80, 3350),
+        _gpu("h200", 141, 4800),
+        _gpu("b200", 180, 8000),
         Chip("cpu", "cpu", 4 * GIB, 0.1 * TERA, 20 * GIGA),  # of no machine in particular
     )
 }

@@ -103,7 +103,7 @@ def _lighter(work: Work, step: int) -> Work | None:
         if cuts > work.settings.batch_size:
             return None
         # Recomputing what layers keep costs a third of the time, so it comes after two cuts.
-        remat = {"remat": "full"} if step > 2 and hasattr(work.settings, "remat") else {}
+        remat = {"remat": "full"} if step > 2 else {}
         return dataclasses.replace(work, settings=dataclasses.replace(work.settings, microbatches=cuts, **remat))
     batch = max(1, work.policy.batch_size // 2**step)
     return dataclasses.replace(work, policy=dataclasses.replace(work.policy, batch_size=batch))
