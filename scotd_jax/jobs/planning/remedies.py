@@ -77,7 +77,8 @@ def _candidates(
         for tensor in _doublings(max(1, sizes.tensor), topology.per_host, coarse):
             # Parameters that are gathered for every token make a speaker slow.
             most = topology.chips // tensor if topology.hosts > 1 or _trains(works) else max(1, sizes.fsdp)
-            for fsdp in _doublings(max(1, sizes.fsdp), most, coarse):
+            # More than now first; less of it makes room for `tensor`, or for a batch that it does not divide.
+            for fsdp in sorted(_doublings(1, most, coarse), key=lambda size: (size < sizes.fsdp, size)):
                 yield c.Mesh(fsdp=fsdp, tensor=tensor), changed
 
 
