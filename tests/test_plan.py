@@ -178,12 +178,15 @@ def test_where_no_mesh_helps_larger_hardware_is_named(tmp_path, capsys):
     assert any(flag.startswith("--config.mesh.tensor=") for flag in remedy["flags"])
 
 
-def test_a_batch_that_cannot_be_cut_is_a_problem_with_a_remedy(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("mesh", "flags"), [(c.Mesh(), ["tensor=2"]), (c.Mesh(data=1, fsdp=32), ["data=-1", "fsdp=1", "tensor=2"])]
+)
+def test_a_batch_that_cannot_be_cut_is_a_problem_with_a_remedy(mesh, flags, tmp_path, capsys):
     with pytest.raises(InputError, match="train n4"):
-        plan(chain(topology="h200-32"), str(tmp_path))
+        plan(chain(topology="h200-32", mesh=mesh), str(tmp_path))
     assert "cannot be: training.batch_size is 16" in capsys.readouterr().out
     said = json.loads((tmp_path / "plan.json").read_text())
-    assert said["remedies"][0]["flags"] == ["--config.mesh.tensor=2"]
+    assert said["remedies"][0]["flags"] == [f"--config.mesh.{flag}" for flag in flags]
 
 
 @pytest.mark.parametrize(
