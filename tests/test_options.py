@@ -90,7 +90,7 @@ def test_a_backward_pass_in_order_holds_less(monkeypatch):
 
     in_order = held()
     for module in ("layers", "attention"):
-        monkeypatch.setattr(f"scotd_jax.models.{module}.at_once", lambda *arrays: arrays)
+        monkeypatch.setattr(f"scotd_jax.models.{module}.together", lambda *arrays: arrays)
     free = held()
     assert in_order < 0.85 * free
 

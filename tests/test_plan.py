@@ -122,6 +122,18 @@ def test_arithmetic_is_near_what_xla_needs():
     assert guess.flops == pytest.approx(found.xla_flops, rel=0.25)
 
 
+def test_layers_that_are_computed_again_are_not_counted_as_kept():
+    work = dataclasses.replace(first(Training), architecture=config_for("opt-tiny", TINY | {"num_hidden_layers": 4}))
+
+    def update(remat):
+        changed = dataclasses.replace(work, settings=dataclasses.replace(work.settings, remat=remat))
+        return Planner(topologies.parse("cpu-2"), 0, str).look(changed, c.Mesh(), compile=False).programs[0]
+
+    plain, again = update("none"), update("full")
+    assert again.bytes["temporaries"] < 0.8 * plain.bytes["temporaries"]
+    assert 1.05 * plain.flops < again.flops < 1.4 * plain.flops
+
+
 def test_what_shards_divide_is_divided():
     work = first(Training)
     planner = Planner(topologies.parse("h200-8"), 4, str)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from scotd_jax.models.regime import at_once, keep
+from scotd_jax.models.regime import keep, together
 
 # Keys and values [B or 1, K, S, Dh], mask bool[B or 1, S], bool[B, G, S] or bool[B, G, R, S]
 SharedPart = tuple[Array, Array, Array]
@@ -129,7 +129,7 @@ def _attend_forward(scale, query, parts):
 
 
 def _attend_backward(scale, saved, d_out):
-    query, parts, out, log_total, d_out = at_once(*saved, d_out)
+    query, parts, out, log_total, d_out = together(*saved, d_out)
     # What the normalization takes from the derivative of every score.
     along = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
     d_query, d_parts = jnp.zeros(query.shape, jnp.float32), []

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from scotd_jax.models.regime import at_once, keep
+from scotd_jax.models.regime import keep, together
 
 
 def contract(spec: str, x: Array, y: Array, dtype: str) -> Array:
@@ -44,12 +44,12 @@ def _contract_forward(spec, dtype, x_dtype, y_dtype, x, y):
 
 def _contract_backward(spec, dtype, x_dtype, y_dtype, saved, cotangent):
     x, y = saved
-    x, cotangent = at_once(x, cotangent)
+    x, cotangent = together(x, cotangent)
     (x_axes, y_axes), out_axes = spec.split("->")[0].split(","), spec.split("->")[1]
     cotangent = cotangent.astype(dtype)
     dx = jnp.einsum(f"{out_axes},{y_axes}->{x_axes}", cotangent, y, preferred_element_type=jnp.float32)
     dy = jnp.einsum(f"{x_axes},{out_axes}->{y_axes}", x, cotangent, preferred_element_type=jnp.float32)
-    return at_once(dx.astype(x_dtype), dy.astype(y_dtype))
+    return together(dx.astype(x_dtype), dy.astype(y_dtype))
 
 
 _contract.defvjp(_contract_forward, _contract_backward)
@@ -116,7 +116,7 @@ def _normal_forward(x, eps, centred):
 
 
 def _normal_backward(eps, centred, saved, cotangent):
-    out, factor, cotangent = at_once(*saved, cotangent)
+    out, factor, cotangent = together(*saved, cotangent)
     dx = cotangent - out * (cotangent * out).mean(-1, keepdims=True)
     if centred:
         dx = dx - cotangent.mean(-1, keepdims=True)

@@ -86,7 +86,7 @@ class Regime:
 PLAIN = Regime()
 
 
-def at_once(*arrays: Any) -> tuple[Any, ...]:
+def together(*arrays: Any) -> tuple[Any, ...]:
     """The same arrays, or trees of them, of which none can be used before all are there.
 
     For backward passes on CPUs. There XLA starts whatever can be started: before the forward pass has ended it
@@ -99,7 +99,7 @@ def at_once(*arrays: Any) -> tuple[Any, ...]:
 
 
 def compiler_options(platform: str) -> dict[str, str] | None:
-    """Of a compiled function that trains. XLA for CPUs drops the barriers of `at_once` and of rematerialisation, after
+    """Of a compiled function that trains. XLA for CPUs drops the barriers of `together` and of rematerialisation, after
     which it merges what is computed twice and keeps everything, unless it is told not to: a toy of 12 layers took
     37 MiB with rematerialisation and without, 15 like this."""
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else None

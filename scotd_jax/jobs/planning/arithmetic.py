@@ -19,6 +19,7 @@ from scotd_jax.jobs.planning.calls import Call, batch_of, bytes_of, model_of, ro
 from scotd_jax.jobs.planning.shapes import layers_of
 from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
 from scotd_jax.sampling.sampler import at_once
+from scotd_jax.training.options import Options
 from scotd_jax.training.step import LOGITS_BYTES, chunk_tokens
 
 PARTS = ("weights", "optimizer", "cache", "beside", "other", "temporaries", "code")
@@ -111,8 +112,9 @@ def _question(work: Training, platform: str) -> Numbers:
     def counted(layers: int) -> dict[str, Numbers]:
         model = model_of(work, platform, layers)
         chunk, batch = chunk_tokens(model.config.vocab_size, 1), batch_of(work, rows, None)
-        pairs = [counting.kept(model, part, chunk) for part in batch.values()]
-        flops = counting.flops(counting.gradient(model, chunk, work.parts), model.abstract(), batch)
+        options = Options(remat=work.settings.remat)
+        pairs = [counting.kept(model, part, chunk, options) for part in batch.values()]
+        flops = counting.flops(counting.gradient(model, chunk, work.parts, options), model.abstract(), batch)
         kept = sum(one for one, _ in pairs) / rows
         return {"": {"flops": flops / rows, "batch": kept, "weights": max(other for _, other in pairs)}}
 

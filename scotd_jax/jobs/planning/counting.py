@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from scotd_jax.models.api import Model
+from scotd_jax.training.options import OFF, Options
 from scotd_jax.training.step import make_loss
 
 
@@ -60,17 +61,19 @@ def _inside(equation: Any) -> Iterator[core.Jaxpr]:
                 yield each
 
 
-def gradient(model: Model, chunk: int, parts: Sequence[tuple[str, float]]) -> Callable[..., Any]:
-    """f(params, batch): loss and gradient as an update computes them."""
-    loss = make_loss(model, chunk)
+def gradient(
+    model: Model, chunk: int, parts: Sequence[tuple[str, float]], options: Options = OFF
+) -> Callable[..., Any]:
+    """f(params, batch): loss and gradient as an update without dropout computes them."""
+    loss = make_loss(model, chunk, options)
     return jax.grad(lambda params, batch: sum(weight * loss(params, batch[name])[0].sum for name, weight in parts))
 
 
-def kept(model: Model, part: Any, chunk: int) -> tuple[int, int]:
+def kept(model: Model, part: Any, chunk: int, options: Options = OFF) -> tuple[int, int]:
     """What the derivative of the loss of a part keeps between forward and backward pass: bytes that follow the batch,
     and bytes of the forms in which parameters are multiplied."""
     params = model.abstract()
-    loss = make_loss(model, chunk)
+    loss = make_loss(model, chunk, options)
     saved = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b)[0].sum, p)[1], params, part)
     shapes = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
     batch = weights = 0
