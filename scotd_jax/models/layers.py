@@ -5,9 +5,8 @@ the forward pass and in the backward pass. It stays float32 where it is normaliz
 bfloat16 never accumulates and never holds the residual stream, which in T5 grows beyond its precision. What goes from
 one product into the next (queries, keys, values, the inside of an MLP) is held in the compute dtype.
 
-Left to itself, JAX would multiply a float32 cotangent with a bfloat16 matrix in the backward pass, which no matrix unit
-does fast; that is why `contract` brings its own derivative. Norms and activations bring theirs so that little is kept
-for it: JAX keeps three arrays of a LayerNorm and two of a ReLU, where one each says all.
+Products with weights are those of products.py. Norms and activations bring their own derivatives so that little is kept
+for them: JAX keeps three arrays of a LayerNorm and two of a ReLU, where one each says all.
 
 The classes hold parameters and know how to apply them, nothing else. They take an `nnx.Rngs` while they are built and
 do not keep it.
@@ -21,55 +20,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from scotd_jax.models.products import linear
 from scotd_jax.models.regime import keep, together
-
-
-def contract(spec: str, x: Array, y: Array, dtype: str) -> Array:
-    """`jnp.einsum(spec, x, y)` with inputs in `dtype` and a float32 result; cotangents have the dtypes of x and y.
-
-    `spec` names every axis by a letter, and every axis of an input also occurs in the other one or in the result.
-    """
-    return _contract(spec, dtype, x.dtype.name, y.dtype.name, x, y)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _contract(spec, dtype, x_dtype, y_dtype, x, y):
-    return jnp.einsum(spec, x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
-
-
-def _contract_forward(spec, dtype, x_dtype, y_dtype, x, y):
-    x, y = x.astype(dtype), y.astype(dtype)
-    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32), (x, y)
-
-
-def _contract_backward(spec, dtype, x_dtype, y_dtype, saved, cotangent):
-    x, y = saved
-    x, cotangent = together(x, cotangent)
-    (x_axes, y_axes), out_axes = spec.split("->")[0].split(","), spec.split("->")[1]
-    cotangent = cotangent.astype(dtype)
-    dx = jnp.einsum(f"{out_axes},{y_axes}->{x_axes}", cotangent, y, preferred_element_type=jnp.float32)
-    dy = jnp.einsum(f"{x_axes},{out_axes}->{y_axes}", x, cotangent, preferred_element_type=jnp.float32)
-    return together(dx.astype(x_dtype), dy.astype(y_dtype))
-
-
-_contract.defvjp(_contract_forward, _contract_backward)
 
 
 def matmul(x: Float[Array, "*lead D"], w: Float[Array, "D F"], dtype: str) -> Float[Array, "*lead F"]:
     """x @ w over the last axis of x, by the rule of this file. float32."""
-    return _over_last(x, w, "io", dtype)
+    return linear(x, w, dtype=dtype)
 
 
 def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dtype: str) -> Float[Array, "*lead V"]:
     """Scores of all tokens, float32: hidden @ unembedding.T."""
-    return _over_last(hidden, unembedding, "oi", dtype)
-
-
-def _over_last(x: Array, w: Array, w_axes: str, dtype: str) -> Array:
-    # The extra leading axis makes the derivative of w a sum over at least two axes. XLA on CPUs then transposes x first
-    # and keeps bfloat16; a sum over the one leading axis of a matrix it would compute in float32, several times slower.
-    lead = "abcdefgh"[: x.ndim]
-    return contract(f"{lead}i,{w_axes}->{lead}o", x[None], w, dtype)[0]
+    return linear(hidden, unembedding, dtype=dtype, out_in=True)
 
 
 def dense(
@@ -80,8 +42,7 @@ def dense(
     out_dtype: str = "float32",
 ) -> Float[Array, "*lead F"]:
     """x @ kernel + bias, added up in float32."""
-    out = matmul(x, kernel, dtype)
-    return keep((out if bias is None else out + _last(bias, out)).astype(out_dtype))
+    return keep(linear(x, kernel, bias, dtype=dtype, out_dtype=out_dtype))
 
 
 def embed(table: Float[Array, "V D"], tokens: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
+from scotd_jax.models import products
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.losses import response_loss
 from scotd_jax.training.step import hidden
@@ -39,7 +40,7 @@ def check_pairs(
             continue
         cut = {key: array[:rows] for key, array in part.items()}
         given = sharding.place_batch((cut, *separate(cut)), sharding.batch_sharding(mesh))
-        difference, fast, slow = (float(x) for x in _compared(model)(params, *given))
+        difference, fast, slow = (float(x) for x in _compared(model, mesh)(params, *given))
         if not math.isfinite(slow):
             continue  # of such a model the loop says what is wrong
         allowed = TOLERANCE[model.precision.compute]
@@ -98,10 +99,11 @@ def _responses(row: Mapping[str, np.ndarray]) -> list[tuple[int, int, int]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _compared(model: Model) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+def _compared(model: Model, mesh: jax.sharding.Mesh) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
     """Compiled once per model and shapes: relative difference of hidden states, and both mean losses."""
 
     @jax.jit
+    @products.for_mesh(mesh)
     def compare(params, cut, pairs, at):
         table, rows = model.unembedding(params), at.shape[0]
         fast = hidden(model, params, cut)

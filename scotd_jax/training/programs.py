@@ -12,6 +12,7 @@ import numpy as np
 from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
+from scotd_jax.models import products
 from scotd_jax.models.api import Model, Params
 from scotd_jax.models.regime import compiler_options
 from scotd_jax.training import trainable
@@ -103,7 +104,9 @@ def _programs(
     chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
     place = batch if mesh.shape["fsdp"] > 1 else None
     step = jax.jit(
-        make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options, place),
+        products.for_mesh(mesh)(
+            make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options, place)
+        ),
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),
         donate_argnums=0,

@@ -1,0 +1,161 @@
+"""Products with weights, forward and backward, by the library that is fast where they run.
+
+The rule about numbers (layers.py): both factors are cast to the compute dtype, the sum is float32, in the derivative
+as well. Left to itself, JAX would multiply a float32 cotangent with a bfloat16 matrix in the backward pass, which no
+matrix unit does fast; so `linear` brings its own derivative, which is three products.
+
+XLA computes them everywhere. On x86 CPUs that multiply bfloat16 its wheels carry a second library, oneDNN, which reads
+transposed matrices where they lie, adds the bias and rounds before it writes, and gets more out of AMX. XLA's own way
+to it takes float32 factors only; its custom call takes bfloat16. The call cannot be split over devices, so only
+programs for one device ask for it (`for_mesh`). Both round a result once, from a float32 sum.
+"""
+
+import contextlib
+import contextvars
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from scotd_jax.distributed.mesh import platform
+from scotd_jax.distributed.sharding import AnyMesh
+from scotd_jax.models.regime import together
+
+_BY_ONEDNN = contextvars.ContextVar("by_onednn", default=False)
+
+
+class _How(NamedTuple):
+    """What is known of a product before its numbers are."""
+
+    onednn: bool
+    out_in: bool  # w is [O, I]
+    dtype: str  # of the factors
+    out_dtype: str
+    x_dtype: str  # of x and w as they were given, and so of their derivatives
+    w_dtype: str
+
+
+def linear(
+    x: Float[Array, "*lead I"],
+    w: Float[Array, "_ _"],
+    bias: Float[Array, " O"] | None = None,
+    *,
+    dtype: str,
+    out_dtype: str = "float32",
+    out_in: bool = False,
+) -> Float[Array, "*lead O"]:
+    """x @ w + bias over the last axis of x, rounded to `out_dtype` at the end; w is [I, O], or [O, I] if `out_in`."""
+    onednn = _BY_ONEDNN.get() and dtype == "bfloat16"
+    return _linear(_How(onednn, out_in, dtype, out_dtype, x.dtype.name, w.dtype.name), x, w, bias)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _linear(how, x, w, bias):
+    return _forward(how, x, w, bias)[0]
+
+
+def _forward(how, x, w, bias):
+    x, w = x.astype(how.dtype), w.astype(how.dtype)
+    return (_onednn_out if how.onednn else _xla_out)(how, x, w, bias), (x, w, bias)
+
+
+def _backward(how, saved, d_out):
+    x, w, bias = saved
+    x, d_out = together(x, d_out)
+    d_bias = None if bias is None else d_out.astype(jnp.float32).sum(range(d_out.ndim - 1)).astype(bias.dtype)
+    d_x, d_w = (_onednn_derivatives if how.onednn else _xla_derivatives)(how, x, w, d_out.astype(how.dtype))
+    return *together(d_x, d_w), d_bias
+
+
+_linear.defvjp(_forward, _backward)
+
+
+def _xla_out(how, x, w, bias):
+    lead, axes = _axes(how, x)
+    out = jnp.einsum(f"{lead}i,{axes}->{lead}o", x[None], w, preferred_element_type=jnp.float32)[0]
+    return (out if bias is None else out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)).astype(how.out_dtype)
+
+
+def _xla_derivatives(how, x, w, d_out):
+    lead, axes = _axes(how, x)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    d_x = product(f"{lead}o,{axes}->{lead}i", d_out[None], w)[0]
+    return d_x.astype(how.x_dtype), product(f"{lead}i,{lead}o->{axes}", x[None], d_out[None]).astype(how.w_dtype)
+
+
+def _axes(how, x) -> tuple[str, str]:
+    # One leading axis more makes the derivative of w a sum over at least two axes. XLA on CPUs then transposes x first
+    # and keeps bfloat16; a sum over the one leading axis of a matrix it would compute in float32, several times slower.
+    return "abcdefgh"[: x.ndim], "oi" if how.out_in else "io"
+
+
+def _onednn_out(how, x, w, bias):
+    out = _call(_rows(x), w, bias, transpose_b=how.out_in, out_dtype=how.out_dtype)
+    return out.reshape(*x.shape[:-1], -1)
+
+
+def _onednn_derivatives(how, x, w, d_out):
+    x_rows, d_rows = _rows(x), _rows(d_out)
+    d_x = _call(d_rows, w, transpose_b=not how.out_in, out_dtype=how.x_dtype)
+    d_w = _call(*((d_rows, x_rows) if how.out_in else (x_rows, d_rows)), transpose_a=True, out_dtype=how.w_dtype)
+    return d_x.reshape(x.shape), d_w
+
+
+def _rows(x: Float[Array, "*lead D"]) -> Float[Array, "N D"]:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _call(a, b, bias=None, *, transpose_a=False, transpose_b=False, out_dtype):
+    """a @ b + bias, of matrices, with factors transposed as they are read."""
+    shape = a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1]
+    settings = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+    if bias is not None:
+        settings["fusions"] = {"ops": ["BIAS"]}
+    call = jax.ffi.ffi_call(
+        "__onednn$matmul",
+        jax.ShapeDtypeStruct(shape, out_dtype),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"onednn_matmul_config": settings}),
+    )
+    return call(a, b, *([] if bias is None else [bias[None]]))
+
+
+@contextlib.contextmanager
+def for_mesh(mesh: AnyMesh) -> Iterator[None]:
+    """Products that are traced inside of the block are those of a program for `mesh`."""
+    alone = mesh.size == 1 and platform(mesh) == "cpu"
+    token = _BY_ONEDNN.set(alone and onednn_serves())
+    try:
+        yield
+    finally:
+        _BY_ONEDNN.reset(token)
+
+
+@functools.cache
+def onednn_serves() -> bool:
+    """Whether the CPU multiplies bfloat16 and XLA was built with oneDNN: one small product is tried."""
+    if not _multiplies_bfloat16():
+        return False
+    with jax.ensure_compile_time_eval(), jax.default_device(jax.devices("cpu")[0]):
+        x, w = (jnp.arange(16, dtype=jnp.bfloat16).reshape(4, 4) - shift for shift in (3, 7))
+        try:
+            found = jax.jit(lambda x, w: _call(x, w, jnp.ones(4), out_dtype="float32"))(x, w)
+        except jax.errors.JaxRuntimeError:  # a build without it
+            return False
+        expected = np.asarray(x, np.float32) @ np.asarray(w, np.float32) + 1
+        return bool(np.array_equal(np.asarray(found), expected))
+
+
+def _multiplies_bfloat16() -> bool:
+    """Without such instructions oneDNN would compute by its plain reference."""
+    try:
+        words = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(words)
