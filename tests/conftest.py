@@ -8,6 +8,7 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.distributed.mesh import make_mesh
+from tests import compiler
 
 jax.config.update("jax_num_cpu_devices", 8)  # sharding is tested on every machine
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -29,6 +30,20 @@ def shared_data() -> Path:
 def calls_are_not_retraced():
     """For modules that call a jitted update often: the check for reused keys would trace it at every call."""
     with jax.debug_key_reuse(False):
+        yield
+
+
+@pytest.fixture(scope="module")
+def compiled_in_a_hurry():
+    """For modules that compile much and compare within a tolerance (tests/compiler.py)."""
+    with compiler.hurry():
+        yield
+
+
+@pytest.fixture
+def compiled_for_users():
+    """For tests of bits in such a module."""
+    with compiler.hurry(False):
         yield
 
 
