@@ -11,6 +11,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Bytecode of 23,000 files takes a minute, and most are never imported: Python writes it for those that are.
+INSTALL := $(PIP) install --no-compile
 
 .PHONY: help quickstart test lint format clean
 .DEFAULT_GOAL := help
@@ -48,14 +50,14 @@ $(BIN)/python:
 # Where the index of CPU wheels cannot be reached, the next command takes the wheel of the default index instead.
 $(VENV)/.torch: constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV) (some minutes the first time)"
-	$(PIP) install --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) -c constraints.txt torch \
+	$(INSTALL) --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) -c constraints.txt torch \
 	  || echo "No PyTorch wheel from $(TORCH_INDEX); taking the default index's"
 	@touch $@
 
 $(VENV)/.quickstart: pyproject.toml constraints.txt $(VENV)/.torch
-	$(PIP) install -c constraints.txt -e '.[torch]'
+	$(INSTALL) -c constraints.txt -e '.[torch]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.torch
-	$(PIP) install -c constraints.txt -e '.[test]'
+	$(INSTALL) -c constraints.txt -e '.[test]'
 	@touch $@

@@ -8,12 +8,26 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.distributed.mesh import make_mesh
+from tests import compiler
 
 jax.config.update("jax_num_cpu_devices", 8)  # sharding is tested on every machine
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+
+# Files that take long, the longest first: whole files go to the workers, and a long one that begins last is waited for.
+# pyproject.toml keeps pytest-xdist from sorting them by their number of tests, which puts the longest last.
+LONG = (
+    *("kill_sampling", "paper_configs", "end_to_end", "kill", "check", "models", "options", "benchmarks", "trainable"),
+    *("parity", "plan", "training", "mesh_programs", "sampling_models", "two_processes", "resume", "trainable_jobs"),
+    *("packed", "registry", "sharding", "sampling_sampler", "flops", "imports", "importers_job", "server_job", "chat"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +43,20 @@ def shared_data() -> Path:
 def calls_are_not_retraced():
     """For modules that call a jitted update often: the check for reused keys would trace it at every call."""
     with jax.debug_key_reuse(False):
+        yield
+
+
+@pytest.fixture(scope="module")
+def compiled_in_a_hurry():
+    """For modules that compile much and compare within a tolerance (tests/compiler.py)."""
+    with compiler.hurry():
+        yield
+
+
+@pytest.fixture
+def compiled_for_users():
+    """For tests of bits in such a module."""
+    with compiler.hurry(False):
         yield
 
 

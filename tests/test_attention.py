@@ -14,6 +14,8 @@ from scotd_jax.models.attention import causal, grouped_attention, grouped_attent
 from scotd_jax.models.layers import logits, matmul
 from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 # B, G, R, query heads, key heads, (batch, length) of every segment, lengths of the own parts, with bias
 CASES = {
     "question": (2, 3, 4, 2, 2, ((2, 5),), (4,), False),
@@ -27,6 +29,8 @@ CASES = {
 
 def close(got, want, tolerance):
     """Every entry, relative to the largest one of all arrays."""
+    # NumPy's: jax.numpy would compile a program for every shape.
+    got, want = jax.tree.map(np.asarray, (got, want))
     atol = tolerance * max(abs(w).max() for w in jax.tree.leaves(want))
     jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=0, atol=atol), got, want)
 
@@ -55,6 +59,7 @@ def apply(attention, inputs, masks):
 
 
 @functools.cache
+@functools.cache  # else every example would compile anew
 def value_and_gradient(attention):
     def scalar(inputs, masks):
         out = apply(attention, inputs, masks)

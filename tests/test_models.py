@@ -17,6 +17,7 @@ from scotd_jax.models.api import Context, Precision
 from scotd_jax.models.cache import settle
 from scotd_jax.models.layers import logits
 from scotd_jax.models.registry import build, config_for
+from tests import compiler
 from tests.test_attention import close, flat
 from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
@@ -40,6 +41,7 @@ KINDS = {
     "decoder": ("decoder-tiny", _DECODER),
 }
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 PLAIN = ("opt", "t5-v1.0")  # enough where the others differ in nothing that a test is about
 
@@ -120,6 +122,7 @@ def test_cached_steps_equal_the_whole(kind):
     close(jnp.concatenate(steps, 2), whole, FLOAT32)
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_that_begins_later_computes_the_same_bits(kind):
     """Two rows begin one and two moves of the cache after the others, in lanes that hold another question too."""
@@ -155,6 +158,7 @@ def test_a_row_that_begins_later_computes_the_same_bits(kind):
     np.testing.assert_array_equal(run(np.array([[0, 2], [4, 0]]), 1), together)
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("kind", [*PLAIN, "decoder"])
 def test_padding_is_inert(kind):
     B, G, P, R = 2, 3, 5, 4
@@ -247,7 +251,7 @@ def test_both_graph_modes_of_flax_give_the_same_model():
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", _SUM.format(root=root)],
-            env={**os.environ, "NNX_GRAPH_MODE": mode},
+            env={**os.environ, "NNX_GRAPH_MODE": mode, "XLA_FLAGS": compiler.FLAGS},
             stdout=subprocess.PIPE,
         )
         for mode in ("true", "false")

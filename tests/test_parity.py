@@ -17,9 +17,12 @@ from scotd_jax.models.layers import logits
 from tests import tolerances
 from tests.hf_cases import ANY_TOKENIZER, CONFIGS, PROMPTS, random_params, words
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="torch is not installed; it is the oracle of these tests"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None, reason="torch is not installed; it is the oracle of these tests"
+    ),
+    pytest.mark.usefixtures("compiled_in_a_hurry"),
+]
 
 QUESTIONS = [[5, 9, 8, 7, 30, 12], [20], [3, 4, 5, 6, 7, 8, 9, 10, 11]]
 ANSWERS = [[[8, 3, 1], [9, 9, 9, 2, 1]], [[4, 1], [31, 8, 1]], [[6, 5, 4, 3, 2, 1], [1]]]  # G = 2

@@ -15,6 +15,8 @@ from scotd_jax.models.opt import OPTConfig
 from scotd_jax.models.registry import PRESETS, build, config_for
 from scotd_jax.models.t5 import T5Config, distance_bucket
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 
 @pytest.mark.parametrize(
     ("name", "count"),

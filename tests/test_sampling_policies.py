@@ -12,6 +12,8 @@ from scotd_jax.config import Sampling
 from scotd_jax.sampling.policies import _nucleus, draw, inverse_cdf, log_probability, restrict
 from tests.tolerances import FLOAT32
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 restricted = jax.jit(restrict, static_argnums=(1, 2, 3))
 drawn = jax.jit(draw, static_argnums=(2, 3))
 picked = jax.jit(inverse_cdf)

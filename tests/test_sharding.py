@@ -17,7 +17,7 @@ from scotd_jax.training.step import ONE_PART, make_loss
 from tests.tolerances import FLOAT32, GRADIENT
 from tests.training_fixtures import bag_model, batch_of
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
 SMALL = {
     "opt": (
         "opt-tiny",
@@ -103,6 +103,7 @@ def test_a_batch_is_split_along_its_questions(eight):
     np.testing.assert_array_equal(batch["targets"], batch_of(8)["targets"])
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_parameters_are_drawn_split_and_the_same_on_every_mesh(one_device, eight):
     model = bag_model()
     drawn = [

@@ -22,7 +22,7 @@ from scotd_jax.training.trainable import combine, count, split
 from tests.tolerances import FLOAT32, TRAJECTORY
 from tests.training_fixtures import bag_model, batches
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
 MODEL = bag_model()
 KERNELS = ("mlp/up/kernel", "mlp/down/kernel")
 LORA = config.LoRA(rank=2, alpha=6.0, targets=(r"mlp/.*/kernel",))
@@ -118,6 +118,7 @@ def test_a_combined_kernel_maps_as_its_two_paths_do():
 # Training
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("choice", list(CHOICES))
 def test_nothing_else_moves_and_a_cut_run_goes_on_bit_for_bit(one_device, tmp_path, choice):
     changes = CHOICES[choice]
@@ -157,6 +158,7 @@ def test_nothing_else_moves_and_a_cut_run_goes_on_bit_for_bit(one_device, tmp_pa
     )
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_the_base_is_untouched_and_only_thin_matrices_have_moments(one_device):
     programs = programs_of(MODEL, settings(lora=LORA, microbatches=2), ONE_PART, one_device)
     state, loader = programs.start(start(), 3), batches(4)
@@ -180,6 +182,7 @@ def test_every_optimizer_learns_with_thin_matrices(one_device, tmp_path, name):
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_gradients_of_frozen_parameters_are_not_computed(one_device):
     def flops(freeze):
         programs = programs_of(MODEL, settings(freeze=freeze), ONE_PART, one_device)
