@@ -58,7 +58,6 @@ def apply(attention, inputs, masks):
     return attention(query, segments, parts, 0.3)
 
 
-@functools.cache
 @functools.cache  # else every example would compile anew
 def value_and_gradient(attention):
     def scalar(inputs, masks):

@@ -23,7 +23,7 @@ from tests.test_windows import OPTIONS, QUESTIONS, grouped
 from tests.tolerances import FLOAT32, GRADIENT
 from tests.training_fixtures import bag_model, batch_of, batches
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
 KINDS = {"opt": "opt-tiny", "t5": "t5-tiny", "decoder": "decoder-tiny"}
 ADAM = config.Optimizer(learning_rate=1e-3, warmup_steps=2)
 

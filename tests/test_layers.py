@@ -12,6 +12,8 @@ from scotd_jax.models.layers import gated, layer_norm, relu, rms_norm
 from tests.test_attention import close
 from tests.tolerances import BFLOAT16, FLOAT32
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 SILU = jax.nn.silu
 
 
@@ -77,6 +79,7 @@ def kept(function, *args):
     return sum(leaf.size for leaf in jax.tree.leaves(pull) if leaf.ndim)
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_little_is_kept_for_the_derivative():
     x, vector = jnp.ones((1, 8, 64)), jnp.ones(64)
     small = 8 + 3 * 64  # a number per row; scale and bias

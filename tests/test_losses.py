@@ -8,6 +8,8 @@ import pytest
 from scotd_jax.training.losses import Weighted, response_loss, response_loss_reference
 from tests.tolerances import FLOAT32, GRADIENT
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 
 def draw(B=2, G=3, R=5, E=8, V=11, seed=0):
     rng = np.random.default_rng(seed)
@@ -106,6 +108,7 @@ def test_bfloat16_inputs_are_accumulated_in_float32():
     close(loss.sum, expected.sum, FLOAT32)
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_chunks_bound_the_memory():
     def temporary(chunk):
         arrays = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in draw(2, 8, 16, 8, 4096)]

@@ -16,7 +16,8 @@ from scotd_jax.models.registry import PRESETS, build, config_for
 from scotd_jax.training.programs import programs_of
 from scotd_jax.training.step import ONE_PART
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+# What travels is decided before XLA makes code.
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
 TRAINING = config.Training(steps=10, optimizer=config.Optimizer(warmup_steps=0))
 # Every kind of parameter of the three families, and where it lies on a mesh of all axes.
 PLACES = {

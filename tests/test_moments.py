@@ -16,7 +16,7 @@ from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.optimizer import make_optimizer
 from tests.training_fixtures import bag_model, batches
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
 MODEL = bag_model()
 
 

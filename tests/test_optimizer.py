@@ -11,6 +11,8 @@ from scotd_jax.errors import InputError
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
 from tests.tolerances import FLOAT32
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 NAMES = ["adamw", "adafactor", "muon"]
 
 

@@ -26,7 +26,7 @@ from tests.test_attention import close
 from tests.tolerances import FLOAT32, GRADIENT
 from tests.training_fixtures import batch_of, batches, is_time
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
 V = 48
 SMALL = {
     "opt": ("opt-tiny", {"hidden_size": 16, "ffn_dim": 32, "vocab_size": V, "num_hidden_layers": 1}),
@@ -61,6 +61,7 @@ def test_remat_changes_no_gradient_even_of_what_was_dropped(kind, remat):
     close(gradient(kind, remat), gradient(kind, "none"), GRADIENT)
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_remat_keeps_less_and_only_full_computes_products_again():
     shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": 4}
     model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
@@ -78,6 +79,7 @@ def test_remat_keeps_less_and_only_full_computes_products_again():
     assert 1.2 * work["none"] < work["full"] < 1.4 * work["none"]  # one more forward pass through the layers
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere the compiler orders the backward pass itself")
 def test_a_backward_pass_in_order_holds_less(monkeypatch):
     shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": 8}
@@ -183,6 +185,7 @@ def ended(folder):
     return load_params(folder / "checkpoints", small("opt").abstract(), "last"), lines
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_a_cut_run_draws_the_masks_of_an_uncut_one(one_device, tmp_path):
     run(tmp_path / "uncut", one_device, **ALL)
     run(tmp_path / "cut", one_device, cut=5, **ALL)
@@ -196,6 +199,7 @@ def test_a_cut_run_draws_the_masks_of_an_uncut_one(one_device, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_off_is_the_program_that_knows_no_options(one_device):
     assert Options.of(config.Training()) == OFF
     assert OFF.regime(None) == {}

@@ -18,6 +18,8 @@ from tests.test_attention import close
 from tests.test_models import PLAIN, V, model, params, right_padded, tokens
 from tests.tolerances import FLOAT32, GRADIENT
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
 P, R = 6, 5  # of a question and of a response, at most
 THREE = (*PLAIN, "decoder")
 PAIR = Shape(1, P, 1, R, packed=False)
@@ -82,6 +84,7 @@ def test_one_question_to_a_row_and_the_plain_layout_agree(kind):
         close(found, expected, GRADIENT)
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("kind", THREE)
 def test_what_padding_and_neighbours_hold_changes_no_bit(kind):
     rows = questions(4, [(4, [3, 5]), (6, [4])])

@@ -20,7 +20,8 @@ def run(tmp_path: Path, config: str, *settings: str, folder: str = "") -> Path:
     """The work directory of a config's local run. `folder`: of real files that are used where they are there."""
     if folder and (SHARED / folder).is_dir():
         settings = (*settings, f"data={SHARED}")
-    done = door(f"--config=configs/{config}.py:{','.join(('runlocal', *settings))}", f"--workdir={tmp_path}")
+    settings = ",".join(("runlocal", *settings))
+    done = door(f"--config=configs/{config}.py:{settings}", f"--workdir={tmp_path}", hurry=True)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert (tmp_path / "report" / "index.html").exists()
@@ -107,7 +108,7 @@ def test_scicot_is_cross_fitted(tmp_path):
 
 
 def test_a_task_and_a_recipe_of_one_s_own(tmp_path):
-    done = door("--config=tests/configs/cascade.py", f"--workdir={tmp_path}")
+    done = door("--config=tests/configs/cascade.py", f"--workdir={tmp_path}", hurry=True)
     assert done.returncode == 0, done.stderr
     assert len(examples(tmp_path, "cascade", "conclude")) == 6, "a prompt of its own for every rationale"
     rows = list(read_responses([tmp_path / "evaluations/cascade/riddles.test.responses.jsonl"]))

@@ -20,7 +20,7 @@ from tests.tolerances import FLOAT32
 def run(tmp_path_factory) -> Run:
     """All jobs of the config, done."""
     workdir = str(tmp_path_factory.mktemp("thin"))
-    done = door("--config=tests/configs/thin.py", f"--workdir={workdir}")
+    done = door("--config=tests/configs/thin.py", f"--workdir={workdir}", hurry=True)
     assert done.returncode == 0, done.stderr
     assert "LoRA of rank 3, alpha 6: 1,344 of " in done.stderr
     return Run(c.from_mapping(c.Config, get_config()), Workdir(workdir))

@@ -18,7 +18,7 @@ from scotd_jax.training.step import ONE_PART, TrainState, make_loss, make_train_
 from tests.tolerances import FLOAT32
 from tests.training_fixtures import BagConfig, bag_model, batch_of, batches
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
 MODEL = bag_model()
 ADAM = config.Optimizer(learning_rate=0.02, warmup_steps=2)
 
@@ -132,6 +132,7 @@ def test_the_loop_learns_logs_means_and_compiles_once(one_device, tmp_path):
         np.testing.assert_allclose(line["grad_norm"], np.mean([row["grad_norm"] for row in rows]))
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_best_and_last_checkpoints_hold_what_was_evaluated(one_device, tmp_path):
     """Saving goes on behind the next updates, whose buffers are those of the state being saved."""
     accuracy = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.9, 10: 0.2, 12: 0.4}
@@ -186,6 +187,7 @@ def test_a_checkpoint_is_n_updates_and_n_batches(one_device, tmp_path):
     assert loader.taken == 6  # restored, and no batch was taken to find out that nothing is left to do
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("kind", ["numpy", "jax"])
 def test_the_parameters_handed_in_are_left_alone(one_device, tmp_path, kind):
     start = jax.tree.map(np.asarray, MODEL.init(jax.random.key(5)))
