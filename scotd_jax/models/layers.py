@@ -38,15 +38,16 @@ def _contract(spec, dtype, x_dtype, y_dtype, x, y):
 
 
 def _contract_forward(spec, dtype, x_dtype, y_dtype, x, y):
-    x, y = x.astype(dtype), y.astype(dtype)
-    return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32), (x, y)
+    x = x.astype(dtype)
+    # y is a parameter, which is there anyhow; in a loop over layers a copy of it would be kept.
+    return jnp.einsum(spec, x, y.astype(dtype), preferred_element_type=jnp.float32), (x, y)
 
 
 def _contract_backward(spec, dtype, x_dtype, y_dtype, saved, cotangent):
     x, y = saved
     x, cotangent = together(x, cotangent)
     (x_axes, y_axes), out_axes = spec.split("->")[0].split(","), spec.split("->")[1]
-    cotangent = cotangent.astype(dtype)
+    cotangent, y = cotangent.astype(dtype), y.astype(dtype)
     dx = jnp.einsum(f"{out_axes},{y_axes}->{x_axes}", cotangent, y, preferred_element_type=jnp.float32)
     dy = jnp.einsum(f"{x_axes},{out_axes}->{y_axes}", x, cotangent, preferred_element_type=jnp.float32)
     return together(dx.astype(x_dtype), dy.astype(y_dtype))

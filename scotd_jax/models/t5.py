@@ -27,6 +27,7 @@ from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import extended, of_layer, own_parts, visible
 from scotd_jax.models.layers import Dense, Heads, RMSNorm, embed, gated, normal, relu
 from scotd_jax.models.regime import PLAIN, nothing_dropped
+from scotd_jax.models.rolling import through
 
 # Logical axes of every parameter; the first pattern that fits counts.
 AXES = (
@@ -206,12 +207,19 @@ class T5(nnx.Module):
         if questions is not None:  # distances between slots are those within a question
             seen = seen & packed.same(questions)[:, None]
         sights = [(seen, self.encoder.bias(positions[None, None], positions))]
-        for i in range(len(self.encoder.layers)):
-            with jax.named_scope(f"encoder_{i}"):
-                x, _, _ = regime.run(f"encoder/{i}", self.encoder.layers[str(i)], x, None, sights)
+
+
+        def read(x, layer, i, _):
+            return regime.run("encoder", i, layer, x, None, sights)[0], ()
+
+        x, _ = through(read, x, self.encoder.layers, None, "encoder/layers/{}", regime)
         x = self.encoder.final_norm(x)[:, 0]
-        crosses = [self.decoder.layers[str(i)].cross for i in range(len(self.decoder.layers))]
-        keys, values = zip(*(cross.keys_values(x) for cross in crosses), strict=True)
+
+        def look(_, cross, *__):
+            return None, cross.keys_values(x)
+
+        crosses = {name: layer.cross for name, layer in self.decoder.layers.items()}
+        _, (keys, values) = through(look, None, crosses, None, "decoder/layers/{}/cross", regime)
         return Context((Segment(keys, values, mask),), mask.sum(1, dtype=jnp.int32))
 
     def extend(self, context, tokens, cache=None, regime=PLAIN, positions=None, questions=None):
@@ -219,16 +227,16 @@ class T5(nnx.Module):
         context = context if questions is None else packed.own_prompt(context, questions)
         x = regime.drop(embed(self.embed.tokens[...], tokens), "decoder/embed")
         sights = self._sights(cache, tokens.shape[2], positions)
-        keys, values = [], []
-        for i in range(len(self.decoder.layers)):
-            with jax.named_scope(f"decoder_{i}"):
-                prompts = [(s.keys[i], s.values[i], s.mask) for s in context.segments]
-                args = (x, of_layer(cache, i), sights, prompts)
-                x, key, value = regime.run(f"decoder/{i}", self.decoder.layers[str(i)], *args)
-            keys.append(key)
-            values.append(value)
+
+        def say(x, layer, i, shared):
+            prompts = [(*pair, s.mask) for pair, s in zip(shared, context.segments, strict=True)]
+            x, *kept = regime.run("decoder", i, layer, x, of_layer(cache, i), sights, prompts)
+            return x, () if cache is None else tuple(kept)
+
+        shared = [[s.keys, s.values] for s in context.segments]
+        x, kept = through(say, x, self.decoder.layers, shared, "decoder/layers/{}", regime)
         hidden = self.decoder.final_norm(x) * self.scale
-        return hidden, extended(cache, tuple(keys), tuple(values), tokens.shape[2])
+        return hidden, None if cache is None else extended(cache, *kept, tokens.shape[2])
 
     def _sights(self, cache, R, positions=None):
         """Masks and biases of the own parts. Distances to recent tokens are the same in all rows, to the past not."""
