@@ -14,7 +14,7 @@ do not keep it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,28 +29,38 @@ def contract(spec: str, x: Array, y: Array, dtype: str) -> Array:
 
     `spec` names every axis by a letter, and every axis of an input also occurs in the other one or in the result.
     """
-    return _contract(spec, dtype, x.dtype.name, y.dtype.name, x, y)
+    return contracted(spec, x, (y,), dtype)[0]
+
+
+def contracted(spec: str, x: Array, ys: Sequence[Array], dtype: str) -> tuple[Array, ...]:
+    """`contract` of x with each of several y. For their derivative x is kept in `dtype`, once for all of them, and y,
+    which is a parameter and there anyhow, as it is: in a loop over layers nobody else finds copies that are alike."""
+    return _contract(spec, dtype, x.dtype.name, tuple(y.dtype.name for y in ys), x, tuple(ys))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _contract(spec, dtype, x_dtype, y_dtype, x, y):
-    return jnp.einsum(spec, x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)
+def _contract(spec, dtype, x_dtype, y_dtypes, x, ys):
+    return _contract_forward(spec, dtype, x_dtype, y_dtypes, x, ys)[0]
 
 
-def _contract_forward(spec, dtype, x_dtype, y_dtype, x, y):
+def _contract_forward(spec, dtype, x_dtype, y_dtypes, x, ys):
     x = x.astype(dtype)
-    # y is a parameter, which is there anyhow; in a loop over layers a copy of it would be kept.
-    return jnp.einsum(spec, x, y.astype(dtype), preferred_element_type=jnp.float32), (x, y)
+    return tuple(jnp.einsum(spec, x, y.astype(dtype), preferred_element_type=jnp.float32) for y in ys), (x, ys)
 
 
-def _contract_backward(spec, dtype, x_dtype, y_dtype, saved, cotangent):
-    x, y = saved
-    x, cotangent = together(x, cotangent)
+def _contract_backward(spec, dtype, x_dtype, y_dtypes, saved, cotangents):
+    (x, ys), dx, dys = saved, 0.0, []
+    x, *cotangents = together(x, *cotangents)
     (x_axes, y_axes), out_axes = spec.split("->")[0].split(","), spec.split("->")[1]
-    cotangent, y = cotangent.astype(dtype), y.astype(dtype)
-    dx = jnp.einsum(f"{out_axes},{y_axes}->{x_axes}", cotangent, y, preferred_element_type=jnp.float32)
-    dy = jnp.einsum(f"{x_axes},{out_axes}->{y_axes}", x, cotangent, preferred_element_type=jnp.float32)
-    return together(dx.astype(x_dtype), dy.astype(y_dtype))
+    for y, y_dtype, cotangent in zip(ys, y_dtypes, cotangents, strict=True):
+        cotangent = cotangent.astype(dtype)
+        dx += jnp.einsum(
+            f"{out_axes},{y_axes}->{x_axes}", cotangent, y.astype(dtype), preferred_element_type=jnp.float32
+        )
+        dy = jnp.einsum(f"{x_axes},{out_axes}->{y_axes}", x, cotangent, preferred_element_type=jnp.float32)
+        dys.append(dy.astype(y_dtype))
+    dx, *dys = together(dx.astype(x_dtype), *dys)
+    return dx, tuple(dys)
 
 
 _contract.defvjp(_contract_forward, _contract_backward)
@@ -58,19 +68,21 @@ _contract.defvjp(_contract_forward, _contract_backward)
 
 def matmul(x: Float[Array, "*lead D"], w: Float[Array, "D F"], dtype: str) -> Float[Array, "*lead F"]:
     """x @ w over the last axis of x, by the rule of this file. float32."""
-    return _over_last(x, w, "io", dtype)
+    return _over_last(x, (w,), "io", dtype)[0]
 
 
 def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dtype: str) -> Float[Array, "*lead V"]:
     """Scores of all tokens, float32: hidden @ unembedding.T."""
-    return _over_last(hidden, unembedding, "oi", dtype)
+    return _over_last(hidden, (unembedding,), "oi", dtype)[0]
 
 
-def _over_last(x: Array, w: Array, w_axes: str, dtype: str) -> Array:
-    # The extra leading axis makes the derivative of w a sum over at least two axes. XLA on CPUs then transposes x first
-    # and keeps bfloat16; a sum over the one leading axis of a matrix it would compute in float32, several times slower.
-    lead = "abcdefgh"[: x.ndim]
-    return contract(f"{lead}i,{w_axes}->{lead}o", x[None], w, dtype)[0]
+def _over_last(x: Array, ws: Sequence[Array], w_axes: str, dtype: str) -> tuple[Array, ...]:
+    if x.ndim == 2:
+        # The extra leading axis makes the derivative of w a sum over at least two axes. XLA on CPUs then transposes x
+        # first and keeps bfloat16; over the one leading axis of a matrix it sums in float32, several times slower.
+        return tuple(out[0] for out in _over_last(x[None], ws, w_axes, dtype))
+    lead = "abcdefgh"[: x.ndim - 1]
+    return contracted(f"{lead}i,{w_axes}->{lead}o", x, ws, dtype)
 
 
 def dense(
@@ -81,7 +93,10 @@ def dense(
     out_dtype: str = "float32",
 ) -> Float[Array, "*lead F"]:
     """x @ kernel + bias, added up in float32."""
-    out = matmul(x, kernel, dtype)
+    return _biased(matmul(x, kernel, dtype), bias, out_dtype)
+
+
+def _biased(out: Array, bias: Array | None, out_dtype: str) -> Array:
     return keep((out if bias is None else out + _last(bias, out)).astype(out_dtype))
 
 
@@ -170,7 +185,14 @@ class Dense(nnx.Module):
         self.dtype, self.out_dtype = dtype, dtype if narrow else "float32"
 
     def __call__(self, x: Array) -> Array:
-        return dense(x, self.kernel[...], None if self.bias is None else self.bias[...], self.dtype, self.out_dtype)
+        return each_of((self,), x)[0]
+
+
+def each_of(layers: Sequence[Dense], x: Array) -> list[Array]:
+    """What several layers, side by side, make of x."""
+    outs = _over_last(x, [layer.kernel[...] for layer in layers], "io", layers[0].dtype)
+    biases = [None if layer.bias is None else layer.bias[...] for layer in layers]
+    return [_biased(out, b, layer.out_dtype) for out, b, layer in zip(outs, biases, layers, strict=True)]
 
 
 class LayerNorm(nnx.Module):
@@ -207,7 +229,13 @@ class Heads(nnx.Module):
 
     def keys_values(self, x: Float[Array, "*lead R D"]) -> tuple[Array, Array]:
         """Both [*lead, H, R, Dh]: heads before tokens, see attention.py."""
-        return self._split(self.k(x)).swapaxes(-3, -2), self._split(self.v(x)).swapaxes(-3, -2)
+        key, value = (self._split(each).swapaxes(-3, -2) for each in each_of((self.k, self.v), x))
+        return key, value
+
+    def all_three(self, x: Float[Array, "*lead R D"]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values of the same tokens."""
+        query, key, value = map(self._split, each_of((self.q, self.k, self.v), x))
+        return query, key.swapaxes(-3, -2), value.swapaxes(-3, -2)
 
     def output(self, x: Float[Array, "*lead H Dh"]) -> Float[Array, "*lead D"]:
         return self.o(x.reshape(*x.shape[:-2], -1))

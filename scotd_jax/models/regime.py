@@ -1,4 +1,4 @@
-"""What is done to a model while it is trained, and never when it is asked: rematerialisation, dropout, placing, rolling.
+"""What is done to a model while it is trained, and not when it is asked: rematerialisation, dropout, placing, rolling.
 
 A `Regime` is handed to `prefill` and `extend`; without one (`PLAIN`) both compute what they always compute. Models run
 every layer through `Regime.run`, and a layer passes what it adds to the residual stream through the `drop` it is given.

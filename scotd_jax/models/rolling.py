@@ -13,6 +13,7 @@ All layers go the same way, so where some of them are frozen (trainable.py), der
 """
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,7 +45,7 @@ def through(
         kept = []
         for i in range(len(layers)):
             with jax.named_scope(path.format(i).replace("/", "_")):
-                part = jax.tree.map(lambda each: each[i], shared, is_leaf=lambda each: isinstance(each, tuple))
+                part = jax.tree.map(operator.itemgetter(i), shared, is_leaf=lambda each: isinstance(each, tuple))
                 x, one = step(x, layers[str(i)], i, part)
             kept.append(one)
         return x, jax.tree.map(lambda *each: each, *kept)

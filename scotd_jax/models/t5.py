@@ -25,7 +25,7 @@ from scotd_jax.models import hf_fields, packed
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import extended, of_layer, own_parts, visible
-from scotd_jax.models.layers import Dense, Heads, RMSNorm, embed, gated, normal, relu
+from scotd_jax.models.layers import Dense, Heads, RMSNorm, each_of, embed, gated, normal, relu
 from scotd_jax.models.regime import PLAIN, nothing_dropped
 from scotd_jax.models.rolling import through
 
@@ -126,7 +126,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.gated:
-            return self.wo(gated(functools.partial(jax.nn.gelu, approximate=True), self.wi_0(x), self.wi_1(x)))
+            return self.wo(gated(functools.partial(jax.nn.gelu, approximate=True), *each_of((self.wi_0, self.wi_1), x)))
         return self.wo(relu(self.wi(x)))
 
 
@@ -148,9 +148,9 @@ class Layer(nnx.Module):
     def __call__(self, x, past, sights, prompts=(), drop=nothing_dropped):
         """x[B, G, R, D] -> the same, and the keys and values to be kept. `prompts` are those parts of the segments
         that belong to this layer (decoder only)."""
-        h = self.attn_norm(x)
-        own, kept = own_parts(past, *self.attn.keys_values(h), sights)
-        x = x + drop(self.attn.output(grouped_attention(self.attn.queries(h), (), own, 1.0)), "attn")
+        query, key, value = self.attn.all_three(self.attn_norm(x))
+        own, kept = own_parts(past, key, value, sights)
+        x = x + drop(self.attn.output(grouped_attention(query, (), own, 1.0)), "attn")
         if prompts:
             query = self.cross.queries(self.cross_norm(x))
             x = x + drop(self.cross.output(grouped_attention(query, prompts, (), 1.0)), "cross")
@@ -207,7 +207,6 @@ class T5(nnx.Module):
         if questions is not None:  # distances between slots are those within a question
             seen = seen & packed.same(questions)[:, None]
         sights = [(seen, self.encoder.bias(positions[None, None], positions))]
-
 
         def read(x, layer, i, _):
             return regime.run("encoder", i, layer, x, None, sights)[0], ()
