@@ -261,7 +261,9 @@ class Plan:
     response_tokens: int = 0  # of a sample, on average; 0: as many as it may have
     efficiency: float = 0.4  # share of the chips' FLOP/s that is assumed to be reached
     bandwidth: float = 0.7  # share of their memory's bandwidth
-    layers: int = 4  # a model of more is compiled with half as many and as many, and the rest follows; 0: whole
+    # Of a model of more, programs whose layers are not rolled into a loop (training.scan_layers; asking never does) are
+    # compiled with half as many and with as many, and the rest follows; 0: whole, which takes XLA for TPUs long
+    layers: int = 4
 
 
 @dataclasses.dataclass(frozen=True)

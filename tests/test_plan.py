@@ -122,6 +122,25 @@ def test_arithmetic_is_near_what_xla_needs():
     assert guess.flops == pytest.approx(found.xla_flops, rel=0.25)
 
 
+@pytest.mark.parametrize("architecture", ["opt-tiny", "t5-tiny"])
+def test_a_training_in_loops_is_compiled_whole(architecture):
+    work = first(Training)
+    work = dataclasses.replace(
+        work,
+        architecture=with_layers(config_for(architecture), 6),
+        settings=dataclasses.replace(work.settings, scan_layers="on"),
+    )
+    planner = Planner(topologies.parse("cpu-2"), 2, str)
+    found = planner.look(work, c.Mesh(), compile=True).programs[0]
+    assert found.how == "compiled, its layers in a loop"
+    guess = planner.look(work, c.Mesh(), compile=False).programs[0]
+    written_out = dataclasses.replace(work, settings=dataclasses.replace(work.settings, scan_layers="off"))
+    other = Planner(topologies.parse("cpu-2"), 0, str).look(written_out, c.Mesh(), compile=False).programs[0]
+    print(found, guess, other)
+    assert found.flops == guess.flops == other.flops
+    assert found.bytes["temporaries"] + found.bytes["code"] == guess.bytes["temporaries"]
+
+
 def test_layers_that_are_computed_again_are_not_counted_as_kept():
     work = dataclasses.replace(first(Training), architecture=config_for("opt-tiny", TINY | {"num_hidden_layers": 4}))
 

@@ -29,7 +29,7 @@ class LayerCache(NamedTuple):
     index: Array
 
 
-def of_layer(cache: Cache | None, layer: int) -> LayerCache | None:
+def of_layer(cache: Cache | None, layer: int | Array) -> LayerCache | None:
     if cache is None:
         return None
     arrays = (cache.keys, cache.values, cache.recent_keys, cache.recent_values)
