@@ -27,6 +27,7 @@ from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 from tests.training_fixtures import batch_of
 
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+LAYERS = 2
 
 
 def deep(kind, layers, compute="float32"):
@@ -44,32 +45,33 @@ def params(kind, layers):
 
 
 def value_and_gradient(kind, batch, compute="float32", **options):
-    model, layers = deep(kind, 3, compute), params(kind, 3)
-    loss = make_loss(model, options=Options(**options))
+    loss = make_loss(deep(kind, LAYERS, compute), options=Options(**options))
     run = jax.jit(jax.value_and_grad(lambda p, batch, key: loss(p, batch, key)[0].mean()))
-    return run(layers, batch, jax.random.key(1))
+    return run(params(kind, LAYERS), batch, jax.random.key(1))
 
 
 def packed(start):
     """Two rows of two questions each."""
     rows = questions(0, [(4, [3, 5, 2]), (6, [1]), (5, [4, 4]), (1, [2])])
-    return collate.packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_loop_gives_loss_and_gradient_of_layers_written_out(kind):
-    batch = batch_of(2, vocab=V)
-    close(*(value_and_gradient(kind, batch, rolled=rolled) for rolled in (True, False)), GRADIENT)
-
-
-@pytest.mark.parametrize(("kind", "remat"), [("opt", "dots"), ("t5-v1.1", "full"), ("decoder", "none")])
-def test_packed_dropped_and_computed_again_it_does_so_too(kind, remat):
-    batch = packed(deep(kind, 3).start_token)
+    batch = collate.packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
     assert "questions" in batch
-    options = {"remat": remat, "dropout": 0.2}
-    close(*(value_and_gradient(kind, batch, rolled=rolled, **options) for rolled in (True, False)), GRADIENT)
-    other = value_and_gradient(kind, batch, rolled=True)[0]
-    assert abs(other - value_and_gradient(kind, batch, rolled=True, **options)[0]) > 1e-3, "nothing was dropped"
+    return batch
+
+
+DROPPED = {"dropout": 0.2}
+CASES = {  # everything that there is comes together with a loop in one of them
+    "opt": {},
+    "opt-350m": DROPPED,
+    "t5-v1.0": DROPPED | {"remat": "full"},
+    "t5-v1.1": {"remat": "dots"},
+    "decoder": DROPPED | {"remat": "dots"},
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_loop_gives_loss_and_gradient_of_layers_written_out(kind):
+    batch = packed(deep(kind, LAYERS).start_token) if "dropout" in CASES[kind] else batch_of(2, vocab=V)
+    close(*(value_and_gradient(kind, batch, rolled=rolled, **CASES[kind]) for rolled in (True, False)), GRADIENT)
 
 
 def test_a_loop_rounds_as_layers_written_out():
@@ -90,7 +92,7 @@ def products(kind, layers, rolled):
 
 @pytest.mark.parametrize("kind", ["opt", "t5-v1.1"])
 def test_depth_adds_nothing_to_compile(kind):
-    few, many, written_out = products(kind, 2, True), products(kind, 6, True), products(kind, 6, False)
+    few, many, written_out = products(kind, 2, True), products(kind, 5, True), products(kind, 5, False)
     assert few == many
     assert 2 * many < written_out
 
@@ -130,12 +132,11 @@ def test_in_a_loop_remat_keeps_less():
     assert held["full"] < 0.75 * held["dots"]
 
 
-@pytest.mark.parametrize("kind", ["opt", "t5-v1.1"])
-def test_eight_devices_with_a_loop_make_the_update_of_one_without(one_device, kind):
-    settings = {"microbatches": 2, "optimizer": config.Optimizer(warmup_steps=0), "dropout": 0.2, "remat": "dots"}
-    drawn, states = params(kind, 3), []
+def test_eight_devices_with_a_loop_make_the_update_of_one_without(one_device):
+    settings = {"microbatches": 2, "optimizer": config.Optimizer(warmup_steps=0), **DROPPED}
+    drawn, model, states = params("t5-v1.1", LAYERS), deep("t5-v1.1", LAYERS), []
     for scan, mesh in (("off", one_device), ("on", make_mesh(config.Mesh(data=2, fsdp=2, tensor=2)))):
-        programs = programs_of(deep(kind, 3), config.Training(scan_layers=scan, **settings), ONE_PART, mesh)
+        programs = programs_of(model, config.Training(scan_layers=scan, **settings), ONE_PART, mesh)
         batch = {"train": sharding.place_batch(batch_of(8, vocab=V), programs.batch)}
         state, metrics = programs.step(programs.start(drawn, 0), batch, *programs.noise(3))
         states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
@@ -145,15 +146,16 @@ def test_eight_devices_with_a_loop_make_the_update_of_one_without(one_device, ki
     close(mu_8, mu, GRADIENT)
 
 
-def test_layers_of_which_some_are_frozen_or_thin_learn_the_same(one_device):
-    for what in ({"freeze": ("embed/.*", "layers/0/.*")}, {"lora": config.LoRA(rank=2)}):
-        found = []
-        for scan in ("on", "off"):
-            training = config.Training(scan_layers=scan, optimizer=config.Optimizer(warmup_steps=0), **what)
-            programs = programs_of(deep("opt", 3), training, ONE_PART, one_device)
-            state, metrics = programs.step(programs.start(params("opt", 3), 0), {"train": batch_of(4, vocab=V)})
-            found.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics["grad_norm"]))
-        close(*found, GRADIENT)
+def test_layers_of_which_some_are_frozen_and_others_thin_learn_the_same(one_device):
+    what = {"freeze": ("embed/.*", "layers/0/.*"), "lora": config.LoRA(rank=2)}
+    found = []
+    for scan in ("on", "off"):
+        training = config.Training(scan_layers=scan, optimizer=config.Optimizer(warmup_steps=0), **what)
+        programs = programs_of(deep("opt", LAYERS), training, ONE_PART, one_device)
+        state, metrics = programs.step(programs.start(params("opt", LAYERS), 0), {"train": batch_of(4, vocab=V)})
+        found.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics["grad_norm"]))
+    assert found[0][1] > 0
+    close(*found, GRADIENT)
 
 
 def test_it_is_the_default_where_compilers_are_slow():
