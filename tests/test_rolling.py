@@ -80,7 +80,9 @@ def test_a_loop_rounds_as_layers_written_out():
     rolled, unrolled = (value_and_gradient("opt", batch, "bfloat16", rolled=rolled) for rolled in (True, False))
     close(rolled, unrolled, BFLOAT16 / 10)
     kernels = [leaf for leaf in jax.tree.leaves(rolled[1]["layers"]) if leaf.ndim == 2]
-    assert all((np.asarray(leaf.astype(jnp.bfloat16).astype(jnp.float32)) != leaf).mean() > 0.9 for leaf in kernels)
+    for leaf in kernels:  # zero where a unit is off for all tokens
+        short = leaf.astype(jnp.bfloat16).astype(jnp.float32)
+        assert np.mean(np.asarray(short) != leaf) > 0.9 * np.mean(np.asarray(leaf) != 0) > 0
 
 
 def products(kind, layers, rolled):

@@ -29,7 +29,8 @@ Numbers = Mapping[str, float | int]
 @dataclasses.dataclass(frozen=True)
 class Program:
     """One program on one chip. `bytes` are by `PARTS`; `flops` of matrix products and `xla_flops` as XLA counts them
-    (0: not compiled) are of one call, for "decode" of one token of every row."""
+    (0: not compiled; of a loop over layers XLA for TPUs counts one) are of one call, for "decode" of one token of every
+    row."""
 
     name: str
     bytes: Mapping[str, int]
