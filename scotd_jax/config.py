@@ -177,6 +177,8 @@ class Training:
     keep: int = 2  # last checkpoints kept, besides the best
     tensorboard: bool = False  # needs the extra "tensorboard"
     remat: Literal["none", "dots", "full"] = "none"  # what of a layer is computed again and not kept (models/regime.py)
+    # One loop over the layers, of which XLA then compiles one (models/rolling.py). "auto": on TPUs and GPUs
+    scan_layers: Literal["auto", "on", "off"] = "auto"
     dropout: float = 0.0  # share of what attention and MLP add to a token that is dropped (models/regime.py)
     label_smoothing: float = 0.0  # share of the target's probability that is spread over the vocabulary
     z_loss: float = 0.0  # weight of log(Z) ** 2 in the objective; PaLM's is 1e-4
@@ -259,7 +261,9 @@ class Plan:
     response_tokens: int = 0  # of a sample, on average; 0: as many as it may have
     efficiency: float = 0.4  # share of the chips' FLOP/s that is assumed to be reached
     bandwidth: float = 0.7  # share of their memory's bandwidth
-    layers: int = 4  # a model of more is compiled with half as many and as many, and the rest follows; 0: whole
+    # Of a model of more, programs whose layers are not rolled into a loop (training.scan_layers; asking never does) are
+    # compiled with half as many and with as many, and the rest follows; 0: whole, which takes XLA for TPUs long
+    layers: int = 4
 
 
 @dataclasses.dataclass(frozen=True)

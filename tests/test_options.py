@@ -100,17 +100,17 @@ def test_a_backward_pass_in_order_holds_less(monkeypatch):
 def test_dropout_keeps_the_mean_and_every_place_has_its_own_mask():
     x = jnp.linspace(1.0, 2.0, 200).reshape(4, 50)
 
-    def dropped(seed, name):
-        return Regime(rate=0.25, key=jax.random.key(seed)).drop(x, name)
+    def dropped(seed, name, layer):
+        return Regime(rate=0.25, key=jax.random.key(seed)).drop(x, name, layer)
 
-    drawn = jnp.stack([dropped(seed, "decoder/0/mlp") for seed in range(400)])
+    drawn = jnp.stack([dropped(seed, "decoder/mlp", 0) for seed in range(400)])
     kept = np.asarray(drawn) > 0
     close(drawn[kept], jnp.broadcast_to(x / 0.75, drawn.shape)[kept], FLOAT32)
     close(drawn.mean(0), x, 0.15)
     np.testing.assert_allclose(kept.mean(), 0.75, atol=0.01)
-    others = [dropped(0, "decoder/1/mlp"), dropped(0, "decoder/0/attn"), dropped(1, "decoder/0/mlp")]
+    others = [dropped(0, "decoder/mlp", 1), dropped(0, "decoder/attn", 0), dropped(1, "decoder/mlp", 0)]
     assert all(((np.asarray(other) > 0) == kept[0]).mean() < 0.8 for other in others)
-    np.testing.assert_array_equal(dropped(0, "decoder/0/mlp"), drawn[0])
+    np.testing.assert_array_equal(dropped(0, "decoder/mlp", jnp.int32(0)), drawn[0])
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])

@@ -122,6 +122,25 @@ def test_arithmetic_is_near_what_xla_needs():
     assert guess.flops == pytest.approx(found.xla_flops, rel=0.25)
 
 
+@pytest.mark.parametrize("architecture", ["opt-tiny", "t5-tiny"])
+def test_a_training_in_loops_is_compiled_whole(architecture):
+    work = first(Training)
+    work = dataclasses.replace(
+        work,
+        architecture=with_layers(config_for(architecture), 6),
+        settings=dataclasses.replace(work.settings, scan_layers="on"),
+    )
+    planner = Planner(topologies.parse("cpu-2"), 2, str)
+    guess = planner.look(work, c.Mesh(), compile=False).programs[0]
+    found = planner.look(work, c.Mesh(), compile=True).programs[0]
+    print(guess, found)
+    assert found.how == "compiled, its layers in a loop"
+    assert 0.6 < guess.bytes["temporaries"] / found.bytes["temporaries"] < 1.7
+    written_out = dataclasses.replace(work, settings=dataclasses.replace(work.settings, scan_layers="off"))
+    other = planner.look(written_out, c.Mesh(), compile=False).programs[0]
+    assert found.flops == guess.flops == other.flops
+
+
 def test_layers_that_are_computed_again_are_not_counted_as_kept():
     work = dataclasses.replace(first(Training), architecture=config_for("opt-tiny", TINY | {"num_hidden_layers": 4}))
 
@@ -236,8 +255,10 @@ def test_compiles_for_a_tpu_that_is_not_there():
             "libtpu is not installed: pip install -c constraints.txt -e '.[tpu]' into an environment of its own"
         )
     planner = Planner(topologies.parse("v5e-4"), 0, str)
-    for work in works(config := chain(), Assumed(config)):
+    model = dataclasses.replace(MODEL, shape=TINY | {"num_hidden_layers": 2})
+    for work in works(config := chain(model), Assumed(config)):
         with jax.debug_key_reuse(False):
             outcome = planner.look(work, c.Mesh(fsdp=2, tensor=2), compile=True)
         assert outcome.fits, outcome.problem
-        assert outcome.programs[-1].how == "compiled"
+        loop = ", its layers in a loop" if isinstance(work, Training) else ""
+        assert outcome.programs[-1].how == f"compiled{loop}"

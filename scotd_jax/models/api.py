@@ -20,14 +20,15 @@ Params = Any  # nested dict of arrays, string keys
 
 
 class Segment(NamedTuple):
-    """Keys and values that several responses share: one pair of arrays per layer.
+    """Keys and values that several responses share: one pair of arrays per layer, or, where the layers are rolled into
+    a loop (rolling.py), one pair for all of them, whose first axis are the layers.
 
     `keys[layer]` and `values[layer]` are [B, K, S, Dh], B being 1 where the whole batch shares the segment; `mask` is
     bool[B, S], False on padding, or bool[B, G, S] or bool[B, G, R, S] where responses see different tokens of it.
     """
 
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
+    keys: tuple[jax.Array, ...] | jax.Array
+    values: tuple[jax.Array, ...] | jax.Array
     mask: jax.Array
 
 

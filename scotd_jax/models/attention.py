@@ -47,7 +47,7 @@ def grouped_attention(
     B, G, R, H, Dh = query.shape
     K = (segments or own)[0][0].shape[-3]
     query = query.reshape(B, G, R, K, H // K, Dh).transpose(0, 1, 3, 4, 2, 5)
-    parts = [(k[:, None], v[:, None], _shared_mask(mask), None) for k, v, mask in segments]
+    parts = [(k, v, _shared_mask(mask), None) for k, v, mask in segments]
     for k, v, mask, bias in own:
         if bias is not None:
             bias = bias.reshape(*bias.shape[:2], K, 1, H // K, *bias.shape[3:])
@@ -110,11 +110,19 @@ def _scores(scale, query, keys, mask, bias):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(scale, query, parts):
-    """query [B, G, K, M, R, Dh], parts of (keys [b, n, K, T, Dh], values, mask, bias) -> like query."""
+    """query [B, G, K, M, R, Dh], parts of (keys [b, n, K, T, Dh], or [b, K, T, Dh] where n is 1, values, mask, bias)
+    -> like query."""
     return _attend_forward(scale, query, parts)[0]
 
 
+def _matrices(keys: Array) -> Array:
+    """[b, n, K, T, Dh]. Not before `_attend`, whose derivative keeps what it is given: in a loop over layers that is
+    there already, and the same in another shape would be a copy."""
+    return keys[:, None] if keys.ndim == 4 else keys
+
+
 def _attend_forward(scale, query, parts):
+    given, parts = parts, [(_matrices(keys), _matrices(values), *rest) for keys, values, *rest in parts]
     scores = [_scores(scale, query, keys, mask, bias) for keys, _, mask, bias in parts]
     top = functools.reduce(jnp.maximum, [_turn_back(s.max(-1), query) for s in scores])
     top = jnp.maximum(top, _LOWEST)
@@ -125,7 +133,7 @@ def _attend_forward(scale, query, parts):
         out += _turn_back(_product("bnkgmrt,bnktd->bnkgmrd", weight, values), query)
     total = jnp.where(total == 0, 1.0, total)
     out, log_total = keep((out / total[..., None]).astype(query.dtype)), keep(top + jnp.log(total))
-    return out, (query, parts, out, log_total)
+    return out, (query, given, out, log_total)
 
 
 def _attend_backward(scale, saved, d_out):
@@ -133,7 +141,8 @@ def _attend_backward(scale, saved, d_out):
     # What the normalization takes from the derivative of every score.
     along = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
     d_query, d_parts = jnp.zeros(query.shape, jnp.float32), []
-    for keys, values, mask, bias in parts:
+    for given_keys, given_values, mask, bias in parts:
+        keys, values = _matrices(given_keys), _matrices(given_values)
         d_o = _turn(d_out, keys).astype(values.dtype)
         weight = jnp.exp(_scores(scale, query, keys, mask, bias) - _turn(log_total, keys)[..., None])
         d_values = _product("bnkgmrt,bnkgmrd->bnktd", weight, d_o)
@@ -142,7 +151,8 @@ def _attend_backward(scale, saved, d_out):
         d_scores = scale * d_scores
         d_query += _turn_back(_product("bnkgmrt,bnktd->bnkgmrd", d_scores, keys), query)
         d_keys = _product("bnkgmrt,bnkgmrd->bnktd", d_scores, _turn(query, keys))
-        d_parts.append((d_keys.astype(keys.dtype), d_values.astype(values.dtype), None, d_bias))
+        d_keys, d_values = d_keys.astype(keys.dtype), d_values.astype(values.dtype)
+        d_parts.append((d_keys.reshape(given_keys.shape), d_values.reshape(given_values.shape), None, d_bias))
     return d_query.astype(query.dtype), tuple(d_parts)
 
 

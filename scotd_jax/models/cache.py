@@ -29,7 +29,7 @@ class LayerCache(NamedTuple):
     index: Array
 
 
-def of_layer(cache: Cache | None, layer: int) -> LayerCache | None:
+def of_layer(cache: Cache | None, layer: int | Array) -> LayerCache | None:
     if cache is None:
         return None
     arrays = (cache.keys, cache.values, cache.recent_keys, cache.recent_values)
@@ -61,9 +61,9 @@ def own_parts(
     return [part for part in parts if part[0].shape[3]], (keys, values)
 
 
-def extended(cache: Cache | None, keys: tuple[Array, ...], values: tuple[Array, ...], R: int) -> Cache | None:
+def extended(cache: Cache, keys: tuple[Array, ...], values: tuple[Array, ...], R: int) -> Cache:
     """The cache after R tokens whose `own_parts` said to keep these, one of each per layer."""
-    return cache and cache._replace(recent_keys=keys, recent_values=values, index=cache.index + R)
+    return cache._replace(recent_keys=keys, recent_values=values, index=cache.index + R)
 
 
 def settle(cache: Cache, C: int) -> Cache:

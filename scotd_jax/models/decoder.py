@@ -16,7 +16,7 @@ from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.decoder_only import DecoderOnly
-from scotd_jax.models.layers import Dense, RMSNorm, embed, gated, normal
+from scotd_jax.models.layers import Dense, RMSNorm, each_of, embed, gated, normal
 from scotd_jax.models.regime import keep, nothing_dropped
 from scotd_jax.models.rope import frequencies, rotate, rotation
 
@@ -72,7 +72,7 @@ class Attention(nnx.Module):
 
         `turn` are the cosines and sines of the tokens' positions.
         """
-        query, key, value = (self._split(project(x)) for project in (self.q, self.k, self.v))
+        query, key, value = map(self._split, each_of((self.q, self.k, self.v), x))
         if self.q_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, *turn), rotate(key, *turn)  # in float32, as everything between two products
@@ -94,7 +94,7 @@ class MLP(nnx.Module):
         self.act = config.hidden_act
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(gated(_ACTIVATIONS[self.act], self.gate(x), self.up(x)))
+        return self.down(gated(_ACTIVATIONS[self.act], *each_of((self.gate, self.up), x)))
 
 
 class Layer(nnx.Module):

@@ -11,6 +11,7 @@ from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import causal
 from scotd_jax.models.cache import extended, of_layer, visible
 from scotd_jax.models.regime import PLAIN, Regime
+from scotd_jax.models.rolling import through
 
 
 class DecoderOnly(nnx.Module):
@@ -37,8 +38,9 @@ class DecoderOnly(nnx.Module):
         before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
         segments = () if context is None else context.segments
         own = None if questions is None else packed.same(questions)[:, None] & causal(*2 * tokens.shape[1:])
-        _, keys, values = self._through(tokens[:, None], before, segments, None, "prompt", regime, own)
-        segment = Segment(tuple(k[:, 0] for k in keys), tuple(v[:, 0] for v in values), mask)
+        _, kept = self._through(tokens[:, None], before, segments, None, "prompt", regime, own)
+        keys, values = jax.tree.map(lambda each: each.squeeze(-4), kept)
+        segment = Segment(keys, values, mask)
         length = mask.sum(1, dtype=jnp.int32) if questions is None else 0  # a packed response counts its own prompt
         return Context((*segments, segment), before + length)
 
@@ -46,8 +48,8 @@ class DecoderOnly(nnx.Module):
         """Responses [B, G, R] after the context -> hidden [B, G, R, E] ready for the output matrix, and the cache."""
         context = context if questions is None else packed.own_prompt(context, questions)
         own = None if positions is None else packed.own_response(positions)
-        x, keys, values = self._through(tokens, context.length, context.segments, cache, "response", regime, own)
-        return self.outputs(x), extended(cache, keys, values, tokens.shape[2])
+        x, kept = self._through(tokens, context.length, context.segments, cache, "response", regime, own)
+        return self.outputs(x), None if cache is None else extended(cache, *kept, tokens.shape[2])
 
     def _through(self, tokens, before, segments, cache, name: str, regime: Regime, own=None):
         """tokens[B, G, R], the first of them at position before[B] or before[B, G] (plus what the cache holds).
@@ -60,12 +62,11 @@ class DecoderOnly(nnx.Module):
             first = first + (cache.length + cache.index)[..., None]
         x, told = self.inputs(tokens, first + (jnp.arange(R)[None, None] if own is None else packed.places(own)))
         sights = [(mask, None) for mask in (visible(cache, R) if own is None else [own])]
-        keys, values = [], []
-        for i in range(len(self.layers)):
-            with jax.named_scope(f"layer_{i}"):
-                shared = [(s.keys[i], s.values[i], s.mask) for s in segments]
-                args = (x, *told, shared, of_layer(cache, i), sights)
-                x, key, value = regime.run(f"{name}/{i}", self.layers[str(i)], *args)
-            keys.append(key)
-            values.append(value)
-        return x, tuple(keys), tuple(values)
+        wanted = name == "prompt" or cache is not None
+
+        def step(x, layer, i, shared):
+            parts = [(*pair, s.mask) for pair, s in zip(shared, segments, strict=True)]
+            x, *kept = regime.run(name, i, layer, x, *told, parts, of_layer(cache, i), sights)
+            return x, tuple(kept) if wanted else ()
+
+        return through(step, x, self.layers, [[s.keys, s.values] for s in segments], "layers/{}", regime)

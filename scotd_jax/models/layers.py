@@ -13,14 +13,14 @@ do not keep it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from scotd_jax.models.products import linear
+from scotd_jax.models.products import linear, linears
 from scotd_jax.models.regime import keep, together
 
 
@@ -130,7 +130,14 @@ class Dense(nnx.Module):
         self.dtype, self.out_dtype = dtype, dtype if narrow else "float32"
 
     def __call__(self, x: Array) -> Array:
-        return dense(x, self.kernel[...], None if self.bias is None else self.bias[...], self.dtype, self.out_dtype)
+        return each_of((self,), x)[0]
+
+
+def each_of(layers: Sequence[Dense], x: Array) -> list[Array]:
+    """What several layers, side by side, make of x."""
+    kernels, dtypes = [layer.kernel[...] for layer in layers], [layer.out_dtype for layer in layers]
+    biases = [None if layer.bias is None else layer.bias[...] for layer in layers]
+    return [keep(out) for out in linears(x, kernels, biases, dtype=layers[0].dtype, out_dtypes=dtypes)]
 
 
 class LayerNorm(nnx.Module):
@@ -167,7 +174,13 @@ class Heads(nnx.Module):
 
     def keys_values(self, x: Float[Array, "*lead R D"]) -> tuple[Array, Array]:
         """Both [*lead, H, R, Dh]: heads before tokens, see attention.py."""
-        return self._split(self.k(x)).swapaxes(-3, -2), self._split(self.v(x)).swapaxes(-3, -2)
+        key, value = (self._split(each).swapaxes(-3, -2) for each in each_of((self.k, self.v), x))
+        return key, value
+
+    def all_three(self, x: Float[Array, "*lead R D"]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values of the same tokens."""
+        query, key, value = map(self._split, each_of((self.q, self.k, self.v), x))
+        return query, key.swapaxes(-3, -2), value.swapaxes(-3, -2)
 
     def output(self, x: Float[Array, "*lead H Dh"]) -> Float[Array, "*lead D"]:
         return self.o(x.reshape(*x.shape[:-2], -1))

@@ -135,8 +135,8 @@ class Layer(nnx.Module):
     def __call__(self, x, segments, past, sights, drop=nothing_dropped):
         """x[B, G, R, D] -> the same, and the keys and values to be kept."""
         h = self.attn_norm(x) if self.pre_norm else x
-        own, kept = own_parts(past, *self.attn.keys_values(h), sights)
-        query = self.attn.queries(h)
+        query, key, value = self.attn.all_three(h)
+        own, kept = own_parts(past, key, value, sights)
         h = grouped_attention(query, segments, own, scale=query.shape[-1] ** -0.5)
         x = x + drop(self.attn.output(h), "attn")
         x = x if self.pre_norm else self.attn_norm(x)

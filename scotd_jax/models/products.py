@@ -14,7 +14,7 @@ import contextlib
 import contextvars
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,14 +31,14 @@ _BY_ONEDNN = contextvars.ContextVar("by_onednn", default=False)
 
 
 class _How(NamedTuple):
-    """What is known of a product before its numbers are."""
+    """What is known of products before their numbers are."""
 
     onednn: bool
-    out_in: bool  # w is [O, I]
+    out_in: bool  # every w is [O, I]
     dtype: str  # of the factors
-    out_dtype: str
-    x_dtype: str  # of x and w as they were given, and so of their derivatives
-    w_dtype: str
+    out_dtypes: tuple[str, ...]
+    x_dtype: str  # of x and each w as they were given, and so of their derivatives
+    w_dtypes: tuple[str, ...]
 
 
 def linear(
@@ -51,59 +51,91 @@ def linear(
     out_in: bool = False,
 ) -> Float[Array, "*lead O"]:
     """x @ w + bias over the last axis of x, rounded to `out_dtype` at the end; w is [I, O], or [O, I] if `out_in`."""
+    return linears(x, (w,), (bias,), dtype=dtype, out_dtypes=(out_dtype,), out_in=out_in)[0]
+
+
+def linears(
+    x: Array,
+    ws: Sequence[Array],
+    biases: Sequence[Array | None],
+    *,
+    dtype: str,
+    out_dtypes: Sequence[str],
+    out_in: bool = False,
+) -> tuple[Array, ...]:
+    """`linear` of x with each of several w. For their derivative x is kept in `dtype`, once for all of them, and w,
+    which is a parameter and there anyhow, as it is: in a loop over layers nobody else finds copies that are alike."""
     onednn = _BY_ONEDNN.get() and dtype == "bfloat16"
-    return _linear(_How(onednn, out_in, dtype, out_dtype, x.dtype.name, w.dtype.name), x, w, bias)
+    how = _How(onednn, out_in, dtype, tuple(out_dtypes), x.dtype.name, tuple(w.dtype.name for w in ws))
+    return _linears(how, x, tuple(ws), tuple(biases))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _linear(how, x, w, bias):
-    return _forward(how, x, w, bias)[0]
+def _linears(how, x, ws, biases):
+    return _forward(how, x, ws, biases)[0]
 
 
-def _forward(how, x, w, bias):
-    x, w = x.astype(how.dtype), w.astype(how.dtype)
-    return (_onednn_out if how.onednn else _xla_out)(how, x, w, bias), (x, w, bias)
+def _forward(how, x, ws, biases):
+    product, x = _onednn_out if how.onednn else _xla_out, x.astype(how.dtype)
+    outs = (product(how, x, w.astype(how.dtype), *rest) for w, *rest in zip(ws, biases, how.out_dtypes, strict=True))
+    return tuple(outs), (x, ws, biases)
 
 
-def _backward(how, saved, d_out):
-    x, w, bias = saved
-    x, d_out = together(x, d_out)
-    d_bias = None if bias is None else d_out.astype(jnp.float32).sum(range(d_out.ndim - 1)).astype(bias.dtype)
-    d_x, d_w = (_onednn_derivatives if how.onednn else _xla_derivatives)(how, x, w, d_out.astype(how.dtype))
-    return *together(d_x, d_w), d_bias
+def _backward(how, saved, d_outs):
+    x, ws, biases = saved
+    x, *d_outs = together(x, *d_outs)
+    derivatives = _onednn_derivatives if how.onednn else _xla_derivatives
+    # Sums of several products are float32 until the end.
+    d_x_dtype, d_x, d_ws, d_biases = how.x_dtype if len(ws) == 1 else "float32", [], [], []
+    for w, w_dtype, bias, d_out in zip(ws, how.w_dtypes, biases, d_outs, strict=True):
+        d_biases.append(None if bias is None else _summed(d_out, bias))
+        here, d_w = derivatives(how, x, w.astype(how.dtype), d_out.astype(how.dtype), d_x_dtype, w_dtype)
+        d_x.append(here)
+        d_ws.append(d_w)
+    d_x, *d_ws = together(sum(d_x[1:], d_x[0]).astype(how.x_dtype), *d_ws)
+    return d_x, tuple(d_ws), tuple(d_biases)
 
 
-_linear.defvjp(_forward, _backward)
+_linears.defvjp(_forward, _backward)
 
 
-def _xla_out(how, x, w, bias):
+def _summed(d_out: Array, bias: Array) -> Array:
+    return d_out.astype(jnp.float32).sum(range(d_out.ndim - 1)).astype(bias.dtype)
+
+
+def _xla_out(how, x, w, bias, out_dtype):
     lead, axes = _axes(how, x)
-    out = jnp.einsum(f"{lead}i,{axes}->{lead}o", x[None], w, preferred_element_type=jnp.float32)[0]
-    return (out if bias is None else out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)).astype(how.out_dtype)
+    out = _einsum(f"{lead}i,{axes}->{lead}o", x, w)
+    return (out if bias is None else out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)).astype(out_dtype)
 
 
-def _xla_derivatives(how, x, w, d_out):
+def _xla_derivatives(how, x, w, d_out, x_dtype, w_dtype):
+    if x.ndim == 2:
+        # One leading axis more makes the derivative of w a sum over two axes. XLA on CPUs then transposes x first and
+        # keeps bfloat16; a sum over the one leading axis of a matrix it would compute in float32, several times slower.
+        d_x, d_w = _xla_derivatives(how, x[None], w, d_out[None], x_dtype, w_dtype)
+        return d_x[0], d_w
     lead, axes = _axes(how, x)
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    d_x = product(f"{lead}o,{axes}->{lead}i", d_out[None], w)[0]
-    return d_x.astype(how.x_dtype), product(f"{lead}i,{lead}o->{axes}", x[None], d_out[None]).astype(how.w_dtype)
+    d_x, d_w = _einsum(f"{lead}o,{axes}->{lead}i", d_out, w), _einsum(f"{lead}i,{lead}o->{axes}", x, d_out)
+    return d_x.astype(x_dtype), d_w.astype(w_dtype)
 
 
 def _axes(how, x) -> tuple[str, str]:
-    # One leading axis more makes the derivative of w a sum over at least two axes. XLA on CPUs then transposes x first
-    # and keeps bfloat16; a sum over the one leading axis of a matrix it would compute in float32, several times slower.
-    return "abcdefgh"[: x.ndim], "oi" if how.out_in else "io"
+    return "abcdefgh"[: x.ndim - 1], "oi" if how.out_in else "io"
 
 
-def _onednn_out(how, x, w, bias):
-    out = _call(_rows(x), w, bias, transpose_b=how.out_in, out_dtype=how.out_dtype)
+_einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def _onednn_out(how, x, w, bias, out_dtype):
+    out = _call(_rows(x), w, bias, transpose_b=how.out_in, out_dtype=out_dtype)
     return out.reshape(*x.shape[:-1], -1)
 
 
-def _onednn_derivatives(how, x, w, d_out):
+def _onednn_derivatives(how, x, w, d_out, x_dtype, w_dtype):
     x_rows, d_rows = _rows(x), _rows(d_out)
-    d_x = _call(d_rows, w, transpose_b=not how.out_in, out_dtype=how.x_dtype)
-    d_w = _call(*((d_rows, x_rows) if how.out_in else (x_rows, d_rows)), transpose_a=True, out_dtype=how.w_dtype)
+    d_x = _call(d_rows, w, transpose_b=not how.out_in, out_dtype=x_dtype)
+    d_w = _call(*((d_rows, x_rows) if how.out_in else (x_rows, d_rows)), transpose_a=True, out_dtype=w_dtype)
     return d_x.reshape(x.shape), d_w
 
 

@@ -25,8 +25,9 @@ from scotd_jax.models import hf_fields, packed
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import extended, of_layer, own_parts, visible
-from scotd_jax.models.layers import Dense, Heads, RMSNorm, embed, gated, normal, relu
+from scotd_jax.models.layers import Dense, Heads, RMSNorm, each_of, embed, gated, normal, relu
 from scotd_jax.models.regime import PLAIN, nothing_dropped
+from scotd_jax.models.rolling import through
 
 # Logical axes of every parameter; the first pattern that fits counts.
 AXES = (
@@ -125,7 +126,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.gated:
-            return self.wo(gated(functools.partial(jax.nn.gelu, approximate=True), self.wi_0(x), self.wi_1(x)))
+            return self.wo(gated(functools.partial(jax.nn.gelu, approximate=True), *each_of((self.wi_0, self.wi_1), x)))
         return self.wo(relu(self.wi(x)))
 
 
@@ -147,9 +148,9 @@ class Layer(nnx.Module):
     def __call__(self, x, past, sights, prompts=(), drop=nothing_dropped):
         """x[B, G, R, D] -> the same, and the keys and values to be kept. `prompts` are those parts of the segments
         that belong to this layer (decoder only)."""
-        h = self.attn_norm(x)
-        own, kept = own_parts(past, *self.attn.keys_values(h), sights)
-        x = x + drop(self.attn.output(grouped_attention(self.attn.queries(h), (), own, 1.0)), "attn")
+        query, key, value = self.attn.all_three(self.attn_norm(x))
+        own, kept = own_parts(past, key, value, sights)
+        x = x + drop(self.attn.output(grouped_attention(query, (), own, 1.0)), "attn")
         if prompts:
             query = self.cross.queries(self.cross_norm(x))
             x = x + drop(self.cross.output(grouped_attention(query, prompts, (), 1.0)), "cross")
@@ -206,12 +207,18 @@ class T5(nnx.Module):
         if questions is not None:  # distances between slots are those within a question
             seen = seen & packed.same(questions)[:, None]
         sights = [(seen, self.encoder.bias(positions[None, None], positions))]
-        for i in range(len(self.encoder.layers)):
-            with jax.named_scope(f"encoder_{i}"):
-                x, _, _ = regime.run(f"encoder/{i}", self.encoder.layers[str(i)], x, None, sights)
+
+        def read(x, layer, i, _):
+            return regime.run("encoder", i, layer, x, None, sights)[0], ()
+
+        x, _ = through(read, x, self.encoder.layers, None, "encoder/layers/{}", regime)
         x = self.encoder.final_norm(x)[:, 0]
-        crosses = [self.decoder.layers[str(i)].cross for i in range(len(self.decoder.layers))]
-        keys, values = zip(*(cross.keys_values(x) for cross in crosses), strict=True)
+
+        def look(_, cross, *__):
+            return None, cross.keys_values(x)
+
+        crosses = {name: layer.cross for name, layer in self.decoder.layers.items()}
+        _, (keys, values) = through(look, None, crosses, None, "decoder/layers/{}/cross", regime)
         return Context((Segment(keys, values, mask),), mask.sum(1, dtype=jnp.int32))
 
     def extend(self, context, tokens, cache=None, regime=PLAIN, positions=None, questions=None):
@@ -219,16 +226,16 @@ class T5(nnx.Module):
         context = context if questions is None else packed.own_prompt(context, questions)
         x = regime.drop(embed(self.embed.tokens[...], tokens), "decoder/embed")
         sights = self._sights(cache, tokens.shape[2], positions)
-        keys, values = [], []
-        for i in range(len(self.decoder.layers)):
-            with jax.named_scope(f"decoder_{i}"):
-                prompts = [(s.keys[i], s.values[i], s.mask) for s in context.segments]
-                args = (x, of_layer(cache, i), sights, prompts)
-                x, key, value = regime.run(f"decoder/{i}", self.decoder.layers[str(i)], *args)
-            keys.append(key)
-            values.append(value)
+
+        def say(x, layer, i, shared):
+            prompts = [(*pair, s.mask) for pair, s in zip(shared, context.segments, strict=True)]
+            x, *kept = regime.run("decoder", i, layer, x, of_layer(cache, i), sights, prompts)
+            return x, () if cache is None else tuple(kept)
+
+        shared = [[s.keys, s.values] for s in context.segments]
+        x, kept = through(say, x, self.decoder.layers, shared, "decoder/layers/{}", regime)
         hidden = self.decoder.final_norm(x) * self.scale
-        return hidden, extended(cache, tuple(keys), tuple(values), tokens.shape[2])
+        return hidden, None if cache is None else extended(cache, *kept, tokens.shape[2])
 
     def _sights(self, cache, R, positions=None):
         """Masks and biases of the own parts. Distances to recent tokens are the same in all rows, to the past not."""

@@ -86,7 +86,7 @@ def _programs(
 ) -> Programs:
     optimizer = make_optimizer(training.optimizer, training.steps)
     schedule = make_schedule(training.optimizer, training.steps)
-    options = Options.of(training)
+    options = Options.of(training, meshes.platform(mesh))
     split = functools.partial(trainable.split, freeze=training.freeze, lora=training.lora)
     params, key = model.abstract(), jax.eval_shape(lambda: jax.random.key(0))
     places = sharding.param_shardings(mesh, model.axes(), params)
@@ -105,7 +105,7 @@ def _programs(
     place = batch if mesh.shape["fsdp"] > 1 else None
     step = jax.jit(
         products.for_mesh(mesh)(
-            make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options, place)
+            make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options, place, places)
         ),
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),

@@ -43,17 +43,17 @@ class TrainState(NamedTuple):
 
 
 def make_loss(
-    model: Model, chunk: int = 0, options: Options = OFF, place: NamedSharding | None = None
+    model: Model, chunk: int = 0, options: Options = OFF, place: NamedSharding | None = None, places: Any = None
 ) -> Callable[..., tuple[Weighted, ...]]:
     """fn(params, part, key=None) -> (cross entropy, correct tokens), each a weighted sum over response tokens, and the
     objective after them where it is another number (`response_loss`). With dropout the key names the masks.
 
-    The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`, `place`
-    as in models/regime.py.
+    The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`, `place` and
+    `places` as in models/regime.py.
     """
 
     def loss(params: Params, batch: Part, key: jax.Array | None = None) -> tuple[Weighted, ...]:
-        hidden_BGRE = hidden(model, params, batch, **options.regime(key, place))
+        hidden_BGRE = hidden(model, params, batch, **options.regime(key, place, places))
         return response_loss(
             hidden_BGRE,
             model.unembedding(params),
@@ -98,6 +98,7 @@ def make_train_step(
     parts: Sequence[tuple[str, float]] = ONE_PART,
     options: Options = OFF,
     place: NamedSharding | None = None,
+    places: Any = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics), to be jitted with the state donated. With dropout it is
     step(state, batch, seed), seed being uint32[].
@@ -111,7 +112,7 @@ def make_train_step(
 
     Masks of dropout are named by seed, update, micro-batch and part, so an update that is made again draws them again.
     """
-    loss_fn = make_loss(model, chunk, options, place)
+    loss_fn = make_loss(model, chunk, options, place, places)
 
     def sums(state: TrainState, batch: Batch, key: jax.Array | None) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
         def total(learns):

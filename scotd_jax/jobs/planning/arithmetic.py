@@ -19,7 +19,7 @@ from scotd_jax.jobs.planning.calls import Call, batch_of, bytes_of, model_of, ro
 from scotd_jax.jobs.planning.shapes import layers_of
 from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
 from scotd_jax.sampling.sampler import at_once
-from scotd_jax.training.options import Options
+from scotd_jax.training.options import Options, is_rolled
 from scotd_jax.training.step import LOGITS_BYTES, chunk_tokens
 
 PARTS = ("weights", "optimizer", "cache", "beside", "other", "temporaries", "code")
@@ -29,7 +29,8 @@ Numbers = Mapping[str, float | int]
 @dataclasses.dataclass(frozen=True)
 class Program:
     """One program on one chip. `bytes` are by `PARTS`; `flops` of matrix products and `xla_flops` as XLA counts them
-    (0: not compiled) are of one call, for "decode" of one token of every row."""
+    (0: not compiled; of a loop over layers XLA for TPUs counts one) are of one call, for "decode" of one token of every
+    row."""
 
     name: str
     bytes: Mapping[str, int]
@@ -90,14 +91,14 @@ def _held(call: Call) -> Numbers:
 
 
 def _training(work: Training, mesh: AnyMesh, platform: str, weights: float | int) -> tuple[float | int, float | int]:
-    """Operations of an update, and its temporary bytes: what the backward pass needs, one gradient (two with
-    micro-batches, which add up) and logits."""
+    """Operations of an update, and its temporary bytes: what the backward pass needs, copies of parameters, one
+    gradient (two with micro-batches, which add up) and logits."""
     settings, tensor, fsdp = work.settings, mesh.shape["tensor"], mesh.shape["fsdp"]
     rows = settings.batch_size // batch_shards(mesh) // settings.microbatches
     uncut = dataclasses.replace(program_of(work), settings=dataclasses.replace(settings, microbatches=1))
     each = _question(uncut, platform)
     # Of what follows the batch, hidden units and heads are split over `tensor`: most, but not the residual stream.
-    kept = each["batch"] * rows * (0.25 + 0.75 / tensor) + each["weights"] / (tensor * fsdp)
+    kept = each["batch"] * rows * (0.25 + 0.75 / tensor) + each["copied"] / (tensor * fsdp)
     gradients = weights * (1 if settings.microbatches == 1 else 2)
     logits = 2 * min(LOGITS_BYTES, 4 * work.architecture.vocab_size * rows * work.group * work.response)
     return each["flops"] * settings.batch_size / mesh.size, kept + gradients + logits
@@ -105,18 +106,18 @@ def _training(work: Training, mesh: AnyMesh, platform: str, weights: float | int
 
 @functools.lru_cache(maxsize=256)
 def _question(work: Training, platform: str) -> Numbers:
-    """Of an update: operations and bytes kept for the backward pass, both per question, and bytes kept of parameters in
-    the form in which they are multiplied."""
+    """Of an update: operations and bytes kept for the backward pass, both per question, and bytes of copies of
+    parameters. Both are counted of layers written out; a loop keeps the same."""
     rows = 2
 
     def counted(layers: int) -> dict[str, Numbers]:
         model = model_of(work, platform, layers)
         chunk, batch = chunk_tokens(model.config.vocab_size, 1), batch_of(work, rows, None)
         options = Options(remat=work.settings.remat)
-        pairs = [counting.kept(model, part, chunk, options) for part in batch.values()]
+        kept = sum(counting.kept(model, part, chunk, options) for part in batch.values()) / rows
         flops = counting.flops(counting.gradient(model, chunk, work.parts, options), model.abstract(), batch)
-        kept = sum(one for one, _ in pairs) / rows
-        return {"": {"flops": flops / rows, "batch": kept, "weights": max(other for _, other in pairs)}}
+        copied = counting.copied(model, is_rolled(work.settings, platform))
+        return {"": {"flops": flops / rows, "batch": kept, "copied": copied}}
 
     return by_layers(work, counted)[""]
 

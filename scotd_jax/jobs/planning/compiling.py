@@ -1,8 +1,9 @@
 """Memory and work of programs per chip as XLA tells them when it compiles.
 
-Deep models take XLA many minutes (layers are not rolled into a loop), so more than `plan.layers` of them are not
-compiled: two shallow ones are, and what the layers between them add is added for the rest. XLA that is short of memory
-computes things twice to save some; a shallow model is not short, so this rather tells too much.
+An update whose layers are rolled into a loop (models/rolling.py) is compiled as it is, however deep the model. Other
+programs of deep models take XLA many minutes, so more than `plan.layers` layers of them are not compiled: two shallow
+models are, and what the layers between them add is added for the rest. XLA that is short of memory computes things
+twice to save some; a shallow model is not short, so this rather tells too much.
 """
 
 import dataclasses
@@ -16,16 +17,19 @@ from jax.sharding import Mesh
 from scotd_jax.jobs.planning.arithmetic import Numbers, Program, calls_of, estimated, line
 from scotd_jax.jobs.planning.calls import Call, bytes_of
 from scotd_jax.jobs.planning.shapes import layers_of
-from scotd_jax.jobs.planning.works import Work
+from scotd_jax.jobs.planning.works import Training, Work
+from scotd_jax.training.options import is_rolled
 
 
 def compiled(work: Work, mesh: Mesh, platform: str, layers: int) -> list[Program]:
-    """Whole or (of more than `layers`; 0: never) by two shallow models. Raises InputError as `estimated` does."""
-    deep = layers_of(work.architecture)
-    several = (max(1, layers // 2), layers) if 1 < layers < deep else (deep,)
+    """Whole or (of more than `layers`, which are not rolled; 0: never) by two shallow models. Raises InputError as
+    `estimated` does."""
+    deep, rolled = layers_of(work.architecture), isinstance(work, Training) and is_rolled(work.settings, platform)
+    several = (max(1, layers // 2), layers) if 1 < layers < deep and not rolled else (deep,)
     known = estimated(work, mesh, platform)
     runs = [_compile(work, mesh, platform, count) for count in several]
     how = "compiled" if len(several) == 1 else f"compiled with {several[0]} and {several[1]} of {deep} layers"
+    how += ", its layers in a loop" if rolled and deep > 1 else ""
     programs = []
     for program in known:
         values = line(deep, several, [run[program.name] for run in runs])

@@ -69,21 +69,26 @@ def gradient(
     return jax.grad(lambda params, batch: sum(weight * loss(params, batch[name])[0].sum for name, weight in parts))
 
 
-def kept(model: Model, part: Any, chunk: int, options: Options = OFF) -> tuple[int, int]:
-    """What the derivative of the loss of a part keeps between forward and backward pass: bytes that follow the batch,
-    and bytes of the forms in which parameters are multiplied."""
+def kept(model: Model, part: Any, chunk: int, options: Options = OFF) -> int:
+    """Bytes that the derivative of the loss of a part keeps between forward and backward pass, without parameters."""
     params = model.abstract()
     loss = make_loss(model, chunk, options)
     saved = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b)[0].sum, p)[1], params, part)
     shapes = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
-    batch = weights = 0
-    for leaf in jax.tree.leaves(saved):
-        if leaf.shape in shapes:
-            # Float32 ones are the parameters themselves.
-            weights += _bytes(leaf) if leaf.dtype != jnp.float32 else 0
-        else:
-            batch += _bytes(leaf)
-    return batch, weights
+    return sum(_bytes(leaf) for leaf in jax.tree.leaves(saved) if leaf.shape not in shapes)
+
+
+def copied(model: Model, rolled: bool) -> int:
+    """Bytes of the forms besides their own in which parameters are multiplied: matrices in the compute dtype, or where
+    layers are rolled into a loop those of all layers as one. Prompts and responses that go through the same layers
+    (decoder-only) then have gradients of their own, each of all layers."""
+    params = model.abstract()
+    if not rolled:
+        size = jnp.dtype(model.precision.compute).itemsize
+        return sum(size * leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1 and size < 4)
+    times = 2 if "layers" in params else 1
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return times * sum(_bytes(leaf) for path, leaf in leaves if any(key.key == "layers" for key in path))
 
 
 def _bytes(aval: Any) -> int:

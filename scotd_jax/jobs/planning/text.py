@@ -114,7 +114,9 @@ def _assumptions(plan: Plan) -> list[str]:
         lines.append(
             "  memory is by arithmetic on shapes: weights, optimizer and cache are exact; temporaries (gradients,"
         )
-        lines.append("  activations, logits) are an estimate, and the code of programs is left out")
+        lines.append(
+            "  activations, logits, layers copied into a loop) are an estimate, and the code of programs is left out"
+        )
     else:
         programs = [program for outcome in plan.outcomes for program in outcome.programs]
         hows = dict.fromkeys(program.how for program in programs if program.name != "load")
