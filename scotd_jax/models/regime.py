@@ -1,7 +1,9 @@
-"""What is done to a model while it is trained, and never when it is asked: rematerialisation, dropout, and placing.
+"""What is done to a model while it is trained, and never when it is asked: rematerialisation, dropout, placing, and
+another form of attention.
 
 A `Regime` is handed to `prefill` and `extend`; without one (`PLAIN`) both compute what they always compute. Models run
 every layer through `Regime.run`, and a layer passes what it adds to the residual stream through the `drop` it is given.
+It attends by the `attend` it is given, if any (fused.py).
 
 *Rematerialisation* computes the inside of a layer again in the backward pass instead of keeping it. "full" keeps a
 layer's inputs only; "dots" also keeps what passes through `keep` in the code: the results of the products with weights,
@@ -33,6 +35,7 @@ from jaxtyping import Array, Float
 
 Remat = Literal["none", "dots", "full"]
 Drop = Callable[[Array, str], Array]  # drop(x, place in the layer) -> like x
+Attend = Callable[..., Array]  # as `grouped_attention` of attention.py
 
 _KEPT = "kept"
 
@@ -50,12 +53,13 @@ def nothing_dropped(x: Array, place: str) -> Array:
 @dataclasses.dataclass(frozen=True)
 class Regime:
     """`rate` is the share of entries that is dropped, in [0, 1); `key` names the masks and is needed where rate > 0.
-    `place` is where arrays [B, ...] are held; None leaves it to the compiler."""
+    `place` is where arrays [B, ...] are held; None leaves it to the compiler. `attend` None is `grouped_attention`."""
 
     remat: Remat = "none"
     rate: float = 0.0
     key: jax.Array | None = None
     place: NamedSharding | None = None
+    attend: Attend | None = None
 
     def held(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """x, which begins with the questions of a batch, in its place."""
@@ -72,9 +76,11 @@ class Regime:
 
     def run(self, name: str, layer: Callable[..., Any], *args: Any) -> Any:
         """layer(x, *args, drop=...), its inside kept or computed again as `remat` says. `name` names its masks."""
+        attend = {} if self.attend is None else {"attend": self.attend}
 
         def inside(x: Array, *args: Any) -> Any:
-            return layer(self.held(x), *args, drop=lambda x, place: self.held(self.drop(x, f"{name}/{place}")))
+            drop = lambda x, place: self.held(self.drop(x, f"{name}/{place}"))  # noqa: E731
+            return layer(self.held(x), *args, drop=drop, **attend)
 
         if self.remat == "none":
             return inside(*args)

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from scotd_jax import config
-from scotd_jax.models.regime import Regime, Remat
+from scotd_jax.models.regime import Attend, Regime, Remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Options:
         """Whether what is optimized is another number than the cross entropy."""
         return self.label_smoothing > 0 or self.z_loss > 0
 
-    def regime(self, key: jax.Array | None, place: NamedSharding | None = None) -> dict[str, Regime]:
+    def regime(
+        self, key: jax.Array | None, place: NamedSharding | None = None, attend: Attend | None = None
+    ) -> dict[str, Regime]:
         """The argument `regime` of a model's functions; none where they compute as they always do."""
-        if self.remat == "none" and self.dropout == 0 and place is None:
+        if self.remat == "none" and self.dropout == 0 and place is None and attend is None:
             return {}
-        return {"regime": Regime(self.remat, self.dropout, key, place)}
+        return {"regime": Regime(self.remat, self.dropout, key, place, attend)}
 
 
 OFF = Options()

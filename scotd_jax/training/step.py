@@ -18,7 +18,7 @@ import optax
 from jax.sharding import NamedSharding
 
 from scotd_jax.models.api import Model, Params
-from scotd_jax.models.regime import Regime
+from scotd_jax.models.regime import Attend, Regime
 from scotd_jax.training.losses import Weighted, response_loss
 from scotd_jax.training.options import OFF, Options
 from scotd_jax.training.trainable import combine
@@ -43,17 +43,21 @@ class TrainState(NamedTuple):
 
 
 def make_loss(
-    model: Model, chunk: int = 0, options: Options = OFF, place: NamedSharding | None = None
+    model: Model,
+    chunk: int = 0,
+    options: Options = OFF,
+    place: NamedSharding | None = None,
+    attend: Attend | None = None,
 ) -> Callable[..., tuple[Weighted, ...]]:
     """fn(params, part, key=None) -> (cross entropy, correct tokens), each a weighted sum over response tokens, and the
     objective after them where it is another number (`response_loss`). With dropout the key names the masks.
 
     The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`, `place`
-    as in models/regime.py.
+    and `attend` as in models/regime.py.
     """
 
     def loss(params: Params, batch: Part, key: jax.Array | None = None) -> tuple[Weighted, ...]:
-        hidden_BGRE = hidden(model, params, batch, **options.regime(key, place))
+        hidden_BGRE = hidden(model, params, batch, **options.regime(key, place, attend))
         return response_loss(
             hidden_BGRE,
             model.unembedding(params),
@@ -98,6 +102,7 @@ def make_train_step(
     parts: Sequence[tuple[str, float]] = ONE_PART,
     options: Options = OFF,
     place: NamedSharding | None = None,
+    attend: Attend | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics), to be jitted with the state donated. With dropout it is
     step(state, batch, seed), seed being uint32[].
@@ -111,7 +116,7 @@ def make_train_step(
 
     Masks of dropout are named by seed, update, micro-batch and part, so an update that is made again draws them again.
     """
-    loss_fn = make_loss(model, chunk, options, place)
+    loss_fn = make_loss(model, chunk, options, place, attend)
 
     def sums(state: TrainState, batch: Batch, key: jax.Array | None) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
         def total(learns):
