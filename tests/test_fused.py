@@ -105,10 +105,8 @@ def test_what_does_not_fit_stays_with_xla():
     assert kernels_of(FUSED, (query, whole_batch, own, [None]), ([masks[0][0][:1]], masks[1])) == 0
     uneven = Fused(abstract_mesh(config.Mesh(), 4), interpret=True)
     assert kernels_of(uneven, inputs, masks) == 0
-    long = jnp.zeros((2, 2, fused_kernels.KEYS, 8))
-    assert (
-        kernels_of(FUSED, (query, [(long, long)], own, [None]), ([jnp.ones((2, len(long[0, 0])), bool)], masks[1])) == 0
-    )
+    long, seen = jnp.zeros((2, 2, fused_kernels.KEYS, 8)), jnp.ones((2, fused_kernels.KEYS), bool)
+    assert kernels_of(FUSED, (query, [(long, long)], own, [None]), ([seen], masks[1])) == 0
 
 
 def test_keeps_no_scores():
@@ -133,7 +131,7 @@ def test_a_model_learns_the_same(kind, remat):
 
     def learnt(attend):
         loss = make_loss(model(kind), 7, options, attend=attend)
-        return jax.jit(jax.value_and_grad(lambda p: loss(p, batch)[0].mean()))(params(kind))
+        return jax.jit(jax.value_and_grad(lambda p, batch: loss(p, batch)[0].mean()))(params(kind), batch)
 
     close(learnt(FUSED), learnt(None), GRADIENT)
 

@@ -1,10 +1,10 @@
 """Before the first update: what is computed fast is what separate pairs of prompt and response compute.
 
-Grouping, packing and fused attention change nothing of the loss in exact arithmetic. Whether that holds for this model, in this
-precision, over these devices and by this compiler, is looked at here on a few rows of the first batch: their responses
-are taken out of the arrays one by one, each is laid beside its own copy of its prompt, without neighbours and with
-plain masks and positions, and both go through the model, the pairs with attention by XLA. It proves that masks, positions and the sharing of prompts do
-what they should in these shapes, forward, and nothing of a batch's data or of the derivative.
+Grouping, packing and fused attention change nothing of the loss in exact arithmetic. Whether that holds for this model,
+in this precision, over these devices and by this compiler, is looked at here on a few rows of the first batch: their
+responses are taken out of the arrays one by one, each is laid beside its own copy of its prompt, without neighbours,
+with plain masks and positions and attention by XLA, and both go through the model. It proves that masks, positions and
+the sharing of prompts do what they should in these shapes, forward, and nothing of a batch's data or of the derivative.
 """
 
 import functools
