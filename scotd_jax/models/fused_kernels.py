@@ -72,7 +72,7 @@ class Blocks:
 
     def __init__(self, heads: Heads, query: Float[Array, "B G R Q"], parts: Sequence[Part]):
         B, G, R, _ = query.shape
-        self.keys = sum(part.keys.shape[2] for part in parts)
+        self.width, self.keys = heads.width, sum(part.keys.shape[2] for part in parts)
         most = max(_ROWS, SCORES // self.keys // _ROWS * _ROWS)
         self.rows = round_up(-(-R // -(-R // most)), _ROWS)
         self.grid = (B, heads.keys // heads.block.keys, G, -(-R // self.rows))
@@ -93,6 +93,15 @@ class Blocks:
 
         return pl.BlockSpec((None, None, self.rows if r_size > 1 else 1, T), place)
 
+    def mask_bytes(self, part: Part) -> int:
+        """That are read: a block is read whenever the step before had another one."""
+        (B, J, G, blocks), (b_size, g_size, r_size, T) = self.grid, part.mask.shape
+        if r_size > 1 and blocks > 1:
+            times = B * J * G * blocks
+        else:
+            times = B * J * G if g_size > 1 else b_size
+        return times * (self.rows if r_size > 1 else 1) * T * part.mask.dtype.itemsize
+
 
 def forward(
     heads: Heads, scale: float, interpret: bool, query: Float[Array, "B G R Q"], parts: Sequence[Part]
@@ -106,7 +115,7 @@ def forward(
         out_specs=blocks.query,
         out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
         interpret=interpret,
-        **_costs(blocks, 2, query, parts),
+        **_costs(blocks, 2, [query, query], parts),
     )(query, *(x for part in parts for x in part))
 
 
@@ -128,16 +137,17 @@ def backward(
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like],
         scratch_shapes=[pltpu.VMEM((x.shape[2], blocks.lanes), jnp.float32) for x in like[1:]],
         interpret=interpret,
-        **_costs(blocks, 5, query, parts),
+        **_costs(blocks, 5, [query, d_out, *like], parts),
     )(query, *(x for part in parts for x in part), d_out)
 
 
-def _costs(blocks: Blocks, products: int, query: Array, parts: Sequence[Part]) -> dict[str, Any]:
-    """What the compiler is told of a kernel, which it cannot look into. Masks are read once per block of heads."""
-    scores = query.size * blocks.keys
-    moved = products // 2 * sum(x.nbytes for x in (query, query, *(x for part in parts for x in part[:2])))
-    masks = blocks.grid[1] * sum(part.mask.nbytes for part in parts)
-    cost = pl.CostEstimate(flops=2 * products * scores, transcendentals=scores, bytes_accessed=moved + masks)
+def _costs(blocks: Blocks, products: int, arrays: Sequence[Array], parts: Sequence[Part]) -> dict[str, Any]:
+    """What the compiler is told of a kernel, which it cannot look into. `arrays` are read or written once, besides the
+    parts."""
+    scores = arrays[0].size * blocks.keys
+    moved = sum(x.nbytes for x in (*arrays, *(x for part in parts for x in part[:2])))
+    moved += sum(blocks.mask_bytes(part) for part in parts)
+    cost = pl.CostEstimate(flops=2 * products * scores, transcendentals=scores // blocks.width, bytes_accessed=moved)
     order = ("parallel", "parallel", "arbitrary", "arbitrary")  # over the last ones derivatives of keys add up
     return {
         "cost_estimate": cost,
