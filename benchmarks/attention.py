@@ -1,6 +1,6 @@
 """What attention costs a TPU in memory and traffic, by XLA and fused into kernels: compiled, for chips not here.
 
-    python -m benchmarks.attention [--chips=v5e-1,v5p-8,v6e-1] [--update=v5e-16] [--shrink]
+    python -m benchmarks.attention [--chips=v5e-1,...] [--update=v5e-16] [--shrink]
 
 Needs libtpu (README, "What will it need?") and runs nothing. Loss and derivative of one attention of G responses of 256
 tokens over themselves and over a prompt of 704 tokens that they share, in bfloat16, on one chip; and a whole update of
@@ -34,7 +34,9 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chips", default="v5e-1,v5p-8,v6e-1", help="topologies of which one chip attends")
+    parser.add_argument(
+        "--chips", default="v5e-1", help="topologies, such as v5e-1,v5p-8,v6e-1, of which one chip attends"
+    )
     parser.add_argument("--update", default="v5e-16", help="topology of the whole update")
     parser.add_argument("--shrink", action="store_true", help="one case and a tiny model, to see that everything works")
     args = parser.parse_args()
