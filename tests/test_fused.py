@@ -121,7 +121,7 @@ def test_keeps_no_scores():
     assert max(x.size for x in jax.tree.leaves(saved)) < B * G * R * H * S
 
 
-@pytest.mark.parametrize(("kind", "remat"), [("opt", "none"), ("decoder", "dots"), ("t5", "full")])
+@pytest.mark.parametrize(("kind", "remat"), [("opt", "none"), ("decoder", "dots"), ("t5-v1.0", "full")])
 def test_a_model_learns_the_same(kind, remat):
     """Two rows of two questions each; of T5 its responses' attention to the prompt is fused."""
     start, options = model(kind).start_token, Options(remat=remat)

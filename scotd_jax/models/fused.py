@@ -81,7 +81,7 @@ class Fused:
         tensor = self.mesh.shape["tensor"]
         split = "tensor" if heads.keys % tensor == 0 else None
 
-        def place(x: Array) -> PartitionSpec:
+        def place(x: Any) -> PartitionSpec:
             questions = ("data", "fsdp") if x.shape[0] > 1 else None
             return PartitionSpec(questions, None, None, None if x.dtype in _MASKS else split)
 
