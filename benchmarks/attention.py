@@ -4,7 +4,8 @@
 
 Needs libtpu (README, "What will it need?") and runs nothing. Loss and derivative of one attention of G responses of 256
 tokens over themselves and over a prompt of 704 tokens that they share, in bfloat16, on one chip; and, where it is asked
-for (it takes XLA many minutes), a whole update of OPT-1.3B with two of its layers over a slice (`fsdp`), in which prompts attend, too. Of both forms:
+for (it takes XLA many minutes), a whole update of OPT-1.3B with two of its layers over a slice (`fsdp`), in which
+prompts attend, too. Of both forms:
 
 temporaries_mib   memory that the program needs besides arguments and results
 accessed_mib      what XLA says that its operations read and write (of kernels what they say themselves)
