@@ -179,6 +179,7 @@ class Training:
     remat: Literal["none", "dots", "full"] = "none"  # what of a layer is computed again and not kept (models/regime.py)
     # One loop over the layers, of which XLA then compiles one (models/rolling.py). "auto": on TPUs and GPUs
     scan_layers: Literal["auto", "on", "off"] = "auto"
+    attention: Literal["xla", "fused"] = "xla"  # "fused": scores stay on the chip, TPUs only (models/fused.py)
     dropout: float = 0.0  # share of what attention and MLP add to a token that is dropped (models/regime.py)
     label_smoothing: float = 0.0  # share of the target's probability that is spread over the vocabulary
     z_loss: float = 0.0  # weight of log(Z) ** 2 in the objective; PaLM's is 1e-4

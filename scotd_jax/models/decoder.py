@@ -67,7 +67,7 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(head, eps=config.rms_norm_eps) if config.qk_norm else None
         self.head, self.dtype = head, dtype
 
-    def __call__(self, x, turn, segments, past, sights):
+    def __call__(self, x, turn, segments, past, sights, attend=grouped_attention):
         """x[B, G, R, D] -> the same, and the keys and values to be kept.
 
         `turn` are the cosines and sines of the tokens' positions.
@@ -78,7 +78,7 @@ class Attention(nnx.Module):
         query, key = rotate(query, *turn), rotate(key, *turn)  # in float32, as everything between two products
         query, key, value = (keep(each.astype(self.dtype)) for each in (query, key, value))
         own, kept = own_parts(past, key.swapaxes(2, 3), value.swapaxes(2, 3), sights)
-        h = grouped_attention(query, segments, own, scale=self.head**-0.5)
+        h = attend(query, segments, own, scale=self.head**-0.5)
         return self.o(h.reshape(*h.shape[:-2], -1)), *kept
 
     def _split(self, x: jax.Array) -> jax.Array:
@@ -104,8 +104,8 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = MLP(config, dtype, rngs)
 
-    def __call__(self, x, turn, segments, past, sights, drop=nothing_dropped):
-        h, key, value = self.attn(self.attn_norm(x), turn, segments, past, sights)
+    def __call__(self, x, turn, segments, past, sights, drop=nothing_dropped, attend=grouped_attention):
+        h, key, value = self.attn(self.attn_norm(x), turn, segments, past, sights, attend)
         x = x + drop(h, "attn")
         return x + drop(self.mlp(self.mlp_norm(x)), "mlp"), key, value
 

@@ -132,12 +132,12 @@ class Layer(nnx.Module):
         self.mlp_norm = LayerNorm(width)
         self.pre_norm = config.do_layer_norm_before
 
-    def __call__(self, x, segments, past, sights, drop=nothing_dropped):
+    def __call__(self, x, segments, past, sights, drop=nothing_dropped, attend=grouped_attention):
         """x[B, G, R, D] -> the same, and the keys and values to be kept."""
         h = self.attn_norm(x) if self.pre_norm else x
         query, key, value = self.attn.all_three(h)
         own, kept = own_parts(past, key, value, sights)
-        h = grouped_attention(query, segments, own, scale=query.shape[-1] ** -0.5)
+        h = attend(query, segments, own, scale=query.shape[-1] ** -0.5)
         x = x + drop(self.attn.output(h), "attn")
         x = x if self.pre_norm else self.attn_norm(x)
         x = x + drop(self.mlp(self.mlp_norm(x) if self.pre_norm else x), "mlp")

@@ -1,7 +1,9 @@
-"""What is done to a model while it is trained, and not when it is asked: rematerialisation, dropout, placing, rolling.
+"""What is done to a model while it is trained, and not when it is asked: rematerialisation, dropout, placing, rolling,
+and another form of attention.
 
 A `Regime` is handed to `prefill` and `extend`; without one (`PLAIN`) both compute what they always compute. Models run
 every layer through `Regime.run`, and a layer passes what it adds to the residual stream through the `drop` it is given.
+It attends by the `attend` it is given, if any (fused.py).
 
 *Rematerialisation* computes the inside of a layer again in the backward pass instead of keeping it. "full" keeps a
 layer's inputs only; "dots" also keeps what passes through `keep` in the code: the results of the products with weights,
@@ -36,6 +38,7 @@ from jaxtyping import Array, Float, Int
 
 Remat = Literal["none", "dots", "full"]
 Drop = Callable[[Array, str], Array]  # drop(x, place in the layer) -> like x
+Attend = Callable[..., Array]  # as `grouped_attention` of attention.py
 
 _KEPT = "kept"
 
@@ -54,7 +57,7 @@ def nothing_dropped(x: Array, place: str) -> Array:
 class Regime:
     """`rate` is the share of entries that is dropped, in [0, 1); `key` names the masks and is needed where rate > 0.
     `place` is where arrays [B, ...] are held, and `places`, a tree like that of the parameters, where each of those
-    lies; None leaves it to the compiler."""
+    lies; None leaves it to the compiler. `attend` None is `grouped_attention`."""
 
     remat: Remat = "none"
     rate: float = 0.0
@@ -62,6 +65,7 @@ class Regime:
     place: NamedSharding | None = None
     rolled: bool = False
     places: Any = None
+    attend: Attend | None = None
 
     def held(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """x, which begins with the questions of a batch, in its place."""
@@ -80,9 +84,13 @@ class Regime:
     def run(self, name: str, number: int | Int[Array, ""], layer: Callable[..., Any], *args: Any) -> Any:
         """layer(x, *args, drop=...), its inside kept or computed again as `remat` says. `name` and `number` name its
         masks."""
+        attend = {} if self.attend is None else {"attend": self.attend}
+
+        def drop(x: Array, place: str) -> Array:
+            return self.held(self.drop(x, f"{name}/{place}", number))
 
         def inside(x: Array, *args: Any) -> Any:
-            return layer(self.held(x), *args, drop=lambda x, place: self.held(self.drop(x, f"{name}/{place}", number)))
+            return layer(self.held(x), *args, drop=drop, **attend)
 
         if self.remat == "none":
             return inside(*args)

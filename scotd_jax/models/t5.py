@@ -145,15 +145,15 @@ class Layer(nnx.Module):
             self.cross, self.cross_norm = _heads(config, dtype, rngs), RMSNorm(width, eps=eps)
         self.mlp, self.mlp_norm = MLP(config, dtype, rngs), RMSNorm(width, eps=eps)
 
-    def __call__(self, x, past, sights, prompts=(), drop=nothing_dropped):
+    def __call__(self, x, past, sights, prompts=(), drop=nothing_dropped, attend=grouped_attention):
         """x[B, G, R, D] -> the same, and the keys and values to be kept. `prompts` are those parts of the segments
         that belong to this layer (decoder only)."""
         query, key, value = self.attn.all_three(self.attn_norm(x))
         own, kept = own_parts(past, key, value, sights)
-        x = x + drop(self.attn.output(grouped_attention(query, (), own, 1.0)), "attn")
+        x = x + drop(self.attn.output(attend(query, (), own, 1.0)), "attn")
         if prompts:
             query = self.cross.queries(self.cross_norm(x))
-            x = x + drop(self.cross.output(grouped_attention(query, prompts, (), 1.0)), "cross")
+            x = x + drop(self.cross.output(attend(query, prompts, (), 1.0)), "cross")
         return x + drop(self.mlp(self.mlp_norm(x)), "mlp"), *kept
 
 

@@ -1,10 +1,10 @@
 """Before the first update: what is computed fast is what separate pairs of prompt and response compute.
 
-Grouping and packing change nothing of the loss in exact arithmetic. Whether that holds for this model, in this
-precision, over these devices and by this compiler, is looked at here on a few rows of the first batch: their responses
-are taken out of the arrays one by one, each is laid beside its own copy of its prompt, without neighbours and with
-plain masks and positions, and both go through the model. It proves that masks, positions and the sharing of prompts do
-what they should in these shapes, forward, and nothing of a batch's data or of the derivative.
+Grouping, packing and fused attention change nothing of the loss in exact arithmetic. Whether that holds for this model,
+in this precision, over these devices and by this compiler, is looked at here on a few rows of the first batch: their
+responses are taken out of the arrays one by one, each is laid beside its own copy of its prompt, without neighbours,
+with plain masks and positions and attention by XLA, and both go through the model. It proves that masks, positions and
+the sharing of prompts do what they should in these shapes, forward, and nothing of a batch's data or of the derivative.
 """
 
 import functools
@@ -19,7 +19,9 @@ from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.models import products
 from scotd_jax.models.api import Model, Params
+from scotd_jax.models.regime import Attend
 from scotd_jax.training.losses import response_loss
+from scotd_jax.training.options import OFF
 from scotd_jax.training.step import hidden
 
 RESPONSES = 4  # of a row are compared
@@ -28,29 +30,34 @@ TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}  # accelerators multiply float32
 
 
 def check_pairs(
-    model: Model, params: Params, batch: Mapping[str, Mapping[str, np.ndarray]], mesh: jax.sharding.Mesh
+    model: Model,
+    params: Params,
+    batch: Mapping[str, Mapping[str, np.ndarray]],
+    mesh: jax.sharding.Mesh,
+    attend: Attend | None = None,
 ) -> dict[str, float]:
     """By how much the hidden states of each part of `batch` (this process' rows) differ, relative to their size; parts
-    that are separate pairs themselves, or have no finite loss, are left out. Raises RuntimeError if that is more than
-    rounding."""
+    that are separate pairs themselves (unless they attend in another way), or have no finite loss, are left out. Raises
+    RuntimeError if that is more than rounding."""
     rows = max(1, meshes.batch_shards(mesh) // jax.process_count())
     found = {}
     for name, part in batch.items():
-        if part["inputs"].shape[1] == 1 and "positions" not in part:
+        if part["inputs"].shape[1] == 1 and "positions" not in part and attend is None:
             continue
         cut = {key: array[:rows] for key, array in part.items()}
         given = sharding.place_batch((cut, *separate(cut)), sharding.batch_sharding(mesh))
-        difference, fast, slow = (float(x) for x in _compared(model, mesh)(params, *given))
+        difference, fast, slow = (float(x) for x in _compared(model, mesh, attend)(params, *given))
         if not math.isfinite(slow):
             continue  # of such a model the loop says what is wrong
         allowed = TOLERANCE[model.precision.compute]
         if not (difference <= allowed and abs(fast - slow) <= allowed * abs(slow)):
+            other = "training.attention=xla" if attend else "training.shapes=1"
             raise RuntimeError(
                 f"training.check: part {name!r}: {'packed' if 'positions' in part else 'grouped'} responses do not "
                 f"compute what separate pairs of prompt and response compute: loss {fast:.5f} against {slow:.5f} nats "
                 f"per token, hidden states differ by {100 * difference:.2g} % of their size, {100 * allowed:g} % is "
-                "what rounding may do. No setting of yours is at fault; training.shapes=1 trains without packing, and "
-                "training.check=False without this check"
+                f"what rounding may do. No setting of yours is at fault; {other} trains without "
+                f"{'fused attention' if attend else 'packing'}, and training.check=False without this check"
             )
         found[name] = difference
     return found
@@ -99,14 +106,16 @@ def _responses(row: Mapping[str, np.ndarray]) -> list[tuple[int, int, int]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _compared(model: Model, mesh: jax.sharding.Mesh) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
-    """Compiled once per model and shapes: relative difference of hidden states, and both mean losses."""
+def _compared(
+    model: Model, mesh: jax.sharding.Mesh, attend: Attend | None
+) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
+    """Compiled once per model, attention and shapes: relative difference of hidden states, and both mean losses."""
 
     @jax.jit
     @products.for_mesh(mesh)
     def compare(params, cut, pairs, at):
         table, rows = model.unembedding(params), at.shape[0]
-        fast = hidden(model, params, cut)
+        fast = hidden(model, params, cut, **OFF.regime(None, attend=attend))
         fast = jnp.take_along_axis(fast.reshape(rows, -1, fast.shape[-1]), at.reshape(rows, -1, 1), axis=1)
         slow = hidden(model, params, pairs).reshape(fast.shape)
         real = pairs["weights"].reshape(rows, 1, -1)

@@ -104,7 +104,7 @@ def train(
                 rows = next(loader)
             if step == done + 1 and training.check:
                 with spent.on("other"):
-                    check_pairs(model, programs.combined(state), rows, mesh)
+                    check_pairs(model, programs.combined(state), rows, mesh, programs.attend)
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device by accident
                 batch = sharding.place_batch(rows, programs.batch)
                 with spent.on("compile") if programs.is_new(batch) else contextlib.nullcontext():

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from scotd_jax import config
-from scotd_jax.models.regime import Regime, Remat
+from scotd_jax.models.regime import Attend, Regime, Remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +36,16 @@ class Options:
         return self.label_smoothing > 0 or self.z_loss > 0
 
     def regime(
-        self, key: jax.Array | None, place: NamedSharding | None = None, places: Any = None
+        self,
+        key: jax.Array | None,
+        place: NamedSharding | None = None,
+        places: Any = None,
+        attend: Attend | None = None,
     ) -> dict[str, Regime]:
         """The argument `regime` of a model's functions; none where they compute as they always do."""
-        if self.remat == "none" and self.dropout == 0 and place is None and not self.rolled:
-            return {}
-        return {"regime": Regime(self.remat, self.dropout, key, place, self.rolled, places)}
+        regime = Regime(self.remat, self.dropout, key, place, self.rolled, places, attend)
+        plain = self.remat == "none" and self.dropout == 0 and place is None and attend is None and not self.rolled
+        return {} if plain else {"regime": regime}
 
 
 def is_rolled(training: config.Training, platform: str) -> bool:

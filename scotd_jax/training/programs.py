@@ -12,9 +12,9 @@ import numpy as np
 from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
-from scotd_jax.models import products
+from scotd_jax.models import fused, products
 from scotd_jax.models.api import Model, Params
-from scotd_jax.models.regime import compiler_options
+from scotd_jax.models.regime import Attend, compiler_options
 from scotd_jax.training import trainable
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
 from scotd_jax.training.options import Options
@@ -33,6 +33,7 @@ class Programs:
     combine: Callable[[Params, Params | None], Params]
     init_optimizer: Callable[[Params], Any]
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # of make_train_step
+    attend: Attend | None  # of which it makes use
     shapes: set[Any] = dataclasses.field(default_factory=set)  # of the batches so far
 
     def is_new(self, batch: Mapping[str, Mapping[str, jax.Array]]) -> bool:
@@ -66,7 +67,7 @@ def programs_of(
 ) -> Programs:
     """What `loop.train` runs. Kept, so that the students of one chain that differ in their data alone compile once.
 
-    Raises InputError if `training.freeze` or `training.lora` do not fit the model.
+    Raises InputError if `training.freeze` or `training.lora` do not fit the model, or `training.attention` the devices.
     """
     given = {field.name: getattr(training, field.name) for field in dataclasses.fields(training)}
     compiled = {name: value for name, value in given.items() if name not in _NOT_COMPILED}
@@ -102,10 +103,11 @@ def _programs(
         state_places,
     )
     chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
-    place = batch if mesh.shape["fsdp"] > 1 else None
+    attend = fused.attention(training.attention, mesh)
+    told = {"place": batch if mesh.shape["fsdp"] > 1 else None, "places": places, "attend": attend}
     step = jax.jit(
         products.for_mesh(mesh)(
-            make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options, place, places)
+            make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options, **told)
         ),
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),
@@ -125,4 +127,5 @@ def _programs(
         combine=jax.jit(trainable.combine, out_shardings=places),
         init_optimizer=jax.jit(optimizer.init, out_shardings=opt_places),
         step=step,
+        attend=attend,
     )

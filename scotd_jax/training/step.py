@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding
 
 from scotd_jax.models.api import Model, Params
 from scotd_jax.models.regime import Regime
@@ -42,18 +41,16 @@ class TrainState(NamedTuple):
     frozen: Params | None = None
 
 
-def make_loss(
-    model: Model, chunk: int = 0, options: Options = OFF, place: NamedSharding | None = None, places: Any = None
-) -> Callable[..., tuple[Weighted, ...]]:
+def make_loss(model: Model, chunk: int = 0, options: Options = OFF, **told: Any) -> Callable[..., tuple[Weighted, ...]]:
     """fn(params, part, key=None) -> (cross entropy, correct tokens), each a weighted sum over response tokens, and the
     objective after them where it is another number (`response_loss`). With dropout the key names the masks.
 
-    The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`, `place` and
-    `places` as in models/regime.py.
+    The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`; what else is
+    `told`, of a mesh, as in models/regime.py: `place`, `places` and `attend`.
     """
 
     def loss(params: Params, batch: Part, key: jax.Array | None = None) -> tuple[Weighted, ...]:
-        hidden_BGRE = hidden(model, params, batch, **options.regime(key, place, places))
+        hidden_BGRE = hidden(model, params, batch, **options.regime(key, **told))
         return response_loss(
             hidden_BGRE,
             model.unembedding(params),
@@ -97,8 +94,7 @@ def make_train_step(
     chunk: int = 0,
     parts: Sequence[tuple[str, float]] = ONE_PART,
     options: Options = OFF,
-    place: NamedSharding | None = None,
-    places: Any = None,
+    **told: Any,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics), to be jitted with the state donated. With dropout it is
     step(state, batch, seed), seed being uint32[].
@@ -112,7 +108,7 @@ def make_train_step(
 
     Masks of dropout are named by seed, update, micro-batch and part, so an update that is made again draws them again.
     """
-    loss_fn = make_loss(model, chunk, options, place, places)
+    loss_fn = make_loss(model, chunk, options, **told)
 
     def sums(state: TrainState, batch: Batch, key: jax.Array | None) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
         def total(learns):
