@@ -123,8 +123,8 @@ def test_keeps_no_scores():
 
 @pytest.mark.parametrize(("kind", "remat"), [("opt", "none"), ("decoder", "dots"), ("t5-v1.0", "full")])
 def test_a_model_learns_the_same(kind, remat):
-    """Two rows of two questions each; of T5 its responses' attention to the prompt is fused."""
-    start, options = model(kind).start_token, Options(remat=remat)
+    """Two rows of two questions each; the decoder rolled. Of T5 what its responses see of the prompt is fused."""
+    start, options = model(kind).start_token, Options(remat=remat, rolled=kind == "decoder")
     rows = questions(3, [(4, [3, 5]), (6, [4]), (2, [1]), (5, [5, 2])])
     batch = collate.packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
 

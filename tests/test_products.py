@@ -88,6 +88,18 @@ def test_a_product_rounds_once():
     assert out.item() == 768.0
 
 
+@needs_onednn
+def test_what_the_cpu_can_do_is_not_tried_while_values_may_not_move(one_device):
+    """As in the training loop, whose first update is traced under a guard."""
+    products.onednn_serves.cache_clear()
+    run = jax.jit(products.for_mesh(one_device)(lambda x, w: products.linear(x, w, dtype="bfloat16")))
+    x, w = jnp.ones((2, 3)), jnp.ones((3, 4))
+    with jax.transfer_guard("disallow"):
+        out = run(x, w)
+    assert calls(run, x, w) == 1
+    np.testing.assert_array_equal(out, 3.0)
+
+
 def test_a_cpu_that_does_not_multiply_bfloat16_is_left_to_xla(monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda path: "flags : fpu avx2 avx512f amx_tile")
     assert not products.onednn_serves.__wrapped__()

@@ -158,11 +158,15 @@ def _call(a, b, bias=None, *, transpose_a=False, transpose_b=False, out_dtype):
     return call(a, b, *([] if bias is None else [bias[None]]))
 
 
+def for_mesh(mesh: AnyMesh) -> contextlib.ContextDecorator:
+    """A block, or the decorator of a function: products that are traced inside of it are those of a program for `mesh`.
+    What the CPU can do is tried out here and not inside, where values may not move."""
+    return _chosen(mesh.size == 1 and platform(mesh) == "cpu" and onednn_serves())
+
+
 @contextlib.contextmanager
-def for_mesh(mesh: AnyMesh) -> Iterator[None]:
-    """Products that are traced inside of the block are those of a program for `mesh`."""
-    alone = mesh.size == 1 and platform(mesh) == "cpu"
-    token = _BY_ONEDNN.set(alone and onednn_serves())
+def _chosen(onednn: bool) -> Iterator[None]:
+    token = _BY_ONEDNN.set(onednn)
     try:
         yield
     finally:
@@ -174,7 +178,7 @@ def onednn_serves() -> bool:
     """Whether the CPU multiplies bfloat16 and XLA was built with oneDNN: one small product is tried."""
     if not _multiplies_bfloat16():
         return False
-    with jax.ensure_compile_time_eval(), jax.default_device(jax.devices("cpu")[0]):
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
         x, w = (jnp.arange(16, dtype=jnp.bfloat16).reshape(4, 4) - shift for shift in (3, 7))
         try:
             found = jax.jit(lambda x, w: _call(x, w, jnp.ones(4), out_dtype="float32"))(x, w)
