@@ -27,6 +27,7 @@ from tests.test_models import model, params
 from tests.test_packed import questions
 from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 FUSED = Fused(abstract_mesh(config.Mesh(), 1), interpret=True)
 
 # B, G, R, query heads, key heads, width, (axes of its mask, length) of every segment, what is seen of the own tokens

@@ -16,6 +16,7 @@ from scotd_jax.models import products
 from tests.test_attention import close
 from tests.tolerances import BFLOAT16, FLOAT32
 
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 needs_onednn = pytest.mark.skipif(
     not products.onednn_serves(), reason="this CPU does not multiply bfloat16, or jaxlib was built without oneDNN"
 )
@@ -78,6 +79,23 @@ def test_one_product_forward_and_two_backward_and_none_elsewhere():
     assert calls(program(True, False, "float32"), *given) == 3
     assert calls(program(False, False, "float32"), *given) == 0  # eight devices
     assert calls(program(True, False, "float32", "float32"), *given) == 0
+
+
+@pytest.mark.parametrize("read", [(0, 1, 2), (0, 2), (1,)])
+def test_what_is_not_read_has_no_derivative(read):
+    x, ws = jnp.ones((2, 3)), [jnp.ones((3, 4))] * 3
+
+    def total(x, ws):
+        outs = products.linears(x, ws, [None, jnp.ones(4), None], dtype="float32", out_dtypes=["float32"] * 3)
+        return sum(outs[i].sum() for i in read)
+
+    gradient = jax.grad(total, argnums=(0, 1))
+    text = jax.jit(gradient).lower(x, ws).as_text()
+    assert text.count("dot_general") == 2 * len(read)  # forward products whose result is not needed are gone, too
+    d_x, d_ws = gradient(x, ws)
+    np.testing.assert_array_equal(d_x, 4.0 * len(read))
+    for i, d_w in enumerate(d_ws):
+        np.testing.assert_array_equal(d_w, 2.0 * (i in read))
 
 
 @needs_onednn

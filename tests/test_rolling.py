@@ -26,7 +26,7 @@ from tests.test_packed import questions
 from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 from tests.training_fixtures import batch_of
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
 LAYERS = 2
 
 
@@ -121,6 +121,7 @@ def test_the_loop_keeps_no_copy_of_what_it_reads(kind):
     assert kept[True] < 1.05 * kept[False]
 
 
+@pytest.mark.usefixtures("compiled_for_users")
 def test_in_a_loop_remat_keeps_less():
     shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": 8}
     model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)

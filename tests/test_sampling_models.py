@@ -22,8 +22,6 @@ from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tokenization import Tokenizer
 from tests.tolerances import FLOAT32
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
-
 B, G, T, SEED = 4, 3, 52, 11  # T is long enough for the cache to grow once
 TOKENIZER = Tokenizer.train_words([" ".join(f"word{i}" for i in range(40)) + " . Q:"])
 SHAPES = {"opt-tiny": {"init_std": 0.2, "vocab_size": 48}, "t5-tiny": {"initializer_factor": 1.5, "vocab_size": 48}}
@@ -113,7 +111,6 @@ def test_samples_of_a_question_are_those_that_it_gives_one_by_one(kind):
         assert one_by_one[name[1]][name].token_ids == sample.token_ids
 
 
-@pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("kind", SHAPES)
 def test_company_in_a_batch_changes_not_one_bit(kind):
     speaker = sampler(kind, POLICIES["sampled"])

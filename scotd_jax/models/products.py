@@ -16,11 +16,12 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from scotd_jax.distributed.mesh import platform
@@ -72,35 +73,46 @@ def linears(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _linears(how, x, ws, biases):
-    return _forward(how, x, ws, biases)[0]
+    product, x = _onednn_out if how.onednn else _xla_out, x.astype(how.dtype)
+    outs = (product(how, x, w.astype(how.dtype), *rest) for w, *rest in zip(ws, biases, how.out_dtypes, strict=True))
+    return tuple(outs)
 
 
 def _forward(how, x, ws, biases):
-    product, x = _onednn_out if how.onednn else _xla_out, x.astype(how.dtype)
-    outs = (product(how, x, w.astype(how.dtype), *rest) for w, *rest in zip(ws, biases, how.out_dtypes, strict=True))
-    return tuple(outs), (x, ws, biases)
+    x, ws, biases = jax.tree.map(lambda given: given.value, (x, ws, biases), is_leaf=lambda it: hasattr(it, "value"))
+    return _linears.fun(how, x, ws, biases), (x.astype(how.dtype), ws, biases)
 
 
 def _backward(how, saved, d_outs):
     x, ws, biases = saved
-    x, *d_outs = together(x, *d_outs)
+    # Nobody reads the queries of a prompt's last layer: such a product has no derivative, and none is computed.
+    read = [i for i, d_out in enumerate(d_outs) if not isinstance(d_out, SymbolicZero)]
+    x, *d_outs = together(x, *(d_outs[i] for i in read))
     derivatives = _onednn_derivatives if how.onednn else _xla_derivatives
-    # Sums of several products are float32 until the end.
-    d_x_dtype, d_x, d_ws, d_biases = how.x_dtype if len(ws) == 1 else "float32", [], [], []
-    for w, w_dtype, bias, d_out in zip(ws, how.w_dtypes, biases, d_outs, strict=True):
-        d_biases.append(None if bias is None else _summed(d_out, bias))
-        here, d_w = derivatives(how, x, w.astype(how.dtype), d_out.astype(how.dtype), d_x_dtype, w_dtype)
-        d_x.append(here)
-        d_ws.append(d_w)
-    d_x, *d_ws = together(sum(d_x[1:], d_x[0]).astype(how.x_dtype), *d_ws)
-    return d_x, tuple(d_ws), tuple(d_biases)
+    d_x_dtype = how.x_dtype if len(read) == 1 else "float32"  # a sum of several products is float32 until the end
+    d_xs, d_ws = zip(
+        *(
+            derivatives(how, x, ws[i].astype(how.dtype), d_out.astype(how.dtype), d_x_dtype, how.w_dtypes[i])
+            for i, d_out in zip(read, d_outs, strict=True)
+        ),
+        strict=True,
+    )
+    d_biases = [_summed(d_out, biases[i]) for i, d_out in zip(read, d_outs, strict=True)]
+    d_x, *d_ws = together(sum(d_xs[1:], d_xs[0]).astype(how.x_dtype), *d_ws)
+    return d_x, _placed(d_ws, read, ws), _placed(d_biases, read, ws)
 
 
-_linears.defvjp(_forward, _backward)
+_linears.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _summed(d_out: Array, bias: Array) -> Array:
-    return d_out.astype(jnp.float32).sum(range(d_out.ndim - 1)).astype(bias.dtype)
+def _summed(d_out: Array, bias: Array | None) -> Array | None:
+    return None if bias is None else d_out.astype(jnp.float32).sum(range(d_out.ndim - 1)).astype(bias.dtype)
+
+
+def _placed(values: Sequence[Any], places: Sequence[int], like: Sequence[Any]) -> tuple[Any, ...]:
+    """The values at their places in a tuple as long as `like`, whose other entries are None: zero."""
+    found = dict(zip(places, values, strict=True))
+    return tuple(found.get(i) for i in range(len(like)))
 
 
 def _xla_out(how, x, w, bias, out_dtype):
