@@ -14,7 +14,7 @@ def door(*flags: str, timeout: int = 600, hurry: bool = False) -> subprocess.Com
     """`python -m scotd_jax.main` with these flags, in the root of the project. `hurry`: see tests/compiler.py."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     if hurry:
-        environment["XLA_FLAGS"] = compiler.FLAGS
+        environment["XLA_FLAGS"] = compiler.flags()
     return subprocess.run(
         [sys.executable, "-m", "scotd_jax.main", *flags],
         cwd=ROOT,

@@ -87,6 +87,9 @@ def _sample(workdir: str, log: str, cache: str, fills: bool, multihost: str) -> 
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     _let_every_process_fill_its_cache()
     main.run(c.config_dict(config()), workdir, ("sample",), (), multihost)
+    if multihost:
+        # A process that a user starts does so as it exits; without it the host that ends first takes the other along.
+        jax.distributed.shutdown()
 
 
 def _let_every_process_fill_its_cache() -> None:

@@ -17,10 +17,10 @@ def options() -> dict:
 def test_the_compiler_is_told_and_what_a_function_asks_for_stays():
     assert options() == OWN
     with compiler.hurry():
-        assert options() == compiler.HURRY | OWN
+        assert options() == compiler.in_a_hurry() | OWN
         with compiler.hurry(False):
             assert options() == OWN
-        assert options() == compiler.HURRY | OWN
+        assert options() == compiler.in_a_hurry() | OWN
     assert options() == OWN
 
 
