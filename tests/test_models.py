@@ -251,7 +251,7 @@ def test_both_graph_modes_of_flax_give_the_same_model():
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", _SUM.format(root=root)],
-            env={**os.environ, "NNX_GRAPH_MODE": mode, "XLA_FLAGS": compiler.FLAGS},
+            env={**os.environ, "NNX_GRAPH_MODE": mode, "XLA_FLAGS": compiler.flags()},
             stdout=subprocess.PIPE,
         )
         for mode in ("true", "false")
