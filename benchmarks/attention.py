@@ -19,11 +19,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.sides import MIB
+from benchmarks.sides import MIB, versions
 from scotd_jax import config as c
 
 PROMPT, RESPONSE, QUESTIONS = 704, 256, 2
 FORMS = ("xla", "fused")
+LIBRARIES = ("jax", "jaxlib", "libtpu")
 # Responses of a question, query heads, key heads, head width
 CASES = {
     "opt1.3b_g8": (8, 32, 32, 64),
@@ -57,7 +58,11 @@ def main() -> None:
         name = f"{architecture}_2_layers_g8_{args.update}"
         updates[name] = compared(lambda form: update(form, args.update, architecture))
     facts = {"benchmark": "attention", "compiled": True, "run": False, "cases": found, "updates": updates}
-    print(json.dumps(facts | {"prompt": PROMPT, "response": RESPONSE, "questions": QUESTIONS, "versions": versions()}))
+    print(
+        json.dumps(
+            facts | {"prompt": PROMPT, "response": RESPONSE, "questions": QUESTIONS, "versions": versions(LIBRARIES)}
+        )
+    )
 
 
 def compared(compiled: Callable[[str], Any]) -> dict[str, Any]:
@@ -120,12 +125,6 @@ def update(form: str, name: str, architecture: str) -> Any:
     work = Training((), (), registry.config_for(architecture), "bfloat16", settings, ONE_PART, **sizes)
     call = training_call(work, mesh, "tpu", layers=2)
     return call.function.lower(*call.arguments).compile()
-
-
-def versions() -> dict[str, str]:
-    import importlib.metadata
-
-    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
 
 
 if __name__ == "__main__":

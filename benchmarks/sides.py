@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,8 @@ def peak_ratio(memory: Mapping[str, Mapping[str, float]]) -> float:
     return round(ours / theirs, 3)
 
 
-def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in libraries}
 
 
 def described(device: str) -> str:

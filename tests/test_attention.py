@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotd_jax.models.attention import causal, grouped_attention, grouped_attention_reference
-from scotd_jax.models.layers import logits, matmul
+from scotd_jax.models.layers import logits
+from scotd_jax.models.products import linear
 from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
@@ -85,21 +86,30 @@ def test_causal_mask_by_hand():
     assert causal(2, 2)[0, 0].tolist() == [[True, False], [True, True]]
 
 
-def test_rows_that_may_look_at_nothing_are_zero():
-    inputs, masks = arrays("cross-attention", 0, empty=True)
-    (_, out), gradient = value_and_gradient(grouped_attention)(inputs, masks)
+def gives_zeros(attention, inputs, masks):
+    """Of masks that show nothing."""
+    (_, out), gradient = value_and_gradient(attention)(inputs, masks)
     assert not out.any()
     assert not any(g.any() for g in jax.tree.leaves(gradient))
 
 
-def test_bfloat16_is_close():
-    inputs, masks = arrays("exemplars and question, grouped query", 0)
+def test_rows_that_may_look_at_nothing_are_zero():
+    gives_zeros(grouped_attention, *arrays("cross-attention", 0, empty=True))
+
+
+def is_close_in_bfloat16(attention, exact, inputs, masks):
+    """To `exact`, which is given float32."""
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs)
-    (_, got), d_got = value_and_gradient(grouped_attention)(low, masks)
-    (_, want), d_want = value_and_gradient(grouped_attention)(inputs, masks)
+    (_, got), d_got = value_and_gradient(attention)(low, masks)
+    (_, want), d_want = value_and_gradient(exact)(inputs, masks)
     assert got.dtype == jnp.bfloat16
     close(got.astype(jnp.float32), want, BFLOAT16)
     close(jax.tree.map(lambda x: x.astype(jnp.float32), d_got), d_want, BFLOAT16)
+
+
+def test_bfloat16_is_close():
+    inputs, masks = arrays("exemplars and question, grouped query", 0)
+    is_close_in_bfloat16(grouped_attention, grouped_attention, inputs, masks)
 
 
 def test_copies_no_shared_key_and_stores_no_weights():
@@ -131,7 +141,9 @@ def flat(equations):
             yield from flat(inner.eqns)
 
 
-@pytest.mark.parametrize("product", [lambda x, w: matmul(x, w, "bfloat16"), lambda x, w: logits(x, w.T, "bfloat16")])
+@pytest.mark.parametrize(
+    "product", [lambda x, w: linear(x, w, dtype="bfloat16"), lambda x, w: logits(x, w.T, "bfloat16")]
+)
 @pytest.mark.parametrize("lead", [(6,), (2, 3)])
 def test_products_take_bfloat16_and_give_float32_in_both_directions(product, lead):
     x, w = jnp.ones((*lead, 4)), jnp.ones((4, 5))

@@ -22,10 +22,10 @@ from scotd_jax.models.packed import own_response
 from scotd_jax.training.check import check_pairs
 from scotd_jax.training.options import Options
 from scotd_jax.training.step import make_loss
-from tests.test_attention import close, flat, value_and_gradient
+from tests.test_attention import close, flat, gives_zeros, is_close_in_bfloat16, value_and_gradient
 from tests.test_models import model, params
 from tests.test_packed import questions
-from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
+from tests.tolerances import FLOAT32, GRADIENT
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 FUSED = Fused(abstract_mesh(config.Mesh(), 1), interpret=True)
@@ -76,19 +76,12 @@ def test_equals_reference(case, seed):
 def test_rows_that_may_look_at_nothing_are_zero():
     inputs, (shared, own) = arrays("responses", 0)
     nothing = jax.tree.map(jnp.zeros_like, (shared, own))
-    (_, out), gradient = value_and_gradient(FUSED)(inputs, nothing)
-    assert not out.any()
-    assert not any(g.any() for g in jax.tree.leaves(gradient))
+    gives_zeros(FUSED, inputs, nothing)
 
 
 def test_bfloat16_is_close():
     inputs, masks = arrays("wide, grouped queries", 0)
-    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs)
-    (_, got), d_got = value_and_gradient(FUSED)(low, masks)
-    (_, want), d_want = value_and_gradient(grouped_attention_reference)(inputs, masks)
-    assert got.dtype == jnp.bfloat16
-    close(got.astype(jnp.float32), want, BFLOAT16)
-    close(jax.tree.map(lambda x: x.astype(jnp.float32), d_got), d_want, BFLOAT16)
+    is_close_in_bfloat16(FUSED, grouped_attention_reference, inputs, masks)
 
 
 def kernels_of(attend, inputs, masks) -> int:

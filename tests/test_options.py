@@ -61,15 +61,21 @@ def test_remat_changes_no_gradient_even_of_what_was_dropped(kind, remat):
     close(gradient(kind, remat), gradient(kind, "none"), GRADIENT)
 
 
-@pytest.mark.usefixtures("compiled_for_users")
-def test_remat_keeps_less_and_only_full_computes_products_again():
-    shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": 4}
+def gradients_by_remat(layers, **options):
+    """Compiled, of a model with so many layers."""
+    shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": layers}
     model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
     compiled = {}
     for remat in ("none", "dots", "full"):
-        loss = make_loss(model, options=Options(remat=remat))
+        loss = make_loss(model, options=Options(remat=remat, **options))
         grad = jax.jit(jax.grad(lambda params, batch, loss=loss: loss(params, batch)[0].mean()))
-        compiled[remat] = grad.lower(model.abstract(), batch).compile(compiler_options("cpu"))
+        compiled[remat] = grad.lower(model.abstract(), batch).compile(compiler_options(jax.default_backend()))
+    return compiled
+
+
+@pytest.mark.usefixtures("compiled_for_users")
+def test_remat_keeps_less_and_only_full_computes_products_again():
+    compiled = gradients_by_remat(4)
     memory = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
     work = {remat: each.cost_analysis()["flops"] for remat, each in compiled.items()}
     print(memory, work)

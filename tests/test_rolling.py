@@ -15,13 +15,13 @@ from scotd_jax.corpus.shapes import Shape
 from scotd_jax.distributed import sharding
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.models.api import Precision
-from scotd_jax.models.regime import compiler_options
 from scotd_jax.models.registry import build, config_for
 from scotd_jax.training.options import Options, is_rolled
 from scotd_jax.training.programs import programs_of
 from scotd_jax.training.step import ONE_PART, make_loss
 from tests.test_attention import close, flat
 from tests.test_models import KINDS, V
+from tests.test_options import gradients_by_remat
 from tests.test_packed import questions
 from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 from tests.training_fixtures import batch_of
@@ -123,14 +123,8 @@ def test_the_loop_keeps_no_copy_of_what_it_reads(kind):
 
 @pytest.mark.usefixtures("compiled_for_users")
 def test_in_a_loop_remat_keeps_less():
-    shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": 8}
-    model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
-    held = {}
-    for remat in ("none", "dots", "full"):
-        loss = make_loss(model, options=Options(remat=remat, rolled=True))
-        grad = jax.jit(jax.grad(lambda params, batch, loss=loss: loss(params, batch)[0].mean()))
-        compiled = grad.lower(model.abstract(), batch).compile(compiler_options(jax.default_backend()))
-        held[remat] = compiled.memory_analysis().temp_size_in_bytes
+    compiled = gradients_by_remat(8, rolled=True)
+    held = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
     assert held["dots"] < 0.9 * held["none"]
     assert held["full"] < 0.75 * held["dots"]
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from scotd_jax.models.api import Context, Model, Precision, Segment
-from scotd_jax.models.layers import dense, embed
+from scotd_jax.models.layers import embed
+from scotd_jax.models.products import linear
 
 VOCAB, WIDTH = 16, 8
 
@@ -44,8 +45,8 @@ def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> Mode
     def extend(params, context, tokens, cache=None, regime=None):
         prompt_B11D = context.segments[0].keys[0]
         x_BGRD = embed(params["embed"]["tokens"], tokens) + prompt_B11D
-        hidden = jnp.tanh(dense(x_BGRD, params["mlp"]["up"]["kernel"], params["mlp"]["up"]["bias"], compute))
-        return dense(hidden, params["mlp"]["down"]["kernel"], None, compute), None
+        hidden = jnp.tanh(linear(x_BGRD, params["mlp"]["up"]["kernel"], params["mlp"]["up"]["bias"], dtype=compute))
+        return linear(hidden, params["mlp"]["down"]["kernel"], dtype=compute), None
 
     return Model(
         config=config,

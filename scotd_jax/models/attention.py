@@ -30,7 +30,7 @@ SharedPart = tuple[Array, Array, Array]
 # Keys and values [B, G, K, T, Dh], mask bool[B or 1, G or 1, R or 1, T], bias [B or 1, G or 1, H, R, T] or None
 OwnPart = tuple[Array, Array, Array, Array | None]
 
-_LOWEST = -1e30  # stands for the maximum of a row that may look at nothing; finite, so that no NaN can arise
+LOWEST = -1e30  # stands for the maximum of a row that may look at nothing; finite, so that no NaN can arise
 
 
 def grouped_attention(
@@ -47,7 +47,7 @@ def grouped_attention(
     B, G, R, H, Dh = query.shape
     K = (segments or own)[0][0].shape[-3]
     query = query.reshape(B, G, R, K, H // K, Dh).transpose(0, 1, 3, 4, 2, 5)
-    parts = [(k, v, _shared_mask(mask), None) for k, v, mask in segments]
+    parts = [(k, v, per_token(mask)[:, None, None, :, None], None) for k, v, mask in segments]
     for k, v, mask, bias in own:
         if bias is not None:
             bias = bias.reshape(*bias.shape[:2], K, 1, H // K, *bias.shape[3:])
@@ -70,15 +70,13 @@ def grouped_attention_reference(query, segments, own, scale):
         biases.append(jnp.broadcast_to(0.0 if bias is None else bias, (B, G, H, R, mask.shape[-1])))
     scores = scale * jnp.einsum("BGRHD,BGHTD->BGHRT", query, jnp.concatenate(keys, 3)).astype(jnp.float32)
     scores, mask = scores + jnp.concatenate(biases, -1), jnp.concatenate(masks, -1)
-    weights = jnp.where(mask, jax.nn.softmax(jnp.where(mask, scores, _LOWEST)), 0.0)
+    weights = jnp.where(mask, jax.nn.softmax(jnp.where(mask, scores, LOWEST)), 0.0)
     return jnp.einsum("BGHRT,BGHTD->BGRHD", weights, jnp.concatenate(values, 3).astype(jnp.float32))
 
 
-def _shared_mask(mask: Array) -> Array:
-    """As the scores [b, n, k, g, m, r, t] of a shared part need it."""
-    if mask.ndim == 4:
-        return mask[:, None, None, :, None]
-    return mask[:, None, None, None, None, None] if mask.ndim == 2 else mask[:, None, None, :, None, None]
+def per_token(mask: Array) -> Bool[Array, "_ _ _ _"]:
+    """The mask of a shared part as bool[B or 1, G or 1, R or 1, S], which that of an own part is anyhow."""
+    return jnp.expand_dims(mask, {2: (1, 2), 3: 2, 4: ()}[mask.ndim])
 
 
 def causal(R: int, T: int, start: int | Array = 0) -> Bool[Array, "1 1 R T"]:
@@ -125,7 +123,7 @@ def _attend_forward(scale, query, parts):
     given, parts = parts, [(_matrices(keys), _matrices(values), *rest) for keys, values, *rest in parts]
     scores = [_scores(scale, query, keys, mask, bias) for keys, _, mask, bias in parts]
     top = functools.reduce(jnp.maximum, [_turn_back(s.max(-1), query) for s in scores])
-    top = jnp.maximum(top, _LOWEST)
+    top = jnp.maximum(top, LOWEST)
     total, out = jnp.zeros_like(top), jnp.zeros(query.shape, jnp.float32)
     for score, (_, values, _, _) in zip(scores, parts, strict=True):
         weight = jnp.exp(score - _turn(top, values)[..., None])

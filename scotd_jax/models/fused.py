@@ -21,14 +21,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from scotd_jax.distributed.mesh import batch_shards, platform
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.errors import InputError
 from scotd_jax.layout import round_up
 from scotd_jax.models import fused_kernels as kernels
-from scotd_jax.models.attention import OwnPart, SharedPart, grouped_attention
+from scotd_jax.models.attention import OwnPart, SharedPart, grouped_attention, per_token
 from scotd_jax.models.fused_kernels import Heads, Part
 from scotd_jax.models.regime import Attend, keep
 
@@ -60,7 +60,7 @@ class Fused:
         scale: float,
     ) -> Float[Array, "B G R H Dh"]:
         B, G, R, H, Dh = query.shape
-        parts = [(k[:, None], v[:, None], _shared_mask(mask), None) for k, v, mask in segments]
+        parts = [(k[:, None], v[:, None], per_token(mask), None) for k, v, mask in segments]
         parts += own
         if not self._fits(B, parts):
             return grouped_attention(query, segments, own, scale)
@@ -97,10 +97,6 @@ class Fused:
 
 
 _MASKS = (jnp.bool_, jnp.int8, jnp.int32)
-
-
-def _shared_mask(mask: Array) -> Bool[Array, "_ _ _ _"]:
-    return {2: lambda: mask[:, None, None], 3: lambda: mask[:, :, None], 4: lambda: mask}[mask.ndim]()
 
 
 def _side_by_side(keys: Float[Array, "B N K T Dh"]) -> Float[Array, "B N T C"]:

@@ -26,13 +26,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from scotd_jax.layout import round_up
+from scotd_jax.models.attention import LOWEST
 
 LANES = 128
 KEYS = 4096  # of all parts together: more do not fit into VMEM
 _ROWS = 32  # blocks of query rows are multiples of this, which arrays of every dtype here can be cut into
 SCORES = 2**18  # of one head that exist at one time
 _VMEM = 64 * 2**20  # bytes, of the 128 MiB that there are
-_LOWEST = -1e30  # as in attention.py
 
 
 class Part(NamedTuple):
@@ -212,7 +212,7 @@ def _parts(refs):
 def _weights(scale, query, keys, masks):
     """float32[rows, T] of every part, to be divided by float32[rows, 1], which they add up to."""
     scores = [jnp.where(mask, scale * _dot(query, k, 1, 1), -jnp.inf) for k, mask in zip(keys, masks, strict=True)]
-    top = jnp.maximum(functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores]), _LOWEST)
+    top = jnp.maximum(functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores]), LOWEST)
     weights = [jnp.exp(s - top) for s in scores]
     total = sum(w.sum(-1, keepdims=True) for w in weights)
     return weights, jnp.where(total == 0, 1.0, total)

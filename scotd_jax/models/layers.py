@@ -24,25 +24,9 @@ from scotd_jax.models.products import linear, linears
 from scotd_jax.models.regime import keep, together
 
 
-def matmul(x: Float[Array, "*lead D"], w: Float[Array, "D F"], dtype: str) -> Float[Array, "*lead F"]:
-    """x @ w over the last axis of x, by the rule of this file. float32."""
-    return linear(x, w, dtype=dtype)
-
-
 def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dtype: str) -> Float[Array, "*lead V"]:
     """Scores of all tokens, float32: hidden @ unembedding.T."""
     return linear(hidden, unembedding, dtype=dtype, out_in=True)
-
-
-def dense(
-    x: Float[Array, "*lead D"],
-    kernel: Float[Array, "D F"],
-    bias: Float[Array, " F"] | None,
-    dtype: str,
-    out_dtype: str = "float32",
-) -> Float[Array, "*lead F"]:
-    """x @ kernel + bias, added up in float32."""
-    return keep(linear(x, kernel, bias, dtype=dtype, out_dtype=out_dtype))
 
 
 def embed(table: Float[Array, "V D"], tokens: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:
@@ -122,7 +106,7 @@ def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
 
 
 class Dense(nnx.Module):
-    """A `dense` layer; `narrow` says that its result has the compute dtype."""
+    """x @ kernel + bias (products.py); `narrow` says that the result has the compute dtype."""
 
     def __init__(self, fan_in: int, fan_out: int, *, std: float, bias: bool, dtype: str, rngs, narrow: bool = False):
         self.kernel = normal(rngs, (fan_in, fan_out), std)
