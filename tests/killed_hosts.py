@@ -150,7 +150,8 @@ def every_step(root: Path, victim: int, last: int) -> int:
 def any_moment(root: Path, kills: int, rng: random.Random) -> int:
     """Kills one host or both, `kills` times, at moments that are even over the time of a run; how many runs it took.
 
-    Every folder is killed up to four times, on two hosts or on one, and finished then.
+    Every folder is killed up to four times, on two hosts or on one, and finished then. How long a run takes is measured
+    once, perhaps while others keep the machine busy: whenever a whole run has ended before its kill, less is believed.
     """
     began = time.monotonic()
     run(root / "pace", [pause] * 2)
@@ -170,10 +171,13 @@ def any_moment(root: Path, kills: int, rng: random.Random) -> int:
                 for host in victims:
                     os.kill(started[host], signal.SIGKILL)
 
+            whole_run = hosts == 2 and not folder.exists()
             if -signal.SIGKILL in run(folder, [pause] * hosts, strike):
                 left.pop()
-            else:
-                rng.shuffle(left)  # it came too late for what was left to do here, and comes again
+                continue
+            rng.shuffle(left)  # it came too late for what was left to do here, and comes again
+            if whole_run:
+                whole *= 0.95
         run_whole(folder, rng.choice((1, 2)))
         if not left:
             return number + 1
