@@ -29,7 +29,7 @@ CASES = {
     "opt125m_p64_g30": Case("opt-125m"),
     "opt125m_p64_g1": Case("opt-125m", group=1, questions=32, pairs_at_a_time=(16, 32)),
     "t5small_p64_g30": Case("t5-small"),
-    "opt125m_p512_g30": Case("opt-125m", prompt=512, questions=1, pairs_at_a_time=(5, 15)),
+    "opt125m_p512_g30": Case("opt-125m", prompt=512, questions=1, updates=1, pairs_at_a_time=(5, 15)),
 }
 _BIG = {"dtypes": ("bfloat16",), "compiled": (False, True), "updates": 5}
 ON_ACCELERATORS = {
