@@ -10,15 +10,18 @@ from tests import compiler
 ROOT = Path(__file__).parents[1]
 
 
+def environment(hurry: bool = False) -> dict[str, str]:
+    """Of a user's process: one CPU device. `hurry`: see tests/compiler.py."""
+    flags = {"XLA_FLAGS": compiler.flags()} if hurry else {}
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | flags | {"JAX_PLATFORMS": "cpu"}
+
+
 def door(*flags: str, timeout: int = 600, hurry: bool = False) -> subprocess.CompletedProcess:
-    """`python -m scotd_jax.main` with these flags, in the root of the project. `hurry`: see tests/compiler.py."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    if hurry:
-        environment["XLA_FLAGS"] = compiler.flags()
+    """`python -m scotd_jax.main` with these flags, in the root of the project."""
     return subprocess.run(
         [sys.executable, "-m", "scotd_jax.main", *flags],
         cwd=ROOT,
-        env=environment | {"JAX_PLATFORMS": "cpu"},
+        env=environment(hurry),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -4,21 +4,19 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.roofline import Peaks, sampling_work
 from benchmarks.sampling_sides import Case
 from scotd_jax.models import registry
-
-ROOT = Path(__file__).parents[1]
+from tests.door import ROOT, environment
 
 
 def last_line(module: str, *arguments: str) -> dict:
     """What the benchmark says last, which is to be one JSON object."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment(hurry=True), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

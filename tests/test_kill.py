@@ -1,7 +1,6 @@
 """kill -9 at random moments, then the same command: no row lost or doubled, and the very same parameters."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -16,18 +15,17 @@ import pytest
 from scotd_jax.models import registry
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.training.checkpoints import load_params
+from tests.door import ROOT, environment
 
-ROOT = Path(__file__).parents[1]
 KILLS = 3
 
 
 def start(workdir: Path, jobs: str) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "scotd_jax.main", "--config=tests/configs/cut.py", f"--workdir={workdir}"]
     return subprocess.Popen(
         [*command, f"--jobs={jobs}"],
         cwd=ROOT,
-        env=environment,
+        env=environment(hurry=True),  # nine processes that compile
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -26,7 +25,7 @@ from scotd_jax.rationales.remote import keyed
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response, to_json
 from scotd_jax.workdir import Workdir
-from tests.door import ROOT, door
+from tests.door import ROOT, door, environment
 from tests.fake_server import error, says, serving
 
 N = 5
@@ -305,8 +304,7 @@ def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_asked_twice(home):
     parts = home / "w/rationales/said/parts"
     with serving(lambda number, body: time.sleep(0.1)) as fake:
         command = [sys.executable, "-m", "scotd_jax.main", *flags(home, fake.url)]
-        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
         while process.poll() is None and len(list(parts.glob("*.jsonl"))) < 4:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)

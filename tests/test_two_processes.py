@@ -1,7 +1,6 @@
 """Two processes on one machine do what one does: the same rows, each once, and the same training to rounding."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -9,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.door import ROOT, environment
 from tests.tolerances import TRAJECTORY
 
-ROOT = Path(__file__).parents[1]
 FLAGS = ["--config=tests/configs/cut.py", "--config.students.student.precision=float32"]
 FLAGS += ["--config.students.student.training.steps=8"]
 
 
 def run(workdir: Path, *processes: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "scotd_jax.main", *FLAGS, f"--workdir={workdir}", "--jobs=sample,build,train"]
     started = [
-        subprocess.Popen([*command, *extra], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, *extra], cwd=ROOT, env=environment(hurry=True), stderr=subprocess.PIPE, text=True)
         for extra in ([[f"--multihost={p}"] for p in processes] or [[]])
     ]
     for process in started:
