@@ -1,7 +1,12 @@
 """The strict environment in which every test runs."""
 
+import contextlib
 import os
 from pathlib import Path
+
+with contextlib.suppress(ImportError):
+    # CUDA wheels of PyTorch bring it; loaded after TensorFlow it crashes, and the tests use both as oracles.
+    import triton  # noqa: F401
 
 import jax
 import pytest
