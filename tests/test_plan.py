@@ -133,12 +133,29 @@ def test_a_training_in_loops_is_compiled_whole(architecture):
     planner = Planner(topologies.parse("cpu-2"), 2, str)
     guess = planner.look(work, c.Mesh(), compile=False).programs[0]
     found = planner.look(work, c.Mesh(), compile=True).programs[0]
-    print(guess, found)
     assert found.how == "compiled, its layers in a loop"
     assert 0.6 < guess.bytes["temporaries"] / found.bytes["temporaries"] < 1.7
     written_out = dataclasses.replace(work, settings=dataclasses.replace(work.settings, scan_layers="off"))
     other = planner.look(written_out, c.Mesh(), compile=False).programs[0]
     assert found.flops == guess.flops == other.flops
+
+
+def test_what_is_read_is_counted_for_every_layer_and_question():
+    config = chain(rationales={"said": dataclasses.replace(chain().rationales["said"], few_shot=2)})
+    work = dataclasses.replace(first(Speaking, config), prompt=64, exemplars=256)
+    planner = Planner(topologies.parse("cpu-4"), 0, str)
+
+    def temporaries(layers, **axes):
+        changed = dataclasses.replace(work, architecture=with_layers(config_for("opt-tiny"), layers))
+        programs = planner.look(changed, c.Mesh(**axes), compile=False).programs
+        return {program.name: program.bytes["temporaries"] for program in programs}
+
+    token = 2 * 64 * 2  # bytes of its key and value in one layer
+    grown = {name: size - temporaries(4)[name] for name, size in temporaries(6).items()}
+    assert grown == {"load": 0, "exemplars": 2 * 256 * token, "read": 2 * 4 * 2 * 64 * token, "decode": 0}
+    split = {name: size - temporaries(4, tensor=2)[name] for name, size in temporaries(6, tensor=2).items()}
+    assert split["exemplars"] == grown["exemplars"] / 2
+    assert split["read"] == grown["read"] / 4, "half of every key, and two shards read two questions and not four"
 
 
 def test_layers_that_are_computed_again_are_not_counted_as_kept():
