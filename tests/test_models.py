@@ -17,7 +17,7 @@ from scotd_jax.models.api import Context, Precision
 from scotd_jax.models.cache import settle
 from scotd_jax.models.layers import logits
 from scotd_jax.models.registry import build, config_for
-from tests import compiler
+from tests.door import environment
 from tests.test_attention import close, flat
 from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
@@ -251,7 +251,7 @@ def test_both_graph_modes_of_flax_give_the_same_model():
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", _SUM.format(root=root)],
-            env={**os.environ, "NNX_GRAPH_MODE": mode, "XLA_FLAGS": compiler.flags()},
+            env=environment(hurry=True) | {"NNX_GRAPH_MODE": mode},
             stdout=subprocess.PIPE,
         )
         for mode in ("true", "false")

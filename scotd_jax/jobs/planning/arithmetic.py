@@ -131,13 +131,13 @@ def _speaking(work: Speaking, mesh: AnyMesh, platform: str) -> dict[str, tuple[f
     policy, shards = rounded(work.policy, mesh), batch_shards(mesh)
     asked = at_once(policy.batch_size, mesh)
     read = asked / at_once(policy.batch_size, None)
-    held = {"exemplars": 1, "read": 2 * asked / (places_of(policy) * policy.batch_size), "decode": 0}
+    copies = {"exemplars": 1, "read": 2 * asked / (places_of(policy) * policy.batch_size), "decode": 0}
     found = {}
     for name, each in _alone(dataclasses.replace(program_of(work), policy=policy), platform).items():
         chips = mesh.size if name != "exemplars" else mesh.shape["tensor"]  # exemplars are read by every shard
         flops = each["flops"] * (read if name == "read" else 1) / chips
         largest = each["largest"] / (shards if name != "exemplars" else 1)
-        found[name] = flops, 2 * largest + held[name] * each["made"] / mesh.shape["tensor"]
+        found[name] = flops, 2 * largest + copies[name] * each["made"] / mesh.shape["tensor"]
     return found
 
 
