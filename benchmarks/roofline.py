@@ -84,12 +84,17 @@ def sampling_work(
 
 
 def measured_peaks(width: int = 2048, mib: int = 512, repeats: int = 5) -> Peaks:
-    """What the default device of JAX does at its best of some times: a bfloat16 product of two [width, width] matrices
-    with a float32 result, and one pass over `mib` MiB that reads and writes them. For devices in KNOWN_BANDWIDTH that
-    one counts.
+    """What the default device of JAX does at its best of some times: a product of two [width, width] matrices as models
+    make it, of bfloat16 with a float32 result, and one pass over `mib` MiB that reads and writes them. Where the peak
+    is stated (scotd_jax/distributed/peaks.py, KNOWN_BANDWIDTH) that one counts.
     """
     import jax
     import jax.numpy as jnp
+
+    from scotd_jax import config as c
+    from scotd_jax.distributed.mesh import make_mesh
+    from scotd_jax.distributed.peaks import peak_flops
+    from scotd_jax.models.products import for_mesh, linear
 
     def best(function, array) -> float:
         array, seconds = jax.block_until_ready(function(array)), []
@@ -100,9 +105,10 @@ def measured_peaks(width: int = 2048, mib: int = 512, repeats: int = 5) -> Peaks
         return min(seconds)
 
     square = jnp.ones((width, width), jnp.bfloat16)
-    product = jax.jit(lambda x: jnp.dot(square, x, preferred_element_type=jnp.float32))
-    flops = 2 * width**3 / best(lambda _: product(square), square)
+    mesh = make_mesh(c.Mesh(), jax.devices()[:1])
+    product = jax.jit(for_mesh(mesh)(lambda x, w: linear(x, w, dtype="bfloat16")))
     kind = jax.devices()[0].device_kind
+    flops = peak_flops(kind) or 2 * width**3 / best(lambda _: product(square, square), square)
     known = [value for name, value in KNOWN_BANDWIDTH.items() if name in kind]
     if known:
         return Peaks(flops, known[0])

@@ -7,8 +7,9 @@ their first update must agree. Each is a process of its own, warmed up by one wh
 theirs, ours, theirs. Theirs runs in the faster of float32 and bfloat16 autocast, with so many pairs of prompt and
 response at a time as are fastest, which is tried on the same machine beforehand; `--theirs` names a setting instead.
 Both are given large pages by glibc, which makes both faster.
-Printed per case: rationales per second, the median of the pairs' ratios, the peak memory of both processes, and the
-operations per second of ours.
+Printed per case: rationales per second, the median of the pairs' ratios, the peak memory of both processes, and what
+ours does with the machine: operations of the grouped program per second, by formula, their share of the peak, and
+`ratio_at_peak`, the ratio of a step that would reach the peak all the time.
 
 The cases "opt1.3b" and "t5large" are for one accelerator and have to be named; PyTorch takes the GPU if JAX does.
 """
@@ -63,7 +64,7 @@ def main() -> None:
                 dtype, _, pairs = args.theirs.partition(":")
                 each = int(pairs or case.rationales)
                 case = dataclasses.replace(case, dtypes=(dtype,), pairs_at_a_time=(each,), compiled=case.compiled[:1])
-            found[name] = compare(case, f"{folder}/{case.architecture}", device, args.pairs)
+            found[name] = compare(case, f"{folder}/{case.architecture}", device, args.pairs, machine["peaks"]["flops"])
             print(f"{name}: {json.dumps(found[name])}", flush=True)
     facts = {"benchmark": "training", "cases": found, "peaks": machine["peaks"], "versions": versions()}
     print(json.dumps(facts | {"pairs": args.pairs, "device": described(machine["device"])}))
@@ -76,8 +77,8 @@ def shrunk(case: Case) -> Case:
     return dataclasses.replace(case, architecture=f"{kind}-tiny", dtypes=("float32",), compiled=(False,), **tiny)
 
 
-def compare(case: Case, folder: str, device: str, pairs: int) -> dict[str, Any]:
-    """One case. `pairs` are rationales per second."""
+def compare(case: Case, folder: str, device: str, pairs: int, peak: float) -> dict[str, Any]:
+    """One case. `pairs` are rationales per second, `peak` is operations per second."""
     settings = [
         {"dtype": dtype, "pairs": each, "compiled": compiled}
         for dtype in case.dtypes
@@ -99,10 +100,17 @@ def compare(case: Case, folder: str, device: str, pairs: int) -> dict[str, Any]:
         facts = {name: side.ask("facts") for name, side in sides.items()}
     middle = {f"{name}_rationales_per_second": statistics.median(pair[name] for pair in rates) for name in sides}
     memory = {name: each.pop("memory") for name, each in facts.items()}
+    ratio = statistics.median(pair["ours"] / pair["theirs"] for pair in rates)
+    flops_per_second = facts["ours"]["flops"] * middle["ours_rationales_per_second"] / case.rationales
+    share = flops_per_second / peak
     return {
-        "ratio": round(statistics.median(pair["ours"] / pair["theirs"] for pair in rates), 3),
+        "ratio": round(ratio, 3),
         "peak_memory_ratio": peak_ratio(memory),
         **{name: round(value, 3) for name, value in middle.items()},
+        "ours_flops": facts["ours"]["flops"],
+        "ours_flops_per_second": round(flops_per_second),
+        "ours_share_of_peak": round(share, 4),
+        "ratio_at_peak": round(ratio / share, 3),
         "pairs": [{name: round(value, 3) for name, value in pair.items()} for pair in rates],
         "first_loss": {name: round(loss, 5) for name, loss in losses.items()},
         "theirs_setting": setting | facts["theirs"]["setting"],

@@ -17,6 +17,7 @@ from benchmarks.roofline import measured_peaks
 from benchmarks.sampling_sides import Silent
 from benchmarks.sides import MIB, device_peak, play, resident
 from scotd_jax import config as c
+from scotd_jax.distributed.flops import training_flops
 
 OPTIMIZER = c.Optimizer("adamw", learning_rate=2e-5, schedule="constant", warmup_steps=0, clip_norm=1.0)
 
@@ -73,8 +74,10 @@ class Ours:
         programs = programs_of(model, settings, ONE_PART, make_mesh(c.Mesh(), jax.devices()[:1]))
         _, params = load_pretrained(folder, programs.places)
         self.state, self.step = programs.start(params, 0), programs.step
-        self.batch = {"train": _batch(case, config.vocab_size, model.start_token)}
-        self.case = case
+        batch = _batch(case, config.vocab_size, model.start_token)
+        (questions, prompt), (_, group, response) = batch["prompt"].shape, batch["targets"].shape
+        self.flops = training_flops(config, questions=questions, group=group, prompt=prompt, response=response)
+        self.batch, self.case = {"train": batch}, case
         self.memory["loaded_mib"] = resident()[0]
 
     def run(self) -> dict[str, float]:
@@ -85,7 +88,7 @@ class Ours:
         return metrics["loss"]
 
     def facts(self) -> dict[str, Any]:
-        return {"memory": {**self.memory, "peak_mib": resident()[1], **device_peak()}}
+        return {"memory": {**self.memory, "peak_mib": resident()[1], **device_peak()}, "flops": self.flops}
 
 
 def _batch(case: Case, vocab_size: int, start_token: int | None) -> dict[str, np.ndarray]:

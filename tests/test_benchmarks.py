@@ -52,6 +52,12 @@ def test_training_compares_both_sides_of_one_loss():
         ours, theirs = case["first_loss"].values()
         assert ours == pytest.approx(theirs, rel=1e-2)
         assert set(case["pairs"][0]) == {"ours", "theirs"}
+        rate = case["ours_flops_per_second"]
+        rationales = case["case"]["group"] * case["case"]["questions"]
+        assert rate == pytest.approx(case["ours_flops"] * case["ours_rationales_per_second"] / rationales, rel=0.02)
+        assert case["ours_share_of_peak"] == pytest.approx(rate / facts["peaks"]["flops"], abs=1e-4)
+        products_alone = rationales * facts["peaks"]["flops"] / case["ours_flops"]
+        assert case["ratio_at_peak"] == pytest.approx(products_alone / case["theirs_rationales_per_second"], rel=0.05)
 
 
 def test_memory_of_a_whole_job():
