@@ -49,7 +49,7 @@ def start(seed=0):
 
 
 def trained(tmp_path, mesh, **changes):
-    train(MODEL, start(), batches(4), settings(**changes), tmp_path, mesh, seed=3)
+    train(MODEL, start, batches(4), settings(**changes), tmp_path, mesh, seed=3)
     return flat(load_params(tmp_path / "checkpoints", MODEL.abstract(), "last")[0])
 
 
@@ -131,7 +131,7 @@ def test_nothing_else_moves_and_a_cut_run_goes_on_bit_for_bit(one_device, tmp_pa
             raise CutError
 
     with pytest.raises(CutError):
-        train(MODEL, start(), batches(4), settings(**changes), tmp_path / "cut", one_device, seed=3, log=cut)
+        train(MODEL, start, batches(4), settings(**changes), tmp_path / "cut", one_device, seed=3, log=cut)
     seen = {}
 
     def evaluate(params, step):
@@ -139,7 +139,7 @@ def test_nothing_else_moves_and_a_cut_run_goes_on_bit_for_bit(one_device, tmp_pa
         return {"dev_accuracy": 1.0 if step == 6 else 0.0}
 
     spec = settings(**changes, eval_every=6)
-    train(MODEL, start(), batches(4), spec, tmp_path / "whole", one_device, seed=3, evaluate=evaluate)
+    train(MODEL, start, batches(4), spec, tmp_path / "whole", one_device, seed=3, evaluate=evaluate)
     whole = flat(load_params(tmp_path / "whole" / "checkpoints", MODEL.abstract(), "last")[0])
     best, step = load_params(tmp_path / "whole" / "checkpoints", MODEL.abstract(), "best")
     assert step == 6
@@ -178,7 +178,7 @@ def test_every_optimizer_learns_with_thin_matrices(one_device, tmp_path, name):
     losses = []
     optimizer = config.Optimizer(name=name, learning_rate=0.03, warmup_steps=2)
     spec = settings(lora=dataclasses.replace(LORA, alpha=8.0), optimizer=optimizer, steps=60, save_every=0)
-    train(MODEL, start(), batches(4), spec, tmp_path, one_device, log=lambda _, values: losses.append(values["loss"]))
+    train(MODEL, start, batches(4), spec, tmp_path, one_device, log=lambda _, values: losses.append(values["loss"]))
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
 
 

@@ -199,7 +199,7 @@ def test_the_parameters_handed_in_are_left_alone(one_device, tmp_path, kind):
         states.append(jax.tree.map(lambda leaf: np.array(leaf, copy=True), params))
         return {}
 
-    train(MODEL, handed, batches(4), settings(steps=3), tmp_path, one_device, evaluate=evaluate)
+    train(MODEL, lambda: handed, batches(4), settings(steps=3), tmp_path, one_device, evaluate=evaluate)
     bit_equal(handed, before)
     assert not np.array_equal(states[0]["mlp"]["up"]["kernel"], before["mlp"]["up"]["kernel"])
     first = read_metrics(tmp_path / "metrics.jsonl")[0]
@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(one_device, tmp_path):
     start = jax.tree.map(np.array, MODEL.init(jax.random.key(0)))
     start["embed"]["tokens"][:] = np.nan
     with pytest.raises(InputError, match="the loss of update 1 is nan; lower"):
-        train(MODEL, start, batches(4), settings(), tmp_path, one_device)
+        train(MODEL, lambda: start, batches(4), settings(), tmp_path, one_device)
 
 
 @pytest.mark.parametrize(

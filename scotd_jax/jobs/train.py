@@ -68,7 +68,7 @@ def train(run: Run, name: str) -> None:
     with run.progress(spec.training.steps, f"  {name}", "updates") as progress:
         spent = train_loop(
             model,
-            run.params(spec.model, model, seed),
+            lambda: run.params(spec.model, model, seed),
             read_ahead(batches),
             spec.training,
             artefact.path,
@@ -86,7 +86,7 @@ def train(run: Run, name: str) -> None:
     artefact.finish({**best, "cost": cost})
 
 
-def check_room(model: api.Model, counts: Mapping[str, float], name: str) -> None:
+def check_room(model: api.Model, counts: Mapping[str, int | float], name: str) -> None:
     """Raises InputError if the corpus is longer than the positions of the model, which would all fall on the last."""
     room = getattr(model.config, "max_position_embeddings", None)
     longest = counts["prompt_tokens_max"] + counts["response_tokens_max"]
@@ -116,6 +116,7 @@ def _dev(run: Run, name: str, model):
         right = 0
         for samples in sampler(wanted):
             right += sum(respond(s, *asked[s.question_id], speaker, "greedy").correct is True for s in samples)
+        sampler.params = None  # updates need the room
         return {"dev_accuracy": right / len(wanted)}
 
     return evaluate

@@ -92,7 +92,7 @@ def peak_of(mesh: jax.sharding.Mesh) -> float | None:
     return None if None in peaks else sum(peaks)
 
 
-def summary(lines: Sequence[Mapping[str, float]], spent: Mapping[str, float]) -> dict[str, float]:
+def summary(lines: Sequence[Mapping[str, int | float]], spent: Mapping[str, float]) -> dict[str, float]:
     """What the manifest says of a training: `Spent.totals`, all rationales, how many in a second of updates, and MFU
     over the updates whose lines have one (so it holds for runs that changed their devices)."""
     rationales = sum(line.get("rationales", 0.0) for line in lines)

@@ -116,7 +116,7 @@ def load_params(
     return combine(loaded["params"], loaded["frozen"]), chosen.step
 
 
-def best_step(folder: epath.PathLike) -> dict[str, float]:
+def best_step(folder: epath.PathLike) -> dict[str, int | float]:
     """Step and metrics of the best checkpoint in `folder`, and the last step."""
     with _open(epath.Path(folder), _Keep(1), writes=False) as orbax:
         steps = orbax.checkpoints

@@ -53,7 +53,7 @@ class Batches(Protocol):
 
 def train(
     model: Model,
-    init_params: Params | None,
+    begin: Callable[[], Params] | None,
     loader: Batches,
     training: config.Training,
     folder: epath.PathLike,
@@ -66,8 +66,9 @@ def train(
 ) -> dict[str, float]:
     """Trains for `training.steps` updates, or goes on from the last checkpoint in FOLDER/checkpoints.
 
-    `init_params` are where training starts (host or device arrays, left untouched); None draws them from `seed`,
-    each device making its own part only. `evaluate(params, step)` gives numbers of the dev questions; its
+    `begin()` makes the parameters where training starts (host or device arrays, which are copied), if there is no
+    checkpoint: a function, so that nobody holds them while training runs. None draws them from `seed`, each device
+    making its own part only. `evaluate(params, step)` gives numbers of the dev questions; its
     `dev_accuracy` chooses the best checkpoint. `log(step, values)` receives every line of FOLDER/metrics.jsonl.
     `parts` are the parts of a batch and the weights of their losses (step.py). The updates that `profile` names are
     recorded in FOLDER/profile. Returns where the time went (`accounting.Spent.totals`).
@@ -85,7 +86,7 @@ def train(
             programs = programs_of(model, training, parts, mesh)
             noise = programs.noise(seed) if training.dropout > 0 else ()
             if not done:
-                state = programs.start(init_params, seed)
+                state = programs.start(begin and begin(), seed)
         if done:
             with spent.on("checkpoint"):
                 state, data_state = checkpoints.restore(programs.abstract)
