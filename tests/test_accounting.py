@@ -102,17 +102,45 @@ def test_work_is_that_of_the_arrays():
 
 
 def test_a_line_adds_up_work_and_knows_mfu_where_the_peak_is_known():
-    lines = {}
-    metrics = LateMetrics(2, lambda step, values: lines.update({step: values}), peak=1e9)
+    lines, clock = {}, Clock()
+    metrics = LateMetrics(2, lambda step, values: lines.update({step: values}), clock, peak=1e9)
     numbers = {"loss": 1.0, "token_accuracy": 0.5, "tokens": 8.0, "grad_norm": 1.0}
     for step in (1, 2, 3, 4):
         metrics.add(step, jax.tree.map(jnp.asarray, numbers), {"rationales": 3.0, "flops": 1e6})
+        clock.now += step
     metrics.drain()
     assert metrics.idle()
     assert (lines[4]["rationales"], lines[4]["flops"], lines[4]["tokens"]) == (6.0, 2e6, 16.0)
-    np.testing.assert_allclose(lines[4]["flops_per_second"], 2e6 / 6 * lines[4]["rationales_per_second"])
+    # The line of update 2 is written when update 3 has been dispatched, after 1 + 2 seconds; 3 + 4 are left.
+    assert [line["seconds_per_step"] for line in lines.values()] == [1.5, 3.5]
+    np.testing.assert_allclose(lines[4]["flops_per_second"], 2e6 / 7)
+    np.testing.assert_allclose(lines[4]["rationales_per_second"], 6 / 7)
     np.testing.assert_allclose(lines[4]["mfu"], lines[4]["flops_per_second"] / 1e9)
-    np.testing.assert_allclose(lines[4]["rationales_per_second"] * lines[4]["seconds_per_step"], 3.0)
+
+
+class Widening:
+    """Batches of which every fourth begins a new shape."""
+
+    def __init__(self):
+        self.step = 0
+
+    def __next__(self):
+        self.step += 1
+        return {"train": batch_of(4, R=6 + self.step // 4)}
+
+    def get_state(self):
+        return {"step": self.step}
+
+    def set_state(self, state):
+        self.step = state["step"]
+
+
+def test_what_a_new_shape_takes_to_compile_is_in_no_rate(one_device, tmp_path):
+    train(MODEL, None, Widening(), settings(steps=8, log_every=2), tmp_path, one_device)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert len({row["seconds_compile"] for row in rows}) == 3  # one shape after the other
+    updates = np.cumsum([2 * row["seconds_per_step"] for row in rows])
+    assert all(updates <= [row["seconds_updates"] for row in rows])
 
 
 def test_mfu_of_a_run_that_changed_its_devices():

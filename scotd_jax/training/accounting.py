@@ -53,12 +53,14 @@ class Spent:
             if counts():
                 self._seconds[purpose] += self._clock() - begin
 
+    def updates(self) -> float:
+        """Seconds of updates, from the first process to now."""
+        return self._updates + self._clock() - self._begin - (sum(self._seconds.values()) - self._past)
+
     def totals(self) -> dict[str, float]:
         """goodput (0 to 1) and seconds_PURPOSE, from the first process to now."""
-        here = self._clock() - self._begin
-        updates = self._updates + here - (sum(self._seconds.values()) - self._past)
-        seconds = {"updates": updates, **self._seconds}
-        goodput = updates / max(sum(seconds.values()), 1e-9)
+        seconds = {"updates": self.updates(), **self._seconds}
+        goodput = seconds["updates"] / max(sum(seconds.values()), 1e-9)
         return {"goodput": goodput, **{f"seconds_{name}": round(value, 3) for name, value in seconds.items()}}
 
 

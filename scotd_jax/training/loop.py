@@ -98,7 +98,10 @@ def train(
             if log is not None:
                 log(step, values)
 
-        metrics = LateMetrics(training.log_every, lambda step, line: emit(step, line | spent.totals()), peak_of(mesh))
+        def line(step: int, values: Mapping[str, float]) -> None:
+            emit(step, {**values, **spent.totals()})
+
+        metrics = LateMetrics(training.log_every, line, spent.updates, peak_of(mesh))
         steps = recorded(range(done + 1, training.steps + 1), profile, folder / "profile", done + 1, metrics.wait)
         for step in stack.enter_context(contextlib.closing(steps)):
             with spent.on("input", metrics.idle):

@@ -6,7 +6,6 @@ that a kill has torn, so an interrupted run leaves the file of an uninterrupted 
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -81,22 +80,25 @@ class LateMetrics:
     host. losses, `objective` and `token_accuracy` are weighted by `tokens`, which is a sum, as are `rationales` and
     `flops`; `grad_norm` is a plain mean; the rest is that of the last update. Of all sums the line also has the rate
     per second, and `mfu`, that of flops as a share of `peak`, where this is known. `emit(step, values)` receives each
-    line.
+    line. `seconds()` is how long updates have taken so far: what a batch of a new shape took to compile, which may come
+    at any time, says nothing about the speed.
     """
 
-    def __init__(self, log_every: int, emit: Callable[[int, dict[str, float]], None], peak: float | None = None):
-        self._log_every, self._emit, self._peak = log_every, emit, peak
+    def __init__(
+        self,
+        log_every: int,
+        emit: Callable[[int, dict[str, float]], None],
+        seconds: Callable[[], float],
+        peak: float | None = None,
+    ):
+        self._log_every, self._emit, self._seconds, self._peak = log_every, emit, seconds, peak
         self._pending: tuple[int, Mapping[str, jax.Array], Mapping[str, float]] | None = None
-        self._compiled = False
         self.restart()
 
     def restart(self) -> None:
-        """Begins a new line; time spent before (saving, evaluating) does not count."""
+        """Begins a new line."""
         self._rows: list[dict[str, float]] = []
-        self._start_clock()
-
-    def _start_clock(self) -> None:
-        self._since, self._untimed = time.perf_counter(), len(self._rows)
+        self._since = self._seconds()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array], work: Mapping[str, float]) -> None:
         """Takes note of the update just dispatched, and of the `work` in it, and reads the one before it."""
@@ -127,23 +129,20 @@ class LateMetrics:
             )
         self._rows.append(row)
         if line:
-            self._emit(step, _means(self._rows, self._untimed, time.perf_counter() - self._since, self._peak))
+            self._emit(step, _means(self._rows, self._seconds() - self._since, self._peak))
             self.restart()
-        elif not self._compiled:
-            self._start_clock()  # the first update of a process compiles, which says nothing about the speed
-        self._compiled = True
 
 
-def _means(rows: list[dict[str, float]], untimed: int, seconds: float, peak: float | None) -> dict[str, float]:
+def _means(rows: list[dict[str, float]], seconds: float, peak: float | None) -> dict[str, float]:
     tokens = [row["tokens"] for row in rows]
     values = dict(rows[-1])
     for name in (name for name in values if name.startswith("loss") or name in ("objective", "token_accuracy")):
         values[name] = sum(row[name] * row["tokens"] for row in rows) / max(sum(tokens), 1.0)
     values["grad_norm"] = sum(row["grad_norm"] for row in rows) / len(rows)
-    values["seconds_per_step"] = seconds / max(len(rows) - untimed, 1)
+    values["seconds_per_step"] = seconds / len(rows)
     for name in (name for name in SUMS if name in values):
         values[name] = sum(row[name] for row in rows)
-        values[f"{name}_per_second"] = sum(row[name] for row in rows[untimed:]) / max(seconds, 1e-9)
+        values[f"{name}_per_second"] = values[name] / max(seconds, 1e-9)
     if peak and "flops" in values:
         values["mfu"] = values["flops_per_second"] / peak
     return values
