@@ -192,6 +192,9 @@ class Training:
             value = getattr(self, name)
             if not 0 <= value < below:
                 raise InputError(f"training.{name} is {value}; expected at least 0 and less than {below}, 0 being off")
+        for name in ("steps", "batch_size", "group_size", "microbatches", "window", "shapes", "log_every"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"training.{name} is {value}; expected at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +231,7 @@ class Asking:
 class Evaluation:
     sampling: Sampling = Sampling(temperature=0.0)  # the reported accuracy
     self_consistency: Sampling = Sampling(n=0, temperature=0.7)  # n > 0: vote over n samples besides
-    dev_questions: int = 128  # of all dev sets together, during training
+    dev_questions: int = 128  # during training, of all dev sets in turn; 0 is all
     limit: int = 0  # first questions of every reported set only; 0 is all
     confidence: float = 0.95
 

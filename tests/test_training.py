@@ -86,6 +86,13 @@ def test_metrics_are_those_of_the_plain_formula():
     same(metrics, expected)
 
 
+def test_a_response_that_stands_for_several_counts_as_so_many():
+    """A visit that repeats a response says so by its weight where rows are packed, and by another row elsewhere."""
+    batch = batch_of(4)
+    batch["weights"][:, 0] *= 3.0
+    assert float(one_update(batch)[1]["rationales"]) == 4 * (3 + 1)
+
+
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_the_gradient_of_weighted_parts_is_the_weighted_sum_of_their_gradients(microbatches):
     """Parts of other shapes and other numbers of tokens: each counts by its weight, not by its length."""
@@ -228,17 +235,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(one_device, tmp_path):
         train(MODEL, lambda: start, batches(4), settings(), tmp_path, one_device)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"batch_size": 6, "microbatches": 4}, "batch_size is 6, .* make it a multiple of 4"),
-        ({"steps": 0}, r"training.steps \(0\)"),
-        ({"log_every": 0}, r"training.log_every \(0\)"),
-    ],
-)
-def test_sizes_that_do_not_fit(one_device, tmp_path, changes, message):
-    with pytest.raises(InputError, match=message):
-        train(MODEL, None, batches(4), settings(**changes), tmp_path, one_device)
+def test_sizes_that_do_not_fit(one_device, tmp_path):
+    with pytest.raises(InputError, match="batch_size is 6, .* make it a multiple of 4"):
+        train(MODEL, None, batches(4), settings(batch_size=6, microbatches=4), tmp_path, one_device)
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size", "group_size", "microbatches", "window", "shapes", "log_every"])
+def test_counts_are_at_least_one(name):
+    with pytest.raises(InputError, match=f"training.{name} is 0; expected at least 1"):
+        settings(**{name: 0})
 
 
 def test_metrics_past_the_restored_step_and_a_torn_line_are_dropped(tmp_path):

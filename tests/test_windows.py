@@ -9,7 +9,6 @@ from scotd_jax.corpus.build import write_corpus
 from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.corpus.gain import gain
 from scotd_jax.corpus.loader import make_loader, open_batches
-from scotd_jax.errors import InputError
 from tests.test_real_corpora import CONFIG, SETS
 
 QUESTIONS = 60
@@ -145,11 +144,6 @@ def test_the_gain_is_said(corpus):
     alone = gain(open_batches(corpus, **{**OPTIONS, "group_size": 1, "shapes": 1}))
     assert alone.startswith("every question comes with one response; padding ")
     assert alone.endswith("in 1 shape")
-
-
-def test_windows_and_shapes_are_at_least_one(corpus):
-    with pytest.raises(InputError, match=r"training.window \(0\) and training.shapes \(5\) are >= 1"):
-        open_batches(corpus, **{**OPTIONS, "window": 0})
 
 
 @pytest.fixture(scope="module")

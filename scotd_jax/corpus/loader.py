@@ -67,12 +67,10 @@ class Batches:
 
         `window` batches share their questions out, but never more than an epoch has; batches come in at most `shapes`
         shapes, whose rows are a multiple of `multiple`. Raises InputError when the processes cannot share a batch
-        equally, when the parts do not hold the same questions, and on a window or number of shapes below 1.
+        equally, and when the parts do not hold the same questions.
         """
         if batch_size % process_count:
             raise InputError(f"batch_size {batch_size} is not a multiple of the {process_count} processes")
-        if window < 1 or shapes < 1:
-            raise InputError(f"training.window ({window}) and training.shapes ({shapes}) are >= 1")
         self._entries, ids = next(iter(readers.values())).ids
         for name, reader in readers.items():
             if reader.ids != (self._entries, ids):

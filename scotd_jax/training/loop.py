@@ -140,12 +140,10 @@ def _due(step: int, training: config.Training) -> tuple[bool, bool]:
 
 
 def check_sizes(training: config.Training, mesh: sharding.AnyMesh) -> None:
-    """Raises InputError if a batch cannot be cut as asked, or the counts of steps are not positive."""
+    """Raises InputError if a batch cannot be cut as asked."""
     parts = training.microbatches * meshes.batch_shards(mesh)
-    if training.microbatches < 1 or training.batch_size % parts != 0:
+    if training.batch_size % parts != 0:
         raise InputError(
             f"training.batch_size is {training.batch_size}, which {training.microbatches} micro-batches over "
             f"{meshes.batch_shards(mesh)} devices along data and fsdp do not divide; make it a multiple of {parts}"
         )
-    if training.steps < 1 or training.log_every < 1:
-        raise InputError(f"training.steps ({training.steps}) and training.log_every ({training.log_every}) are >= 1")

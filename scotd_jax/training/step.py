@@ -75,10 +75,10 @@ def hidden(model: Model, params: Params, batch: Part, **regime: Regime) -> jax.A
     return model.extend(params, context, batch["inputs"], **packed, **regime)[0]
 
 
-def begins(part: Part) -> jax.Array:
-    """bool[B, G, R]: the first tokens of responses."""
+def shown(part: Part) -> jax.Array:
+    """How many responses a part shows: the weights of their first tokens, since a packed one may stand for several."""
     places = part["positions"] if "positions" in part else jnp.arange(part["inputs"].shape[2])[None, None]
-    return (places == 0) & (part["weights"] > 0)
+    return jnp.sum(jnp.where(places == 0, part["weights"], 0.0))
 
 
 def chunk_tokens(vocab_size: int, batch_shards: int) -> int:
@@ -144,7 +144,7 @@ def make_train_step(
             "loss": sum(loss for loss, *_ in said.values()),
             "token_accuracy": sum(correct for _, correct, *_ in said.values()) / sum(weight for _, weight in parts),
             "tokens": sum(tokens.values()),
-            "rationales": sum(jnp.sum(begins(batch[name]).astype(jnp.float32)) for name, _ in parts),
+            "rationales": sum(shown(batch[name]) for name, _ in parts),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
