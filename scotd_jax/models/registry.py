@@ -159,6 +159,9 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platfor
     ) -> tuple[jax.Array, Cache | None]:
         return bind(params).extend(context, jnp.asarray(tokens), cache, regime, positions, questions)
 
+    # Called outside of programs, too: there nnx would leave a circle of references behind, in which all parameters wait
+    # for Python's collector of garbage.
+    @jax.jit
     def unembedding(params: Params) -> jax.Array:
         return bind(params).unembedding()
 
