@@ -82,6 +82,12 @@ def run(
     from scotd_jax.jobs.run import Run
 
     context = Run(config, workdir, skip_bad)
+    trainings = [step.name for step in steps if step.job == "train"]
+    if trainings:
+        from scotd_jax.jobs.train import check_settings
+
+        for name in trainings:
+            check_settings(context, name)
     started = time.monotonic()
     for number, step in enumerate(steps, 1):
         hosts.wait_for_all(f"before {step}")

@@ -88,6 +88,18 @@ def test_corpus_that_is_longer_than_the_model(workdir):
     assert "exceed the model's 64 positions" in message
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.optimizer.warmup_steps=500", "optimizer.warmup_steps is 500, but training lasts"),
+        ("training.freeze=('nothing',)", "training.freeze: 'nothing' fits no parameter"),
+    ],
+)
+def test_a_training_that_could_never_begin_is_said_before_any_work(tmp_path, override, message):
+    assert f"config.students.student: {message}" in refused(tmp_path, f"--config.students.student.{override}")
+    assert not (tmp_path / "rationales").exists()
+
+
 def test_artefact_that_was_never_made(tmp_path):
     message = refused(tmp_path, "--jobs=build")
     assert "rationales/gold: not complete; run it first: --jobs=sample" in message

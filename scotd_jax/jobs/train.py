@@ -1,5 +1,6 @@
 """The train job: one student from its start to its best checkpoint."""
 
+import itertools
 from collections.abc import Mapping
 
 import jax
@@ -14,14 +15,23 @@ from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.given import identity, load_given
 from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.speaking import Speaker, make_sampler, requests, respond
-from scotd_jax.models import api
+from scotd_jax.jobs.speaking import Asked, Speaker, make_sampler, requests, respond
+from scotd_jax.models import api, fused
 from scotd_jax.sampling.engine import as_spoken
 from scotd_jax.training import accounting, trainable
 from scotd_jax.training.checkpoints import best_step
+from scotd_jax.training.loop import check_sizes
 from scotd_jax.training.loop import train as train_loop
 from scotd_jax.training.metrics import read_metrics
+from scotd_jax.training.optimizer import make_optimizer
 from scotd_jax.workdir import write_text
+
+# Fields of config.Training that change nothing of what is learnt but its rounding, as the mesh does: a run that was cut
+# goes on with others. Micro-batches also name the masks of dropout.
+CHANGEABLE = {
+    *("log_every", "save_every", "keep", "tensorboard", "check"),
+    *("microbatches", "remat", "scan_layers", "attention"),
+}
 
 
 def train(run: Run, name: str) -> None:
@@ -29,9 +39,10 @@ def train(run: Run, name: str) -> None:
     spec = run.config.students[name]
     seed = run.config.seed + spec.seed
     artefact = run.artefact("train", name)
+    learnt = plain(spec) | dict.fromkeys(("sets", "arm", "export", "given"))
+    learnt["training"] |= dict.fromkeys(CHANGEABLE if spec.training.dropout == 0 else CHANGEABLE - {"microbatches"})
     made_of = {
-        # What changes nothing of the training is left out.
-        "spec": plain(spec) | dict.fromkeys(("sets", "arm", "export", "given")),
+        "spec": learnt,
         "seed": seed,
         "corpus": run.artefact("build", spec.corpus).digest,
         "model": run.model_identity(spec.model),
@@ -86,6 +97,23 @@ def train(run: Run, name: str) -> None:
     artefact.finish({**best, "cost": cost})
 
 
+def check_settings(run: Run, name: str) -> None:
+    """Raises InputError if a training could never begin: said before the first job of a chain and not after hours of
+    sampling. What is complete needs no settings any more."""
+    spec = run.config.students[name]
+    training = spec.training
+    if run.artefact("train", name).complete:
+        return
+    try:
+        check_sizes(training, run.mesh)
+        make_optimizer(training.optimizer, training.steps)
+        fused.attention(training.attention, run.mesh)
+        if training.freeze or training.lora.rank:
+            trainable.summary(run.model(spec.model, spec.precision).abstract(), training.freeze, training.lora)
+    except InputError as error:
+        raise InputError(f"config.students.{name}: {error}") from None
+
+
 def check_room(model: api.Model, counts: Mapping[str, int | float], name: str) -> None:
     """Raises InputError if the corpus is longer than the positions of the model, which would all fall on the last."""
     room = getattr(model.config, "max_position_embeddings", None)
@@ -98,11 +126,18 @@ def check_room(model: api.Model, counts: Mapping[str, int | float], name: str) -
         )
 
 
+def in_turn(run: Run, sets: tuple[str, ...], limit: int) -> Asked:
+    """The first `limit` questions (0: all), one of each set after the other, so that every set has its say."""
+    asked = run.ask(sets)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*(run.questions(name) for name in sets)))
+    return {question.id: asked[question.id] for question in itertools.islice(filter(None, turns), limit or None)}
+
+
 def _dev(run: Run, name: str, model):
     """dev accuracy, greedy, of the parameters at hand; the sampler is compiled once and kept."""
     spec = run.config.students[name]
     evaluation = run.config.evaluation
-    asked = dict(list(run.ask(spec.dev).items())[: evaluation.dev_questions])
+    asked = in_turn(run, spec.dev, evaluation.dev_questions)
     if not asked:
         raise InputError(f"config.students.{name}.dev: there are no questions in {', '.join(spec.dev)}")
     given = load_given(run, name, spec.given, asked, "own", 1)
