@@ -140,6 +140,13 @@ def test_a_training_in_loops_is_compiled_whole(architecture):
     assert found.flops == guess.flops == other.flops
 
 
+def test_an_update_with_dropout_is_compiled_with_its_seed():
+    work = first(Training)
+    work = dataclasses.replace(work, settings=dataclasses.replace(work.settings, dropout=0.1))
+    update = Planner(topologies.parse("cpu-2"), 0, str).look(work, c.Mesh(fsdp=2), compile=True).programs[0]
+    assert update.how == "compiled"
+
+
 def test_what_is_read_is_counted_for_every_layer_and_question():
     config = chain(rationales={"said": dataclasses.replace(chain().rationales["said"], few_shot=2)})
     work = dataclasses.replace(first(Speaking, config), prompt=64, exemplars=256)

@@ -49,8 +49,9 @@ def training_call(work: Training, mesh: AnyMesh, platform: str, layers: int = 0)
     loop.check_sizes(work.settings, mesh)
     made = loop.programs_of(model_of(work, platform, layers), work.settings, work.parts, mesh)
     batch = batch_of(work, work.settings.batch_size, made.batch)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=made.abstract.step.sharding)
     held = {"weights": made.abstract.params, "optimizer": made.abstract.opt_state}
-    return Call(made.step, (made.abstract, batch), held)
+    return Call(made.step, (made.abstract, batch, *([seed] if work.settings.dropout > 0 else [])), held)
 
 
 def batch_of(work: Training, rows: int, place: NamedSharding | None) -> dict[str, Any]:
