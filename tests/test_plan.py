@@ -13,7 +13,7 @@ from scotd_jax.distributed import topologies
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.plan import plan
 from scotd_jax.jobs.planning.outcomes import Planner
-from scotd_jax.jobs.planning.shapes import Assumed, layers_of, with_layers
+from scotd_jax.jobs.planning.shapes import Assumed, layers_of, shallow, with_layers
 from scotd_jax.jobs.planning.works import Speaking, Training, works
 from scotd_jax.models.registry import config_for
 from tests.door import door
@@ -108,6 +108,24 @@ def test_layers_are_added_in_proportion(architecture, kind):
     for one, other in zip(whole.programs, parts.programs, strict=True):
         assert (one.name, one.flops) == (other.name, pytest.approx(other.flops, rel=1e-6))
         assert one.total == pytest.approx(other.total, rel=0.15)
+
+
+def test_shallow_models_have_whole_layers_in_every_stack():
+    def uneven(layers, decoder):
+        return config_for("t5-tiny", {"num_layers": layers, "num_decoder_layers": decoder})
+
+    assert shallow(config_for("opt-1.3b")) == (1, 2)
+    assert shallow(config_for("opt-1.3b"), 5) == (2, 5)
+    assert shallow(uneven(12, 4), 4) == (3, 6)
+    assert shallow(uneven(6, 2), 4) == shallow(uneven(6, 5), 4) == (6,)
+    assert with_layers(uneven(12, 4), 6) == uneven(6, 2)
+
+
+@pytest.mark.parametrize("kind", [Training, Speaking])
+def test_a_decoder_may_have_fewer_layers_than_its_encoder(kind):
+    model = c.Model("t5-tiny", {"num_layers": 9, "num_decoder_layers": 3}, tokenizer="task:w")
+    outcome = Planner(topologies.parse("cpu-2"), 4, str).look(first(kind, chain(model)), c.Mesh(), compile=True)
+    assert outcome.programs[-1].how == "compiled with 3 and 6 of 9 layers"
 
 
 def test_arithmetic_is_near_what_xla_needs():

@@ -17,7 +17,7 @@ from scotd_jax.distributed.mesh import AXES, batch_shards
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.jobs.planning import counting
 from scotd_jax.jobs.planning.calls import Call, batch_of, bytes_of, model_of, rounded, speaking_calls, training_call
-from scotd_jax.jobs.planning.shapes import layers_of
+from scotd_jax.jobs.planning.shapes import layers_of, shallow
 from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
 from scotd_jax.sampling.sampler import at_once, places_of
 from scotd_jax.training.options import Options, is_rolled
@@ -56,8 +56,7 @@ def line(deep: int, layers: tuple[int, ...], values: list[Numbers]) -> dict[str,
 
 def by_layers(work: Work, counted: Callable[[int], Mapping[str, Numbers]]) -> dict[str, dict[str, float | int]]:
     """`counted(layers)`, of one or two shallow models, for the whole one."""
-    deep = layers_of(work.architecture)
-    layers = (1, 2) if deep > 2 else (deep,)
+    deep, layers = layers_of(work.architecture), shallow(work.architecture)
     found = [counted(count) for count in layers]
     return {name: line(deep, layers, [each[name] for each in found]) for name in found[0]}
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from scotd_jax.jobs.planning.arithmetic import Numbers, Program, calls_of, estimated, line
 from scotd_jax.jobs.planning.calls import Call, bytes_of
-from scotd_jax.jobs.planning.shapes import layers_of
+from scotd_jax.jobs.planning.shapes import layers_of, shallow
 from scotd_jax.jobs.planning.works import Training, Work
 from scotd_jax.training.options import is_rolled
 
@@ -25,7 +25,7 @@ def compiled(work: Work, mesh: Mesh, platform: str, layers: int) -> list[Program
     """Whole or (of more than `layers`, which are not rolled; 0: never) by two shallow models. Raises InputError as
     `estimated` does."""
     deep, rolled = layers_of(work.architecture), isinstance(work, Training) and is_rolled(work.settings, platform)
-    several = (max(1, layers // 2), layers) if 1 < layers < deep and not rolled else (deep,)
+    several = shallow(work.architecture, layers) if layers and not rolled else (deep,)
     known = estimated(work, mesh, platform)
     runs = [_compile(work, mesh, platform, count) for count in several]
     how = "compiled" if len(several) == 1 else f"compiled with {several[0]} and {several[1]} of {deep} layers"

@@ -4,6 +4,7 @@ What cannot be known without them is replaced by a bound or an assumption, and w
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from etils import epath
@@ -82,6 +83,20 @@ def with_layers(model_config: Any, layers: int) -> Any:
     """The same model with so many layers, of a decoder in proportion to its encoder's."""
     if layers == (whole := layers_of(model_config)):
         return model_config
+    stacks = {name: count * layers // whole for name, count in _stacks(model_config).items()}
+    return dataclasses.replace(model_config, **stacks)
+
+
+def shallow(model_config: Any, most: int = 0) -> tuple[int, ...]:
+    """Depths of two models that tell of a deeper one, the second of about `most` layers; or its own alone, if that is
+    not more. In each every stack has whole layers: with 2 of a decoder to 6 of an encoder they are multiples of 3."""
+    deep = layers_of(model_config)
+    step = deep // math.gcd(*_stacks(model_config).values())
+    many = max(2, most // step)
+    return (many // 2 * step, many * step) if many * step < deep else (deep,)
+
+
+def _stacks(model_config: Any) -> dict[str, int]:
+    """Layers of each stack, by the name of its field."""
     fields = [f.name for f in dataclasses.fields(model_config) if f.name in LAYERS]
-    present = {name: getattr(model_config, name) for name in fields if getattr(model_config, name) is not None}
-    return dataclasses.replace(model_config, **{name: count * layers // whole for name, count in present.items()})
+    return {name: getattr(model_config, name) for name in fields if getattr(model_config, name) is not None}
