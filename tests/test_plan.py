@@ -257,7 +257,9 @@ def test_where_no_mesh_helps_larger_hardware_is_named(tmp_path, capsys):
 def test_a_batch_that_cannot_be_cut_is_a_problem_with_a_remedy(mesh, flags, tmp_path, capsys):
     with pytest.raises(InputError, match="train n4"):
         plan(chain(topology="h200-32", mesh=mesh), str(tmp_path))
-    assert "cannot be: training.batch_size is 16" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "cannot be: training.batch_size is 16" in out
+    assert "h  in all, without what cannot be, " in out
     said = json.loads((tmp_path / "plan.json").read_text())
     assert said["remedies"][0]["flags"] == [f"--config.mesh.{flag}" for flag in flags]
 
@@ -275,6 +277,39 @@ def test_what_cannot_be_planned_is_said(config, message, tmp_path):
     with pytest.raises(InputError, match=message):
         plan(config, str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def learning(topology: str = "cpu-2", **changes) -> c.Config:
+    """The small chain, of which n1 learns in another way."""
+    config = chain(topology=topology)
+    student = config.students["n1"]
+    student = dataclasses.replace(student, training=dataclasses.replace(student.training, **changes))
+    return dataclasses.replace(config, students=config.students | {"n1": student})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (learning(optimizer=c.Optimizer("adafactor", moments="bfloat16")), "optimizer.moments: adafactor keeps no"),
+        (learning(freeze=("embd/.*",)), "training.freeze: 'embd/.*' fits no parameter"),
+        (learning(lora=c.LoRA(rank=64)), "training.lora.rank: 64 is more than a side"),
+        (learning("h200-8", attention="fused"), 'training.attention: "fused" is for TPUs.* are cuda'),
+    ],
+)
+def test_settings_that_fit_nowhere_are_said_at_once(config, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(Planner, "look", lambda *_, **__: pytest.fail("something was planned"))
+    with pytest.raises(InputError, match=f"config.students.n1: {message}"):
+        plan(config, str(tmp_path))
+
+
+def test_students_that_start_from_each_other_are_said(tmp_path):
+    first, second = chain().students.values()
+    circle = {
+        "n4": dataclasses.replace(first, model=c.Model(student="n1")),
+        "n1": dataclasses.replace(second, model=c.Model(student="n4")),
+    }
+    with pytest.raises(InputError, match="these need each other.*train n4 -> train n1"):
+        plan(chain(students=circle), str(tmp_path))
 
 
 def test_at_the_door(tmp_path):

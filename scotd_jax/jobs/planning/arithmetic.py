@@ -71,7 +71,7 @@ def calls_of(
 
 
 def estimated(work: Work, mesh: AnyMesh, platform: str) -> list[Program]:
-    """Raises InputError if the sizes of batch and mesh do not fit."""
+    """Raises as `training_call` does."""
     held = by_layers(work, lambda layers: {n: _held(c) for n, c in calls_of(work, mesh, platform, layers).items()})
     if isinstance(work, Training):
         counts = {"update": _training(work, mesh, platform, held["update"]["weights"])}

@@ -4,6 +4,7 @@ The programs are those that run: training/loop.py and sampling/programs.py make 
 they can be compiled; with an abstract mesh, which has sizes alone, they can be counted.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,11 @@ from scotd_jax import config as c
 from scotd_jax.distributed import sharding
 from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.distributed.sharding import AnyMesh
+from scotd_jax.errors import InputError, SizesError
 from scotd_jax.jobs.planning.shapes import with_layers
-from scotd_jax.jobs.planning.works import Speaking, Training
+from scotd_jax.jobs.planning.works import Speaking, Training, Work
 from scotd_jax.layout import round_up
-from scotd_jax.models import api, registry
+from scotd_jax.models import api, fused, registry
 from scotd_jax.sampling import engine
 from scotd_jax.sampling.noise import base_key
 from scotd_jax.sampling.programs import programs
@@ -45,13 +47,27 @@ def model_of(work: Training | Speaking, platform: str, layers: int = 0) -> api.M
 
 
 def training_call(work: Training, mesh: AnyMesh, platform: str, layers: int = 0) -> Call:
-    """The update. Raises InputError if the sizes of batch and mesh do not fit."""
-    loop.check_sizes(work.settings, mesh)
-    made = loop.programs_of(model_of(work, platform, layers), work.settings, work.parts, mesh)
+    """The update. Raises SizesError if the sizes of batch and mesh do not fit, and InputError, which names the student,
+    on settings that fit nowhere."""
+    try:
+        loop.check_sizes(work.settings, mesh)
+        fused.check(work.settings.attention, platform)
+        made = loop.programs_of(model_of(work, platform, layers), work.settings, work.parts, mesh)
+    except SizesError:
+        raise
+    except InputError as error:
+        raise InputError(f"config.students.{work.names[0]}: {error}") from None
     batch = batch_of(work, work.settings.batch_size, made.batch)
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=made.abstract.step.sharding)
     held = {"weights": made.abstract.params, "optimizer": made.abstract.opt_state}
     return Call(made.step, (made.abstract, batch, *([seed] if work.settings.dropout > 0 else [])), held)
+
+
+def check(work: Work, mesh: AnyMesh, platform: str) -> None:
+    """Raises InputError on settings of a training that fit nowhere; sizes that do not fit this mesh may fit others."""
+    if isinstance(work, Training):
+        with contextlib.suppress(SizesError):
+            training_call(work, mesh, platform)
 
 
 def batch_of(work: Training, rows: int, place: NamedSharding | None) -> dict[str, Any]:

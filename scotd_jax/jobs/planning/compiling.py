@@ -22,8 +22,8 @@ from scotd_jax.training.options import is_rolled
 
 
 def compiled(work: Work, mesh: Mesh, platform: str, layers: int) -> list[Program]:
-    """Whole or (of more than `layers`, which are not rolled; 0: never) by two shallow models. Raises InputError as
-    `estimated` does."""
+    """Whole or (of more than `layers`, which are not rolled; 0: never) by two shallow models. Raises as
+    `training_call` does."""
     deep, rolled = layers_of(work.architecture), isinstance(work, Training) and is_rolled(work.settings, platform)
     several = shallow(work.architecture, layers) if layers and not rolled else (deep,)
     known = estimated(work, mesh, platform)

@@ -60,7 +60,8 @@ def as_text(plan: Plan) -> str:
             seconds = hours.of_work(outcome, topology, settings)
             total += seconds
             lines.append(f"  {seconds / 3600:8.2f} h  {outcome.work.title} ({_amount(outcome)})")
-    lines.append(f"  {total / 3600:8.2f} h  in all, {total / 3600 * topology.chips:,.0f} chip-hours")
+    without = ", without what cannot be" if any(outcome.problem for outcome in plan.outcomes) else ""
+    lines.append(f"  {total / 3600:8.2f} h  in all{without}, {total / 3600 * topology.chips:,.0f} chip-hours")
     lines += ["", *_assumptions(plan), ""]
     for job, remedy in plan.remedies:
         lines += _advice(job, remedy)
