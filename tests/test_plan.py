@@ -6,6 +6,7 @@ import json
 
 import jax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from scotd_jax import config as c
 from scotd_jax import main
@@ -15,11 +16,13 @@ from scotd_jax.jobs.plan import plan
 from scotd_jax.jobs.planning.outcomes import Planner
 from scotd_jax.jobs.planning.shapes import Assumed, layers_of, shallow, with_layers
 from scotd_jax.jobs.planning.works import Speaking, Training, works
+from scotd_jax.models import registry
 from scotd_jax.models.registry import config_for
 from tests.door import door
 
 TINY = {"hidden_size": 32, "num_attention_heads": 2, "ffn_dim": 64, "num_hidden_layers": 1}
 MODEL = c.Model("opt-tiny", TINY, tokenizer="task:w")
+LABELS = c.Corpus("label", questions=("w.train",), max_prompt_tokens=128, max_response_tokens=32)
 SHORT = c.Sampling(max_new_tokens=8, batch_size=8, chunk=4)
 
 
@@ -92,6 +95,10 @@ def test_a_training_that_waits_lies_beside_its_dev_questions(small):
     assert of["evaluate n4", "decode"]["beside"] == 0 < of["evaluate n4", "load"]["beside"]
 
 
+def flat(tree):
+    return flatten_dict(tree, sep="/")
+
+
 def first(kind, config=None):
     config = config or chain()
     return next(work for work in works(config, Assumed(config)) if isinstance(work, kind))
@@ -156,6 +163,52 @@ def test_a_training_in_loops_is_compiled_whole(architecture):
     written_out = dataclasses.replace(work, settings=dataclasses.replace(work.settings, scan_layers="off"))
     other = planner.look(written_out, c.Mesh(), compile=False).programs[0]
     assert found.flops == guess.flops == other.flops
+
+
+@pytest.mark.parametrize("scan", ["on", "off"])
+def test_frozen_parameters_are_weights_whichever_layer_they_are_in(scan):
+    model = config_for("opt-tiny", TINY | {"num_hidden_layers": 4})
+    sizes = {name: 4 * leaf.size for name, leaf in flat(registry.build(model).abstract()).items()}
+
+    def update(compile=False, **settings):
+        settings = dataclasses.replace(first(Training).settings, scan_layers=scan, **settings)
+        work = dataclasses.replace(first(Training), architecture=model, settings=settings)
+        return Planner(topologies.parse("cpu-2"), 2, str).look(work, c.Mesh(), compile=compile).programs[0]
+
+    last = sum(size for name, size in sizes.items() if "layers/3/" in name)
+    upper = update(freeze=("layers/3/.*",)).bytes
+    assert upper["weights"] == sum(sizes.values())
+    assert upper["optimizer"] == pytest.approx(2 * (sum(sizes.values()) - last), rel=1e-3)
+    lower = update(compile=True, freeze=("embed/.*", "final_norm/.*", "layers/[0-2]/.*"))
+    assert lower.how == {"on": "compiled, its layers in a loop", "off": "compiled"}[scan]
+    assert lower.bytes["weights"] == sum(sizes.values())
+    assert lower.bytes["optimizer"] == pytest.approx(2 * last, rel=1e-2)
+    assert 0 < lower.bytes["other"] == update().bytes["other"], "the batch"
+
+
+def test_kernels_that_lora_makes_and_their_derivatives_are_temporary():
+    settings = dataclasses.replace(first(Training).settings, batch_size=2, scan_layers="on")
+    shape = {"hidden_size": 128, "ffn_dim": 512, "num_hidden_layers": 4}
+    work = dataclasses.replace(first(Training), architecture=config_for("opt-tiny", shape), settings=settings)
+    thin = dataclasses.replace(work, settings=dataclasses.replace(settings, lora=c.LoRA(rank=2)))
+    planner = Planner(topologies.parse("cpu-2"), 0, str)
+    guess, found = (planner.look(thin, c.Mesh(fsdp=2), compile=it).programs[0].bytes for it in (False, True))
+    assert 0.8 < guess["temporaries"] / found["temporaries"] < 1.7
+    assert guess["weights"] > planner.look(work, c.Mesh(fsdp=2), compile=False).programs[0].bytes["weights"]
+
+
+@pytest.mark.parametrize("settings", [{"freeze": ("layers/3/.*",)}, {"lora": c.LoRA(rank=2)}])
+def test_what_is_frozen_waits_too_beside_all_that_was_made_of_it(settings):
+    shape = TINY | {"num_hidden_layers": 4}
+    config = chain(c.Model("opt-tiny", shape, tokenizer="task:w"))
+    student = config.students["n4"]
+    student = dataclasses.replace(student, training=dataclasses.replace(student.training, **settings))
+    config = dataclasses.replace(config, rationales={}, students={"n4": student}, corpora={"n4": LABELS})
+    planner, todo = Planner(topologies.parse("cpu-2"), 0, str), works(config, Assumed(config))
+    update, dev = (planner.look(work, c.Mesh(), compile=False).programs[-1].bytes for work in todo[:2])
+    params = flat(registry.build(config_for("opt-tiny", shape)).abstract())
+    kernels = sum(4 * leaf.size for name, leaf in params.items() if name.endswith("/kernel"))
+    assert dev["beside"] == update["weights"] + update["optimizer"] + kernels
 
 
 def test_an_update_with_dropout_is_compiled_with_its_seed():
@@ -235,9 +288,8 @@ def test_what_does_not_fit_gets_a_remedy_and_exit_status_2(tmp_path, capsys):
 
 
 def without_rationales(model):
-    corpus = c.Corpus("label", questions=("w.train",), max_prompt_tokens=128, max_response_tokens=32)
     students = {name: dataclasses.replace(s, corpus="n4") for name, s in chain(model).students.items()}
-    return {"corpora": {"n4": corpus}, "students": students}
+    return {"corpora": {"n4": LABELS}, "students": students}
 
 
 def test_where_no_mesh_helps_larger_hardware_is_named(tmp_path, capsys):

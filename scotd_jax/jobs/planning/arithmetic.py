@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
+from scotd_jax import config as c
 from scotd_jax.distributed.mesh import AXES, batch_shards
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.jobs.planning import counting
@@ -54,9 +55,17 @@ def line(deep: int, layers: tuple[int, ...], values: list[Numbers]) -> dict[str,
     return {key: many[key] + max(0, many[key] - few[key]) * steps[0] / steps[1] for key in many}
 
 
+def depths(work: Work, most: int = 0) -> tuple[int, ...]:
+    """Of the models that tell of the whole one (`shallow`). Where patterns say which parameters learn, they may name
+    layers, and then only the whole one does."""
+    if isinstance(work, Training) and (work.settings.freeze or work.settings.lora.rank):
+        return (layers_of(work.architecture),)
+    return shallow(work.architecture, most)
+
+
 def by_layers(work: Work, counted: Callable[[int], Mapping[str, Numbers]]) -> dict[str, dict[str, float | int]]:
-    """`counted(layers)`, of one or two shallow models, for the whole one."""
-    deep, layers = layers_of(work.architecture), shallow(work.architecture)
+    """`counted(layers)` of the whole model, by one or two of these depths."""
+    deep, layers = layers_of(work.architecture), depths(work)
     found = [counted(count) for count in layers]
     return {name: line(deep, layers, [each[name] for each in found]) for name in found[0]}
 
@@ -72,9 +81,13 @@ def calls_of(
 
 def estimated(work: Work, mesh: AnyMesh, platform: str) -> list[Program]:
     """Raises as `training_call` does."""
-    held = by_layers(work, lambda layers: {n: _held(c) for n, c in calls_of(work, mesh, platform, layers).items()})
+
+    def counted(layers: int) -> dict[str, Numbers]:
+        return {name: _held(call) for name, call in calls_of(work, mesh, platform, layers).items()}
+
+    held = by_layers(work, counted)
     if isinstance(work, Training):
-        counts = {"update": _training(work, mesh, platform, held["update"]["weights"])}
+        counts = {"update": _training(work, mesh, platform, held["update"])}
     else:
         counts = _speaking(work, mesh, platform)
     return [
@@ -86,20 +99,21 @@ def estimated(work: Work, mesh: AnyMesh, platform: str) -> list[Program]:
 
 
 def _held(call: Call) -> Numbers:
-    held = {name: bytes_of(tree) for name, tree in call.held.items()}
-    return dict.fromkeys(PARTS, 0) | held | {"other": max(0, bytes_of(call.arguments) - sum(held.values()))}
+    held, made = ({name: bytes_of(tree) for name, tree in trees.items()} for trees in (call.held, call.made))
+    return dict.fromkeys(PARTS, 0) | held | made | {"other": max(0, bytes_of(call.arguments) - sum(held.values()))}
 
 
-def _training(work: Training, mesh: AnyMesh, platform: str, weights: float | int) -> tuple[float | int, float | int]:
-    """Operations of an update, and its temporary bytes: what the backward pass needs, copies of parameters, one
-    gradient (two with micro-batches, which add up) and logits."""
+def _training(work: Training, mesh: AnyMesh, platform: str, held: Numbers) -> tuple[float | int, float | int]:
+    """Operations of an update, and its temporary bytes: what the backward pass needs, copies of parameters and the
+    kernels that LoRA makes, derivatives, sums of those that learn with micro-batches, and logits. Operations, and what
+    is kept, are those of an update of all parameters: rather too many where some are frozen."""
     settings, tensor, fsdp = work.settings, mesh.shape["tensor"], mesh.shape["fsdp"]
     rows = settings.batch_size // batch_shards(mesh) // settings.microbatches
-    uncut = dataclasses.replace(program_of(work), settings=dataclasses.replace(settings, microbatches=1))
-    each = _question(uncut, platform)
+    plain = dataclasses.replace(settings, microbatches=1, freeze=(), lora=c.LoRA())
+    each = _question(dataclasses.replace(program_of(work), settings=plain), platform)
     # Of what follows the batch, hidden units and heads are split over `tensor`: most, but not the residual stream.
     kept = each["batch"] * rows * (0.25 + 0.75 / tensor) + each["copied"] / (tensor * fsdp)
-    gradients = weights * (1 if settings.microbatches == 1 else 2)
+    gradients = held["derived"] + held["combined"] + (held["learns"] if settings.microbatches > 1 else 0)
     logits = 2 * min(LOGITS_BYTES, 4 * work.architecture.vocab_size * rows * work.group * work.response)
     return each["flops"] * settings.batch_size / mesh.size, kept + gradients + logits
 

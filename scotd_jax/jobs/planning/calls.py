@@ -18,6 +18,7 @@ from scotd_jax.distributed import sharding
 from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.errors import InputError, SizesError
+from scotd_jax.jobs.planning import learning
 from scotd_jax.jobs.planning.shapes import with_layers
 from scotd_jax.jobs.planning.works import Speaking, Training, Work
 from scotd_jax.layout import round_up
@@ -27,17 +28,20 @@ from scotd_jax.sampling.noise import base_key
 from scotd_jax.sampling.programs import programs
 from scotd_jax.sampling.sampler import at_once, places_of
 from scotd_jax.training import loop
+from scotd_jax.training.options import is_rolled
 
 STATES = 8  # of the table of stop strings; it is small whatever they are
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """`function(*arguments)`. `held` says by what name the bytes of the arguments go."""
+    """`function(*arguments)`. `held` says by what name the bytes of the arguments go, and `made` names what an update
+    makes that is as large as parameters (learning.py)."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     held: dict[str, Any]  # "weights", "optimizer", "cache": trees of arguments
+    made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def model_of(work: Training | Speaking, platform: str, layers: int = 0) -> api.Model:
@@ -57,10 +61,11 @@ def training_call(work: Training, mesh: AnyMesh, platform: str, layers: int = 0)
         raise
     except InputError as error:
         raise InputError(f"config.students.{work.names[0]}: {error}") from None
-    batch = batch_of(work, work.settings.batch_size, made.batch)
-    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=made.abstract.step.sharding)
-    held = {"weights": made.abstract.params, "optimizer": made.abstract.opt_state}
-    return Call(made.step, (made.abstract, batch, *([seed] if work.settings.dropout > 0 else [])), held)
+    state, batch = made.abstract, batch_of(work, work.settings.batch_size, made.batch)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=state.step.sharding)
+    arguments = (state, batch, *([seed] if work.settings.dropout > 0 else []))
+    held = {"weights": (state.params, state.frozen), "optimizer": state.opt_state}
+    return Call(made.step, arguments, held, learning.made(state, is_rolled(work.settings, platform)))
 
 
 def check(work: Work, mesh: AnyMesh, platform: str) -> None:

@@ -121,7 +121,9 @@ def mesh_of(work: Work, sizes: c.Mesh, topology: Topology) -> AbstractMesh:
 
 
 def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
-    """Bytes on a chip while a speaker's programs run that are none of their arguments: a training that waits."""
+    """Bytes on a chip while a speaker's programs run that are none of their arguments: the state of a training that
+    waits, less what its speaker speaks with. Where some of it is frozen, `Programs.combined` has made all parameters
+    once more."""
     if isinstance(work, Training) or not work.training:
         return 0
     training = Training(work.names, (), work.architecture, work.precision, work.training, (("train", 1.0),), 8, 1, 8, 1)
@@ -129,10 +131,14 @@ def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
 
     def counted(layers: int) -> dict[str, dict[str, int]]:
         held = training_call(training, mesh, topology.chip.platform, layers).held
-        params = held["weights"] if topology.hosts > 1 else _sources(work, held["weights"])
-        return {"": {"bytes": bytes_of(params) + bytes_of(held["optimizer"])}}
+        model = model_of(work, topology.chip.platform, layers)
+        abstract = model.abstract()
+        params = placed(abstract, sharding.param_shardings(mesh, model.axes(), abstract))
+        left = [params if topology.hosts > 1 else _sources(work, params), held["optimizer"]]
+        _, frozen = held["weights"]
+        return {"": {"bytes": bytes_of(left) + (0 if frozen is None else bytes_of(held["weights"]))}}
 
-    return round(by_layers(work, counted)[""]["bytes"])
+    return round(by_layers(training, counted)[""]["bytes"])
 
 
 def _loading(work: Speaking, sizes: c.Mesh, topology: Topology) -> Program:
