@@ -56,6 +56,33 @@ def small(tmp_path_factory):
     return json.loads((folder / "plan.json").read_text())
 
 
+def asked(config):
+    return {work.title: work for work in works(config, Assumed(config)) if isinstance(work, Speaking)}
+
+
+def test_students_are_asked_after_the_examples_that_they_are_asked_with():
+    config = chain(askings={"five": c.Asking("n4", ("w.test",), few_shot=5)})
+    config = dataclasses.replace(config, corpora={**config.corpora, "n4": dataclasses.replace(LABELS, few_shot=2)})
+    taught, five = (asked(config)[title] for title in ("evaluate n4", "evaluate five"))
+    assert asked(config)["dev n4"].exemplars == taught.exemplars == 2 * 128
+    assert five.exemplars == 5 * 128
+    planner = Planner(topologies.parse("cpu-4"), 0, str)
+    programs = planner.look(five, c.Mesh(), compile=False).programs
+    assert [program.name for program in programs] == ["load", "exemplars", "read", "decode"]
+    # An encoder reads examples and question together.
+    whole = dataclasses.replace(config.students["n4"], model=c.Model("t5-tiny", tokenizer="task:w"))
+    whole = asked(dataclasses.replace(config, students={"n4": whole}, rationales={}))
+    assert [(work.exemplars, work.prompt) for work in whole.values()] == [(0, 384), (0, 384), (0, 768)]
+
+
+def test_as_many_samples_are_counted_as_there_will_be():
+    evaluation = c.Evaluation(sampling=dataclasses.replace(SHORT, n=3))
+    config = chain(evaluation=evaluation, askings={"given": c.Asking("n4", ("w.test",), given=("said",), n=4)})
+    samples = {title: (work.questions, work.samples) for title, work in asked(config).items()}
+    assert samples["dev n4"] == (256, 256), "dev questions are answered once, twice in 600 updates"
+    assert samples["evaluate n4 and 1 more"] == (1000 + 4000, 3000 + 4000), "once to each of four rationales"
+
+
 def test_every_program_of_the_chain_is_compiled(small):
     assert small["compiled"]
     assert small["fits"]
