@@ -83,6 +83,20 @@ def test_as_many_samples_are_counted_as_there_will_be():
     assert samples["evaluate n4 and 1 more"] == (1000 + 4000, 3000 + 4000), "once to each of four rationales"
 
 
+@pytest.mark.parametrize(("architecture", "prompt"), [("opt-tiny", 32 + 128), ("t5-tiny", 192)])
+def test_answers_that_are_compared_are_not_said(architecture, prompt):
+    """An asking whose answers' probabilities are summed has a program of its own, of prompt and answers at once."""
+    summed = c.Asking("n4", ("w.test",), given=("said",), n=4, few_shot=1, combine="marginal")
+    work = asked(chain(c.Model(architecture, tokenizer="task:w"), "cpu-2", askings={"sum": summed}))["evaluate sum"]
+    assert (work.answers, work.questions, work.exemplars, work.prompt) == (5, 4000, 0, prompt)
+    planner = Planner(topologies.parse("cpu-2"), 0, str)
+    guess, found = (planner.look(work, c.Mesh(fsdp=2), compile=it).programs for it in (False, True))
+    assert [program.name for program in found] == ["load", "score"]
+    assert 0.5 < guess[-1].bytes["temporaries"] / found[-1].bytes["temporaries"] < 2
+    # XLA leaves out what nobody reads, a layer of OPT's prompt, and counts one position of answers.
+    assert 0.9 < guess[-1].flops / found[-1].xla_flops < 1.6
+
+
 def test_every_program_of_the_chain_is_compiled(small):
     assert small["compiled"]
     assert small["fits"]

@@ -140,23 +140,25 @@ def _speaking(work: Speaking, mesh: AnyMesh, platform: str) -> dict[str, tuple[f
     """Operations and temporary bytes of every program: twice the largest array, and the keys and values that it reads,
     of all layers. Those of exemplars are its result. Those of questions lie there twice before they lie where they
     belong, and on every shard of the batch, whose rows may take any: of OPT-13B on v5e XLA held 0.25, 0.49 and 0.91 GiB
-    with 2, 4 and 8 layers, which are 55 MiB a layer twice. Small models take less."""
+    with 2, 4 and 8 layers, which are 55 MiB a layer twice. Small models take less.
+    Where answers are compared they lie there once."""
     policy, shards = rounded(work.policy, mesh), batch_shards(mesh)
     asked = at_once(policy.batch_size, mesh)
     read = asked / at_once(policy.batch_size, None)
-    copies = {"exemplars": 1, "read": 2 * asked / (places_of(policy) * policy.batch_size), "decode": 0}
+    copies = {"exemplars": 1, "read": 2 * asked / (places_of(policy) * policy.batch_size), "score": 1 / shards}
     found = {}
     for name, each in _alone(dataclasses.replace(program_of(work), policy=policy), platform).items():
         chips = mesh.size if name != "exemplars" else mesh.shape["tensor"]  # exemplars are read by every shard
         flops = each["flops"] * (read if name == "read" else 1) / chips
         largest = each["largest"] / (shards if name != "exemplars" else 1)
-        found[name] = flops, 2 * largest + copies[name] * each["made"] / mesh.shape["tensor"]
+        found[name] = flops, 2 * largest + copies.get(name, 0) * each["made"] / mesh.shape["tensor"]
     return found
 
 
 @functools.lru_cache(maxsize=256)
 def _alone(work: Speaking, platform: str) -> dict[str, Numbers]:
-    """Operations, and bytes of the largest array and of all results, of every program of a speaker on one device."""
+    """Operations, and bytes of the largest array and of what is made (results, and a context that stays inside), of
+    every program of a speaker on one device."""
     mesh = AbstractMesh((1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def counted(layers: int) -> dict[str, Numbers]:
@@ -165,7 +167,7 @@ def _alone(work: Speaking, platform: str) -> dict[str, Numbers]:
             name: {
                 "flops": counting.flops(call.function, *call.arguments),
                 "largest": counting.largest(call.function, *call.arguments),
-                "made": bytes_of(jax.eval_shape(call.function, *call.arguments)),
+                "made": bytes_of((jax.eval_shape(call.function, *call.arguments), call.made)),
             }
             for name, call in calls.items()
         }

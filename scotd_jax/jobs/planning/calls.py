@@ -24,19 +24,21 @@ from scotd_jax.jobs.planning.works import Speaking, Training, Work
 from scotd_jax.layout import round_up
 from scotd_jax.models import api, fused, registry
 from scotd_jax.sampling import engine
+from scotd_jax.sampling.choices import make_score
 from scotd_jax.sampling.noise import base_key
 from scotd_jax.sampling.programs import programs
 from scotd_jax.sampling.sampler import at_once, places_of
 from scotd_jax.training import loop
 from scotd_jax.training.options import is_rolled
 
+ANSWER_TOKENS = 8  # of answers that are compared, which are letters or a word or two
 STATES = 8  # of the table of stop strings; it is small whatever they are
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """`function(*arguments)`. `held` says by what name the bytes of the arguments go, and `made` names what an update
-    makes that is as large as parameters (learning.py)."""
+    """`function(*arguments)`. `held` says by what name the bytes of the arguments go, and `made` names what else is
+    large: in an update trees like the parameters (learning.py), in "score" the context of the prompts."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -99,11 +101,14 @@ def speaking_calls(
     layers: int = 0,
     places: Callable[[Call], Any] | None = None,
 ) -> dict[str, Call]:
-    """The programs of a speaker: "exemplars" (if there are any), "read" and "decode".
+    """The programs of a speaker: "exemplars" (if there are any), "read" and "decode"; or "score" alone where it
+    compares answers.
 
     `places(call)` says where the compiler puts the results of a call; None: whole on every device.
     """
     model, policy = model_of(work, platform, layers), rounded(work.policy, mesh)
+    if work.answers:
+        return {"score": _score_call(work, model, policy.batch_size, mesh)}
     made = programs(model, policy, (0,), work.architecture.vocab_size, mesh)
     params, unembedding = _weights(model, mesh)
     weights = engine.Weights(params, unembedding)
@@ -133,6 +138,16 @@ def speaking_calls(
     arguments = (weights, shared, questions, rows, cache, orders, base, table)
     calls["decode"] = Call(made.decode, arguments, {"weights": weights, "cache": (shared, questions, rows, cache)})
     return calls
+
+
+def _score_call(work: Speaking, model: api.Model, rows: int, mesh: AnyMesh) -> Call:
+    """All answers of as many prompts at a time as a sampler has questions. What a prompt is read into stays inside."""
+    batch, shape = sharding.batch_sharding(mesh), (rows, work.answers, ANSWER_TOKENS)
+    prompt = _prompt(rows, work.prompt, batch)
+    answers = (jax.ShapeDtypeStruct(shape, dtype, sharding=batch) for dtype in (jnp.int32, jnp.int32, jnp.bool_))
+    params, _ = _weights(model, mesh)
+    made = {"context": jax.eval_shape(model.prefill, params, *prompt)}
+    return Call(jax.jit(make_score(model)), (params, *prompt, *answers), {"weights": params}, made)
 
 
 def rounded(policy: c.Sampling, mesh: AnyMesh) -> c.Sampling:

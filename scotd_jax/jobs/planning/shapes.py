@@ -14,7 +14,10 @@ from scotd_jax.errors import InputError
 from scotd_jax.jobs.question_sets import QuestionSet
 from scotd_jax.models import registry
 from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.formats import answer_forms
 from scotd_jax.tasks.registry import load_task
+
+ANSWERS = 5  # of a question whose file is not here: as many as any of the tasks' own letters
 
 
 class Assumed:
@@ -48,6 +51,18 @@ class Assumed:
     def questions(self, sets: tuple[str, ...], limit: int = 0) -> int:
         """How many questions the sets hold together, of each the first `limit` only (0: all)."""
         return sum(min(self._questions(name), limit or self._questions(name)) for name in sets)
+
+    def answers(self, sets: tuple[str, ...]) -> int:
+        """How many answers the questions of these sets have to choose from, at most."""
+        return max(map(self._answers, sets))
+
+    def _answers(self, name: str) -> int:
+        where = QuestionSet.parse(name)
+        task = self._task(where.task)
+        if task is not None:
+            return max(len(answer_forms(question)) for question in task.questions(where.split))
+        self.notes[f"{ANSWERS} answers to choose from in {where.task}.{where.split}, whose files are not here"] = None
+        return ANSWERS
 
     def _questions(self, name: str) -> int:
         where = QuestionSet.parse(name)

@@ -39,7 +39,8 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Speaking:
-    """`samples` said to `questions` of up to `prompt` tokens, after `exemplars` tokens that are read once.
+    """`samples` said to `questions` of up to `prompt` tokens, after `exemplars` tokens that are read once. With
+    `answers` nothing is said: so many are compared after each prompt (sampling/choices.py).
 
     `as_read`: weights are read from their files as they are spoken with, else made of float32 parameters. `training`
     is one that waits meanwhile, with its whole state.
@@ -55,6 +56,7 @@ class Speaking:
     exemplars: int
     questions: int
     samples: int
+    answers: int = 0
     as_read: bool = False
     training: c.Training | None = None
 
@@ -165,7 +167,11 @@ def _evaluations(config: c.Config, assumed: Assumed) -> Iterator[Speaking]:
         architecture = assumed.model(config.students[asking.student].model)
         asked = assumed.questions(asking.sets, settings.limit)
         if asking.given:  # it answers once to each rationale
-            yield _evaluation(config, name, asking, "sampling", architecture, asked * asking.n)
+            each = _evaluation(config, name, asking, "sampling", architecture, asked * asking.n)
+            if asking.combine == "marginal":
+                whole = round_up(each.prompt + each.exemplars, each.policy.bucket)
+                each = dataclasses.replace(each, prompt=whole, exemplars=0, answers=assumed.answers(asking.sets))
+            yield each
             continue
         yield _evaluation(config, name, asking, "sampling", architecture, asked, settings.sampling.n)
         if n := settings.self_consistency.n:
