@@ -7,3 +7,7 @@ class InputError(Exception):
     `main` prints it without a traceback and exits with status 2. Anything else that escapes is a bug of ours
     and keeps its traceback.
     """
+
+
+class SizesError(InputError):
+    """Sizes of batch and mesh that do not fit each other: the plan job says so of them, and looks for others."""

@@ -6,6 +6,7 @@ import json
 
 import jax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from scotd_jax import config as c
 from scotd_jax import main
@@ -13,13 +14,15 @@ from scotd_jax.distributed import topologies
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.plan import plan
 from scotd_jax.jobs.planning.outcomes import Planner
-from scotd_jax.jobs.planning.shapes import Assumed, layers_of, with_layers
+from scotd_jax.jobs.planning.shapes import Assumed, layers_of, shallow, with_layers
 from scotd_jax.jobs.planning.works import Speaking, Training, works
+from scotd_jax.models import registry
 from scotd_jax.models.registry import config_for
 from tests.door import door
 
 TINY = {"hidden_size": 32, "num_attention_heads": 2, "ffn_dim": 64, "num_hidden_layers": 1}
 MODEL = c.Model("opt-tiny", TINY, tokenizer="task:w")
+LABELS = c.Corpus("label", questions=("w.train",), max_prompt_tokens=128, max_response_tokens=32)
 SHORT = c.Sampling(max_new_tokens=8, batch_size=8, chunk=4)
 
 
@@ -51,6 +54,47 @@ def small(tmp_path_factory):
     plan(chain(), str(folder))
     assert [file.name for file in folder.iterdir()] == ["plan.json"], "nothing else is made"
     return json.loads((folder / "plan.json").read_text())
+
+
+def asked(config):
+    return {work.title: work for work in works(config, Assumed(config)) if isinstance(work, Speaking)}
+
+
+def test_students_are_asked_after_the_examples_that_they_are_asked_with():
+    config = chain(askings={"five": c.Asking("n4", ("w.test",), few_shot=5)})
+    config = dataclasses.replace(config, corpora={**config.corpora, "n4": dataclasses.replace(LABELS, few_shot=2)})
+    taught, five = (asked(config)[title] for title in ("evaluate n4", "evaluate five"))
+    assert asked(config)["dev n4"].exemplars == taught.exemplars == 2 * 128
+    assert five.exemplars == 5 * 128
+    planner = Planner(topologies.parse("cpu-4"), 0, str)
+    programs = planner.look(five, c.Mesh(), compile=False).programs
+    assert [program.name for program in programs] == ["load", "exemplars", "read", "decode"]
+    # An encoder reads examples and question together.
+    whole = dataclasses.replace(config.students["n4"], model=c.Model("t5-tiny", tokenizer="task:w"))
+    whole = asked(dataclasses.replace(config, students={"n4": whole}, rationales={}))
+    assert [(work.exemplars, work.prompt) for work in whole.values()] == [(0, 384), (0, 384), (0, 768)]
+
+
+def test_as_many_samples_are_counted_as_there_will_be():
+    evaluation = c.Evaluation(sampling=dataclasses.replace(SHORT, n=3))
+    config = chain(evaluation=evaluation, askings={"given": c.Asking("n4", ("w.test",), given=("said",), n=4)})
+    samples = {title: (work.questions, work.samples) for title, work in asked(config).items()}
+    assert samples["dev n4"] == (256, 256), "dev questions are answered once, twice in 600 updates"
+    assert samples["evaluate n4 and 1 more"] == (1000 + 4000, 3000 + 4000), "once to each of four rationales"
+
+
+@pytest.mark.parametrize(("architecture", "prompt"), [("opt-tiny", 32 + 128), ("t5-tiny", 192)])
+def test_answers_that_are_compared_are_not_said(architecture, prompt):
+    """An asking whose answers' probabilities are summed has a program of its own, of prompt and answers at once."""
+    summed = c.Asking("n4", ("w.test",), given=("said",), n=4, few_shot=1, combine="marginal")
+    work = asked(chain(c.Model(architecture, tokenizer="task:w"), "cpu-2", askings={"sum": summed}))["evaluate sum"]
+    assert (work.answers, work.questions, work.exemplars, work.prompt) == (5, 4000, 0, prompt)
+    planner = Planner(topologies.parse("cpu-2"), 0, str)
+    guess, found = (planner.look(work, c.Mesh(fsdp=2), compile=it).programs for it in (False, True))
+    assert [program.name for program in found] == ["load", "score"]
+    assert 0.5 < guess[-1].bytes["temporaries"] / found[-1].bytes["temporaries"] < 2
+    # XLA leaves out what nobody reads, a layer of OPT's prompt, and counts one position of answers.
+    assert 0.9 < guess[-1].flops / found[-1].xla_flops < 1.6
 
 
 def test_every_program_of_the_chain_is_compiled(small):
@@ -92,6 +136,10 @@ def test_a_training_that_waits_lies_beside_its_dev_questions(small):
     assert of["evaluate n4", "decode"]["beside"] == 0 < of["evaluate n4", "load"]["beside"]
 
 
+def flat(tree):
+    return flatten_dict(tree, sep="/")
+
+
 def first(kind, config=None):
     config = config or chain()
     return next(work for work in works(config, Assumed(config)) if isinstance(work, kind))
@@ -108,6 +156,24 @@ def test_layers_are_added_in_proportion(architecture, kind):
     for one, other in zip(whole.programs, parts.programs, strict=True):
         assert (one.name, one.flops) == (other.name, pytest.approx(other.flops, rel=1e-6))
         assert one.total == pytest.approx(other.total, rel=0.15)
+
+
+def test_shallow_models_have_whole_layers_in_every_stack():
+    def uneven(layers, decoder):
+        return config_for("t5-tiny", {"num_layers": layers, "num_decoder_layers": decoder})
+
+    assert shallow(config_for("opt-1.3b")) == (1, 2)
+    assert shallow(config_for("opt-1.3b"), 5) == (2, 5)
+    assert shallow(uneven(12, 4), 4) == (3, 6)
+    assert shallow(uneven(6, 2), 4) == shallow(uneven(6, 5), 4) == (6,)
+    assert with_layers(uneven(12, 4), 6) == uneven(6, 2)
+
+
+@pytest.mark.parametrize("kind", [Training, Speaking])
+def test_a_decoder_may_have_fewer_layers_than_its_encoder(kind):
+    model = c.Model("t5-tiny", {"num_layers": 9, "num_decoder_layers": 3}, tokenizer="task:w")
+    outcome = Planner(topologies.parse("cpu-2"), 4, str).look(first(kind, chain(model)), c.Mesh(), compile=True)
+    assert outcome.programs[-1].how == "compiled with 3 and 6 of 9 layers"
 
 
 def test_arithmetic_is_near_what_xla_needs():
@@ -138,6 +204,59 @@ def test_a_training_in_loops_is_compiled_whole(architecture):
     written_out = dataclasses.replace(work, settings=dataclasses.replace(work.settings, scan_layers="off"))
     other = planner.look(written_out, c.Mesh(), compile=False).programs[0]
     assert found.flops == guess.flops == other.flops
+
+
+@pytest.mark.parametrize("scan", ["on", "off"])
+def test_frozen_parameters_are_weights_whichever_layer_they_are_in(scan):
+    model = config_for("opt-tiny", TINY | {"num_hidden_layers": 4})
+    sizes = {name: 4 * leaf.size for name, leaf in flat(registry.build(model).abstract()).items()}
+
+    def update(compile=False, **settings):
+        settings = dataclasses.replace(first(Training).settings, scan_layers=scan, **settings)
+        work = dataclasses.replace(first(Training), architecture=model, settings=settings)
+        return Planner(topologies.parse("cpu-2"), 2, str).look(work, c.Mesh(), compile=compile).programs[0]
+
+    last = sum(size for name, size in sizes.items() if "layers/3/" in name)
+    upper = update(freeze=("layers/3/.*",)).bytes
+    assert upper["weights"] == sum(sizes.values())
+    assert upper["optimizer"] == pytest.approx(2 * (sum(sizes.values()) - last), rel=1e-3)
+    lower = update(compile=True, freeze=("embed/.*", "final_norm/.*", "layers/[0-2]/.*"))
+    assert lower.how == {"on": "compiled, its layers in a loop", "off": "compiled"}[scan]
+    assert lower.bytes["weights"] == sum(sizes.values())
+    assert lower.bytes["optimizer"] == pytest.approx(2 * last, rel=1e-2)
+    assert 0 < lower.bytes["other"] == update().bytes["other"], "the batch"
+
+
+def test_kernels_that_lora_makes_and_their_derivatives_are_temporary():
+    settings = dataclasses.replace(first(Training).settings, batch_size=2, scan_layers="on")
+    shape = {"hidden_size": 128, "ffn_dim": 512, "num_hidden_layers": 4}
+    work = dataclasses.replace(first(Training), architecture=config_for("opt-tiny", shape), settings=settings)
+    thin = dataclasses.replace(work, settings=dataclasses.replace(settings, lora=c.LoRA(rank=2)))
+    planner = Planner(topologies.parse("cpu-2"), 0, str)
+    guess, found = (planner.look(thin, c.Mesh(fsdp=2), compile=it).programs[0].bytes for it in (False, True))
+    assert 0.8 < guess["temporaries"] / found["temporaries"] < 1.7
+    assert guess["weights"] > planner.look(work, c.Mesh(fsdp=2), compile=False).programs[0].bytes["weights"]
+
+
+@pytest.mark.parametrize("settings", [{"freeze": ("layers/3/.*",)}, {"lora": c.LoRA(rank=2)}])
+def test_what_is_frozen_waits_too_beside_all_that_was_made_of_it(settings):
+    shape = TINY | {"num_hidden_layers": 4}
+    config = chain(c.Model("opt-tiny", shape, tokenizer="task:w"))
+    student = config.students["n4"]
+    student = dataclasses.replace(student, training=dataclasses.replace(student.training, **settings))
+    config = dataclasses.replace(config, rationales={}, students={"n4": student}, corpora={"n4": LABELS})
+    planner, todo = Planner(topologies.parse("cpu-2"), 0, str), works(config, Assumed(config))
+    update, dev = (planner.look(work, c.Mesh(), compile=False).programs[-1].bytes for work in todo[:2])
+    params = flat(registry.build(config_for("opt-tiny", shape)).abstract())
+    kernels = sum(4 * leaf.size for name, leaf in params.items() if name.endswith("/kernel"))
+    assert dev["beside"] == update["weights"] + update["optimizer"] + kernels
+
+
+def test_an_update_with_dropout_is_compiled_with_its_seed():
+    work = first(Training)
+    work = dataclasses.replace(work, settings=dataclasses.replace(work.settings, dropout=0.1))
+    update = Planner(topologies.parse("cpu-2"), 0, str).look(work, c.Mesh(fsdp=2), compile=True).programs[0]
+    assert update.how == "compiled"
 
 
 def test_what_is_read_is_counted_for_every_layer_and_question():
@@ -210,9 +329,8 @@ def test_what_does_not_fit_gets_a_remedy_and_exit_status_2(tmp_path, capsys):
 
 
 def without_rationales(model):
-    corpus = c.Corpus("label", questions=("w.train",), max_prompt_tokens=128, max_response_tokens=32)
     students = {name: dataclasses.replace(s, corpus="n4") for name, s in chain(model).students.items()}
-    return {"corpora": {"n4": corpus}, "students": students}
+    return {"corpora": {"n4": LABELS}, "students": students}
 
 
 def test_where_no_mesh_helps_larger_hardware_is_named(tmp_path, capsys):
@@ -232,7 +350,9 @@ def test_where_no_mesh_helps_larger_hardware_is_named(tmp_path, capsys):
 def test_a_batch_that_cannot_be_cut_is_a_problem_with_a_remedy(mesh, flags, tmp_path, capsys):
     with pytest.raises(InputError, match="train n4"):
         plan(chain(topology="h200-32", mesh=mesh), str(tmp_path))
-    assert "cannot be: training.batch_size is 16" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "cannot be: training.batch_size is 16" in out
+    assert "h  in all, without what cannot be, " in out
     said = json.loads((tmp_path / "plan.json").read_text())
     assert said["remedies"][0]["flags"] == [f"--config.mesh.{flag}" for flag in flags]
 
@@ -250,6 +370,39 @@ def test_what_cannot_be_planned_is_said(config, message, tmp_path):
     with pytest.raises(InputError, match=message):
         plan(config, str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def learning(topology: str = "cpu-2", **changes) -> c.Config:
+    """The small chain, of which n1 learns in another way."""
+    config = chain(topology=topology)
+    student = config.students["n1"]
+    student = dataclasses.replace(student, training=dataclasses.replace(student.training, **changes))
+    return dataclasses.replace(config, students=config.students | {"n1": student})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (learning(optimizer=c.Optimizer("adafactor", moments="bfloat16")), "optimizer.moments: adafactor keeps no"),
+        (learning(freeze=("embd/.*",)), "training.freeze: 'embd/.*' fits no parameter"),
+        (learning(lora=c.LoRA(rank=64)), "training.lora.rank: 64 is more than a side"),
+        (learning("h200-8", attention="fused"), 'training.attention: "fused" is for TPUs.* are cuda'),
+    ],
+)
+def test_settings_that_fit_nowhere_are_said_at_once(config, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(Planner, "look", lambda *_, **__: pytest.fail("something was planned"))
+    with pytest.raises(InputError, match=f"config.students.n1: {message}"):
+        plan(config, str(tmp_path))
+
+
+def test_students_that_start_from_each_other_are_said(tmp_path):
+    first, second = chain().students.values()
+    circle = {
+        "n4": dataclasses.replace(first, model=c.Model(student="n1")),
+        "n1": dataclasses.replace(second, model=c.Model(student="n4")),
+    }
+    with pytest.raises(InputError, match="these need each other.*train n4 -> train n1"):
+        plan(chain(students=circle), str(tmp_path))
 
 
 def test_at_the_door(tmp_path):

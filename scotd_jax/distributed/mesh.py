@@ -11,7 +11,7 @@ import jax
 from jax.sharding import AxisType
 
 from scotd_jax import config
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, SizesError
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -19,7 +19,7 @@ AXES = ("data", "fsdp", "tensor")
 def shape_of(sizes: config.Mesh, devices: int) -> dict[str, int]:
     """Devices along each axis, -1 filled in.
 
-    Raises InputError if more than one size is -1, a size is zero, or the sizes do not use every device.
+    Raises InputError if more than one size is -1 or a size is zero, SizesError if they do not use every device.
     """
     shape = {axis: getattr(sizes, axis) for axis in AXES}
     written = ", ".join(f"{axis}={size}" for axis, size in shape.items())
@@ -30,7 +30,7 @@ def shape_of(sizes: config.Mesh, devices: int) -> dict[str, int]:
     if free:
         shape[free[0]] = devices // named
     if math.prod(shape.values()) != devices:
-        raise InputError(
+        raise SizesError(
             f"config.mesh: {written} does not fit the {devices} devices of this run; "
             "the product of the sizes must be the number of devices, and one size may be -1"
         )

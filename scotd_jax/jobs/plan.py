@@ -12,10 +12,11 @@ import jax
 
 from scotd_jax import config as c
 from scotd_jax.distributed import topologies
-from scotd_jax.distributed.mesh import shape_of
+from scotd_jax.distributed.mesh import abstract_mesh, shape_of
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import chain
 from scotd_jax.jobs.planning import remedies, text
+from scotd_jax.jobs.planning.calls import check
 from scotd_jax.jobs.planning.outcomes import Planner
 from scotd_jax.jobs.planning.shapes import Assumed
 from scotd_jax.jobs.planning.works import works
@@ -26,10 +27,10 @@ from scotd_jax.workdir import Workdir, write_text
 def plan(config: c.Config, workdir: str) -> None:
     """Prints the plan and writes it to WORKDIR/plan.json.
 
-    Raises InputError on a topology that there is not, sizes that do not fit it, and, after everything is said, if
-    something does not fit.
+    Raises InputError on a topology that there is not, sizes that do not fit it, settings that fit nowhere, and, after
+    everything is said, if something does not fit.
     """
-    chain.check(config)
+    chain.chain(config)
     if not config.plan.topology:
         raise InputError("config.plan.topology: on what? For example --config.plan.topology=v5e-16")
     topology = topologies.parse(config.plan.topology, "config.plan.topology")
@@ -39,7 +40,10 @@ def plan(config: c.Config, workdir: str) -> None:
     assumed = Assumed(config)
     planner = Planner(topology, config.plan.layers, log)
     with jax.debug_key_reuse(False):  # which keys are used how often is no question of sizes
-        found = [planner.look(work, config.mesh, compile=True) for work in works(config, assumed)]
+        todo = works(config, assumed)
+        for work in todo:  # what is wrong in the config is said before minutes of compiling
+            check(work, abstract_mesh(config.mesh, topology.chips), planner.platform)
+        found = [planner.look(work, config.mesh, compile=True) for work in todo]
         advice = []
         for job, group in itertools.groupby(sorted(found, key=lambda o: o.work.job), key=lambda o: o.work.job):
             group = list(group)

@@ -34,15 +34,17 @@ from scotd_jax.models.regime import Attend, keep
 
 
 def attention(name: str, mesh: AnyMesh) -> Attend | None:
-    """What `training.attention` names; None is what models do anyway. Raises InputError where it does not run."""
-    if name == "xla":
-        return None
-    if platform(mesh) not in ("tpu", ""):
+    """What `training.attention` names; None is what models do anyway. Raises as `check` does."""
+    check(name, platform(mesh))
+    return None if name == "xla" else Fused(mesh)
+
+
+def check(name: str, platform: str) -> None:
+    """Raises InputError where it does not run; "" is a platform that is not known."""
+    if name != "xla" and platform not in ("tpu", ""):
         raise InputError(
-            f'training.attention: "{name}" is for TPUs, and the devices of this run are {platform(mesh)}; '
-            'leave it at "xla"'
+            f'training.attention: "{name}" is for TPUs, and the devices of this run are {platform}; leave it at "xla"'
         )
-    return Fused(mesh)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.distributed.profile import OFF, recorded
-from scotd_jax.errors import InputError
+from scotd_jax.errors import SizesError
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.accounting import Spent, earlier, peak_of, work_of
 from scotd_jax.training.check import check_pairs
@@ -140,10 +140,10 @@ def _due(step: int, training: config.Training) -> tuple[bool, bool]:
 
 
 def check_sizes(training: config.Training, mesh: sharding.AnyMesh) -> None:
-    """Raises InputError if a batch cannot be cut as asked."""
+    """Raises SizesError if a batch cannot be cut as asked."""
     parts = training.microbatches * meshes.batch_shards(mesh)
     if training.batch_size % parts != 0:
-        raise InputError(
+        raise SizesError(
             f"training.batch_size is {training.batch_size}, which {training.microbatches} micro-batches over "
             f"{meshes.batch_shards(mesh)} devices along data and fsdp do not divide; make it a multiple of {parts}"
         )

@@ -13,11 +13,12 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
+from scotd_jax import config as c
 from scotd_jax.distributed.mesh import AXES, batch_shards
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.jobs.planning import counting
 from scotd_jax.jobs.planning.calls import Call, batch_of, bytes_of, model_of, rounded, speaking_calls, training_call
-from scotd_jax.jobs.planning.shapes import layers_of
+from scotd_jax.jobs.planning.shapes import layers_of, shallow
 from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
 from scotd_jax.sampling.sampler import at_once, places_of
 from scotd_jax.training.options import Options, is_rolled
@@ -54,10 +55,17 @@ def line(deep: int, layers: tuple[int, ...], values: list[Numbers]) -> dict[str,
     return {key: many[key] + max(0, many[key] - few[key]) * steps[0] / steps[1] for key in many}
 
 
+def depths(work: Work, most: int = 0) -> tuple[int, ...]:
+    """Of the models that tell of the whole one (`shallow`). Where patterns say which parameters learn, they may name
+    layers, and then only the whole one does."""
+    if isinstance(work, Training) and (work.settings.freeze or work.settings.lora.rank):
+        return (layers_of(work.architecture),)
+    return shallow(work.architecture, most)
+
+
 def by_layers(work: Work, counted: Callable[[int], Mapping[str, Numbers]]) -> dict[str, dict[str, float | int]]:
-    """`counted(layers)`, of one or two shallow models, for the whole one."""
-    deep = layers_of(work.architecture)
-    layers = (1, 2) if deep > 2 else (deep,)
+    """`counted(layers)` of the whole model, by one or two of these depths."""
+    deep, layers = layers_of(work.architecture), depths(work)
     found = [counted(count) for count in layers]
     return {name: line(deep, layers, [each[name] for each in found]) for name in found[0]}
 
@@ -72,10 +80,14 @@ def calls_of(
 
 
 def estimated(work: Work, mesh: AnyMesh, platform: str) -> list[Program]:
-    """Raises InputError if the sizes of batch and mesh do not fit."""
-    held = by_layers(work, lambda layers: {n: _held(c) for n, c in calls_of(work, mesh, platform, layers).items()})
+    """Raises as `training_call` does."""
+
+    def counted(layers: int) -> dict[str, Numbers]:
+        return {name: _held(call) for name, call in calls_of(work, mesh, platform, layers).items()}
+
+    held = by_layers(work, counted)
     if isinstance(work, Training):
-        counts = {"update": _training(work, mesh, platform, held["update"]["weights"])}
+        counts = {"update": _training(work, mesh, platform, held["update"])}
     else:
         counts = _speaking(work, mesh, platform)
     return [
@@ -87,20 +99,21 @@ def estimated(work: Work, mesh: AnyMesh, platform: str) -> list[Program]:
 
 
 def _held(call: Call) -> Numbers:
-    held = {name: bytes_of(tree) for name, tree in call.held.items()}
-    return dict.fromkeys(PARTS, 0) | held | {"other": max(0, bytes_of(call.arguments) - sum(held.values()))}
+    held, made = ({name: bytes_of(tree) for name, tree in trees.items()} for trees in (call.held, call.made))
+    return dict.fromkeys(PARTS, 0) | held | made | {"other": max(0, bytes_of(call.arguments) - sum(held.values()))}
 
 
-def _training(work: Training, mesh: AnyMesh, platform: str, weights: float | int) -> tuple[float | int, float | int]:
-    """Operations of an update, and its temporary bytes: what the backward pass needs, copies of parameters, one
-    gradient (two with micro-batches, which add up) and logits."""
+def _training(work: Training, mesh: AnyMesh, platform: str, held: Numbers) -> tuple[float | int, float | int]:
+    """Operations of an update, and its temporary bytes: what the backward pass needs, copies of parameters and the
+    kernels that LoRA makes, derivatives, sums of those that learn with micro-batches, and logits. Operations, and what
+    is kept, are those of an update of all parameters: rather too many where some are frozen."""
     settings, tensor, fsdp = work.settings, mesh.shape["tensor"], mesh.shape["fsdp"]
     rows = settings.batch_size // batch_shards(mesh) // settings.microbatches
-    uncut = dataclasses.replace(program_of(work), settings=dataclasses.replace(settings, microbatches=1))
-    each = _question(uncut, platform)
+    plain = dataclasses.replace(settings, microbatches=1, freeze=(), lora=c.LoRA())
+    each = _question(dataclasses.replace(program_of(work), settings=plain), platform)
     # Of what follows the batch, hidden units and heads are split over `tensor`: most, but not the residual stream.
     kept = each["batch"] * rows * (0.25 + 0.75 / tensor) + each["copied"] / (tensor * fsdp)
-    gradients = weights * (1 if settings.microbatches == 1 else 2)
+    gradients = held["derived"] + held["combined"] + (held["learns"] if settings.microbatches > 1 else 0)
     logits = 2 * min(LOGITS_BYTES, 4 * work.architecture.vocab_size * rows * work.group * work.response)
     return each["flops"] * settings.batch_size / mesh.size, kept + gradients + logits
 
@@ -127,23 +140,25 @@ def _speaking(work: Speaking, mesh: AnyMesh, platform: str) -> dict[str, tuple[f
     """Operations and temporary bytes of every program: twice the largest array, and the keys and values that it reads,
     of all layers. Those of exemplars are its result. Those of questions lie there twice before they lie where they
     belong, and on every shard of the batch, whose rows may take any: of OPT-13B on v5e XLA held 0.25, 0.49 and 0.91 GiB
-    with 2, 4 and 8 layers, which are 55 MiB a layer twice. Small models take less."""
+    with 2, 4 and 8 layers, which are 55 MiB a layer twice. Small models take less.
+    Where answers are compared they lie there once."""
     policy, shards = rounded(work.policy, mesh), batch_shards(mesh)
     asked = at_once(policy.batch_size, mesh)
     read = asked / at_once(policy.batch_size, None)
-    copies = {"exemplars": 1, "read": 2 * asked / (places_of(policy) * policy.batch_size), "decode": 0}
+    copies = {"exemplars": 1, "read": 2 * asked / (places_of(policy) * policy.batch_size), "score": 1 / shards}
     found = {}
     for name, each in _alone(dataclasses.replace(program_of(work), policy=policy), platform).items():
         chips = mesh.size if name != "exemplars" else mesh.shape["tensor"]  # exemplars are read by every shard
         flops = each["flops"] * (read if name == "read" else 1) / chips
         largest = each["largest"] / (shards if name != "exemplars" else 1)
-        found[name] = flops, 2 * largest + copies[name] * each["made"] / mesh.shape["tensor"]
+        found[name] = flops, 2 * largest + copies.get(name, 0) * each["made"] / mesh.shape["tensor"]
     return found
 
 
 @functools.lru_cache(maxsize=256)
 def _alone(work: Speaking, platform: str) -> dict[str, Numbers]:
-    """Operations, and bytes of the largest array and of all results, of every program of a speaker on one device."""
+    """Operations, and bytes of the largest array and of what is made (results, and a context that stays inside), of
+    every program of a speaker on one device."""
     mesh = AbstractMesh((1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def counted(layers: int) -> dict[str, Numbers]:
@@ -152,7 +167,7 @@ def _alone(work: Speaking, platform: str) -> dict[str, Numbers]:
             name: {
                 "flops": counting.flops(call.function, *call.arguments),
                 "largest": counting.largest(call.function, *call.arguments),
-                "made": bytes_of(jax.eval_shape(call.function, *call.arguments)),
+                "made": bytes_of((jax.eval_shape(call.function, *call.arguments), call.made)),
             }
             for name, call in calls.items()
         }

@@ -4,6 +4,7 @@ The programs are those that run: training/loop.py and sampling/programs.py make 
 they can be compiled; with an abstract mesh, which has sizes alone, they can be counted.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -16,26 +17,33 @@ from scotd_jax import config as c
 from scotd_jax.distributed import sharding
 from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.distributed.sharding import AnyMesh
+from scotd_jax.errors import InputError, SizesError
+from scotd_jax.jobs.planning import learning
 from scotd_jax.jobs.planning.shapes import with_layers
-from scotd_jax.jobs.planning.works import Speaking, Training
+from scotd_jax.jobs.planning.works import Speaking, Training, Work
 from scotd_jax.layout import round_up
-from scotd_jax.models import api, registry
+from scotd_jax.models import api, fused, registry
 from scotd_jax.sampling import engine
+from scotd_jax.sampling.choices import make_score
 from scotd_jax.sampling.noise import base_key
 from scotd_jax.sampling.programs import programs
 from scotd_jax.sampling.sampler import at_once, places_of
 from scotd_jax.training import loop
+from scotd_jax.training.options import is_rolled
 
+ANSWER_TOKENS = 8  # of answers that are compared, which are letters or a word or two
 STATES = 8  # of the table of stop strings; it is small whatever they are
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """`function(*arguments)`. `held` says by what name the bytes of the arguments go."""
+    """`function(*arguments)`. `held` says by what name the bytes of the arguments go, and `made` names what else is
+    large: in an update trees like the parameters (learning.py), in "score" the context of the prompts."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     held: dict[str, Any]  # "weights", "optimizer", "cache": trees of arguments
+    made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def model_of(work: Training | Speaking, platform: str, layers: int = 0) -> api.Model:
@@ -45,12 +53,28 @@ def model_of(work: Training | Speaking, platform: str, layers: int = 0) -> api.M
 
 
 def training_call(work: Training, mesh: AnyMesh, platform: str, layers: int = 0) -> Call:
-    """The update. Raises InputError if the sizes of batch and mesh do not fit."""
-    loop.check_sizes(work.settings, mesh)
-    made = loop.programs_of(model_of(work, platform, layers), work.settings, work.parts, mesh)
-    batch = batch_of(work, work.settings.batch_size, made.batch)
-    held = {"weights": made.abstract.params, "optimizer": made.abstract.opt_state}
-    return Call(made.step, (made.abstract, batch), held)
+    """The update. Raises SizesError if the sizes of batch and mesh do not fit, and InputError, which names the student,
+    on settings that fit nowhere."""
+    try:
+        loop.check_sizes(work.settings, mesh)
+        fused.check(work.settings.attention, platform)
+        made = loop.programs_of(model_of(work, platform, layers), work.settings, work.parts, mesh)
+    except SizesError:
+        raise
+    except InputError as error:
+        raise InputError(f"config.students.{work.names[0]}: {error}") from None
+    state, batch = made.abstract, batch_of(work, work.settings.batch_size, made.batch)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=state.step.sharding)
+    arguments = (state, batch, *([seed] if work.settings.dropout > 0 else []))
+    held = {"weights": (state.params, state.frozen), "optimizer": state.opt_state}
+    return Call(made.step, arguments, held, learning.made(state, is_rolled(work.settings, platform)))
+
+
+def check(work: Work, mesh: AnyMesh, platform: str) -> None:
+    """Raises InputError on settings of a training that fit nowhere; sizes that do not fit this mesh may fit others."""
+    if isinstance(work, Training):
+        with contextlib.suppress(SizesError):
+            training_call(work, mesh, platform)
 
 
 def batch_of(work: Training, rows: int, place: NamedSharding | None) -> dict[str, Any]:
@@ -77,11 +101,14 @@ def speaking_calls(
     layers: int = 0,
     places: Callable[[Call], Any] | None = None,
 ) -> dict[str, Call]:
-    """The programs of a speaker: "exemplars" (if there are any), "read" and "decode".
+    """The programs of a speaker: "exemplars" (if there are any), "read" and "decode"; or "score" alone where it
+    compares answers.
 
     `places(call)` says where the compiler puts the results of a call; None: whole on every device.
     """
     model, policy = model_of(work, platform, layers), rounded(work.policy, mesh)
+    if work.answers:
+        return {"score": _score_call(work, model, policy.batch_size, mesh)}
     made = programs(model, policy, (0,), work.architecture.vocab_size, mesh)
     params, unembedding = _weights(model, mesh)
     weights = engine.Weights(params, unembedding)
@@ -111,6 +138,16 @@ def speaking_calls(
     arguments = (weights, shared, questions, rows, cache, orders, base, table)
     calls["decode"] = Call(made.decode, arguments, {"weights": weights, "cache": (shared, questions, rows, cache)})
     return calls
+
+
+def _score_call(work: Speaking, model: api.Model, rows: int, mesh: AnyMesh) -> Call:
+    """All answers of as many prompts at a time as a sampler has questions. What a prompt is read into stays inside."""
+    batch, shape = sharding.batch_sharding(mesh), (rows, work.answers, ANSWER_TOKENS)
+    prompt = _prompt(rows, work.prompt, batch)
+    answers = (jax.ShapeDtypeStruct(shape, dtype, sharding=batch) for dtype in (jnp.int32, jnp.int32, jnp.bool_))
+    params, _ = _weights(model, mesh)
+    made = {"context": jax.eval_shape(model.prefill, params, *prompt)}
+    return Call(jax.jit(make_score(model)), (params, *prompt, *answers), {"weights": params}, made)
 
 
 def rounded(policy: c.Sampling, mesh: AnyMesh) -> c.Sampling:

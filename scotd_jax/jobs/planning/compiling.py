@@ -3,7 +3,8 @@
 An update whose layers are rolled into a loop (models/rolling.py) is compiled as it is, however deep the model. Other
 programs of deep models take XLA many minutes, so more than `plan.layers` layers of them are not compiled: two shallow
 models are, and what the layers between them add is added for the rest. XLA that is short of memory computes things
-twice to save some; a shallow model is not short, so this rather tells too much.
+twice to save some; a shallow model is not short, so this rather tells too much. An update whose parameters learn by
+their names (`training.freeze`, `training.lora`) is compiled whole, because the names may be those of layers.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from scotd_jax.jobs.planning.arithmetic import Numbers, Program, calls_of, estimated, line
+from scotd_jax.jobs.planning.arithmetic import Numbers, Program, calls_of, depths, estimated, line
 from scotd_jax.jobs.planning.calls import Call, bytes_of
 from scotd_jax.jobs.planning.shapes import layers_of
 from scotd_jax.jobs.planning.works import Training, Work
@@ -22,10 +23,10 @@ from scotd_jax.training.options import is_rolled
 
 
 def compiled(work: Work, mesh: Mesh, platform: str, layers: int) -> list[Program]:
-    """Whole or (of more than `layers`, which are not rolled; 0: never) by two shallow models. Raises InputError as
-    `estimated` does."""
+    """Whole or (of more than `layers`, which are not rolled; 0: never) by two shallow models. Raises as
+    `training_call` does."""
     deep, rolled = layers_of(work.architecture), isinstance(work, Training) and is_rolled(work.settings, platform)
-    several = (max(1, layers // 2), layers) if 1 < layers < deep and not rolled else (deep,)
+    several = depths(work, layers) if layers and not rolled else (deep,)
     known = estimated(work, mesh, platform)
     runs = [_compile(work, mesh, platform, count) for count in several]
     how = "compiled" if len(several) == 1 else f"compiled with {several[0]} and {several[1]} of {deep} layers"

@@ -41,12 +41,15 @@ def of_call(program: Program, topology: Topology, plan: c.Plan) -> Time:
 
 
 def of_work(outcome: Outcome, topology: Topology, plan: c.Plan) -> float:
-    """Seconds of all updates, or of all samples on all hosts. Every row is taken to be busy all the time."""
+    """Seconds of all updates, or of all samples (or prompts whose answers are compared) on all hosts. Every row is
+    taken to be busy all the time."""
     work, times = outcome.work, {p.name: of_call(p, topology, plan).seconds for p in outcome.programs}
     if isinstance(work, Training):
         return work.updates * times["update"]
     mesh = mesh_of(work, outcome.mesh, topology)
     policy = rounded(work.policy, mesh)
+    if work.answers:
+        return math.ceil(work.questions / topology.hosts / policy.batch_size) * times["score"]
     reads = math.ceil(work.questions / topology.hosts / at_once(policy.batch_size, mesh))
     each = min(plan.response_tokens or policy.max_new_tokens, policy.max_new_tokens)
     tokens = math.ceil(work.samples / topology.hosts / (policy.batch_size * policy.n)) * each

@@ -12,7 +12,7 @@ from scotd_jax import config as c
 from scotd_jax.distributed import sharding, topologies
 from scotd_jax.distributed.mesh import abstract_mesh, make_mesh, own_sizes
 from scotd_jax.distributed.topologies import Topology
-from scotd_jax.errors import InputError
+from scotd_jax.errors import SizesError
 from scotd_jax.jobs.planning.arithmetic import PARTS, Program, by_layers, estimated
 from scotd_jax.jobs.planning.calls import bytes_of, model_of, placed, training_call
 from scotd_jax.jobs.planning.compiling import compiled
@@ -58,7 +58,7 @@ class Planner:
         return self.topology.chip.platform
 
     def look(self, work: Work, sizes: c.Mesh, *, compile: bool, topology: Topology | None = None) -> Outcome:
-        """Compiled, or by arithmetic, there or on another topology."""
+        """Compiled, or by arithmetic, there or on another topology. Raises InputError on settings that fit nowhere."""
         topology = topology or self.topology
         try:
             if compile and not self.reason:
@@ -69,7 +69,7 @@ class Planner:
             whole = [dataclasses.replace(each, bytes={**each.bytes, "beside": beside}) for each in programs]
             if isinstance(work, Speaking) and not work.training:
                 whole.insert(0, _loading(work, sizes, topology))
-        except InputError as error:
+        except SizesError as error:
             return Outcome(work, sizes, (), topology.chip.usable, str(error))
         return Outcome(work, sizes, tuple(whole), topology.chip.usable)
 
@@ -121,18 +121,24 @@ def mesh_of(work: Work, sizes: c.Mesh, topology: Topology) -> AbstractMesh:
 
 
 def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
-    """Bytes on a chip while a speaker's programs run that are none of their arguments: a training that waits."""
+    """Bytes on a chip while a speaker's programs run that are none of their arguments: the state of a training that
+    waits, less what its speaker speaks with. Where some of it is frozen, `Programs.combined` has made all parameters
+    once more."""
     if isinstance(work, Training) or not work.training:
         return 0
-    training = Training((), (), work.architecture, work.precision, work.training, (("train", 1.0),), 8, 1, 8, 1)
+    training = Training(work.names, (), work.architecture, work.precision, work.training, (("train", 1.0),), 8, 1, 8, 1)
     mesh = abstract_mesh(sizes, topology.chips)
 
     def counted(layers: int) -> dict[str, dict[str, int]]:
         held = training_call(training, mesh, topology.chip.platform, layers).held
-        params = held["weights"] if topology.hosts > 1 else _sources(work, held["weights"])
-        return {"": {"bytes": bytes_of(params) + bytes_of(held["optimizer"])}}
+        model = model_of(work, topology.chip.platform, layers)
+        abstract = model.abstract()
+        params = placed(abstract, sharding.param_shardings(mesh, model.axes(), abstract))
+        left = [params if topology.hosts > 1 else _sources(work, params), held["optimizer"]]
+        _, frozen = held["weights"]
+        return {"": {"bytes": bytes_of(left) + (0 if frozen is None else bytes_of(held["weights"]))}}
 
-    return round(by_layers(work, counted)[""]["bytes"])
+    return round(by_layers(training, counted)[""]["bytes"])
 
 
 def _loading(work: Speaking, sizes: c.Mesh, topology: Topology) -> Program:

@@ -4,6 +4,7 @@ What cannot be known without them is replaced by a bound or an assumption, and w
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from etils import epath
@@ -13,7 +14,10 @@ from scotd_jax.errors import InputError
 from scotd_jax.jobs.question_sets import QuestionSet
 from scotd_jax.models import registry
 from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.formats import answer_forms
 from scotd_jax.tasks.registry import load_task
+
+ANSWERS = 5  # of a question whose file is not here: as many as any of the tasks' own letters
 
 
 class Assumed:
@@ -47,6 +51,18 @@ class Assumed:
     def questions(self, sets: tuple[str, ...], limit: int = 0) -> int:
         """How many questions the sets hold together, of each the first `limit` only (0: all)."""
         return sum(min(self._questions(name), limit or self._questions(name)) for name in sets)
+
+    def answers(self, sets: tuple[str, ...]) -> int:
+        """How many answers the questions of these sets have to choose from, at most."""
+        return max(map(self._answers, sets))
+
+    def _answers(self, name: str) -> int:
+        where = QuestionSet.parse(name)
+        task = self._task(where.task)
+        if task is not None:
+            return max(len(answer_forms(question)) for question in task.questions(where.split))
+        self.notes[f"{ANSWERS} answers to choose from in {where.task}.{where.split}, whose files are not here"] = None
+        return ANSWERS
 
     def _questions(self, name: str) -> int:
         where = QuestionSet.parse(name)
@@ -82,6 +98,20 @@ def with_layers(model_config: Any, layers: int) -> Any:
     """The same model with so many layers, of a decoder in proportion to its encoder's."""
     if layers == (whole := layers_of(model_config)):
         return model_config
+    stacks = {name: count * layers // whole for name, count in _stacks(model_config).items()}
+    return dataclasses.replace(model_config, **stacks)
+
+
+def shallow(model_config: Any, most: int = 0) -> tuple[int, ...]:
+    """Depths of two models that tell of a deeper one, the second of about `most` layers; or its own alone, if that is
+    not more. In each every stack has whole layers: with 2 of a decoder to 6 of an encoder they are multiples of 3."""
+    deep = layers_of(model_config)
+    step = deep // math.gcd(*_stacks(model_config).values())
+    many = max(2, most // step)
+    return (many // 2 * step, many * step) if many * step < deep else (deep,)
+
+
+def _stacks(model_config: Any) -> dict[str, int]:
+    """Layers of each stack, by the name of its field."""
     fields = [f.name for f in dataclasses.fields(model_config) if f.name in LAYERS]
-    present = {name: getattr(model_config, name) for name in fields if getattr(model_config, name) is not None}
-    return dataclasses.replace(model_config, **{name: count * layers // whole for name, count in present.items()})
+    return {name: getattr(model_config, name) for name in fields if getattr(model_config, name) is not None}

@@ -60,7 +60,8 @@ def as_text(plan: Plan) -> str:
             seconds = hours.of_work(outcome, topology, settings)
             total += seconds
             lines.append(f"  {seconds / 3600:8.2f} h  {outcome.work.title} ({_amount(outcome)})")
-    lines.append(f"  {total / 3600:8.2f} h  in all, {total / 3600 * topology.chips:,.0f} chip-hours")
+    without = ", without what cannot be" if any(outcome.problem for outcome in plan.outcomes) else ""
+    lines.append(f"  {total / 3600:8.2f} h  in all{without}, {total / 3600 * topology.chips:,.0f} chip-hours")
     lines += ["", *_assumptions(plan), ""]
     for job, remedy in plan.remedies:
         lines += _advice(job, remedy)
@@ -83,6 +84,8 @@ def _what(outcome: Outcome, topology: Topology) -> str:
         said = f"{work.group} x {work.response} tokens after {work.prompt}"
         return f"{work.settings.batch_size} questions{cut}, {said}; {on}"
     where = f"on each host {on}" if topology.hosts > 1 else on
+    if work.answers:
+        return f"{work.policy.batch_size} prompts of up to {work.prompt} tokens x {work.answers} answers; {where}"
     return (
         f"{work.policy.batch_size} questions x {work.policy.n} rows, up to {work.policy.max_new_tokens} tokens after "
         f"{work.prompt}{f' after {work.exemplars}' if work.exemplars else ''}; {where}"
@@ -93,6 +96,8 @@ def _amount(outcome: Outcome) -> str:
     work = outcome.work
     if isinstance(work, Training):
         return f"{work.updates:,} updates"
+    if work.answers:
+        return f"answers compared after {work.questions:,} prompts"
     return f"{work.samples:,} samples of {work.questions:,} questions"
 
 

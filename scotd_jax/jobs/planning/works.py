@@ -39,7 +39,8 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Speaking:
-    """`samples` said to `questions` of up to `prompt` tokens, after `exemplars` tokens that are read once.
+    """`samples` said to `questions` of up to `prompt` tokens, after `exemplars` tokens that are read once. With
+    `answers` nothing is said: so many are compared after each prompt (sampling/choices.py).
 
     `as_read`: weights are read from their files as they are spoken with, else made of float32 parameters. `training`
     is one that waits meanwhile, with its whole state.
@@ -55,6 +56,7 @@ class Speaking:
     exemplars: int
     questions: int
     samples: int
+    answers: int = 0
     as_read: bool = False
     training: c.Training | None = None
 
@@ -155,7 +157,7 @@ def _students(config: c.Config, assumed: Assumed) -> Iterator[Work]:
         if student.dev:
             asked = min(assumed.questions(student.dev), config.evaluation.dev_questions)
             times = -(-training.steps // training.eval_every) if training.eval_every else 1
-            speaking = _evaluation(config, name, name, "sampling", architecture, asked * times)
+            speaking = _evaluation(config, name, c.Asking(name), "sampling", architecture, asked * times)
             yield dataclasses.replace(speaking, job="train", training=_same(training))
 
 
@@ -164,29 +166,40 @@ def _evaluations(config: c.Config, assumed: Assumed) -> Iterator[Speaking]:
     for name, asking in askings(config).items():
         architecture = assumed.model(config.students[asking.student].model)
         asked = assumed.questions(asking.sets, settings.limit)
-        times = asking.n if asking.given else 1
-        yield _evaluation(config, name, asking.student, "sampling", architecture, asked * times)
-        if settings.self_consistency.n and not asking.given:
-            yield _evaluation(config, name, asking.student, "self_consistency", architecture, asked)
+        if asking.given:  # it answers once to each rationale
+            each = _evaluation(config, name, asking, "sampling", architecture, asked * asking.n)
+            if asking.combine == "marginal":
+                whole = round_up(each.prompt + each.exemplars, each.policy.bucket)
+                each = dataclasses.replace(each, prompt=whole, exemplars=0, answers=assumed.answers(asking.sets))
+            yield each
+            continue
+        yield _evaluation(config, name, asking, "sampling", architecture, asked, settings.sampling.n)
+        if n := settings.self_consistency.n:
+            yield _evaluation(config, name, asking, "self_consistency", architecture, asked, n)
 
 
-def _evaluation(config: c.Config, name: str, student: str, which: str, architecture: Any, questions: int) -> Speaking:
-    spec = config.students[student]
+def _evaluation(
+    config: c.Config, name: str, asking: c.Asking, which: str, architecture: Any, questions: int, samples: int = 1
+) -> Speaking:
+    """With so many samples of each question."""
+    spec = config.students[asking.student]
+    corpus = config.corpora[spec.corpus]
     return _speaking(
         config.plan,
-        config.plan.prompt_tokens or config.corpora[spec.corpus].max_prompt_tokens,
+        config.plan.prompt_tokens or corpus.max_prompt_tokens,
+        corpus.few_shot if asking.few_shot < 0 else asking.few_shot,
         names=(name,),
         paths=(f"evaluation.{which}",),
         job="evaluate",
         architecture=architecture,
         precision=spec.precision,
-        policy=(policy := getattr(config.evaluation, which)),
+        policy=getattr(config.evaluation, which),
         questions=questions,
-        samples=questions * policy.n,
+        samples=questions * samples,
     )
 
 
-def _speaking(plan: c.Plan, longest: int, few_shot: int = 0, **fields: Any) -> Speaking:
+def _speaking(plan: c.Plan, longest: int, few_shot: int, **fields: Any) -> Speaking:
     """With prompts of up to `longest` tokens after so many worked examples."""
     architecture, bucket, exemplars = fields["architecture"], fields["policy"].bucket, few_shot * plan.exemplar_tokens
     if architecture.start_token is not None:  # an encoder reads all of its prompt at once
