@@ -145,10 +145,10 @@ class Optimizer:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: int = 500
     final_fraction: float = 0.0  # of the peak rate, at the last step
-    b1: float = 0.9
+    b1: float = 0.9  # b1, b2 and eps: of adamw, and of what muon leaves to Adam; adafactor has none of them
     b2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of matrices; by muon of its kernels alone
     clip_norm: float = 1.0  # global norm of the gradient; 0 is off
     moments: Literal["float32", "bfloat16"] = "float32"  # how first moments are kept (training/optimizer.py)
 

@@ -27,6 +27,7 @@ def params():
         "mlp": {"kernel": jnp.asarray(rng.standard_normal((4, 8), np.float32)), "bias": jnp.ones(8)},
         "lm_head": {"kernel": jnp.asarray(rng.standard_normal((6, 4), np.float32))},
         "norm": {"scale": jnp.ones(4)},
+        "encoder": {"rel_bias": jnp.ones((3, 2))},
     }
 
 
@@ -76,6 +77,7 @@ def test_decay_reaches_matrices_only(name):
     np.testing.assert_allclose(updates["mlp"]["kernel"], -0.05 * start["mlp"]["kernel"], rtol=FLOAT32)
     assert not np.any(updates["mlp"]["bias"])
     assert not np.any(updates["norm"]["scale"])
+    assert not np.any(updates["encoder"]["rel_bias"])
 
 
 @pytest.mark.parametrize("name", NAMES)

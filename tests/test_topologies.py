@@ -60,6 +60,13 @@ def test_a_wrong_name_is_refused_with_the_nearest(name, message):
         topologies.parse(name, "config.plan.topology")
 
 
+def test_of_a_gpu_counts_what_jax_takes(monkeypatch):
+    monkeypatch.delenv(topologies.GPU_SHARE, raising=False)
+    assert topologies.gpu_share() == 0.75
+    monkeypatch.setenv(topologies.GPU_SHARE, "0.9")
+    assert topologies.gpu_share() == 0.9
+
+
 def test_hardware_without_a_compiler_says_why():
     assert "where there are some" in topologies.can_compile(topologies.parse("h200-8"))
     with pytest.raises(InputError, match="h200-8: XLA compiles for GPUs only"):
@@ -83,10 +90,12 @@ def test_an_abstract_mesh_cuts_arrays_as_a_real_one_does():
 
 
 @pytest.mark.parametrize(
-    ("tensor", "devices", "own"), [(1, 4, 1), (4, 4, 4), (8, 4, 4), (2, 8, 2), (3, 4, 1), (-1, 4, 1)]
+    ("tensor", "devices", "own", "split"),
+    [(1, 16, 4, 1), (4, 16, 4, 4), (8, 16, 4, 4), (2, 16, 8, 2), (3, 12, 4, 1), (-1, 16, 4, 4), (-1, 12, 4, 2)],
 )
-def test_a_process_of_several_splits_models_as_far_as_its_devices_go(tensor, devices, own):
-    assert own_sizes(config.Mesh(fsdp=2, tensor=tensor), devices) == config.Mesh(tensor=own)
+def test_a_process_of_several_splits_models_as_far_as_its_devices_go(tensor, devices, own, split):
+    sizes = config.Mesh(data=1 if tensor < 0 else -1, fsdp=2, tensor=tensor)
+    assert own_sizes(sizes, devices, own) == config.Mesh(tensor=split)
 
 
 def test_the_cache_has_the_dtype_of_the_platform_that_is_planned_for():

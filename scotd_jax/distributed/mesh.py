@@ -37,10 +37,13 @@ def shape_of(sizes: config.Mesh, devices: int) -> dict[str, int]:
     return shape
 
 
-def own_sizes(sizes: config.Mesh, devices: int) -> config.Mesh:
-    """The mesh on which one process of several speaks: models are split by `tensor` as far as its devices go, and its
-    questions over what is left. A gather of parameters per token (`fsdp`) would cost more than it saves."""
-    return config.Mesh(tensor=math.gcd(sizes.tensor, devices) if sizes.tensor > 0 else 1)
+def own_sizes(sizes: config.Mesh, devices: int, own: int) -> config.Mesh:
+    """The mesh on which a process speaks that has `own` of all `devices`: models are split by `tensor` as far as its
+    own go, and questions over what is left. A gather of parameters per token (`fsdp`) would cost more than it saves.
+
+    Raises InputError as `shape_of` does.
+    """
+    return config.Mesh(tensor=math.gcd(shape_of(sizes, devices)["tensor"], own))
 
 
 def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:

@@ -23,12 +23,13 @@ from scotd_jax.errors import InputError
 GIB = 2**30
 TERA = 1e12
 GIGA = 1e9
+GPU_SHARE = "XLA_CLIENT_MEM_FRACTION"
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """What one device can hold and do. `usable` is what of its memory a program may take: on TPUs what XLA says when
-    it runs out (libtpu 0.0.42), on GPUs what the driver and XLA's own margin usually leave, 92 %."""
+    it runs out (libtpu 0.0.42), on GPUs the share that JAX takes (`gpu_share`)."""
 
     name: str
     platform: Literal["tpu", "cuda", "cpu"]
@@ -42,8 +43,15 @@ def _tpu(name: str, kind: str, gibibytes: float, bandwidth: int, cores: int = 1)
     return Chip(name, "tpu", int(gibibytes * GIB), peak_flops(kind), bandwidth * GIGA, cores)
 
 
+def gpu_share() -> float:
+    """The part of a GPU's memory that JAX takes for arrays: three quarters, unless the environment says otherwise."""
+    return float(os.environ.get(GPU_SHARE) or 0.75)
+
+
 def _gpu(name: str, gigabytes: int, bandwidth: int) -> Chip:
-    return Chip(name, "cuda", int(0.92 * gigabytes * GIGA), peak_flops(f"NVIDIA {name.upper()}"), bandwidth * GIGA)
+    return Chip(
+        name, "cuda", int(gpu_share() * gigabytes * GIGA), peak_flops(f"NVIDIA {name.upper()}"), bandwidth * GIGA
+    )
 
 
 # Bandwidth as in the makers' data sheets (cloud.google.com/tpu/docs, nvidia.com).

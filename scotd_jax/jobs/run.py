@@ -36,7 +36,7 @@ class Run:
         several = jax.process_count() > 1
         # Of speaking: the devices of this process, over which its questions are spread.
         own = jax.local_devices()
-        self.own_mesh = make_mesh(own_sizes(config.mesh, len(own)), own) if several else self.mesh
+        self.own_mesh = make_mesh(own_sizes(config.mesh, jax.device_count(), len(own)), own) if several else self.mesh
         self.task = functools.cache(self._task)
         self.questions = functools.cache(self._questions)
         self.prefix = functools.cache(self._prefix)

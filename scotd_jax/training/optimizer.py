@@ -1,6 +1,7 @@
 """Which update is made of a gradient: AdamW, Adafactor or Muon behind one learning-rate schedule and one clip.
 
-Weight decay is decoupled and reaches matrices only; biases and norm scales are left alone.
+Weight decay is decoupled and reaches matrices only; biases, T5's table of them, and norm scales are left alone, and by
+Muon all that are not its kernels.
 """
 
 import functools
@@ -42,8 +43,9 @@ def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTran
 
     adamw: Loshchilov and Hutter, arXiv 1711.05101. adafactor: Shazeer and Stern, arXiv 1804.04235, with the given
     learning rate as it stands (no scaling by parameter size) and updates clipped to RMS 1. muon: Jordan 2024 for
-    kernels, scaled to the RMS of an AdamW update (arXiv 2502.16982), and Adam with Nesterov momentum for embeddings,
-    the output matrix, biases and norms, so that one rate serves both.
+    kernels, with its momentum of 0.95, scaled to the RMS of an AdamW update (arXiv 2502.16982), and Adam with Nesterov
+    momentum for embeddings, the output matrix, biases and norms, so that one rate serves both; `b1` and `b2` are those
+    of its Adam. Adafactor has neither, nor `eps`: its second moments decay on a schedule of their own.
 
     `moments="bfloat16"` keeps the first moments of adamw and muon in two bytes a number instead of four (adamw's state
     shrinks from 8 to 6 bytes, muon's from 4 to 2 for kernels). An update computes with float32 moments and rounds
@@ -94,7 +96,7 @@ def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _matrices(params):
-    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim >= 2 and path[-1].key != "rel_bias", params)
 
 
 def _kernels(params):

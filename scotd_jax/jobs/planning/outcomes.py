@@ -111,7 +111,7 @@ def _where(work: Work, sizes: c.Mesh, topology: Topology) -> tuple[Topology, c.M
     """The devices of a program and their mesh: all, or for speaking those of one host (jobs/run.py)."""
     if isinstance(work, Training) or topology.hosts == 1:
         return topology, sizes
-    return topology.host, own_sizes(sizes, topology.per_host)
+    return topology.host, own_sizes(sizes, topology.chips, topology.per_host)
 
 
 def mesh_of(work: Work, sizes: c.Mesh, topology: Topology) -> AbstractMesh:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scotd_jax import config as c
-from scotd_jax.distributed.topologies import GIB, GIGA, TERA, Topology
+from scotd_jax.distributed.topologies import GIB, GIGA, GPU_SHARE, TERA, Topology, gpu_share
 from scotd_jax.jobs.planning import hours
 from scotd_jax.jobs.planning.arithmetic import PARTS
 from scotd_jax.jobs.planning.outcomes import Outcome, mesh_of
@@ -32,7 +32,10 @@ class Plan:
 def as_text(plan: Plan) -> str:
     topology, settings = plan.topology, plan.settings
     lines = [f"{plan.name or 'plan'} on {topology.describe()}"]
-    lines += [f"{topology.chip.usable / GIB:.2f} GiB usable of each chip; GiB per chip and program, cost of one call:"]
+    usable = f"{topology.chip.usable / GIB:.2f} GiB usable of each chip"
+    if topology.chip.platform == "cuda":
+        usable += f", {gpu_share():.0%} of it ({GPU_SHARE})"
+    lines += [f"{usable}; GiB per chip and program, cost of one call:"]
     rows = [list(_COLUMNS)]
     for outcome in plan.outcomes:
         rows.append([f"{outcome.work.title}: {_what(outcome, topology)}"])

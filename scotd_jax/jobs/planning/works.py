@@ -155,7 +155,8 @@ def _students(config: c.Config, assumed: Assumed) -> Iterator[Work]:
             updates=training.steps,
         )
         if student.dev:
-            asked = min(assumed.questions(student.dev), config.evaluation.dev_questions)
+            asked = assumed.questions(student.dev)
+            asked = min(asked, config.evaluation.dev_questions or asked)
             times = -(-training.steps // training.eval_every) if training.eval_every else 1
             speaking = _evaluation(config, name, c.Asking(name), "sampling", architecture, asked * times)
             yield dataclasses.replace(speaking, job="train", training=_same(training))
