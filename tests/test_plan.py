@@ -62,10 +62,12 @@ def asked(config):
 
 def test_students_are_asked_after_the_examples_that_they_are_asked_with():
     config = chain(askings={"five": c.Asking("n4", ("w.test",), few_shot=5)})
-    config = dataclasses.replace(config, corpora={**config.corpora, "n4": dataclasses.replace(LABELS, few_shot=2)})
+    corpus = dataclasses.replace(LABELS, few_shot=2, max_prompt_tokens=128 + 2 * 128)  # its examples are in it
+    config = dataclasses.replace(config, corpora={**config.corpora, "n4": corpus})
     taught, five = (asked(config)[title] for title in ("evaluate n4", "evaluate five"))
     assert asked(config)["dev n4"].exemplars == taught.exemplars == 2 * 128
     assert five.exemplars == 5 * 128
+    assert taught.prompt == five.prompt == 128
     planner = Planner(topologies.parse("cpu-4"), 0, str)
     programs = planner.look(five, c.Mesh(), compile=False).programs
     assert [program.name for program in programs] == ["load", "exemplars", "read", "decode"]

@@ -182,12 +182,12 @@ def _evaluations(config: c.Config, assumed: Assumed) -> Iterator[Speaking]:
 def _evaluation(
     config: c.Config, name: str, asking: c.Asking, which: str, architecture: Any, questions: int, samples: int = 1
 ) -> Speaking:
-    """With so many samples of each question."""
-    spec = config.students[asking.student]
+    """With so many samples of each question. The longest prompt of a corpus holds the examples it is taught with."""
+    spec, plan = config.students[asking.student], config.plan
     corpus = config.corpora[spec.corpus]
     return _speaking(
-        config.plan,
-        config.plan.prompt_tokens or corpus.max_prompt_tokens,
+        plan,
+        plan.prompt_tokens or max(1, corpus.max_prompt_tokens - corpus.few_shot * plan.exemplar_tokens),
         corpus.few_shot if asking.few_shot < 0 else asking.few_shot,
         names=(name,),
         paths=(f"evaluation.{which}",),
