@@ -173,6 +173,13 @@ def test_the_base_is_untouched_and_only_thin_matrices_have_moments(one_device):
     assert metrics["grad_norm"] > 0
 
 
+def test_without_lora_parameters_are_those_of_the_state_and_no_copies(one_device):
+    programs = programs_of(MODEL, settings(freeze=FROZEN), ONE_PART, one_device)
+    state = programs.start(start(), 3)
+    there = {id(leaf) for leaf in jax.tree.leaves((state.params, state.frozen))}
+    assert there == {id(leaf) for leaf in jax.tree.leaves(programs.combined(state))}
+
+
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_every_optimizer_learns_with_thin_matrices(one_device, tmp_path, name):
     losses = []

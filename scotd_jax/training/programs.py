@@ -124,7 +124,8 @@ def _programs(
             out_shardings=(learn_places, frozen_places),
             donate_argnums=0,
         ),
-        combine=jax.jit(trainable.combine, out_shardings=places),
+        # Without LoRA nothing is computed, and what is passed on as it is takes no memory.
+        combine=jax.jit(trainable.combine, out_shardings=places) if training.lora.rank else trainable.combine,
         init_optimizer=jax.jit(optimizer.init, out_shardings=opt_places),
         step=step,
         attend=attend,

@@ -122,8 +122,7 @@ def mesh_of(work: Work, sizes: c.Mesh, topology: Topology) -> AbstractMesh:
 
 def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
     """Bytes on a chip while a speaker's programs run that are none of their arguments: the state of a training that
-    waits, less what its speaker speaks with. Where some of it is frozen, `Programs.combined` has made all parameters
-    once more."""
+    waits, less what its speaker speaks with. With LoRA `Programs.combined` has made all parameters once more."""
     if isinstance(work, Training) or not work.training:
         return 0
     training = Training(work.names, (), work.architecture, work.precision, work.training, (("train", 1.0),), 8, 1, 8, 1)
@@ -135,8 +134,7 @@ def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
         abstract = model.abstract()
         params = placed(abstract, sharding.param_shardings(mesh, model.axes(), abstract))
         left = [params if topology.hosts > 1 else _sources(work, params), held["optimizer"]]
-        _, frozen = held["weights"]
-        return {"": {"bytes": bytes_of(left) + (0 if frozen is None else bytes_of(held["weights"]))}}
+        return {"": {"bytes": bytes_of(left) + (bytes_of(held["weights"]) if work.training.lora.rank else 0)}}
 
     return round(by_layers(training, counted)[""]["bytes"])
 
