@@ -67,7 +67,7 @@ def run(
 
         plan(config, workdir_path)
         return
-    steps = chain.chain(config, jobs or chain.JOBS)
+    steps, again = chain.chain(config, jobs or chain.JOBS), _overwritten(config, overwrite)
 
     from scotd_jax import jobs as package
     from scotd_jax.distributed import hosts
@@ -76,18 +76,18 @@ def run(
     if multihost:
         hosts.join(multihost)
     workdir = Workdir(workdir_path, writes=hosts.is_first())
-    if hosts.is_first():
-        _remove(workdir, config, overwrite)
-        workdir.save_config(c.plain(config))
     from scotd_jax.jobs.run import Run
 
     context = Run(config, workdir, skip_bad)
-    trainings = [step.name for step in steps if step.job == "train"]
-    if trainings:
-        from scotd_jax.jobs.train import check_settings
+    for step in steps:
+        if step.job == "train" and (step in again or not workdir.artefact(*step).complete):
+            from scotd_jax.jobs.train import check_settings
 
-        for name in trainings:
-            check_settings(context, name)
+            check_settings(context, step.name)
+    if hosts.is_first():  # nothing is removed before everything else has been found in order
+        for step in again:
+            workdir.artefact(*step).remove()
+        workdir.save_config(c.plain(config))
     started = time.monotonic()
     for number, step in enumerate(steps, 1):
         hosts.wait_for_all(f"before {step}")
@@ -97,17 +97,19 @@ def run(
     context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
 
 
-def _remove(workdir, config: c.Config, overwrite: tuple[str, ...]) -> None:
-    from scotd_jax.jobs.chain import JOBS, chain, lookup
+def _overwritten(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
+    """The steps whose artefacts are to be made again."""
+    from scotd_jax.jobs.chain import JOBS, Step, chain, lookup
 
+    again = []
     for item in overwrite:
         job, _, name = item.partition(":")
         lookup(dict.fromkeys(JOBS), job, "--overwrite")
         names = [step.name for step in chain(config, (job,))]
         if name:
             lookup(dict.fromkeys(names), name, f"--overwrite={job}")
-        for each in [name] if name else names:
-            workdir.artefact(job, each).remove()
+        again += [Step(job, each) for each in ([name] if name else names)]
+    return again
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -100,6 +100,15 @@ def test_a_training_that_could_never_begin_is_said_before_any_work(tmp_path, ove
     assert not (tmp_path / "rationales").exists()
 
 
+@pytest.mark.parametrize(
+    "mistake", ["--overwrite=build,build:gould", "--config.mesh.data=3", "--config.students.student.training.steps=1"]
+)
+def test_nothing_is_removed_where_something_is_wrong(workdir, mistake):
+    before = sorted(workdir.rglob("*"))
+    refused(workdir, *([] if "overwrite" in mistake else ["--overwrite=build"]), mistake)
+    assert sorted(workdir.rglob("*")) == before
+
+
 def test_artefact_that_was_never_made(tmp_path):
     message = refused(tmp_path, "--jobs=build")
     assert "rationales/gold: not complete; run it first: --jobs=sample" in message

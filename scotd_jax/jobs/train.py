@@ -99,11 +99,9 @@ def train(run: Run, name: str) -> None:
 
 def check_settings(run: Run, name: str) -> None:
     """Raises InputError if a training could never begin: said before the first job of a chain and not after hours of
-    sampling. What is complete needs no settings any more."""
+    sampling."""
     spec = run.config.students[name]
     training = spec.training
-    if run.artefact("train", name).complete:
-        return
     try:
         check_sizes(training, run.mesh)
         make_optimizer(training.optimizer, training.steps)
