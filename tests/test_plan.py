@@ -30,12 +30,10 @@ def chain(model: c.Model = MODEL, topology: str = "cpu-4", **changes) -> c.Confi
     """A teacher that speaks, two students of one shape and one that is asked, on a task whose files are not here."""
     learns = c.Training(steps=600, batch_size=16, optimizer=c.Optimizer(), eval_every=300)
     corpus = c.Corpus(rationales=("said",), max_prompt_tokens=33, max_response_tokens=16)
-    student, _pair = c.Student(model, "n4", learns), dataclasses.replace(SHORT, n=2)
+    student, pair = c.Student(model, "n4", learns), dataclasses.replace(SHORT, n=2)
     config = c.Config(
         tasks={"w": c.Task("openbookqa", path="datasets:nowhere")},
-        rationales={
-            "said": c.Rationales(questions=("w.train",), model=model, sampling=dataclasses.replace(SHORT, n=2))
-        },
+        rationales={"said": c.Rationales(questions=("w.train",), model=model, sampling=pair)},
         corpora={"n4": corpus, "n1": dataclasses.replace(corpus, n=1)},
         students={
             "n4": dataclasses.replace(student, dev=("w.dev",), sets=("w.test",)),
