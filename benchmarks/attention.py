@@ -89,11 +89,11 @@ def attention(form: str, chip: Any, G: int, H: int, K: int, Dh: int) -> Any:
 
     from scotd_jax.distributed.mesh import make_mesh
     from scotd_jax.distributed.sharding import replicated
-    from scotd_jax.models import fused
     from scotd_jax.models.attention import causal, grouped_attention
+    from scotd_jax.models.kernels import fused_attention
 
     mesh = make_mesh(c.Mesh(), [chip])
-    attend = fused.attention(form, mesh) or grouped_attention
+    attend = fused_attention.attention(form, mesh) or grouped_attention
 
     def array(shape: Sequence[int], dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
@@ -113,8 +113,8 @@ def attention(form: str, chip: Any, G: int, H: int, K: int, Dh: int) -> Any:
 def update(form: str, name: str, architecture: str) -> Any:
     from scotd_jax.distributed import topologies
     from scotd_jax.distributed.mesh import make_mesh
-    from scotd_jax.jobs.planning.calls import training_call
-    from scotd_jax.jobs.planning.works import Training
+    from scotd_jax.jobs.planning.lowered_programs import training_call
+    from scotd_jax.jobs.planning.workloads import Training
     from scotd_jax.models import registry
     from scotd_jax.training.step import ONE_PART
 

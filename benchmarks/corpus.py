@@ -138,7 +138,7 @@ def build(folder: Path) -> None:
     import resource
 
     from scotd_jax.jobs.build import build
-    from scotd_jax.jobs.run import Run
+    from scotd_jax.jobs.context import Run
     from scotd_jax.workdir import Workdir
 
     config = c.from_mapping(c.Config, json.loads((folder / "config.json").read_text()))

@@ -64,7 +64,7 @@ def main() -> None:
 
 def write(folder: Path, questions: int, vocab_size: int) -> dict[str, Any]:
     """A corpus of random ids, none of them special. Its counts."""
-    from scotd_jax.corpus.build import write_corpus
+    from scotd_jax.corpus.description import write_corpus
     from scotd_jax.corpus.encode import GroupedExample
 
     rng = random.Random(0)
@@ -83,7 +83,7 @@ def write(folder: Path, questions: int, vocab_size: int) -> dict[str, Any]:
 
 
 def loading(corpus: Path, group: int, start_token: int | None, seconds: float) -> dict[str, float]:
-    from scotd_jax.corpus.loader import make_loader
+    from scotd_jax.corpus.batching.loader import make_loader
 
     loader = make_loader(corpus, batch_size=BATCH, group_size=group, start_token=start_token, seed=0)
     for _ in range(10):  # what was read ahead is no measure
@@ -102,7 +102,7 @@ def loading(corpus: Path, group: int, start_token: int | None, seconds: float) -
 def consuming(corpus: Path, folder: Path, config: Any, group: int, questions: int, updates: int) -> dict[str, float]:
     import jax
 
-    from scotd_jax.corpus.loader import make_loader
+    from scotd_jax.corpus.batching.loader import make_loader
     from scotd_jax.distributed.mesh import make_mesh
     from scotd_jax.models import registry
     from scotd_jax.models.api import Precision

@@ -86,15 +86,15 @@ def sampling_work(
 def measured_peaks(width: int = 2048, mib: int = 512, repeats: int = 5) -> Peaks:
     """What the default device of JAX does at its best of some times: a product of two [width, width] matrices as models
     make it, of bfloat16 with a float32 result, and one pass over `mib` MiB that reads and writes them. Where the peak
-    is stated (scotd_jax/distributed/peaks.py, KNOWN_BANDWIDTH) that one counts.
+    is stated (scotd_jax/distributed/chips.py, KNOWN_BANDWIDTH) that one counts.
     """
     import jax
     import jax.numpy as jnp
 
     from scotd_jax import config as c
+    from scotd_jax.distributed.chips import peak_flops
     from scotd_jax.distributed.mesh import make_mesh
-    from scotd_jax.distributed.peaks import peak_flops
-    from scotd_jax.models.products import for_mesh, linear
+    from scotd_jax.models.matmul import for_mesh, linear
 
     def best(function, array) -> float:
         array, seconds = jax.block_until_ready(function(array)), []

@@ -30,7 +30,7 @@ import numpy as np
 from scotd_jax.config import Sampling
 from scotd_jax.models.api import Model, Precision
 from scotd_jax.models.registry import build, config_for
-from scotd_jax.sampling import engine
+from scotd_jax.sampling import decode_loop
 from scotd_jax.sampling.noise import base_key, keys_of, uniforms
 from scotd_jax.sampling.policies import draw
 from scotd_jax.sampling.requests import Request
@@ -79,11 +79,11 @@ def milliseconds(function: Callable[..., Any], *args: Any, repeat: int = 7) -> f
 
 
 def costs(model: Model) -> dict[str, float]:
-    weights = engine.speaking(model, model.init(jax.random.key(0)))
-    questions, rows, cache = engine.empty(model, POLICY, weights.params, B, 2, 64)
+    weights = decode_loop.speaking(model, model.init(jax.random.key(0)))
+    questions, rows, cache = decode_loop.empty(model, POLICY, weights.params, B, 2, 64)
     V, none = model.config.vocab_size, jnp.zeros((B, G), jnp.int32)
-    orders = engine.Orders(none == 0, none, none, jnp.zeros((B, G, 2), jnp.uint32), none)
-    decode = functools.partial(engine.decode, model, POLICY, end_ids=(V,), vocab_limit=V)
+    orders = decode_loop.Orders(none == 0, none, none, jnp.zeros((B, G, 2), jnp.uint32), none)
+    decode = functools.partial(decode_loop.decode, model, POLICY, end_ids=(V,), vocab_limit=V)
     chunk = milliseconds(
         lambda *a: decode(*a)[2],
         weights,

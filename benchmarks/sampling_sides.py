@@ -73,7 +73,7 @@ class Ours:
 
         from scotd_jax.models import registry
         from scotd_jax.models.api import Precision
-        from scotd_jax.models.hf_import import load_config, load_pretrained
+        from scotd_jax.models.hf.loading import load_config, load_pretrained
         from scotd_jax.sampling.requests import Request
         from scotd_jax.sampling.sampler import Sampler
 
@@ -194,7 +194,7 @@ def prepare(cases: dict[str, Case], folder: str, shrink: bool) -> dict[str, Any]
     import jax
 
     from scotd_jax.models import registry
-    from scotd_jax.models.hf_export import export_pretrained
+    from scotd_jax.models.hf.export import export_pretrained
 
     for case in {case.architecture: case for case in cases.values()}.values():
         config = registry.config_for(case.architecture, case.shape)

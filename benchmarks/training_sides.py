@@ -63,7 +63,7 @@ class Ours:
         from scotd_jax.distributed.mesh import make_mesh
         from scotd_jax.models import registry
         from scotd_jax.models.api import Precision
-        from scotd_jax.models.hf_import import load_config, load_pretrained
+        from scotd_jax.models.hf.loading import load_config, load_pretrained
         from scotd_jax.training.programs import programs_of
         from scotd_jax.training.step import ONE_PART
 
@@ -188,7 +188,7 @@ def prepare(cases: dict[str, Case], folder: str, shrink: bool) -> dict[str, Any]
     import jax
 
     from scotd_jax.models import registry
-    from scotd_jax.models.hf_export import export_pretrained
+    from scotd_jax.models.hf.export import export_pretrained
 
     for architecture in {case.architecture for case in cases.values()}:
         config = registry.config_for(architecture)

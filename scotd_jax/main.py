@@ -58,16 +58,16 @@ def run(
 ) -> None:
     """Raises InputError on everything that the user can mend."""
     config = c.from_mapping(c.Config, config_dict)
-    from scotd_jax.jobs import chain  # standard library only: a wrong name is said before JAX is loaded
+    from scotd_jax.jobs import graph  # standard library only: a wrong name is said before JAX is loaded
 
-    if chain.PLAN in jobs:
+    if graph.PLAN in jobs:
         if len(jobs) > 1 or overwrite or multihost:
             raise InputError("--jobs=plan: goes by itself, without other jobs, --overwrite and --multihost")
         from scotd_jax.jobs.plan import plan
 
         plan(config, workdir_path)
         return
-    steps, again = chain.chain(config, jobs or chain.JOBS), _overwritten(config, overwrite)
+    steps, again = graph.chain(config, jobs or graph.JOBS), _overwritten(config, overwrite)
 
     from scotd_jax import jobs as package
     from scotd_jax.distributed import hosts
@@ -76,7 +76,7 @@ def run(
     if multihost:
         hosts.join(multihost)
     workdir = Workdir(workdir_path, writes=hosts.is_first())
-    from scotd_jax.jobs.run import Run
+    from scotd_jax.jobs.context import Run
 
     context = Run(config, workdir, skip_bad)
     for step in steps:
@@ -99,13 +99,13 @@ def run(
 
 def _overwritten(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
     """The steps whose artefacts are to be made again."""
-    from scotd_jax.jobs.chain import JOBS, Step, chain, lookup
+    from scotd_jax.jobs.graph import JOBS, Step, lookup
 
     again = []
     for item in overwrite:
         job, _, name = item.partition(":")
         lookup(dict.fromkeys(JOBS), job, "--overwrite")
-        names = [step.name for step in chain(config, (job,))]
+        names = [step.name for step in graph(config, (job,))]
         if name:
             lookup(dict.fromkeys(names), name, f"--overwrite={job}")
         again += [Step(job, each) for each in ([name] if name else names)]

@@ -26,7 +26,7 @@ import numpy as np
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.localfiles import delivered, fetched
+from scotd_jax.local_files import delivered, fetched
 from scotd_jax.records import Prompt, Turn
 
 SPECIALS = ("<pad>", "</s>", "<unk>", "<s>")  # of the word tokenizer, ids 0 to 3

@@ -13,7 +13,7 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.distributed.mesh import make_mesh
-from tests import compiler
+from tests.helpers import fast_compile
 
 jax.config.update("jax_num_cpu_devices", 8)  # sharding is tested on every machine
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -53,15 +53,15 @@ def calls_are_not_retraced():
 
 @pytest.fixture(scope="module")
 def compiled_in_a_hurry():
-    """For modules that compile much and compare within a tolerance (tests/compiler.py)."""
-    with compiler.hurry():
+    """For modules that compile much and compare within a tolerance (tests/helpers/fast_compile.py)."""
+    with fast_compile.hurry():
         yield
 
 
 @pytest.fixture
 def compiled_for_users():
     """For tests of bits in such a module."""
-    with compiler.hurry(False):
+    with fast_compile.hurry(False):
         yield
 
 

@@ -21,31 +21,30 @@ LAYERS = [
     {"main"},
     {"jobs"},
     {"reporting"},
-    {"tasks"},
-    {"rationales"},
     {"corpus"},
+    {"rationales"},
+    {"tasks"},
     {"sampling"},
     {"training"},
-    {"reporting"},
     {"evaluation"},
     {"models"},
     {"distributed"},
     {"workdir", "tokenization"},
-    {"localfiles"},
+    {"local_files"},
     {"atomic"},
-    {"config", "progress", "records", "layout"},
+    {"config", "progress", "records", "layout", "keyed_random"},
     {"errors"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 CORE = ("models/", "distributed/")
 CORE_FILES = {
-    *(f"sampling/{name}.py" for name in ("engine", "noise", "policies")),
+    *(f"sampling/{name}.py" for name in ("decode_loop", "noise", "policies")),
     *(f"training/{name}.py" for name in ("losses", "step", "optimizer", "trainable")),
 }
 # safetensors, ml_dtypes and etils are small, and jax, flax and orbax bring the last two along.
 CORE_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping", "orbax", "safetensors", "ml_dtypes", "etils"}
-STDLIB_ONLY = {"config.py", "records.py", "errors.py"}
+STDLIB_ONLY = {"config/__init__.py", "config/schema.py", "config/loading.py", "records.py", "errors.py"}
 LAZY = {"tensorflow", "tensorflow_datasets", "datasets", "clu.metric_writers", "grain", "torch", "transformers"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

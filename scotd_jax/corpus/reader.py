@@ -3,7 +3,7 @@
 import numpy as np
 from etils import epath
 
-from scotd_jax.corpus.build import read_description
+from scotd_jax.corpus.description import read_description
 from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.corpus.shards import question_begins
 from scotd_jax.corpus.tfrecord import TFRecordShard

@@ -17,7 +17,7 @@ from typing import Literal
 
 import jax
 
-from scotd_jax.distributed.peaks import peak_flops
+from scotd_jax.distributed.chips import peak_flops
 from scotd_jax.errors import InputError
 
 GIB = 2**30

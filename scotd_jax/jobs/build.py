@@ -1,7 +1,7 @@
 """The build job: rationales are filtered, selected and encoded into a corpus that students read.
 
-Shards are built apart (jobs/shards.py): by all hosts, each of them with as many processes as the corpus' config says.
-The first host then makes one corpus of them. Neither changes a byte.
+Shards are built apart (corpus/shard_building.py): by all hosts, each of them with as many processes as the corpus'
+config says. The first host then makes one corpus of them. Neither changes a byte.
 """
 
 import collections
@@ -13,16 +13,16 @@ import jax
 import numpy as np
 
 from scotd_jax.config import Corpus, Model, plain
-from scotd_jax.corpus.build import finish_corpus
+from scotd_jax.corpus import shard_building
+from scotd_jax.corpus.description import finish_corpus
+from scotd_jax.corpus.shard_building import Entry, Plan
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import shards
-from scotd_jax.jobs.chain import askings
-from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.shards import Entry, Plan
+from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.graph import askings
 from scotd_jax.rationales.contamination import contaminated
 from scotd_jax.rationales.ledger import Ledger
-from scotd_jax.rationales.stream import StoredResponses
+from scotd_jax.rationales.stored_responses import StoredResponses
 from scotd_jax.records import Prompt
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import Task
@@ -83,7 +83,7 @@ def build(run: Run, name: str) -> None:
     )
     own = range(plan.shards)[jax.process_index() :: jax.process_count()]
     with run.progress(len(own), "  building", "shards") as progress:
-        for _ in shards.build_shards(plan, own, spec.processes):
+        for _ in shard_building.build_shards(plan, own, spec.processes):
             progress.advance(1)
     hosts.wait_for_all(f"{artefact.path} has its shards")
     if hosts.is_first():
@@ -100,7 +100,7 @@ def _finish(run: Run, artefact: Artefact, plan: Plan, meta: dict[str, Any]) -> N
             ledger.put(question_id, "not_selected", model, count)
             ledger.stage("questions", count, count)
     parts: dict[str, list[Any]] = {part: [] for part in plan.recipe.parts}
-    for note in shards.read_notes(plan):
+    for note in shard_building.read_notes(plan):
         ledger.merge(note["ledger"])
         left_out.update(note["left_out"])
         for part, facts in note["parts"].items():

@@ -7,11 +7,11 @@ from scotd_jax.distributed import hosts
 from scotd_jax.evaluation.contrast import consistency
 from scotd_jax.evaluation.scoring import outcomes, score
 from scotd_jax.evaluation.voting import vote
-from scotd_jax.jobs.chain import askings
-from scotd_jax.jobs.combining import by_marginal, by_vote
-from scotd_jax.jobs.given import identity, load_given
-from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.speaking import load_speaker, read_all, speak
+from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.generation.local import load_speaker, read_all, speak
+from scotd_jax.jobs.generation.marginal_answers import by_marginal, by_vote
+from scotd_jax.jobs.generation.provided_rationales import identity, load_given
+from scotd_jax.jobs.graph import askings
 from scotd_jax.workdir import write_text
 
 

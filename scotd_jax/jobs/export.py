@@ -5,9 +5,9 @@ from typing import Any
 
 from scotd_jax.config import Model
 from scotd_jax.distributed import hosts
-from scotd_jax.jobs.run import Run
-from scotd_jax.models.hf_export import export_pretrained
-from scotd_jax.models.hf_verify import verify_export
+from scotd_jax.jobs.context import Run
+from scotd_jax.models.hf.export import export_pretrained
+from scotd_jax.models.hf.verification import verify_export
 from scotd_jax.records import Prompt
 from scotd_jax.reporting.cards import model_card
 from scotd_jax.tasks import recipes

@@ -14,12 +14,12 @@ from scotd_jax import config as c
 from scotd_jax.distributed import topologies
 from scotd_jax.distributed.mesh import abstract_mesh, shape_of
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import chain
-from scotd_jax.jobs.planning import remedies, text
-from scotd_jax.jobs.planning.calls import check
+from scotd_jax.jobs import graph
+from scotd_jax.jobs.planning import render, suggestions
+from scotd_jax.jobs.planning.assumptions import Assumed
+from scotd_jax.jobs.planning.lowered_programs import check
 from scotd_jax.jobs.planning.outcomes import Planner
-from scotd_jax.jobs.planning.shapes import Assumed
-from scotd_jax.jobs.planning.works import works
+from scotd_jax.jobs.planning.workloads import works
 from scotd_jax.progress import log
 from scotd_jax.workdir import Workdir, write_text
 
@@ -30,7 +30,7 @@ def plan(config: c.Config, workdir: str) -> None:
     Raises InputError on a topology that there is not, sizes that do not fit it, settings that fit nowhere, and, after
     everything is said, if something does not fit.
     """
-    chain.chain(config)
+    graph.chain(config)
     if not config.plan.topology:
         raise InputError("config.plan.topology: on what? For example --config.plan.topology=v5e-16")
     topology = topologies.parse(config.plan.topology, "config.plan.topology")
@@ -49,10 +49,10 @@ def plan(config: c.Config, workdir: str) -> None:
             group = list(group)
             if not all(outcome.fits for outcome in group):
                 log(f"  {job} does not fit: looking for what would")
-                advice.append((job, remedies.find(planner, [outcome.work for outcome in group], config.mesh)))
-    done = text.Plan(config.name, config.plan, topology, planner.reason, found, advice, list(assumed.notes))
-    print(text.as_text(done))
+                advice.append((job, suggestions.find(planner, [outcome.work for outcome in group], config.mesh)))
+    done = render.Plan(config.name, config.plan, topology, planner.reason, found, advice, list(assumed.notes))
+    print(render.as_text(done))
     path = Workdir(workdir).root / "plan.json"
-    write_text(path, json.dumps(text.as_json(done), indent=2) + "\n")
+    write_text(path, json.dumps(render.as_json(done), indent=2) + "\n")
     log(f"planned in {time.monotonic() - begun:.0f} s: {path}")
-    remedies.refuse(found)
+    suggestions.refuse(found)

@@ -7,15 +7,15 @@ import jax
 
 from scotd_jax.config import Asking, Student, plain
 from scotd_jax.evaluation.scoring import outcomes
-from scotd_jax.jobs.chain import askings
-from scotd_jax.jobs.question_sets import QuestionSet
-from scotd_jax.jobs.run import Run
+from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.graph import askings
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response
 from scotd_jax.reporting.data import Arm, EvalSet, ReportData
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
-from scotd_jax.reporting.report import write_report
+from scotd_jax.reporting.html_page import write_report
 from scotd_jax.tasks import recipes
+from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import read_json, versions
 

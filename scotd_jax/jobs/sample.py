@@ -12,19 +12,19 @@ from etils import epath
 from scotd_jax.config import Rationales, plain
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.asking import ask_server
-from scotd_jax.jobs.batches import ask_by_files
-from scotd_jax.jobs.importing import Import
-from scotd_jax.jobs.question_sets import QuestionSet
-from scotd_jax.jobs.remote import Remote
-from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.speaking import load_speaker, speak
-from scotd_jax.jobs.thinking import Thinking
+from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.generation.batch_files import ask_by_files
+from scotd_jax.jobs.generation.live_server import ask_server
+from scotd_jax.jobs.generation.local import load_speaker, speak
+from scotd_jax.jobs.generation.remote import Remote
+from scotd_jax.jobs.generation.server_requests import REMOTE
+from scotd_jax.jobs.generation.thinking import Thinking
+from scotd_jax.rationales.importers.joining import Import
 from scotd_jax.rationales.release import is_released, release
-from scotd_jax.rationales.remote import REMOTE
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.workdir import Artefact, file_digest, write_text
 
 BLOCK = 4096  # imported rows that are written at once

@@ -7,17 +7,18 @@ import jax
 from clu import parameter_overview
 
 from scotd_jax.config import Model, plain
-from scotd_jax.corpus.build import read_description
-from scotd_jax.corpus.gain import gain
-from scotd_jax.corpus.loader import open_batches, read_ahead
+from scotd_jax.corpus.batching.loader import open_batches, read_ahead
+from scotd_jax.corpus.batching.savings import gain
+from scotd_jax.corpus.description import read_description
 from scotd_jax.distributed import hosts
 from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.given import identity, load_given
-from scotd_jax.jobs.run import Run
-from scotd_jax.jobs.speaking import Asked, Speaker, make_sampler, requests, respond
-from scotd_jax.models import api, fused
-from scotd_jax.sampling.engine import as_spoken
+from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.generation.local import Asked, Speaker, make_sampler, requests, respond
+from scotd_jax.jobs.generation.provided_rationales import identity, load_given
+from scotd_jax.models import api
+from scotd_jax.models.kernels import fused_attention
+from scotd_jax.sampling.decode_loop import as_spoken
 from scotd_jax.training import accounting, trainable
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import check_sizes
@@ -105,7 +106,7 @@ def check_settings(run: Run, name: str) -> None:
     try:
         check_sizes(training, run.mesh)
         make_optimizer(training.optimizer, training.steps)
-        fused.attention(training.attention, run.mesh)
+        fused_attention.attention(training.attention, run.mesh)
         if training.freeze or training.lora.rank:
             trainable.summary(run.model(spec.model, spec.precision).abstract(), training.freeze, training.lora)
     except InputError as error:

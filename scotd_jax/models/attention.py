@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from scotd_jax.models.regime import keep, together
+from scotd_jax.models.forward_options import keep, together
 
 # Keys and values [B or 1, K, S, Dh], mask bool[B or 1, S], bool[B, G, S] or bool[B, G, R, S]
 SharedPart = tuple[Array, Array, Array]

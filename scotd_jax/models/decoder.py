@@ -16,8 +16,8 @@ from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.decoder_only import DecoderOnly
+from scotd_jax.models.forward_options import keep, nothing_dropped
 from scotd_jax.models.layers import Dense, RMSNorm, each_of, embed, gated, normal
-from scotd_jax.models.regime import keep, nothing_dropped
 from scotd_jax.models.rope import frequencies, rotate, rotation
 
 # Logical axes of every parameter; the first pattern that fits counts.

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from scotd_jax.errors import InputError
-from scotd_jax.models import hf_fields, rope
+from scotd_jax.models import rope
+from scotd_jax.models.hf import config_fields
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 
@@ -155,7 +156,7 @@ class DecoderConfig:
         window, positions = values.get("sliding_window"), values.get("max_position_embeddings")
         if type(window) is type(positions) is int:
             values["max_position_embeddings"] = min(window, positions)
-        return hf_fields.read(cls, values, _REQUIRED, {})
+        return config_fields.read(cls, values, _REQUIRED, {})
 
     def to_hf(self) -> dict[str, Any]:
         family = FAMILIES[self.model_type]

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scotd_jax.models import packed
+from scotd_jax.models import packed_masks
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import causal
 from scotd_jax.models.cache import extended, of_layer, visible
-from scotd_jax.models.regime import PLAIN, Regime
-from scotd_jax.models.rolling import through
+from scotd_jax.models.forward_options import PLAIN, Regime
+from scotd_jax.models.layer_scan import through
 
 
 class DecoderOnly(nnx.Module):
@@ -37,7 +37,7 @@ class DecoderOnly(nnx.Module):
         B = tokens.shape[0]
         before = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
         segments = () if context is None else context.segments
-        own = None if questions is None else packed.same(questions)[:, None] & causal(*2 * tokens.shape[1:])
+        own = None if questions is None else packed_masks.same(questions)[:, None] & causal(*2 * tokens.shape[1:])
         _, kept = self._through(tokens[:, None], before, segments, None, "prompt", regime, own)
         keys, values = jax.tree.map(lambda each: each.squeeze(-4), kept)
         segment = Segment(keys, values, mask)
@@ -46,8 +46,8 @@ class DecoderOnly(nnx.Module):
 
     def extend(self, context, tokens, cache=None, regime=PLAIN, positions=None, questions=None):
         """Responses [B, G, R] after the context -> hidden [B, G, R, E] ready for the output matrix, and the cache."""
-        context = context if questions is None else packed.own_prompt(context, questions)
-        own = None if positions is None else packed.own_response(positions)
+        context = context if questions is None else packed_masks.own_prompt(context, questions)
+        own = None if positions is None else packed_masks.own_response(positions)
         x, kept = self._through(tokens, context.length, context.segments, cache, "response", regime, own)
         return self.outputs(x), None if cache is None else extended(cache, *kept, tokens.shape[2])
 
@@ -60,7 +60,7 @@ class DecoderOnly(nnx.Module):
         first = before.reshape(*before.shape, *(1,) * (3 - before.ndim))
         if cache is not None:
             first = first + (cache.length + cache.index)[..., None]
-        x, told = self.inputs(tokens, first + (jnp.arange(R)[None, None] if own is None else packed.places(own)))
+        x, told = self.inputs(tokens, first + (jnp.arange(R)[None, None] if own is None else packed_masks.places(own)))
         sights = [(mask, None) for mask in (visible(cache, R) if own is None else [own])]
         wanted = name == "prompt" or cache is not None
 

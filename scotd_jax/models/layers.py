@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from scotd_jax.models.products import linear, linears
-from scotd_jax.models.regime import keep, together
+from scotd_jax.models.forward_options import keep, together
+from scotd_jax.models.matmul import linear, linears
 
 
 def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dtype: str) -> Float[Array, "*lead V"]:

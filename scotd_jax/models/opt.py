@@ -15,12 +15,12 @@ import jax
 from flax import nnx
 
 from scotd_jax.errors import InputError
-from scotd_jax.models import hf_fields
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_only import DecoderOnly
+from scotd_jax.models.forward_options import nothing_dropped
+from scotd_jax.models.hf import config_fields
 from scotd_jax.models.layers import Dense, Heads, LayerNorm, embed, normal, relu
-from scotd_jax.models.regime import nothing_dropped
 
 # Logical axes of every parameter; the first pattern that fits counts.
 AXES = (
@@ -98,7 +98,7 @@ class OPTConfig:
     @classmethod
     def from_hf(cls, values: Mapping[str, Any]) -> "OPTConfig":
         """Raises InputError on an architecture that differs from OPT's."""
-        return hf_fields.read(cls, values, _REQUIRED, _NAMES)
+        return config_fields.read(cls, values, _REQUIRED, _NAMES)
 
     def to_hf(self) -> dict[str, Any]:
         fields = {_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}

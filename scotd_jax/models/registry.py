@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scotd_jax.errors import InputError
-from scotd_jax.models import decoder, hf_fields, opt, t5
+from scotd_jax.models import decoder, opt, t5
 from scotd_jax.models.api import Cache, Context, Model, Params, Precision
 from scotd_jax.models.decoder_config import DecoderConfig
+from scotd_jax.models.forward_options import PLAIN, Regime
+from scotd_jax.models.hf import config_fields
 from scotd_jax.models.opt import OPTConfig
-from scotd_jax.models.regime import PLAIN, Regime
 from scotd_jax.models.rope import RopeScaling
 from scotd_jax.models.t5 import T5Config
 
@@ -121,7 +122,7 @@ def config_for(architecture: str, shape_overrides: Mapping[str, Any] | None = No
     for name in overrides:
         if name not in fields:
             raise InputError(f"shape.{name}: {architecture} has no such field; {_nearest(name, fields)}")
-    return dataclasses.replace(config, **hf_fields.checked(type(config), overrides, "shape."))
+    return dataclasses.replace(config, **config_fields.checked(type(config), overrides, "shape."))
 
 
 @functools.cache

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from scotd_jax.errors import InputError
-from scotd_jax.models import hf_fields
+from scotd_jax.models.hf import config_fields
 
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "linear": ("factor",),
@@ -89,7 +89,7 @@ def from_hf(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     if unknown := sorted(found.keys() - known):
         raise InputError(f"config.json: {where}.{unknown[0]} is {found[unknown[0]]!r}; it is not supported")
     return float(theta), RopeScaling(
-        **hf_fields.checked(RopeScaling, {"rope_type": kind, **found}, f"config.json: {where}.")
+        **config_fields.checked(RopeScaling, {"rope_type": kind, **found}, f"config.json: {where}.")
     )
 
 

@@ -21,13 +21,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from scotd_jax.errors import InputError
-from scotd_jax.models import hf_fields, packed
+from scotd_jax.models import packed_masks
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import extended, of_layer, own_parts, visible
+from scotd_jax.models.forward_options import PLAIN, nothing_dropped
+from scotd_jax.models.hf import config_fields
+from scotd_jax.models.layer_scan import through
 from scotd_jax.models.layers import Dense, Heads, RMSNorm, each_of, embed, gated, normal, relu
-from scotd_jax.models.regime import PLAIN, nothing_dropped
-from scotd_jax.models.rolling import through
 
 # Logical axes of every parameter; the first pattern that fits counts.
 AXES = (
@@ -93,7 +94,7 @@ class T5Config:
     @classmethod
     def from_hf(cls, values: Mapping[str, Any]) -> "T5Config":
         """Raises InputError on an architecture that differs from T5's."""
-        return hf_fields.read(cls, values, _REQUIRED, {})
+        return config_fields.read(cls, values, _REQUIRED, {})
 
     def to_hf(self) -> dict[str, Any]:
         fields = {**dataclasses.asdict(self), "num_decoder_layers": self.decoder_layers}
@@ -205,7 +206,7 @@ class T5(nnx.Module):
         x = regime.drop(embed(self.embed.tokens[...], tokens)[:, None], "encoder/embed")
         seen = mask[:, None, None]
         if questions is not None:  # distances between slots are those within a question
-            seen = seen & packed.same(questions)[:, None]
+            seen = seen & packed_masks.same(questions)[:, None]
         sights = [(seen, self.encoder.bias(positions[None, None], positions))]
 
         def read(x, layer, i, _):
@@ -223,7 +224,7 @@ class T5(nnx.Module):
 
     def extend(self, context, tokens, cache=None, regime=PLAIN, positions=None, questions=None):
         """Responses [B, G, R] -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
-        context = context if questions is None else packed.own_prompt(context, questions)
+        context = context if questions is None else packed_masks.own_prompt(context, questions)
         x = regime.drop(embed(self.embed.tokens[...], tokens), "decoder/embed")
         sights = self._sights(cache, tokens.shape[2], positions)
 
@@ -240,7 +241,7 @@ class T5(nnx.Module):
     def _sights(self, cache, R, positions=None):
         """Masks and biases of the own parts. Distances to recent tokens are the same in all rows, to the past not."""
         new = jnp.arange(R)[None, None]
-        masks = visible(cache, R) if positions is None else [packed.own_response(positions)]
+        masks = visible(cache, R) if positions is None else [packed_masks.own_response(positions)]
         if cache is None:
             biases = [self.decoder.bias(new, new[0, 0])]
         else:

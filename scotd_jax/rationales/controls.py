@@ -12,8 +12,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from scotd_jax.config import Altered
-from scotd_jax.corpus.order import random_order
 from scotd_jax.errors import InputError
+from scotd_jax.keyed_random import random_order
 from scotd_jax.records import Question, Response
 
 Group = tuple[Question, Sequence[Response]]

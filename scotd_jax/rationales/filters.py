@@ -27,8 +27,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from scotd_jax.config import Corpus
-from scotd_jax.corpus.order import random_key
 from scotd_jax.errors import InputError
+from scotd_jax.keyed_random import random_key
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.near_duplicates import near_duplicates
 from scotd_jax.records import Response

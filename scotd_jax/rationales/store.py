@@ -21,7 +21,7 @@ from etils import epath
 
 from scotd_jax.atomic import atomic_write, full_disk_said, sweep, sync_folder
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.names import Name, Names, Place, Places
+from scotd_jax.rationales.response_index import Name, Names, Place, Places
 from scotd_jax.records import Question, R, Response, from_json, to_json
 
 

@@ -21,13 +21,13 @@ from scotd_jax.distributed.sharding import AnyMesh, batch_sharding
 from scotd_jax.errors import InputError
 from scotd_jax.layout import pad_rows, round_up, split_prompt
 from scotd_jax.models.api import Context, Model, Params
-from scotd_jax.sampling import engine
-from scotd_jax.sampling.lanes import Lanes
+from scotd_jax.sampling import decode_loop
+from scotd_jax.sampling.compiled import programs
 from scotd_jax.sampling.noise import base_key
-from scotd_jax.sampling.orders import Orders
-from scotd_jax.sampling.programs import programs
 from scotd_jax.sampling.requests import Request, Sample
-from scotd_jax.sampling.stops import cut, stop_table
+from scotd_jax.sampling.scheduler import Lanes
+from scotd_jax.sampling.step_inputs import Orders
+from scotd_jax.sampling.stop_strings import cut, stop_table
 
 PATIENCE = 30.0  # seconds after which finished samples are handed on even if they are few
 
@@ -106,7 +106,7 @@ class Sampler:
         Raises InputError, before anything is computed, on a prompt that the model cannot take.
         """
         passes = self._passes(requests)
-        weights = engine.speaking(self._model, self.params)
+        weights = decode_loop.speaking(self._model, self.params)
         rows, since = self._policy.batch_size * self._policy.n, time.monotonic()
         samples: list[Sample] = []
         for shared, width, asked in passes:
@@ -147,7 +147,7 @@ class Sampler:
             )
 
     def _run(
-        self, weights: engine.Weights, exemplars: Sequence[int], width: int, asked: Sequence[Request]
+        self, weights: decode_loop.Weights, exemplars: Sequence[int], width: int, asked: Sequence[Request]
     ) -> Iterator[list[Said]]:
         """What is said in one pass, as it is finished."""
         B, G, T = self._policy.batch_size, self._policy.n, self._policy.max_new_tokens
@@ -198,7 +198,7 @@ class Sampler:
                 return
             yield [(lane, lanes.take(lane, request), request) for lane, request in chosen]
 
-    def _exemplars(self, weights: engine.Weights, exemplars: Sequence[int]) -> Context | None:
+    def _exemplars(self, weights: decode_loop.Weights, exemplars: Sequence[int]) -> Context | None:
         if not exemplars:
             return None
         tokens, mask = pad_rows([exemplars], round_up(len(exemplars), self._policy.bucket))
@@ -206,13 +206,13 @@ class Sampler:
 
     def _read(
         self,
-        weights: engine.Weights,
+        weights: decode_loop.Weights,
         shared: Context | None,
-        questions: engine.Questions,
+        questions: decode_loop.Questions,
         admitted: Sequence[tuple[int, int, Request]],
         width: int,
         places: int,
-    ) -> engine.Questions:
+    ) -> decode_loop.Questions:
         most = at_once(self._policy.batch_size, self._mesh)
         prefixes = [self._split(request)[1] for _, _, request in admitted]
         source = np.full((places, self._policy.batch_size), -1, np.int32)

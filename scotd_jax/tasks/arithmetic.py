@@ -7,7 +7,7 @@ from typing import Any
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
 from scotd_jax.tasks.numbers import read_number
-from scotd_jax.tasks.rows import Dataset, Row
+from scotd_jax.tasks.row_task import Dataset, Row
 
 _CALCULATOR = re.compile(r"<<.*?>>")
 

@@ -15,8 +15,8 @@ from scotd_jax.errors import InputError
 from scotd_jax.records import Prompt, Question, Response, Turn, from_mapping
 from scotd_jax.tasks.base import Task
 from scotd_jax.tasks.formats import Format, check_answer
-from scotd_jax.tasks.rowfiles import read_rows
-from scotd_jax.tasks.rows import RowTask, gold_response
+from scotd_jax.tasks.row_files import read_rows
+from scotd_jax.tasks.row_task import RowTask, gold_response
 
 FOLDER = epath.Path(__file__).parent / "exemplars"
 SPLIT = "exemplars"

@@ -7,7 +7,7 @@ ANLI was made in three rounds; option `round` (3 by default, as SCoTD trains) sa
 from collections.abc import Sequence
 
 from scotd_jax.records import Question
-from scotd_jax.tasks.rows import Dataset, Row
+from scotd_jax.tasks.row_task import Dataset, Row
 
 CHOICES = ("yes", "no", "it is not possible to tell")
 _LABELS = {

@@ -10,7 +10,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import SplitTask, require_unique
 from scotd_jax.tasks.formats import check_answer, format_named
-from scotd_jax.tasks.rowfiles import read_lines
+from scotd_jax.tasks.row_files import read_lines
 
 GOLD = ".gold"
 

@@ -12,8 +12,8 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
-from scotd_jax.tasks.rowfiles import Placed, read_rows
-from scotd_jax.tasks.rows import Dataset, Row
+from scotd_jax.tasks.row_files import Placed, read_rows
+from scotd_jax.tasks.row_task import Dataset, Row
 
 _CHOICES = re.compile(r"\(A\)\s*(.+?)\s*\(B\)\s*(.+)")
 _TAIL = re.compile(r"(?:[.,;?]| or| or the)+$")  # what joins a choice to the rest of its sentence

@@ -1,8 +1,8 @@
 """From a config's entry to a task.
 
 A task of your own is a Python file whose path is the `kind`. It defines one function `question(row)` that makes a
-`Question` of a row (tasks/rows.py) and may define `FILES`, the file per split; or, where rows do not fit, a function
-`task(name, spec, seed)` that returns a `Task`.
+`Question` of a row (tasks/row_task.py) and may define `FILES`, the file per split; or, where rows do not fit, a
+function `task(name, spec, seed)` that returns a `Task`.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from etils import epath
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
-from scotd_jax.tasks import arithmetic, choices, inference, rows, sentiment, yesno
+from scotd_jax.tasks import arithmetic, inference, multiple_choice, row_task, sentiment, yesno
 from scotd_jax.tasks.base import SplitTask, Task
 from scotd_jax.tasks.exemplars import SPLIT as EXEMPLARS
 from scotd_jax.tasks.exemplars import exemplar_split, own_exemplars
@@ -25,9 +25,9 @@ from scotd_jax.tasks.world import world
 Maker = Callable[[str, config.Task, int], Task]
 
 DATASETS = {
-    "multiple_choice": choices.MULTIPLE_CHOICE,
-    "commonsenseqa": choices.COMMONSENSEQA,
-    "openbookqa": choices.OPENBOOKQA,
+    "multiple_choice": multiple_choice.MULTIPLE_CHOICE,
+    "commonsenseqa": multiple_choice.COMMONSENSEQA,
+    "openbookqa": multiple_choice.OPENBOOKQA,
     "quarel": QUAREL,
     "sst2": sentiment.SST2,
     "imdb": sentiment.IMDB,
@@ -41,8 +41,8 @@ DATASETS = {
 KINDS: dict[str, Maker] = {
     "world": world,
     "jsonl": jsonl,
-    "arc": choices.arc,
-    **{kind: functools.partial(rows.load, dataset) for kind, dataset in DATASETS.items()},
+    "arc": multiple_choice.arc,
+    **{kind: functools.partial(row_task.load, dataset) for kind, dataset in DATASETS.items()},
 }
 
 
@@ -77,4 +77,4 @@ def _own(path: str, where: str) -> Maker:
     if not hasattr(module, "question"):
         raise InputError(f"{where}: {path}: defines neither question(row) nor task(name, spec, seed)")
     files = {split: (file,) for split, file in getattr(module, "FILES", {}).items()}
-    return functools.partial(rows.load, rows.Dataset(module.question, files))
+    return functools.partial(row_task.load, row_task.Dataset(module.question, files))

@@ -12,8 +12,8 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
-from scotd_jax.tasks.rowfiles import Placed, read_lines, read_rows, read_text
-from scotd_jax.tasks.rows import Dataset, Row
+from scotd_jax.tasks.row_files import Placed, read_lines, read_rows, read_text
+from scotd_jax.tasks.row_task import Dataset, Row
 
 CHOICES = ("negative", "positive")
 _LABELS = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive"} | {x: x for x in CHOICES}

@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.tasks.rowfiles import Placed
+from scotd_jax.tasks.row_files import Placed
 
 Rows = Callable[[], Iterable[Placed]]
 Source = dict[str, Rows]  # per split

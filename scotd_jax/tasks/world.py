@@ -24,10 +24,10 @@ from typing import Any
 from scotd_jax import config
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
-from scotd_jax.tasks import world_words as words
+from scotd_jax.tasks import world_vocabulary as words
 from scotd_jax.tasks.base import SplitTask, require_unique
 from scotd_jax.tasks.formats import format_named
-from scotd_jax.tasks.world_words import Family
+from scotd_jax.tasks.world_vocabulary import Family
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from scotd_jax.records import Question
-from scotd_jax.tasks.rows import Dataset, Row, tidy
+from scotd_jax.tasks.row_task import Dataset, Row, tidy
 
 CHOICES = ("yes", "no")
 _LABELS = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "no": "no"}

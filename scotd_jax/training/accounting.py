@@ -17,8 +17,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from scotd_jax.distributed.chips import peak_flops
 from scotd_jax.distributed.flops import training_flops
-from scotd_jax.distributed.peaks import peak_flops
 from scotd_jax.training.metrics import read_metrics
 
 PURPOSES = ("compile", "input", "checkpoint", "evaluation", "other", "lost")

@@ -27,14 +27,14 @@ from etils import epath
 from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
-from scotd_jax.distributed.profile import OFF, recorded
+from scotd_jax.distributed.profiling import OFF, recorded
 from scotd_jax.errors import SizesError
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.accounting import Spent, earlier, peak_of, work_of
-from scotd_jax.training.check import check_pairs
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import LateMetrics, MetricWriter
 from scotd_jax.training.programs import programs_of
+from scotd_jax.training.startup_check import check_pairs
 from scotd_jax.training.step import ONE_PART
 
 

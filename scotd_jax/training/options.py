@@ -1,6 +1,6 @@
 """Options of training that change how an update is computed; all of them are off unless a config says otherwise.
 
-remat and dropout are explained in models/regime.py, label smoothing and z-loss in losses.py.
+remat and dropout are explained in models/forward_options.py, label smoothing and z-loss in losses.py.
 """
 
 import dataclasses
@@ -10,13 +10,13 @@ import jax
 from jax.sharding import NamedSharding
 
 from scotd_jax import config
-from scotd_jax.models.regime import Attend, Regime, Remat
+from scotd_jax.models.forward_options import Attend, Regime, Remat
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Those of `config.Training`, which is where they are checked; hashable, so that programs can be kept by them.
-    `rolled` is what `scan_layers` means on a platform: models/rolling.py."""
+    `rolled` is what `scan_layers` means on a platform: models/layer_scan.py."""
 
     remat: Remat = "none"
     dropout: float = 0.0

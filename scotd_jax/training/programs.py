@@ -12,9 +12,10 @@ import numpy as np
 from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
-from scotd_jax.models import fused, products
+from scotd_jax.models import matmul
 from scotd_jax.models.api import Model, Params
-from scotd_jax.models.regime import Attend, compiler_options
+from scotd_jax.models.forward_options import Attend, compiler_options
+from scotd_jax.models.kernels import fused_attention
 from scotd_jax.training import trainable
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
 from scotd_jax.training.options import Options
@@ -103,10 +104,10 @@ def _programs(
         state_places,
     )
     chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
-    attend = fused.attention(training.attention, mesh)
+    attend = fused_attention.attention(training.attention, mesh)
     told = {"place": batch if mesh.shape["fsdp"] > 1 else None, "places": places, "attend": attend}
     step = jax.jit(
-        products.for_mesh(mesh)(
+        matmul.for_mesh(mesh)(
             make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options, **told)
         ),
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),

@@ -5,8 +5,8 @@ prompt_mask[B, P] bool, inputs[B, G, R] int32, targets[B, G, R] int32, weights[B
 0 on padding). The loss of a batch is the weighted sum of the mean losses of its parts, each over its own tokens.
 
 Where responses are packed, a part also holds positions[B, G, R] int32, and where questions are, questions[B, G, R] and
-prompt_questions[B, P] int32 (models/packed.py): B and G then count rows. A response that a visit shows several times
-may be there once, with so many times the weight.
+prompt_questions[B, P] int32 (models/packed_masks.py): B and G then count rows. A response that a visit shows several
+times may be there once, with so many times the weight.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from scotd_jax.models.api import Model, Params
-from scotd_jax.models.regime import Regime
+from scotd_jax.models.forward_options import Regime
 from scotd_jax.training.losses import Weighted, response_loss
 from scotd_jax.training.options import OFF, Options
 from scotd_jax.training.trainable import combine
@@ -46,7 +46,7 @@ def make_loss(model: Model, chunk: int = 0, options: Options = OFF, **told: Any)
     objective after them where it is another number (`response_loss`). With dropout the key names the masks.
 
     The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`; what else is
-    `told`, of a mesh, as in models/regime.py: `place`, `places` and `attend`.
+    `told`, of a mesh, as in models/forward_options.py: `place`, `places` and `attend`.
     """
 
     def loss(params: Params, batch: Part, key: jax.Array | None = None) -> tuple[Weighted, ...]:

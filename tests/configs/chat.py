@@ -1,6 +1,6 @@
 """A random chat model says responses to a few questions, and a student of it has a corpus of the task's own ones.
 
-FOLDER is that of tests/chat_folder.py: --config=tests/configs/chat.py:FOLDER
+FOLDER is that of tests/helpers/chat_model.py: --config=tests/configs/chat.py:FOLDER
 """
 
 from scotd_jax import config as c

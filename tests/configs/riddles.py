@@ -7,7 +7,7 @@ A row of the files is a riddle, what solves it and how hard it is: {"riddle": "W
 """
 
 from scotd_jax.records import Question
-from scotd_jax.tasks.rows import Row
+from scotd_jax.tasks.row_task import Row
 
 FILES = {"train": "riddles_train.jsonl", "test": "riddles_test.csv"}  # without it: every SPLIT.jsonl, .json, .csv, .tsv
 

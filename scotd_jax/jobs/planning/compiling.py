@@ -1,6 +1,6 @@
 """Memory and work of programs per chip as XLA tells them when it compiles.
 
-An update whose layers are rolled into a loop (models/rolling.py) is compiled as it is, however deep the model. Other
+An update whose layers are rolled into a loop (models/layer_scan.py) is compiled as it is, however deep the model. Other
 programs of deep models take XLA many minutes, so more than `plan.layers` layers of them are not compiled: two shallow
 models are, and what the layers between them add is added for the rest. XLA that is short of memory computes things
 twice to save some; a shallow model is not short, so this rather tells too much. An update whose parameters learn by
@@ -15,10 +15,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from scotd_jax.jobs.planning.arithmetic import Numbers, Program, calls_of, depths, estimated, line
-from scotd_jax.jobs.planning.calls import Call, bytes_of
-from scotd_jax.jobs.planning.shapes import layers_of
-from scotd_jax.jobs.planning.works import Training, Work
+from scotd_jax.jobs.planning.assumptions import layers_of
+from scotd_jax.jobs.planning.estimates import Numbers, Program, calls_of, depths, estimated, line
+from scotd_jax.jobs.planning.lowered_programs import Call, bytes_of
+from scotd_jax.jobs.planning.workloads import Training, Work
 from scotd_jax.training.options import is_rolled
 
 

@@ -13,12 +13,12 @@ from scotd_jax.distributed import sharding, topologies
 from scotd_jax.distributed.mesh import abstract_mesh, make_mesh, own_sizes
 from scotd_jax.distributed.topologies import Topology
 from scotd_jax.errors import SizesError
-from scotd_jax.jobs.planning.arithmetic import PARTS, Program, by_layers, estimated
-from scotd_jax.jobs.planning.calls import bytes_of, model_of, placed, training_call
 from scotd_jax.jobs.planning.compiling import compiled
-from scotd_jax.jobs.planning.works import Speaking, Training, Work, program_of
+from scotd_jax.jobs.planning.estimates import PARTS, Program, by_layers, estimated
+from scotd_jax.jobs.planning.lowered_programs import bytes_of, model_of, placed, training_call
+from scotd_jax.jobs.planning.workloads import Speaking, Training, Work, program_of
 from scotd_jax.progress import format_seconds
-from scotd_jax.sampling.engine import as_spoken
+from scotd_jax.sampling.decode_loop import as_spoken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _kind(work: Work) -> Any:
 
 
 def _where(work: Work, sizes: c.Mesh, topology: Topology) -> tuple[Topology, c.Mesh]:
-    """The devices of a program and their mesh: all, or for speaking those of one host (jobs/run.py)."""
+    """The devices of a program and their mesh: all, or for speaking those of one host (jobs/context.py)."""
     if isinstance(work, Training) or topology.hosts == 1:
         return topology, sizes
     return topology.host, own_sizes(sizes, topology.chips, topology.per_host)
@@ -141,7 +141,7 @@ def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
 
 def _loading(work: Speaking, sizes: c.Mesh, topology: Topology) -> Program:
     """The moment in which a speaker's weights lie beside what they are made of: parameters over all devices, of several
-    hosts (jobs/run.py), or in float32."""
+    hosts (jobs/context.py), or in float32."""
     own, all_over = mesh_of(work, sizes, topology), abstract_mesh(sizes, topology.chips)
 
     def counted(layers: int) -> dict[str, dict[str, int]]:

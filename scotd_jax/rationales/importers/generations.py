@@ -9,9 +9,9 @@ from typing import Any
 
 from etils import epath
 
-from scotd_jax.rationales.importers.base import Bad, BadRowError, Options, Row, Said, each
+from scotd_jax.rationales.importers.imported import Bad, BadRowError, Options, Row, Said, each
 from scotd_jax.rationales.importers.openai import batch_result, last_of_user
-from scotd_jax.rationales.importers.reading import records
+from scotd_jax.rationales.importers.row_readers import records
 
 _QUESTIONS = ("problem", "question", "prompt", "instruction")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from etils import epath
 
-from scotd_jax.rationales.importers.base import Bad, BadRowError, Options, Row, Said, each
-from scotd_jax.rationales.importers.reading import lines, records
+from scotd_jax.rationales.importers.imported import Bad, BadRowError, Options, Row, Said, each
+from scotd_jax.rationales.importers.row_readers import lines, records
 
 _ENDED = (None, "stop", "eos", "end_turn", "stop_sequence")
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from scotd_jax.rationales.importers import texts
-from scotd_jax.rationales.importers.base import Bad, BadRowError, Options, Row, Said, each
-from scotd_jax.rationales.importers.reading import document
+from scotd_jax.rationales.importers import answer_extraction
+from scotd_jax.rationales.importers.imported import Bad, BadRowError, Options, Row, Said, each
+from scotd_jax.rationales.importers.row_readers import document
 
 OPENBOOKQA = re.compile(r"answer is[\s:<*(\-]*([A-D])\b")
 SCOTD = " So the answer is: "
@@ -50,7 +50,7 @@ def openbookqa_multi(path: epath.Path, options: Options) -> Iterator[Said | Bad]
 
 def _openbookqa(row: Row) -> Iterator[Said]:
     output = row.get("output", str)
-    read = texts.by_sentence(output, OPENBOOKQA)
+    read = answer_extraction.by_sentence(output, OPENBOOKQA)
     question = row.get("instruction", str)
     yield row.said(output, question_text=question, parsed=True, rationale=read.rationale, answer=read.answer)
 
@@ -68,7 +68,7 @@ def scotd_30x(path: epath.Path, options: Options) -> Iterator[Said | Bad]:
 
 
 def _scotd(row: Row) -> Iterator[Said]:
-    text = texts.first_paragraph(row.get("response", str))
+    text = answer_extraction.first_paragraph(row.get("response", str))
     rationale, found, answer = text.rpartition(SCOTD)
     row.get("rationale", str)
     probabilities, tokens = row.may("token_probs", list), row.may("tokens", list)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.importers import generations, openai, own, papers, step_by_step
-from scotd_jax.rationales.importers.base import Importer
-from scotd_jax.rationales.importers.texts import THINK
+from scotd_jax.rationales.importers import generations, openai, own_responses, papers, step_by_step
+from scotd_jax.rationales.importers.answer_extraction import THINK
+from scotd_jax.rationales.importers.imported import Importer
 
 _COLUMNS = ("question", "id")
 
 IMPORTERS: dict[str, Importer] = {
-    "responses": Importer(own.responses),
+    "responses": Importer(own_responses.responses),
     "quarel_davinci003": Importer(papers.quarel_davinci003, answers=False),
     "openbookqa_multi": Importer(papers.openbookqa_multi, answers=False),
     "commonsenseqa_palm540b": Importer(

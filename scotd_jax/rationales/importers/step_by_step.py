@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.importers import texts
-from scotd_jax.rationales.importers.base import Bad, BadRowError, Options, Row, Said, each
-from scotd_jax.rationales.importers.reading import document, lines
+from scotd_jax.rationales.importers import answer_extraction
+from scotd_jax.rationales.importers.imported import Bad, BadRowError, Options, Row, Said, each
+from scotd_jax.rationales.importers.row_readers import document, lines
 
 MARKER = "So the answer is"
 _SHARD = re.compile(r"(?P<split>.+)_CoT_(?P<shard>\d+)\.json(\.gz)?")
@@ -109,11 +109,11 @@ def _row_of(row: Row, rows: list[Row], begin: int, path: epath.Path) -> Row:
 def _completion(row: Row, marker: str, about: Row | None) -> Iterator[Said]:
     if not isinstance(row.value, str):
         raise BadRowError("wrong form", f"expected a completion (a string), found {row.value!r:.60}")
-    text = texts.first_paragraph(row.value)
-    read = texts.by_marker(text, marker)
+    text = answer_extraction.first_paragraph(row.value)
+    read = answer_extraction.by_marker(text, marker)
     answer = read.answer
     if answer is not None and "(" in answer:
-        answer = texts.single_letter(answer)
+        answer = answer_extraction.single_letter(answer)
     yield row.said(
         text,
         question_id=None if about is None else about.may("id", str) or about.may("uid", str),

@@ -1,0 +1,1 @@
+"""Batches: draws, shapes, packing, length balancing, and the resumable loader."""

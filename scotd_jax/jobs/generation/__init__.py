@@ -1,0 +1,1 @@
+"""Response generation: local models, servers and batch files."""

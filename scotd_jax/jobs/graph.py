@@ -1,0 +1,188 @@
+"""Which jobs a config asks for, in an order in which each finds what it needs.
+
+The chain is not a fixed list: a teacher may itself be a student of this run (trained before it is sampled), and a
+student may start from another one. So the order follows from the references in the config.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from scotd_jax.config import Asking, Config
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.generation.server_requests import REMOTE, check_remote, check_think
+from scotd_jax.tasks import recipes
+from scotd_jax.tasks.question_sets import QuestionSet
+
+JOBS = ("sample", "build", "train", "evaluate", "export", "report")
+PLAN = "plan"  # a job beside the chain: what the others would need
+
+
+class Step(NamedTuple):
+    """One job on one artefact: ("train", "scotd"). The report is one for the whole run, its name is empty."""
+
+    job: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.job} {self.name}".strip()
+
+
+def askings(config: Config) -> dict[str, Asking]:
+    """Every way in which a student is asked: its own, under its name, and those of `config.askings`."""
+    own = {name: Asking(name, s.sets, s.arm or name, s.given) for name, s in config.students.items() if s.sets}
+    if both := sorted(own.keys() & config.askings.keys()):
+        raise InputError(f"config.askings.{both[0]}: a student of that name is asked already; choose another name")
+    others = {
+        name: dataclasses.replace(
+            asking,
+            arm=asking.arm or name,
+            given=asking.given or lookup(config.students, asking.student, f"config.askings.{name}.student").given,
+        )
+        for name, asking in config.askings.items()
+    }
+    return own | others
+
+
+def chain(config: Config, jobs: tuple[str, ...] = JOBS) -> list[Step]:
+    """All steps of `jobs` in order. Raises InputError on names that the config does not define, and on circles."""
+    for job in jobs:
+        lookup(dict.fromkeys((*JOBS, PLAN)), job, "--jobs")
+    check(config)
+    wanted = [Step("sample", name) for name in config.rationales]
+    wanted += [Step("build", name) for name in config.corpora]
+    wanted += [Step("train", name) for name in config.students]
+    wanted += [Step("export", name) for name, student in config.students.items() if student.export]
+    wanted += [Step("report", "")]
+    steps: list[Step] = []
+    for step in wanted:
+        _visit(config, step, steps, ())
+    return [step for step in steps if step.job in jobs]
+
+
+def _visit(config: Config, step: Step, done: list[Step], path: tuple[Step, ...]) -> None:
+    if step in path:
+        circle = " -> ".join(str(s) for s in (*path[path.index(step) :], step))
+        raise InputError(f"config: these need each other, so none can come first: {circle}")
+    if step not in done:
+        for needed in needs(config, step):
+            _visit(config, needed, done, (*path, step))
+        done.append(step)
+
+
+def needs(config: Config, step: Step) -> Iterator[Step]:
+    """The steps whose artefacts `step` reads."""
+    job, name = step
+    if job == "sample":
+        rationales = config.rationales[name]
+        if rationales.source == "model" and rationales.model.student:
+            yield Step("train", rationales.model.student)
+    elif job == "build":
+        yield from (Step("sample", source) for source in config.corpora[name].rationales)
+    elif job == "train":
+        student = config.students[name]
+        if student.model.student:
+            yield Step("train", student.model.student)
+        yield Step("build", student.corpus)
+        if student.dev:
+            yield from (Step("sample", source) for source in student.given)
+    elif job == "evaluate":
+        asking = askings(config)[name]
+        yield Step("train", asking.student)
+        yield from (Step("sample", source) for source in asking.given)
+    elif job == "export":
+        yield Step("evaluate" if config.students[name].sets else "train", name)
+    else:
+        yield from (Step("evaluate", name) for name in askings(config))
+        yield from (Step("export", name) for name, student in config.students.items() if student.export)
+
+
+def check(config: Config) -> None:
+    """Every reference in the config leads somewhere, and nothing is chosen on a set that is reported."""
+    if (profile := config.profile).first < 0 or (profile.last and not 0 < profile.first <= profile.last):
+        raise InputError(
+            f"config.profile: first is {profile.first} and last is {profile.last}; expected 1 <= first <= last"
+        )
+    for name, rationales in config.rationales.items():
+        where = f"config.rationales.{name}"
+        _check_sets(config, rationales.questions, f"{where}.questions")
+        if rationales.source == "model":
+            _check_model(config, rationales.model, f"{where}.model")
+            check_think(rationales, where)
+        elif rationales.source in REMOTE:
+            check_remote(rationales, where)
+        if rationales.source in ("model", *REMOTE):
+            recipe = rationales.recipe
+            if not recipe and rationales.source == "model" and rationales.model.student:
+                student = config.students[rationales.model.student]
+                recipe = lookup(config.corpora, student.corpus, f"config.students.{rationales.model.student}").recipe
+            if recipes.reads_rationales(recipes.find(recipe or "scotd", config.recipes, f"{where}.recipe")):
+                raise InputError(
+                    f"{where}: recipe {recipe!r} reads rationales, and there are none before this set; give another "
+                    "recipe that asks for them"
+                )
+    for name, corpus in config.corpora.items():
+        where = f"config.corpora.{name}"
+        for source in corpus.rationales:
+            lookup(config.rationales, source, f"{where}.rationales")
+        if not corpus.rationales and not corpus.questions:
+            raise InputError(f"{where}: needs rationales, or questions with a recipe such as 'label'")
+        _check_sets(config, corpus.questions, f"{where}.questions")
+        recipe = recipes.find(corpus.recipe, config.recipes, f"{where}.recipe")
+        if not corpus.rationales and recipes.uses(recipe, *recipes.OF_RESPONSE):
+            raise InputError(f"{where}: recipe {corpus.recipe!r} is made of responses; name their sets in rationales")
+    for name, student in config.students.items():
+        where = f"config.students.{name}"
+        lookup(config.corpora, student.corpus, f"{where}.corpus")
+        _check_model(config, student.model, f"{where}.model")
+        _check_sets(config, student.dev, f"{where}.dev")
+        for source in student.given:
+            lookup(config.rationales, source, f"{where}.given")
+        recipe = recipes.find(config.corpora[student.corpus].recipe, config.recipes, f"{where}.corpus")
+        if recipe.read == "rationale" and (student.dev or student.sets):
+            raise InputError(f"{where}: its recipe says rationales and no answers, so it has no dev and no sets")
+    for name, asking in askings(config).items():
+        where = f"config.{'askings' if name in config.askings else 'students'}.{name}"
+        student = lookup(config.students, asking.student, f"{where}.student")
+        if not asking.sets:
+            raise InputError(f"{where}.sets: which question sets are to be asked?")
+        _check_sets(config, asking.sets, f"{where}.sets")
+        for source in asking.given:
+            lookup(config.rationales, source, f"{where}.given")
+        if asking.n < 1:
+            raise InputError(f"{where}.n: expected at least 1, found {asking.n}")
+        if both := set(student.dev) & set(asking.sets):
+            raise InputError(f"{where}: {both.pop()!r} is in dev and in sets; what is reported may not choose the best")
+    for name in config.corpora:
+        if not any(student.corpus == name for student in config.students.values()):
+            raise InputError(f"config.corpora.{name}: no student reads it, so no tokenizer is known to encode it with")
+
+
+def lookup(names: Mapping[str, Any], name: str, where: str) -> Any:
+    """names[name]. Raises InputError with the nearest name."""
+    if name in names:
+        return names[name]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
+    raise InputError(f"{where}: {name!r} is not defined; {hint}")
+
+
+def _check_sets(config: Config, sets: tuple[str, ...], where: str) -> None:
+    for name in sets:
+        lookup(config.tasks, QuestionSet.parse(name, where).task, where)
+
+
+def _check_model(config: Config, model: Any, where: str) -> None:
+    given = [key for key in ("architecture", "path", "student") if getattr(model, key)]
+    if len(given) != 1:
+        raise InputError(f"{where}: give one of architecture, path and student; found {' and '.join(given) or 'none'}")
+    if model.student:
+        lookup(config.students, model.student, f"{where}.student")
+    if model.architecture and not model.tokenizer:
+        raise InputError(f"{where}.tokenizer: a model with random weights needs one: a path or 'task:NAME'")
+    if model.tokenizer.startswith("task:"):
+        if model.chat:
+            raise InputError(f"{where}.chat: a tokenizer of a task's words has no chat template; use a model's own")
+        for name in model.tokenizer.removeprefix("task:").split(","):
+            lookup(config.tasks, name, f"{where}.tokenizer")

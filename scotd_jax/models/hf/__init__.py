@@ -1,0 +1,1 @@
+"""Hugging Face folders: weight maps, loading, export and verification."""

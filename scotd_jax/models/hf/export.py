@@ -1,0 +1,155 @@
+"""Our parameters as a Hugging Face folder that transformers loads without a question.
+
+The folder is what `save_pretrained` of transformers writes, name by name: config.json, generation_config.json,
+model.safetensors (or numbered files with an index), the tokenizer's files, and README.md as the model's card. Special
+tokens, the start token and the end token are the tokenizer's in all of them, since generation that starts from or
+ends at another token than training did is wrong without looking wrong.
+"""
+
+import contextlib
+import errno
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from scotd_jax.errors import InputError
+from scotd_jax.local_files import delivered
+from scotd_jax.models import registry
+from scotd_jax.models.hf import weight_map
+from scotd_jax.models.hf.loading import INDEX, SINGLE
+from scotd_jax.models.hf.verification import ExportMismatch, verify_export
+from scotd_jax.tokenization import Tokenizer
+
+__all__ = ["ExportMismatch", "export_pretrained", "verify_export"]
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
+
+
+def export_pretrained(
+    path: epath.PathLike,
+    config: registry.ModelConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    card_text: str,
+    *,
+    dtype: str = "float32",
+    max_shard_size: int = 5 * 10**9,
+    max_new_tokens: int = 256,
+) -> None:
+    """Writes the folder `path` (local or remote); files appear in it only when all are written.
+
+    `dtype` is that of the stored weights, `max_shard_size` in bytes. `max_new_tokens` becomes the default of
+    `generate`. Parameters are fetched from their devices one file at a time.
+
+    Raises InputError if the tokenizer knows more tokens than the model has, if a weight does not fit `dtype`, or if
+    the disk is full. Raises ValueError if `params` are not those of `config`.
+    """
+    if tokenizer.size > config.vocab_size:
+        raise InputError(
+            f"{path}: the tokenizer has {tokenizer.size} tokens, the model only {config.vocab_size} rows for them; "
+            "this tokenizer cannot be the one that the model was trained with"
+        )
+    leaves, pairs = weight_map.flatten(params), weight_map.pairs(config)
+    _check(leaves, pairs)
+    files = _split(pairs, DTYPES[dtype].itemsize, max_shard_size)
+    with _disk_full(path), delivered(path) as staging:
+        for name, group in files.items():
+            save_file({p.theirs: _stored(leaves[p.ours], p, dtype) for p in group}, staging / name, {"format": "pt"})
+        if len(files) > 1:
+            _write_json(staging / INDEX, _index(files, DTYPES[dtype].itemsize))
+        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+        _write_json(staging / "config.json", {**config.to_hf(), **ids, "dtype": dtype})
+        _write_json(staging / "generation_config.json", _generation(config, tokenizer, ids, max_new_tokens))
+        tokenizer.save(staging, config.kind)
+        (staging / "README.md").write_text(card_text)
+        _remove_others(epath.Path(path), {*files, *([INDEX] if len(files) > 1 else [])})
+
+
+def _generation(
+    config: registry.ModelConfig, tokenizer: Tokenizer, ids: Mapping[str, int], max_new_tokens: int
+) -> dict[str, Any]:
+    values: dict[str, Any] = {**ids, "do_sample": False, "max_new_tokens": max_new_tokens}
+    if len(tokenizer.end_ids) > 1:
+        values["eos_token_id"] = list(tokenizer.end_ids)
+    if config.start_token is not None:
+        values["decoder_start_token_id"] = config.start_token
+    if config.kind == "t5" and config.decoder_layers > config.num_layers:
+        values["use_cache"] = False  # transformers 5 makes a cache for as many layers as the encoder has
+    if config.vocab_size > tokenizer.size:  # rows of the output matrix that no token stands for
+        values["suppress_tokens"] = list(range(tokenizer.size, config.vocab_size))
+    return values
+
+
+def _check(leaves: Mapping[str, Any], pairs: list[weight_map.Pair]) -> None:
+    expected = {pair.ours: pair.shape for pair in pairs}
+    found = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+    if expected != found:
+        name = sorted(name for name in expected | found if expected.get(name) != found.get(name))[0]
+        raise ValueError(f"parameter {name}: the config asks for {expected.get(name)}, found {found.get(name)}")
+
+
+def _stored(leaf: Any, pair: weight_map.Pair, dtype: str) -> np.ndarray:
+    """The tensor as it is stored. InputError if a number of it is beyond what `dtype` holds."""
+    value = np.asarray(leaf)
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray((value.T if pair.transpose else value).astype(DTYPES[dtype]))
+    if dtype == "float16" and not np.array_equal(
+        np.isfinite(stored), np.isfinite(value.T if pair.transpose else value)
+    ):
+        raise InputError(f"parameter {pair.ours} has values beyond float16; export it as bfloat16 or float32")
+    return stored
+
+
+def _split(pairs: list[weight_map.Pair], itemsize: int, limit: int) -> dict[str, list[weight_map.Pair]]:
+    """File name -> its tensors, in order, each file at most `limit` bytes unless one tensor alone is larger."""
+    groups: list[list[weight_map.Pair]] = [[]]
+    size = 0
+    for pair in pairs:
+        more = int(np.prod(pair.shape)) * itemsize
+        if groups[-1] and size + more > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(pair)
+        size += more
+    if len(groups) == 1:
+        return {SINGLE: groups[0]}
+    return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups)}
+
+
+def _index(files: Mapping[str, list[weight_map.Pair]], itemsize: int) -> dict[str, Any]:
+    count = sum(int(np.prod(pair.shape)) for group in files.values() for pair in group)
+    files_by_tensor = {pair.theirs: name for name, group in files.items() for pair in group}
+    return {
+        "metadata": {"total_parameters": count, "total_size": count * itemsize},
+        "weight_map": dict(sorted(files_by_tensor.items())),
+    }
+
+
+def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def _remove_others(folder: epath.Path, kept: set[str]) -> None:
+    """Removes weights of an earlier export: transformers would prefer a single file to new numbered ones."""
+    for item in list(folder.iterdir()):
+        if item.name.startswith("model") and ".safetensors" in item.name and item.name not in kept:
+            item.unlink()
+
+
+@contextlib.contextmanager
+def _disk_full(path: epath.PathLike) -> Iterator[None]:
+    """Turns a full disk, which safetensors reports in its own way, into a message."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
+        if not full:
+            raise
+        raise InputError(f"{path}: the disk is full, nothing was exported; free some space and try again") from error

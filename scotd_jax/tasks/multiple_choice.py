@@ -1,0 +1,103 @@
+"""CommonsenseQA, OpenBookQA, ARC, and multiple choice of your own: answered by the letter of a choice.
+
+An official row is {"id", "question": {"stem", "choices": [{"label", "text"}]}, "answerKey"}; the libraries deliver
+"question" (or "question_stem") and "choices" side by side, and choices as {"label": [...], "text": [...]}. In a file of
+your own a list of texts will do, labelled A, B, C, ... Labels are letters in most rows and digits in some of ARC;
+students always see (a), (b), ..., so the key is mapped by the *position* of its label, never by the text of a choice,
+which may occur twice. Rows have three, four or five choices in ARC.
+
+Option `layout`: "line" is "stem (a) .. (b) .." as SCoTD writes OpenBookQA and ARC, "block" a line per choice as it
+writes CommonsenseQA. Option `part` of ARC: Easy or Challenge; the task's name decides where it holds one of them.
+"""
+
+import dataclasses
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from scotd_jax import config
+from scotd_jax.errors import InputError
+from scotd_jax.records import Question
+from scotd_jax.tasks.formats import letters
+from scotd_jax.tasks.row_task import Dataset, Row, RowTask, load, tidy
+
+
+def choice_question(row: Row) -> Question:
+    """Text: the stem and all choices, in the layout; answer: "(b)" for the second choice."""
+    inner = row["question"] if isinstance(row.get("question"), Mapping) else row
+    stem = tidy(inner.get("stem") or row.get("question_stem") or row["question"])
+    labels, choices = _choices(inner)
+    key = row.get("answerKey")
+    if len(set(labels)) != len(labels) or not labels:
+        raise InputError(f"{row.where}: expected choices with different labels, found {labels}")
+    if key in (None, "", -1):
+        answer = None
+    elif str(key) in labels:
+        answer = letters(len(labels))[labels.index(str(key))]
+    else:
+        raise InputError(f"{row.where}: answerKey {key!r} is not the label of a choice ({', '.join(labels)})")
+    options = [f"{letter} {text}" for letter, text in zip(letters(len(choices)), choices, strict=True)]
+    if row.options["layout"] == "block":
+        text = row.lines(stem, "Answer Choices:", *options)
+    else:
+        text = " ".join([stem, *options])
+    return row.question(text, answer, choices, id=row.get("id"))
+
+
+def _choices(inner: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Labels and texts of the choices, in the forms in which they come."""
+    if "choice_A" in inner:  # tfds' OpenBookQA, whose key is the number of a choice
+        texts = [inner[f"choice_{letter}"] for letter in "ABCD"]
+        return list("0123"), [tidy(text) for text in texts]
+    choices = inner["choices"]
+    if isinstance(choices, Mapping):
+        labels, texts = choices["label"], choices["text"]
+    elif all(isinstance(choice, str) for choice in choices):
+        labels, texts = string.ascii_uppercase[: len(choices)], choices
+    else:
+        labels, texts = [choice["label"] for choice in choices], [choice["text"] for choice in choices]
+    return [str(label) for label in labels], [tidy(text) for text in texts]
+
+
+MULTIPLE_CHOICE = Dataset(
+    choice_question,
+    options={"layout": ("line", "block")},
+    expected='{"id", "question": {"stem", "choices": [{"label", "text"}]}, "answerKey"}',
+)
+COMMONSENSEQA = dataclasses.replace(
+    MULTIPLE_CHOICE,
+    files={
+        "train": ("train_rand_split.jsonl",),
+        "dev": ("dev_rand_split.jsonl",),
+        "test": ("test_rand_split_no_answers.jsonl",),
+    },
+    options={"layout": ("block", "line")},
+    exemplars="commonsenseqa",
+)
+OPENBOOKQA = dataclasses.replace(
+    MULTIPLE_CHOICE,
+    files={split: (f"{split}.jsonl", f"{split}_complete.jsonl") for split in ("train", "dev", "test")},
+    exemplars="openbookqa",
+)
+ARC = dataclasses.replace(
+    MULTIPLE_CHOICE,
+    files={
+        split.lower(): (f"ARC-{{part}}-{split}.jsonl", f"ARC-{{part}}/ARC-{{part}}-{split}.jsonl")
+        for split in ("Train", "Dev", "Test")
+    },
+    options={**MULTIPLE_CHOICE.options, "part": ("Easy", "Challenge")},
+    exemplars="arc_{part}",
+)
+
+
+def arc(name: str, task: config.Task, seed: int) -> RowTask:
+    """ARC-Easy or ARC-Challenge. Raises InputError if neither the option nor the task's name says which."""
+    if not task.path.startswith(("datasets:", "tfds:")) and not {"part", "files"} & set(task.options):
+        parts = [part for part in ARC.options["part"] if part.lower() in name.lower()]
+        if len(parts) != 1:
+            raise InputError(
+                f"config.tasks.{name}: is it ARC-Easy or ARC-Challenge? Say options={{'part': 'Easy'}} or 'Challenge', "
+                "or call the task arc_easy or arc_challenge"
+            )
+        task = dataclasses.replace(task, options={**task.options, "part": parts[0]})
+    return load(ARC, name, task, seed)

@@ -1,0 +1,131 @@
+"""Damaged input, through the door: a message that names file and record, exit status 2, and nothing lost."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cli import door
+
+CONFIG = "--config=tests/configs/cut.py"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("built")
+    done = door(CONFIG, f"--workdir={workdir}", "--jobs=sample,build")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.fixture
+def workdir(built, tmp_path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(built, tmp_path / "w"))
+
+
+def refused(workdir: Path, *flags: str) -> str:
+    """The message of a command that must fail as bad input does."""
+    before = {p: p.read_bytes() for p in workdir.glob("rationales/*/*.json*")}
+    done = door(CONFIG, f"--workdir={workdir}", *flags)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert {p: p.read_bytes() for p in before} == before, "nothing that was there is lost"
+    return next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+
+
+def shard(workdir: Path) -> Path:
+    return sorted(workdir.glob("corpora/gold/*.tfrecord"))[1]
+
+
+def test_truncated_tfrecord(workdir):
+    path = shard(workdir)
+    path.write_bytes(path.read_bytes()[:-7])
+    message = refused(workdir, "--jobs=train")
+    assert path.name in message
+    assert "truncated" in message or "expected" in message
+
+
+def test_flipped_byte(workdir):
+    path = shard(workdir)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    message = refused(workdir, "--jobs=train")
+    assert path.name in message
+    assert "record" in message
+
+
+def test_broken_row(workdir):
+    path = sorted(workdir.glob("rationales/gold/responses-*.jsonl"))[0]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2][:-9], *lines[3:]]) + "\n")
+    message = refused(workdir, "--jobs=build", "--overwrite=build")
+    assert f"{path.name} line 3" in message
+
+
+def test_row_of_another_format(workdir):
+    path = sorted(workdir.glob("rationales/gold/responses-*.jsonl"))[0]
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[0])
+    row["completion"] = row.pop("text")
+    path.write_text("\n".join([json.dumps(row), *lines[1:]]) + "\n")
+    message = refused(workdir, "--jobs=build", "--overwrite=build")
+    assert f"{path.name} line 1" in message
+    assert "completion" in message
+
+
+def test_corpus_that_is_empty_after_filtering(workdir):
+    message = refused(workdir, "--jobs=build", "--overwrite=build", "--config.corpora.gold.max_response_tokens=3")
+    assert "corpora/gold" in message
+    assert "24 too_long" in message
+
+
+def test_corpus_that_is_longer_than_the_model(workdir):
+    message = refused(workdir, "--jobs=train", "--config.students.student.model.shape.max_position_embeddings=64")
+    assert "config.students.student" in message
+    assert "exceed the model's 64 positions" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.optimizer.warmup_steps=500", "optimizer.warmup_steps is 500, but training lasts"),
+        ("training.freeze=('nothing',)", "training.freeze: 'nothing' fits no parameter"),
+    ],
+)
+def test_a_training_that_could_never_begin_is_said_before_any_work(tmp_path, override, message):
+    assert f"config.students.student: {message}" in refused(tmp_path, f"--config.students.student.{override}")
+    assert not (tmp_path / "rationales").exists()
+
+
+@pytest.mark.parametrize(
+    "mistake", ["--overwrite=build,build:gould", "--config.mesh.data=3", "--config.students.student.training.steps=1"]
+)
+def test_nothing_is_removed_where_something_is_wrong(workdir, mistake):
+    before = sorted(workdir.rglob("*"))
+    refused(workdir, *([] if "overwrite" in mistake else ["--overwrite=build"]), mistake)
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_artefact_that_was_never_made(tmp_path):
+    message = refused(tmp_path, "--jobs=build")
+    assert "rationales/gold: not complete; run it first: --jobs=sample" in message
+
+
+def test_checkpoint_of_another_model(workdir):
+    done = door(CONFIG, f"--workdir={workdir}", "--jobs=train", "--config.students.student.training.steps=4")
+    assert done.returncode == 0, done.stderr
+    # The manifest would already refuse; without it the checkpoint itself must.
+    (workdir / "students/student/manifest.json").unlink()
+    message = refused(
+        workdir,
+        "--jobs=train",
+        "--config.students.student.training.steps=8",
+        "--config.students.student.model.shape.ffn_dim=128",
+    )
+    assert "checkpoints" in message
+    assert "layers/0/mlp" in message
+    assert "64" in message
+    assert "128" in message

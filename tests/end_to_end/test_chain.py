@@ -1,0 +1,112 @@
+"""The whole way, as a user types it: one command, every artefact, the same command again, and another config."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cli import ROOT, door
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """The work directory of the embedded world's chain in its smallest form."""
+    workdir = tmp_path_factory.mktemp("world")
+    # A relative path, as users write it.
+    done = door("--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr, "a newcomer would worry about it"
+    return workdir
+
+
+def test_every_artefact_is_complete(world):
+    manifests = sorted(world.glob("*/*/manifest.json"))
+    kinds = {path.parent.parent.name for path in manifests}
+    assert kinds == {"rationales", "corpora", "students", "evaluations", "exports"}
+    for path in manifests:
+        manifest = json.loads(path.read_text())
+        assert manifest["complete"] is True, path
+        assert manifest["identity"], path
+        assert manifest["versions"]["jax"], path
+
+
+def test_every_response_is_in_one_bin(world):
+    for path in world.glob("corpora/n30_*/ledger.json"):
+        ledger = json.loads(path.read_text())
+        assert sum(ledger["bins"].values()) == ledger["total"] == 16 * 30
+
+
+def test_every_raw_prediction_is_kept(world):
+    for split in ("test", "contrast", "unseen", "longer"):
+        path = world / "evaluations" / "n30_opt" / f"world.{split}.responses.jsonl"
+        assert len(path.read_text().splitlines()) == 8
+    results = json.loads((world / "evaluations/n30_opt/results.json").read_text())
+    assert results["contrast"]["n"] == 8
+
+
+def test_the_export_was_compared_with_torch_where_there_is_one(world):
+    counts = json.loads((world / "exports/n30_opt/manifest.json").read_text())["counts"]
+    assert counts["compared_with_torch"] is (importlib.util.find_spec("torch") is not None)
+    assert (world / "exports/n30_t5/model.safetensors").exists()
+
+
+def test_the_report_stands_alone(world):
+    page = (world / "report/index.html").read_text()
+    assert "SCoTD, N = 30" in page
+    assert 'src="http' not in page
+    assert "<link" not in page
+
+
+def test_the_same_command_again_has_nothing_to_do(world):
+    before = {path: path.read_bytes() for path in world.glob("*/*/manifest.json")}
+    again = door("--config=configs/world.py:runlocal", f"--workdir={world}")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("already complete") == len(before)
+    assert {path: path.read_bytes() for path in world.glob("*/*/manifest.json")} == before
+
+
+def test_another_config_is_refused_in_the_same_folder(world):
+    other = door(
+        "--config=configs/world.py:runlocal",
+        f"--workdir={world}",
+        "--jobs=sample",
+        "--config.rationales.sampled.sampling.n=5",
+    )
+    assert other.returncode == 2
+    assert "spec.sampling.n was 30 and is now 5" in other.stderr
+    assert "--overwrite=sample:sampled" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_an_upstream_change_is_noticed_downstream(world):
+    """A student may not be taken for one of a corpus that has been made again differently."""
+    manifest = world / "rationales/sampled/manifest.json"
+    original = manifest.read_text()
+    manifest.write_text(original.replace(json.loads(original)["digest"], "0" * 16))
+    other = door("--config=configs/world.py:runlocal", f"--workdir={world}", "--jobs=build")
+    manifest.write_text(original)
+    assert other.returncode == 2
+    assert "made by another configuration: rationales was" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/world.py:runlocl"], "unknown setting 'runlocl'; did you mean 'runlocal'?"),
+        (["--config=configs/wrld.py"], "no config file at 'configs/wrld.py'"),
+        (["--config=configs/world.py", "--config.sed=1"], "no such key"),
+        (["--config=configs/world.py", "--jobs=trian"], "did you mean 'train'?"),
+        (["--config=configs/world.py", "--overwrite=train:teachr"], "did you mean 'teacher'?"),
+        (["--config=configs/world.py", "--config.mesh.fsdp=two"], "invalid literal"),
+        (["--config=configs/world.py", "extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_wrong_commands_say_what_to_do(flags, message, tmp_path):
+    done = door(*flags, f"--workdir={tmp_path}/w", timeout=120)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w").exists(), "nothing is written before the command is understood"

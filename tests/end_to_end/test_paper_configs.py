@@ -1,0 +1,116 @@
+"""Every config of the papers runs from its first job to its report with tiny models and the first questions.
+
+Where ../shared/data holds the files of a task they are read, and invented ones in the same form elsewhere.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.reader import CorpusReader
+from scotd_jax.rationales.store import read_responses
+from tests.helpers.cli import ROOT, door
+
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def run(tmp_path: Path, config: str, *settings: str, folder: str = "") -> Path:
+    """The work directory of a config's local run. `folder`: of real files that are used where they are there."""
+    if folder and (SHARED / folder).is_dir():
+        settings = (*settings, f"data={SHARED}")
+    settings = ",".join(("runlocal", *settings))
+    done = door(f"--config=configs/{config}.py:{settings}", f"--workdir={tmp_path}", hurry=True)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert (tmp_path / "report" / "index.html").exists()
+    return tmp_path
+
+
+def manifest(workdir: Path, kind: str, name: str) -> dict:
+    return json.loads((workdir / kind / name / "manifest.json").read_text())
+
+
+def examples(workdir: Path, corpus: str, part: str = "train") -> list[GroupedExample]:
+    reader = CorpusReader(workdir / "corpora" / corpus, part)
+    return [reader[i] for i in range(len(reader))]
+
+
+def test_scotd_with_opt(tmp_path):
+    workdir = run(tmp_path, "scotd", "task=obqa", "student=opt-125m", folder="openbookqa")
+    assert {path.name for path in (workdir / "students").iterdir()} == {
+        *("local_teacher", "label", "greedy", "n1", "n5", "n30", "label_few", "greedy_few", "n30_few"),
+    }
+    assert (workdir / "exports/n30/model.safetensors").exists()
+
+
+def test_scotd_with_t5_and_controls(tmp_path):
+    workdir = run(tmp_path, "scotd", "task=quarel", "student=t5-small", "controls=1")
+    page = (workdir / "report/index.html").read_text()
+    for arm in ("label only", "answer first", "words shuffled", "another question"):
+        assert arm in page
+    said = [examples(workdir, name)[0].responses for name in ("n30", "shuffled", "answer_first")]
+    plain, shuffled, first = ([sorted(response) for response in responses] for responses in said)
+    assert plain == shuffled, "the same words"
+    assert said[0] != said[1], "in another order"
+    assert plain != first, "another marker"
+
+
+def test_imdb_pairs_are_counted(tmp_path):
+    results = json.loads((run(tmp_path, "imdb") / "evaluations/n30/results.json").read_text())
+    assert set(results["sets"]) == {"imdb_contrast.test", "imdb_contrast.contrast"}
+    assert results["contrast"]["n"] == 3
+
+
+def test_transfer_shows_exemplars_of_the_unseen_task(tmp_path):
+    workdir = run(tmp_path, "transfer")
+    assert manifest(workdir, "corpora", "n30")["identity"]["spec"]["few_shot"] == 1
+    assert {example.task for example in examples(workdir, "label")} == {"anli", "csqa", "obqa"}
+    assert set(json.loads((workdir / "evaluations/n30/results.json").read_text())["sets"]) == {"sst2.dev"}
+
+
+def test_step_by_step_has_two_parts_with_the_same_questions(tmp_path):
+    workdir = run(tmp_path, "step_by_step", "alpha=0.25", folder="commonsenseqa")
+    predict, explain = (examples(workdir, "step_by_step", part) for part in ("predict", "explain"))
+    assert [example.question_id for example in predict] == [example.question_id for example in explain]
+    rows = [json.loads(line) for line in (workdir / "students/step_by_step/metrics.jsonl").read_text().splitlines()]
+    row = next(row for row in rows if "loss" in row)
+    assert row["loss"] == pytest.approx(0.25 * row["loss_predict"] + 0.75 * row["loss_explain"], rel=0.05)
+
+
+def test_scicot_is_cross_fitted(tmp_path):
+    """Proved from manifests and files: no rationale of the second stage's corpus is said by a model whose corpus, by
+    its manifest the one it was trained on, holds the rationale's question."""
+    workdir = run(tmp_path, "scicot", "task=arc_easy", folder="arc")
+    sources = manifest(workdir, "corpora", "stage2_own")["identity"]["rationales"]
+    folds = sorted(path.name for path in (workdir / "rationales").glob("fold_*"))
+    assert sources == [manifest(workdir, "rationales", fold)["digest"] for fold in folds]
+    seen = set()
+    for fold in folds:
+        speaker = manifest(workdir, "rationales", fold)["identity"]["model"]
+        name = speaker["config"]["student"]
+        assert speaker["student"] == manifest(workdir, "students", name)["digest"]
+        corpus = manifest(workdir, "students", name)["identity"]["spec"]["corpus"]
+        assert (
+            manifest(workdir, "students", name)["identity"]["corpus"] == manifest(workdir, "corpora", corpus)["digest"]
+        )
+        reader = CorpusReader(workdir / "corpora" / corpus, "train")
+        learnt = {reader[i].question_id for i in range(len(reader))}
+        asked = {row.question_id for row in read_responses(sorted((workdir / "rationales" / fold).glob("resp*.jsonl")))}
+        assert learnt
+        assert asked
+        assert not learnt & asked
+        seen |= asked
+    assert {example.question_id for example in examples(workdir, "stage2_own")} <= seen
+    arms = {path.name for path in (workdir / "evaluations").iterdir()}
+    assert {"label", "one", "stage2", "stage2_own", "stage2_vote", "stage2_sum", "stage2_own_empty"} <= arms
+
+
+def test_a_task_and_a_recipe_of_one_s_own(tmp_path):
+    done = door("--config=tests/configs/cascade.py", f"--workdir={tmp_path}", hurry=True)
+    assert done.returncode == 0, done.stderr
+    assert len(examples(tmp_path, "cascade", "conclude")) == 6, "a prompt of its own for every rationale"
+    rows = list(read_responses([tmp_path / "evaluations/cascade/riddles.test.responses.jsonl"]))
+    own = list(read_responses(sorted((tmp_path / "rationales/own").glob("responses-*.jsonl"))))
+    assert [row.rationale for row in rows] == [row.rationale for row in own], "its answer is to its own rationale"

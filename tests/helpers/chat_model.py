@@ -1,0 +1,67 @@
+"""A small model with a chat template: bytes as tokens, turns as ChatML writes them, and an end of turns of its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from scotd_jax.models.decoder_config import DecoderConfig
+from scotd_jax.models.hf.export import export_pretrained
+from scotd_jax.records import Question, to_json
+from scotd_jax.tokenization import Tokenizer
+from tests.helpers.hf_cases import random_params
+
+PAD, BEGIN, END, TURN, TURN_END = "<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}"
+    "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+EXEMPLARS = [("What is wet? (a) rain (b) sand", "Rain is water."), ("What is dry? (a) sand (b) rain", "Sand is dust.")]
+QUESTIONS = 4
+
+
+def fast(template: str | dict[str, str] | None = TEMPLATE) -> Any:
+    """Of transformers. Its own framing begins every text with `<s>`, as the template does, and ends it with `</s>`."""
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
+
+    specials = [PAD, BEGIN, END, TURN, TURN_END]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Backend(models.BPE({token: i for i, token in enumerate([*specials, *letters])}, []))
+    backend.add_special_tokens([AddedToken(token, special=True) for token in specials])
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    framed = [(token, specials.index(token)) for token in (BEGIN, END)]
+    backend.post_processor = processors.TemplateProcessing(single=[BEGIN, "$A", END], special_tokens=framed)
+    names = {"pad_token": PAD, "bos_token": BEGIN, "eos_token": END}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **names)
+
+
+def write_model(folder: Path) -> Path:
+    """A random Llama of one layer in FOLDER/model, which ends its turns by TURN_END."""
+    tokenizer = Tokenizer(fast(), [4])
+    config = DecoderConfig(
+        vocab_size=tokenizer.size,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+    )
+    export_pretrained(folder / "model", config, random_params(config), tokenizer, "")
+    return folder / "model"
+
+
+def write_task(folder: Path) -> Path:
+    """QUESTIONS questions in FOLDER/task/train.jsonl and as many in test.jsonl; EXEMPLARS beside the task."""
+    (folder / "task").mkdir()
+    for split in ("train", "test"):
+        rows = [
+            Question(f"home/{split}/{i}", "home", split, f"{split} {i}? (a) x (b) y", ("x", "y"), "(a)")
+            for i in range(QUESTIONS)
+        ]
+        (folder / f"task/{split}.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
+    rows = [{"text": t, "choices": ["x", "y"], "answer": "(a)", "rationale": r} for t, r in EXEMPLARS]
+    (folder / "exemplars.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "task"

@@ -1,0 +1,101 @@
+"""A small task, responses to it and a run that builds corpora of them: for tests of the build job."""
+
+import dataclasses
+from pathlib import Path
+
+from scotd_jax import config as c
+from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.reader import CorpusReader
+from scotd_jax.jobs.build import build
+from scotd_jax.jobs.context import Run
+from scotd_jax.rationales.store import ResponseWriter
+from scotd_jax.records import Question, Response, to_json
+from scotd_jax.tasks import recipes
+from scotd_jax.workdir import Workdir
+
+MODEL = c.Model(architecture="opt-tiny", tokenizer="task:t")
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+
+def question(i: int, split: str = "train") -> Question:
+    """Question i asks with 14 words that are its own; the right answer is the first of its two choices."""
+    text = " ".join(f"{split}{i}{word}" for word in (*WORDS, "red", "blue"))
+    return Question(f"t/{split}/{i}", "t", split, text, ("yes", "no"), "yes")
+
+
+def responses(questions: list[Question], n: int, model: str = "m") -> list[Response]:
+    """Response k to question i: right unless (i + k) % 4 is 0, of another length for every k."""
+    rows = []
+    for i, each in enumerate(questions):
+        for k in range(n):
+            answer = "no" if (i + k) % 4 == 0 else "yes"
+            rationale = " ".join([f"because{i}", *WORDS[: 1 + k], model])
+            text = f"{rationale} So the answer is: {answer}"
+            right = answer == "yes"
+            rows.append(Response(each.id, k, text, rationale, answer, right, "stop", -1.0 - k, 3, model, "s"))
+    return rows
+
+
+def write_questions(folder: Path, **splits: list[Question]) -> None:
+    """The splits of the task, and words for its vocabulary."""
+    folder.mkdir(exist_ok=True)
+    gold = responses(splits["train"], 6)
+    (folder / "train.gold.jsonl").write_text("".join(to_json(row) + "\n" for row in gold))
+    for split, questions in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(to_json(q) + "\n" for q in questions))
+
+
+def make_run(folder: Path, corpus: c.Corpus, said: dict[str, list[Response]], **fields) -> Run:
+    """A run with corpus "c", read by student "s", in FOLDER/run; the sets of responses are there.
+
+    FOLDER/t holds the task's questions. `fields` are further ones of the student.
+    """
+    student = c.Student(**{"model": MODEL, "corpus": "c"} | fields)
+    config = c.Config(
+        tasks={"t": c.Task(kind="jsonl", path=str(folder / "t"))},
+        rationales={name: c.Rationales(source="file", questions=("t.train",)) for name in said},
+        corpora={"c": dataclasses.replace(corpus, rationales=corpus.rationales or tuple(said))},
+        students={"s": student},
+    )
+    run = Run(config, Workdir(str(folder / "run")))
+    for name, rows in said.items():
+        artefact = run.artefact("sample", name)
+        if artefact.begin({"rows": len(rows)}):
+            writer = ResponseWriter(artefact.path)
+            writer.write(rows)
+            writer.finish([q.id for q in run.questions("t.train")], 3)
+            artefact.finish({})
+    return run
+
+
+def built(run: Run) -> dict[str, list[GroupedExample]]:
+    """Builds the corpus; the records of every part."""
+    build(run, "c")
+    readers = {part: CorpusReader(folder(run), part) for part in run.recipe("c").parts}
+    return {part: [reader[i] for i in range(len(reader))] for part, reader in readers.items()}
+
+
+def folder(run: Run) -> Path:
+    return Path(run.artefact("build", "c").path)
+
+
+def files(run: Run) -> dict[str, bytes]:
+    """Everything in the corpus but what names versions and times."""
+    return {p.name: p.read_bytes() for p in sorted(folder(run).iterdir()) if p.name != "manifest.json"}
+
+
+def expected(run: Run, kept: dict[str, list[Response]], flat: bool = False) -> dict[str, list[GroupedExample]]:
+    """The same without shards, batches and second thoughts: text by text."""
+    tokenizer = run.tokenizer(MODEL)
+    parts: dict[str, list[GroupedExample]] = {}
+    for name, part in run.recipe("c").parts.items():
+        parts[name] = []
+        for id_, (each, task) in run.ask(("t.train",)).items():
+            rows = kept.get(id_, [])
+            for some in [[row] for row in rows] if flat else [rows] * bool(rows):
+                for prompt, said in recipes.examples(part, task.format, each, some):
+                    ids = [tokenizer.encode(text) + [tokenizer.eos_id] * (not task.format.end) for _, text in said]
+                    index = [some[0].sample_index] if flat else [k for k, _ in said]
+                    example = GroupedExample(id_, "t", tokenizer.prompt_ids(prompt, "opt"), ids, index)
+                    parts[name].append(example)
+    return parts

@@ -1,0 +1,206 @@
+"""Batch files as a job: requests go out, results come back in any order, and only the gaps are asked again."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.generation import batch_files
+from scotd_jax.jobs.generation.server_requests import keyed
+from scotd_jax.jobs.graph import chain
+from scotd_jax.jobs.sample import sample
+from scotd_jax.rationales.store import read_responses
+from scotd_jax.records import Question, Response, to_json
+from scotd_jax.workdir import Workdir
+from tests.helpers.cli import door
+
+IDS = ["home/train/0", "home/train/b#1", "home/train/2"]  # an id may hold the mark that parts it from the sample
+N = 4
+NAMES = [(id_, k) for id_ in IDS for k in range(N)]
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    (tmp_path / "task").mkdir()
+    questions = [Question(id_, "home", "train", f"{id_}? (a) one (b) two", ("one", "two"), "(a)") for id_ in IDS]
+    (tmp_path / "task/train.jsonl").write_text("".join(to_json(q) + "\n" for q in questions))
+    return tmp_path
+
+
+def run(home: Path, **fields) -> list[Response]:
+    task = c.Task(kind="jsonl", path=str(home / "task"))
+    server = c.Server(**{"model": "served"} | fields.pop("server", {}))
+    fields = {"server": server, "sampling": c.Sampling(n=N, max_new_tokens=16)} | fields
+    said = c.Rationales(source="batch", questions=("home.train",), **fields)
+    config = c.Config(tasks={"home": task}, rationales={"said": said}, seed=3)
+    chain(config)
+    sample(Run(config, Workdir(str(home / "w"))), "said")
+    return list(read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl"))))
+
+
+def folder(home: Path) -> Path:
+    return home / "w/rationales/said/batch"
+
+
+def requests(home: Path) -> list[dict]:
+    """What is asked for: the lines of all files."""
+    return [json.loads(line) for p in sorted(folder(home).glob("requests-*")) for line in p.read_text().splitlines()]
+
+
+def names(requested: list[dict]) -> list[tuple[str, int]]:
+    parts = [row["custom_id"].rpartition("#") for row in requested]
+    return [(id_, int(number)) for id_, _, number in parts]
+
+
+def result(request: dict, text: str = "Yes. So the answer is: (a)") -> dict:
+    """As `vllm run-batch` and OpenAI answer."""
+    choice = {"message": {"role": "assistant", "content": text}} if "messages" in request["body"] else {"text": text}
+    body = {"model": "m", "choices": [{"index": 0, "finish_reason": "stop"} | choice], "usage": {}}
+    body["usage"]["completion_tokens"] = 6
+    response = {"status_code": 200, "request_id": "r", "body": body}
+    return {"id": f"id-{request['custom_id']}", "custom_id": request["custom_id"], "response": response, "error": None}
+
+
+def answer(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_requests_then_results(home):
+    with pytest.raises(InputError, match=r"12 of 12 samples are missing.*requests-00000.jsonl.*vllm run-batch"):
+        run(home)
+    requested = requests(home)
+    assert names(requested) == NAMES
+    assert requested[5] == {
+        "custom_id": "home/train/b#1#1",
+        "method": "POST",
+        "url": "/v1/completions",
+        "body": {
+            "model": "served",
+            "prompt": "Q: home/train/b#1? (a) one (b) two\nA: ",
+            "max_tokens": 16,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "stop": ["\n\n"],
+            "seed": keyed(3, "home/train/b#1", 1),
+        },
+    }
+    results = [result(r, f"I say {r['custom_id']}. So the answer is: (a)") for r in requested]
+    random.Random(0).shuffle(results)
+    answer(folder(home) / "results-1.jsonl", results[:7])
+    answer(folder(home) / "results-2.jsonl", results[7:])
+    rows = run(home)
+    assert [row.name for row in rows] == NAMES
+    assert all(row.rationale == f"I say {row.question_id}#{row.sample_index}." for row in rows)
+    assert {(r.answer, r.correct, r.model, r.num_tokens) for r in rows} == {("(a)", True, "served", 6)}
+    assert requests(home) == [], "nothing is left to be sent"
+    ledger = json.loads((home / "w/rationales/said/ledger.json").read_text())
+    assert ledger["total"]["imported"] == 12
+    assert run(home) == rows
+
+
+def test_only_the_gaps_are_asked_again(home, capsys):
+    with pytest.raises(InputError):
+        run(home, path=f"{home}/back/*.jsonl")
+    first = requests(home)
+    failed = {"id": "x", "custom_id": first[0]["custom_id"], "response": None, "error": {"message": "expired"}}
+    refused = result(first[1])
+    refused["response"]["status_code"] = 500
+    empty = result(first[2])
+    empty["response"]["body"]["choices"] = []
+    strange = result(first[3] | {"custom_id": "home/train/unknown#0"})
+    beyond = result(first[3] | {"custom_id": f"{IDS[0]}#{N}"})
+    twice = result(first[4], "No. So the answer is: (b)")
+    rows = [failed, refused, empty, strange, beyond, *map(result, first[4:]), twice]
+    answer(home / "back/one.jsonl", rows)
+    with (home / "back/one.jsonl").open("a") as file:
+        file.write('{"id": "cut in the mid')
+    with pytest.raises(InputError, match="4 of 12 samples are missing.*besides those that are there"):
+        run(home, path=f"{home}/back/*.jsonl")
+    said = capsys.readouterr().err
+    assert (
+        "8 of 15 rows imported (skipped: 3 failed, 1 no such question, 1 no such sample, 1 duplicate, 1 broken)" in said
+    )
+    assert "one.jsonl line 1: the request" in said
+    assert requests(home) == first[:4]
+    answer(home / "back/two.jsonl", [result(r) for r in first[:4]])
+    rows = run(home, path=f"{home}/back/*.jsonl")
+    assert [row.name for row in rows] == NAMES
+    assert rows[4].answer == "(a)", "the first of two counts"
+
+
+def test_what_was_read_stays_when_the_files_are_gone(home):
+    with pytest.raises(InputError):
+        run(home)
+    first = requests(home)
+    answer(folder(home) / "results.jsonl", [result(r) for r in first[::2]])
+    with pytest.raises(InputError, match="6 of 12"):
+        run(home)
+    (folder(home) / "results.jsonl").unlink()
+    with pytest.raises(InputError, match="6 of 12"):
+        run(home)
+    assert requests(home) == first[1::2]
+
+
+def test_files_are_no_longer_than_allowed(home, monkeypatch):
+    monkeypatch.setattr(batch_files, "LINES", 5)
+    with pytest.raises(InputError, match="requests-00000.jsonl, .*requests-00001.jsonl, .*requests-00002.jsonl"):
+        run(home)
+    whole = requests(home)
+    assert [len(p.read_text().splitlines()) for p in sorted(folder(home).iterdir())] == [5, 5, 2]
+    monkeypatch.setattr(batch_files, "LINES", 50)
+    size = len(json.dumps(whole[4]).encode()) + 1
+    monkeypatch.setattr(batch_files, "BYTES", 3 * size)
+    with pytest.raises(InputError):
+        run(home)
+    files = sorted(folder(home).iterdir())
+    assert all(path.stat().st_size <= 3 * size for path in files)
+    assert len(files) >= 4
+    assert requests(home) == whole
+    monkeypatch.setattr(batch_files, "BYTES", 10)
+    with pytest.raises(InputError):
+        run(home)
+    assert requests(home) == whole, "a line that is too long by itself is a file of its own"
+    monkeypatch.undo()
+    with pytest.raises(InputError):
+        run(home)
+    assert [p.name for p in folder(home).iterdir()] == ["requests-00000.jsonl"], "files of before are gone"
+
+
+def test_chat_requests(home):
+    with pytest.raises(InputError):
+        run(home, server={"kind": "chat", "extra": {"stop": None}}, options={"think": "rationale"})
+    first = requests(home)
+    assert {row["url"] for row in first} == {"/v1/chat/completions"}
+    assert first[0]["body"]["messages"] == [{"role": "user", "content": "Q: home/train/0? (a) one (b) two\nA: "}]
+    assert "stop" not in first[0]["body"]
+    rows = [result(r) for r in first]
+    for row in rows:
+        row["response"]["body"]["choices"][0]["message"]["reasoning_content"] = "Deep.\n\nThought."
+    answer(folder(home) / "results.jsonl", rows)
+    said = run(home, server={"kind": "chat", "extra": {"stop": None}}, options={"think": "rationale"})
+    assert {(r.rationale, r.answer) for r in said} == {("Deep.\n\nThought.", "(a)")}
+
+
+CONFIG = '''"""A teacher that is asked by files, for a test."""
+
+from scotd_jax import config as c
+
+
+def get_config():
+    task = c.Task(kind="jsonl", path={task!r})
+    said = c.Rationales(source="batch", questions=("home.train",), server=c.Server(model="m"))
+    return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}))
+'''
+
+
+def test_the_door(home):
+    (home / "config.py").write_text(CONFIG.format(task=str(home / "task")))
+    done = door(f"--config={home / 'config.py'}", f"--workdir={home / 'w'}", "--jobs=sample")
+    assert done.returncode == 2
+    assert "error: config.rationales.said: 3 of 3 samples are missing; their requests are in " in done.stderr
+    assert len(requests(home)) == 3

@@ -1,0 +1,287 @@
+"""Chat templates: transformers as the oracle, turns shared with servers, and a chat model through the door."""
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax.corpus.reader import CorpusReader
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.build import build
+from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.generation.local import Speaker, respond
+from scotd_jax.jobs.generation.remote import Remote
+from scotd_jax.jobs.generation.thinking import Thinking
+from scotd_jax.jobs.graph import chain
+from scotd_jax.jobs.sample import sample
+from scotd_jax.models import registry
+from scotd_jax.models.api import Precision
+from scotd_jax.models.hf.loading import load_pretrained
+from scotd_jax.models.hf.verification import verify_export
+from scotd_jax.rationales.store import read_responses
+from scotd_jax.reporting.cards import model_card
+from scotd_jax.sampling.requests import Sample
+from scotd_jax.tokenization import Tokenizer
+from scotd_jax.workdir import Workdir
+from tests.configs.chat import get_config
+from tests.helpers.chat_model import QUESTIONS, fast, write_model, write_task
+from tests.helpers.cli import door
+
+TALK = [
+    {"role": "user", "content": "Q: wet?\nA: "},
+    {"role": "assistant", "content": "Rain. So the answer is: (a)"},
+    {"role": "user", "content": "Q: naïve 日本\n\n"},
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with a chat model and a task."""
+    folder = tmp_path_factory.mktemp("home")
+    write_model(folder)
+    write_task(folder)
+    return folder
+
+
+def config(home: Path, **changes) -> c.Config:
+    return dataclasses.replace(c.from_mapping(c.Config, get_config(str(home))), **changes)
+
+
+def speaker(run: Run, model: c.Model) -> Speaker:
+    """As `load_speaker` makes it, without parameters."""
+    return Speaker("m", run.model(model, "float32"), None, run.tokenizer(model), *run.manner(model), run.opening(model))
+
+
+# The tokenizer
+
+
+def test_ids_are_those_of_transformers(home):
+    import transformers
+
+    ours, oracle = Tokenizer.load(home / "model"), transformers.AutoTokenizer.from_pretrained(home / "model")
+    for turns in (TALK, TALK[:1]):
+        ids = ours.chat_ids(turns)
+        assert ids == oracle.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        assert ids == ours.prompt_ids(tuple(turns), "decoder") == ours.prompt_ids(turns, "t5")
+        assert ids[0] == ours.bos_id
+        assert ids.count(ours.bos_id) == 1
+        assert ours.eos_id not in ids
+        encoder = pickle.loads(pickle.dumps(ours.encoder("decoder", chat=True)))  # as it reaches a worker process
+        assert [*encoder.before, *encoder([encoder.written(turns)])[0], *encoder.after] == ids
+
+
+@pytest.mark.parametrize("kind", [None, "decoder", "opt"])
+def test_a_saved_tokenizer_keeps_its_template(tmp_path, kind):
+    for template in (None, {"default": fast().chat_template, "tool_use": "tools"}):
+        tokenizer = Tokenizer(fast() if template is None else fast(template))
+        tokenizer.save(tmp_path, kind)
+        tokenizer.save(tmp_path, kind)  # over what is there
+        again = Tokenizer.load(tmp_path)
+        assert again.template == tokenizer.template
+        assert again.chat_ids(TALK) == tokenizer.chat_ids(TALK)
+
+
+def test_no_template_is_said_with_what_to_do(tmp_path):
+    Tokenizer(fast(None)).save(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    with pytest.raises(InputError, match=f"{tmp_path.name}': has no chat template.*tokenizer=FOLDER.*chat=False"):
+        tokenizer.chat_ids(TALK)
+    with pytest.raises(InputError, match="has no chat template"):
+        _ = Tokenizer(fast({"tool_use": "x"})).template
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [(None, "2 turns of system and user .no system turns"), ("{{ 'x' + none }}", "refuses"), ("{% if %}", "refuses")],
+)
+def test_a_template_that_refuses(template, message):
+    tokenizer = Tokenizer(fast() if template is None else fast(template))
+    with pytest.raises(InputError, match=message):
+        tokenizer.chat_ids([{"role": "system", "content": "s"}, TALK[0]])
+
+
+def test_it_is_always_one_day(tmp_path):
+    template = "\n {%- set day = strftime_now('%d %b %Y (%A, %m)') %}{{ day }}\n{{ messages[0].content }}"
+    tokenizer = Tokenizer(fast(template))
+    assert tokenizer.decode(tokenizer.chat_ids([{"role": "user", "content": "x"}])) == "26 Jul 2024 (Friday, 07)\nx"
+    tokenizer.save(tmp_path)
+    assert Tokenizer.load(tmp_path).template == tokenizer.template
+    # Everything else stands as it stood: line ends and blanks at the beginning too.
+    plain, clocked = "\n  {% if true %}x{% endif %}", "\n  {% if true %}x{% endif %}{% set a = strftime_now %}"
+    ids = [Tokenizer(fast(each)).chat_ids(TALK) for each in (plain, clocked)]
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ends"),
+    [
+        ([4, 2], 3, (2, 4)),
+        (4, 3, (2, 4)),
+        (None, [2, 4], (2, 4)),
+        (None, None, (2,)),
+        ([-1, 10**6, 4], 3, (2, 4)),
+        ("missing", 4, (2, 4)),
+    ],
+)
+def test_ends_are_those_of_the_model(tmp_path, generation, config, ends):
+    Tokenizer(fast()).save(tmp_path / "tokenizer")
+    assert Tokenizer.load(tmp_path / "tokenizer").end_ids == (2,)
+    for folder in (tmp_path / "model", tmp_path / "tokenizer"):
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": config}))
+        if generation != "missing":
+            (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
+        assert Tokenizer.load(tmp_path / "tokenizer", tmp_path / "model").end_ids == ends
+    assert Tokenizer.load(tmp_path / "tokenizer").end_ids == ends
+    assert Tokenizer.load(tmp_path / "tokenizer" / "tokenizer.json").end_ids == ends
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not JSON"), ('{"eos_token_id": ["</s>"]}', r"eos_token_id is \['</s>'\]")]
+)
+def test_ends_that_are_no_ids(tmp_path, text, message):
+    Tokenizer(fast()).save(tmp_path)
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(InputError, match=f"generation_config.json: {message}"):
+        Tokenizer.load(tmp_path)
+
+
+# The jobs
+
+
+def test_here_and_behind_a_server_the_turns_are_the_same(home, tmp_path):
+    run = Run(config(home), Workdir(str(tmp_path)))
+    question, task = run.ask(("home.train",))["home/train/1"]
+    said = run.config.rationales["said"]
+    here = speaker(run, said.model)._replace(few_shot=2)
+    server = c.Server(url="http://x/v1", model="m", kind="chat")
+    messages = Remote(run, dataclasses.replace(said, source="server", server=server), 0, "r").body(question, task, 0)
+    assert list(here.prompt(question, task)) == messages["messages"]
+    assert [turn["role"] for turn in messages["messages"]] == ["user", "assistant"] * 2 + ["user"]
+    assert messages["messages"][1]["content"] == "Rain is water. So the answer is: (a)"
+    assert messages["messages"][4]["content"] == "Q: train 1? (a) x (b) y\nA: "
+    assert here.prompt_ids(question, task) == run.tokenizer(said.model).chat_ids(messages["messages"])
+    # Without the switch the same model reads one text, as before.
+    bare = here._replace(prefix=run.opening(c.Model(path=said.model.path)))
+    assert bare.prompt(question, task).startswith("Q: What is wet? (a) rain (b) sand\nA: Rain is water.")
+    with pytest.raises(InputError, match="there are 2, 3 are asked for"):
+        here._replace(few_shot=3).prompt(question, task)
+
+
+def test_a_student_reads_what_it_is_asked(home, tmp_path):
+    run = Run(config(home), Workdir(str(tmp_path)))
+    assert run.chats(c.Model(student="student"))
+    assert not run.chats(c.Model(path="x"))
+    sample(run, "gold")
+    build(run, "gold")
+    student = speaker(run, c.Model(student="student"))
+    questions = run.ask(("home.exemplars",))
+    reader = CorpusReader(run.artefact("build", "gold").path, "train")
+    examples = [reader[i] for i in range(len(reader))]
+    assert {e.question_id: e.prompt for e in examples} == {
+        id_: student.prompt_ids(*asked) for id_, asked in questions.items()
+    }
+    assert [turn["role"] for turn in student.prompt(*next(iter(questions.values())))] == ["user", "assistant", "user"]
+    other = dataclasses.replace(run.config.students["student"], model=c.Model(path=f"{home}/model"))
+    mixed = Run(config(home, students={**run.config.students, "other": other}), Workdir(str(tmp_path)))
+    with pytest.raises(InputError, match="student and other"):
+        build(mixed, "gold")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": c.Model(architecture="opt-tiny", tokenizer="task:home", chat=True)}, r"model\.chat: a tokenizer of"),
+        ({"options": {"thimk": "keep"}}, "options.thimk: source 'model' has one option, 'think'"),
+        ({"options": {"think": "drop"}}, "one of keep, strip, rationale"),
+    ],
+)
+def test_settings_that_cannot_be(home, changes, message):
+    found = config(home)
+    said = dataclasses.replace(found.rationales["said"], **changes)
+    with pytest.raises(InputError, match=message):
+        chain(dataclasses.replace(found, rationales={**found.rationales, "said": said}))
+
+
+# Thoughts: behind a server they are tested with the rest of it (test_server_job.py).
+
+DEEP = "<think>\nWet.\n\nOr dry?</think>\n\nIt rains. So the answer is: (a)\n\nQ: more"
+SAID = "It rains. So the answer is: (a)"
+
+
+@pytest.mark.parametrize(
+    ("text", "think", "expected"),
+    [
+        (DEEP, "strip", (SAID, "It rains.", "(a)", "stop")),
+        (DEEP, "rationale", (SAID, "Wet.\n\nOr dry?", "(a)", "stop")),
+        (DEEP, "keep", (DEEP, None, None, "length")),
+        ("<think>Wet", "strip", ("<think>Wet", None, None, "length")),
+        (f"{SAID}\n\nQ: more", "strip", (SAID, "It rains.", "(a)", "stop")),
+        ("\nIt rains. So", None, ("\nIt rains. So", None, None, "length")),
+    ],
+)
+def test_thoughts_of_a_model_here(home, tmp_path, text, think, expected):
+    run = Run(config(home), Workdir(str(tmp_path)))
+    question, task = run.ask(("home.train",))["home/train/1"]
+    spec = c.Rationales(options={"think": think} if think else {})
+    speaker = Speaker("m", None, None, None, *run.manner(c.Model()), run.prefix, Thinking(spec, "config.r", "m"))
+    assert speaker.stops({question.id: (question, task)}) == (() if think else ("\n\n",))
+    row = respond(Sample(question.id, 0, text, "length", -1.0, 5, ()), question, task, speaker, "greedy")
+    assert (row.text, row.rationale, row.answer, row.finish_reason) == expected
+
+
+def test_thoughts_of_which_nothing_is_said(home, tmp_path):
+    run = Run(config(home), Workdir(str(tmp_path)))
+    question, task = run.ask(("home.train",))["home/train/1"]
+    thinking = Thinking(c.Rationales(), "config.rationales.r", "m")
+    speaker = Speaker("m", None, None, None, *run.manner(c.Model()), run.prefix, thinking)
+    said = Sample(question.id, 0, "<think>", "stop", -1.0, 5, ())
+    with pytest.raises(InputError, match=r"^config\.rationales\.r\.options: m answers with a <think> .*rationale$"):
+        respond(said, question, task, speaker, "greedy")
+    # When a student is evaluated, what it says is taken as it is.
+    assert respond(said, question, task, speaker._replace(thinking=None), "greedy").text == "<think>"
+
+
+# The folder that is exported
+
+
+def test_pytorch_agrees_on_a_chat(home):
+    pytest.importorskip("torch")
+    found, params = load_pretrained(home / "model")
+    tokenizer = Tokenizer.load(home / "model")
+    assert tokenizer.end_ids == (2, 4)
+    model = registry.build(found, Precision("float32"))
+    checked = verify_export(home / "model", model, params, tokenizer, [TALK, TALK[:1]], max_new_tokens=4)
+    assert checked["prompts"] == 2
+
+
+def test_the_card_shows_the_chat():
+    card = model_card("s", kind="decoder", about="", prompt=tuple(TALK[:1]), results={}, facts={})
+    [line] = [line for line in card.splitlines() if line.startswith("inputs = ")]
+    assert line == (
+        "inputs = tokenizer.apply_chat_template([{'role': 'user', 'content': 'Q: wet?\\nA: '}], "
+        'add_generation_prompt=True, return_dict=True, return_tensors="pt")'
+    )
+
+
+# The door
+
+
+def test_through_the_door(home, tmp_path):
+    flags = f"--config=tests/configs/chat.py:{home}", f"--workdir={tmp_path}"
+    done = door(*flags, "--jobs=sample,build")
+    assert done.returncode == 0, done.stderr
+    rows = list(read_responses(sorted(tmp_path.glob("rationales/said/responses-*.jsonl"))))
+    assert {row.name for row in rows} == {(f"home/train/{i}", k) for i in range(QUESTIONS) for k in range(2)}
+    model = json.loads((tmp_path / "rationales/said/manifest.json").read_text())["identity"]["model"]
+    assert model["config"]["chat"]
+    assert model["chat"]
+    assert model["ends"] == [2, 4]
+    found = config(home)
+    said = dataclasses.replace(found.rationales["said"], model=c.Model(path=f"{home}/model"))
+    plain = dataclasses.replace(found, rationales={**found.rationales, "said": said})
+    with pytest.raises(InputError, match="chat was True"):
+        sample(Run(plain, Workdir(str(tmp_path))), "said")

@@ -1,0 +1,229 @@
+"""The client against a server that fails in every way we know: what is retried, how long it waits, what it says."""
+
+import dataclasses
+import email.utils
+import threading
+import time
+
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.generation.server_client import Endpoint, RequestError
+from scotd_jax.jobs.generation.server_requests import check_remote, keyed, request_body
+from tests.helpers.fake_server import error, serving
+
+BODY = {"model": "m", "prompt": "Q"}
+SECRET = "sk-very-secret"
+
+
+def endpoint(url: str, pause: float = 0.002, **fields) -> Endpoint:
+    return Endpoint(c.Server(url=url, model="m", **{"timeout": 5.0, "retries": 3} | fields), "config.x", pause)
+
+
+def ask(script, **fields):
+    """Posts once; the answer and the server."""
+    with serving(script) as fake:
+        return endpoint(fake.url, **fields).post(BODY, "q#0"), fake
+
+
+def refused(script, **fields):
+    with serving(script) as fake, pytest.raises(RequestError) as caught:
+        endpoint(fake.url, **fields).post(BODY, "q#0")
+    return caught.value, fake
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        error(500),
+        error(502),
+        error(503),
+        error(408),
+        error(429),
+        "close",
+        "cut",
+        (200, {}, b'{"choices": [{"te'),
+        (200, {}, b"<html>busy</html>"),
+        (200, {}, b"\xff\xfe"),
+        (200, {}, b"[]"),
+        (200, {}, b'{"error": "overloaded"}'),
+    ],
+    ids=str,
+)
+def test_what_may_pass_is_tried_again(fault):
+    answer, fake = ask(lambda number, body: fault if number < 2 else None)
+    assert answer["choices"][0]["text"].endswith("(a)")
+    assert len(fake.bodies) == 3
+    assert fake.bodies == [BODY] * 3, "the very same request"
+
+
+def test_a_silent_server_is_not_waited_for_longer_than_the_timeout():
+    def script(number, body):
+        if number == 0:
+            time.sleep(1.2)
+
+    answer, fake = ask(script, timeout=0.6)
+    assert answer["choices"]
+    assert len(fake.bodies) >= 2
+
+
+def test_retries_end():
+    fault, fake = refused(lambda number, body: (200, {}, b'{"choi'), retries=2)
+    assert len(fake.bodies) == 3
+    assert fault.outage
+    assert "the answer is no JSON" in str(fault)
+    assert "(asked 3 times)" in str(fault)
+    assert fake.url in str(fault)
+
+
+@pytest.mark.parametrize(("status", "fatal"), [(400, False), (401, True), (404, True), (413, False), (307, True)])
+def test_what_will_stay_is_refused_at_once(status, fatal):
+    fault, fake = refused(lambda number, body: error(status, "prompt too long", Location="http://127.0.0.1:1/"))
+    assert len(fake.bodies) == 1
+    assert (fault.fatal, fault.outage) == (fatal, False)
+    assert f"{fake.url}/completions: status {status}" in str(fault)
+    assert "prompt too long" in str(fault)
+
+
+def test_nobody_there():
+    with serving() as fake:
+        url = fake.url
+    with pytest.raises(InputError, match=f"{url}/completions: ConnectionRefusedError.*asked 2 times"):
+        endpoint(url, retries=1).post(BODY, "q")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_holds_all_requests(status):
+    with serving(lambda number, body: error(status, Retry_After="1") if number == 0 else None) as fake:
+        client = endpoint(fake.url)
+        first = threading.Thread(target=client.post, args=(BODY, "q#0"))
+        first.start()
+        while not fake.bodies:
+            time.sleep(0.005)
+        time.sleep(0.3)  # until the first one has been told
+        client.post(BODY, "another#0")
+        first.join()
+    assert len(fake.bodies) == 3
+    assert min(fake.times[1:]) - fake.times[0] >= 0.95
+
+
+def test_retry_after_may_be_a_date_or_nonsense():
+    def script(number, body):  # dates are whole seconds: this one is between 1 and 2 from now
+        date = email.utils.formatdate(time.time() + 2, usegmt=True)
+        return error(429, Retry_After=date) if number == 0 else None
+
+    _, fake = ask(script)
+    assert fake.times[1] - fake.times[0] > 0.9
+    for value in ("soon", "-3", "nan", "1e9"):
+        _, fake = ask(lambda number, body, value=value: error(429, Retry_After=value) if number == 0 else None)
+        assert fake.times[1] - fake.times[0] < 60
+
+
+def test_pauses_grow_and_depend_on_the_name_only(monkeypatch):
+    def pauses(name):
+        with serving(lambda number, body: error(500)) as fake:
+            client, waited = endpoint(fake.url, pause=1.0, retries=9), []
+            monkeypatch.setattr(client, "_wait", waited.append)
+            with pytest.raises(RequestError):
+                client.post(BODY, name)
+        return [seconds for seconds in waited if seconds]
+
+    found = pauses("q#0")
+    assert all(0.5 * min(60, 2**k) <= seconds <= min(60, 2**k) for k, seconds in enumerate(found))
+    assert len(found) == 9
+    assert pauses("q#0") == found != pauses("q#1")
+
+
+def test_stop_ends_pauses():
+    with serving(lambda number, body: error(500)) as fake:
+        client = endpoint(fake.url, pause=50.0)
+        threading.Timer(0.1, client.stop).start()
+        begun = time.monotonic()
+        with pytest.raises(RequestError, match="given up"):
+            client.post(BODY, "q")
+        assert time.monotonic() - begun < 5
+
+
+def test_the_key_is_sent_and_never_said(monkeypatch):
+    monkeypatch.setenv("MY_KEY", f" {SECRET}\n")
+    for status in (401, 500):
+        fault, fake = refused(
+            lambda number, body, status=status: error(status, f"Bearer {SECRET} is no good"),
+            key_env="MY_KEY",
+            retries=0,
+        )
+        assert fake.keys == [f"Bearer {SECRET}"]
+        assert SECRET not in str(fault)
+        assert "[key]" in str(fault)
+    fault, _ = refused(lambda number, body: (200, {}, SECRET.encode()), key_env="MY_KEY", retries=0)
+    assert SECRET not in str(fault)
+    fault, fake = refused(lambda number, body: error(302, Location="http://127.0.0.1:1/"), key_env="MY_KEY")
+    assert fault.fatal, "a redirect would take the key elsewhere"
+
+
+def test_a_key_that_is_missing_or_none(monkeypatch):
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(InputError, match="config.x.key_env: the environment variable MY_KEY is not set"):
+        endpoint("http://localhost/v1", key_env="MY_KEY")
+    monkeypatch.setenv("MY_KEY", f"{SECRET}\nX-Other: 1")
+    with pytest.raises(InputError) as caught:
+        endpoint("http://localhost/v1", key_env="MY_KEY")
+    assert SECRET not in str(caught.value)
+
+
+GOOD = c.Rationales(source="server", server=c.Server(url="http://localhost:8000/v1", model="m"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": ""}, "r.server.model: needs the name"),
+        ({"url": ""}, "r.server.url: expected http"),
+        ({"url": "localhost:8000/v1"}, "r.server.url: expected http"),
+        ({"url": f"https://me:{SECRET}@host/v1"}, "r.server.url: expected http"),
+        ({"url": f"https://host/v1?key={SECRET}"}, "r.server.url: expected http"),
+        ({"key_env": SECRET}, "r.server.key_env: expected the NAME"),
+        ({"concurrency": 0}, "r.server.concurrency: expected at least 1, found 0"),
+        ({"retries": -1}, "r.server.retries: expected at least 0, found -1"),
+        ({"timeout": 0.0}, "r.server.timeout: expected seconds"),
+        ({"extra": {"n": 3}}, "r.server.extra.n: is set by the job"),
+    ],
+)
+def test_wrong_settings_are_refused(fields, message):
+    check_remote(GOOD, "r")
+    with pytest.raises(InputError, match=message) as caught:
+        check_remote(dataclasses.replace(GOOD, server=dataclasses.replace(GOOD.server, **fields)), "r")
+    assert SECRET not in str(caught.value)
+
+
+def test_options_are_checked():
+    check_remote(dataclasses.replace(GOOD, options={"think": "strip"}), "r")
+    for options in ({"think": "away"}, {"answer": "x"}):
+        with pytest.raises(InputError, match="has one option, 'think'"):
+            check_remote(dataclasses.replace(GOOD, options=options), "r")
+
+
+def test_bodies():
+    sampling = c.Sampling(n=30, temperature=0.7, top_p=0.9, max_new_tokens=48)
+    server = c.Server(model="m", extra={"seed": None, "logprobs": 1})
+    assert request_body(server, sampling, "Q: x\nA: ", ("\n\n",), 30, 5) == {
+        "model": "m",
+        "prompt": "Q: x\nA: ",
+        "max_tokens": 48,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "n": 30,
+        "stop": ["\n\n"],
+        "logprobs": 1,
+    }
+    one = request_body(c.Server(model="m"), c.Sampling(top_k=5), [{"role": "user", "content": "x"}], (), 1, 5)
+    assert one["top_k"] == 5
+    assert one["seed"] == 5
+    assert not {"n", "stop", "prompt"} & one.keys()
+
+
+def test_seeds_are_those_of_the_name():
+    assert keyed(1, "q", 0) == keyed(1, "q", 0)
+    assert len({keyed(s, q, i) for s in range(5) for q in ("a", "b", "1") for i in range(200)}) == 3000
+    assert all(0 <= keyed(0, "q", i) < 2**31 for i in range(1000))

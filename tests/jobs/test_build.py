@@ -1,0 +1,221 @@
+"""The build job: what lands in a corpus, in which order, and that nobody can see how many hands built it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax.corpus import shard_building
+from scotd_jax.corpus.batching.loader import make_dataset
+from scotd_jax.corpus.reader import CorpusReader
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.build import build
+from scotd_jax.rationales.controls import altered
+from scotd_jax.records import Question
+from tests.helpers.corpora import built, expected, files, folder, make_run, question, responses, write_questions
+
+QUESTIONS = [question(i) for i in range(11)]
+ROWS = responses(QUESTIONS, 6)
+
+
+@pytest.fixture
+def home(tmp_path):
+    write_questions(tmp_path / "t", train=QUESTIONS, dev=[question(i, "dev") for i in range(3)])
+    return tmp_path
+
+
+def right(rows):
+    kept = defaultdict(list)
+    for row in rows:
+        if row.correct:
+            kept[row.question_id].append(row)
+    return kept
+
+
+def ledger(run):
+    return json.loads((folder(run) / "ledger.json").read_text())
+
+
+@pytest.mark.parametrize("recipe", ["scotd", "label", "teacher_label", "step_by_step", "rationale", "infer", "text"])
+@pytest.mark.parametrize("balance", ["questions", "responses"])
+def test_a_corpus_holds_what_its_recipe_makes_of_the_kept_responses(home, recipe, balance):
+    run = make_run(home, c.Corpus(recipe=recipe, balance=balance), {"said": ROWS})
+    assert built(run) == expected(run, right(ROWS), flat=balance == "responses")
+    report = ledger(run)
+    assert report["total"] == len(ROWS) == 66
+    assert report["bins"]["wrong"] == sum(not row.correct for row in ROWS)
+    manifest = run.artefact("build", "c").manifest()
+    assert manifest["complete"]
+    assert not (folder(run) / "shards").exists()
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("infer", "own"), ("scotd", "other"), ("step_by_step", "shuffled")])
+def test_the_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monkeypatch):
+    def run(name, **fields):
+        part = home / name
+        part.mkdir()
+        (part / "t").symlink_to(home / "t")
+        return make_run(part, c.Corpus(recipe=recipe, rationale=kind, **fields), {"said": ROWS})
+
+    one, several, hosts = run("one"), run("several", processes=2), run("hosts")
+    build(one, "c")
+    if kind == "own":  # processes take seconds to start
+        build(several, "c")
+        assert files(several) == files(one)
+    # Host 1 of 2 comes first; neither waits for the other here, and only the first one finishes.
+    for index in (1, 0):
+        monkeypatch.setattr("jax.process_count", lambda: 2)
+        monkeypatch.setattr("jax.process_index", lambda index=index: index)
+        monkeypatch.setattr("scotd_jax.distributed.hosts.wait_for_all", lambda where: None)
+        build(hosts, "c")
+    assert files(hosts) == files(one)
+
+
+def test_the_order_does_not_depend_on_the_number_of_shards(home):
+    found = []
+    for count in (1, 3, 50):
+        run = make_run(home, c.Corpus(shards=count, rationale="other"), {"said": ROWS})
+        found.append(built(run))
+        assert len(list(folder(run).glob("train-*.tfrecord"))) == min(count, 11)
+        run.artefact("build", "c").remove()
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "other", "empty"])
+@pytest.mark.parametrize("recipe", ["scotd", "infer"])
+def test_controls_change_the_rationale_and_nothing_else(home, kind, recipe):
+    run = make_run(home, c.Corpus(recipe=recipe, rationale=kind, n=4), {"said": ROWS})
+    groups = [(q, right(r for r in ROWS if r.sample_index < 4)[q.id]) for q in QUESTIONS]
+    assert built(run) == expected(run, {q.id: rows for q, rows in altered(kind, groups)})
+    assert ledger(run)["bins"]["kept"] == sum(len(rows) for _, rows in groups)
+
+
+def test_what_no_longer_fits_after_a_control_is_too_long(home):
+    own = make_run(home, c.Corpus(), {"said": ROWS})
+    longest = max(len(r) for e in built(own)["train"] for r in e.responses)
+    own.artefact("build", "c").remove()
+    limited = make_run(home, c.Corpus(rationale="other", max_response_tokens=longest - 1), {"said": ROWS})
+    parts = built(limited)
+    assert max(len(r) for e in parts["train"] for r in e.responses) <= longest - 1
+    report = ledger(limited)
+    stages = {stage["stage"]: stage["dropped"] for stage in report["stages"]}
+    assert report["bins"]["too_long"] == stages["tokens"] + stages["rationale"]
+    assert sum(report["bins"].values()) == report["total"]
+
+
+def test_a_control_of_rationales_that_nobody_reads_is_refused(home):
+    run = make_run(home, c.Corpus(recipe="teacher_label", rationale="shuffled"), {"said": ROWS})
+    with pytest.raises(InputError, match="config.corpora.c.rationale: recipe 'teacher_label' uses no rationale"):
+        build(run, "c")
+    alone = make_run(home, c.Corpus(rationale="other"), {"one": ROWS[:2]})
+    with pytest.raises(InputError, match="rationale='other' needs another question"):
+        build(alone, "c")
+
+
+def test_several_sets_are_one_row_of_samples(home):
+    first = [row for row in ROWS if row.sample_index < 2 and row.question_id != QUESTIONS[3].id]
+    second = responses(QUESTIONS[:5], 3, "other")
+    run = make_run(home, c.Corpus(n=4, keep="all"), {"first": first, "second": second})
+    by_question = {example.question_id: example.sample_index for example in built(run)["train"]}
+    # Two of the first set and the first two of the second; question 3 has the second set alone.
+    assert by_question == {q.id: [0, 1, 2, 3] for q in QUESTIONS[:5]} | {QUESTIONS[3].id: [0, 1, 2]} | {
+        q.id: [0, 1] for q in QUESTIONS[5:]
+    }
+    report = ledger(run)
+    assert {source: facts["total"] for source, facts in report["sources"].items()} == {"m": 20, "other": 15}
+    assert report["bins"]["not_selected"] == 4
+    assert report["total"] == 35
+
+
+def test_rows_of_other_questions_are_counted(home):
+    write_questions(home / "t", train=QUESTIONS, few=QUESTIONS[4:6])
+    run = make_run(home, c.Corpus(questions=("t.few",)), {"said": ROWS})
+    assert {example.question_id for example in built(run)["train"]} == {q.id for q in QUESTIONS[4:6]}
+    report = ledger(run)
+    assert report["total"] == 66
+    assert report["bins"]["not_selected"] == 54
+    assert report["stages"][0] == {"stage": "questions", "in": 66, "dropped": 54, "out": 12}
+
+
+def test_a_build_that_was_cut_goes_on_with_the_shards_that_are_missing(home, monkeypatch):
+    run = make_run(home, c.Corpus(shards=3), {"said": ROWS})
+    build(run, "c")
+    whole = files(run)
+    run.artefact("build", "c").remove()
+    work = shard_building.build_shard
+    done = []
+
+    def cut(plan, shard):
+        if len(done) == 2:
+            raise InputError("the disk is full")
+        work(plan, shard)
+        done.append(shard)
+
+    monkeypatch.setattr(shard_building, "build_shard", cut)
+    with pytest.raises(InputError, match="the disk is full"):
+        build(run, "c")
+    with pytest.raises(InputError, match="not built"):
+        CorpusReader(folder(run), "train")
+    monkeypatch.setattr(shard_building, "build_shard", lambda plan, shard: (work(plan, shard), done.append(shard)))
+    build(run, "c")
+    assert done == [0, 1, 2]
+    assert files(run) == whole
+    build(run, "c")
+    assert done == [0, 1, 2]
+
+
+def test_processes_change_no_identity(home):
+    run = make_run(home, c.Corpus(), {"said": ROWS})
+    build(run, "c")
+    digest = run.artefact("build", "c").digest
+    build(make_run(home, c.Corpus(processes=7), {"said": ROWS}), "c")
+    assert run.artefact("build", "c").digest == digest
+
+
+def test_a_corpus_without_examples_names_the_bins(home):
+    run = make_run(home, c.Corpus(keep="wrong", max_response_tokens=1), {"said": ROWS})
+    with pytest.raises(InputError, match=r"corpus is empty.*0 of 66 responses kept \(16 too_long, 50 not_selected\)"):
+        build(run, "c")
+    run = make_run(home, c.Corpus(recipe="label", questions=("t.train",), max_prompt_tokens=1), {})
+    run.artefact("build", "c").remove()
+    with pytest.raises(InputError, match="corpus is empty.*11 too_long"):
+        build(run, "c")
+
+
+def test_labels_alone_obey_the_limits_of_the_prompt(home):
+    long = Question("t/train/long", "t", "train", "w " * 40, ("yes", "no"), "yes")
+    write_questions(home / "t", train=[*QUESTIONS, long])
+    run = make_run(home, c.Corpus(recipe="label", questions=("t.train",), max_prompt_tokens=30), {})
+    assert {example.question_id for example in built(run)["train"]} == {q.id for q in QUESTIONS}
+    assert run.artefact("build", "c").manifest()["counts"]["left_out"] == {"too_long": 1}
+
+
+def test_parts_visit_the_same_question_and_sample_at_the_same_step(home):
+    options = {"batch_size": 4, "group_size": 2, "start_token": None, "seed": 3}
+    for balance in ("questions", "responses"):
+        recipe = c.Recipe({"ask": c.Part("{question}", "{rationale}"), "infer": c.Part("{rationale}", "{question}")})
+        run = make_run(home, c.Corpus(recipe="both", balance=balance), {"said": ROWS})
+        run.config = dataclasses.replace(run.config, recipes={"both": recipe})
+        run.artefact("build", "c").remove()
+        parts = built(run)
+        batches = make_dataset(folder(run), ("ask", "infer"), **options)
+        samples = {tuple(e.prompt[1:]): (e.question_id, e.sample_index[0]) for e in parts["infer"]}
+        for step in range(8):
+            ask, infer = batches[step]["ask"], batches[step]["infer"]
+            assert ask["targets"].shape[1] == (2 if balance == "questions" else 1)
+            assert infer["targets"].shape[1] == 1  # one prompt, one response
+            for row in range(4):
+                said = ask["targets"][row, 0][ask["weights"][row, 0] > 0].tolist()
+                read = infer["prompt"][row][infer["prompt_mask"][row]].tolist()[1:]
+                assert [*read, int(infer["inputs"][row, 0, 0])] == said
+                assert tuple(said) in samples
+
+
+def test_workers_need_no_jax():
+    code = "import sys, scotd_jax.corpus.shard_building; print('jax' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,227 @@
+"""Imports as a job: what lies in the work directory, what the door says, and the three real corpora."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.sample import sample
+from scotd_jax.rationales.importers.joining import Import
+from scotd_jax.rationales.store import read_responses
+from scotd_jax.records import Question, to_json
+from scotd_jax.tasks.registry import load_task
+from scotd_jax.workdir import Workdir
+from tests.helpers.cli import door
+from tests.rationales.importers.test_importers import KETTLE, QUESTIONS, SAYS_A, write
+
+FILE = '''"""One imported set of responses."""
+
+from scotd_jax import config as c
+
+
+def get_config():
+    task = c.Task(kind="jsonl", path={folder!r})
+    said = c.Rationales(source="file", questions=("home.train",), path={path!r}, importer="prompt_completion")
+    return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}))
+'''
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    """A folder with the questions, and two files of responses, one with a broken row."""
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task/train.jsonl").write_text("".join(to_json(q) + "\n" for q in QUESTIONS))
+    good, bad = {"prompt": KETTLE, "completion": SAYS_A}, {"prompt": KETTLE}
+    write(tmp_path / "said/1.jsonl", [good, good], lines=True)
+    write(tmp_path / "said/2.jsonl", [good, bad, good], lines=True)
+    return tmp_path
+
+
+def run(home: Path, skip_bad: bool = False, **fields) -> Path:
+    """Runs the job; the folder of what it made."""
+    task = c.Task(kind="jsonl", path=str(home / "task"))
+    fields = {"path": f"{home}/said/*.jsonl", "importer": "prompt_completion"} | fields
+    said = c.Rationales(source="file", questions=("home.train",), **fields)
+    config = c.Config(tasks={"home": task}, rationales={"said": said})
+    sample(Run(config, Workdir(str(home / "w")), skip_bad), "said")
+    return home / "w/rationales/said"
+
+
+def test_bad_rows_stop_the_door_or_are_counted(home):
+    config = home / "config.py"
+    config.write_text(FILE.format(folder=str(home / "task"), path=f"{home}/said/*.jsonl"))
+    flags = (f"--config={config}", f"--workdir={home / 'w'}", "--jobs=sample")
+    done = door(*flags)
+    assert done.returncode == 2
+    assert f"error: {home}/said/2.jsonl line 2: field 'completion' is missing" in done.stderr
+    assert not (home / "w/rationales/said").exists(), "nothing that could be taken for a result"
+    done = door(*flags, "--skip-bad")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 5 rows imported (skipped: 1 missing field)" in done.stderr
+    folder = home / "w/rationales/said"
+    ledger = json.loads((folder / "ledger.json").read_text())
+    assert ledger["files"]["2.jsonl"] == {
+        "read": 3,
+        "imported": 2,
+        "skipped": {"missing field": {"rows": 1, "first": [f"{home}/said/2.jsonl line 2"]}},
+        "right": 2,
+        "wrong": 0,
+        "no_answer": 0,
+        "no_gold": 0,
+        "questions": 1,
+    }
+    assert ledger["total"]["skipped"] == {"missing field": 1}
+    assert json.loads((folder / "manifest.json").read_text())["counts"]["skipped"] == 1
+
+
+def test_the_same_again_is_skipped_and_other_files_are_refused(home):
+    folder = run(home, skip_bad=True)
+    before = {p: p.read_bytes() for p in folder.rglob("*.json*")}
+    run(home)
+    assert {p: p.read_bytes() for p in folder.rglob("*.json*")} == before
+    write(home / "said/3.jsonl", [], lines=True)
+    with pytest.raises(InputError, match=r"made by another configuration: files./.*3.jsonl"):
+        run(home, skip_bad=True)
+
+
+def test_a_refused_import_leaves_no_trace_and_can_be_mended(home):
+    with pytest.raises(InputError, match="2.jsonl line 2"):
+        run(home)
+    folder = run(home, path=f"{home}/said/1.jsonl")
+    rows = list(read_responses(sorted(folder.glob("responses-*.jsonl"))))
+    assert [(r.sample_index, r.answer, r.correct, r.model) for r in rows] == [
+        (0, "(a)", True, "1"),
+        (1, "(a)", True, "1"),
+    ]
+
+
+def test_what_was_sampled_can_be_imported(home):
+    folder = run(home, skip_bad=True)
+    rows = list(read_responses(sorted(folder.glob("responses-*.jsonl"))))
+    spec = c.Rationales(source="file", path=f"{folder}/responses-*.jsonl", importer="responses")
+    task = load_task("home", c.Task(kind="jsonl", path=str(home / "task")), 0)
+    asked = {q.id: (q, task) for q in task.questions("train")}
+    assert list(Import(spec, "r").responses(asked)) == rows
+
+
+def test_a_release_may_be_asked_for_later(home):
+    folder = run(home, skip_bad=True)
+    assert not (folder / "release").exists()
+    run(home, release="jsonl")
+    assert len((folder / "release/data/train-00000-of-00001.jsonl").read_text().splitlines()) == 4
+    run(home, release="parquet")
+    assert [p.name for p in (folder / "release/data").iterdir()] == ["train-00000-of-00001.parquet"]
+
+
+# The real corpora (data.md, section 4): every count was made on these very files.
+
+OPENBOOKQA = {  # right, wrong, none
+    "obqa_gemini_level1": (4956, 1, 0),
+    "obqa_gemini_level2": (4956, 0, 1),
+    "obqa_gemini_level3": (4953, 0, 4),
+    "obqa_gemini_level4": (4894, 0, 63),
+    "obqa_gemini_level5": (4956, 0, 1),
+    "obqa_gemini_level6": (4953, 2, 2),
+    "obqa_llama_level1": (4945, 4, 8),
+    "obqa_llama_level2": (4943, 4, 10),
+    "obqa_llama_level3": (4944, 2, 11),
+    "obqa_llama_level4": (4952, 4, 1),
+    "obqa_llama_level5": (4953, 3, 1),
+    "obqa_llama_level6": (4951, 4, 2),
+    "openbookQA_ChatGPT_0_shot_with_gt": (4927, 9, 20),
+    "openbookQA_ChatGPT_0_shot_without_gt": (4628, 266, 61),
+    "openbookQA_chatgpt_level_1": (4937, 15, 4),
+    "openbookQA_chatgpt_level_2": (4937, 17, 1),
+    "openbookQA_chatgpt_level_3": (4930, 19, 6),
+    "openbookQA_chatgpt_level_4": (4934, 19, 3),
+    "openbookQA_chatgpt_level_5": (4935, 15, 4),
+    "openbookQA_chatgpt_level_6": (4938, 16, 2),
+    "openbookqa_chatgpt_bsm_level3": (4932, 19, 4),
+    "openbookqa_chatgpt_rar_level3": (4932, 19, 4),
+}
+
+
+def ask(folder: Path, file: str, layout: str = "line"):
+    task = c.Task(kind="multiple_choice", path=str(folder), options={"files": {"train": file}, "layout": layout})
+    loaded = load_task("t", task, 0)
+    return {q.id: (q, loaded) for q in loaded.questions("train")}
+
+
+def test_openbookqa_by_three_teachers(shared_data, tmp_path):
+    """Through the door: it is the largest, and the checks of types that tests run with would take most of the time."""
+    config = tmp_path / "config.py"
+    files = 'options={"files": {"train": "train.jsonl"}}'
+    task = f'c.Task(kind="multiple_choice", path="{shared_data}/openbookqa", {files})'
+    path = f"{shared_data}/rationales/openbookqa_multi/*_ranked.json.gz"
+    text = FILE.format(folder="", path=path).replace("prompt_completion", "openbookqa_multi")
+    config.write_text(text.replace("""c.Task(kind="jsonl", path='')""", task))
+    done = door(f"--config={config}", f"--workdir={tmp_path / 'w'}", "--jobs=sample")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "w/rationales/said"
+    ledger = json.loads((folder / "ledger.json").read_text())
+    counted = {
+        file.removesuffix("_ranked.json.gz"): (n["right"], n["wrong"], n["no_answer"])
+        for file, n in ledger["files"].items()
+    }
+    assert counted == OPENBOOKQA
+    assert (ledger["total"]["read"], ledger["total"]["imported"], ledger["total"]["questions"]) == (
+        109037,
+        109037,
+        4952,
+    )
+    samples: dict[str, list[int]] = {}
+    for file in folder.glob("responses-*.jsonl"):
+        for row in map(json.loads, file.read_text().split("\n")[:-1]):
+            samples.setdefault(row["question_id"], []).append(row["sample_index"])
+    assert all(indices == list(range(len(indices))) for indices in samples.values())
+    counts = sorted(map(len, samples.values()))
+    assert counts[:7] == [12, 19, 21, 21, 21, 21, 22]
+    assert counts[-6:] == [22, 44, 44, 44, 44, 44], "the five doubled questions"
+
+
+def test_commonsenseqa_by_palm(shared_data, tmp_path):
+    asked = ask(shared_data / "commonsenseqa", "train_rand_split.jsonl", "block")
+    path = f"{shared_data}/rationales/commonsenseqa_palm540b/train_CoT_*.json.gz"
+    spec = c.Rationales(source="file", path=path, importer="commonsenseqa_palm540b")
+    job = Import(spec, "r")
+    assert sum("\n\n" in row.text for row in job.responses(asked)) == 0
+    total = job.ledger.to_json()["total"]
+    assert (total["read"], total["right"], total["no_answer"], total["questions"]) == (9741, 7377, 182, 9741)
+    # By row, in the order of the questions' file, it is silently useless; not here.
+    (tmp_path / "ids.txt").write_text("".join(f"{id_}\n" for id_ in asked))
+    by_row = c.Rationales(source="file", path=path, importer=spec.importer, options={"ids": str(tmp_path / "ids.txt")})
+    with pytest.raises(InputError, match=r"of 9741 .*\(20.5%\), no better than chance \(20.0%\): .*wrong order"):
+        list(Import(by_row, "r").responses(asked))
+
+
+def test_commonsenseqa_dev_by_palm(shared_data):
+    asked = ask(shared_data / "commonsenseqa", "dev_rand_split.jsonl")
+    path = f"{shared_data}/rationales/commonsenseqa_palm540b/test_CoT_*.json.gz"
+    job = Import(c.Rationales(source="file", path=path, importer="commonsenseqa_palm540b"), "r")
+    list(job.responses(asked))
+    total = job.ledger.to_json()["total"]
+    assert (total["read"], total["right"], total["no_answer"]) == (1221, 961, 16)
+
+
+def test_quarel_by_davinci(shared_data, tmp_path):
+    """Through the job, to the files in the work directory. The questions are those of the corpus itself."""
+    path = shared_data / "rationales/quarel_davinci003/train_gpt3_responses.jsonl.gz"
+    with gzip.open(path) as file:
+        rows = json.load(file).values()
+    gold = {row["question"]: row["gold_label"] for row in rows}
+    assert len(gold) == 1930
+    (tmp_path / "task").mkdir()
+    with (tmp_path / "task/train.jsonl").open("w") as file:
+        for i, (text, answer) in enumerate(gold.items()):
+            file.write(to_json(Question(f"home/train/{i}", "home", "train", text, ("A", "B"), answer)) + "\n")
+    folder = run(tmp_path, path=str(path), importer="quarel_davinci003")
+    total = json.loads((folder / "ledger.json").read_text())["total"]
+    assert (total["read"], total["imported"], total["right"], total["no_answer"]) == (9650, 9650, 8203, 0)
+    written = list(read_responses(sorted(folder.glob("responses-*.jsonl"))))
+    assert len(written) == 9650
+    assert {r.sample_index for r in written} == set(range(5)), "equal texts stay five samples"
+    assert json.loads((folder / "manifest.json").read_text())["counts"]["correct_share"] == 0.8501

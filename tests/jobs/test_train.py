@@ -1,0 +1,102 @@
+"""What the train job takes for the same training, whom it asks, and what it holds while updates run."""
+
+import dataclasses
+import weakref
+
+import jax
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError
+from scotd_jax.jobs import train
+from scotd_jax.jobs.build import build
+from scotd_jax.jobs.context import Run
+from tests.helpers.corpora import make_run, question, responses, write_questions
+
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
+
+def built(folder, **changes) -> Run:
+    """A run whose corpus is built; student "s" has a dev set."""
+    questions = [question(i) for i in range(16)]
+    write_questions(folder / "t", train=questions, dev=[question(i, "dev") for i in range(4)])
+    fields = {"steps": 4, "batch_size": 8, "eval_every": 2, "log_every": 1, "check": False} | changes
+    training = c.Training(optimizer=c.Optimizer(warmup_steps=1), **fields)
+    run = make_run(
+        folder, c.Corpus(decontaminate=0), {"said": responses(questions, 2)}, training=training, dev=("t.dev",)
+    )
+    short = c.Sampling(temperature=0.0, max_new_tokens=4)
+    run.config = dataclasses.replace(run.config, evaluation=c.Evaluation(sampling=short))
+    build(run, "c")
+    return run
+
+
+def changed(run: Run, **changes) -> Run:
+    """The same run with another training of its student."""
+    student = run.config.students["s"]
+    student = dataclasses.replace(student, training=dataclasses.replace(student.training, **changes))
+    return Run(dataclasses.replace(run.config, students={"s": student}), run.workdir)
+
+
+def watched(monkeypatch, name: str, dtype: str) -> list[weakref.ref]:
+    """The arrays of a dtype that this method of Run will have returned."""
+    method, found = getattr(Run, name), []
+
+    def call(*arguments):
+        tree = method(*arguments)
+        found.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(tree) if leaf.dtype == dtype)
+        return tree
+
+    monkeypatch.setattr(Run, name, call)
+    return found
+
+
+def test_neither_what_it_starts_from_nor_who_answers_dev_questions_is_held_during_updates(tmp_path, monkeypatch):
+    run = built(tmp_path)
+    # A speaker's embeddings are those of the state; its kernels are its own.
+    dtypes = {"params": "float32", "on_own_devices": "bfloat16"}
+    made = {name: watched(monkeypatch, name, dtype) for name, dtype in dtypes.items()}
+    alive = []
+
+    def note(values):
+        alive.append({name: sum(leaf() is not None for leaf in leaves) for name, leaves in made.items()})
+        return ""
+
+    monkeypatch.setattr(train, "note", note)
+    train.train(run, "s")
+    assert all(made.values())
+    assert alive == [{"params": 0, "on_own_devices": 0}] * 6  # four updates, twice dev
+
+
+def test_what_changes_nothing_but_rounding_may_change(tmp_path, capsys):
+    run = built(tmp_path)
+    train.train(run, "s")
+    others = {"log_every": 7, "save_every": 3, "keep": 1, "check": True, "microbatches": 2, "remat": "full"}
+    train.train(changed(run, **others, scan_layers="on"), "s")
+    assert "already complete" in capsys.readouterr().err
+    for name, value in (("window", 1), ("group_size", 2), ("eval_every", 4)):
+        with pytest.raises(InputError, match=f"made by another configuration: spec.training.{name}"):
+            train.train(changed(run, **{name: value}), "s")
+
+
+def test_with_dropout_micro_batches_are_part_of_a_training(tmp_path):
+    run = built(tmp_path, dropout=0.1, steps=2)
+    train.train(run, "s")
+    with pytest.raises(
+        InputError, match=r"made by another configuration: spec.training.microbatches was 1 and is now 2"
+    ):
+        train.train(changed(run, microbatches=2), "s")
+
+
+def test_every_dev_set_has_its_say(tmp_path):
+    run = built(tmp_path)
+    task = run.config.tasks["t"]
+    (tmp_path / "u").mkdir()
+    many = [dataclasses.replace(question(i, "dev"), id=f"u/dev/{i}", task="u") for i in range(9)]
+    write_questions(tmp_path / "u", train=[], dev=many)
+    tasks = {"t": task, "u": dataclasses.replace(task, path=str(tmp_path / "u"))}
+    run = Run(dataclasses.replace(run.config, tasks=tasks), run.workdir)
+    asked = [*train.in_turn(run, ("u.dev", "t.dev"), 6)]
+    assert asked == ["u/dev/0", "t/dev/0", "u/dev/1", "t/dev/1", "u/dev/2", "t/dev/2"]
+    assert len(train.in_turn(run, ("u.dev", "t.dev"), 0)) == 13
+    assert [*train.in_turn(run, ("t.dev",), 3)] == ["t/dev/0", "t/dev/1", "t/dev/2"]

@@ -1,0 +1,71 @@
+"""LoRA from the config to the exported folder: later jobs see plain parameters, and the base is still in them."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file
+
+from scotd_jax import config as c
+from scotd_jax.jobs.context import Run
+from scotd_jax.workdir import Workdir, read_json
+from tests.configs.thin import RANK, get_config
+from tests.helpers.cli import door
+from tests.helpers.tolerances import FLOAT32
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """All jobs of the config, done."""
+    workdir = str(tmp_path_factory.mktemp("thin"))
+    done = door("--config=tests/configs/thin.py", f"--workdir={workdir}", hurry=True)
+    assert done.returncode == 0, done.stderr
+    assert "LoRA of rank 3, alpha 6: 1,344 of " in done.stderr
+    return Run(c.from_mapping(c.Config, get_config()), Workdir(workdir))
+
+
+def params(run: Run, student: str):
+    model = c.Model(student=student)
+    found = run.params(model, run.model(model, "float32"), seed=0)
+    return {name: np.asarray(leaf) for name, leaf in flatten_dict(found, sep="/").items()}
+
+
+def test_a_student_is_its_base_and_products_of_the_rank(run):
+    base, thin = params(run, "base"), params(run, "thin")
+    assert base.keys() == thin.keys()
+    for name, kernel in base.items():
+        difference = thin[name] - kernel
+        if name.endswith("kernel"):
+            sizes = np.linalg.svd(difference, compute_uv=False)
+            assert sizes[RANK - 1] > 100 * sizes[RANK], name
+        else:
+            assert not difference.any(), name
+
+
+def test_the_optimizer_on_disk_is_thin(run):
+    sizes = {}
+    for student, step in (("base", 4), ("thin", 6)):
+        folder = Path(run.artefact("train", student).path, "checkpoints", str(step))
+        for item in ("params", "optimizer", "frozen"):
+            files = [path for path in (folder / item).rglob("*") if path.is_file()]
+            sizes[student, item] = sum(path.stat().st_size for path in files)
+    assert sizes["thin", "params"] < sizes["base", "params"] / 2
+    assert sizes["thin", "optimizer"] < sizes["base", "optimizer"] / 2
+    assert sizes["base", "frozen"] == 0 < sizes["thin", "frozen"]
+
+
+def test_it_is_evaluated_and_exported_as_any_other(run):
+    assert read_json(run.artefact("evaluate", "thin").path / "results.json")["sets"]
+    artefact = run.artefact("export", "thin")
+    has_torch = importlib.util.find_spec("torch") is not None  # the job then compares what it wrote with PyTorch
+    assert artefact.manifest()["counts"]["compared_with_torch"] is has_torch
+    folder = artefact.path
+    tensors = load_file(folder / "model.safetensors")
+    assert not [name for name in tensors if "lora" in name.lower() or name.endswith((".A", ".B", ".base", ".scale"))]
+    up = tensors["model.decoder.layers.0.fc1.weight"]
+    expected = params(run, "thin")["layers/0/mlp/up/kernel"].T
+    np.testing.assert_allclose(up, expected, rtol=0, atol=FLOAT32)
+    card = (folder / "README.md").read_text()
+    assert "LoRA of rank 3" in card

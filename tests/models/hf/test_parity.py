@@ -1,0 +1,204 @@
+"""PyTorch as the oracle: logits, cached decoding, files and generated text of small random models of every kind."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from scotd_jax import layout
+from scotd_jax.models import registry
+from scotd_jax.models.api import Precision
+from scotd_jax.models.hf import weight_map
+from scotd_jax.models.hf.export import ExportMismatch, export_pretrained, verify_export
+from scotd_jax.models.hf.loading import load_pretrained
+from scotd_jax.models.layers import logits
+from tests.helpers import tolerances
+from tests.helpers.hf_cases import ANY_TOKENIZER, CONFIGS, PROMPTS, random_params, words
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None, reason="torch is not installed; it is the oracle of these tests"
+    ),
+    pytest.mark.usefixtures("compiled_in_a_hurry"),
+]
+
+QUESTIONS = [[5, 9, 8, 7, 30, 12], [20], [3, 4, 5, 6, 7, 8, 9, 10, 11]]
+ANSWERS = [[[8, 3, 1], [9, 9, 9, 2, 1]], [[4, 1], [31, 8, 1]], [[6, 5, 4, 3, 2, 1], [1]]]  # G = 2
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def case(request, tmp_path_factory):
+    """Our model, its parameters as read from a folder that PyTorch wrote, and the PyTorch model."""
+    config = CONFIGS[request.param]
+    oracle = torch_model(config)
+    folder = tmp_path_factory.mktemp("torch")
+    oracle.save_pretrained(folder)
+    found, params = load_pretrained(folder)
+    assert found.to_hf() == config.to_hf()
+    return registry.build(found, Precision("float32")), params, oracle, folder
+
+
+def torch_model(config):
+    """With weights in which no two tensors look alike; transformers' own would be all zeros and ones in part."""
+    import torch
+    import transformers
+
+    values = config.to_hf()
+    kind = getattr(transformers, values["architectures"][0])
+    model = kind(kind.config_class(**values)).eval()
+    if config.kind == "t5" and not config.tie_word_embeddings:  # transformers 5 makes every new T5 tied
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            if name.endswith("norm.weight"):
+                parameter.add_(1)
+    return model
+
+
+def prepared(model):
+    """Padded arrays of QUESTIONS and ANSWERS in the package's layout."""
+    split = [layout.split_prompt(q, model.start_token) for q in QUESTIONS]
+    prefix, mask = layout.pad_rows([p for p, _ in split], 12)
+    inputs = [[start, *a[:-1]] for (_, start), group in zip(split, ANSWERS, strict=True) for a in group]
+    tokens, real = layout.pad_rows(inputs, 7)
+    return prefix, mask, tokens.reshape(3, 2, 7), real.reshape(3, 2, 7)
+
+
+def test_logits_are_those_of_pytorch(case):
+    import torch
+
+    model, params, oracle, _ = case
+    prefix, mask, tokens, real = prepared(model)
+
+    @jax.jit
+    def forward(params):
+        hidden, _ = model.extend(params, model.prefill(params, prefix, mask), tokens)
+        return logits(hidden, model.unembedding(params), "float32")
+
+    ours = np.asarray(forward(params))
+    theirs = np.zeros_like(ours)
+    rows = [(b, g) for b in range(3) for g in range(2)]
+    with torch.no_grad():
+        if model.start_token is None:
+            texts = [QUESTIONS[b] + ANSWERS[b][g][:-1] for b, g in rows]
+            ids, seen = (torch.tensor(x).long() for x in layout.pad_rows(texts, 16))
+            out = oracle(input_ids=ids, attention_mask=seen).logits.numpy()
+            for (b, g), row in zip(rows, out, strict=True):
+                begin = len(QUESTIONS[b]) - 1
+                theirs[b, g] = row[begin : begin + 7]
+        else:
+            ids, seen = (torch.tensor(x).long().repeat_interleave(2, 0) for x in (prefix, mask))
+            given = torch.tensor(tokens.reshape(6, 7)).long()
+            out = oracle(input_ids=ids, attention_mask=seen, decoder_input_ids=given).logits.numpy()
+            theirs = out.reshape(theirs.shape)
+    assert np.abs(ours - theirs)[real].max() <= tolerances.LOGITS * np.abs(theirs[real]).max()
+    assert np.abs(theirs[real]).max() > 0.5  # else the comparison would say nothing
+
+
+def test_cached_extend_token_by_token_is_the_full_forward(case):
+    model, params, _, _ = case
+    prefix, mask, tokens, real = prepared(model)
+    context = jax.jit(model.prefill)(params, prefix, mask)
+    full, _ = jax.jit(model.extend)(params, context, tokens)
+    cache, steps, extend = model.new_cache(3, 2, 0, 7), [], jax.jit(model.extend)
+    for r in range(7):
+        hidden, cache = extend(params, context, tokens[:, :, r : r + 1], cache)
+        steps.append(np.asarray(hidden))
+    error = np.abs(np.concatenate(steps, 2) - np.asarray(full))[real].max()
+    assert error <= tolerances.FLOAT32 * np.abs(np.asarray(full)[real]).max()
+
+
+def test_an_export_holds_what_transformers_writes(case, tmp_path):
+    model, params, _, folder = case
+    export_pretrained(tmp_path, model.config, params, words(), "")
+    ours, theirs = load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].tobytes() == tensor.tobytes(), name
+    ours, theirs = (json.loads((f / "config.json").read_text()) for f in (tmp_path, folder))
+    ignored = {"bos_token_id", "tie_word_embeddings"}  # T5 in transformers 5 does not keep what it was given
+    ignored |= {"rope_theta", "rope_scaling"}  # for transformers before 5, which do not know rope_parameters
+    assert {k: v for k, v in ours.items() if k not in ignored} == {k: theirs[k] for k in ours if k not in ignored}
+
+
+@pytest.mark.parametrize("name", ANY_TOKENIZER)
+def test_an_exported_folder_says_the_same_in_pytorch(name, tmp_path, capfd):
+    config, params = CONFIGS[name], random_params(CONFIGS[name])
+    model = registry.build(config, Precision("bfloat16"))  # the comparison is in float32 whatever was trained in
+    export_pretrained(tmp_path, config, params, words(), "", max_shard_size=4000)
+    result = verify_export(tmp_path, model, params, words(), PROMPTS, max_new_tokens=12)
+    assert result["logit_error"] <= tolerances.LOGITS
+    assert (result["prompts"], result["ties"]) == (4, 0)
+    assert result["tokens"] > 12  # else nothing much was said
+    assert capfd.readouterr() == ("", "")  # nothing that a newcomer would worry about
+
+
+def test_a_half_precision_export_is_compared_with_what_it_stores(tmp_path):
+    config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
+    model = registry.build(config)
+    export_pretrained(tmp_path, config, params, words(), "", dtype="bfloat16")
+    result = verify_export(tmp_path, model, params, words(), PROMPTS, dtype="bfloat16", max_new_tokens=12)
+    assert result["logit_error"] <= tolerances.LOGITS
+    with pytest.raises(ExportMismatch, match="parameter .*: the stored weights are not the model's"):
+        verify_export(tmp_path, model, params, words(), PROMPTS)
+
+
+@pytest.mark.parametrize("fault", ["weights", "map", "start", "end", "tokenizer", "head"])
+def test_a_wrong_export_does_not_pass(fault, tmp_path, monkeypatch):
+    name = {"start": "t5-v1.0", "head": "t5-v1.1"}.get(fault, "opt")
+    config, params = CONFIGS[name], random_params(CONFIGS[name])
+    model, tokenizer = registry.build(config), words()
+    export_pretrained(tmp_path, config, params, tokenizer, "")
+    asked, weights = PROMPTS, tmp_path / "model.safetensors"
+    if fault == "weights":
+        tensors = load_file(weights)
+        tensors["model.decoder.layers.1.fc2.bias"][3] += 1e-3
+        save_file(tensors, weights, {"format": "pt"})
+    if fault == "map":  # ours reads back what ours wrote, but PyTorch knows better
+        swapped = {"self_attn.q_proj": "self_attn.k_proj", "self_attn.k_proj": "self_attn.q_proj"}
+        table = [
+            r._replace(theirs=next((r.theirs.replace(a, b) for a, b in swapped.items() if a in r.theirs), r.theirs))
+            for r in weight_map.OPT
+        ]
+        monkeypatch.setattr(weight_map, "RULES", {"opt": tuple(table)})
+        export_pretrained(tmp_path, config, params, tokenizer, "")
+    if fault in ("start", "end"):
+        key, value = {"start": ("decoder_start_token_id", 9), "end": ("eos_token_id", None)}[fault]
+        file = tmp_path / "generation_config.json"
+        settings = json.loads(file.read_text())
+        if fault == "end":  # a token that is said early on stops PyTorch's text too soon
+            value = verify_greedy(tmp_path, tokenizer)
+        file.write_text(json.dumps({**settings, key: value}))
+    if fault == "tokenizer":
+        type(tokenizer).train_words(["six . two one"]).save(tmp_path, "opt")
+    if fault == "head":
+        tensors = load_file(weights)
+        del tensors["lm_head.weight"]
+        save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(ExportMismatch):
+        verify_export(tmp_path, model, params, tokenizer, asked, max_new_tokens=12)
+
+
+def verify_greedy(folder, tokenizer) -> int:
+    """The second token that the folder's model says to the first prompt."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.tensor([tokenizer.prompt_ids(PROMPTS[0], "opt")])
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2)
+    return int(out[0, -1])
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
+    export_pretrained(tmp_path, config, params, words(), "")
+    with pytest.raises(ValueError, match="no prompt"):
+        verify_export(tmp_path, registry.build(config), params, words(), [])
+    with pytest.raises(ValueError, match="fills all 64 positions"):
+        verify_export(tmp_path, registry.build(config), params, words(), ["one " * 64])

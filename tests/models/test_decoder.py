@@ -1,0 +1,230 @@
+"""The modern decoder family: its configs, its positions, the real Llama, and weights that go straight to devices."""
+
+import json
+import math
+import weakref
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from scotd_jax import config as c
+from scotd_jax.distributed.mesh import make_mesh
+from scotd_jax.distributed.sharding import param_shardings
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.sample import sample
+from scotd_jax.models.api import Precision
+from scotd_jax.models.decoder_config import DecoderConfig
+from scotd_jax.models.hf import loading, weight_map
+from scotd_jax.models.hf.export import export_pretrained, verify_export
+from scotd_jax.models.hf.loading import load_config, load_pretrained
+from scotd_jax.models.registry import PRESETS, build, config_for
+from scotd_jax.models.rope import RopeScaling, frequencies
+from scotd_jax.rationales.store import read_responses
+from scotd_jax.records import Question, to_json
+from scotd_jax.sampling.requests import Request
+from scotd_jax.sampling.sampler import Sampler
+from scotd_jax.tokenization import Tokenizer
+from scotd_jax.workdir import Workdir
+from tests.helpers.hf_cases import CONFIGS, random_params, words
+from tests.helpers.tolerances import LOGITS
+
+STORY = "Once upon a time, there was a little girl named Lily."
+
+
+@pytest.fixture(scope="module")
+def stories(shared_data):
+    return shared_data / "checkpoints" / "stories260K"
+
+
+# Configs
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("llama-3.2-1b", 1_235_814_400),
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.1-70b", 70_553_706_496),
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen3-0.6b", 596_049_920),
+        ("mistral-7b", 7_248_023_552),
+    ],
+)
+def test_parameter_counts_are_those_of_the_published_models(name, count):
+    def size(layers):
+        return sum(math.prod(pair.shape) for pair in weight_map.pairs(config_for(name, {"num_hidden_layers": layers})))
+
+    one, two = size(1), size(2)  # the other layers are like these
+    assert one + (PRESETS[name].num_hidden_layers - 1) * (two - one) == count
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"model_type": "gemma"}, "model_type is 'gemma'"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
+        ({"head_dim": 5}, "head_dim 5 is odd"),
+        ({"head_dim": None, "num_attention_heads": 6, "num_key_value_heads": 6}, "hidden_size 16 is not a multiple"),
+        ({"hidden_size": "16"}, "hidden_size should be int, found '16'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is .*; only None"),
+        ({"model_type": "qwen2", "head_dim": None, "mlp_bias": True}, "mlp_bias is True; a qwen2 has none"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "layer_types has 'chunked_attention'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type is 'dynamic'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_parameters.factor is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, r"rope_scaling\.factor should be"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 1.0}}, "beta_fast means nothing to linear"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, r"rope_parameters\.mscale is 1\.0"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "only one table for all layers"),
+        ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta should be float, found 'big'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(changes, message, tmp_path):
+    values = {**CONFIGS["llama"].to_hf(), "rope_scaling": None, "rope_parameters": None, **changes}
+    with pytest.raises(InputError, match=f"config.json: .*{message}"):
+        DecoderConfig.from_hf(values)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=str(tmp_path)):
+        load_config(tmp_path)
+
+
+def test_configs_as_earlier_versions_wrote_them():
+    shape = {"hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "vocab_size": 32000}
+    llama2 = DecoderConfig.from_hf({"model_type": "llama", **shape, "rope_scaling": None, "pretraining_tp": 1})
+    assert (llama2.key_heads, llama2.head_width, llama2.rope_theta, llama2.rope_scaling) == (32, 128, 10000.0, None)
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_type": "llama3"}
+    scaling["original_max_position_embeddings"] = 8192
+    values = {"model_type": "llama", "rope_theta": 500000.0, "rope_scaling": scaling, "eos_token_id": [1, 2, 3]}
+    llama3 = DecoderConfig.from_hf(values)
+    assert llama3.rope_scaling == PRESETS["llama-3.1-8b"].rope_scaling
+    assert llama3.to_hf()["rope_parameters"] == {**scaling, "rope_theta": 500000.0}
+    assert llama3.to_hf()["eos_token_id"] == [1, 2, 3]
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    qwen = DecoderConfig.from_hf({"model_type": "qwen2", "rope_scaling": yarn, "sliding_window": 4096})
+    assert qwen.rope_scaling == RopeScaling("yarn", 4.0, original_max_position_embeddings=32768)
+    assert qwen.sliding_window is None  # use_sliding_window is false
+    assert DecoderConfig.from_hf({"model_type": "qwen3"}).head_width == 128
+
+
+def test_a_window_limits_the_positions():
+    """Up to its width a window hides nothing; longer texts are refused wherever positions are counted."""
+    values = {"model_type": "mistral", "sliding_window": 4096, "max_position_embeddings": 32768}
+    assert DecoderConfig.from_hf(values).max_position_embeddings == 4096
+    assert DecoderConfig.from_hf({**values, "sliding_window": None}).max_position_embeddings == 32768
+    with pytest.raises(InputError, match="sliding_window 8 is less than max_position_embeddings 2048"):
+        DecoderConfig("mistral", sliding_window=8)
+
+
+# Positions
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-3.2-1b", "yarn", "yarn-given", "linear", "qwen3-0.6b"])
+def test_frequencies_are_those_of_transformers(name):
+    pytest.importorskip("torch")
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    scalings = {
+        "linear": RopeScaling("linear", 4.0),
+        "yarn": RopeScaling("yarn", 4.0, original_max_position_embeddings=32768),
+        "yarn-given": RopeScaling(
+            "yarn", 8.0, original_max_position_embeddings=4096, attention_factor=1.5, beta_fast=16.0, beta_slow=2.0
+        ),
+    }
+    config = PRESETS[name] if name in PRESETS else DecoderConfig(rope_theta=1e6, rope_scaling=scalings[name])
+    values = config.to_hf()
+    values.setdefault("head_dim", config.head_width)
+    oracle = LlamaRotaryEmbedding(LlamaConfig(**{**values, "model_type": "llama"}))
+    found, magnitude = frequencies(config.head_width, config.rope_theta, config.rope_scaling)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, oracle.inv_freq.numpy(), rtol=2e-6)
+    assert magnitude == pytest.approx(oracle.attention_scaling)
+
+
+# The real one
+
+
+def test_a_real_llama_tells_its_story(stories, tmp_path):
+    tokenizer = Tokenizer.load(stories)
+    assert tokenizer.prompt_ids("Once upon a time", "decoder") == [1, 403, 407, 261, 378]
+    config, params = load_pretrained(stories)
+    model = build(config, Precision("float32"))
+    greedy = c.Sampling(temperature=0.0, max_new_tokens=32, batch_size=1, bucket=16)
+    speaker = Sampler(model, params, tokenizer, greedy, seed=0)
+    [[said]] = speaker([Request("q", tokenizer.prompt_ids("", "decoder"), (0,))])
+    assert said.text.lstrip().startswith(STORY)
+
+    export_pretrained(tmp_path, config, params, tokenizer, "")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, stories))
+    assert {name: value.tobytes() for name, value in ours.items()} == {k: v.tobytes() for k, v in theirs.items()}
+    pytest.importorskip("torch")
+    checked = verify_export(tmp_path, model, params, tokenizer, ["Once upon a time", "Lily"], max_new_tokens=12)
+    assert checked["logit_error"] <= LOGITS
+
+
+def test_a_folder_is_a_teacher(stories, tmp_path):
+    questions = [Question(f"q{i}", "home", "train", f"Where is the {thing}?") for i, thing in enumerate(("cat", "dog"))]
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task/train.jsonl").write_text("".join(to_json(q) + "\n" for q in questions))
+    said = c.Rationales(
+        questions=("home.train",),
+        model=c.Model(path=str(stories)),
+        sampling=c.Sampling(n=2, max_new_tokens=8, batch_size=8, bucket=64),
+    )
+    task = c.Task(kind="jsonl", path=str(tmp_path / "task"), format="scotd")
+    config = c.Config(tasks={"home": task}, rationales={"said": said}, mesh=c.Mesh(data=2, fsdp=2, tensor=2))
+    sample(Run(config, Workdir(str(tmp_path / "w"))), "said")
+    rows = list(read_responses(sorted((tmp_path / "w/rationales/said").glob("responses-*.jsonl"))))
+    assert {row.name for row in rows} == {(q.id, i) for q in questions for i in range(2)}
+    assert all(row.model == str(stories) and row.num_tokens and math.isfinite(row.logprob) for row in rows)
+
+
+# Loading
+
+
+def test_frequencies_in_old_files_are_left_out(tmp_path):
+    params = random_params(CONFIGS["llama"])
+    export_pretrained(tmp_path, CONFIGS["llama"], params, words(), "")
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2, np.float32)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(tmp_path)[1], params)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("llama", "bfloat16"), ("llama-biased", "float32"), ("t5-v1.1", "float32")]
+)
+def test_parameters_are_placed_one_by_one(name, dtype, tmp_path, monkeypatch):
+    config = CONFIGS[name]
+    export_pretrained(tmp_path, config, random_params(config), words(), "", dtype=dtype, max_shard_size=4000)
+    alive: dict[int, tuple[weakref.ref, int]] = {}
+    peak = 0
+
+    def watched(array):
+        nonlocal peak
+        alive[id(array)] = weakref.ref(array), array.nbytes
+        peak = max(peak, sum(size for array, size in alive.values() if array() is not None))
+        return array
+
+    read, place = loading._Tensors.read, jax.make_array_from_callback
+    monkeypatch.setattr(loading._Tensors, "read", lambda *args: watched(read(*args)))
+    # CPU devices would keep the array itself; others copy, as here.
+    monkeypatch.setattr(
+        jax, "make_array_from_callback", lambda *args: place(*args[:2], lambda i: watched(args[2](i)) + 0)
+    )
+    expected = load_pretrained(tmp_path)[1]
+    sizes = [leaf.nbytes for leaf in jax.tree.leaves(expected)]
+    alive.clear()
+    peak = 0
+
+    model = build(config)
+    places = param_shardings(make_mesh(c.Mesh(data=2, fsdp=2, tensor=2)), model.axes(), model.abstract())
+    found = load_pretrained(tmp_path, places)[1]
+    assert 0 < peak <= 2 * max(sizes) < sum(sizes) / 2
+    assert jax.tree.map(lambda leaf: leaf.sharding, found) == places
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -1,0 +1,240 @@
+"""Options of training: rematerialisation, dropout, label smoothing and z-loss, alone, together, cut and on any mesh."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from scotd_jax import config
+from scotd_jax.distributed import sharding
+from scotd_jax.distributed.mesh import make_mesh
+from scotd_jax.errors import InputError
+from scotd_jax.models.api import Precision
+from scotd_jax.models.forward_options import Regime, compiler_options
+from scotd_jax.models.registry import build, config_for
+from scotd_jax.training.checkpoints import load_params
+from scotd_jax.training.loop import train
+from scotd_jax.training.metrics import read_metrics
+from scotd_jax.training.options import OFF, Options
+from scotd_jax.training.programs import programs_of
+from scotd_jax.training.step import ONE_PART, make_loss, mask_keys
+from tests.helpers.tolerances import FLOAT32, GRADIENT
+from tests.helpers.training_fixtures import batch_of, batches, is_time
+from tests.models.test_attention import close
+
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+V = 48
+SMALL = {
+    "opt": ("opt-tiny", {"hidden_size": 16, "ffn_dim": 32, "vocab_size": V, "num_hidden_layers": 1}),
+    "t5": ("t5-tiny", {"d_model": 16, "d_ff": 32, "vocab_size": V, "d_kv": 4, "num_layers": 1}),
+    "decoder": (
+        "decoder-tiny",
+        {"hidden_size": 16, "intermediate_size": 32, "vocab_size": V, "num_hidden_layers": 1},
+    ),
+}
+
+
+def small(kind, **shape):
+    architecture, common = SMALL[kind]
+    return build(config_for(architecture, {**common, **shape}), Precision("float32"))
+
+
+@functools.cache
+def gradient(kind, remat):
+    """Loss and gradients with dropout."""
+    model, batch = small(kind), batch_of(2, vocab=V)
+    loss = make_loss(model, options=Options(remat=remat, dropout=0.2))
+
+    @jax.jit
+    def run(params, batch, key):
+        return jax.value_and_grad(lambda params: loss(params, batch, key)[0].mean())(params)
+
+    return run(model.init(jax.random.key(0)), batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize(("kind", "remat"), [*((kind, "dots") for kind in SMALL), ("t5", "full")])
+def test_remat_changes_no_gradient_even_of_what_was_dropped(kind, remat):
+    close(gradient(kind, remat), gradient(kind, "none"), GRADIENT)
+
+
+def gradients_by_remat(layers, **options):
+    """Compiled, of a model with so many layers."""
+    shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": layers}
+    model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
+    compiled = {}
+    for remat in ("none", "dots", "full"):
+        loss = make_loss(model, options=Options(remat=remat, **options))
+        grad = jax.jit(jax.grad(lambda params, batch, loss=loss: loss(params, batch)[0].mean()))
+        compiled[remat] = grad.lower(model.abstract(), batch).compile(compiler_options(jax.default_backend()))
+    return compiled
+
+
+@pytest.mark.usefixtures("compiled_for_users")
+def test_remat_keeps_less_and_only_full_computes_products_again():
+    compiled = gradients_by_remat(4)
+    memory = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
+    work = {remat: each.cost_analysis()["flops"] for remat, each in compiled.items()}
+    print(memory, work)
+    assert memory["dots"] < 0.9 * memory["none"]
+    assert memory["full"] < 0.75 * memory["dots"]  # one layer's own part and the logits are as large as ever
+    assert work["dots"] < 1.06 * work["none"]  # norms and activations
+    assert 1.2 * work["none"] < work["full"] < 1.4 * work["none"]  # one more forward pass through the layers
+
+
+@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere the compiler orders the backward pass itself")
+def test_a_backward_pass_in_order_holds_less(monkeypatch):
+    shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": 8}
+    model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
+
+    def held():
+        grad = jax.jit(jax.grad(lambda params, batch: make_loss(model)(params, batch)[0].mean()))
+        compiled = grad.lower(model.abstract(), batch).compile(compiler_options("cpu"))
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    in_order = held()
+    for module in ("layers", "attention"):
+        monkeypatch.setattr(f"scotd_jax.models.{module}.together", lambda *arrays: arrays)
+    free = held()
+    assert in_order < 0.85 * free
+
+
+def test_dropout_keeps_the_mean_and_every_place_has_its_own_mask():
+    x = jnp.linspace(1.0, 2.0, 200).reshape(4, 50)
+
+    def dropped(seed, name, layer):
+        return Regime(rate=0.25, key=jax.random.key(seed)).drop(x, name, layer)
+
+    drawn = jnp.stack([dropped(seed, "decoder/mlp", 0) for seed in range(400)])
+    kept = np.asarray(drawn) > 0
+    close(drawn[kept], jnp.broadcast_to(x / 0.75, drawn.shape)[kept], FLOAT32)
+    close(drawn.mean(0), x, 0.15)
+    np.testing.assert_allclose(kept.mean(), 0.75, atol=0.01)
+    others = [dropped(0, "decoder/mlp", 1), dropped(0, "decoder/attn", 0), dropped(1, "decoder/mlp", 0)]
+    assert all(((np.asarray(other) > 0) == kept[0]).mean() < 0.8 for other in others)
+    np.testing.assert_array_equal(dropped(0, "decoder/mlp", jnp.int32(0)), drawn[0])
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_responses_share_the_dropped_prompt_and_draw_their_own_masks(kind):
+    """Three equal responses of every question: what they compute differs by their own masks alone."""
+    layers = {} if kind == "t5" else {"num_hidden_layers": 2}  # what the first one drops, the keys of the second show
+    model, batch = small(kind, **layers), batch_of(2, vocab=V)
+    params = jax.tree.map(lambda leaf: 10 * leaf, model.init(jax.random.key(0)))
+    regime = Regime(rate=0.2, key=jax.random.key(1))
+    inputs = jnp.asarray(batch["inputs"])[:, :1].repeat(3, 1)
+    prefill, extend = jax.jit(model.prefill), jax.jit(model.extend)
+    dropped = jax.jit(lambda *args: model.prefill(*args, regime=regime))(params, batch["prompt"], batch["prompt_mask"])
+    plain = prefill(params, batch["prompt"], batch["prompt_mask"])
+    assert jax.tree.map(jnp.shape, dropped) == jax.tree.map(jnp.shape, plain)
+    assert not np.array_equal(dropped.segments[0].keys[-1], plain.segments[0].keys[-1])
+
+    same, _ = extend(params, dropped, inputs)
+    close(same[:, 1:], same[:, :1].repeat(2, 1), FLOAT32)
+    own, _ = jax.jit(lambda *args: model.extend(*args, regime=regime))(params, dropped, inputs)
+    assert all(not np.allclose(own[:, a], own[:, b], atol=1e-3) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_masks_are_named_by_seed_update_and_micro_batch():
+    def keys(seed, step):
+        return np.asarray(jax.random.key_data(mask_keys(jnp.uint32(seed), jnp.int32(step), 3)))
+
+    names = [keys(*name) for name in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(key) for each in names for key in each}) == 9
+    np.testing.assert_array_equal(keys(0, 1), names[1])
+
+
+ALL = {"remat": "dots", "dropout": 0.2, "label_smoothing": 0.1, "z_loss": 1e-2}
+
+
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_eight_devices_make_the_update_of_one_with_every_option(one_device, kind):
+    model, settings = small(kind), config.Optimizer(warmup_steps=0)
+    drawn, states = model.init(jax.random.key(0)), []
+    for mesh in (one_device, make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))):
+        programs = programs_of(model, config.Training(microbatches=2, optimizer=settings, **ALL), ONE_PART, mesh)
+        batch = {"train": sharding.place_batch(batch_of(8, vocab=V), programs.batch)}
+        state, metrics = programs.step(programs.start(drawn, 0), batch, *programs.noise(2**40 + 3))
+        states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
+    (mu, metrics), (mu_8, metrics_8) = jax.tree.map(np.asarray, states)
+    assert metrics["objective"] > metrics["loss"] > 0
+    for name, value in metrics.items():
+        np.testing.assert_allclose(metrics_8[name], value, rtol=FLOAT32)
+    close(mu_8, mu, GRADIENT)
+
+
+class CutError(Exception):
+    """Stops a run from outside."""
+
+
+def run(folder, mesh, cut=None, **options):
+    loader = batches(4)
+
+    def stop(step, values):
+        if step == cut:
+            raise CutError
+
+    adam = config.Optimizer(learning_rate=0.02, warmup_steps=2)
+    training = config.Training(
+        steps=6, batch_size=4, microbatches=2, save_every=3, log_every=1, optimizer=adam, **options
+    )
+    with contextlib.suppress(CutError):
+        train(small("opt"), None, loader, training, folder, mesh, seed=3, log=stop)
+
+
+def ended(folder):
+    lines = [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(folder / "metrics.jsonl")]
+    return load_params(folder / "checkpoints", small("opt").abstract(), "last"), lines
+
+
+@pytest.mark.usefixtures("compiled_for_users")
+def test_a_cut_run_draws_the_masks_of_an_uncut_one(one_device, tmp_path):
+    run(tmp_path / "uncut", one_device, **ALL)
+    run(tmp_path / "cut", one_device, cut=5, **ALL)
+    assert len(ended(tmp_path / "cut")[1]) < 6
+    run(tmp_path / "cut", one_device, **ALL)
+    (params, step), lines = ended(tmp_path / "cut")
+    (expected, _), want = ended(tmp_path / "uncut")
+    assert step == len(lines) == 6
+    assert lines == want
+    assert all(line["objective"] != line["loss"] for line in lines)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+@pytest.mark.usefixtures("compiled_for_users")
+def test_off_is_the_program_that_knows_no_options(one_device):
+    assert Options.of(config.Training()) == OFF
+    assert OFF.regime(None) == {}
+    model, batch = small("opt"), {"train": batch_of(4, vocab=V)}
+    settings = config.Optimizer(warmup_steps=0)
+    texts = []
+    for option in ({}, {"dropout": 0.1}, {"z_loss": 1e-4}, {"remat": "full"}):
+        programs = programs_of(model, config.Training(optimizer=settings, **option), ONE_PART, one_device)
+        noise = programs.noise(0) if "dropout" in option else ()
+        texts.append(programs.step.lower(programs.abstract, batch, *noise).as_text())
+    assert len(set(texts)) == 4
+    assert "threefry" not in texts[0]
+    barriers = [text.count("optimization_barrier") for text in texts]
+    assert barriers[0] == barriers[2] < barriers[3]
+    assert "threefry" in texts[1]
+    assert "optimization_barrier" in texts[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dropout": 1.0}, r"training.dropout is 1.0; expected at least 0 and less than 1"),
+        ({"dropout": -0.1}, r"training.dropout is -0.1"),
+        ({"label_smoothing": 1}, r"training.label_smoothing is 1.0"),
+        ({"label_smoothing": float("nan")}, r"training.label_smoothing is nan"),
+        ({"z_loss": -1e-4}, r"training.z_loss is -0.0001; expected at least 0"),
+        ({"remat": "dot"}, r"training.remat: 'dot' is not one of none, dots, full; did you mean 'dots'"),
+    ],
+)
+def test_options_out_of_range_are_refused_at_the_door(changes, message):
+    with pytest.raises(InputError, match=message):
+        config.from_mapping(config.Student, {"training": changes})

@@ -1,0 +1,136 @@
+"""Packed rows: several questions and responses to a row give loss and gradients of separate pairs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scotd_jax.corpus.batching import collate
+from scotd_jax.corpus.batching.shapes import Shape
+from scotd_jax.models.api import Context, Segment
+from scotd_jax.models.packed_masks import own_prompt, own_response, places
+from scotd_jax.training.step import hidden, make_loss
+from tests.helpers.tolerances import FLOAT32, GRADIENT
+from tests.models.test_attention import close
+from tests.models.test_models import PLAIN, V, model, params, right_padded, tokens
+
+pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+
+P, R = 6, 5  # of a question and of a response, at most
+THREE = (*PLAIN, "decoder")
+PAIR = Shape(1, P, 1, R, packed=False)
+
+
+def questions(seed: int, lengths: list[tuple[int, list[int]]]) -> list[collate.Row]:
+    """Questions of so many prompt tokens and responses of so many tokens; every second response counts twice."""
+    rng = np.random.default_rng(seed)
+
+    def text(length: int) -> list[int]:
+        return rng.integers(0, V, length).tolist()
+
+    return [
+        collate.Row(text(prompt), [text(r) for r in responses], [1 + i % 2 for i in range(len(responses))])
+        for prompt, responses in lengths
+    ]
+
+
+def pairs(rows: list[collate.Row], start: int | None) -> dict[str, np.ndarray]:
+    """Every response beside its own copy of the prompt, as often as it counts; 16 of them, so that one is compiled."""
+    every = [
+        collate.Row(question.prompt, [response], [1])
+        for question in rows
+        for response, count in zip(question.responses, question.counts, strict=True)
+        for _ in range(count)
+    ]
+    batch = collate.plain(every, PAIR, start)
+    return {k: np.pad(v, [(0, 16 - len(every))] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
+
+
+@functools.cache
+def loss_fn(kind):
+    m = model(kind)
+    return jax.jit(jax.value_and_grad(lambda p, batch: make_loss(m, chunk=7)(p, batch)[0].mean()))
+
+
+@pytest.mark.parametrize("kind", THREE)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_packed_gives_loss_and_gradient_of_the_separate_pairs(kind, data):
+    """Two rows of two questions each, of one to three responses, prompts of one token (no prefix) among them."""
+    lengths = st.tuples(st.integers(1, P), st.lists(st.integers(1, R), min_size=1, max_size=3))
+    rows = questions(data.draw(st.integers(0, 2**32 - 1)), data.draw(st.lists(lengths, min_size=4, max_size=4)))
+    start = model(kind).start_token
+    shape = Shape(2, 2 * P, 4, 2 * R, packed=True)
+    batch = collate.packed([rows[:2], rows[2:]], shape, start)
+    loss, gradient = loss_fn(kind)(params(kind), batch)
+    expected, expected_gradient = loss_fn(kind)(params(kind), pairs(rows, start))
+    close(loss, expected, GRADIENT)
+    close(gradient, expected_gradient, GRADIENT)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_one_question_to_a_row_and_the_plain_layout_agree(kind):
+    rows = questions(3, [(4, [3, 5, 2]), (6, [1, 1, 4])])
+    rows = [row._replace(counts=[1, 1, 1]) for row in rows]
+    start = model(kind).start_token
+    packed = collate.packed([[row] for row in rows], Shape(2, P, 2, 8, packed=True), start)
+    assert "questions" not in packed
+    plain = collate.plain(rows, Shape(2, P, 3, R, packed=False), start)
+    for found, expected in zip(*(loss_fn(kind)(params(kind), batch) for batch in (packed, plain)), strict=True):
+        close(found, expected, GRADIENT)
+
+
+@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.parametrize("kind", THREE)
+def test_what_padding_and_neighbours_hold_changes_no_bit(kind):
+    rows = questions(4, [(4, [3, 5]), (6, [4])])
+    start = model(kind).start_token
+    batch = collate.packed([rows], Shape(1, 16, 2, 12, packed=True), start)
+    m, p = model(kind), params(kind)  # made outside of what is traced, since both are kept
+    run = jax.jit(lambda batch: hidden(m, p, batch))
+    want = run(batch)
+    assert jnp.isfinite(want).all()
+    padding = batch["weights"] == 0
+    other = {**batch, "inputs": np.where(padding, 7, batch["inputs"])}
+    other["prompt"] = np.where(batch["prompt_mask"], batch["prompt"], 9)
+    np.testing.assert_array_equal(run(other)[~padding], want[~padding])
+    for k in range(2):  # another question in the other's place
+        mine = (batch["questions"] == k) & ~padding
+        other = {**batch, "inputs": np.where(mine, batch["inputs"], 7)}
+        other["prompt"] = np.where(batch["prompt_questions"] == k, batch["prompt"], 9)
+        np.testing.assert_array_equal(run(other)[mine], want[mine])
+
+
+@pytest.mark.parametrize("kind", ["opt", "decoder"])
+def test_packed_prompts_after_shared_exemplars(kind):
+    """One response to each of two questions, in one row."""
+    m, p = model(kind), params(kind)
+    exemplars = jax.jit(m.prefill)(p, tokens(0, 1, 4), jnp.ones((1, 4), bool))
+    rows = questions(5, [(4, [5]), (6, [4])])
+    packed = collate.packed([rows], Shape(1, 16, 1, 12, packed=True), None)
+    owners = packed["prompt_questions"], packed["questions"]
+    context = jax.jit(m.prefill)(p, packed["prompt"], packed["prompt_mask"], exemplars, questions=owners[0])
+    got = jax.jit(m.extend)(p, context, packed["inputs"], positions=packed["positions"], questions=owners)[0]
+    begin = 0
+    for row in rows:  # first_fit lays the longest response first, which is the first question's
+        alone = collate.plain([row], Shape(1, P, 1, R, packed=False), None)
+        context = jax.jit(m.prefill)(p, alone["prompt"], alone["prompt_mask"], exemplars)
+        want, length = jax.jit(m.extend)(p, context, alone["inputs"])[0], len(row.responses[0])
+        close(got[0, 0, begin : begin + length], want[0, 0, :length], FLOAT32)
+        begin += length
+
+
+def test_a_response_sees_its_own_prompt_and_counts_from_its_end():
+    mask = right_padded([5], 6)
+    segment = Segment((), (), mask)
+    prompts, answers = jnp.array([[0, 0, 1, 1, 1, 0]]), jnp.array([[[0, 0, 1, 0]]])
+    context = own_prompt(Context((segment,), jnp.array([10])), (prompts, answers))
+    assert context.length.tolist() == [[[12, 12, 13, 12]]]
+    assert context.segments[0].mask[0, 0, 2].tolist() == [False, False, True, True, True, False]
+    own = own_response(jnp.array([[[0, 1, 0, 0]]]))
+    assert own[0, 0].astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert places(own).tolist() == [[[0, 1, 0, 0]]]

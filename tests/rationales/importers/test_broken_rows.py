@@ -1,0 +1,334 @@
+"""Every importer on broken input: the message names file and row; --skip-bad goes on, and the ledger shows it.
+
+One table: per importer a good file of three records, and what is done to its second one.
+"""
+
+import copy
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scotd_jax.errors import InputError
+from scotd_jax.rationales.importers.import_ledger import ImportLedger
+from scotd_jax.rationales.importers.registry import IMPORTERS
+from tests.rationales.importers.test_importers import KETTLE, LADDER, SAYS_A, SAYS_B, batch, importing, write
+
+TWO = ((KETTLE, SAYS_A, "(a)"), (LADDER, SAYS_B, "(b)"), (KETTLE, SAYS_A, "(a)"))
+
+
+def responses() -> list[Any]:
+    ids = ("home/train/k1", "home/train/k2", "home/train/k3")
+    row = {"sample_index": 0, "text": SAYS_A, "rationale": None, "answer": None, "correct": None}
+    row |= {"finish_reason": "stop", "logprob": -1.0, "num_tokens": 2, "model": "m", "sampling": ""}
+    return [{"question_id": id_, **row} for id_ in ids]
+
+
+def quarel() -> list[Any]:
+    return [
+        {"question": question, "gold_label": gold, "predicted_label": gold, "predicted_rationale": "Yes."}
+        for question, _, gold in TWO
+    ]
+
+
+def scotd() -> list[Any]:
+    return [
+        {"prompt": f"Q: {question}\nA:", "response": said, "score": 1.0, "index": 0, "rationale": "Yes."}
+        for question, said, _ in TWO
+    ]
+
+
+def teacher() -> list[Any]:
+    said = [{"question": q, "reasoning_completion": "Yes.", "completion": gold} for q, _, gold in TWO]
+    return [{"sample_index": i, "completion_index": 0 if i else 1, **row} for i, row in enumerate(said)]
+
+
+def vllm() -> list[Any]:
+    output = {"token_ids": [1], "cumulative_logprob": -1.0, "finish_reason": "stop"}
+    return [
+        {"request_id": str(i), "prompt": q, "outputs": [{"index": k, "text": said, **output} for k in (0, 1)]}
+        for i, (q, said, _) in enumerate(TWO)
+    ]
+
+
+def palm() -> list[Any]:
+    return [f"Yes. So the answer is {gold}.\n\nQ:" for _, _, gold in TWO]
+
+
+def keyed(rows: list[Any]) -> dict[str, Any]:
+    return {str(i): row for i, row in enumerate(rows)}
+
+
+def nested(rows: list[Any]) -> dict[str, Any]:
+    return {"metadata": {}, "data": {str(row.get("sample_index", 1)): [row] for row in rows}}
+
+
+def conversation(question: str, said: str) -> dict[str, Any]:
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": said}]}
+
+
+# importer -> (rows of a good file, how a document is made of them; None is JSON lines)
+GOOD: dict[str, tuple[list[Any], Callable[[list[Any]], Any] | None]] = {
+    "responses": (responses(), None),
+    "quarel_davinci003": (quarel(), keyed),
+    "openbookqa_multi": ([{"instruction": q, "output": f"Yes. The answer is {g[1].upper()}"} for q, _, g in TWO], list),
+    "commonsenseqa_palm540b": (palm(), list),
+    "scotd_30x": (scotd(), list),
+    "reasoning_teacher": (teacher(), nested),
+    "distilling_step_by_step": (palm(), list),
+    "openai_batch": ([batch(f"k{i}", said) for i, (_, said, _) in enumerate(TWO, 1)], None),
+    "openai_responses": (
+        [
+            batch(f"{i}", said)["response"]["body"] | {"metadata": {"question_id": f"k{i}"}}
+            for i, (_, said, _) in enumerate(TWO, 1)
+        ],
+        None,
+    ),
+    "vllm": (vllm(), None),
+    "distilabel": ([{"instruction": q, "generation": said, "model_name": "m"} for q, said, _ in TWO], None),
+    "open_r1": ([{"problem": q, "generations": [said]} for q, said, _ in TWO], None),
+    "sharegpt": ([conversation(q, said) for q, said, _ in TWO], list),
+    "prompt_completion": ([{"prompt": q, "completion": said} for q, said, _ in TWO], None),
+}
+
+NOT_OURS = "Who sang?"
+
+
+def drop(*path: Any) -> Callable[[list[Any]], None]:
+    """Removes a field of the second row."""
+
+    def change(rows: list[Any]) -> None:
+        place = rows[1]
+        for key in path[:-1]:
+            place = place[key]
+        del place[path[-1]]
+
+    return change
+
+
+def put(value: Any, *path: Any) -> Callable[[list[Any]], None]:
+    """Replaces a field of the second row."""
+
+    def change(rows: list[Any]) -> None:
+        place: Any = rows
+        for key in (1, *path)[:-1]:
+            place = place[key]
+        place[(1, *path)[-1]] = value
+
+    return change
+
+
+CHOICE = ("response", "body", "choices", 0, "message", "content")
+# (importer, what is wrong, how, what the message must say, bin of the ledger)
+BROKEN = [
+    ("responses", "missing", drop("text"), "field 'text' is missing", "missing field"),
+    ("responses", "wrong id", put("home/train/k9", "question_id"), "has the id 'home/train/k9'", "no such question"),
+    ("responses", "duplicate", put("home/train/k1", "question_id"), "sample 0 of question", "duplicate"),
+    ("responses", "empty", put(" ", "text"), "the response is empty", "empty text"),
+    ("quarel_davinci003", "missing", drop("predicted_label"), "field 'predicted_label' is missing", "missing field"),
+    ("quarel_davinci003", "wrong id", put(NOT_OURS, "question"), "has the text 'Who sang?'", "no such question"),
+    ("quarel_davinci003", "wrong gold", put("(a)", "gold_label"), "the row's right answer is '(a)'", "gold differs"),
+    ("quarel_davinci003", "empty", put("", "predicted_rationale"), "the rationale is empty", "empty rationale"),
+    ("openbookqa_multi", "missing", drop("output"), "field 'output' is missing", "missing field"),
+    ("openbookqa_multi", "wrong id", put(f"Q: {NOT_OURS}", "instruction"), "Who sang?", "no such question"),
+    ("openbookqa_multi", "empty", put("\n", "output"), "the response is empty", "empty text"),
+    ("commonsenseqa_palm540b", "missing", put(None), "expected a completion", "wrong form"),
+    ("commonsenseqa_palm540b", "empty", put(" \n\nQ: So"), "the response is empty", "empty text"),
+    ("scotd_30x", "missing", drop("rationale"), "field 'rationale' is missing", "missing field"),
+    ("scotd_30x", "wrong id", put("Q: Who sang?\nA:", "prompt"), "Who sang?", "no such question"),
+    ("scotd_30x", "empty", put("\n\n", "response"), "the response is empty", "empty text"),
+    ("reasoning_teacher", "missing", drop("completion"), "field 'completion' is missing", "missing field"),
+    ("reasoning_teacher", "wrong id", put(NOT_OURS, "question"), "Who sang?", "no such question"),
+    ("reasoning_teacher", "empty", put("", "reasoning_completion"), "the rationale is empty", "empty rationale"),
+    ("distilling_step_by_step", "missing", put(3), "expected a completion", "wrong form"),
+    ("distilling_step_by_step", "empty", put(""), "the response is empty", "empty text"),
+    ("openai_batch", "missing", drop("custom_id"), "field 'custom_id' is missing", "missing field"),
+    ("openai_batch", "wrong id", put("k9#1", "custom_id"), "has the id 'k9'", "no such question"),
+    ("openai_batch", "duplicate", put("batch_req_k1", "id"), "'batch_req_k1 choice 0' came before", "duplicate"),
+    ("openai_batch", "empty", put("", *CHOICE), "the response is empty", "empty text"),
+    ("openai_batch", "refused", put(None, *CHOICE), "the message has no content", "failed"),
+    ("openai_batch", "failed", put({"code": "server_error"}, "error"), "the request 'k2' failed", "failed"),
+    ("openai_batch", "status", put(500, "response", "status_code"), "the status 500; expected 200", "failed"),
+    ("openai_responses", "missing", drop("choices"), "field 'choices' is missing", "missing field"),
+    ("openai_responses", "wrong id", put("k9", "metadata", "question_id"), "has the id 'k9'", "no such question"),
+    ("openai_responses", "duplicate", put("cmpl-1", "id"), "came before", "duplicate"),
+    ("openai_responses", "empty", put("", *CHOICE[2:]), "the response is empty", "empty text"),
+    ("vllm", "missing", drop("outputs"), "field 'outputs' is missing", "missing field"),
+    ("vllm", "wrong id", put(NOT_OURS, "prompt"), "Who sang?", "no such question"),
+    ("vllm", "duplicate", put(0, "outputs", 1, "index"), "the output of index 0 comes twice", "duplicate"),
+    ("vllm", "empty", put("", "outputs", 1, "text"), "the response is empty", "empty text"),
+    ("distilabel", "missing", drop("instruction"), "field 'instruction' is missing", "missing field"),
+    ("distilabel", "wrong id", put(NOT_OURS, "instruction"), "Who sang?", "no such question"),
+    ("distilabel", "failed", put(None, "generation"), "expected a text, found None", "failed"),
+    ("open_r1", "missing", drop("generations"), "field 'generations' is missing", "missing field"),
+    ("open_r1", "wrong id", put(NOT_OURS, "problem"), "Who sang?", "no such question"),
+    ("open_r1", "lists", put(["stop", "stop"], "finish_reasons"), "2 finish reasons for 1 gen", "wrong form"),
+    ("open_r1", "empty", put([""], "generations"), "the response is empty", "empty text"),
+    ("sharegpt", "missing", drop("conversations", 0, "value"), 'expected turns {"from"', "wrong form"),
+    ("sharegpt", "wrong id", put(NOT_OURS, "conversations", 0, "value"), "Who sang?", "no such question"),
+    ("sharegpt", "empty", put("", "conversations", 1, "value"), "the response is empty", "empty text"),
+    ("prompt_completion", "missing", drop("completion"), "field 'completion' is missing", "missing field"),
+    ("prompt_completion", "wrong id", put(NOT_OURS, "prompt"), "Who sang?", "no such question"),
+    ("prompt_completion", "empty", put("", "completion"), "the response is empty", "empty text"),
+]
+
+
+def lay_out(folder: Path, importer: str, rows: list[Any]) -> Path:
+    """The file, and what lies beside it."""
+    (folder / "train_ids.txt").write_text("k1\nk2\nk3\n")
+    document = GOOD[importer][1]
+    if importer == "distilling_step_by_step":
+        write(folder / "cqa/cqa_train.json", [{"id": f"k{i}"} for i in (1, 2, 3)], lines=True)
+        return write(folder / "cqa/llm/train_CoT_0.json", rows)
+    if document is None:
+        return write(folder / "train_CoT_0.jsonl", rows, lines=True)
+    return write(folder / "train_CoT_0.json", document(rows))
+
+
+@pytest.mark.parametrize(
+    ("importer", "change", "message", "reason"),
+    [pytest.param(name, *rest, id=f"{name}-{wrong}") for name, wrong, *rest in BROKEN],
+)
+def test_a_broken_row_is_named_or_skipped(tmp_path, importer, change, message, reason):
+    rows = copy.deepcopy(GOOD[importer][0])
+    change(rows)
+    path = lay_out(tmp_path, importer, rows)
+    with pytest.raises(InputError) as refused:
+        importing(path, importer)
+    assert str(refused.value).startswith(f"{path} {'line' if GOOD[importer][1] is None else 'row'} 2")
+    assert message in str(refused.value)
+    assert "--skip-bad" in str(refused.value)
+    kept, job = importing(path, importer, skip_bad=True)
+    ledger = job.ledger.to_json()["files"][path.name]
+    (bin_,) = ledger["skipped"].items()
+    assert bin_[0] == reason
+    assert bin_[1]["first"][0].startswith(f"{path} ")
+    assert ledger["read"] == len(kept) + bin_[1]["rows"]
+    assert len(kept) >= 2
+
+
+def test_every_importer_is_broken_in_every_way_it_can_be():
+    for importer in IMPORTERS:
+        ways = {wrong for name, wrong, *_ in BROKEN if name == importer}
+        assert "missing" in ways
+        assert "empty" in ways or "failed" in ways
+        assert "wrong id" in ways or importer in ("commonsenseqa_palm540b", "distilling_step_by_step"), importer
+
+
+@pytest.mark.parametrize("importer", IMPORTERS)
+def test_half_a_file(tmp_path, importer):
+    """A line is lost, or all of a document: no part of it can be told."""
+    good, document = GOOD[importer]
+    path = lay_out(tmp_path, importer, good)
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(InputError, match=f"{path.name}( line 3)?: not JSON"):
+        importing(path, importer)
+    if document is None:
+        kept, job = importing(path, importer, skip_bad=True)
+        assert {r.question_id for r in kept} == {"home/train/k1", "home/train/k2"}
+        assert job.ledger.to_json()["total"]["skipped"] == {"broken": 1}
+        return
+    with pytest.raises(InputError, match="cannot be told|no row of it could be imported"):
+        importing(path, importer, skip_bad=True)
+
+
+def test_half_a_zipped_file(tmp_path):
+    rows = [{"prompt": KETTLE, "completion": f"{i}. {SAYS_A}"} for i in range(2000)]
+    path = write(tmp_path / "p.jsonl.gz", rows, lines=True)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(InputError, match=r"p.jsonl.gz line 1[89]\d\d: the file ends too early"):
+        importing(path, "prompt_completion")
+    kept, job = importing(path, "prompt_completion", skip_bad=True)
+    assert 1800 <= len(kept) < 2000
+    assert [r.text for r in kept] == [row["completion"] for row in rows[: len(kept)]]
+    assert job.ledger.to_json()["total"]["skipped"] == {"broken": 1}
+    path = write(tmp_path / "q.json.gz", rows)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(InputError, match=r"q.json.gz: the file ends too early"):
+        importing(path, "openbookqa_multi")
+
+
+def test_one_broken_document_among_several_is_one_bad_record(tmp_path):
+    rows = GOOD["openbookqa_multi"][0]
+    for name in ("a.json", "b.json"):
+        write(tmp_path / name, rows)
+    (tmp_path / "a.json").write_text("[{")
+    kept, job = importing(tmp_path / "*.json", "openbookqa_multi", skip_bad=True)
+    ledger = job.ledger.to_json()
+    assert len(kept) == 3
+    assert ledger["files"]["a.json"]["skipped"]["broken"] == {"rows": 1, "first": [str(tmp_path / "a.json")]}
+    assert ledger["total"]["read"] == 4
+    assert job.ledger.summary() == "3 of 4 rows imported (skipped: 1 broken)"
+
+
+@pytest.mark.parametrize(
+    ("importer", "text", "message"),
+    [
+        ("quarel_davinci003", '{"1": {}, "1": {}}', "x.json: the key '1' comes twice in one object"),
+        ("quarel_davinci003", "[]", "x.json: found a JSON list; expected one JSON object"),
+        ("openbookqa_multi", "{}", "x.json: found a JSON dict; expected one JSON list"),
+        ("openbookqa_multi", "[3]", "x.json row 1: expected a JSON object with the field 'output', found 3"),
+        ("scotd_30x", '[{"response": 3}]', "x.json row 1: field 'response' should be str, found 3"),
+        ("reasoning_teacher", '{"metadata": {}}', 'x.json: expected an object with the fields "metadata" and "data"'),
+        ("reasoning_teacher", '{"data": []}', "expected an object of sample_index -> list of completions"),
+        ("reasoning_teacher", '{"data": {"1": [{"sample_index": 2}]}}', "sample_index is 2 under the key '1'"),
+        ("prompt_completion", "\xff", "x.json line 1: not UTF-8"),
+        ("prompt_completion", "", "x.json: no row of it could be imported"),
+        ("prompt_completion", "nonsense", "x.json line 1: not JSON"),
+        ("openai_responses", '{"id": "x", "choices": []}', "x.json line 1: the response has no choices"),
+        ("open_r1", '{"problem": "x", "generations": []}', "x.json line 1: the row has no generations"),
+        ("sharegpt", '[{"conversations": []}]', "expected a conversation that ends with an answer"),
+    ],
+)
+def test_other_breaks(tmp_path, importer, text, message):
+    path = tmp_path / "x.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError) as refused:
+        importing(path, importer)
+    assert message in str(refused.value)
+
+
+def test_a_duplicate_completion_of_the_teacher(tmp_path):
+    row = teacher()[0]
+    path = write(tmp_path / "d.json", {"metadata": {}, "data": {"0": [row, row]}})
+    with pytest.raises(InputError, match=r"row 2 \(data '0', completion 1\): sample 1 of question .* came before"):
+        importing(path, "reasoning_teacher")
+
+
+def test_parquet_that_is_none(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="x.parquet row 1: no Parquet file"):
+        importing(tmp_path / "x.parquet", "open_r1")
+
+
+def test_ids_that_do_not_fit(tmp_path):
+    path = write(tmp_path / "train_CoT_0.json", palm())
+    for text, message in [
+        ("k1\nk2\nk3\nhome/k1\n", "4 ids for 3 records"),
+        ("k1\nk2\n", "record 3, but .* has 2 ids"),
+        ("k1\nk2\nk1\n", "line 3: 'k1' is also in line 1"),
+        ("k1\nk2\nk9\n", "row 3: none of .* has the id 'k9'"),
+    ]:
+        (tmp_path / "train_ids.txt").write_text(text)
+        with pytest.raises(InputError, match=message):
+            importing(path, "commonsenseqa_palm540b")
+    with pytest.raises(InputError, match="other.txt: no such file"):
+        importing(path, "commonsenseqa_palm540b", ids=str(tmp_path / "other.txt"))
+
+
+def test_the_ledger_notices_a_row_that_went_nowhere():
+    ledger = ImportLedger(["f"])
+    ledger.read("f")
+    with pytest.raises(RuntimeError, match="f: 1 rows read, 0 imported, 0 skipped"):
+        ledger.to_json()
+
+
+def test_zipped_lines_and_documents_read_alike(tmp_path):
+    rows = GOOD["sharegpt"][0]
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
+    write(tmp_path / "b.jsonl", rows, lines=True)
+    first, second = (importing(tmp_path / name, "sharegpt", model="m")[0] for name in ("a.json.gz", "b.jsonl"))
+    assert first == second

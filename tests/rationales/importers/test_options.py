@@ -1,0 +1,158 @@
+"""What all importers share: their options, the order of files, the join to questions, the comparison with chance."""
+
+import pytest
+
+from scotd_jax.errors import InputError
+from scotd_jax.rationales.importers.joining import as_form
+from scotd_jax.rationales.importers.row_readers import expand
+from scotd_jax.records import Question
+from tests.rationales.importers.test_importers import (
+    KETTLE,
+    LADDER,
+    QUESTIONS,
+    SAYS_A,
+    SAYS_B,
+    batch,
+    importing,
+    short,
+    write,
+)
+
+THINKS = "<think>Heat\ndoes it.</think>\n\nSo the answer is: (a)"
+
+
+@pytest.mark.parametrize(
+    ("think", "text", "rationale", "answer"),
+    [
+        ("keep", THINKS.replace("\n\n", " "), "<think>Heat\ndoes it.</think>", "(a)"),
+        ("strip", f"It boils. {THINKS[7:]}", "", "(a)"),  # the opening tag is missing
+        ("strip", THINKS, "", "(a)"),
+        ("rationale", THINKS, "Heat\ndoes it.", "(a)"),
+        ("rationale", "<think>Heat", None, None),
+        ("strip", "<think>Heat", None, None),
+    ],
+)
+def test_think(tmp_path, think, text, rationale, answer):
+    path = write(tmp_path / "p.jsonl", [{"prompt": KETTLE, "completion": text}], lines=True)
+    rows, _ = importing(path, "prompt_completion", think=think)
+    assert short(rows) == [("k1", 0, rationale, answer, answer is not None)]
+    with pytest.raises(InputError, match=r"p.jsonl line 1: holds a <think> block.*option 'think'"):
+        importing(path, "prompt_completion", skip_bad=True)
+
+
+def test_answer_rule(tmp_path):
+    text = r"Is it \boxed{B}? Heat does it. \boxed{A}"
+    path = write(tmp_path / "p.jsonl", [{"prompt": KETTLE, "completion": text}], lines=True)
+    rows, _ = importing(path, "prompt_completion", answer=r"\\boxed\{(\w)\}")
+    assert short(rows) == [("k1", 0, r"Is it \boxed{B}? Heat does it.", "(a)", True)]
+    assert short(importing(path, "prompt_completion", answer="is (X)")[0]) == [("k1", 0, None, None, False)]
+
+
+@pytest.mark.parametrize(
+    ("importer", "options", "message"),
+    [
+        ("open-r1", {}, "config.rationales.r.importer: unknown importer 'open-r1'; did you mean 'open_r1'?"),
+        ("vllm", {"thinks": "keep"}, "config.rationales.r.options.thinks: .*did you mean 'think'?"),
+        ("vllm", {"think": "drop"}, "options.think: 'drop' is not one of keep, strip, rationale"),
+        ("vllm", {"answer": "is x"}, "options.answer: expected one group, found 0"),
+        ("vllm", {"answer": "("}, "options.answer: no regular expression"),
+        ("vllm", {"allow_chance": "yes"}, "options.allow_chance: expected bool, found 'yes'"),
+        ("vllm", {"prompt": "Think"}, "options.prompt: expected {question} in it"),
+        ("scotd_30x", {"answer": "(.)"}, "options.answer: not an option of importer 'scotd_30x'"),
+    ],
+)
+def test_wrong_settings(tmp_path, importer, options, message):
+    with pytest.raises(InputError, match=message.replace("?", r"\?").replace("{", r"\{")):
+        importing(tmp_path / "x", importer, **options)
+
+
+# Files.
+
+
+def test_files_in_natural_order(tmp_path):
+    for name in ("s10/a2.json", "s9/a10.json", "s9/a9.json"):
+        write(tmp_path / name, [])
+    names = [str(p.relative_to(tmp_path)) for p in expand(f"{tmp_path}/s*/*.json", "w")]
+    assert names == ["s9/a9.json", "s9/a10.json", "s10/a2.json"]
+    for path, message in [
+        ("s*/*.txt", "no file matches"),
+        ("s9", "is a folder"),
+        ("x", "is no file"),
+        ("q/*", "no file"),
+        ("**/x", r"one \* per folder"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            expand(f"{tmp_path}/{path}", "w")
+    with pytest.raises(InputError, match="w: needs the files"):
+        expand("", "w")
+
+
+def test_several_files_are_one_set(tmp_path):
+    """Running numbers go on from file to file; numbers of the files' own must not meet, or are given anew."""
+    for k in (2, 10):
+        write(tmp_path / f"p{k}.jsonl", [{"prompt": KETTLE, "completion": SAYS_A}], lines=True)
+        write(tmp_path / f"b{k}.jsonl", [batch("k1#0", SAYS_A, id=f"{k}")], lines=True)
+    rows, job = importing(tmp_path / "p*.jsonl", "prompt_completion")
+    assert [(r.sample_index, r.model) for r in rows] == [(0, "p2"), (1, "p10")]
+    assert {f: n["imported"] for f, n in job.ledger.to_json()["files"].items()} == {"p2.jsonl": 1, "p10.jsonl": 1}
+    with pytest.raises(InputError, match=r"b10.jsonl line 1: sample 0 of .*/k1' came before.*renumber=True"):
+        importing(tmp_path / "b*.jsonl", "openai_batch")
+    rows, _ = importing(tmp_path / "b*.jsonl", "openai_batch", renumber=True, model="both", sampling="T=1")
+    assert [(r.sample_index, r.model, r.sampling) for r in rows] == [(0, "both", "T=1"), (1, "both", "T=1")]
+
+
+# The join.
+
+
+def test_id_and_text_must_agree(tmp_path):
+    row = {"id": "k1", "prompt": LADDER, "completion": SAYS_B}
+    with pytest.raises(
+        InputError, match="the id 'k1' is that of 'home/train/k1', but the text that of 'home/train/k2'"
+    ):
+        importing(write(tmp_path / "p.json", [row]), "prompt_completion")
+    assert short(importing(write(tmp_path / "p.json", [row | {"id": "k3"}]), "prompt_completion")[0])[0][0] == "k3"
+    assert short(importing(write(tmp_path / "p.json", [row | {"id": "uuid"}]), "prompt_completion")[0])[0][0] == "k2"
+
+
+def test_another_gold_answer_is_another_question(tmp_path):
+    row = {"problem": KETTLE, "answer": "B", "generations": [SAYS_A]}
+    with pytest.raises(InputError, match=r"o.json row 1: the row's right answer is '\(b\)'"):
+        importing(write(tmp_path / "o.json", [row]), "open_r1")
+
+
+def test_a_part_of_the_questions_may_be_asked(tmp_path):
+    rows = [{"prompt": KETTLE, "completion": SAYS_A}, {"prompt": "Who was never asked?", "completion": SAYS_A}]
+    path = write(tmp_path / "p.jsonl", rows, lines=True)
+    with pytest.raises(InputError, match="p.jsonl line 2: none of the config's"):
+        importing(path, "prompt_completion")
+    kept, job = importing(path, "prompt_completion", subset=True)
+    assert len(kept) == 1
+    assert job.ledger.to_json()["total"]["skipped"] == {"no such question": 1}
+
+
+def test_a_corpus_at_chance_is_refused(tmp_path):
+    rows = [{"prompt": KETTLE, "completion": SAYS_A if i % 2 else SAYS_A.replace("(a)", "(b)")} for i in range(60)]
+    path = write(tmp_path / "p.jsonl", rows, lines=True)
+    with pytest.raises(InputError, match=r"30 of 60 .*\(50.0%\), no better than chance \(50.0%\): .*wrong order"):
+        importing(path, "prompt_completion")
+    assert len(importing(path, "prompt_completion", allow_chance=True)[0]) == 60
+    write(path, rows[:49], lines=True)
+    assert len(importing(path, "prompt_completion")[0]) == 49, "too few to tell"
+    write(path, rows[:30] + [rows[1]] * 30, lines=True)
+    assert len(importing(path, "prompt_completion")[0]) == 60
+    write(path, [{"prompt": KETTLE, "completion": "The answer: A"}] * 60, lines=True)
+    with pytest.raises(InputError, match=r"0 of 60 .*in 60 rows no answer could be read.*option 'answer'"):
+        importing(path, "prompt_completion")
+
+
+@pytest.mark.parametrize(
+    ("answer", "form"),
+    [("(B)", "(b)"), ("B.", "(b)"), ("b", "(b)"), (" ladder", "(b)"), ("(c)", None), ("soup or ladder", None)],
+)
+def test_answers_take_the_form_of_the_question(answer, form):
+    assert as_form(answer, QUESTIONS[1]) == form
+
+
+def test_letters_become_texts_where_texts_are_asked_for():
+    question = Question("x", "x", "x", "Good?", ("positive", "negative"), "negative")
+    assert as_form("(B)", question) == "negative"

@@ -1,0 +1,130 @@
+"""Overlap with evaluation questions, against the definition taken literally, and in the build job."""
+
+import dataclasses
+import json
+import random
+
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.build import build
+from scotd_jax.rationales.contamination import contaminated, question_words
+from scotd_jax.records import Question
+from tests.helpers.corpora import built, folder, make_run, question, responses, write_questions
+
+
+def asked(i: int, text: str, **fields) -> Question:
+    return Question(f"q{i}", "t", "s", text, **fields)
+
+
+def literally(questions, evaluation, length):
+    def runs(q):
+        text = question_words(q)
+        whole = {tuple(text)} if 0 < len(text) < length else set()
+        return whole | {tuple(text[i : i + length]) for i in range(len(text) - length + 1)}
+
+    seen = set().union(*map(runs, evaluation))
+    return [q.id for q in questions if runs(q) & seen]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7])
+def test_overlap_is_that_of_the_definition(length):
+    rng = random.Random(length)
+
+    def draw(count):
+        return [asked(i, " ".join(rng.choices("abcdefg", k=rng.randrange(12)))) for i in range(count)]
+
+    for _ in range(20):
+        questions, evaluation = draw(25), draw(8)
+        assert contaminated(questions, evaluation, length) == literally(questions, evaluation, length)
+    assert contaminated(draw(2500), draw(3), 4)  # more than one batch
+
+
+def test_case_and_punctuation_hide_nothing_and_choices_and_context_count():
+    evaluation = [asked(0, "Which one is it, then?", choices=("A red stone", "Snow"), context="It lay there.")]
+    same = asked(1, "which one is it then (a) RED stone, (b) snow", context="a tale: it lay there!")
+    assert " ".join(question_words(evaluation[0])) == "it lay there which one is it then a red stone snow"
+    assert contaminated([same], evaluation, 7) == ["q1"]
+    assert contaminated([same], evaluation, 12) == []
+    listed = asked(2, "Which? (a) A red stone (b) Snow", choices=("A red stone", "Snow"))
+    assert question_words(listed) == ["which", "a", "a", "red", "stone", "b", "snow"]
+
+
+def test_a_short_question_overlaps_with_its_equal_only():
+    short, longer = asked(0, "Is snow white?"), asked(1, "Is snow white? Say why you think so.")
+    assert contaminated([short, longer, asked(2, "is snow, white")], [asked(3, "Is snow white")], 13) == ["q0", "q2"]
+    assert contaminated([short], [longer], 13) == []
+    assert contaminated([asked(0, "..."), asked(1, "")], [asked(2, "?")], 13) == []
+    assert contaminated([], [], 13) == []
+
+
+@pytest.fixture
+def home(tmp_path):
+    train = [question(i) for i in range(6)]
+    copy = Question("t/dev/copy", "t", "dev", f"Now: {train[2].text.upper()}!", ("yes", "no"), "no")
+    own = [question(i, "test") for i in range(3)]
+    write_questions(tmp_path / "t", train=train, dev=[copy], test=own, more=[question(9, "more")])
+    return tmp_path, responses(train, 4)
+
+
+def test_questions_of_the_evaluation_are_dropped_and_counted(home):
+    path, rows = home
+    run = make_run(path, c.Corpus(), {"said": rows}, dev=("t.dev",), sets=("t.test",))
+    assert "t/train/2" not in {example.question_id for example in built(run)["train"]}
+    report = json.loads((folder(run) / "ledger.json").read_text())
+    right = sum(row.correct for row in rows if row.question_id == "t/train/2")
+    assert report["per_question"]["t/train/2"] == {"wrong": 4 - right, "contaminated": right}
+    assert report["bins"]["contaminated"] == right
+
+
+def test_a_set_that_hits_nothing_more_changes_no_identity(home, capsys):
+    path, rows = home
+    first = make_run(path, c.Corpus(), {"said": rows}, dev=("t.dev",))
+    build(first, "c")
+    assert "1 questions overlap" in capsys.readouterr().err
+    digest = first.artefact("build", "c").digest
+    again = make_run(path, c.Corpus(), {"said": rows}, dev=("t.dev",), sets=("t.test",))
+    again.config.askings["more"] = c.Asking(student="s", sets=("t.more",))
+    build(again, "c")
+    assert again.artefact("build", "c").digest == digest
+    other = make_run(path, c.Corpus(), {"said": rows}, sets=("t.test",))
+    with pytest.raises(InputError, match="made by another configuration: contaminated was"):
+        build(other, "c")
+
+
+def test_other_ways_of_asking_count_and_it_can_be_switched_off(home):
+    path, rows = home
+    run = make_run(path, c.Corpus(recipe="label"), {"said": rows})
+    run.config.askings["more"] = c.Asking(student="s", sets=("t.dev",))
+    assert len(built(run)["train"]) == 5
+    run.artefact("build", "c").remove()
+    off = make_run(path, c.Corpus(decontaminate=0), {"said": rows}, dev=("t.dev",))
+    assert len(built(off)["train"]) == 6
+
+
+def test_labels_alone_are_decontaminated_too(home):
+    path, _ = home
+    run = make_run(path, c.Corpus(recipe="label", questions=("t.train",)), {}, dev=("t.dev",))
+    assert len(built(run)["train"]) == 5
+    assert run.artefact("build", "c").manifest()["counts"]["left_out"] == {"contaminated": 1}
+
+
+def test_to_be_evaluated_on_what_is_learnt_is_refused(home):
+    path, rows = home
+    run = make_run(path, c.Corpus(), {"said": rows}, sets=("t.train",))
+    with pytest.raises(InputError, match=r"config.corpora.c: student 's' reads 't.train' and is evaluated on it"):
+        build(run, "c")
+
+
+def test_what_is_said_on_reported_questions_counts_for_its_speaker(home):
+    """A first stage has no sets of its own, but a second one is evaluated with what it says."""
+    path, rows = home
+    run = make_run(path, c.Corpus(recipe="rationale"), {"said": rows})
+    run.config.rationales["own"] = c.Rationales(questions=("t.dev",), model=c.Model(student="s"))
+    run.config.corpora["second"] = c.Corpus(recipe="infer", rationales=("said",))
+    run.config.students["second"] = dataclasses.replace(run.config.students["s"], corpus="second")
+    assert len(built(run)["train"]) == 6
+    run.artefact("build", "c").remove()
+    run.config.askings["second"] = c.Asking(student="second", sets=("t.dev",), given=("own",))
+    assert len(built(run)["train"]) == 5

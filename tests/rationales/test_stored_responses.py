@@ -1,0 +1,79 @@
+"""Sets of responses by question: what the store wrote is found again, without reading the whole of it."""
+
+import json
+
+import pytest
+
+from scotd_jax.errors import InputError
+from scotd_jax.rationales.store import ResponseWriter
+from scotd_jax.rationales.stored_responses import StoredResponses, numbered_on
+from scotd_jax.records import Response, to_json
+
+ORDER = ["b", 'a "quoted" \\ é', "c", "none"]
+
+
+def rows(counts):
+    return [
+        Response(id_, k, f"text {k}\u2028é", None, None, None, "stop", -1.0, 2, "m", "s")
+        for id_, count in counts.items()
+        for k in range(count)
+    ]
+
+
+@pytest.fixture
+def paths(tmp_path):
+    writer = ResponseWriter(tmp_path)
+    writer.write(rows({ORDER[1]: 3, "c": 1, "b": 2}))
+    return writer.finish(ORDER, 2)
+
+
+def test_every_question_has_its_rows_in_any_order(paths):
+    stored = StoredResponses(paths, {id_: i for i, id_ in enumerate(ORDER)})
+    assert stored.counts.tolist() == [2, 3, 1, 0]
+    for place in (2, 0, 3, 1, 1):
+        assert stored.read(place) == rows({ORDER[place]: int(stored.counts[place])})
+    stored.close()
+    assert not stored.foreign
+
+
+def test_rows_of_questions_that_are_not_asked_are_counted(paths):
+    stored = StoredResponses(paths, {"c": 0})
+    assert stored.read(0) == rows({"c": 1})
+    assert stored.foreign == {("b", "m"): 2, (ORDER[1], "m"): 3}
+    stored.close()
+
+
+def test_lines_of_another_spelling_are_read_as_well(tmp_path):
+    path = tmp_path / "responses.jsonl"
+    given = rows({"b": 2, "c": 1})
+    other = [json.dumps(dict(reversed(json.loads(to_json(row)).items()))) for row in given]
+    path.write_text("\n".join(other))  # keys in another order, no line end at the end
+    from etils import epath
+
+    stored = StoredResponses([epath.Path(path)], {"b": 0, "c": 1})
+    assert stored.read(0) + stored.read(1) == given
+    stored.close()
+
+
+def test_damage_is_named(paths, tmp_path):
+    place = {id_: i for i, id_ in enumerate(ORDER)}
+    lines = paths[0].read_text().split("\n")
+    paths[0].write_text("\n".join([lines[0], lines[1][:-5], *lines[2:]]))
+    stored = StoredResponses(paths, place)
+    with pytest.raises(InputError, match=rf"{paths[0].name} line 2: not a JSON object"):
+        stored.read(0)
+    stored.close()
+    paths[0].write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]))
+    with pytest.raises(InputError, match=rf"{paths[0].name} line 3: question 'b' comes again after others"):
+        StoredResponses(paths, place)
+    paths[0].unlink()
+    with pytest.raises(InputError, match="no such file"):
+        StoredResponses(paths, place)
+
+
+def test_sets_are_numbered_on():
+    one, two = rows({"b": 3}), rows({"b": 2})
+    assert numbered_on([one]) == one
+    assert [row.sample_index for row in numbered_on([one[::2], two, two])] == [0, 2, 3, 4, 5, 6]
+    assert numbered_on([[], two]) == two
+    assert [row.text for row in numbered_on([one[:1], two])] == [one[0].text, two[0].text, two[1].text]

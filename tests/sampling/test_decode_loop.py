@@ -1,0 +1,167 @@
+"""The engine on a model whose every probability is known."""
+
+import dataclasses
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from scotd_jax.config import Sampling
+from scotd_jax.models.api import Precision
+from scotd_jax.models.registry import build, config_for
+from scotd_jax.sampling import decode_loop
+from scotd_jax.sampling.noise import base_key, name_words
+from scotd_jax.sampling.stop_strings import stop_table
+from tests.helpers.markov import EOS, LINE_END, LetterTokenizer, markov_model, markov_table
+from tests.helpers.tolerances import FLOAT32
+
+B, G, P, T = 3, 40, 4, 12
+MODEL = markov_model()
+TEXTS = LetterTokenizer().token_texts()
+STOPS, NO_STOPS = stop_table(TEXTS, ["\n\n"]), np.zeros((3, len(TEXTS)), np.int32)
+ACTIVE = np.ones((B, G), bool)
+POLICY = Sampling(n=G, max_new_tokens=T, chunk=4)
+
+
+class Generation(NamedTuple):
+    tokens: np.ndarray  # [B, G, T]
+    length: np.ndarray
+    logprob: np.ndarray
+    finished: np.ndarray
+
+
+@functools.cache
+def compiled(policy, vocab_limit, end_ids):
+    return jax.jit(functools.partial(decode_loop.decode, MODEL, policy, vocab_limit=vocab_limit, end_ids=end_ids))
+
+
+def generate(
+    table,
+    policy=POLICY,
+    active=ACTIVE,
+    seed=0,
+    stops=STOPS,
+    vocab_limit=LetterTokenizer.size,
+    end_ids=(EOS,),
+    steps=None,
+):
+    """All active rows begin together; row (b, g) is sample g of question b, whose prompt ends with the token b."""
+    policy = dataclasses.replace(policy, n=G, chunk=POLICY.chunk)
+    weights = decode_loop.speaking(MODEL, {"table": jnp.asarray(table)})
+    questions, rows, cache = decode_loop.empty(MODEL, policy, weights.params, B, 1, P)
+    first, nothing = np.broadcast_to(np.arange(B, dtype=np.int32)[:, None], (B, G)), np.zeros((B, G), np.int32)
+    words = np.broadcast_to(np.stack([name_words(str(b)) for b in range(B)])[:, None], (B, G, 2))
+    index = np.broadcast_to(np.arange(G, dtype=np.int32), (B, G))
+    orders, said = decode_loop.Orders(active, first, nothing, words, index), []
+    while not said or rows.active.any():
+        base, table_of_stops = base_key(seed), jnp.asarray(stops)
+        rows, cache, tokens, made = compiled(policy, vocab_limit, end_ids)(
+            weights, None, questions, rows, cache, orders, base, table_of_stops
+        )
+        said.append(tokens)
+        orders = orders._replace(fresh=np.zeros_like(active))
+        if steps is not None:
+            steps.append(int(made))
+    tokens = np.pad(np.concatenate(said, -1), ((0, 0), (0, 0), (0, T)))[..., :T]
+    return Generation(tokens, *map(np.asarray, (rows.position, rows.logprob, rows.ended)))
+
+
+def test_every_response_ends_where_it_should_and_is_silent_after():
+    said = generate(markov_table(0))
+    ends = set()
+    for tokens, length, finished in zip(
+        said.tokens.reshape(-1, T), said.length.ravel(), said.finished.ravel(), strict=True
+    ):
+        text, rest = tokens[:length].tolist(), tokens[length:]
+        at_stop = text[-2:] == [LINE_END, LINE_END]
+        assert finished == (text[-1] == EOS or at_stop)
+        assert finished or length == T
+        assert EOS not in text[:-1]
+        assert (LINE_END, LINE_END) not in itertools.pairwise(text[:-1])
+        assert not rest.any()
+        ends.add("limit" if not finished else "stop" if at_stop else "eos")
+    assert ends == {"limit", "stop", "eos"}
+
+
+def test_log_probability_is_that_of_the_untempered_model():
+    table = markov_table(1)
+    said = generate(table, Sampling(temperature=0.5, top_k=3, max_new_tokens=T))
+    assert_log_probabilities(said, table)
+
+
+def assert_log_probabilities(said, table):
+    exact = scipy.special.log_softmax(table.astype(np.float64), axis=-1)
+    for b, g in np.ndindex(B, G):
+        text = said.tokens[b, g, : said.length[b, g]].tolist()
+        expected = sum(exact[last, token] for last, token in zip([b, *text[:-1]], text, strict=True))
+        np.testing.assert_allclose(said.logprob[b, g], expected, rtol=FLOAT32)
+
+
+def test_greedy_rows_of_a_question_are_equal():
+    table = markov_table(2)
+    said = generate(table, Sampling(temperature=0.0, max_new_tokens=T))
+    assert (said.tokens == said.tokens[:, :1]).all()
+    last = np.arange(B)
+    for position in range(int(said.length.min())):
+        last = table[last].argmax(-1)
+        np.testing.assert_array_equal(said.tokens[:, 0, position], last)
+
+
+def test_transitions_are_as_frequent_as_the_model_says():
+    table = markov_table(3, end=-99.0)
+    runs = [generate(table, stops=NO_STOPS, seed=seed).tokens for seed in range(10)]
+    tokens = np.stack(runs).astype(int)
+    counts = np.zeros(table.shape)
+    np.add.at(counts, (tokens[..., :-1].ravel(), tokens[..., 1:].ravel()), 1)
+    counts, expected = counts[:EOS, :EOS], scipy.special.softmax(table.astype(np.float64), -1)[:EOS, :EOS]
+    expected *= counts.sum(-1, keepdims=True)
+    assert scipy.stats.chisquare(counts.ravel(), expected.ravel(), ddof=EOS - 1).pvalue > 1e-3
+
+
+def test_inactive_rows_say_nothing_and_change_nothing():
+    whole = generate(markov_table(0))
+    active = np.random.default_rng(0).random((B, G)) < 0.5
+    said = generate(markov_table(0), active=active)
+    for part, full in zip(said, whole, strict=True):
+        np.testing.assert_array_equal(part[active], full[active])
+        assert not part[~active].any()
+
+
+def test_ids_beyond_the_limit_are_never_drawn_but_count_in_probabilities():
+    table = markov_table(4)
+    table[:, 5:] += 8
+    said = generate(table, vocab_limit=5)
+    assert said.tokens.max() == 4
+    assert_log_probabilities(said, table)
+
+
+@pytest.mark.parametrize(("end", "expected"), [(30.0, [1]), (-99.0, [4, 4, 4])])
+def test_decoding_stops_when_no_row_is_left(end, expected):
+    steps = []
+    generate(markov_table(5, end), stops=NO_STOPS, steps=steps)
+    assert steps == expected
+
+
+def test_any_of_several_end_tokens_ends():
+    said = generate(markov_table(0), stops=NO_STOPS, end_ids=(EOS, 0))
+    last = np.take_along_axis(said.tokens, said.length[..., None] - 1, -1)[..., 0]
+    np.testing.assert_array_equal(said.finished, (last == EOS) | (last == 0))
+    assert (last[said.finished] == 0).any()
+    assert (last[said.finished] == EOS).any()
+
+
+def test_speaking_weights_are_the_same_numbers():
+    model = build(config_for("opt-tiny"), Precision("bfloat16"))
+    params = model.init(jax.random.key(0))
+    weights = decode_loop.speaking(model, params)
+    kernels = [x for path, x in jax.tree_util.tree_leaves_with_path(weights.params) if path[-1].key == "kernel"]
+    assert {x.dtype for x in kernels} == {weights.unembedding.dtype} == {jnp.dtype("bfloat16")}
+    tokens = jnp.arange(6).reshape(2, 3)
+    before, after = (model.prefill(p, tokens, tokens >= 0) for p in (params, weights.params))
+    jax.tree.map(np.testing.assert_array_equal, before, after)

@@ -1,0 +1,76 @@
+"""A stop string is found however it is cut into tokens, and only where it is."""
+
+import functools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scotd_jax.sampling.stop_strings import START, cut, stop_table
+
+LETTERS = "ab\n é"
+words = st.text(LETTERS, max_size=4)
+
+
+def states_after(table, tokens):
+    return list(functools.reduce(lambda seen, token: [*seen, table[seen[-1], token]], tokens, [START]))
+
+
+@given(
+    stops=st.lists(st.text(LETTERS, min_size=1, max_size=5), max_size=3),
+    vocabulary=st.lists(words, min_size=1, max_size=6),
+    picks=st.lists(st.integers(0, 5), max_size=12),
+)
+def test_agrees_with_searching_the_text_after_every_token(stops, vocabulary, picks):
+    table = stop_table([word.encode() for word in vocabulary], stops)
+    assert table.shape[1] == len(vocabulary)
+    tokens = [pick % len(vocabulary) for pick in picks]
+    for end, state in enumerate(states_after(table, tokens)):
+        text = "".join(vocabulary[token] for token in tokens[:end])
+        assert (state == len(table) - 1) == any(stop in text for stop in stops)
+
+
+def test_tokens_may_split_a_character():
+    table = stop_table([b"\xc3", b"\xa9", b"x"], ["é"])
+    match = len(table) - 1
+    assert states_after(table, [0, 2, 1, 0, 1, 2])[1:] == [states_after(table, [0])[1], 0, 0, 1, match, match]
+
+
+def test_without_stop_strings_nothing_matches():
+    table = stop_table([b"a", b""], [])
+    assert table.tolist() == [[0, 0], [1, 1]]
+
+
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        stop_table([b"a"], ["x", ""])
+
+
+def test_cut_ends_before_the_first_stop():
+    assert cut("one two\n\nQ: three", ["Q:", "\n\n"]) == "one two"
+    assert cut("one two", ["Q:"]) == "one two"
+    assert cut("Q: one", ["Q:", "\n\n"]) == ""
+
+
+def test_both_tokenisations_of_an_empty_line_stop_opt(shared_data):
+    """data.md 5.2: the end of a text is token 50140, two line ends before more text are 50118 twice."""
+    import json
+
+    to_byte = {chr(code): byte for byte, code in _byte_characters().items()}
+    vocabulary = json.loads((shared_data / "tokenizers/opt/gpt2-vocab.json").read_text())
+    texts = [b""] * (max(vocabulary.values()) + 1)
+    for token, index in vocabulary.items():
+        if not token.startswith("<"):
+            texts[index] = bytes(to_byte[character] for character in token)
+    table = stop_table(texts, ["\n\n"])
+    match = len(table) - 1
+    assert states_after(table, [407, 5, 50140])[-1] == match
+    assert states_after(table, [407, 5, 50118, 50118])[-1] == match
+    assert match not in states_after(table, [407, 50118, 5, 50118])
+
+
+def _byte_characters():
+    """How byte-level BPE writes bytes: printable ones as they are, the others as characters from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: byte for byte in printable} | {byte: 256 + i for i, byte in enumerate(others)}

@@ -1,0 +1,145 @@
+"""The worked examples of this package are in order, their own, and read as every format writes them."""
+
+import json
+import re
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+
+from scotd_jax import config
+from scotd_jax.errors import InputError
+from scotd_jax.records import Question, to_json
+from scotd_jax.tasks.exemplars import FOLDER, Exemplar, exemplar_names, few_shot_prefix, load_exemplars
+from scotd_jax.tasks.formats import FORMATS, letters
+from scotd_jax.tasks.multiple_choice import ARC
+from scotd_jax.tasks.numbers import read_number
+from scotd_jax.tasks.registry import DATASETS, load_task
+from scotd_jax.tasks.row_task import RowTask
+
+KINDS = {name: name.removesuffix("_easy").removesuffix("_challenge") for name in exemplar_names()}
+
+
+def a_task(name, style="scotd"):
+    """A task of the exemplars' kind; it has no questions, and the exemplars do not need any."""
+    dataset = {**DATASETS, "arc": ARC}[KINDS[name]]
+    options = {option: values[0] for option, values in dataset.options.items()}
+    return RowTask(dataset, name, FORMATS[style], config.Task(), options, {})
+
+
+def test_there_are_exemplars_for_every_dataset():
+    assert set(KINDS.values()) == {*DATASETS, "arc"} - {"multiple_choice"}
+
+
+@pytest.mark.parametrize("style", FORMATS)
+@pytest.mark.parametrize("name", exemplar_names())
+def test_every_file_is_in_order(name, style):
+    exemplars = load_exemplars(name, a_task(name, style))
+    assert 5 <= len(exemplars) <= 7
+    for question, rationale in exemplars:
+        said = FORMATS[style].target(rationale, question.answer)
+        assert FORMATS[style].parse(said, question) == (rationale, question.answer)
+        assert rationale == " ".join(rationale.split())
+        assert rationale.endswith(".")
+        assert 2 <= len(re.findall(r"[.?!](?= [A-Z\d]|$)", rationale)) <= 5, rationale
+        assert style != "t5" or "\n" not in FORMATS[style].prompt(question)
+    assert len({question.text for question, _ in exemplars}) == len(exemplars)
+
+
+@pytest.mark.parametrize("name", exemplar_names())
+def test_answers_are_balanced(name):
+    questions = [question for question, _ in load_exemplars(name, a_task(name))]
+    counts = Counter(question.answer for question in questions)
+    if questions[0].choices:
+        forms = letters(max(len(q.choices) for q in questions))
+        forms = forms if questions[0].answer in forms else questions[0].choices
+        assert set(counts) == set(forms), "every answer comes"
+        assert max(counts.values()) <= -(-len(questions) // len(forms))
+    else:
+        assert max(counts.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "svamp"])
+def test_sums_are_right_and_end_in_the_answer(name):
+    for question, rationale in load_exemplars(name, a_task(name)):
+        equations = re.findall(r"(\d[\d+*/ -]*?) = (\d+)", rationale)
+        assert equations
+        for left, right in equations:
+            assert re.fullmatch(r"\d+(?: [-+*/] \d+)+", left), left
+            assert eval(re.sub(r"\d+", r"Fraction(\g<0>)", left), {"Fraction": Fraction}) == int(right), left
+        assert read_number(equations[-1][1]) == question.answer
+        assert re.findall(r"\d+", rationale)[-1] == question.answer, "the answer is the last number of the rationale"
+
+
+def grams(text, n=8):
+    words = re.findall(r"\w+", text.lower())
+    return (tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+def test_none_is_taken_from_a_dataset(shared_data):
+    ours = {}
+    for name in exemplar_names():
+        for row in (FOLDER / f"{name}.jsonl").read_text().splitlines():
+            for text in json.loads(row).values():
+                ours |= dict.fromkeys(grams(str(text)), name)
+    assert len(ours) > 1000
+    files = [*sorted(shared_data.glob("*/*.jsonl")), *sorted(shared_data.glob("*/*.tsv"))]
+    assert len(files) == 18
+    for file in files:
+        shared = [gram for gram in grams(file.read_text()) if gram in ours]
+        assert not shared, f"{file.name} and the exemplars of {ours[shared[0]]} share {' '.join(shared[0])!r}"
+
+
+# -- The loader ------------------------------------------------------------------------------------------------------
+
+SHOWN = [
+    Exemplar(Question("t/x/0", "t", "x", "What barks?", ("cat", "dog"), "dog"), "Cats do not."),
+    Exemplar(Question("t/x/1", "t", "x", "What purrs?", ("cat", "dog"), "cat"), "Dogs do not."),
+]
+
+
+def test_the_prefix_is_prompts_and_targets_with_the_end_between_them():
+    assert few_shot_prefix(FORMATS["scotd"], SHOWN) == (
+        "Q: What barks?\nA: Cats do not. So the answer is: dog\n\n"
+        "Q: What purrs?\nA: Dogs do not. So the answer is: cat\n\n"
+    )
+    assert few_shot_prefix(FORMATS["t5"], SHOWN) == (
+        "Question: What barks? Answer: Cats do not. So the answer is: dog "
+        "Question: What purrs? Answer: Dogs do not. So the answer is: cat "
+    )
+    assert few_shot_prefix(FORMATS["scotd"], []) == ""
+
+
+def test_a_task_that_is_not_made_of_rows_has_exemplars_of_questions(tmp_path):
+    (tmp_path / "train.jsonl").write_text(to_json(SHOWN[0].question) + "\n")
+    task = load_task("own", config.Task(kind="jsonl", path=str(tmp_path)), 0)
+    file = tmp_path / "shown.json"
+    row = {"text": "What barks?", "choices": ["cat", "dog"], "answer": "dog", "rationale": "Cats do not."}
+    file.write_text(json.dumps([row]))
+    [(question, rationale)] = load_exemplars(str(file), task)
+    assert (question.id, question.answer, rationale) == ("own/exemplars/0", "dog", "Cats do not.")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"rationale": " "}, r"line 1: field 'rationale' should be the reasoning"),
+        ({"answer": "cow"}, r"line 1: answer 'cow' is not a label"),
+        ({"answer": None}, r"line 1: the format reads the answer None not back"),
+        ({"rationale": "One.\n\nTwo."}, r"line 1: the format reads the answer 'yes' not back from 'One"),
+        ({"question": ""}, r"line 1: field 'question' is empty"),
+    ],
+)
+def test_a_broken_exemplar_is_refused(tmp_path, row, message):
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"question": "Do dogs bark?", "answer": True, "rationale": "They do.", **row}) + "\n")
+    with pytest.raises(InputError, match=message):
+        load_exemplars(str(file), a_task("strategyqa"))
+
+
+def test_unknown_names_and_empty_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="'strategy' is neither a file nor one of anli, arc_challenge"):
+        load_exemplars("strategy", a_task("strategyqa"))
+    (tmp_path / "mine.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"mine\.jsonl: holds no exemplars"):
+        load_exemplars(str(tmp_path / "mine.jsonl"), a_task("strategyqa"))

@@ -1,0 +1,73 @@
+"""A task of one's own is one small Python file, whose path is the kind."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scotd_jax import config
+from scotd_jax.errors import InputError
+from scotd_jax.tasks.registry import load_task
+
+RIDDLES = str(Path(__file__).parents[1] / "configs" / "riddles.py")
+
+
+def own(kind, folder, **settings):
+    return load_task("mine", config.Task(kind=str(kind), path=str(folder), **settings), 0)
+
+
+def test_the_example_reads_its_files(tmp_path):
+    row = {"riddle": "What has keys  but opens no door?", "solution": "a piano", "hard": True}
+    (tmp_path / "riddles_train.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "riddles_test.csv").write_text("riddle,solution\nWhat falls and never breaks?,night\n")
+    task = own(RIDDLES, tmp_path)
+    assert task.splits == ("train", "test")
+    [train] = task.questions("train")
+    assert train.text == "Solve this riddle:\nWhat has keys but opens no door?"
+    assert (train.id, train.answer, train.tags) == ("mine/train/0", "a piano", ("hard",))
+    assert task.questions("test")[0].text == "Solve this riddle:\nWhat falls and never breaks?"
+    (tmp_path / "riddles_train.jsonl").write_text('{"riddle": "What?"}\n')
+    with pytest.raises(
+        InputError, match=r"riddles_train\.jsonl line 1: field 'solution' is missing; the row has riddle"
+    ):
+        own(RIDDLES, tmp_path).questions("train")
+
+
+def test_a_file_may_make_the_whole_task(tmp_path):
+    file = tmp_path / "counting.py"
+    file.write_text(
+        "from scotd_jax.records import Question\n"
+        "from scotd_jax.tasks.base import SplitTask\n"
+        "from scotd_jax.tasks.formats import format_named\n"
+        "def task(name, spec, seed):\n"
+        "    rows = [Question(f'{name}/all/{i}', name, 'all', f'{i} + 1 =', (), str(i + 1)) for i in range(seed)]\n"
+        "    return SplitTask(name, format_named('plain'), {'all': lambda: (rows, [])}, spec.limit)\n"
+    )
+    task = load_task("counting", config.Task(kind=str(file), limit=2), 5)
+    assert [q.answer for q in task.questions("all")] == ["1", "2"]
+
+
+def test_without_names_every_file_is_a_split(tmp_path):
+    kind = tmp_path / "kind.py"
+    kind.write_text("def question(row):\n    return row.question(row.text('q'), row['a'])\n")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.jsonl").write_text('{"q": "1?", "a": "1"}\n')
+    (data / "test.tsv").write_text("q\ta\n2?\t2\n")
+    (data / "notes.txt").write_text("no rows here")
+    assert own(kind, data).splits == ("test", "train")
+    (data / "test.json").write_text("[]")
+    with pytest.raises(InputError, match=r"test\.json and .*test\.tsv are one split; say options\.files"):
+        own(kind, data)
+
+
+def test_what_is_no_task_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"config\.tasks\.mine\.kind: .*gone\.py: no such file"):
+        own(tmp_path / "gone.py", tmp_path)
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(InputError, match=r"empty\.py: defines neither question\(row\) nor task\(name, spec, seed\)"):
+        own(tmp_path / "empty.py", tmp_path)
+    (tmp_path / "wrong.py").write_text("def question(row):\n    return row.question(row['q'][0], None)\n")
+    (tmp_path / "train.jsonl").write_text('{"q": 3}\n')
+    with pytest.raises(InputError, match=r"train\.jsonl line 1: reading it failed with TypeError"):
+        own(tmp_path / "wrong.py", tmp_path).questions("train")
