@@ -8,8 +8,8 @@ from scotd_jax.evaluation.contrast import consistency
 from scotd_jax.evaluation.scoring import outcomes, score
 from scotd_jax.evaluation.voting import vote
 from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.generation.combining import by_marginal, by_vote
 from scotd_jax.jobs.generation.local import load_speaker, read_all, speak
-from scotd_jax.jobs.generation.marginal_answers import by_marginal, by_vote
 from scotd_jax.jobs.generation.provided_rationales import identity, load_given
 from scotd_jax.jobs.graph import askings
 from scotd_jax.workdir import write_text

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from scotd_jax.config import Asking, Config
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.generation.server_requests import REMOTE, check_remote, check_think
+from scotd_jax.jobs.generation.servers.requests import REMOTE, check_remote, check_think
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet
 

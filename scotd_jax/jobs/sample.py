@@ -13,11 +13,11 @@ from scotd_jax.config import Rationales, plain
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation.batch_files import ask_by_files
-from scotd_jax.jobs.generation.live_server import ask_server
 from scotd_jax.jobs.generation.local import load_speaker, speak
-from scotd_jax.jobs.generation.remote import Remote
-from scotd_jax.jobs.generation.server_requests import REMOTE
+from scotd_jax.jobs.generation.servers.batch_files import ask_by_files
+from scotd_jax.jobs.generation.servers.live import ask_server
+from scotd_jax.jobs.generation.servers.remote_model import Remote
+from scotd_jax.jobs.generation.servers.requests import REMOTE
 from scotd_jax.jobs.generation.thinking import Thinking
 from scotd_jax.rationales.importers.joining import Import
 from scotd_jax.rationales.release import is_released, release

@@ -33,7 +33,7 @@ class Speaker(NamedTuple):
     """A model ready to speak, asked as its recipe says in a format of its own or that of each task (None).
 
     `prefix(task, format, few_shot)` is what comes before every prompt: a text or, if it is asked in a chat, turns.
-    Without model, params and tokenizer it speaks elsewhere (jobs/generation/remote.py). `thinking` None: what it says
+    Without model, params and tokenizer it speaks elsewhere (generation/servers). `thinking` None: what it says
     has no blocks of thought, or is taken as it is.
     """
 

@@ -13,7 +13,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.jobs.build import build
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Speaker, respond
-from scotd_jax.jobs.generation.remote import Remote
+from scotd_jax.jobs.generation.servers.remote_model import Remote
 from scotd_jax.jobs.generation.thinking import Thinking
 from scotd_jax.jobs.graph import chain
 from scotd_jax.jobs.sample import sample

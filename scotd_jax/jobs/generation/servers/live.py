@@ -15,8 +15,8 @@ from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Asked, collect
-from scotd_jax.jobs.generation.remote import Remote
-from scotd_jax.jobs.generation.server_client import Endpoint, RequestError
+from scotd_jax.jobs.generation.servers.client import Endpoint, RequestError
+from scotd_jax.jobs.generation.servers.remote_model import Remote
 from scotd_jax.rationales.importers.imported import Row, Said, each
 from scotd_jax.rationales.importers.openai import choices
 from scotd_jax.records import Response

@@ -3,7 +3,7 @@
 from scotd_jax import config as c
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Speaker, describe, respond
-from scotd_jax.jobs.generation.server_requests import keyed, request_body
+from scotd_jax.jobs.generation.servers.requests import keyed, request_body
 from scotd_jax.jobs.generation.thinking import Thinking
 from scotd_jax.rationales.importers.imported import Said
 from scotd_jax.records import Question, Response

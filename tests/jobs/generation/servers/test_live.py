@@ -16,9 +16,9 @@ import pytest
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation import live_server
-from scotd_jax.jobs.generation.remote import Remote
-from scotd_jax.jobs.generation.server_requests import keyed
+from scotd_jax.jobs.generation.servers import live as live_server
+from scotd_jax.jobs.generation.servers.remote_model import Remote
+from scotd_jax.jobs.generation.servers.requests import keyed
 from scotd_jax.jobs.graph import chain
 from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.importers.imported import Said

@@ -9,8 +9,8 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.generation.server_client import Endpoint, RequestError
-from scotd_jax.jobs.generation.server_requests import check_remote, keyed, request_body
+from scotd_jax.jobs.generation.servers.client import Endpoint, RequestError
+from scotd_jax.jobs.generation.servers.requests import check_remote, keyed, request_body
 from tests.helpers.fake_server import error, serving
 
 BODY = {"model": "m", "prompt": "Q"}

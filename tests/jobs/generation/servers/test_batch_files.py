@@ -9,8 +9,8 @@ import pytest
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation import batch_files
-from scotd_jax.jobs.generation.server_requests import keyed
+from scotd_jax.jobs.generation.servers import batch_files
+from scotd_jax.jobs.generation.servers.requests import keyed
 from scotd_jax.jobs.graph import chain
 from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.store import read_responses

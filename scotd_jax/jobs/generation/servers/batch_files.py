@@ -14,8 +14,8 @@ from scotd_jax.atomic import atomic_write
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Asked
-from scotd_jax.jobs.generation.remote import Remote
-from scotd_jax.jobs.generation.server_requests import PATHS
+from scotd_jax.jobs.generation.servers.remote_model import Remote
+from scotd_jax.jobs.generation.servers.requests import PATHS
 from scotd_jax.rationales.importers.import_ledger import ImportLedger
 from scotd_jax.rationales.importers.imported import Bad, BadRowError, Said
 from scotd_jax.rationales.importers.openai import openai_batch

@@ -22,7 +22,7 @@ from typing import Any
 
 from scotd_jax.config import Server
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.generation.server_requests import PATHS, keyed
+from scotd_jax.jobs.generation.servers.requests import PATHS, keyed
 
 LONGEST = 60.0  # seconds between two tries, unless the server asks for more
 _AGAIN = (408, 409, 425, 429)
