@@ -128,7 +128,7 @@ def prepare(folder: Path, questions: int, tokenizer: str, processes: int) -> Non
         tasks={"t": c.Task(kind="jsonl", path=str(folder / "t"), format="plain")},
         rationales={"said": c.Rationales(source="file", questions=("t.train",))},
         corpora={"c": c.Corpus(rationales=("said",), dedup=True, processes=processes)},
-        students={"s": c.Student(model=model, corpus="c", dev=("t.dev",))},
+        students={"s": c.Student(model=model, corpus="c", dev_sets=("t.dev",))},
     )
     (folder / "config.json").write_text(json.dumps(c.plain(config)))
 

@@ -123,7 +123,7 @@ def runlocal(config: c.Config) -> c.Config:
         if model.student:
             return model
         kind = "opt" if "opt" in (model.architecture or pathlib.Path(model.path).name) else "t5"
-        return c.Model(architecture=f"{kind}-tiny", shape=TINY[kind], tokenizer=tokenizer)
+        return c.Model(architecture=f"{kind}-tiny", overrides=TINY[kind], tokenizer=tokenizer)
 
     learns = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # texts by heart in some dozen updates
     speakers = {r.model.student for r in config.rationales.values()}
@@ -165,11 +165,11 @@ def runlocal(config: c.Config) -> c.Config:
         rationales[TEACHER] = c.Rationales(source="task", questions=sets_of(asked, "exemplars"))
         corpora[TEACHER] = c.Corpus(rationales=(TEACHER,), decontaminate=0)
         students[TEACHER] = c.Student(
-            model=c.Model(architecture="opt-tiny", shape=TINY["opt"], tokenizer=tokenizer),
+            model=c.Model(architecture="opt-tiny", overrides=TINY["opt"], tokenizer=tokenizer),
             corpus=TEACHER,
             training=c.Training(steps=100 + 50 * len(asked), batch_size=4, optimizer=learns),
         )
-    askings = {name: dataclasses.replace(asking, n=min(asking.n, 2)) for name, asking in config.askings.items()}
+    evals = {name: dataclasses.replace(asking, n=min(asking.n, 2)) for name, asking in config.evals.items()}
     evaluation = dataclasses.replace(
         config.evaluation,
         sampling=less(config.evaluation.sampling),
@@ -178,7 +178,7 @@ def runlocal(config: c.Config) -> c.Config:
     )
     # Words made on the spot know no line ends, so every text is written without.
     tasks = {name: dataclasses.replace(t, limit=8, format="t5") for name, t in config.tasks.items()}
-    changed = {"tasks": tasks, "rationales": rationales, "corpora": corpora, "students": students, "askings": askings}
+    changed = {"tasks": tasks, "rationales": rationales, "corpora": corpora, "students": students, "evals": evals}
     return dataclasses.replace(config, **changed, evaluation=evaluation)
 
 

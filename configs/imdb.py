@@ -25,8 +25,8 @@ def get_config(arg=None):
             model=common.model(a.student, a),
             corpus=name,
             training=scotd.TRAINING,
-            dev=(dev,),
-            sets=common.sets_of(("imdb_contrast",), "test", "contrast"),
+            dev_sets=(dev,),
+            eval_sets=common.sets_of(("imdb_contrast",), "test", "contrast"),
             arm=arm,
             export=name == "n30",
         )

@@ -45,8 +45,8 @@ def get_config(arg=None):
         "stage2_own": c.Corpus("infer", "t5", tuple(f"fold_{k}" for k in range(folds)), keep="all"),
     }
     students = {
-        "label": dataclasses.replace(student, corpus="label", dev=dev, sets=reported, arm="label only"),
-        "one": dataclasses.replace(student, corpus="one", dev=dev, sets=reported, arm="one stage"),
+        "label": dataclasses.replace(student, corpus="label", dev_sets=dev, eval_sets=reported, arm="label only"),
+        "one": dataclasses.replace(student, corpus="one", dev_sets=dev, eval_sets=reported, arm="one stage"),
         "stage1": dataclasses.replace(student, corpus="stage1", export=True),
     }
     for fold in range(folds):
@@ -55,23 +55,23 @@ def get_config(arg=None):
         students[f"stage1_{fold}"] = dataclasses.replace(student, corpus=f"stage1_{fold}")
         held_out = (f"{train}@{fold}/{folds}",)
         rationales[f"fold_{fold}"] = says(f"stage1_{fold}", held_out, N, 1.0)
-    askings = {}
+    evals = {}
     for name, arm in STAGES.items():
         students[name] = dataclasses.replace(
-            student, corpus=name, dev=dev, sets=reported, given=("own",), arm=arm, export=True
+            student, corpus=name, dev_sets=dev, eval_sets=reported, rationales_from=("own",), arm=arm, export=True
         )
-        several = {"student": name, "sets": reported, "given": ("own_n",), "n": N}
-        askings[f"{name}_vote"] = c.Asking(arm=f"{arm}: vote over {N}", **several)
-        askings[f"{name}_sum"] = c.Asking(arm=f"{arm}: summed over {N}", combine="marginal", **several)
+        several = {"student": name, "eval_sets": reported, "rationales_from": ("own_n",), "n": N}
+        evals[f"{name}_vote"] = c.EvalSpec(arm=f"{arm}: vote over {N}", **several)
+        evals[f"{name}_sum"] = c.EvalSpec(arm=f"{arm}: summed over {N}", combine="marginal", **several)
         for control in ("empty", "shuffled"):
-            askings[f"{name}_{control}"] = c.Asking(name, reported, f"{arm}: {control}", rationale=control)
+            evals[f"{name}_{control}"] = c.EvalSpec(name, reported, f"{arm}: {control}", rationale_control=control)
     config = c.Config(
         name=f"Sci-CoT: {a.task}, {a.student}",
         tasks={a.task: common.task(a.task, common.folder(a))},
         rationales=rationales,
         corpora=corpora,
         students=students,
-        askings=askings,
+        evals=evals,
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0)),
     )
     return common.finish(config, a)

@@ -48,7 +48,7 @@ def get_config(arg=None):
     arms = {name: arm for name, arm in arms.items() if not arm[2] or arm[2] in rationales}
     corpora = {
         name: c.Corpus(
-            recipe, common.style(a.student), (said,) if said else (), asked, n=n, keep=keep, rationale=rationale
+            recipe, common.style(a.student), (said,) if said else (), asked, n=n, keep=keep, rationale_control=rationale
         )
         for name, (_, recipe, said, n, keep, rationale) in arms.items()
     }
@@ -57,8 +57,8 @@ def get_config(arg=None):
             model=common.model(a.student, a),
             corpus=name,
             training=TRAINING,
-            dev=(dev,),
-            sets=reported,
+            dev_sets=(dev,),
+            eval_sets=reported,
             arm=arm[0],
             export=name == "n30",
         )

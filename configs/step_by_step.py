@@ -21,8 +21,10 @@ ADAMW = c.Optimizer("adamw", 5e-5, "linear", warmup_steps=0)
 TRAINING = c.Training(steps=10_000, batch_size=64, optimizer=ADAMW, eval_every=250)
 # Two recipes of our own: the label's text under the same prompt, and the rationale before it.
 OWN = {
-    "choice": c.Recipe({"train": c.Part("predict: {question}", "{choice}")}, ask="predict: {question}", read="choice"),
-    "single": c.Recipe({"train": c.Part("predict: {question}")}, ask="predict: {question}"),
+    "choice": c.Recipe(
+        {"train": c.Part("predict: {question}", "{choice}")}, prompt="predict: {question}", parse_as="choice"
+    ),
+    "single": c.Recipe({"train": c.Part("predict: {question}")}, prompt="predict: {question}"),
 }
 ARMS = {"choice": "standard fine-tuning", "single": "rationale and label in one", "step_by_step": "step by step"}
 
@@ -47,8 +49,8 @@ def get_config(arg=None):
                 model=common.model(a.student, a),
                 corpus=name,
                 training=TRAINING,
-                dev=(dev,),
-                sets=reported,
+                dev_sets=(dev,),
+                eval_sets=reported,
                 arm=arm,
                 export=name == "step_by_step",
             )

@@ -29,8 +29,8 @@ def get_config(arg=None):
             model=common.model(a.student, a),
             corpus=name,
             training=scotd.TRAINING,
-            dev=dev,
-            sets=common.splits(UNSEEN, a.runlocal)[2],
+            dev_sets=dev,
+            eval_sets=common.splits(UNSEEN, a.runlocal)[2],
             arm=arm,
             export=name == "n30",
         )

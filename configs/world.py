@@ -41,7 +41,7 @@ RATES = {"opt": {"label": 5e-3}, "t5": {"label": 3e-3}}  # peak rate where it is
 def train(steps: int, batch_size: int, group_size: int, rate: float) -> c.Training:
     optimizer = c.Optimizer("muon", rate, "cosine", warmup_steps=steps // 15, b2=0.95, weight_decay=0.1)
     # Texts of a size need neither windows nor shapes, and the published results were made without them.
-    off = {"window": 1, "shapes": 1}
+    off = {"balance_window": 1, "max_shapes": 1}
     often = {"log_every": 50, "eval_every": max(1, steps // 4)}
     return c.Training(steps, batch_size, group_size, optimizer=optimizer, **often, **off)
 
@@ -75,11 +75,11 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
     corpora = {"gold": c.Corpus(rationales=(f"{prefix}gold",), decontaminate=0)}
     students = {
         "teacher": c.Student(
-            model=c.Model(architecture="opt-tiny", shape=TEACHER, tokenizer=f"task:{task}"),
+            model=c.Model(architecture="opt-tiny", overrides=TEACHER, tokenizer=f"task:{task}"),
             corpus=f"{prefix}gold",
             training=train(900, 16, 1, 1e-2),
-            dev=(f"{task}.dev",),
-            sets=tuple(f"{task}.{split}" for split in SETS),
+            dev_sets=(f"{task}.dev",),
+            eval_sets=tuple(f"{task}.{split}" for split in SETS),
             seed=seed,
         )
     }
@@ -93,11 +93,11 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
             decontaminate=0,  # the world's chains are held out by construction; its wording is the same everywhere
         )
         students[f"{arm}_{kind}"] = c.Student(
-            model=c.Model(architecture=f"{kind}-tiny", shape=STUDENT[kind], tokenizer=f"task:{task}"),
+            model=c.Model(architecture=f"{kind}-tiny", overrides=STUDENT[kind], tokenizer=f"task:{task}"),
             corpus=f"{prefix}{arm}_{kind}",
             training=train(UPDATES[kind], 16, 2, RATES[kind].get(arm, 1e-2)),
-            dev=(f"{task}.dev",),
-            sets=tuple(f"{task}.{split}" for split in SETS),
+            dev_sets=(f"{task}.dev",),
+            eval_sets=tuple(f"{task}.{split}" for split in SETS),
             arm=title,
             seed=seed,
             export=arm == "n30",

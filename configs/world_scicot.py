@@ -44,7 +44,9 @@ def scicot(one, seed: int, kind: str, prefix: str) -> c.Config:
             keep=keep,
             decontaminate=0,
         )
-        students[name] = dataclasses.replace(one_stage, corpus=f"{prefix}{name}", dev=(), sets=(), export=False, **rest)
+        students[name] = dataclasses.replace(
+            one_stage, corpus=f"{prefix}{name}", dev_sets=(), eval_sets=(), export=False, **rest
+        )
 
     rationales, corpora, students = {}, {}, {}
     rationales["oracle"] = said("teacher", reported, temperature=0.0)
@@ -61,24 +63,24 @@ def scicot(one, seed: int, kind: str, prefix: str) -> c.Config:
     student("stage2_own", own, "infer", "all", f"{task}.train", arm="two stages, own rationales")
     for name in ("stage2", "stage2_own"):
         training = one.train(one.UPDATES[kind], 16, 2, RATE)
-        reads = {"dev": (f"{task}.dev",), "sets": reported, "given": given, "training": training}
+        reads = {"dev_sets": (f"{task}.dev",), "eval_sets": reported, "rationales_from": given, "training": training}
         students[name] = dataclasses.replace(students[name], **reads)
 
-    def asking(student: str, how: str, source: str = "greedy1", **rest) -> c.Asking:
+    def asking(student: str, how: str, source: str = "greedy1", **rest) -> c.EvalSpec:
         arm = f"{students[student].arm}: {how}"
-        return c.Asking(f"{prefix}{student}", reported, arm, (f"{prefix}{source}",), **rest)
+        return c.EvalSpec(f"{prefix}{student}", reported, arm, (f"{prefix}{source}",), **rest)
 
-    askings = {}
+    evals = {}
     for name in ("stage2", "stage2_own"):
-        askings |= {
+        evals |= {
             f"{name}_vote": asking(name, f"vote over {N}", "many1", n=N),
             f"{name}_sum": asking(name, f"summed over {N}", "many1", n=N, combine="marginal"),
             f"{name}_oracle": asking(name, "oracle", "oracle"),
-            f"{name}_empty": asking(name, "empty", rationale="empty"),
-            f"{name}_shuffled": asking(name, "shuffled", rationale="shuffled"),
-            f"{name}_other": asking(name, "another question's", rationale="other"),
+            f"{name}_empty": asking(name, "empty", rationale_control="empty"),
+            f"{name}_shuffled": asking(name, "shuffled", rationale_control="shuffled"),
+            f"{name}_other": asking(name, "another question's", rationale_control="other"),
         }
-    more = {"rationales": rationales, "corpora": corpora, "students": students, "askings": askings}
+    more = {"rationales": rationales, "corpora": corpora, "students": students, "evals": evals}
     named = {part: {f"{prefix}{key}": value for key, value in entries.items()} for part, entries in more.items()}
     config = c.merged([base, dataclasses.replace(c.Config(), **named)])
     return dataclasses.replace(config, name="Sci-CoT in the embedded world")

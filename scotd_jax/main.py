@@ -99,13 +99,13 @@ def run(
 
 def _overwritten(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
     """The steps whose artefacts are to be made again."""
-    from scotd_jax.jobs.graph import JOBS, Step, lookup
+    from scotd_jax.jobs.graph import JOBS, Step, chain, lookup
 
     again = []
     for item in overwrite:
         job, _, name = item.partition(":")
         lookup(dict.fromkeys(JOBS), job, "--overwrite")
-        names = [step.name for step in graph(config, (job,))]
+        names = [step.name for step in chain(config, (job,))]
         if name:
             lookup(dict.fromkeys(names), name, f"--overwrite={job}")
         again += [Step(job, each) for each in ([name] if name else names)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 
@@ -13,7 +14,7 @@ def test_round_trip_through_config_dict():
     config = c.Config(
         name="x",
         tasks={"w": c.Task(options={"seed": 3})},
-        students={"s": c.Student(dev=("w.dev",), training=c.Training(steps=7))},
+        students={"s": c.Student(dev_sets=("w.dev",), training=c.Training(steps=7))},
     )
     assert c.from_mapping(c.Config, c.config_dict(config)) == config
     json.dumps(c.plain(config))
@@ -36,8 +37,8 @@ def test_every_field_can_be_overridden():
         ({"seed": "1"}, "config.seed: expected int, found '1'"),
         ({"seed": True}, "config.seed: expected int, found True"),
         ({"seed": 1.5}, "config.seed: expected int, found 1.5"),
-        ({"students": {"s": {"dev": "w.dev"}}}, r"config.students.s.dev: expected"),
-        ({"students": {"s": {"dev": [1]}}}, r"config.students.s.dev\[0\]: expected str, found 1"),
+        ({"students": {"s": {"dev_sets": "w.dev"}}}, r"config.students.s.dev_sets: expected"),
+        ({"students": {"s": {"dev_sets": [1]}}}, r"config.students.s.dev_sets\[0\]: expected str, found 1"),
         ({"corpora": {"a": {"keep": "corect"}}}, "did you mean 'correct'"),
         ({"mesh": 3}, "config.mesh: expected Mesh, found 3"),
     ],
@@ -54,7 +55,7 @@ def test_whole_numbers_pass_for_floats():
 
 
 def test_arguments_of_a_config_file():
-    assert c.parse_arg("runlocal,n=5", runlocal=False, n=30, name="a") == c.types.SimpleNamespace(
+    assert c.parse_arg("runlocal,n=5", runlocal=False, n=30, name="a") == types.SimpleNamespace(
         runlocal=True, n=5, name="a"
     )
     with pytest.raises(InputError, match="unknown setting 'm'"):

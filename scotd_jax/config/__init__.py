@@ -2,10 +2,9 @@
 
 from scotd_jax.config.loading import config_dict, from_mapping, merged, parse_arg, plain, sibling
 from scotd_jax.config.schema import (
-    Altered,
-    Asking,
     Config,
     Corpus,
+    EvalSpec,
     Evaluation,
     LoRA,
     Mesh,
@@ -15,6 +14,7 @@ from scotd_jax.config.schema import (
     Part,
     Plan,
     Profile,
+    RationaleControl,
     Rationales,
     Recipe,
     Sampling,
@@ -25,10 +25,9 @@ from scotd_jax.config.schema import (
 )
 
 __all__ = [
-    "Altered",
-    "Asking",
     "Config",
     "Corpus",
+    "EvalSpec",
     "Evaluation",
     "LoRA",
     "Mesh",
@@ -38,6 +37,7 @@ __all__ = [
     "Part",
     "Plan",
     "Profile",
+    "RationaleControl",
     "Rationales",
     "Recipe",
     "Sampling",

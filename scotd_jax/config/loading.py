@@ -123,7 +123,7 @@ def sibling(file: str, name: str) -> types.ModuleType:
 
 
 def merged(configs: Sequence[Config]) -> Config:
-    """One config with the tasks, rationales, recipes, corpora, students and askings of all; the rest is the first's."""
-    parts = ("tasks", "rationales", "recipes", "corpora", "students", "askings")
+    """One config with the tasks, rationales, recipes, corpora, students and evals of all; the rest is the first's."""
+    parts = ("tasks", "rationales", "recipes", "corpora", "students", "evals")
     every = {part: {k: v for config in configs for k, v in getattr(config, part).items()} for part in parts}
     return dataclasses.replace(configs[0], **every)

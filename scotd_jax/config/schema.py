@@ -9,7 +9,7 @@ from typing import Any, Literal
 from scotd_jax.errors import InputError
 
 Names = tuple[str, ...]
-Altered = Literal["own", "shuffled", "other", "empty"]
+RationaleControl = Literal["own", "shuffled", "other", "empty"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Model:
     """Where a model comes from: exactly one of `architecture` (random weights), `path` and `student`."""
 
     architecture: str = ""  # a preset of models/registry.py: "opt-125m", "t5-small", "opt-tiny", ...
-    shape: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the preset's fields
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the preset's fields
     path: str = ""  # Hugging Face directory with weights
     student: str = ""  # a student of this run, its best checkpoint
     tokenizer: str = ""  # directory or file; "task:NAME,..." trains one on the tasks' texts; "" is the model's own
@@ -64,7 +64,9 @@ class Server:
     timeout: float = 600.0  # seconds without a byte after which a request is given up
     retries: int = 6  # of a request, with growing pauses between
     key_env: str = ""  # NAME of the environment variable that holds the key; "" sends none
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # more fields of every request; None takes one out
+    extra_body: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # more fields of every request; None takes one out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Rationales:
 class Part:
     """One kind of example that a question and its responses make. Both texts are templates (tasks/recipes.py)."""
 
-    prompt: str = "{ask}"
+    prompt: str = "{prompt}"
     target: str = "{rationale}{marker}{answer}"
     weight: float = 1.0  # of the mean loss of this part's tokens in the loss of a batch
 
@@ -99,8 +101,8 @@ class Recipe:
     """What a student learns from a question and its kept responses, and how it is asked afterwards."""
 
     parts: dict[str, Part] = dataclasses.field(default_factory=lambda: {"train": Part()})
-    ask: str = "{ask}"  # prompt, a template as in `Part`
-    read: Literal["response", "answer_first", "choice", "rationale"] = "response"  # how its responses are read
+    prompt: str = "{prompt}"  # prompt, a template as in `Part`
+    parse_as: Literal["response", "answer_first", "choice", "rationale"] = "response"  # how its responses are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,9 @@ class Corpus:
     few_shot: int = 0  # how many of the task's exemplars come before every prompt, in training and when asked
     n: int = 0  # first n samples of every question, before filtering; 0 is all (subsets are nested)
     keep: Literal["correct", "all", "wrong"] = "correct"
-    rationale: Altered = "own"  # controls: each response's words shuffled, another question's rationale, or none
+    rationale_control: RationaleControl = (
+        "own"  # controls: each response's words shuffled, another question's rationale, or none
+    )
     dedup: bool = False  # drop responses of equal text to the same question
     near_duplicates: float = 1.0  # drop those that share more than this part of their word trigrams with a kept one
     min_response_tokens: int = 0
@@ -167,7 +171,7 @@ class Training:
     eval_every: int = 0  # steps between dev evaluations; 0 is only at the end
     save_every: int = 0  # steps between checkpoints; 0 is at evaluations only
     log_every: int = 20
-    keep: int = 2  # last checkpoints kept, besides the best
+    max_to_keep: int = 2  # last checkpoints kept, besides the best
     tensorboard: bool = False  # needs the extra "tensorboard"
     remat: Literal["none", "dots", "full"] = "none"  # recomputed in the backward pass (models/forward_options.py)
     # One loop over the layers, of which XLA then compiles one (models/layer_scan.py). "auto": on TPUs and GPUs
@@ -176,16 +180,16 @@ class Training:
     dropout: float = 0.0  # share of what attention and MLP add to a token that is dropped (models/forward_options.py)
     label_smoothing: float = 0.0  # share of the target's probability that is spread over the vocabulary
     z_loss: float = 0.0  # weight of log(Z) ** 2 in the objective; PaLM's is 1e-4
-    window: int = 16  # batches whose questions are dealt out to them so that all are of a size; 1 is off
-    shapes: int = 5  # at most so many shapes of batches, each compiled once; 1 is the one that everything fits into
-    check: bool = True  # at the start: grouped and packed responses compute what separate pairs compute
+    balance_window: int = 16  # batches whose questions are dealt out to them so that all are of a size; 1 is off
+    max_shapes: int = 5  # at most so many shapes of batches, each compiled once; 1 is the one that everything fits into
+    startup_check: bool = True  # at the start: grouped and packed responses compute what separate pairs compute
 
     def __post_init__(self):
         for name, below in (("dropout", 1), ("label_smoothing", 1), ("z_loss", float("inf"))):
             value = getattr(self, name)
             if not 0 <= value < below:
                 raise InputError(f"training.{name} is {value}; expected at least 0 and less than {below}, 0 being off")
-        for name in ("steps", "batch_size", "group_size", "microbatches", "window", "shapes", "log_every"):
+        for name in ("steps", "batch_size", "group_size", "microbatches", "balance_window", "max_shapes", "log_every"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"training.{name} is {value}; expected at least 1")
 
@@ -197,9 +201,9 @@ class Student:
     model: Model = Model()
     corpus: str = ""
     training: Training = Training()
-    dev: Names = ()  # question sets on which the best checkpoint is chosen; never one that is reported
-    sets: Names = ()  # question sets that are reported; () is not evaluated
-    given: Names = ()  # sets of responses whose rationales it reads when asked, if its recipe asks so
+    dev_sets: Names = ()  # question sets on which the best checkpoint is chosen; never one that is reported
+    eval_sets: Names = ()  # question sets that are reported; () is not evaluated
+    rationales_from: Names = ()  # sets of responses whose rationales it reads when asked, if its recipe asks so
     arm: str = ""  # row of the report; students of one arm are averaged (seeds). "" is the student's name
     export: bool = False
     seed: int = 0  # added to the config's
@@ -207,14 +211,14 @@ class Student:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
-    """One more way of asking a student than its own (`Student.sets`), and one more row of the report."""
+class EvalSpec:
+    """One more way of asking a student than its own (`Student.eval_sets`), and one more row of the report."""
 
     student: str = ""
-    sets: Names = ()  # question sets
+    eval_sets: Names = ()  # question sets
     arm: str = ""  # row of the report; "" is the name of this entry
-    given: Names = ()  # sets of responses whose rationales it reads; () is the student's
-    rationale: Altered = "own"  # what becomes of them before
+    rationales_from: Names = ()  # sets of responses whose rationales it reads; () is the student's
+    rationale_control: RationaleControl = "own"  # what becomes of them before
     n: int = 1  # first n rationales of every question
     few_shot: int = -1  # exemplars before every prompt; -1: as it was taught
     combine: Literal["vote", "marginal"] = "vote"  # majority of n answers, or largest sum of n probabilities
@@ -260,7 +264,7 @@ class Plan:
     bandwidth: float = 0.7  # share of their memory's bandwidth
     # Of a model of more, programs whose layers are not rolled into a loop (training.scan_layers; asking never does) are
     # compiled with half as many and with as many, and the rest follows; 0: whole, which takes XLA for TPUs long
-    layers: int = 4
+    compile_layers: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,7 +276,7 @@ class Config:
     recipes: dict[str, Recipe] = dataclasses.field(default_factory=dict)  # besides those of tasks/recipes.py
     corpora: dict[str, Corpus] = dataclasses.field(default_factory=dict)
     students: dict[str, Student] = dataclasses.field(default_factory=dict)
-    askings: dict[str, Asking] = dataclasses.field(default_factory=dict)
+    evals: dict[str, EvalSpec] = dataclasses.field(default_factory=dict)
     evaluation: Evaluation = Evaluation()
     mesh: Mesh = Mesh()
     profile: Profile = Profile()

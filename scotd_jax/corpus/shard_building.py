@@ -152,7 +152,7 @@ def _from_questions(plan: Plan, places: Sequence[int], left_out: collections.Cou
 
 
 def _from_responses(plan: Plan, places: Sequence[int], ledger: Ledger) -> Iterator[Made]:
-    kind = plan.corpus.rationale
+    kind = plan.corpus.rationale_control
     sorted_out = (_select(plan, place, ledger) for place in places)
     if kind == "own":
         for _, rows, made in sorted_out:

@@ -19,7 +19,7 @@ from scotd_jax.corpus.shard_building import Entry, Plan
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.graph import askings
+from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.rationales.contamination import contaminated
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stored_responses import StoredResponses
@@ -38,7 +38,7 @@ def build(run: Run, name: str) -> None:
     they are evaluated on the very questions of the corpus.
     """
     spec, recipe = run.config.corpora[name], run.recipe(name)
-    if spec.rationale != "own" and not recipes.uses(recipe, "rationale"):
+    if spec.rationale_control != "own" and not recipes.uses(recipe, "rationale"):
         raise InputError(f"config.corpora.{name}.rationale: recipe {spec.recipe!r} uses no rationale that could change")
     artefact = run.artefact("build", name)
     tokenizer, kind, reader = _readers(run, name)
@@ -154,11 +154,11 @@ def _contaminated(run: Run, name: str, sets: tuple[str, ...]) -> list[str]:
 
     evaluated: dict[str, str] = {}
     for key, student in config.students.items():
-        if concerned(key, student.given):
-            evaluated |= dict.fromkeys(student.dev, key)
-    for asking in askings(config).values():
-        if concerned(asking.student, asking.given):
-            evaluated |= dict.fromkeys(asking.sets, asking.student)
+        if concerned(key, student.rationales_from):
+            evaluated |= dict.fromkeys(student.dev_sets, key)
+    for asking in eval_specs(config).values():
+        if concerned(asking.student, asking.rationales_from):
+            evaluated |= dict.fromkeys(asking.eval_sets, asking.student)
     if both := [each for each in sets if each in evaluated]:
         raise InputError(
             f"config.corpora.{name}: student {evaluated[both[0]]!r} reads {both[0]!r} and is evaluated on it, so "

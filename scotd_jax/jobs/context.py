@@ -153,7 +153,7 @@ class Run:
             from scotd_jax.models.hf.loading import load_config
 
             return load_config(model.path)
-        shape = dict(model.shape)
+        shape = dict(model.overrides)
         if model.tokenizer.startswith("task:"):
             # A vocabulary made on the spot has no size of its own to respect; multiples of 8 shard.
             shape.setdefault("vocab_size", round_up(self.tokenizer(model).size, 8))

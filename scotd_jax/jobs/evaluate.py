@@ -11,7 +11,7 @@ from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.combining import by_marginal, by_vote
 from scotd_jax.jobs.generation.local import load_speaker, read_all, speak
 from scotd_jax.jobs.generation.provided_rationales import identity, load_given
-from scotd_jax.jobs.graph import askings
+from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.workdir import write_text
 
 
@@ -21,19 +21,19 @@ def evaluate(run: Run, name: str) -> None:
     With several rationales a question, TASK.SPLIT.each.responses.jsonl holds the answer to each of them and
     TASK.SPLIT.responses.jsonl the one they agree on.
     """
-    asking, settings = askings(run.config)[name], run.config.evaluation
+    asking, settings = eval_specs(run.config)[name], run.config.evaluation
     spec = run.config.students[asking.student]
     artefact = run.artefact("evaluate", name)
     few_shot = run.config.corpora[spec.corpus].few_shot if asking.few_shot < 0 else asking.few_shot
     made_of = {
-        "asking": plain(asking) | {"sets": None, "arm": None},
+        "asking": plain(asking) | {"eval_sets": None, "arm": None},
         "sampling": plain(settings.sampling),
         "self_consistency": plain(settings.self_consistency),
         "limit": settings.limit,
         "student": run.artefact("train", asking.student).digest,
-        "given": identity(run, asking.given),
-        "questions": run.questions_identity(asking.sets),
-        "exemplars": run.exemplars_identity(asking.sets, few_shot),
+        "given": identity(run, asking.rationales_from),
+        "questions": run.questions_identity(asking.eval_sets),
+        "exemplars": run.exemplars_identity(asking.eval_sets, few_shot),
         "seed": run.config.seed,
     }
     if not artefact.begin(made_of):
@@ -42,10 +42,10 @@ def evaluate(run: Run, name: str) -> None:
     speaker = load_speaker(run, asking.student, Model(student=asking.student), spec.precision)
     speaker = speaker._replace(few_shot=few_shot)
     results, rows_by_set = {}, {}
-    for set_name in asking.sets:
+    for set_name in asking.eval_sets:
         asked = run.reported(set_name)
         questions = [question for question, _ in asked.values()]
-        given = load_given(run, asking.student, asking.given, asked, asking.rationale, asking.n)
+        given = load_given(run, asking.student, asking.rationales_from, asked, asking.rationale_control, asking.n)
         folder = artefact.path
         if given is None or (asking.n == 1 and asking.combine == "vote"):
             common = {"seed": run.config.seed, "folder": folder, "stem": f"{set_name}.responses", "given": given}

@@ -27,7 +27,7 @@ def export(run: Run, name: str) -> None:
     spec = run.config.students[name]
     artefact = run.artefact("export", name)
     inputs = {"student": run.artefact("train", name).digest}
-    if spec.sets:
+    if spec.eval_sets:
         inputs["evaluation"] = run.artefact("evaluate", name).digest
     if not artefact.begin(inputs):
         run.log("  already complete")
@@ -38,7 +38,7 @@ def export(run: Run, name: str) -> None:
         return
     tokenizer = run.tokenizer(spec.model)
     length = run.config.evaluation.sampling.max_new_tokens
-    sets = spec.sets or spec.dev or run.corpus_sets(spec.corpus)
+    sets = spec.eval_sets or spec.dev_sets or run.corpus_sets(spec.corpus)
     asked = list(run.ask(sets[:1]).values())[:PROMPTS]
     as_taught = Model(student=name)
     recipe, own_style, few_shot = run.manner(as_taught)
@@ -65,7 +65,7 @@ def export(run: Run, name: str) -> None:
 def _card(run: Run, name: str, prompt: Prompt, stops: tuple[str, ...], length: int, learned: str) -> str:
     spec = run.config.students[name]
     results: dict[str, Any] = {}
-    if spec.sets:
+    if spec.eval_sets:
         results = read_json(run.artefact("evaluate", name).path / "results.json")["sets"]
     corpus = run.artefact("build", spec.corpus)
     facts = {

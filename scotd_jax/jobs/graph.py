@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from scotd_jax.config import Asking, Config
+from scotd_jax.config import Config, EvalSpec
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.generation.servers.requests import REMOTE, check_remote, check_think
 from scotd_jax.tasks import recipes
@@ -29,18 +29,23 @@ class Step(NamedTuple):
         return f"{self.job} {self.name}".strip()
 
 
-def askings(config: Config) -> dict[str, Asking]:
-    """Every way in which a student is asked: its own, under its name, and those of `config.askings`."""
-    own = {name: Asking(name, s.sets, s.arm or name, s.given) for name, s in config.students.items() if s.sets}
-    if both := sorted(own.keys() & config.askings.keys()):
-        raise InputError(f"config.askings.{both[0]}: a student of that name is asked already; choose another name")
+def eval_specs(config: Config) -> dict[str, EvalSpec]:
+    """Every way in which a student is asked: its own, under its name, and those of `config.evals`."""
+    own = {
+        name: EvalSpec(name, s.eval_sets, s.arm or name, s.rationales_from)
+        for name, s in config.students.items()
+        if s.eval_sets
+    }
+    if both := sorted(own.keys() & config.evals.keys()):
+        raise InputError(f"config.evals.{both[0]}: a student of that name is asked already; choose another name")
     others = {
         name: dataclasses.replace(
             asking,
             arm=asking.arm or name,
-            given=asking.given or lookup(config.students, asking.student, f"config.askings.{name}.student").given,
+            rationales_from=asking.rationales_from
+            or lookup(config.students, asking.student, f"config.evals.{name}.student").rationales_from,
         )
-        for name, asking in config.askings.items()
+        for name, asking in config.evals.items()
     }
     return own | others
 
@@ -85,16 +90,16 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
         if student.model.student:
             yield Step("train", student.model.student)
         yield Step("build", student.corpus)
-        if student.dev:
-            yield from (Step("sample", source) for source in student.given)
+        if student.dev_sets:
+            yield from (Step("sample", source) for source in student.rationales_from)
     elif job == "evaluate":
-        asking = askings(config)[name]
+        asking = eval_specs(config)[name]
         yield Step("train", asking.student)
-        yield from (Step("sample", source) for source in asking.given)
+        yield from (Step("sample", source) for source in asking.rationales_from)
     elif job == "export":
-        yield Step("evaluate" if config.students[name].sets else "train", name)
+        yield Step("evaluate" if config.students[name].eval_sets else "train", name)
     else:
-        yield from (Step("evaluate", name) for name in askings(config))
+        yield from (Step("evaluate", name) for name in eval_specs(config))
         yield from (Step("export", name) for name, student in config.students.items() if student.export)
 
 
@@ -136,24 +141,28 @@ def check(config: Config) -> None:
         where = f"config.students.{name}"
         lookup(config.corpora, student.corpus, f"{where}.corpus")
         _check_model(config, student.model, f"{where}.model")
-        _check_sets(config, student.dev, f"{where}.dev")
-        for source in student.given:
-            lookup(config.rationales, source, f"{where}.given")
+        _check_sets(config, student.dev_sets, f"{where}.dev_sets")
+        for source in student.rationales_from:
+            lookup(config.rationales, source, f"{where}.rationales_from")
         recipe = recipes.find(config.corpora[student.corpus].recipe, config.recipes, f"{where}.corpus")
-        if recipe.read == "rationale" and (student.dev or student.sets):
-            raise InputError(f"{where}: its recipe says rationales and no answers, so it has no dev and no sets")
-    for name, asking in askings(config).items():
-        where = f"config.{'askings' if name in config.askings else 'students'}.{name}"
+        if recipe.parse_as == "rationale" and (student.dev_sets or student.eval_sets):
+            raise InputError(
+                f"{where}: its recipe says rationales and no answers, so it has no dev_sets and no eval_sets"
+            )
+    for name, asking in eval_specs(config).items():
+        where = f"config.{'evals' if name in config.evals else 'students'}.{name}"
         student = lookup(config.students, asking.student, f"{where}.student")
-        if not asking.sets:
-            raise InputError(f"{where}.sets: which question sets are to be asked?")
-        _check_sets(config, asking.sets, f"{where}.sets")
-        for source in asking.given:
-            lookup(config.rationales, source, f"{where}.given")
+        if not asking.eval_sets:
+            raise InputError(f"{where}.eval_sets: which question sets are to be asked?")
+        _check_sets(config, asking.eval_sets, f"{where}.eval_sets")
+        for source in asking.rationales_from:
+            lookup(config.rationales, source, f"{where}.rationales_from")
         if asking.n < 1:
             raise InputError(f"{where}.n: expected at least 1, found {asking.n}")
-        if both := set(student.dev) & set(asking.sets):
-            raise InputError(f"{where}: {both.pop()!r} is in dev and in sets; what is reported may not choose the best")
+        if both := set(student.dev_sets) & set(asking.eval_sets):
+            raise InputError(
+                f"{where}: {both.pop()!r} is in dev_sets and in eval_sets; what is reported may not choose the best"
+            )
     for name in config.corpora:
         if not any(student.corpus == name for student in config.students.values()):
             raise InputError(f"config.corpora.{name}: no student reads it, so no tokenizer is known to encode it with")

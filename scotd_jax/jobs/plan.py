@@ -38,7 +38,7 @@ def plan(config: c.Config, workdir: str) -> None:
     shape_of(config.mesh, topology.chips)
     begun = time.monotonic()
     assumed = Assumed(config)
-    planner = Planner(topology, config.plan.layers, log)
+    planner = Planner(topology, config.plan.compile_layers, log)
     with jax.debug_key_reuse(False):  # which keys are used how often is no question of sizes
         todo = works(config, assumed)
         for work in todo:  # what is wrong in the config is said before minutes of compiling

@@ -5,10 +5,10 @@ import platform
 
 import jax
 
-from scotd_jax.config import Asking, Student, plain
+from scotd_jax.config import EvalSpec, Student, plain
 from scotd_jax.evaluation.scoring import outcomes
 from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.graph import askings
+from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response
 from scotd_jax.reporting.data import Arm, EvalSet, ReportData
@@ -31,9 +31,9 @@ def report(run: Run, name: str) -> None:
     """report/index.html. Raises InputError if a student has not been evaluated yet."""
     del name
     config, artefact = run.config, run.artefact("report", "")
-    asked = askings(config)
+    asked = eval_specs(config)
     arms = [_arm(run, name, asking) for name, asking in asked.items()]
-    labels = dict.fromkeys(label(run, set_name) for asking in asked.values() for set_name in asking.sets)
+    labels = dict.fromkeys(label(run, set_name) for asking in asked.values() for set_name in asking.eval_sets)
     method, plainest = _extremes(arms)
     data = ReportData(
         title=config.name or "scotd_jax",
@@ -58,7 +58,7 @@ def label(run: Run, set_name: str) -> str:
     return f"{run.config.tasks[where.task].title or where.task}.{set_name.removeprefix(where.task + '.')}"
 
 
-def _arm(run: Run, name: str, asking: Asking) -> Arm:
+def _arm(run: Run, name: str, asking: EvalSpec) -> Arm:
     student = run.config.students[asking.student]
     results = read_json(run.artefact("evaluate", name).path / "results.json")
     _ = run.artefact("evaluate", name).digest  # refuses an evaluation that is not complete
@@ -124,14 +124,16 @@ def _extremes(arms: list[Arm]) -> tuple[Arm | None, Arm | None]:
 def _examples(run: Run, arm: Arm | None) -> list:
     if arm is None:
         return []
-    main = askings(run.config)[arm.student].sets[0]
+    main = eval_specs(run.config)[arm.student].eval_sets[0]
     return pick_examples(*_said(run, arm.student, main), arm.name, label(run, main))
 
 
 def _pairs(run: Run, arms: list[Arm]) -> list:
     if not arms:
         return []
-    said = {arm.name: [_said(run, arm.student, s) for s in askings(run.config)[arm.student].sets] for arm in arms}
+    said = {
+        arm.name: [_said(run, arm.student, s) for s in eval_specs(run.config)[arm.student].eval_sets] for arm in arms
+    }
     questions = [question for set_questions, _ in said[arms[0].name] for question in set_questions]
     answers = {name: {row.question_id: row for _, rows in sets for row in rows} for name, sets in said.items()}
     return pick_pairs(questions, answers)

@@ -94,7 +94,7 @@ def _spec(spec: Rationales) -> dict[str, Any]:
     found = plain(dataclasses.replace(spec, release="", path="" if spec.source == "batch" else spec.path))
     server = found.pop("server")
     if spec.source in REMOTE:
-        found["server"] = {key: server[key] for key in ("model", "kind", "extra")}
+        found["server"] = {key: server[key] for key in ("model", "kind", "extra_body")}
     return found
 
 

@@ -30,7 +30,7 @@ from scotd_jax.workdir import write_text
 # Fields of config.Training that change nothing of what is learnt but its rounding, as the mesh does: a run that was cut
 # goes on with others. Micro-batches also name the masks of dropout.
 CHANGEABLE = {
-    *("log_every", "save_every", "keep", "tensorboard", "check"),
+    *("log_every", "save_every", "max_to_keep", "tensorboard", "startup_check"),
     *("microbatches", "remat", "scan_layers", "attention"),
 }
 
@@ -40,15 +40,15 @@ def train(run: Run, name: str) -> None:
     spec = run.config.students[name]
     seed = run.config.seed + spec.seed
     artefact = run.artefact("train", name)
-    learnt = plain(spec) | dict.fromkeys(("sets", "arm", "export", "given"))
+    learnt = plain(spec) | dict.fromkeys(("eval_sets", "arm", "export", "rationales_from"))
     learnt["training"] |= dict.fromkeys(CHANGEABLE if spec.training.dropout == 0 else CHANGEABLE - {"microbatches"})
     made_of = {
         "spec": learnt,
         "seed": seed,
         "corpus": run.artefact("build", spec.corpus).digest,
         "model": run.model_identity(spec.model),
-        "dev": run.questions_identity(spec.dev),
-        "given": identity(run, spec.given if spec.dev else ()),
+        "dev": run.questions_identity(spec.dev_sets),
+        "given": identity(run, spec.rationales_from if spec.dev_sets else ()),
     }
     if not artefact.begin(made_of):
         run.log("  already complete")
@@ -67,8 +67,8 @@ def train(run: Run, name: str) -> None:
         seed=seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        window=spec.training.window,
-        shapes=spec.training.shapes,
+        window=spec.training.balance_window,
+        shapes=spec.training.max_shapes,
         multiple=spec.training.microbatches * batch_shards(run.mesh),
     )
     run.log(f"  corpus {spec.corpus}: {gain(batches)}")
@@ -86,7 +86,7 @@ def train(run: Run, name: str) -> None:
             artefact.path,
             mesh=run.mesh,
             seed=seed,
-            evaluate=_dev(run, name, model) if spec.dev else None,
+            evaluate=_dev(run, name, model) if spec.dev_sets else None,
             parts=tuple(parts.items()),
             profile=run.config.profile,
             log=lambda step, values: progress.advance(step - progress.done, note(values)),
@@ -136,10 +136,10 @@ def _dev(run: Run, name: str, model):
     """dev accuracy, greedy, of the parameters at hand; the sampler is compiled once and kept."""
     spec = run.config.students[name]
     evaluation = run.config.evaluation
-    asked = in_turn(run, spec.dev, evaluation.dev_questions)
+    asked = in_turn(run, spec.dev_sets, evaluation.dev_questions)
     if not asked:
-        raise InputError(f"config.students.{name}.dev: there are no questions in {', '.join(spec.dev)}")
-    given = load_given(run, name, spec.given, asked, "own", 1)
+        raise InputError(f"config.students.{name}.dev_sets: there are no questions in {', '.join(spec.dev_sets)}")
+    given = load_given(run, name, spec.rationales_from, asked, "own", 1)
     as_taught = Model(student=name)
     speaker = Speaker(name, model, None, run.tokenizer(spec.model), *run.manner(as_taught), run.opening(as_taught))
     sampler = make_sampler(run, speaker, evaluation.sampling, speaker.stops(asked), seed=0)

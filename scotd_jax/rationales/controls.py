@@ -11,7 +11,7 @@ Answer, text and everything else of a response stay its own.
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from scotd_jax.config import Altered
+from scotd_jax.config import RationaleControl
 from scotd_jax.errors import InputError
 from scotd_jax.keyed_random import random_order
 from scotd_jax.records import Question, Response
@@ -20,7 +20,7 @@ Group = tuple[Question, Sequence[Response]]
 
 
 def altered(
-    kind: Altered, groups: Iterable[Group], before: Sequence[Response] | None = None
+    kind: RationaleControl, groups: Iterable[Group], before: Sequence[Response] | None = None
 ) -> Iterator[tuple[Question, list[Response]]]:
     """The groups (a question and responses to it) in their order, with the rationales that `kind` says.
 
@@ -49,7 +49,7 @@ def altered(
         donors = rows or donors
 
 
-def _altered(kind: Altered, row: Response) -> Response:
+def _altered(kind: RationaleControl, row: Response) -> Response:
     if kind == "own" or row.rationale is None:
         return row
     if kind == "empty":

@@ -26,9 +26,9 @@ class Parsed(NamedTuple):
 class Format:
     """Prompt: `question_prefix` text `answer_prefix`. Target: rationale `marker` answer `end`, or answer `end`.
 
-    `stops` are the strings that end a response besides the end token. `given` comes before a rationale that is part of
-    a prompt, `because` before one that follows its answer; `line` is what a line end becomes. A question with an empty
-    text asks nothing: its prompt is its context alone, to be continued as it stands.
+    `stops` are the strings that end a response besides the end token. `rationale_prefix` comes before a rationale that
+    is part of a prompt, `because` before one that follows its answer; `line` is what a line end becomes. A question
+    with an empty text asks nothing: its prompt is its context alone, to be continued as it stands.
     """
 
     question_prefix: str
@@ -36,7 +36,7 @@ class Format:
     marker: str
     end: str = ""
     stops: tuple[str, ...] = ()
-    given: str = " "
+    rationale_prefix: str = " "
     because: str = " "
     line: str = "\n"
 
@@ -176,9 +176,13 @@ FORMATS = {
     # The format of the official SCoTD code: note the colon of the marker and the blank line that ends a response.
     "scotd": Format("Q: ", "\nA: ", " So the answer is: ", "\n\n", ("\n\n",), "\nSolution: ", " Because: "),
     # T5's SentencePiece drops newlines, so nothing depends on one; the end token ends a response.
-    "t5": Format("Question: ", " Answer: ", " So the answer is: ", given=" Solution: ", because=" Because: ", line=" "),
+    "t5": Format(
+        "Question: ", " Answer: ", " So the answer is: ", rationale_prefix=" Solution: ", because=" Because: ", line=" "
+    ),
     # The embedded world: lower case, blanks between all tokens.
-    "plain": Format("question : ", " answer :", " so the answer is ", given=" solution : ", because=" because "),
+    "plain": Format(
+        "question : ", " answer :", " so the answer is ", rationale_prefix=" solution : ", because=" because "
+    ),
 }
 
 

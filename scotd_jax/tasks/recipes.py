@@ -2,9 +2,9 @@
 
 A recipe has parts; each part is a template of a prompt and one of what is to be said to it. The fields of a template:
 
-    {ask}                             the question as the task's format asks it: {prefix}{question}{suffix}
+    {prompt}                          the question as the task's format asks it: {prefix}{question}{suffix}
     {prefix} {question} {suffix}      the pieces of that; and
-    {given} {marker} {because}        what comes before a rationale or an answer (tasks/formats.py)
+    {rationale_prefix} {marker} {because}     what comes before a rationale or an answer (tasks/formats.py)
     {rationale} {answer} {text}       of the response: its reasons, its answer, all it said
     {gold} {choice}                   the gold answer as it is printed; the text of its choice
 
@@ -32,7 +32,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.formats import Format, Parsed, choice_of, choice_text
 
-OF_FORMAT = ("ask", "prefix", "question", "suffix", "given", "marker", "because")
+OF_FORMAT = ("prompt", "prefix", "question", "suffix", "rationale_prefix", "marker", "because")
 OF_RESPONSE = ("rationale", "answer", "text")
 OF_QUESTION = ("gold", "choice")
 FIELDS = OF_FORMAT + OF_RESPONSE + OF_QUESTION
@@ -41,19 +41,19 @@ RECIPES: dict[str, Recipe] = {
     "scotd": Recipe(),
     "label": Recipe({"train": Part(target="{gold}")}),
     "teacher_label": Recipe({"train": Part(target="{answer}")}),
-    "answer_first": Recipe({"train": Part(target="{answer}{because}{rationale}")}, read="answer_first"),
+    "answer_first": Recipe({"train": Part(target="{answer}{because}{rationale}")}, parse_as="answer_first"),
     "step_by_step": Recipe(
         {
             "predict": Part("predict: {question}", "{choice}", weight=0.5),
             "explain": Part("explain: {question}", "{rationale}", weight=0.5),
         },
-        ask="predict: {question}",
-        read="choice",
+        prompt="predict: {question}",
+        parse_as="choice",
     ),
-    "rationale": Recipe({"train": Part(target="{rationale}")}, read="rationale"),
+    "rationale": Recipe({"train": Part(target="{rationale}")}, parse_as="rationale"),
     "infer": Recipe(
-        {"train": Part("{prefix}{question}{given}{rationale}{suffix}", "{gold}")},
-        ask="{prefix}{question}{given}{rationale}{suffix}",
+        {"train": Part("{prefix}{question}{rationale_prefix}{rationale}{suffix}", "{gold}")},
+        prompt="{prefix}{question}{rationale_prefix}{rationale}{suffix}",
     ),
     "text": Recipe({"train": Part(target="{text}")}),
 }
@@ -75,15 +75,15 @@ def find(name: str, own: Mapping[str, Recipe], where: str = "recipe") -> Recipe:
     recipe = recipes[name]
     if not recipe.parts:
         raise InputError(f"config.recipes.{name}.parts: a recipe has at least one part")
-    templates = {"ask": recipe.ask}
+    templates = {"prompt": recipe.prompt}
     for key, part in recipe.parts.items():
         templates |= {f"parts.{key}.prompt": part.prompt, f"parts.{key}.target": part.target}
         if not part.weight > 0:
             raise InputError(f"config.recipes.{name}.parts.{key}.weight: expected more than 0, found {part.weight}")
     for key, template in templates.items():
         _check(template, f"config.recipes.{name}.{key}")
-    if unknown := fields_of(recipe.ask) & {"answer", "text", *OF_QUESTION}:
-        raise InputError(f"config.recipes.{name}.ask: {{{min(unknown)}}} is not known when a student is asked")
+    if unknown := fields_of(recipe.prompt) & {"answer", "text", *OF_QUESTION}:
+        raise InputError(f"config.recipes.{name}.prompt: {{{min(unknown)}}} is not known when a student is asked")
     return recipe
 
 
@@ -99,13 +99,13 @@ def uses(recipe: Recipe, *fields: str) -> bool:
 
 def reads_rationales(recipe: Recipe) -> bool:
     """Whether a student of the recipe has to be given a rationale when it is asked."""
-    return "rationale" in fields_of(recipe.ask)
+    return "rationale" in fields_of(recipe.prompt)
 
 
 def own_words(recipe: Recipe, style: Format) -> str:
     """The words that the templates themselves bring in, for a vocabulary that is made on the spot."""
-    templates = [recipe.ask, *(t for part in recipe.parts.values() for t in (part.prompt, part.target))]
-    pieces = {"given": style.given, "because": style.because}
+    templates = [recipe.prompt, *(t for part in recipe.parts.values() for t in (part.prompt, part.target))]
+    pieces = {"rationale_prefix": style.rationale_prefix, "because": style.because}
     parsed = [piece for template in templates for piece in string.Formatter().parse(template)]
     return " ".join(literal + " " + pieces.get(field or "", "") for literal, field, _, _ in parsed)
 
@@ -133,17 +133,17 @@ def examples(part: Part, style: Format, question: Question, responses: Sequence[
 
 def prompt(recipe: Recipe, style: Format, question: Question, rationale: str | None = None) -> str:
     """The text with which a student of the recipe is asked."""
-    return recipe.ask.format_map(_fields(style, question, rationale))
+    return recipe.prompt.format_map(_fields(style, question, rationale))
 
 
 def read(recipe: Recipe, style: Format, text: str, question: Question) -> Parsed:
     """Rationale and answer out of what a student of the recipe said."""
-    if recipe.read == "response":
+    if recipe.parse_as == "response":
         return style.parse(text, question)
     said = style.cut(text)
-    if recipe.read == "rationale":
+    if recipe.parse_as == "rationale":
         return Parsed(said.strip(), None)
-    if recipe.read == "choice":
+    if recipe.parse_as == "choice":
         return Parsed(None, choice_of(said, question))
     return style.parse_answer_first(said, question)
 
@@ -152,11 +152,11 @@ def _fields(
     style: Format, question: Question, rationale: str | None = None, answer: str | None = None, text: str = ""
 ) -> dict[str, str]:
     return {
-        "ask": style.prompt(question),
+        "prompt": style.prompt(question),
         "prefix": style.question_prefix,
         "question": style.question(question),
         "suffix": style.answer_prefix,
-        "given": style.given,
+        "rationale_prefix": style.rationale_prefix,
         "marker": style.marker,
         "because": style.because,
         "rationale": style.lines((rationale or "").strip()),

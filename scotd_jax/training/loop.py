@@ -79,7 +79,7 @@ def train(
     folder = epath.Path(folder)
     board = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.keep))
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.max_to_keep))
         done = checkpoints.latest or 0
         spent = Spent(earlier(folder / "metrics.jsonl", done))
         with spent.on("other"):
@@ -106,7 +106,7 @@ def train(
         for step in stack.enter_context(contextlib.closing(steps)):
             with spent.on("input", metrics.idle):
                 rows = next(loader)
-            if step == done + 1 and training.check:
+            if step == done + 1 and training.startup_check:
                 with spent.on("other"):
                     check_pairs(model, programs.combined(state), rows, mesh, programs.attend)
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device by accident

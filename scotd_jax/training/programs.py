@@ -77,8 +77,8 @@ def programs_of(
 
 # Fields of config.Training that change nothing of a program. Batches are told apart by their shapes.
 _NOT_COMPILED = (
-    *("batch_size", "group_size", "window", "shapes", "check"),
-    *("eval_every", "save_every", "log_every", "keep", "tensorboard"),
+    *("batch_size", "group_size", "balance_window", "max_shapes", "startup_check"),
+    *("eval_every", "save_every", "log_every", "max_to_keep", "tensorboard"),
 )
 
 

@@ -51,13 +51,13 @@ def check_pairs(
             continue  # of such a model the loop says what is wrong
         allowed = TOLERANCE[model.precision.compute]
         if not (difference <= allowed and abs(fast - slow) <= allowed * abs(slow)):
-            other = "training.attention=xla" if attend else "training.shapes=1"
+            other = "training.attention=xla" if attend else "training.max_shapes=1"
             raise RuntimeError(
-                f"training.check: part {name!r}: {'packed' if 'positions' in part else 'grouped'} responses do not "
-                f"compute what separate pairs of prompt and response compute: loss {fast:.5f} against {slow:.5f} nats "
-                f"per token, hidden states differ by {100 * difference:.2g} % of their size, {100 * allowed:g} % is "
-                f"what rounding may do. No setting of yours is at fault; {other} trains without "
-                f"{'fused attention' if attend else 'packing'}, and training.check=False without this check"
+                f"training.startup_check: part {name!r}: {'packed' if 'positions' in part else 'grouped'} responses do "
+                f"not compute what separate pairs of prompt and response compute: loss {fast:.5f} against {slow:.5f} "
+                f"nats per token, hidden states differ by {100 * difference:.2g} % of their size, {100 * allowed:g} % "
+                f"is what rounding may do. No setting of yours is at fault; {other} trains without "
+                f"{'fused attention' if attend else 'packing'}, and training.startup_check=False without this check"
             )
         found[name] = difference
     return found

@@ -10,15 +10,15 @@ TRAINING = c.Training(steps=8, batch_size=4, optimizer=c.Optimizer(learning_rate
 ALPHA = 0.1  # of the answer's loss
 CASCADE = c.Recipe(
     parts={
-        "explain": c.Part("{ask}", "{rationale}", weight=1 - ALPHA),
-        "conclude": c.Part("{ask}{rationale}{marker}", "{answer}", weight=ALPHA),
+        "explain": c.Part("{prompt}", "{rationale}", weight=1 - ALPHA),
+        "conclude": c.Part("{prompt}{rationale}{marker}", "{answer}", weight=ALPHA),
     },
-    ask="{ask}{rationale}{marker}",
+    prompt="{prompt}{rationale}{marker}",
 )
 
 
 def get_config():
-    model = c.Model(architecture="t5-tiny", shape={"d_model": 32}, tokenizer="task:riddles")
+    model = c.Model(architecture="t5-tiny", overrides={"d_model": 32}, tokenizer="task:riddles")
     brief = c.Sampling(temperature=0.0, max_new_tokens=24)
     return c.config_dict(
         c.Config(
@@ -41,7 +41,9 @@ def get_config():
                 ),
             },
             corpora={"cascade": c.Corpus("cascade", rationales=("gold",))},
-            students={"cascade": c.Student(model, "cascade", TRAINING, sets=("riddles.test",), given=("own",))},
+            students={
+                "cascade": c.Student(model, "cascade", TRAINING, eval_sets=("riddles.test",), rationales_from=("own",))
+            },
             evaluation=c.Evaluation(sampling=brief),
         )
     )

@@ -24,7 +24,7 @@ def get_config(folder):
                     model=model,
                     corpus="gold",
                     training=c.Training(steps=2, batch_size=2, optimizer=c.Optimizer(warmup_steps=1)),
-                    sets=("home.test",),
+                    eval_sets=("home.test",),
                     export=True,
                     precision="float32",
                 )

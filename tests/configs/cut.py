@@ -9,7 +9,7 @@ SHAPE = {
     "ffn_dim": 64,
     "max_position_embeddings": 128,
 }
-MODEL = c.Model(architecture="opt-tiny", shape=SHAPE, tokenizer="task:world")
+MODEL = c.Model(architecture="opt-tiny", overrides=SHAPE, tokenizer="task:world")
 
 
 def get_config():

@@ -46,7 +46,7 @@ def scotd(student: str) -> c.Config:
         tasks=config.tasks | {name: common.task(name, DATA) for name in ("imdb_contrast", "sst2")},
         corpora={"n30": config.corpora["n30"]},
         students={"n30": taught},
-        askings={"unseen": c.Asking("n30", unseen, arm="on tasks it has not seen")},
+        evals={"unseen": c.EvalSpec("n30", unseen, arm="on tasks it has not seen")},
         evaluation=c.Evaluation(sampling=sampling, dev_questions=20, limit=100),
     )
 
@@ -67,6 +67,6 @@ def scicot() -> c.Config:
         tasks={name: dataclasses.replace(task, limit=60) for name, task in config.tasks.items()},
         rationales=rationales,
         students={n: dataclasses.replace(s, training=brief(s.training, 10, 4)) for n, s in config.students.items()},
-        askings={n: dataclasses.replace(asking, n=min(asking.n, 2)) for n, asking in config.askings.items()},
+        evals={n: dataclasses.replace(asking, n=min(asking.n, 2)) for n, asking in config.evals.items()},
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, **few), dev_questions=10),
     )

@@ -12,13 +12,13 @@ def get_config():
     optimizer = c.Optimizer(learning_rate=1e-2, warmup_steps=2, moments="bfloat16")
     whole = c.Training(steps=4, batch_size=8, optimizer=optimizer)
     base = c.Student(
-        model=c.Model(architecture="opt-tiny", shape=SHAPE, tokenizer="task:world"), corpus="gold", training=whole
+        model=c.Model(architecture="opt-tiny", overrides=SHAPE, tokenizer="task:world"), corpus="gold", training=whole
     )
     thin = dataclasses.replace(
         base,
         model=c.Model(student="base"),
         training=dataclasses.replace(whole, steps=6, lora=c.LoRA(rank=RANK, alpha=6.0)),
-        sets=("world.test",),
+        eval_sets=("world.test",),
         export=True,
     )
     small = {"train": 8, "dev": 4, "test": 4, "unseen": 4, "longer": 4, "gold": 16, "statements": 4}

@@ -83,7 +83,7 @@ def test_corpus_that_is_empty_after_filtering(workdir):
 
 
 def test_corpus_that_is_longer_than_the_model(workdir):
-    message = refused(workdir, "--jobs=train", "--config.students.student.model.shape.max_position_embeddings=64")
+    message = refused(workdir, "--jobs=train", "--config.students.student.model.overrides.max_position_embeddings=64")
     assert "config.students.student" in message
     assert "exceed the model's 64 positions" in message
 
@@ -123,7 +123,7 @@ def test_checkpoint_of_another_model(workdir):
         workdir,
         "--jobs=train",
         "--config.students.student.training.steps=8",
-        "--config.students.student.model.shape.ffn_dim=128",
+        "--config.students.student.model.overrides.ffn_dim=128",
     )
     assert "checkpoints" in message
     assert "layers/0/mlp" in message

@@ -24,7 +24,7 @@ def chain(model: c.Model = MODEL, topology: str = "cpu-4", **changes) -> c.Confi
         rationales={"said": c.Rationales(questions=("w.train",), model=model, sampling=pair)},
         corpora={"n4": corpus, "n1": dataclasses.replace(corpus, n=1)},
         students={
-            "n4": dataclasses.replace(student, dev=("w.dev",), sets=("w.test",)),
+            "n4": dataclasses.replace(student, dev_sets=("w.dev",), eval_sets=("w.test",)),
             "n1": dataclasses.replace(student, corpus="n1"),
         },
         evaluation=c.Evaluation(sampling=dataclasses.replace(SHORT, temperature=0.0)),

@@ -59,7 +59,7 @@ def test_the_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monk
         part = home / name
         part.mkdir()
         (part / "t").symlink_to(home / "t")
-        return make_run(part, c.Corpus(recipe=recipe, rationale=kind, **fields), {"said": ROWS})
+        return make_run(part, c.Corpus(recipe=recipe, rationale_control=kind, **fields), {"said": ROWS})
 
     one, several, hosts = run("one"), run("several", processes=2), run("hosts")
     build(one, "c")
@@ -78,7 +78,7 @@ def test_the_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monk
 def test_the_order_does_not_depend_on_the_number_of_shards(home):
     found = []
     for count in (1, 3, 50):
-        run = make_run(home, c.Corpus(shards=count, rationale="other"), {"said": ROWS})
+        run = make_run(home, c.Corpus(shards=count, rationale_control="other"), {"said": ROWS})
         found.append(built(run))
         assert len(list(folder(run).glob("train-*.tfrecord"))) == min(count, 11)
         run.artefact("build", "c").remove()
@@ -88,7 +88,7 @@ def test_the_order_does_not_depend_on_the_number_of_shards(home):
 @pytest.mark.parametrize("kind", ["shuffled", "other", "empty"])
 @pytest.mark.parametrize("recipe", ["scotd", "infer"])
 def test_controls_change_the_rationale_and_nothing_else(home, kind, recipe):
-    run = make_run(home, c.Corpus(recipe=recipe, rationale=kind, n=4), {"said": ROWS})
+    run = make_run(home, c.Corpus(recipe=recipe, rationale_control=kind, n=4), {"said": ROWS})
     groups = [(q, right(r for r in ROWS if r.sample_index < 4)[q.id]) for q in QUESTIONS]
     assert built(run) == expected(run, {q.id: rows for q, rows in altered(kind, groups)})
     assert ledger(run)["bins"]["kept"] == sum(len(rows) for _, rows in groups)
@@ -98,7 +98,7 @@ def test_what_no_longer_fits_after_a_control_is_too_long(home):
     own = make_run(home, c.Corpus(), {"said": ROWS})
     longest = max(len(r) for e in built(own)["train"] for r in e.responses)
     own.artefact("build", "c").remove()
-    limited = make_run(home, c.Corpus(rationale="other", max_response_tokens=longest - 1), {"said": ROWS})
+    limited = make_run(home, c.Corpus(rationale_control="other", max_response_tokens=longest - 1), {"said": ROWS})
     parts = built(limited)
     assert max(len(r) for e in parts["train"] for r in e.responses) <= longest - 1
     report = ledger(limited)
@@ -108,10 +108,10 @@ def test_what_no_longer_fits_after_a_control_is_too_long(home):
 
 
 def test_a_control_of_rationales_that_nobody_reads_is_refused(home):
-    run = make_run(home, c.Corpus(recipe="teacher_label", rationale="shuffled"), {"said": ROWS})
+    run = make_run(home, c.Corpus(recipe="teacher_label", rationale_control="shuffled"), {"said": ROWS})
     with pytest.raises(InputError, match="config.corpora.c.rationale: recipe 'teacher_label' uses no rationale"):
         build(run, "c")
-    alone = make_run(home, c.Corpus(rationale="other"), {"one": ROWS[:2]})
+    alone = make_run(home, c.Corpus(rationale_control="other"), {"one": ROWS[:2]})
     with pytest.raises(InputError, match="rationale='other' needs another question"):
         build(alone, "c")
 

@@ -20,7 +20,7 @@ def world() -> c.Config:
         },
         corpora={"many": c.Corpus(rationales=("said",)), "stream": c.Corpus(rationales=("gold",))},
         students={
-            "student": c.Student(model=TINY, corpus="many", dev=("w.dev",), sets=("w.test",), export=True),
+            "student": c.Student(model=TINY, corpus="many", dev_sets=("w.dev",), eval_sets=("w.test",), export=True),
             "teacher": c.Student(model=TINY, corpus="stream"),
         },
     )
@@ -57,9 +57,9 @@ def change(section: str, name: str, **fields) -> c.Config:
             "need each other.*sample said",
         ),
         (change("students", "student", corpus="mamy"), "students.student.corpus: 'mamy' is not defined; .*'many'"),
-        (change("students", "student", dev=("w.test",)), "may not choose the best"),
-        (change("students", "student", sets=("v.test",)), "'v' is not defined"),
-        (change("students", "student", sets=("test",)), "should be TASK.SPLIT"),
+        (change("students", "student", dev_sets=("w.test",)), "may not choose the best"),
+        (change("students", "student", eval_sets=("v.test",)), "'v' is not defined"),
+        (change("students", "student", eval_sets=("test",)), "should be TASK.SPLIT"),
         (change("students", "student", model=c.Model()), "found none"),
         (change("students", "student", model=c.Model(architecture="opt-tiny")), "random weights needs one"),
         (change("students", "student", model=dataclasses.replace(TINY, student="teacher")), "architecture and student"),

@@ -20,10 +20,10 @@ def built(folder, **changes) -> Run:
     """A run whose corpus is built; student "s" has a dev set."""
     questions = [question(i) for i in range(16)]
     write_questions(folder / "t", train=questions, dev=[question(i, "dev") for i in range(4)])
-    fields = {"steps": 4, "batch_size": 8, "eval_every": 2, "log_every": 1, "check": False} | changes
+    fields = {"steps": 4, "batch_size": 8, "eval_every": 2, "log_every": 1, "startup_check": False} | changes
     training = c.Training(optimizer=c.Optimizer(warmup_steps=1), **fields)
     run = make_run(
-        folder, c.Corpus(decontaminate=0), {"said": responses(questions, 2)}, training=training, dev=("t.dev",)
+        folder, c.Corpus(decontaminate=0), {"said": responses(questions, 2)}, training=training, dev_sets=("t.dev",)
     )
     short = c.Sampling(temperature=0.0, max_new_tokens=4)
     run.config = dataclasses.replace(run.config, evaluation=c.Evaluation(sampling=short))
@@ -71,10 +71,17 @@ def test_neither_what_it_starts_from_nor_who_answers_dev_questions_is_held_durin
 def test_what_changes_nothing_but_rounding_may_change(tmp_path, capsys):
     run = built(tmp_path)
     train.train(run, "s")
-    others = {"log_every": 7, "save_every": 3, "keep": 1, "check": True, "microbatches": 2, "remat": "full"}
+    others = {
+        "log_every": 7,
+        "save_every": 3,
+        "max_to_keep": 1,
+        "startup_check": True,
+        "microbatches": 2,
+        "remat": "full",
+    }
     train.train(changed(run, **others, scan_layers="on"), "s")
     assert "already complete" in capsys.readouterr().err
-    for name, value in (("window", 1), ("group_size", 2), ("eval_every", 4)):
+    for name, value in (("balance_window", 1), ("group_size", 2), ("eval_every", 4)):
         with pytest.raises(InputError, match=f"made by another configuration: spec.training.{name}"):
             train.train(changed(run, **{name: value}), "s")
 

@@ -70,7 +70,7 @@ def home(tmp_path):
 
 def test_questions_of_the_evaluation_are_dropped_and_counted(home):
     path, rows = home
-    run = make_run(path, c.Corpus(), {"said": rows}, dev=("t.dev",), sets=("t.test",))
+    run = make_run(path, c.Corpus(), {"said": rows}, dev_sets=("t.dev",), eval_sets=("t.test",))
     assert "t/train/2" not in {example.question_id for example in built(run)["train"]}
     report = json.loads((folder(run) / "ledger.json").read_text())
     right = sum(row.correct for row in rows if row.question_id == "t/train/2")
@@ -80,15 +80,15 @@ def test_questions_of_the_evaluation_are_dropped_and_counted(home):
 
 def test_a_set_that_hits_nothing_more_changes_no_identity(home, capsys):
     path, rows = home
-    first = make_run(path, c.Corpus(), {"said": rows}, dev=("t.dev",))
+    first = make_run(path, c.Corpus(), {"said": rows}, dev_sets=("t.dev",))
     build(first, "c")
     assert "1 questions overlap" in capsys.readouterr().err
     digest = first.artefact("build", "c").digest
-    again = make_run(path, c.Corpus(), {"said": rows}, dev=("t.dev",), sets=("t.test",))
-    again.config.askings["more"] = c.Asking(student="s", sets=("t.more",))
+    again = make_run(path, c.Corpus(), {"said": rows}, dev_sets=("t.dev",), eval_sets=("t.test",))
+    again.config.evals["more"] = c.EvalSpec(student="s", eval_sets=("t.more",))
     build(again, "c")
     assert again.artefact("build", "c").digest == digest
-    other = make_run(path, c.Corpus(), {"said": rows}, sets=("t.test",))
+    other = make_run(path, c.Corpus(), {"said": rows}, eval_sets=("t.test",))
     with pytest.raises(InputError, match="made by another configuration: contaminated was"):
         build(other, "c")
 
@@ -96,23 +96,23 @@ def test_a_set_that_hits_nothing_more_changes_no_identity(home, capsys):
 def test_other_ways_of_asking_count_and_it_can_be_switched_off(home):
     path, rows = home
     run = make_run(path, c.Corpus(recipe="label"), {"said": rows})
-    run.config.askings["more"] = c.Asking(student="s", sets=("t.dev",))
+    run.config.evals["more"] = c.EvalSpec(student="s", eval_sets=("t.dev",))
     assert len(built(run)["train"]) == 5
     run.artefact("build", "c").remove()
-    off = make_run(path, c.Corpus(decontaminate=0), {"said": rows}, dev=("t.dev",))
+    off = make_run(path, c.Corpus(decontaminate=0), {"said": rows}, dev_sets=("t.dev",))
     assert len(built(off)["train"]) == 6
 
 
 def test_labels_alone_are_decontaminated_too(home):
     path, _ = home
-    run = make_run(path, c.Corpus(recipe="label", questions=("t.train",)), {}, dev=("t.dev",))
+    run = make_run(path, c.Corpus(recipe="label", questions=("t.train",)), {}, dev_sets=("t.dev",))
     assert len(built(run)["train"]) == 5
     assert run.artefact("build", "c").manifest()["counts"]["left_out"] == {"contaminated": 1}
 
 
 def test_to_be_evaluated_on_what_is_learnt_is_refused(home):
     path, rows = home
-    run = make_run(path, c.Corpus(), {"said": rows}, sets=("t.train",))
+    run = make_run(path, c.Corpus(), {"said": rows}, eval_sets=("t.train",))
     with pytest.raises(InputError, match=r"config.corpora.c: student 's' reads 't.train' and is evaluated on it"):
         build(run, "c")
 
@@ -126,5 +126,5 @@ def test_what_is_said_on_reported_questions_counts_for_its_speaker(home):
     run.config.students["second"] = dataclasses.replace(run.config.students["s"], corpus="second")
     assert len(built(run)["train"]) == 6
     run.artefact("build", "c").remove()
-    run.config.askings["second"] = c.Asking(student="second", sets=("t.dev",), given=("own",))
+    run.config.evals["second"] = c.EvalSpec(student="second", eval_sets=("t.dev",), rationales_from=("own",))
     assert len(built(run)["train"]) == 5

@@ -113,7 +113,7 @@ def test_braces_in_texts_are_not_templates():
         (Recipe({"a": Part(prompt="{ask")}), "parts.a.prompt: '{ask' is no template"),
         (Recipe({"a": Part(weight=0.0)}), "parts.a.weight: expected more than 0, found 0.0"),
         (Recipe({}), "at least one part"),
-        (Recipe(ask="{ask}{gold}"), r"ask: \{gold\} is not known when a student is asked"),
+        (Recipe(prompt="{prompt}{gold}"), r"prompt: \{gold\} is not known when a student is asked"),
     ],
 )
 def test_a_recipe_of_one_s_own_is_checked(recipe, message):

@@ -149,7 +149,7 @@ def test_best_and_last_checkpoints_hold_what_was_evaluated(one_device, tmp_path)
         seen[step] = jax.tree.map(lambda leaf: np.array(leaf, copy=True), params)
         return {"dev_accuracy": accuracy[step]}
 
-    train(MODEL, None, batches(4), settings(eval_every=2, keep=1), tmp_path, one_device, evaluate=evaluate)
+    train(MODEL, None, batches(4), settings(eval_every=2, max_to_keep=1), tmp_path, one_device, evaluate=evaluate)
     folder = tmp_path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
     for which, step in (("best", 8), ("last", 12)):  # of equals the later one is the best
@@ -240,7 +240,9 @@ def test_sizes_that_do_not_fit(one_device, tmp_path):
         train(MODEL, None, batches(4), settings(batch_size=6, microbatches=4), tmp_path, one_device)
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "group_size", "microbatches", "window", "shapes", "log_every"])
+@pytest.mark.parametrize(
+    "name", ["steps", "batch_size", "group_size", "microbatches", "balance_window", "max_shapes", "log_every"]
+)
 def test_counts_are_at_least_one(name):
     with pytest.raises(InputError, match=f"training.{name} is 0; expected at least 1"):
         settings(**{name: 0})

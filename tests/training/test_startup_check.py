@@ -114,7 +114,7 @@ def test_a_run_checks_before_its_first_update_unless_told_not_to(one_device, tmp
     with pytest.raises(RuntimeError, match="grouped responses do not compute what separate pairs"):
         train(bad, None, batches(4), training, tmp_path / "a", one_device)
     assert not read_metrics(tmp_path / "a" / "metrics.jsonl")
-    train(bad, None, batches(4), dataclasses.replace(training, check=False), tmp_path / "b", one_device)
+    train(bad, None, batches(4), dataclasses.replace(training, startup_check=False), tmp_path / "b", one_device)
     assert check_pairs(good, good.init(jax.random.key(0)), {"train": batch_of(4)}, one_device)["train"] < FLOAT32
 
 

@@ -1,6 +1,6 @@
 """Rationales that a student is given when it is asked: another model's, its own first stage's, or none that help."""
 
-from scotd_jax.config import Altered
+from scotd_jax.config import RationaleControl
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Asked, Given, read_all
@@ -8,7 +8,9 @@ from scotd_jax.rationales.controls import altered
 from scotd_jax.tasks.recipes import reads_rationales
 
 
-def load_given(run: Run, student: str, sources: tuple[str, ...], asked: Asked, kind: Altered, n: int) -> Given | None:
+def load_given(
+    run: Run, student: str, sources: tuple[str, ...], asked: Asked, kind: RationaleControl, n: int
+) -> Given | None:
     """The first n rationales of every question from the sets `sources`; None if the student's recipe reads none.
 
     Raises InputError if the recipe reads rationales and there are not n of them for every question, and if it reads
@@ -20,7 +22,9 @@ def load_given(run: Run, student: str, sources: tuple[str, ...], asked: Asked, k
             raise InputError(f"student {student!r}: its recipe {recipe!r} reads no rationales, so none can be given")
         return None
     if not sources:
-        raise InputError(f"student {student!r}: its recipe {recipe!r} reads rationales; name the sets in `given`")
+        raise InputError(
+            f"student {student!r}: its recipe {recipe!r} reads rationales; name the sets in `rationales_from`"
+        )
     found = {id_: [] for id_ in asked}
     for source in sources:
         for row in read_all(sorted(run.artefact("sample", source).path.glob("responses-*.jsonl"))):

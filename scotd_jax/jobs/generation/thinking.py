@@ -57,4 +57,4 @@ class Thinking(NamedTuple):
         )
         if self.spec.source == "model":
             return advice
-        return f"{advice}. Stop strings may end it early; server.extra={{'stop': None}} sends none"
+        return f"{advice}. Stop strings may end it early; server.extra_body={{'stop': None}} sends none"

@@ -32,9 +32,9 @@ class Assumed:
         if model.student:
             return self.model(self.config.students[model.student].model)
         if model.architecture:
-            if model.tokenizer.startswith("task:") and "vocab_size" not in model.shape:
+            if model.tokenizer.startswith("task:") and "vocab_size" not in model.overrides:
                 self.notes[f"{model.architecture}: its own vocabulary instead of one of the task's words"] = None
-            return registry.config_for(model.architecture, model.shape)
+            return registry.config_for(model.architecture, model.overrides)
         if (epath.Path(model.path) / "config.json").exists():
             from scotd_jax.models.hf.loading import load_config
 

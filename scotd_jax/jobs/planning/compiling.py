@@ -1,10 +1,10 @@
 """Memory and work of programs per chip as XLA tells them when it compiles.
 
 An update whose layers are rolled into a loop (models/layer_scan.py) is compiled as it is, however deep the model. Other
-programs of deep models take XLA many minutes, so more than `plan.layers` layers of them are not compiled: two shallow
-models are, and what the layers between them add is added for the rest. XLA that is short of memory computes things
-twice to save some; a shallow model is not short, so this rather tells too much. An update whose parameters learn by
-their names (`training.freeze`, `training.lora`) is compiled whole, because the names may be those of layers.
+programs of deep models take XLA many minutes, so more than `plan.compile_layers` layers of them are not compiled: two
+shallow models are, and what the layers between them add is added for the rest. XLA that is short of memory computes
+things twice to save some; a shallow model is not short, so this rather tells too much. An update whose parameters
+learn by their names (`training.freeze`, `training.lora`) is compiled whole, because the names may be those of layers.
 """
 
 import dataclasses

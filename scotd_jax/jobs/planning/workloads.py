@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.graph import askings
+from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.jobs.planning.assumptions import Assumed
 from scotd_jax.layout import round_up
 from scotd_jax.tasks import recipes
@@ -82,7 +82,14 @@ def _same(settings: c.Training) -> c.Training:
     """Without what changes nothing of the program but numbers in it."""
     optimizer = dataclasses.replace(settings.optimizer, warmup_steps=0, learning_rate=1.0)
     return dataclasses.replace(
-        settings, steps=10**9, eval_every=0, save_every=0, log_every=1, keep=0, tensorboard=False, optimizer=optimizer
+        settings,
+        steps=10**9,
+        eval_every=0,
+        save_every=0,
+        log_every=1,
+        max_to_keep=0,
+        tensorboard=False,
+        optimizer=optimizer,
     )
 
 
@@ -154,24 +161,24 @@ def _students(config: c.Config, assumed: Assumed) -> Iterator[Work]:
             response=round_up(corpus.max_response_tokens, 8),
             updates=training.steps,
         )
-        if student.dev:
-            asked = assumed.questions(student.dev)
+        if student.dev_sets:
+            asked = assumed.questions(student.dev_sets)
             asked = min(asked, config.evaluation.dev_questions or asked)
             times = -(-training.steps // training.eval_every) if training.eval_every else 1
-            speaking = _evaluation(config, name, c.Asking(name), "sampling", architecture, asked * times)
+            speaking = _evaluation(config, name, c.EvalSpec(name), "sampling", architecture, asked * times)
             yield dataclasses.replace(speaking, job="train", training=_same(training))
 
 
 def _evaluations(config: c.Config, assumed: Assumed) -> Iterator[Speaking]:
     settings = config.evaluation
-    for name, asking in askings(config).items():
+    for name, asking in eval_specs(config).items():
         architecture = assumed.model(config.students[asking.student].model)
-        asked = assumed.questions(asking.sets, settings.limit)
-        if asking.given:  # it answers once to each rationale
+        asked = assumed.questions(asking.eval_sets, settings.limit)
+        if asking.rationales_from:  # it answers once to each rationale
             each = _evaluation(config, name, asking, "sampling", architecture, asked * asking.n)
             if asking.combine == "marginal":
                 whole = round_up(each.prompt + each.exemplars, each.policy.bucket)
-                each = dataclasses.replace(each, prompt=whole, exemplars=0, answers=assumed.answers(asking.sets))
+                each = dataclasses.replace(each, prompt=whole, exemplars=0, answers=assumed.answers(asking.eval_sets))
             yield each
             continue
         yield _evaluation(config, name, asking, "sampling", architecture, asked, settings.sampling.n)
@@ -180,7 +187,7 @@ def _evaluations(config: c.Config, assumed: Assumed) -> Iterator[Speaking]:
 
 
 def _evaluation(
-    config: c.Config, name: str, asking: c.Asking, which: str, architecture: Any, questions: int, samples: int = 1
+    config: c.Config, name: str, asking: c.EvalSpec, which: str, architecture: Any, questions: int, samples: int = 1
 ) -> Speaking:
     """With so many samples of each question. The longest prompt of a corpus holds the examples it is taught with."""
     spec, plan = config.students[asking.student], config.plan

@@ -296,7 +296,7 @@ def test_compiles_for_a_tpu_that_is_not_there():
             "libtpu is not installed: pip install -c constraints.txt -e '.[tpu]' into an environment of its own"
         )
     planner = Planner(topologies.parse("v5e-4"), 0, str)
-    model = dataclasses.replace(MODEL, shape=TINY | {"num_hidden_layers": 2})
+    model = dataclasses.replace(MODEL, overrides=TINY | {"num_hidden_layers": 2})
     for work in works(config := chain(model), Assumed(config)):
         with jax.debug_key_reuse(False):
             outcome = planner.look(work, c.Mesh(fsdp=2, tensor=2), compile=True)

@@ -15,7 +15,7 @@ from tests.helpers.planned import LABELS, SHORT, TINY, asked, chain, first, flat
 
 
 def test_students_are_asked_after_the_examples_that_they_are_asked_with():
-    config = chain(askings={"five": c.Asking("n4", ("w.test",), few_shot=5)})
+    config = chain(evals={"five": c.EvalSpec("n4", ("w.test",), few_shot=5)})
     corpus = dataclasses.replace(LABELS, few_shot=2, max_prompt_tokens=128 + 2 * 128)  # its examples are in it
     config = dataclasses.replace(config, corpora={**config.corpora, "n4": corpus})
     taught, five = (asked(config)[title] for title in ("evaluate n4", "evaluate five"))
@@ -33,7 +33,9 @@ def test_students_are_asked_after_the_examples_that_they_are_asked_with():
 
 def test_as_many_samples_are_counted_as_there_will_be():
     evaluation = c.Evaluation(sampling=dataclasses.replace(SHORT, n=3))
-    config = chain(evaluation=evaluation, askings={"given": c.Asking("n4", ("w.test",), given=("said",), n=4)})
+    config = chain(
+        evaluation=evaluation, evals={"given": c.EvalSpec("n4", ("w.test",), rationales_from=("said",), n=4)}
+    )
     samples = {title: (work.questions, work.samples) for title, work in asked(config).items()}
     assert samples["dev n4"] == (256, 256), "dev questions are answered once, twice in 600 updates"
     assert samples["evaluate n4 and 1 more"] == (1000 + 4000, 3000 + 4000), "once to each of four rationales"
@@ -42,8 +44,8 @@ def test_as_many_samples_are_counted_as_there_will_be():
 @pytest.mark.parametrize(("architecture", "prompt"), [("opt-tiny", 32 + 128), ("t5-tiny", 192)])
 def test_answers_that_are_compared_are_not_said(architecture, prompt):
     """An asking whose answers' probabilities are summed has a program of its own, of prompt and answers at once."""
-    summed = c.Asking("n4", ("w.test",), given=("said",), n=4, few_shot=1, combine="marginal")
-    work = asked(chain(c.Model(architecture, tokenizer="task:w"), "cpu-2", askings={"sum": summed}))["evaluate sum"]
+    summed = c.EvalSpec("n4", ("w.test",), rationales_from=("said",), n=4, few_shot=1, combine="marginal")
+    work = asked(chain(c.Model(architecture, tokenizer="task:w"), "cpu-2", evals={"sum": summed}))["evaluate sum"]
     assert (work.answers, work.questions, work.exemplars, work.prompt) == (5, 4000, 0, prompt)
     planner = Planner(topologies.parse("cpu-2"), 0, str)
     guess, found = (planner.look(work, c.Mesh(fsdp=2), compile=it).programs for it in (False, True))

@@ -40,8 +40,8 @@ def check_remote(spec: Rationales, where: str) -> None:
             raise InputError(f"{at}.{name}: expected at least {least}, found {getattr(server, name)}")
     if not server.timeout > 0:
         raise InputError(f"{at}.timeout: expected seconds, more than 0, found {server.timeout}")
-    if ours := sorted(set(server.extra) & set(_OURS)):
-        raise InputError(f"{at}.extra.{ours[0]}: is set by the job itself, from prompt and sampling")
+    if ours := sorted(set(server.extra_body) & set(_OURS)):
+        raise InputError(f"{at}.extra_body.{ours[0]}: is set by the job itself, from prompt and sampling")
     if spec.sampling.n < 1:
         raise InputError(f"{where}.sampling.n: expected at least 1, found {spec.sampling.n}")
     check_think(spec, where)
@@ -65,7 +65,7 @@ def keyed(seed: int, name: str, number: int) -> int:
 def request_body(
     server: Server, sampling: Sampling, prompt: Prompt, stops: Sequence[str], count: int, seed: int
 ) -> dict[str, Any]:
-    """The body that asks for `count` samples. `server.extra` goes over it; a field of it that is None is left out."""
+    """The body that asks for `count` samples. `server.extra_body` goes over it; None in it takes a field out."""
     body: dict[str, Any] = {
         "model": server.model,
         **({"prompt": prompt} if isinstance(prompt, str) else {"messages": list(prompt)}),
@@ -77,4 +77,4 @@ def request_body(
         "stop": list(stops) or None,
         "seed": seed,
     }
-    return {key: value for key, value in (body | server.extra).items() if value is not None}
+    return {key: value for key, value in (body | server.extra_body).items() if value is not None}

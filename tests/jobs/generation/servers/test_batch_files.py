@@ -173,7 +173,7 @@ def test_files_are_no_longer_than_allowed(home, monkeypatch):
 
 def test_chat_requests(home):
     with pytest.raises(InputError):
-        run(home, server={"kind": "chat", "extra": {"stop": None}}, options={"think": "rationale"})
+        run(home, server={"kind": "chat", "extra_body": {"stop": None}}, options={"think": "rationale"})
     first = requests(home)
     assert {row["url"] for row in first} == {"/v1/chat/completions"}
     assert first[0]["body"]["messages"] == [{"role": "user", "content": "Q: home/train/0? (a) one (b) two\nA: "}]
@@ -182,7 +182,7 @@ def test_chat_requests(home):
     for row in rows:
         row["response"]["body"]["choices"][0]["message"]["reasoning_content"] = "Deep.\n\nThought."
     answer(folder(home) / "results.jsonl", rows)
-    said = run(home, server={"kind": "chat", "extra": {"stop": None}}, options={"think": "rationale"})
+    said = run(home, server={"kind": "chat", "extra_body": {"stop": None}}, options={"think": "rationale"})
     assert {(r.rationale, r.answer) for r in said} == {("Deep.\n\nThought.", "(a)")}
 
 

@@ -187,7 +187,7 @@ GOOD = c.Rationales(source="server", server=c.Server(url="http://localhost:8000/
         ({"concurrency": 0}, "r.server.concurrency: expected at least 1, found 0"),
         ({"retries": -1}, "r.server.retries: expected at least 0, found -1"),
         ({"timeout": 0.0}, "r.server.timeout: expected seconds"),
-        ({"extra": {"n": 3}}, "r.server.extra.n: is set by the job"),
+        ({"extra_body": {"n": 3}}, "r.server.extra_body.n: is set by the job"),
     ],
 )
 def test_wrong_settings_are_refused(fields, message):
@@ -206,7 +206,7 @@ def test_options_are_checked():
 
 def test_bodies():
     sampling = c.Sampling(n=30, temperature=0.7, top_p=0.9, max_new_tokens=48)
-    server = c.Server(model="m", extra={"seed": None, "logprobs": 1})
+    server = c.Server(model="m", extra_body={"seed": None, "logprobs": 1})
     assert request_body(server, sampling, "Q: x\nA: ", ("\n\n",), 30, 5) == {
         "model": "m",
         "prompt": "Q: x\nA: ",

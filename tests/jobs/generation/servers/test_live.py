@@ -103,7 +103,7 @@ def test_all_samples_of_a_question_in_one_request(home):
     assert rows[2] == dataclasses.replace(expected, sampling="temperature=1")
     manifest = json.loads((home / "w/rationales/said/manifest.json").read_text())
     assert manifest["complete"]
-    assert manifest["identity"]["spec"]["server"] == {"model": "served", "kind": "completions", "extra": {}}
+    assert manifest["identity"]["spec"]["server"] == {"model": "served", "kind": "completions", "extra_body": {}}
 
 
 def test_a_finished_set_needs_no_server_and_may_move(home):
@@ -287,7 +287,7 @@ from scotd_jax import config as c
 
 def get_config():
     task = c.Task(kind="jsonl", path={task!r})
-    server = c.Server(url={url!r}, model={model!r}, n_per_request=2, concurrency=2, extra={extra!r})
+    server = c.Server(url={url!r}, model={model!r}, n_per_request=2, concurrency=2, extra_body={extra!r})
     sampling = c.Sampling(n={n}, max_new_tokens=24)
     said = c.Rationales(source="server", questions=("home.train",), server=server, sampling=sampling)
     return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}, seed=3))
