@@ -122,7 +122,9 @@ def prepare(folder: Path, questions: int, tokenizer: str, processes: int) -> Non
     said.finish({})
     if not tokenizer:
         tokenizer = str(folder / "tokenizer")
-        Tokenizer.train_words([" ".join(WORDS), "question : answer : so the answer is yes no maybe"]).save(tokenizer)
+        Tokenizer.train_word_level([" ".join(WORDS), "question : answer : so the answer is yes no maybe"]).save(
+            tokenizer
+        )
     model = c.Model(architecture="opt-125m", tokenizer=tokenizer)
     config = c.Config(
         tasks={"t": c.Task(kind="jsonl", path=str(folder / "t"), format="plain")},

@@ -45,9 +45,9 @@ class Numbers:
     """A tokenizer whose tokens are numbers and whose samples never end early."""
 
     def __init__(self, size: int):
-        self.size, self.end_ids = size, (size,)
+        self.size, self.eos_ids = size, (size,)
 
-    def token_texts(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         return [b"x"] * self.size
 
     def decode(self, ids) -> str:
@@ -83,7 +83,7 @@ def costs(model: Model) -> dict[str, float]:
     questions, rows, cache = decode_loop.empty(model, POLICY, weights.params, B, 2, 64)
     V, none = model.config.vocab_size, jnp.zeros((B, G), jnp.int32)
     orders = decode_loop.Orders(none == 0, none, none, jnp.zeros((B, G, 2), jnp.uint32), none)
-    decode = functools.partial(decode_loop.decode, model, POLICY, end_ids=(V,), vocab_limit=V)
+    decode = functools.partial(decode_loop.decode, model, POLICY, eos_ids=(V,), vocab_limit=V)
     chunk = milliseconds(
         lambda *a: decode(*a)[2],
         weights,

@@ -55,9 +55,9 @@ class Silent:
     bos_id, pad_id = 2, 1
 
     def __init__(self, size: int):
-        self.size, self.end_ids, self.eos_id = size, (size,), size
+        self.size, self.eos_ids, self.eos_id = size, (size,), size
 
-    def token_texts(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         return [b" %d" % i for i in range(self.size)]
 
     def decode(self, ids) -> str:

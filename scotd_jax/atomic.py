@@ -2,7 +2,7 @@
 
 A file is written under a temporary name beside its final one, flushed to the disk and then renamed. Whoever sees the
 final name sees every byte. A process that is killed leaves at most a temporary file, which no reader looks at and
-which `sweep` removes.
+which `remove_partial_files` removes.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def is_local(path: epath.PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def full_disk_said(path: epath.PathLike) -> Iterator[None]:
+def disk_full_as_input_error(path: epath.PathLike) -> Iterator[None]:
     """Raises InputError, which names `path`, in place of the OSError of a full disk or quota."""
     try:
         yield
@@ -48,7 +48,7 @@ def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
     """
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
-    with full_disk_said(path):
+    with disk_full_as_input_error(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
@@ -64,7 +64,7 @@ def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
             raise
 
 
-def sweep(folder: epath.PathLike, prefix: str = "") -> None:
+def remove_partial_files(folder: epath.PathLike, prefix: str = "") -> None:
     """Removes the temporary files of killed writers whose final names begin with `prefix`.
 
     Only for whoever is alone in writing such names.

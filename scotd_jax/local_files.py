@@ -1,7 +1,7 @@
-"""Between folders that may be remote (gs://) and libraries that can only read and write local files.
+"""Local views of folders that may be remote (gs://), for libraries that read and write local files only.
 
-Tokenizers and safetensors open local files. `fetched` gives them a local view of a folder or file; `delivered` gives
-them a staging folder whose files are moved to their place one by one, each by a rename, when all have been written.
+Tokenizers and safetensors open local files. `local_copy` provides a local view of a file or folder. `staged_folder`
+provides a staging folder whose files are renamed into the target one by one after all of them have been written.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _STAGING = ".staging-"
 
 
 @contextlib.contextmanager
-def fetched(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[pathlib.Path]:
+def local_copy(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[pathlib.Path]:
     """A local path with the contents of `path`: itself if local, else a temporary copy of its `wanted` files.
 
     Subfolders are not copied. Raises InputError if `path` does not exist.
@@ -44,7 +44,7 @@ def fetched(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name: T
 
 
 @contextlib.contextmanager
-def delivered(folder: epath.PathLike) -> Iterator[pathlib.Path]:
+def staged_folder(folder: epath.PathLike) -> Iterator[pathlib.Path]:
     """A local staging folder; on success its files are renamed into `folder`, which is made if need be.
 
     A failure inside leaves `folder` as it was. Other files of `folder` stay. What a killed process had staged there

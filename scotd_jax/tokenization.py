@@ -26,7 +26,7 @@ import numpy as np
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.local_files import delivered, fetched
+from scotd_jax.local_files import local_copy, staged_folder
 from scotd_jax.records import Prompt, Turn
 
 SPECIALS = ("<pad>", "</s>", "<unk>", "<s>")  # of the word tokenizer, ids 0 to 3
@@ -48,22 +48,22 @@ _NO_CLOCK += "".join(f"|replace({sign!r}, {value!r})" for sign, value in _DAY.it
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class PromptEncoder:
     """What makes ids of texts, many at a time: small, quick to send to another process, and without transformers,
-    unless it has a `talker`, which writes chats.
+    unless it has a `chat_tokenizer`, which writes chats.
 
     A prompt's ids are `before`, those of its text, and `after`.
     """
 
     backend: Any  # of the library tokenizers
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
     eos_id: int
-    talker: Any = None  # the fast tokenizer of transformers, for its chat template
+    chat_tokenizer: Any = None  # the fast tokenizer of transformers, for its chat template
 
-    def written(self, prompt: Prompt) -> str:
+    def render(self, prompt: Prompt) -> str:
         """The text of a prompt. Raises InputError on a chat that the template refuses."""
-        return prompt if isinstance(prompt, str) else _write(self.talker, prompt)
+        return prompt if isinstance(prompt, str) else _write(self.chat_tokenizer, prompt)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text; no special token is added."""
@@ -73,14 +73,14 @@ class Encoder:
 class Tokenizer:
     """A tokenizer as the package uses it. Special tokens never appear in decoded text.
 
-    `eos_id` ends a response, and so does each of `end_ids`, of which it is the first. `bos_id` begins a decoder-only
+    `eos_id` ends a response, and so does each of `eos_ids`, of which it is the first. `bos_id` begins a decoder-only
     prompt; where a tokenizer has none it is `eos_id`, which is what OPT itself does. `pad_id` fills masked places;
     where there is none it is `eos_id`. `size` is the number of ids that may be emitted, which may be less than the
     rows of a model's output matrix.
     """
 
-    def __init__(self, fast: Any, end_ids: Sequence[int] = ()):
-        """`fast`: a fast tokenizer of transformers (one with a `backend_tokenizer`). `end_ids`: further ends; those
+    def __init__(self, fast: Any, eos_ids: Sequence[int] = ()):
+        """`fast`: a fast tokenizer of transformers (one with a `backend_tokenizer`). `eos_ids`: further ends; those
         that are no ids of it are left out. InputError if it has no end."""
         self._fast = fast
         self._backend = fast.backend_tokenizer
@@ -93,8 +93,8 @@ class Tokenizer:
         self.pad_id: int = self.eos_id if fast.pad_token_id is None else fast.pad_token_id
         self.size: int = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         # Old configs give ids such as -1 for an end that there is not.
-        known = (i for i in end_ids if 0 <= i < self.size)
-        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *known)))
+        known = (i for i in eos_ids if 0 <= i < self.size)
+        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *known)))
         fast.chat_template = _without_clock(fast.chat_template)
 
     @classmethod
@@ -106,7 +106,7 @@ class Tokenizer:
         weights, or beside the tokenizer: a chat model ends its turns by a token that is often not the tokenizer's own
         end. Raises InputError if there is no tokenizer at `path`, or a file cannot be read.
         """
-        with fetched(path, lambda name: not name.endswith(_WEIGHTS)) as local:
+        with local_copy(path, lambda name: not name.endswith(_WEIGHTS)) as local:
             reader = _reader(local, path)
             ends = _ends(epath.Path(local if local.is_dir() else local.parent) if model is None else epath.Path(model))
             try:
@@ -119,7 +119,7 @@ class Tokenizer:
         return cls(fast, ends)
 
     @classmethod
-    def train_words(cls, texts: Iterable[str]) -> "Tokenizer":
+    def train_word_level(cls, texts: Iterable[str]) -> "Tokenizer":
         """One token per word of `texts` (split at white space), the most frequent first, after the four SPECIALS.
 
         Decoding joins with single blanks. Equal texts in any order give an equal tokenizer.
@@ -140,7 +140,7 @@ class Tokenizer:
         exported model in PyTorch asks it as it was trained.
         """
         fast = self._fast if kind is None else self._with_template(kind)
-        with delivered(folder) as staging:
+        with staged_folder(folder) as staging:
             fast.save_pretrained(staging, save_jinja_files=False)  # templates stand in tokenizer_config.json
             file = staging / "tokenizer_config.json"
             settings = json.loads(file.read_text())
@@ -169,29 +169,29 @@ class Tokenizer:
         return self.encode(_write(self._fast, messages))
 
     @property
-    def template(self) -> str:
+    def chat_template(self) -> str:
         """The chat template. Raises InputError if there is none."""
         return _template(self._fast)
 
-    def encoder(self, kind: str, chat: bool = False) -> Encoder:
+    def encoder(self, kind: str, chat: bool = False) -> PromptEncoder:
         """The part of it that makes ids, for a model of `kind` whose prompts are texts, or chats."""
         before, after = ([], []) if chat else self._frame(kind)
-        return Encoder(self._backend, tuple(before), tuple(after), self.eos_id, self._fast if chat else None)
+        return PromptEncoder(self._backend, tuple(before), tuple(after), self.eos_id, self._fast if chat else None)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out. Broken UTF-8 becomes U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
-    def token_texts(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         """For every id below `size` the bytes that it adds to the text; b"" for special tokens and unused ids.
 
         Joined, they are the UTF-8 of `decode`, except that T5 and word tokens write the blank before a word, so
         that there is one more at the very beginning.
         """
-        return list(self._token_texts)
+        return list(self._token_bytes)
 
     @functools.cached_property
-    def _token_texts(self) -> list[bytes]:
+    def _token_bytes(self) -> list[bytes]:
         texts = [b""] * self.size
         special = {t.content for t in self._backend.get_added_tokens_decoder().values() if t.special}
         to_bytes = _bytes_of(json.loads(self._backend.to_str())["decoder"])

@@ -15,7 +15,7 @@ WORDS = ["the red box is in the hall .", "the answer is (a) .", "the hall is red
 
 @pytest.fixture(scope="module")
 def words() -> Tokenizer:
-    return Tokenizer.train_words(WORDS)
+    return Tokenizer.train_word_level(WORDS)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def questions(shared_data, count=200) -> list[str]:
 
 
 def adds_up(tokenizer: Tokenizer, ids: list[int]) -> bool:
-    texts = tokenizer.token_texts()
+    texts = tokenizer.token_bytes()
     joined = b"".join(texts[i] for i in ids).decode(errors="replace")
     return joined.removeprefix(" ") == tokenizer.decode(ids).removeprefix(" ")
 
@@ -48,8 +48,8 @@ def test_words_are_counted_and_ordered(words):
     assert words.encode("the . is") == [4, 5, 6]  # four times, three, three
     assert words.size == len(SPECIALS) + len({w for text in WORDS for w in text.split()})
     assert words.encode("the  green\nbox") == [words.encode("the")[0], 2, words.encode("box")[0]]
-    assert Tokenizer.train_words(reversed(WORDS)).fingerprint() == words.fingerprint()
-    assert Tokenizer.train_words(WORDS[:2]).fingerprint() != words.fingerprint()
+    assert Tokenizer.train_word_level(reversed(WORDS)).fingerprint() == words.fingerprint()
+    assert Tokenizer.train_word_level(WORDS[:2]).fingerprint() != words.fingerprint()
 
 
 def test_words_round_trip_and_specials_vanish(words):
@@ -66,7 +66,7 @@ def test_words_round_trip_and_specials_vanish(words):
 @settings(max_examples=50, deadline=None)
 @given(ids=st.lists(st.integers(0, 12)))
 def test_word_token_texts_add_up(ids):
-    assert adds_up(Tokenizer.train_words(WORDS), ids)
+    assert adds_up(Tokenizer.train_word_level(WORDS), ids)
 
 
 @pytest.mark.parametrize("kind", [None, "opt", "t5", "decoder"])
@@ -78,7 +78,7 @@ def test_words_saved_and_loaded(words, tmp_path, kind, model_type):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     again = Tokenizer.load(tmp_path)
     assert again.fingerprint() == words.fingerprint()
-    assert again.token_texts() == words.token_texts()
+    assert again.token_bytes() == words.token_bytes()
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert (auto.pad_token_id, auto.eos_token_id, auto.bos_token_id) == (0, 1, 3)
     assert auto.decode([*words.encode(WORDS[0]), 1], skip_special_tokens=True) == WORDS[0]
@@ -104,7 +104,7 @@ def test_t5_facts(t5):
     assert t5.encode("\n\n") == []
     assert t5.encode("{ } < ~ \\ ^ `")[1::2] == [2] * 7
     assert t5.decode([8774, 296, 1, 32099, 0]) == "Hello world"
-    texts = t5.token_texts()
+    texts = t5.token_bytes()
     assert (texts[8774], texts[0], texts[1], texts[2], texts[32099]) == (b" Hello", b"", b"", b"", b"")
 
 
@@ -119,12 +119,12 @@ def test_opt_facts(opt):
     assert opt.encode("A: ")[-1] == 1437
     assert opt.encode(" So the answer is:") == [407, 5, 1948, 16, 35]
     assert opt.encode(" (b)") == [36, 428, 43]
-    texts = opt.token_texts()
+    texts = opt.token_bytes()
     assert (texts[50140], texts[50118], texts[1437], texts[2], texts[1]) == (b"\n\n", b"\n", b" ", b"", b"")
 
 
 def test_opt_round_trips_any_text(opt, shared_data):
-    texts = opt.token_texts()
+    texts = opt.token_bytes()
     for text in questions(shared_data):
         ids = opt.encode(text)
         assert opt.decode(ids) == text
@@ -154,7 +154,7 @@ def test_byte_fallback_tokens_become_bytes(shared_data):
     assert llama.encode("Once upon a time") == [403, 407, 261, 378]
     assert llama.prompt_ids("Once upon a time", "decoder") == [1, 403, 407, 261, 378]  # as its own template begins
     ids = llama.encode("Once\nupon é")
-    texts = llama.token_texts()
+    texts = llama.token_bytes()
     assert b"\n" in [texts[i] for i in ids]
     assert adds_up(llama, ids)
 
@@ -162,13 +162,13 @@ def test_byte_fallback_tokens_become_bytes(shared_data):
 def test_a_decoder_prompt_begins_and_never_ends_as_the_tokenizer_says(words):
     from tokenizers import processors
 
-    begun = Tokenizer.train_words(WORDS)
+    begun = Tokenizer.train_word_level(WORDS)
     begun._backend.post_processor = processors.TemplateProcessing(
         single=["<s>", "$A", "</s>"], special_tokens=[("<s>", 3), ("</s>", 1)]
     )
     assert begun._backend.encode("red").ids == [3, *words.encode("red"), 1]
     assert begun.prompt_ids("red box", "decoder") == [3, *words.encode("red box")]
-    assert begun.encoder("decoder").before == (3,)
+    assert begun.encoder("decoder").prefix_ids == (3,)
 
 
 def test_folder_of_a_bare_spiece_model(t5, shared_data, tmp_path):
@@ -195,7 +195,7 @@ def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
 def test_a_failed_save_leaves_the_folder_as_it_was(words, tmp_path, monkeypatch):
     words.save(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    other = Tokenizer.train_words(["quite other words"])
+    other = Tokenizer.train_word_level(["quite other words"])
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

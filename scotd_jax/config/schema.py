@@ -17,7 +17,7 @@ class Task:
     """Where questions come from. Question sets are referred to as "NAME.SPLIT", NAME being this entry's key."""
 
     kind: str = "world"  # a task of tasks/registry.py, or the path of a Python file that defines one
-    format: str = ""  # how prompts and answers are written (tasks/formats.py); "" is the task's own
+    format: str = ""  # how prompts and answers are written (tasks/prompt_formats.py); "" is the task's own
     path: str = ""  # folder of its files, or "datasets:NAME" or "tfds:NAME" with their configuration after a "/"
     exemplars: str = ""  # worked examples: a name of tasks/exemplars or a file; "" is the task's own
     limit: int = 0  # first questions of every split only; 0 is all
@@ -113,7 +113,7 @@ class Corpus:
     """
 
     recipe: str = "scotd"  # what is made of a question and its responses: one of tasks/recipes.py or Config.recipes
-    format: str = ""  # in which its students read, say and are asked (tasks/formats.py); "" is the task's
+    format: str = ""  # in which its students read, say and are asked (tasks/prompt_formats.py); "" is the task's
     rationales: Names = ()  # sets of responses, one after the other; recipes that use none need none
     questions: Names = ()  # question sets; () is those of the rationales
     few_shot: int = 0  # how many of the task's exemplars come before every prompt, in training and when asked

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from scotd_jax.atomic import atomic_write, sweep
+from scotd_jax.atomic import atomic_write, remove_partial_files
 from scotd_jax.corpus.counts import Counts
 from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.corpus.readme import readme
@@ -89,7 +89,7 @@ def write_corpus(
             raise InputError(f"{folder}: question {first.question_id!r} comes twice in part {part!r}")
         seen.add(first.question_id)
     (folder / f"{part}.json").unlink(missing_ok=True)  # while shards are replaced the part must not look whole
-    sweep(folder, prefix=f"{part}-")
+    remove_partial_files(folder, prefix=f"{part}-")
     count, facts = max(1, min(shards, len(groups))), []
     for shard in range(count):
         with ShardWriter(folder, part, shard, count) as writer:

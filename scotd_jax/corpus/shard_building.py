@@ -33,9 +33,9 @@ from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stored_responses import StoredResponses, numbered_on
 from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.exemplars import prompt_after
-from scotd_jax.tasks.formats import Format
-from scotd_jax.tokenization import Encoder
+from scotd_jax.tasks.exemplars import join_prompt
+from scotd_jax.tasks.prompt_formats import PromptFormat
+from scotd_jax.tokenization import PromptEncoder
 from scotd_jax.workdir import read_json, write_text
 
 Made = dict[str, list[GroupedExample]]  # the examples of one question, per part
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
     """A question, the format in which it is asked, and the exemplars that come before its prompts: text, or turns."""
 
     question: Question
-    style: Format
+    style: PromptFormat
     exemplars: Prompt = ""
 
 
@@ -61,7 +61,7 @@ class Plan:
     places: np.ndarray
     sets: Sequence[StoredResponses]
     contaminated: frozenset[str]
-    encoder: Encoder
+    encoder: PromptEncoder
     shards: int
 
     def note(self, shard: int) -> epath.Path:
@@ -209,7 +209,7 @@ def encode(plan: Plan, entry: Entry, rows: Sequence[Response]) -> Made:
     for name, part in plan.recipe.parts.items():
         for alone in [[row] for row in rows] if flat else [rows]:
             for prompt, said in recipes.examples(part, style, question, alone):
-                prompt = plan.encoder.written(prompt_after(exemplars, prompt))
+                prompt = plan.encoder.render(join_prompt(exemplars, prompt))
                 texts.append((name, prompt, [(alone[0].sample_index, text) for _, text in said] if flat else said))
     different = list(dict.fromkeys(text for _, prompt, said in texts for text in (prompt, *(t for _, t in said))))
     ids = dict(zip(different, plan.encoder(different), strict=True))
@@ -221,7 +221,7 @@ def encode(plan: Plan, entry: Entry, rows: Sequence[Response]) -> Made:
             GroupedExample(
                 question_id=question.id,
                 task=question.task,
-                prompt=[*plan.encoder.before, *ids[prompt], *plan.encoder.after],
+                prompt=[*plan.encoder.prefix_ids, *ids[prompt], *plan.encoder.suffix_ids],
                 responses=[ids[text] + end for _, text in said],
                 sample_index=[index for index, _ in said],
             )

@@ -15,7 +15,7 @@ from scotd_jax.evaluation import scoring
 from scotd_jax.records import Question
 
 
-def groups(questions: Iterable[Question]) -> dict[str, list[Question]]:
+def contrast_groups(questions: Iterable[Question]) -> dict[str, list[Question]]:
     """Groups with two members or more, in order of appearance; questions without a group belong to none."""
     found: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
@@ -24,7 +24,7 @@ def groups(questions: Iterable[Question]) -> dict[str, list[Question]]:
     return {name: members for name, members in found.items() if len(members) > 1}
 
 
-def consistency(
+def contrast_consistency(
     questions: Iterable[Question], right: Mapping[str, float | bool], confidence: float = 0.95
 ) -> dict[str, Any] | None:
     """Contrast consistency as plain JSON values; None if there is no group of two.
@@ -37,7 +37,7 @@ def consistency(
     a member was not answered.
     """
     questions = list(questions)
-    found = groups(questions)
+    found = contrast_groups(questions)
     if not found:
         return None
     members = [q for group in found.values() for q in group]
@@ -53,11 +53,11 @@ def consistency(
         guesses = [math.prod(1 / len(q.choices) for q in group) for group in found.values()]
         chance = sum(guesses) / len(guesses)
     return {
-        **scoring.accuracy(every, confidence),
+        **scoring.accuracy_with_interval(every, confidence),
         "confidence": confidence,
         "chance": chance,
         "some": 1 - (sum(every) + sum(no_one)) / len(found),
         "none": sum(no_one) / len(found),
         "alone": sum(q.group is not None for q in questions) - len(members),
-        "by_split": {split: scoring.accuracy(values, confidence) for split, values in splits.items()},
+        "by_split": {split: scoring.accuracy_with_interval(values, confidence) for split, values in splits.items()},
     }

@@ -13,7 +13,7 @@ from scotd_jax.evaluation import statistics
 from scotd_jax.records import Question, Response
 
 
-def by_question(questions: Sequence[Question], responses: Iterable[Response]) -> dict[str, list[Response]]:
+def group_by_question(questions: Sequence[Question], responses: Iterable[Response]) -> dict[str, list[Response]]:
     """The responses of every question, by sample index, in the order of `questions`.
 
     Raises InputError on a response to another question, a question without response, one named twice, one whose
@@ -43,8 +43,8 @@ def by_question(questions: Sequence[Question], responses: Iterable[Response]) ->
 
 
 def outcomes(questions: Sequence[Question], responses: Iterable[Response]) -> dict[str, float]:
-    """Question id -> share of its samples that are right (0.0 or 1.0 for one sample). Raises as `by_question`."""
-    return {name: _mean(r.correct for r in group) for name, group in by_question(questions, responses).items()}
+    """Question id -> share of its samples that are right (0.0 or 1.0 for one sample). Raises as `group_by_question`."""
+    return {name: _mean(r.correct for r in group) for name, group in group_by_question(questions, responses).items()}
 
 
 def chance_level(questions: Sequence[Question]) -> float | None:
@@ -59,9 +59,9 @@ def score(questions: Sequence[Question], responses: Iterable[Response], confiden
 
     n questions, samples per question, accuracy with its Wilson interval at `confidence`, chance level (None for open
     questions), format_failure_rate (no answer could be read), truncation_rate (ran into the token limit), mean_tokens
-    (end token included), by_tag: tag -> n, accuracy, interval. Raises InputError as `by_question`.
+    (end token included), by_tag: tag -> n, accuracy, interval. Raises InputError as `group_by_question`.
     """
-    grouped = by_question(questions, responses)
+    grouped = group_by_question(questions, responses)
     right = {name: _mean(r.correct for r in group) for name, group in grouped.items()}
     everything = [r for group in grouped.values() for r in group]
     tags: dict[str, list[float]] = defaultdict(list)
@@ -69,20 +69,20 @@ def score(questions: Sequence[Question], responses: Iterable[Response], confiden
         for tag in question.tags:
             tags[tag].append(right[question.id])
     return {
-        **accuracy(list(right.values()), confidence),
+        **accuracy_with_interval(list(right.values()), confidence),
         "confidence": confidence,
         "samples": len(everything) // len(grouped),
         "chance": chance_level(questions),
         "format_failure_rate": _mean(r.answer is None for r in everything),
         "truncation_rate": _mean(r.finish_reason == "length" for r in everything),
         "mean_tokens": _mean(r.num_tokens for r in everything),
-        "by_tag": {tag: accuracy(values, confidence) for tag, values in sorted(tags.items())},
+        "by_tag": {tag: accuracy_with_interval(values, confidence) for tag, values in sorted(tags.items())},
     }
 
 
-def accuracy(values: Sequence[float], confidence: float) -> dict[str, Any]:
+def accuracy_with_interval(values: Sequence[float], confidence: float) -> dict[str, Any]:
     """n, accuracy and [low, high] of per-question outcomes between 0 and 1."""
-    estimate = statistics.wilson(float(sum(values)), len(values), confidence)
+    estimate = statistics.wilson_interval(float(sum(values)), len(values), confidence)
     return {"n": len(values), "accuracy": estimate.value, "interval": [estimate.low, estimate.high]}
 
 

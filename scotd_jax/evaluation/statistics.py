@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
     seeds: int
 
 
-def wilson(successes: float | int, trials: int, confidence: float = 0.95) -> Estimate:
+def wilson_interval(successes: float | int, trials: int, confidence: float = 0.95) -> Estimate:
     """Wilson score interval of a proportion; never leaves [0, 1], sensible at 0 and 1 and for few trials.
 
     `successes` may be fractional (means over samples or runs). Raises ValueError without trials.
@@ -47,7 +47,7 @@ def wilson(successes: float | int, trials: int, confidence: float = 0.95) -> Est
     return Estimate(rate, max(0.0, min(rate, float(centre - half))), min(1.0, max(rate, float(centre + half))))
 
 
-def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     """Mean of independent runs with Student's t interval. Raises ValueError for fewer than two runs."""
     if len(values) < 2:
         raise ValueError("one run says nothing about how much runs differ")
@@ -63,10 +63,10 @@ def accuracy_over_seeds(accuracies: Sequence[float], questions: int, confidence:
     that agree by luck do not make 100 questions more than 100 questions. With one run it is the Wilson interval.
     """
     mean = float(np.mean(accuracies))
-    over_questions = wilson(mean * questions, questions, confidence)
+    over_questions = wilson_interval(mean * questions, questions, confidence)
     if len(accuracies) < 2:
         return over_questions
-    over_runs = seed_interval(accuracies, confidence)
+    over_runs = t_interval(accuracies, confidence)
     return Estimate(
         mean, max(0.0, min(over_questions.low, over_runs.low)), min(1.0, max(over_questions.high, over_runs.high))
     )
@@ -89,7 +89,7 @@ def paired_bootstrap(
     return Estimate(float(np.mean(differences)), float(low), float(high))
 
 
-def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
+def mcnemar_test(a: Sequence[bool], b: Sequence[bool]) -> float:
     """Exact two-sided McNemar test: are the questions that only one of two students got right split evenly?"""
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} outcomes cannot be paired")
@@ -98,7 +98,7 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def sign_flip(differences: Sequence[float] | np.ndarray, *, seed: int = 0, draws: int = 100_000) -> float:
+def sign_flip_test(differences: Sequence[float] | np.ndarray, *, seed: int = 0, draws: int = 100_000) -> float:
     """Two-sided Monte Carlo sign-flip test that per-question differences are symmetric about zero.
 
     With differences of -1, 0 and 1 it estimates McNemar's test; it also takes differences averaged over runs.
@@ -113,7 +113,7 @@ def sign_flip(differences: Sequence[float] | np.ndarray, *, seed: int = 0, draws
     return float((1 + extreme.sum()) / (1 + draws))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm_correction(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: p-values that may be read side by side, in the order given."""
     order = np.argsort(p_values, kind="stable")
     adjusted, running = [0.0] * len(p_values), 0.0
@@ -123,7 +123,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare(
+def compare_paired(
     a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, float]], confidence: float = 0.95, *, seed: int = 0
 ) -> Comparison:
     """Student A against student B: run r of A and run r of B answered the same questions.
@@ -142,7 +142,7 @@ def compare(
     per_id = np.array([sum(r[q] / len(r) for r in runs if q in r) * len(ids) / len(runs) for q in ids])
     difference = paired_bootstrap(np.round(per_id, 12), confidence, seed=seed)
     if len(runs) > 1:
-        over_runs = seed_interval([float(np.mean(list(r.values()))) for r in runs], confidence)
+        over_runs = t_interval([float(np.mean(list(r.values()))) for r in runs], confidence)
         difference = Estimate(
             difference.value,
             max(-1.0, min(difference.low, over_runs.low)),
@@ -150,7 +150,7 @@ def compare(
         )
     outcomes = [v for run in (*a, *b) for v in run.values()]
     if len(runs) == 1 and all(v in (0, 1) for v in outcomes):
-        p_value = mcnemar([bool(a[0][q]) for q in ids], [bool(b[0][q]) for q in ids])
+        p_value = mcnemar_test([bool(a[0][q]) for q in ids], [bool(b[0][q]) for q in ids])
     else:
-        p_value = sign_flip(np.round(per_id, 12), seed=seed)
+        p_value = sign_flip_test(np.round(per_id, 12), seed=seed)
     return Comparison(difference, p_value, len(ids), len(runs))

@@ -17,7 +17,7 @@ from scotd_jax.evaluation import scoring
 from scotd_jax.records import Question, Response
 
 
-def majority(answers: Sequence[str | None]) -> str | None:
+def majority_vote(answers: Sequence[str | None]) -> str | None:
     """The answer with most votes; `answers` in the order of sampling. None if nobody votes."""
     votes = Counter(a for a in answers if a is not None)  # keeps the order of first appearance
     return max(votes, key=votes.__getitem__) if votes else None
@@ -30,7 +30,7 @@ def vote_entropy(answers: Sequence[str | None]) -> float:
     return float(abs(-(shares * np.log2(shares)).sum()))
 
 
-def expected_majority(right: int, others: Sequence[int], samples: int, k: int) -> float:
+def expected_majority_accuracy(right: int, others: Sequence[int], samples: int, k: int) -> float:
     """Probability that a vote over k of `samples` samples, drawn and ordered at random, gives the right answer.
 
     `right` of the samples say the right answer, `others` count the samples of each wrong one; what is left of
@@ -38,11 +38,11 @@ def expected_majority(right: int, others: Sequence[int], samples: int, k: int) -
     """
     if not 1 <= k <= samples or right + sum(others) > samples:
         raise ValueError(f"cannot draw {k} of {samples} samples with counts {right}, {list(others)}")
-    return _expected_majority(right, tuple(sorted(others)), samples - right - sum(others), k)
+    return _expected_majority_accuracy(right, tuple(sorted(others)), samples - right - sum(others), k)
 
 
 @functools.lru_cache(maxsize=100_000)
-def _expected_majority(right: int, others: tuple[int, ...], invalid: int, k: int) -> float:
+def _expected_majority_accuracy(right: int, others: tuple[int, ...], invalid: int, k: int) -> float:
     total = 0.0
     for r in range(1, min(right, k) + 1):
         # ways[t, v]: ways to draw v samples of other answers, t of which reach r votes and none more.
@@ -59,7 +59,7 @@ def _expected_majority(right: int, others: tuple[int, ...], invalid: int, k: int
     return total / math.comb(right + sum(others) + invalid, k)
 
 
-def vote(
+def self_consistency(
     questions: Sequence[Question], responses: Iterable[Response], ks: Sequence[int] = (), confidence: float = 0.95
 ) -> dict[str, Any]:
     """Self-consistency of one set as plain JSON values.
@@ -67,16 +67,16 @@ def vote(
     n questions, k samples each, accuracy of the majority with Wilson interval, `expected`: {str(k'): accuracy} for
     each k' of `ks` (by default 1, 3, 5, 10, 20, 30, ... up to K) computed exactly, mean vote_entropy in bits,
     invalid_rate (samples without a vote), and abstentions (share of questions where nobody voted; counted as wrong).
-    Raises InputError as `scoring.by_question`.
+    Raises InputError as `scoring.group_by_question`.
     """
-    grouped = scoring.by_question(questions, responses)
+    grouped = scoring.group_by_question(questions, responses)
     size = len(next(iter(grouped.values())))
     ks = sorted({k for k in (ks or (1, 3, 5, 10, 20, 30, 50, 100, size)) if 1 <= k <= size})
     right, entropies, abstentions, invalid = [], [], 0, 0
     expected = dict.fromkeys(ks, 0.0)
     for group in grouped.values():
         answers = [r.answer for r in group]
-        winner = majority(answers)
+        winner = majority_vote(answers)
         gold = {r.answer for r in group if r.correct}
         right.append(float(winner is not None and winner in gold))
         entropies.append(vote_entropy(answers))
@@ -85,9 +85,9 @@ def vote(
         votes = Counter(a for a in answers if a is not None)
         wrong = [n for a, n in votes.items() if a not in gold]
         for k in ks:
-            expected[k] += expected_majority(sum(votes[a] for a in gold), wrong, size, k) / len(grouped)
+            expected[k] += expected_majority_accuracy(sum(votes[a] for a in gold), wrong, size, k) / len(grouped)
     return {
-        **scoring.accuracy(right, confidence),
+        **scoring.accuracy_with_interval(right, confidence),
         "confidence": confidence,
         "k": size,
         "expected": {str(k): float(min(1.0, p)) for k, p in expected.items()},

@@ -25,8 +25,8 @@ from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stored_responses import StoredResponses
 from scotd_jax.records import Prompt
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.base import Task
-from scotd_jax.tasks.formats import Format
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.prompt_formats import PromptFormat
 from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Artefact, digest, write_text
 
@@ -47,7 +47,7 @@ def build(run: Run, name: str) -> None:
     dropped = _contaminated(run, name, sets)
     facts = {"tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": _spec(spec)}
     if chat:
-        facts["chat"] = digest(tokenizer.template)
+        facts["chat"] = digest(tokenizer.chat_template)
     identity = facts | {
         "recipe": plain(recipe),
         "questions": run.questions_identity(sets),
@@ -62,7 +62,7 @@ def build(run: Run, name: str) -> None:
         run.log(f"  {len(dropped)} questions overlap with evaluation questions and are left out")
     asked = run.ask(sets)
 
-    def manner(task: Task) -> tuple[Format, Prompt]:
+    def manner(task: LoadedTask) -> tuple[PromptFormat, Prompt]:
         style = run.style(name) or task.format
         return style, run.opening(reader)(task, style, spec.few_shot)
 
@@ -175,7 +175,7 @@ def _readers(run: Run, name: str) -> tuple[Tokenizer, str, Model]:
     for student_name, student in run.config.students.items():
         if student.corpus == name:
             tokenizer, kind = run.tokenizer(student.model), run.model_config(student.model).kind
-            template = tokenizer.template if run.chats(student.model) else ""
+            template = tokenizer.chat_template if run.chats(student.model) else ""
             found[tokenizer.fingerprint(), kind, template] = student_name, tokenizer, student.model
     if len(found) > 1:
         names = " and ".join(student_name for student_name, *_ in found.values())

@@ -16,9 +16,9 @@ from scotd_jax.models import api, registry
 from scotd_jax.progress import Progress, log
 from scotd_jax.records import Prompt, Question, Turn, to_json
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.base import LoadedTask
 from scotd_jax.tasks.exemplars import Exemplar, few_shot_prefix, few_shot_turns, load_exemplars
-from scotd_jax.tasks.formats import Format, format_named
+from scotd_jax.tasks.prompt_formats import PromptFormat, get_prompt_format
 from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.tokenization import Tokenizer
@@ -54,7 +54,7 @@ class Run:
 
     # Questions
 
-    def _task(self, name: str) -> Task:
+    def _task(self, name: str) -> LoadedTask:
         return load_task(name, spec := self.config.tasks[name], self.config.seed + spec.seed)
 
     def _questions(self, set_name: str) -> tuple[Question, ...]:
@@ -62,9 +62,9 @@ class Run:
         where = QuestionSet.parse(set_name)
         return tuple(q for q in self.task(where.task).questions(where.split) if where.holds(q.text))
 
-    def ask(self, sets: tuple[str, ...]) -> dict[str, tuple[Question, Task]]:
+    def ask(self, sets: tuple[str, ...]) -> dict[str, tuple[Question, LoadedTask]]:
         """The questions of several sets by id, each with its task. Raises InputError on an id that comes twice."""
-        asked: dict[str, tuple[Question, Task]] = {}
+        asked: dict[str, tuple[Question, LoadedTask]] = {}
         for set_name in sets:
             task = self.task(QuestionSet.parse(set_name).task)
             for question in self.questions(set_name):
@@ -73,7 +73,7 @@ class Run:
                 asked[question.id] = question, task
         return asked
 
-    def reported(self, set_name: str) -> dict[str, tuple[Question, Task]]:
+    def reported(self, set_name: str) -> dict[str, tuple[Question, LoadedTask]]:
         """The questions of a set on which students are evaluated."""
         asked = self.ask((set_name,))
         return dict(list(asked.items())[: self.config.evaluation.limit or None])
@@ -91,12 +91,12 @@ class Run:
     def recipe_named(self, name: str, where: str) -> c.Recipe:
         return recipes.find(name, self.config.recipes, where)
 
-    def style(self, corpus: str) -> Format | None:
+    def style(self, corpus: str) -> PromptFormat | None:
         """The format in which the students of a corpus meet every task; None: each task's own."""
         name = self.config.corpora[corpus].format
-        return format_named(name, f"config.corpora.{corpus}.format") if name else None
+        return get_prompt_format(name, f"config.corpora.{corpus}.format") if name else None
 
-    def manner(self, model: c.Model) -> tuple[c.Recipe, Format | None, int]:
+    def manner(self, model: c.Model) -> tuple[c.Recipe, PromptFormat | None, int]:
         """Recipe, format and number of exemplars with which a model is asked: a student as it was taught, any other
         one as SCoTD asks its teacher."""
         if not model.student:
@@ -104,7 +104,7 @@ class Run:
         corpus = self.config.students[model.student].corpus
         return self.recipe(corpus), self.style(corpus), self.config.corpora[corpus].few_shot
 
-    def opening(self, model: c.Model) -> Callable[[Task, Format, int], Prompt]:
+    def opening(self, model: c.Model) -> Callable[[LoadedTask, PromptFormat, int], Prompt]:
         """f(task, format, count): what comes before every prompt to a model: `prefix`, or `turns` of a chat."""
         return self.turns if self.chats(model) else self.prefix
 
@@ -112,13 +112,13 @@ class Run:
         """Whether a model is asked by its chat template: a student, and who starts from one, as that was taught."""
         return model.chat or bool(model.student and self.chats(self.config.students[model.student].model))
 
-    def _prefix(self, task: Task, style: Format, count: int) -> str:
+    def _prefix(self, task: LoadedTask, style: PromptFormat, count: int) -> str:
         return few_shot_prefix(style, self._exemplars(task, count))
 
-    def _turns(self, task: Task, style: Format, count: int) -> tuple[Turn, ...]:
+    def _turns(self, task: LoadedTask, style: PromptFormat, count: int) -> tuple[Turn, ...]:
         return few_shot_turns(style, self._exemplars(task, count))
 
-    def _exemplars(self, task: Task, count: int) -> list[Exemplar]:
+    def _exemplars(self, task: LoadedTask, count: int) -> list[Exemplar]:
         """The first exemplars of a task. Raises InputError if it has fewer."""
         found = load_exemplars(self.config.tasks[task.name].exemplars, task) if count else []
         if len(found) < count:
@@ -137,7 +137,7 @@ class Run:
         if model.tokenizer.startswith("task:"):
             tasks = [self.task(name) for name in model.tokenizer.removeprefix("task:").split(",")]
             own = [recipes.own_words(self.recipe(n), self.style(n) or tasks[0].format) for n in self.config.corpora]
-            return Tokenizer.train_words([*own, *(text for task in tasks for text in task.texts())])
+            return Tokenizer.train_word_level([*own, *(text for task in tasks for text in task.texts())])
         if model.tokenizer or model.path:
             return Tokenizer.load(model.tokenizer or model.path, model.path or None)
         return self.tokenizer(self.config.students[model.student].model)
@@ -189,9 +189,9 @@ class Run:
         """What a manifest records of where a model came from."""
         tokenizer = self.tokenizer(model)
         identity: dict[str, Any] = {"config": c.plain(model), "tokenizer": tokenizer.fingerprint()}
-        identity["ends"] = list(tokenizer.end_ids)
+        identity["ends"] = list(tokenizer.eos_ids)
         if self.chats(model):
-            identity["chat"] = digest(tokenizer.template)
+            identity["chat"] = digest(tokenizer.chat_template)
         if model.student:
             identity["student"] = self.artefact("train", model.student).digest
         return identity

@@ -4,9 +4,9 @@ import json
 
 from scotd_jax.config import Model, plain
 from scotd_jax.distributed import hosts
-from scotd_jax.evaluation.contrast import consistency
+from scotd_jax.evaluation.contrast import contrast_consistency
 from scotd_jax.evaluation.scoring import outcomes, score
-from scotd_jax.evaluation.voting import vote
+from scotd_jax.evaluation.voting import self_consistency
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.combining import by_marginal, by_vote
 from scotd_jax.jobs.generation.local import load_speaker, read_all, speak
@@ -60,11 +60,13 @@ def evaluate(run: Run, name: str) -> None:
             paths = speak(
                 run, speaker, asked, settings.self_consistency, seed=run.config.seed, folder=folder, stem=stem
             )
-            results[set_name]["self_consistency"] = vote(questions, read_all(paths), confidence=settings.confidence)
+            results[set_name]["self_consistency"] = self_consistency(
+                questions, read_all(paths), confidence=settings.confidence
+            )
         run.log(f"  {set_name}: accuracy {100 * results[set_name]['accuracy']:.1f} of {len(questions)} questions")
     questions = [question for set_questions, _ in rows_by_set.values() for question in set_questions]
     right = {id_: r for set_questions, rows in rows_by_set.values() for id_, r in outcomes(set_questions, rows).items()}
-    output = {"sets": results, "contrast": consistency(questions, right, settings.confidence)}
+    output = {"sets": results, "contrast": contrast_consistency(questions, right, settings.confidence)}
     if hosts.is_first():
         write_text(artefact.path / "results.json", json.dumps(output, indent=2) + "\n")
     artefact.finish({key: result["accuracy"] for key, result in results.items()}, output)

@@ -11,7 +11,7 @@ from scotd_jax.models.hf.verification import verify_export
 from scotd_jax.records import Prompt
 from scotd_jax.reporting.cards import model_card
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.exemplars import prompt_after
+from scotd_jax.tasks.exemplars import join_prompt
 from scotd_jax.training.trainable import summary
 from scotd_jax.workdir import read_json
 
@@ -46,7 +46,7 @@ def export(run: Run, name: str) -> None:
     for question, task in asked:
         style = own_style or task.format
         prompt = recipes.prompt(recipe, style, question, question.answer)
-        prompts.append(prompt_after(run.opening(as_taught)(task, style, few_shot), prompt))
+        prompts.append(join_prompt(run.opening(as_taught)(task, style, few_shot), prompt))
     learned = summary(model.abstract(), spec.training.freeze, spec.training.lora)
     card = _card(run, name, prompts[0], style.stops, length, learned)
     export_pretrained(artefact.path, model.config, params, tokenizer, card, max_new_tokens=length)

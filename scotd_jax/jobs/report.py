@@ -11,7 +11,7 @@ from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response
-from scotd_jax.reporting.data import Arm, EvalSet, ReportData
+from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 from scotd_jax.reporting.html_page import write_report
 from scotd_jax.tasks import recipes
@@ -37,7 +37,7 @@ def report(run: Run, name: str) -> None:
     method, plainest = _extremes(arms)
     data = ReportData(
         title=config.name or "scotd_jax",
-        arms=arms,
+        runs=arms,
         sets=[EvalSet(key, about=ABOUT.get(key.rpartition(".")[2], "")) for key in labels],
         facts=_facts(run),
         ledgers={n: read_json(p) for n in config.corpora if (p := _corpus(run, n) / "ledger.json").exists()},
@@ -58,13 +58,13 @@ def label(run: Run, set_name: str) -> str:
     return f"{run.config.tasks[where.task].title or where.task}.{set_name.removeprefix(where.task + '.')}"
 
 
-def _arm(run: Run, name: str, asking: EvalSpec) -> Arm:
+def _arm(run: Run, name: str, asking: EvalSpec) -> RunResult:
     student = run.config.students[asking.student]
     results = read_json(run.artefact("evaluate", name).path / "results.json")
     _ = run.artefact("evaluate", name).digest  # refuses an evaluation that is not complete
     sets = results["sets"]
     samples, curve = _samples(run, student)
-    return Arm(
+    return RunResult(
         name=asking.arm,
         student=name,
         seed=run.config.seed + student.seed,
@@ -111,7 +111,7 @@ def _said(run: Run, name: str, set_name: str) -> tuple[list[Question], list[Resp
     return [question for question, _ in run.reported(set_name).values()], list(read_responses([path]))
 
 
-def _extremes(arms: list[Arm]) -> tuple[Arm | None, Arm | None]:
+def _extremes(arms: list[RunResult]) -> tuple[RunResult | None, RunResult | None]:
     """The arm with most samples, and the one of the same model that learnt from labels alone."""
     students = [arm for arm in arms if arm.role == "student" and arm.samples is not None]
     if not students:
@@ -121,14 +121,14 @@ def _extremes(arms: list[Arm]) -> tuple[Arm | None, Arm | None]:
     return method, next((arm for arm in alike if arm.samples == 0), None)
 
 
-def _examples(run: Run, arm: Arm | None) -> list:
+def _examples(run: Run, arm: RunResult | None) -> list:
     if arm is None:
         return []
     main = eval_specs(run.config)[arm.student].eval_sets[0]
     return pick_examples(*_said(run, arm.student, main), arm.name, label(run, main))
 
 
-def _pairs(run: Run, arms: list[Arm]) -> list:
+def _pairs(run: Run, arms: list[RunResult]) -> list:
     if not arms:
         return []
     said = {

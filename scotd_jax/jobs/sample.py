@@ -23,7 +23,7 @@ from scotd_jax.rationales.importers.joining import Import
 from scotd_jax.rationales.release import is_released, release
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response
-from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.base import LoadedTask
 from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.workdir import Artefact, file_digest, write_text
 
@@ -131,7 +131,7 @@ def _gold(run: Run, sets: tuple[str, ...]) -> list[Response]:
 
 
 def _import(
-    run: Run, imported: Import, asked: Mapping[str, tuple[Question, Task]], artefact: Artefact
+    run: Run, imported: Import, asked: Mapping[str, tuple[Question, LoadedTask]], artefact: Artefact
 ) -> list[epath.Path]:
     """Everything or nothing: what a file that is refused has left behind is removed."""
     try:

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from etils import epath
 
-from scotd_jax.atomic import atomic_write, full_disk_said, sweep, sync_folder
+from scotd_jax.atomic import atomic_write, disk_full_as_input_error, remove_partial_files, sync_folder
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.response_index import Name, Names, Place, Places
 from scotd_jax.records import Question, R, Response, from_json, to_json
@@ -84,14 +84,14 @@ class ResponseWriter:
                 if shard == i:
                     shard, some = next(rows, (count, ()))
         # Only now, with every row in a new file, may old files be replaced and removed.
-        with full_disk_said(self._folder / self._stem):
+        with disk_full_as_input_error(self._folder / self._stem):
             for part, path in zip(staged, paths, strict=True):
                 part.replace(path)
             sync_folder(self._folder)
         for path in old:
             if path not in paths:
                 path.unlink()
-        sweep(self._parts, prefix=f"{self._stem}-host")
+        remove_partial_files(self._parts, prefix=f"{self._stem}-host")
         if not list(self._parts.iterdir()):
             self._parts.rmdir()
         return paths

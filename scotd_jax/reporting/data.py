@@ -1,6 +1,6 @@
 """What a report is made of: plain Python values, so that it can be written from any run, or by hand.
 
-Nothing here is computed; `tables` averages and compares, `verdict` puts the outcome into words.
+Nothing here is computed; `tables` averages and compares, `headline` puts the outcome into words.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from scotd_jax.records import Question, Response
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-    """A question set that is reported. `label` is its key in `Arm.results` ("world.test"), `title` how it is called."""
+    """A question set of the report; `label` is its key in `RunResult.results` ("world.test"), `title` its name."""
 
     label: str
     title: str = ""  # "" is the part of the label after the dot
@@ -24,7 +24,7 @@ class EvalSet:
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
+class RunResult:
     """One trained model and its results. Arms of equal `name` and `model` are runs of one row and are averaged.
 
     `results` maps set labels to `evaluation.scoring.score`, `outcomes` to `scoring.outcomes` (needed for comparisons),
@@ -78,7 +78,7 @@ class ReportData:
     """
 
     title: str
-    arms: Sequence[Arm]
+    runs: Sequence[RunResult]
     sets: Sequence[EvalSet] = ()
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ledgers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)

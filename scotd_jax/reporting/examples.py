@@ -25,7 +25,7 @@ def pick_pairs(
 ) -> list[ContrastPair]:
     """Up to `count` contrast groups that every arm answered. answers: arm name -> question id -> response."""
     found = []
-    for _, members in sorted(contrast.groups(questions).items(), key=lambda item: _hash(item[0])):
+    for _, members in sorted(contrast.contrast_groups(questions).items(), key=lambda item: _hash(item[0])):
         if len(found) < count and all(q.id in said for said in answers.values() for q in members):
             found.append(ContrastPair(members, {arm: [said[q.id] for q in members] for arm, said in answers.items()}))
     return found

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from scotd_jax.reporting.data import EvalSet, ReportData
 from scotd_jax.reporting.tables import (
+    ArmRow,
     ComparisonRow,
-    Row,
     mean_of,
     method_of,
     models_of,
@@ -22,18 +22,18 @@ from scotd_jax.reporting.tables import (
     span,
 )
 
-NOTABLE = 0.05  # share of unreadable answers from which the verdict mentions them
+NOTABLE = 0.05  # share of unreadable answers from which the summary mentions them
 MOST = 4  # arms that one sentence lists
 
 
-class Verdict(NamedTuple):
+class Findings(NamedTuple):
     """`paragraphs`: one on the first model and the run, then a short one for each further model."""
 
     headline: str
     paragraphs: list[str]
 
 
-def verdict(data: ReportData, all_rows: Sequence[Row], tests: Sequence[ComparisonRow]) -> Verdict:
+def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequence[ComparisonRow]) -> Findings:
     """What the run found, for a reader who reads nothing else.
 
     all_rows, tests: `tables.rows` and `tables.comparisons` of the data.
@@ -41,7 +41,7 @@ def verdict(data: ReportData, all_rows: Sequence[Row], tests: Sequence[Compariso
     sets = sets_of(data)
     students = [r for r in all_rows if r.role == "student" and r.cells]
     if not students:
-        return Verdict("No student was evaluated in this run.", ["Give students question sets and run evaluate."])
+        return Findings("No student was evaluated in this run.", ["Give students question sets and run evaluate."])
     models = [m for m in models_of(all_rows) if any(r.model == m for r in students)]
     told = [
         _about_model(data, [r for r in students if r.model == m], sets, [t for t in tests if t.model == m])
@@ -53,11 +53,11 @@ def verdict(data: ReportData, all_rows: Sequence[Row], tests: Sequence[Compariso
         paragraphs.append(" ".join([f"{model or 'Other students'}: {finding}", *details[1:3]]))
     if len(models) > 1:
         headline = f"{headline.removesuffix('.')} ({models[0]})." if models[0] else headline
-    return Verdict(_bind(headline), [_bind(p) for p in paragraphs])
+    return Findings(_bind(headline), [_bind(p) for p in paragraphs])
 
 
 def _about_model(
-    data: ReportData, students: Sequence[Row], sets: Sequence[EvalSet], tests: Sequence[ComparisonRow]
+    data: ReportData, students: Sequence[ArmRow], sets: Sequence[EvalSet], tests: Sequence[ComparisonRow]
 ) -> tuple[str, list[str]]:
     """Headline and sentences on the students of one model."""
     method = method_of(students, students[0].model, data.method)
@@ -68,7 +68,7 @@ def _about_model(
     return _against(method, rivals, sets, main, tests, data)
 
 
-def _best(students: Sequence[Row], sets: Sequence[EvalSet], data: ReportData) -> tuple[str, list[str]]:
+def _best(students: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData) -> tuple[str, list[str]]:
     main = next(s for s in sets if any(s.label in r.cells for r in students))
     top = max((r for r in students if main.label in r.cells), key=lambda r: r.cells[main.label].estimate.value)
     share = percent(top.cells[main.label].estimate.value)
@@ -79,8 +79,8 @@ def _best(students: Sequence[Row], sets: Sequence[EvalSet], data: ReportData) ->
 
 
 def _against(
-    method: Row,
-    rivals: Sequence[Row],
+    method: ArmRow,
+    rivals: Sequence[ArmRow],
     sets: Sequence[EvalSet],
     main: EvalSet,
     tests: Sequence[ComparisonRow],
@@ -116,7 +116,7 @@ def _against(
     return headline[0].upper() + headline[1:], sentences
 
 
-def _described(row: Row) -> str:
+def _described(row: ArmRow) -> str:
     if row.samples == 0:
         return "training on answers alone"
     if row.samples and row.samples > 1:
@@ -124,15 +124,15 @@ def _described(row: Row) -> str:
     return _quoted(row)
 
 
-def _quoted(row: Row | ComparisonRow) -> str:
+def _quoted(row: ArmRow | ComparisonRow) -> str:
     name = row.other if isinstance(row, ComparisonRow) else row.name
     return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
 
 
-def _level(row: Row, evalset: EvalSet, data: ReportData) -> str:
+def _level(row: ArmRow, evalset: EvalSet, data: ReportData) -> str:
     cell = row.cells[evalset.label]
     guessing = f"; guessing gives {percent(cell.chance)} %" if cell.chance is not None else ""
-    runs = f", mean of {len(cell.runs)} runs" if len(cell.runs) > 1 else ""
+    runs = f", mean of {len(cell.run_accuracies)} runs" if len(cell.run_accuracies) > 1 else ""
     return (
         f"{_quoted(row)} answers {percent(cell.estimate.value)} % of {cell.n:,} {evalset.name} questions correctly "
         f"({100 * data.confidence:g} % interval {span(cell.estimate)} %{runs}{guessing})."
@@ -164,7 +164,7 @@ def _more(told: Sequence[object]) -> str:
     return f"; {len(told) - MOST} more are in the tables" if len(told) > MOST else ""
 
 
-def _curve(method: Row, rivals: Sequence[Row], main: EvalSet) -> list[str]:
+def _curve(method: ArmRow, rivals: Sequence[ArmRow], main: EvalSet) -> list[str]:
     line = [r for r in (*rivals, method) if method.curve and r.curve == method.curve and r.samples]
     line.sort(key=lambda r: r.samples or 0)
     if len(line) < 2:
@@ -181,7 +181,7 @@ def _curve(method: Row, rivals: Sequence[Row], main: EvalSet) -> list[str]:
     return [f"{opening}: {shares} % with {numbers} per question."]
 
 
-def _below_chance(row: Row, sets: Sequence[EvalSet]) -> list[str]:
+def _below_chance(row: ArmRow, sets: Sequence[EvalSet]) -> list[str]:
     below = []
     for evalset in sets:
         cell = row.cells.get(evalset.label)
@@ -195,14 +195,14 @@ def _below_chance(row: Row, sets: Sequence[EvalSet]) -> list[str]:
     return [f"{_quoted(row)} falls below guessing on {_join(parts)}: a sign that it follows a surface cue there."]
 
 
-def _unreadable(students: Sequence[Row], main: EvalSet) -> list[str]:
+def _unreadable(students: Sequence[ArmRow], main: EvalSet) -> list[str]:
     shares = [(r, mean_of(r, main.label, "format_failure_rate") or 0.0) for r in students]
     parts = [f"{_quoted(r)} {percent(share)} %" for r, share in shares if share >= NOTABLE]
     told = f"{_join(parts[:MOST])}{_more(parts)}"
     return [f"Answers on {main.name} that could not be read count as wrong: {told}."] if parts else []
 
 
-def _teacher(all_rows: Sequence[Row], sets: Sequence[EvalSet]) -> list[str]:
+def _teacher(all_rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[str]:
     for row in all_rows:
         main = next((s for s in sets if row.role == "teacher" and s.label in row.cells), None)
         if main:
@@ -211,7 +211,7 @@ def _teacher(all_rows: Sequence[Row], sets: Sequence[EvalSet]) -> list[str]:
     return []
 
 
-def _cautions(students: Sequence[Row]) -> list[str]:
+def _cautions(students: Sequence[ArmRow]) -> list[str]:
     fewest = min(r.seeds for r in students)
     if fewest == 1:
         return ["There is one training run per arm, so how much a new run would differ was not measured."]

@@ -20,11 +20,11 @@ from scotd_jax.evaluation import statistics
 from scotd_jax.evaluation.statistics import Estimate
 from scotd_jax.progress import format_seconds
 from scotd_jax.reporting import plots, tables
-from scotd_jax.reporting.data import Arm, ContrastPair, EvalSet, Example, ReportData
-from scotd_jax.reporting.headline import verdict
-from scotd_jax.reporting.tables import ComparisonRow, Row
+from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, ReportData, RunResult
+from scotd_jax.reporting.headline import summarize_findings
+from scotd_jax.reporting.tables import ArmRow, ComparisonRow
 
-__all__ = ["Arm", "ContrastPair", "EvalSet", "Example", "ReportData", "render", "write_report"]
+__all__ = ["ContrastPair", "EvalSet", "Example", "ReportData", "RunResult", "render", "write_report"]
 
 
 def write_report(path: epath.PathLike, data: ReportData) -> None:
@@ -63,7 +63,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     context = {
         "data": data,
         "version": __version__,
-        "verdict": verdict(data, rows, tests),
+        "findings": summarize_findings(data, rows, tests),
         "confidence": f"{100 * data.confidence:g}\N{NO-BREAK SPACE}%",
         "alpha": f"{1 - data.confidence:.3g}",
         "sets": sets,
@@ -109,14 +109,14 @@ def _markup(svg: str) -> markupsafe.Markup:
     return markupsafe.Markup(svg)
 
 
-def _by_model(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    grouped: dict[str, list[Row]] = {}
+def _by_model(rows: Iterable[ArmRow]) -> list[tuple[str, list[ArmRow]]]:
+    grouped: dict[str, list[ArmRow]] = {}
     for row in rows:
         grouped.setdefault(row.model if row.role == "student" else "for orientation", []).append(row)
     return list(grouped.items())
 
 
-def _set_facts(rows: Sequence[Row], evalset: EvalSet) -> dict[str, Any]:
+def _set_facts(rows: Sequence[ArmRow], evalset: EvalSet) -> dict[str, Any]:
     cells = [r.cells[evalset.label] for r in rows if evalset.label in r.cells]
     sizes = sorted({c.n for c in cells})
     chances = [c.chance for c in cells if c.chance is not None]
@@ -126,30 +126,30 @@ def _set_facts(rows: Sequence[Row], evalset: EvalSet) -> dict[str, Any]:
     }
 
 
-def _resolution(rows: Sequence[Row], sets: Sequence[EvalSet], confidence: float) -> dict[str, Any] | None:
+def _resolution(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -> dict[str, Any] | None:
     """What the questions of the smallest set alone leave open: half-width of an interval around one half."""
     sizes = [r.cells[s.label].n for r in rows for s in sets if s.label in r.cells]
     if not sizes:
         return None
-    middle = statistics.wilson(min(sizes) / 2, min(sizes), confidence)
+    middle = statistics.wilson_interval(min(sizes) / 2, min(sizes), confidence)
     return {"n": min(sizes), "half": f"{50 * (middle.high - middle.low):.0f}"}
 
 
-def _tags(rows: Sequence[Row], evalset: EvalSet, confidence: float) -> tuple[EvalSet, list[Any], list[Any]] | None:
+def _tags(rows: Sequence[ArmRow], evalset: EvalSet, confidence: float) -> tuple[EvalSet, list[Any], list[Any]] | None:
     sizes: dict[str, int] = {}
     for row in rows:
-        for arm in row.arms:
+        for arm in row.runs:
             for tag, score in arm.results.get(evalset.label, {}).get("by_tag", {}).items():
                 sizes.setdefault(tag, int(score["n"]))
     lines = []
     for row in rows:
-        tagged = [arm.results.get(evalset.label, {}).get("by_tag", {}) for arm in row.arms]
+        tagged = [arm.results.get(evalset.label, {}).get("by_tag", {}) for arm in row.runs]
         if any(tagged):
             lines.append((row, [tables.over_runs([t[tag] for t in tagged if tag in t], confidence) for tag in sizes]))
     return (evalset, list(sizes.items()), lines) if len(sizes) > 1 else None
 
 
-def _run_lines(rows: Sequence[Row], sets: Sequence[EvalSet]) -> list[dict[str, Any]]:
+def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str, Any]]:
     return [
         {
             "student": arm.student,
@@ -163,7 +163,7 @@ def _run_lines(rows: Sequence[Row], sets: Sequence[EvalSet]) -> list[dict[str, A
             "tokens": score.get("mean_tokens"),
         }
         for row in rows
-        for arm in row.arms
+        for arm in row.runs
         for evalset in sets
         if (score := arm.results.get(evalset.label))
     ]
@@ -177,8 +177,8 @@ def _comparison_rows(tests: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
     return [{"model": m, "method": a, "other": b, "cells": cells} for (m, a, b), cells in lines.items()]
 
 
-def _sample_panels(rows: Sequence[Row], sets: Sequence[EvalSet]) -> list[tuple[EvalSet, markupsafe.Markup]]:
-    curves: dict[str, list[Row]] = {}
+def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tuple[EvalSet, markupsafe.Markup]]:
+    curves: dict[str, list[ArmRow]] = {}
     for row in rows:
         if row.curve and row.samples:
             curves.setdefault(row.curve, []).append(row)
@@ -200,11 +200,11 @@ def _sample_panels(rows: Sequence[Row], sets: Sequence[EvalSet]) -> list[tuple[E
     return panels
 
 
-def _votes(rows: Sequence[Row], sets: Sequence[EvalSet], confidence: float) -> list[dict[str, Any]]:
+def _votes(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -> list[dict[str, Any]]:
     lines = []
     for row in rows:
         for evalset in sets:
-            votes = [arm.votes[evalset.label] for arm in row.arms if evalset.label in arm.votes]
+            votes = [arm.votes[evalset.label] for arm in row.runs if evalset.label in arm.votes]
             if votes:
                 greedy = row.cells.get(evalset.label)
                 shared = [k for k in votes[0]["expected"] if all(k in v["expected"] for v in votes)]
@@ -223,10 +223,10 @@ def _votes(rows: Sequence[Row], sets: Sequence[EvalSet], confidence: float) -> l
     return lines
 
 
-def _consistency(rows: Sequence[Row], confidence: float) -> list[dict[str, Any]]:
+def _consistency(rows: Sequence[ArmRow], confidence: float) -> list[dict[str, Any]]:
     lines = []
     for row in rows:
-        scores = [arm.consistency for arm in row.arms if arm.consistency is not None]
+        scores = [arm.consistency for arm in row.runs if arm.consistency is not None]
         if scores:
             cell = tables.over_runs(scores, confidence)
             lines.append({"row": row, "cell": cell} | {k: _mean(s[k] for s in scores) for k in ("some", "none")})
@@ -274,7 +274,7 @@ def _colour(bin_name: str) -> str:
 
 def _training(data: ReportData) -> list[tuple[str, markupsafe.Markup]]:
     """One panel per arm; students that belong to no arm get their own."""
-    owner = {arm.student: (arm.model, arm.name) for arm in data.arms}
+    owner = {arm.student: (arm.model, arm.name) for arm in data.runs}
     several = len({model for model, _ in owner.values() if model}) > 1
     grouped: dict[tuple[str, str], dict[str, Any]] = {}
     for student, curve in data.curves.items():

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import optimize
 
 from scotd_jax.reporting.data import EvalSet
-from scotd_jax.reporting.tables import Row, percent
+from scotd_jax.reporting.tables import ArmRow, percent
 
 INK, MUTED, GRID, ACCENT, SECOND, THIRD, PAPER = (f"#0102{i:02x}" for i in range(3, 10))
 _VARIABLES = {
@@ -55,7 +55,7 @@ _STYLE = {
 
 
 def accuracy_panel(
-    rows: Sequence[Row], evalset: EvalSet, highlight: Iterable[tuple[str, str]] = (), *, name_models: bool = False
+    rows: Sequence[ArmRow], evalset: EvalSet, highlight: Iterable[tuple[str, str]] = (), *, name_models: bool = False
 ) -> str:
     """Dots with intervals, one line per arm, on 0 to 100 %; dotted line at chance. Small dots are single runs.
 
@@ -75,8 +75,14 @@ def accuracy_panel(
             colour = ACCENT if method else INK if row.role == "student" else MUTED
             axes.plot([100 * cell.estimate.low, 100 * cell.estimate.high], [y, y], color=colour, linewidth=1.6)
             fill = colour if row.role == "student" else PAPER
-            if len(cell.runs) > 1:
-                axes.plot([100 * v for v in cell.runs], [y + 0.17] * len(cell.runs), ".", color=colour, markersize=2.5)
+            if len(cell.run_accuracies) > 1:
+                axes.plot(
+                    [100 * v for v in cell.run_accuracies],
+                    [y + 0.17] * len(cell.run_accuracies),
+                    ".",
+                    color=colour,
+                    markersize=2.5,
+                )
             axes.plot(100 * cell.estimate.value, y, "o", color=colour, markerfacecolor=fill, markersize=5.5)
             weight = "bold" if method else "normal"
             axes.text(0, y - 0.3, _short(name), fontsize=8, color=colour, weight=weight, va="center")
@@ -97,7 +103,7 @@ def accuracy_panel(
 
 
 def samples_panel(
-    curves: Mapping[str, Sequence[Row]], evalset: EvalSet, references: Mapping[str, Mapping[str, float]]
+    curves: Mapping[str, Sequence[ArmRow]], evalset: EvalSet, references: Mapping[str, Mapping[str, float]]
 ) -> str:
     """Accuracy against chains of thought per question (logarithmic), a line per curve with intervals.
 

@@ -7,20 +7,20 @@ from typing import Any
 
 from scotd_jax.evaluation import statistics
 from scotd_jax.evaluation.statistics import Estimate
-from scotd_jax.reporting.data import Arm, EvalSet, ReportData
+from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
 
 MINUS = "\N{MINUS SIGN}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class AccuracyCell:
     """Accuracy of one arm on one set. `best` is the highest mean of the model's students, which is no test;
     `against_chance` is "above" or "below" where the whole interval is, else ""."""
 
     estimate: Estimate
     n: int
     chance: float | None
-    runs: tuple[float, ...]
+    run_accuracies: tuple[float, ...]
     best: bool = False
 
     @property
@@ -31,8 +31,8 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One arm over all its runs. `arms` are the runs in the order given."""
+class ArmRow:
+    """One arm over all its runs. `runs` are the runs in the order given."""
 
     name: str
     model: str
@@ -40,12 +40,12 @@ class Row:
     samples: int | None
     curve: str
     about: str
-    arms: tuple[Arm, ...]
-    cells: dict[str, Cell]
+    runs: tuple[RunResult, ...]
+    cells: dict[str, AccuracyCell]
 
     @property
     def seeds(self) -> int:
-        return len(self.arms)
+        return len(self.runs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +69,14 @@ class ComparisonRow:
 def sets_of(data: ReportData) -> list[EvalSet]:
     """The sets in the order asked for, then any others that have results."""
     known = {s.label: s for s in data.sets}
-    used = dict.fromkeys(label for arm in data.arms for label in arm.results)
+    used = dict.fromkeys(label for arm in data.runs for label in arm.results)
     return [s for s in known.values() if s.label in used] + [EvalSet(label) for label in used if label not in known]
 
 
-def rows(data: ReportData) -> list[Row]:
+def rows(data: ReportData) -> list[ArmRow]:
     """One row per (model, arm name) in order of appearance, students before the models shown for orientation."""
-    grouped: dict[tuple[str, str], list[Arm]] = {}
-    for arm in data.arms:
+    grouped: dict[tuple[str, str], list[RunResult]] = {}
+    for arm in data.runs:
         grouped.setdefault((arm.model, arm.name), []).append(arm)
     made = []
     for (model, name), arms in grouped.items():
@@ -85,7 +85,7 @@ def rows(data: ReportData) -> list[Row]:
         cells = {
             label: _cell([a.results[label] for a in arms if label in a.results], data.confidence) for label in labels
         }
-        made.append(Row(name, model, first.role, first.samples, first.curve, first.about, tuple(arms), cells))
+        made.append(ArmRow(name, model, first.role, first.samples, first.curve, first.about, tuple(arms), cells))
     for label in [s.label for s in sets_of(data)]:
         for model in {r.model for r in made}:
             rivals = [r for r in made if r.model == model and r.role == "student" and label in r.cells]
@@ -96,15 +96,15 @@ def rows(data: ReportData) -> list[Row]:
     return sorted(made, key=lambda r: r.role != "student")
 
 
-def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> Cell:
+def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell:
     runs = tuple(float(s["accuracy"]) for s in scores)
     n = min(int(s["n"]) for s in scores)
     chances = [s.get("chance") for s in scores]
     chance = None if None in chances else float(sum(chances)) / len(chances)
-    return Cell(statistics.accuracy_over_seeds(runs, n, confidence), n, chance, runs)
+    return AccuracyCell(statistics.accuracy_over_seeds(runs, n, confidence), n, chance, runs)
 
 
-def method_of(all_rows: Sequence[Row], model: str, name: str = "") -> Row | None:
+def method_of(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow | None:
     """The arm that is compared with the others: `name`, or the student with most samples (two at least)."""
     students = [r for r in all_rows if r.model == model and r.role == "student"]
     if name:
@@ -113,12 +113,12 @@ def method_of(all_rows: Sequence[Row], model: str, name: str = "") -> Row | None
     return max(sampled, key=lambda r: r.samples or 0) if sampled else None
 
 
-def models_of(all_rows: Sequence[Row]) -> list[str]:
+def models_of(all_rows: Sequence[ArmRow]) -> list[str]:
     """Models that have students, in order."""
     return list(dict.fromkeys(r.model for r in all_rows if r.role == "student"))
 
 
-def comparisons(data: ReportData, all_rows: Sequence[Row]) -> list[ComparisonRow]:
+def comparisons(data: ReportData, all_rows: Sequence[ArmRow]) -> list[ComparisonRow]:
     """The method against every other student of its model on every set, runs paired by seed, questions by id."""
     found = []
     for model in models_of(all_rows):
@@ -128,9 +128,11 @@ def comparisons(data: ReportData, all_rows: Sequence[Row]) -> list[ComparisonRow
             for evalset in sets_of(data):
                 mine, theirs = (_outcomes(r, evalset.label) for r in (method, other))
                 if shared := sorted(mine.keys() & theirs.keys()):
-                    result = statistics.compare([mine[s] for s in shared], [theirs[s] for s in shared], data.confidence)
+                    result = statistics.compare_paired(
+                        [mine[s] for s in shared], [theirs[s] for s in shared], data.confidence
+                    )
                     found.append((method, other, evalset.label, result))
-    adjusted = statistics.holm([result.p_value for *_, result in found])
+    adjusted = statistics.holm_correction([result.p_value for *_, result in found])
     return [
         ComparisonRow(
             method.model,
@@ -147,8 +149,8 @@ def comparisons(data: ReportData, all_rows: Sequence[Row]) -> list[ComparisonRow
     ]
 
 
-def _outcomes(row: Row | None, label: str) -> dict[int, Mapping[str, float]]:
-    return {arm.seed: arm.outcomes[label] for arm in row.arms if label in arm.outcomes} if row else {}
+def _outcomes(row: ArmRow | None, label: str) -> dict[int, Mapping[str, float]]:
+    return {arm.seed: arm.outcomes[label] for arm in row.runs if label in arm.outcomes} if row else {}
 
 
 def _shown(difference: Estimate, p: float, confidence: float) -> str:
@@ -157,14 +159,14 @@ def _shown(difference: Estimate, p: float, confidence: float) -> str:
     return "better" if difference.low > 0 else "worse"
 
 
-def mean_of(row: Row, label: str, key: str) -> float | None:
+def mean_of(row: ArmRow, label: str, key: str) -> float | None:
     """Mean over the runs of one number of their scores; None if no run has it."""
-    values = [float(a.results[label][key]) for a in row.arms if a.results.get(label, {}).get(key) is not None]
+    values = [float(a.results[label][key]) for a in row.runs if a.results.get(label, {}).get(key) is not None]
     return sum(values) / len(values) if values else None
 
 
-def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> Cell | None:
-    """Cell of several runs' results of any kind that has accuracy and n (tags, votes, consistency)."""
+def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell | None:
+    """AccuracyCell of several runs' results of any kind that has accuracy and n (tags, votes, consistency)."""
     return _cell(scores, confidence) if scores else None
 
 

@@ -23,18 +23,18 @@ class Programs(NamedTuple):
 
 
 def programs(
-    model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
+    model: Model, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
 ) -> Programs:
     """Equal arguments give the same programs. Of the policy, what only decides shapes does not count."""
-    return _compiled(model, dataclasses.replace(policy, batch_size=1, bucket=1), end_ids, vocab_limit, mesh)
+    return _compiled(model, dataclasses.replace(policy, batch_size=1, bucket=1), eos_ids, vocab_limit, mesh)
 
 
 @functools.lru_cache(maxsize=32)
 def _compiled(
-    model: Model, policy: Sampling, end_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
+    model: Model, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
 ) -> Programs:
     """Questions, rows and caches are given away and come back changed."""
-    decode = functools.partial(decode_loop.decode, model, policy, end_ids=end_ids, vocab_limit=vocab_limit)
+    decode = functools.partial(decode_loop.decode, model, policy, eos_ids=eos_ids, vocab_limit=vocab_limit)
     placed = functools.partial(place_cache, mesh)  # else it could come back split otherwise than it went in
 
     def empty(params: Params, B: int, W: int, P: int):

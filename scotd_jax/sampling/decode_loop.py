@@ -124,7 +124,7 @@ def decode(
     base: Key[Array, ""],
     stop_table: Int[Array, "states V"],
     *,
-    end_ids: Sequence[int],
+    eos_ids: Sequence[int],
     vocab_limit: int,
 ) -> tuple[Rows, Cache, Int[Array, "B G C"], Int[Array, ""]]:
     """Rows begin as they are ordered, then all go on by C tokens, or fewer once none is active.
@@ -154,7 +154,7 @@ def decode(
         token, logprob = draw(logits, uniforms(keys, rows.position), policy, vocab_limit)
         token = jnp.where(rows.active, token, 0)
         stop_state = jnp.where(rows.active, stop_table[rows.stop_state, token], rows.stop_state)
-        at_end = jnp.stack([token == end for end in end_ids]).any(0)
+        at_end = jnp.stack([token == end for end in eos_ids]).any(0)
         ended = rows.active & (at_end | (stop_state == matched))
         position = rows.position + rows.active.astype(jnp.int32)
         rows = Rows(

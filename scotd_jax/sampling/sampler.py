@@ -36,10 +36,10 @@ PATIENCE = 30.0  # seconds after which finished samples are handed on even if th
 class Tokenizer(Protocol):
     """What is needed of scotd_jax.tokenization.Tokenizer."""
 
-    end_ids: tuple[int, ...]
+    eos_ids: tuple[int, ...]
     size: int
 
-    def token_texts(self) -> list[bytes]: ...
+    def token_bytes(self) -> list[bytes]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -95,10 +95,10 @@ class Sampler:
         policy = dataclasses.replace(policy, batch_size=round_up(policy.batch_size, (mesh and batch_shards(mesh)) or 1))
         self.params, self.work, self.shapes = params, Work(), set[tuple[int, int]]()
         self._model, self._tokenizer, self._policy, self._stops, self._mesh = model, tokenizer, policy, stops, mesh
-        self._texts = tokenizer.token_texts()
+        self._texts = tokenizer.token_bytes()
         self._table = jax.numpy.asarray(stop_table(self._texts, stops))
         self._base = base_key(seed)
-        self._programs = programs(model, policy, tokenizer.end_ids, tokenizer.size, mesh)
+        self._programs = programs(model, policy, tokenizer.eos_ids, tokenizer.size, mesh)
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[list[Sample]]:
         """Samples as they are finished. While they are decoded to text, the next ones are already being computed.
@@ -235,7 +235,7 @@ class Sampler:
         A decoder of tokens may normalise blanks, so that a stop string which the tokens spell is not in their text:
         then the text ends with the last token that lies wholly before it.
         """
-        if ids and ids[-1] in self._tokenizer.end_ids:
+        if ids and ids[-1] in self._tokenizer.eos_ids:
             ids = ids[:-1]
         text = self._tokenizer.decode(ids)
         shorter = cut(text, self._stops)

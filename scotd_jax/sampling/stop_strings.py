@@ -13,18 +13,18 @@ from jaxtyping import Int32
 START = 0  # the state before the first token
 
 
-def stop_table(token_texts: Sequence[bytes], stops: Sequence[str]) -> Int32[np.ndarray, "states V"]:
+def stop_table(token_bytes: Sequence[bytes], stops: Sequence[str]) -> Int32[np.ndarray, "states V"]:
     """The state after each token: `state = table[state, token]`, from START. The last state means that a stop string
     has been said, and is never left.
 
-    `token_texts[id]` are the bytes that token `id` adds to the text (b"" for special tokens). Raises ValueError on an
+    `token_bytes[id]` are the bytes that token `id` adds to the text (b"" for special tokens). Raises ValueError on an
     empty stop string.
     """
     steps = _byte_automaton([stop.encode("utf-8") for stop in stops])
-    lengths = np.array([len(text) for text in token_texts], np.int64)
-    letters = np.frombuffer(b"".join(token_texts), np.uint8)
+    lengths = np.array([len(text) for text in token_bytes], np.int64)
+    letters = np.frombuffer(b"".join(token_bytes), np.uint8)
     begins = np.cumsum(lengths) - lengths
-    table = np.repeat(np.arange(len(steps), dtype=np.int32)[:, None], len(token_texts), axis=1)
+    table = np.repeat(np.arange(len(steps), dtype=np.int32)[:, None], len(token_bytes), axis=1)
     for position in range(int(lengths.max(initial=0))):
         longer = np.flatnonzero(lengths > position)
         table[:, longer] = steps[table[:, longer], letters[begins[longer] + position]]

@@ -1,4 +1,4 @@
-"""GSM8K and SVAMP: word problems, answered by a number (tasks/numbers.py)."""
+"""GSM8K and SVAMP: word problems, answered by a number (tasks/numeric_answers.py)."""
 
 import re
 from collections.abc import Sequence
@@ -6,32 +6,32 @@ from typing import Any
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
-from scotd_jax.tasks.numbers import read_number
-from scotd_jax.tasks.row_task import Dataset, Row
+from scotd_jax.tasks.numeric_answers import parse_number
+from scotd_jax.tasks.row_task import DataRow, Dataset
 
 _CALCULATOR = re.compile(r"<<.*?>>")
 
 
-def gsm8k_question(row: Row) -> Question:
+def gsm8k_question(row: DataRow) -> Question:
     """The answer is what follows "####" in the solution; tfds delivers it apart, as `short_answer`."""
     said = row.get("short_answer") or row.get("answer")
     return row.question(row.text("question"), _number(row, str(said).rpartition("####")[2] if said else None))
 
 
-def gsm8k_solution(row: Row) -> Sequence[str]:
+def gsm8k_solution(row: DataRow) -> Sequence[str]:
     """The solution, its lines joined, without the annotations for a calculator."""
     solution, found, _ = str(row.get("answer")).rpartition("####")
     return [_CALCULATOR.sub("", solution)] if found else []
 
 
-def svamp_question(row: Row) -> Question:
+def svamp_question(row: DataRow) -> Question:
     return row.question(f"{row.text('Body')} {row.text('Question')}", _number(row, row.get("Answer")), id=row.get("ID"))
 
 
-def _number(row: Row, said: Any) -> str | None:
+def _number(row: DataRow, said: Any) -> str | None:
     if said is None:
         return None
-    number = read_number(str(said))
+    number = parse_number(str(said))
     if number is None:
         raise InputError(f"{row.where}: expected a number as answer, found {said!r}")
     return number

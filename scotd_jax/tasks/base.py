@@ -6,15 +6,15 @@ from typing import Protocol, runtime_checkable
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
-from scotd_jax.tasks.formats import Format
+from scotd_jax.tasks.prompt_formats import PromptFormat
 
 
 @runtime_checkable
-class Task(Protocol):
+class LoadedTask(Protocol):
     """Where questions come from. Every split is a list in a fixed order, the same in every process."""
 
     name: str
-    format: Format
+    format: PromptFormat
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ class Task(Protocol):
         ...
 
 
-Load = Callable[[], tuple[list[Question], list[Response]]]
+SplitLoader = Callable[[], tuple[list[Question], list[Response]]]
 
 
 class SplitTask:
@@ -44,14 +44,14 @@ class SplitTask:
     every split (0: all) and the responses to them.
     """
 
-    def __init__(self, name: str, style: Format, loaders: Mapping[str, Load], limit: int = 0):
+    def __init__(self, name: str, style: PromptFormat, loaders: Mapping[str, SplitLoader], limit: int = 0):
         self.name = name
         self.format = style
         self._loaders = dict(loaders)
         self._limit = limit
         self._load = functools.cache(self._load_split)
 
-    def add_split(self, name: str, load: Load) -> None:
+    def add_split(self, name: str, load: SplitLoader) -> None:
         """One more split; a split of that name stays as it is."""
         self._loaders.setdefault(name, load)
 

@@ -13,8 +13,8 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Prompt, Question, Response, Turn, from_mapping
-from scotd_jax.tasks.base import Task
-from scotd_jax.tasks.formats import Format, check_answer
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.prompt_formats import PromptFormat, check_answer
 from scotd_jax.tasks.row_files import read_rows
 from scotd_jax.tasks.row_task import RowTask, gold_response
 
@@ -34,18 +34,18 @@ def exemplar_names() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".jsonl") for file in FOLDER.glob("*.jsonl")))
 
 
-def own_exemplars(task: Task) -> str:
+def own_exemplars(task: LoadedTask) -> str:
     """The name of the exemplars that belong to a task; "" if it has none."""
     return task.exemplars if isinstance(task, RowTask) else ""
 
 
-def exemplar_split(name_or_path: str, task: Task) -> tuple[list[Question], list[Response]]:
+def exemplar_split(name_or_path: str, task: LoadedTask) -> tuple[list[Question], list[Response]]:
     """The exemplars as a split of the task: questions, and the task's own responses to them."""
     found = load_exemplars(name_or_path, task)
     return [x.question for x in found], [gold_response(x.question, 0, x.rationale, task.format) for x in found]
 
 
-def load_exemplars(name_or_path: str, task: Task) -> list[Exemplar]:
+def load_exemplars(name_or_path: str, task: LoadedTask) -> list[Exemplar]:
     """The exemplars of one of `exemplar_names` or of a file, as questions of `task`, in the order of the file.
 
     "" is the task's own. Raises InputError on an unknown name, a broken row, and where the task's format would not read
@@ -74,7 +74,7 @@ def load_exemplars(name_or_path: str, task: Task) -> list[Exemplar]:
     return found
 
 
-def few_shot_prefix(style: Format, exemplars: Sequence[Exemplar]) -> str:
+def few_shot_prefix(style: PromptFormat, exemplars: Sequence[Exemplar]) -> str:
     """What comes before the prompt of a question: prompt and target of every exemplar, one after the other.
 
     They are parted by the format's end string, or a blank where it has none.
@@ -83,7 +83,7 @@ def few_shot_prefix(style: Format, exemplars: Sequence[Exemplar]) -> str:
     return "".join(part if style.end else f"{part} " for part in parts)
 
 
-def few_shot_turns(style: Format, exemplars: Sequence[Exemplar]) -> tuple[Turn, ...]:
+def few_shot_turns(style: PromptFormat, exemplars: Sequence[Exemplar]) -> tuple[Turn, ...]:
     """The same for a chat: every exemplar is a question of the user and an answer that the model has given before.
 
     The end of a turn is the end of what is said, so the format's own end is left out.
@@ -96,14 +96,14 @@ def few_shot_turns(style: Format, exemplars: Sequence[Exemplar]) -> tuple[Turn, 
     return tuple(turns)
 
 
-def prompt_after(before: Prompt, ask: str) -> Prompt:
+def join_prompt(before: Prompt, ask: str) -> Prompt:
     """A whole prompt: `ask` after what `few_shot_prefix` or, for a chat, `few_shot_turns` has made."""
     return before + ask if isinstance(before, str) else (*before, {"role": "user", "content": ask})
 
 
-def _question(fields: Mapping[str, Any], where: str, number: int, task: Task) -> Question:
+def _question(fields: Mapping[str, Any], where: str, number: int, task: LoadedTask) -> Question:
     if isinstance(task, RowTask):
-        return task.ask(task.row(fields, where, SPLIT, number))
+        return task.to_question(task.row(fields, where, SPLIT, number))
     named = {"id": f"{task.name}/{SPLIT}/{number}", "task": task.name, "split": SPLIT}
     question = from_mapping(Question, {**fields, **named}, where)
     check_answer(question, where)

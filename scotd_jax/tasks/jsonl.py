@@ -9,7 +9,7 @@ from scotd_jax import config, records
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import SplitTask, require_unique
-from scotd_jax.tasks.formats import check_answer, format_named
+from scotd_jax.tasks.prompt_formats import check_answer, get_prompt_format
 from scotd_jax.tasks.row_files import read_lines
 
 GOLD = ".gold"
@@ -28,7 +28,9 @@ def jsonl(name: str, task: config.Task, seed: int) -> SplitTask:
     if not splits:
         raise InputError(f"config.tasks.{name}.path: {folder} holds no file SPLIT.jsonl; expected one file per split")
     loaders = {split: (lambda path=path: _load(path)) for split, path in splits.items()}
-    return SplitTask(name, format_named(task.format or "scotd", f"config.tasks.{name}.format"), loaders, task.limit)
+    return SplitTask(
+        name, get_prompt_format(task.format or "scotd", f"config.tasks.{name}.format"), loaders, task.limit
+    )
 
 
 def _load(path: epath.Path) -> tuple[list[Question], list[Response]]:

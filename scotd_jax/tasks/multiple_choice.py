@@ -18,11 +18,11 @@ from typing import Any
 from scotd_jax import config
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
-from scotd_jax.tasks.formats import letters
-from scotd_jax.tasks.row_task import Dataset, Row, RowTask, load, tidy
+from scotd_jax.tasks.prompt_formats import letters
+from scotd_jax.tasks.row_task import DataRow, Dataset, RowTask, load, tidy
 
 
-def choice_question(row: Row) -> Question:
+def choice_question(row: DataRow) -> Question:
     """Text: the stem and all choices, in the layout; answer: "(b)" for the second choice."""
     inner = row["question"] if isinstance(row.get("question"), Mapping) else row
     stem = tidy(inner.get("stem") or row.get("question_stem") or row["question"])

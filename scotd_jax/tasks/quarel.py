@@ -12,15 +12,15 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
-from scotd_jax.tasks.row_files import Placed, read_rows
-from scotd_jax.tasks.row_task import Dataset, Row
+from scotd_jax.tasks.row_files import LocatedRow, read_rows
+from scotd_jax.tasks.row_task import DataRow, Dataset
 
 _CHOICES = re.compile(r"\(A\)\s*(.+?)\s*\(B\)\s*(.+)")
 _TAIL = re.compile(r"(?:[.,;?]| or| or the)+$")  # what joins a choice to the rest of its sentence
 _ANSWERS = {answer: f"({answer[-2:].strip('()')})" for answer in ("(a)", "(b)", "a", "b")} | {"0": "(a)", "1": "(b)"}
 
 
-def quarel_question(row: Row) -> Question:
+def quarel_question(row: DataRow) -> Question:
     """The data's own question; the choices are what stands behind (A) and (B)."""
     text = row.text("question")
     found = _CHOICES.search(text)
@@ -30,7 +30,7 @@ def quarel_question(row: Row) -> Question:
     return row.question(text, answer, [_TAIL.sub("", choice) for choice in found.groups()], id=row.get("id"))
 
 
-def read_quarel(path: epath.Path) -> Iterator[Placed]:
+def read_quarel(path: epath.Path) -> Iterator[LocatedRow]:
     """Rows, without those that ask what the row before asked."""
     last = None
     for where, row in read_rows(path):

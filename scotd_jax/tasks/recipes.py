@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from scotd_jax.config import Part, Recipe
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
-from scotd_jax.tasks.formats import Format, Parsed, choice_of, choice_text
+from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat, choice_of, choice_text
 
 OF_FORMAT = ("prompt", "prefix", "question", "suffix", "rationale_prefix", "marker", "because")
 OF_RESPONSE = ("rationale", "answer", "text")
@@ -102,7 +102,7 @@ def reads_rationales(recipe: Recipe) -> bool:
     return "rationale" in fields_of(recipe.prompt)
 
 
-def own_words(recipe: Recipe, style: Format) -> str:
+def own_words(recipe: Recipe, style: PromptFormat) -> str:
     """The words that the templates themselves bring in, for a vocabulary that is made on the spot."""
     templates = [recipe.prompt, *(t for part in recipe.parts.values() for t in (part.prompt, part.target))]
     pieces = {"rationale_prefix": style.rationale_prefix, "because": style.because}
@@ -110,7 +110,7 @@ def own_words(recipe: Recipe, style: Format) -> str:
     return " ".join(literal + " " + pieces.get(field or "", "") for literal, field, _, _ in parsed)
 
 
-def examples(part: Part, style: Format, question: Question, responses: Sequence[Response]) -> Examples:
+def examples(part: Part, style: PromptFormat, question: Question, responses: Sequence[Response]) -> Examples:
     """What a part makes of one question and its responses; the targets end as the format ends them.
 
     Raises InputError if the part needs a gold answer and the question has none.
@@ -131,12 +131,12 @@ def examples(part: Part, style: Format, question: Question, responses: Sequence[
     return [(prompt, [(index, target(fields)) for fields, index in pairs])] if pairs else []
 
 
-def prompt(recipe: Recipe, style: Format, question: Question, rationale: str | None = None) -> str:
+def prompt(recipe: Recipe, style: PromptFormat, question: Question, rationale: str | None = None) -> str:
     """The text with which a student of the recipe is asked."""
     return recipe.prompt.format_map(_fields(style, question, rationale))
 
 
-def read(recipe: Recipe, style: Format, text: str, question: Question) -> Parsed:
+def read(recipe: Recipe, style: PromptFormat, text: str, question: Question) -> Parsed:
     """Rationale and answer out of what a student of the recipe said."""
     if recipe.parse_as == "response":
         return style.parse(text, question)
@@ -149,7 +149,7 @@ def read(recipe: Recipe, style: Format, text: str, question: Question) -> Parsed
 
 
 def _fields(
-    style: Format, question: Question, rationale: str | None = None, answer: str | None = None, text: str = ""
+    style: PromptFormat, question: Question, rationale: str | None = None, answer: str | None = None, text: str = ""
 ) -> dict[str, str]:
     return {
         "prompt": style.prompt(question),

@@ -2,7 +2,7 @@
 
 A task of your own is a Python file whose path is the `kind`. It defines one function `question(row)` that makes a
 `Question` of a row (tasks/row_task.py) and may define `FILES`, the file per split; or, where rows do not fit, a
-function `task(name, spec, seed)` that returns a `Task`.
+function `task(name, spec, seed)` that returns a `LoadedTask`.
 """
 
 import difflib
@@ -14,15 +14,15 @@ from etils import epath
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
-from scotd_jax.tasks import arithmetic, inference, multiple_choice, row_task, sentiment, yesno
-from scotd_jax.tasks.base import SplitTask, Task
+from scotd_jax.tasks import arithmetic, multiple_choice, nli, row_task, sentiment, yes_no
+from scotd_jax.tasks.base import LoadedTask, SplitTask
 from scotd_jax.tasks.exemplars import SPLIT as EXEMPLARS
 from scotd_jax.tasks.exemplars import exemplar_split, own_exemplars
 from scotd_jax.tasks.jsonl import jsonl
 from scotd_jax.tasks.quarel import QUAREL
 from scotd_jax.tasks.world import world
 
-Maker = Callable[[str, config.Task, int], Task]
+TaskFactory = Callable[[str, config.Task, int], LoadedTask]
 
 DATASETS = {
     "multiple_choice": multiple_choice.MULTIPLE_CHOICE,
@@ -31,14 +31,14 @@ DATASETS = {
     "quarel": QUAREL,
     "sst2": sentiment.SST2,
     "imdb": sentiment.IMDB,
-    "strategyqa": yesno.STRATEGYQA,
-    "boolq": yesno.BOOLQ,
+    "strategyqa": yes_no.STRATEGYQA,
+    "boolq": yes_no.BOOLQ,
     "gsm8k": arithmetic.GSM8K,
     "svamp": arithmetic.SVAMP,
-    "anli": inference.ANLI,
-    "esnli": inference.ESNLI,
+    "anli": nli.ANLI,
+    "esnli": nli.ESNLI,
 }
-KINDS: dict[str, Maker] = {
+KINDS: dict[str, TaskFactory] = {
     "world": world,
     "jsonl": jsonl,
     "arc": multiple_choice.arc,
@@ -46,7 +46,7 @@ KINDS: dict[str, Maker] = {
 }
 
 
-def load_task(name: str, task: config.Task, seed: int) -> Task:
+def load_task(name: str, task: config.Task, seed: int) -> LoadedTask:
     """The task that a config calls `name`. `seed` matters only to tasks that are generated.
 
     Raises InputError on an unknown kind, an unknown option or files that are not there.
@@ -64,7 +64,7 @@ def load_task(name: str, task: config.Task, seed: int) -> Task:
     return made
 
 
-def _own(path: str, where: str) -> Maker:
+def _own(path: str, where: str) -> TaskFactory:
     """What the Python file at `path` defines. An error inside the file keeps its traceback."""
     file = epath.Path(path)
     if not file.exists():

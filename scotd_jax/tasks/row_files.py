@@ -15,7 +15,7 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 
-Placed = tuple[str, Mapping[str, Any]]  # "FILE line N" or "FILE row N" for messages, and the row
+LocatedRow = tuple[str, Mapping[str, Any]]  # "FILE line N" or "FILE row N" for messages, and the row
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
 
@@ -26,7 +26,7 @@ def split_name(path: epath.Path) -> str | None:
     return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), None)
 
 
-def read_rows(path: epath.Path) -> Iterator[Placed]:
+def read_rows(path: epath.Path) -> Iterator[LocatedRow]:
     """The rows of a file in its order. Raises InputError on a file that is missing, damaged or of another kind."""
     name = path.name.removesuffix(".gz")
     if name.endswith((".jsonl", ".json")):
@@ -60,7 +60,7 @@ def _lines(path: epath.Path, text: str) -> list[tuple[str, str]]:
     return [(f"{path} line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def _json_rows(path: epath.Path) -> Iterator[Placed]:
+def _json_rows(path: epath.Path) -> Iterator[LocatedRow]:
     text = read_text(path)
     try:
         whole = json.loads(text)
@@ -83,13 +83,13 @@ def _json_rows(path: epath.Path) -> Iterator[Placed]:
             yield _object(row, where)
 
 
-def _object(row: Any, where: str) -> Placed:
+def _object(row: Any, where: str) -> LocatedRow:
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, found {str(row)[:60]!r}")
     return where, row
 
 
-def _table_rows(path: epath.Path, delimiter: str) -> Iterator[Placed]:
+def _table_rows(path: epath.Path, delimiter: str) -> Iterator[LocatedRow]:
     """Quoted as CSV is, whatever the delimiter; the first line names the columns."""
     lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:

@@ -1,6 +1,6 @@
 """A dataset is one small function from a row to a question; everything else that datasets share is here.
 
-`Row` is what such a function gets: the fields of the row as the official file or a library delivers them, with
+`DataRow` is what such a function gets: the fields of the row as the official file or a library delivers them, with
 helpers that report a broken row by its place. `Dataset` adds the names of the official files. `load` makes a task.
 
 Options of every task that is made so: `files`, a file name per split (also with *, several files one after the other).
@@ -17,13 +17,13 @@ from scotd_jax import config
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import SplitTask
-from scotd_jax.tasks.formats import Format, check_answer, format_named
-from scotd_jax.tasks.row_files import Placed, read_rows, split_name
-from scotd_jax.tasks.sources import Source, library_source
+from scotd_jax.tasks.dataset_libraries import RowReaders, library_source
+from scotd_jax.tasks.prompt_formats import PromptFormat, check_answer, get_prompt_format
+from scotd_jax.tasks.row_files import LocatedRow, read_rows, split_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Row(Mapping[str, Any]):
+class DataRow(Mapping[str, Any]):
     """The fields of one row. A missing one raises InputError; `get` gives None instead."""
 
     fields: Mapping[str, Any]
@@ -111,10 +111,10 @@ class Dataset:
     `exemplars` is a name of tasks/exemplars, "{option}" as above.
     """
 
-    question: Callable[[Row], Question]
+    question: Callable[[DataRow], Question]
     files: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    read: Callable[[epath.Path], Iterator[Placed]] = read_rows
-    rationales: Callable[[Row], Sequence[str]] = lambda row: ()
+    read: Callable[[epath.Path], Iterator[LocatedRow]] = read_rows
+    rationales: Callable[[DataRow], Sequence[str]] = lambda row: ()
     options: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     expected: str = ""
@@ -124,21 +124,23 @@ class Dataset:
 class RowTask(SplitTask):
     """A task whose questions are rows of a dataset. `ask` makes a question of a row, also of one from elsewhere."""
 
-    def __init__(self, dataset: Dataset, name: str, style: Format, spec: config.Task, options: Mapping, source: Source):
+    def __init__(
+        self, dataset: Dataset, name: str, style: PromptFormat, spec: config.Task, options: Mapping, source: RowReaders
+    ):
         self.dataset = dataset
         self.options = options
         loaders = {split: (lambda split=split: self._read(split, source[split], spec.limit)) for split in source}
         super().__init__(name, style, loaders, spec.limit)
 
-    def row(self, fields: Mapping[str, Any], where: str, split: str, number: int) -> Row:
-        return Row(fields, where, self.name, split, number, self.options)
+    def row(self, fields: Mapping[str, Any], where: str, split: str, number: int) -> DataRow:
+        return DataRow(fields, where, self.name, split, number, self.options)
 
     @property
     def exemplars(self) -> str:
         """The name of the dataset's own exemplars."""
         return self.dataset.exemplars.format_map(self.options).lower()
 
-    def ask(self, row: Row) -> Question:
+    def to_question(self, row: DataRow) -> Question:
         """The question of a row. Raises InputError if the row or what the dataset makes of it is not in order."""
         try:
             question = self.dataset.question(row)
@@ -153,7 +155,7 @@ class RowTask(SplitTask):
         questions, responses = {}, []
         for number, (where, fields) in enumerate(itertools.islice(rows(), limit or None)):
             row = self.row(fields, where, split, number)
-            question = self.ask(row)
+            question = self.to_question(row)
             if question.id in questions:
                 raise InputError(f"{where}: the id {question.id!r} occurs twice; ids name responses and must be unique")
             questions[question.id] = question
@@ -179,7 +181,7 @@ def load(dataset: Dataset, name: str, spec: config.Task, seed: int) -> RowTask:
     else:
         names = {"validation": "dev"} | {old.format_map(options): new for old, new in dataset.splits.items()}
         source = {names.get(split, split): rows for split, rows in source.items()}
-    return RowTask(dataset, name, format_named(spec.format or "scotd", f"{here}.format"), spec, options, source)
+    return RowTask(dataset, name, get_prompt_format(spec.format or "scotd", f"{here}.format"), spec, options, source)
 
 
 def tidy(text: Any) -> str:
@@ -204,9 +206,9 @@ def _folder(
     folder: epath.Path,
     official: Mapping[str, Sequence[str]],
     chosen: Any,
-    read: Callable[[epath.Path], Iterator[Placed]],
+    read: Callable[[epath.Path], Iterator[LocatedRow]],
     here: str,
-) -> Source:
+) -> RowReaders:
     if chosen is not None:
         if not isinstance(chosen, Mapping) or not all(isinstance(file, str) for file in chosen.values()):
             raise InputError(f"{here}.options.files: expected a file name per split, found {chosen!r}")
@@ -236,7 +238,7 @@ def _matches(folder: epath.Path, name: str) -> list[epath.Path]:
     return [folder / name] if (folder / name).exists() else []
 
 
-def gold_response(question: Question, index: int, rationale: str, style: Format) -> Response:
+def gold_response(question: Question, index: int, rationale: str, style: PromptFormat) -> Response:
     """A rationale that came with the data: certain (log-probability zero), counted in words."""
     text = style.target(rationale, question.answer).removesuffix(style.end)
     words = len(text.split())

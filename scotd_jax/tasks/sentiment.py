@@ -12,25 +12,25 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
-from scotd_jax.tasks.row_files import Placed, read_lines, read_rows, read_text
-from scotd_jax.tasks.row_task import Dataset, Row
+from scotd_jax.tasks.row_files import LocatedRow, read_lines, read_rows, read_text
+from scotd_jax.tasks.row_task import DataRow, Dataset
 
 CHOICES = ("negative", "positive")
 _LABELS = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive"} | {x: x for x in CHOICES}
 
 
-def sst2_question(row: Row) -> Question:
+def sst2_question(row: DataRow) -> Question:
     """GLUE's `idx` is the row's number, so rows are named by their number in all files."""
     text = row.lines("What is the sentiment of the following sentence?", row.text("sentence"))
     return row.question(text, row.label(_LABELS, "label"), CHOICES)
 
 
-def imdb_question(row: Row) -> Question:
+def imdb_question(row: DataRow) -> Question:
     text = row.lines("What is the sentiment of the following review?", row.text("text", "Text"))
     return row.question(text, row.label(_LABELS, "label", "Sentiment"), CHOICES, group=row.get("pair"))
 
 
-def read_sst2(path: epath.Path) -> Iterator[Placed]:
+def read_sst2(path: epath.Path) -> Iterator[LocatedRow]:
     """Rows of an unquoted table, with or without a header."""
     lines = read_lines(path)
     header = lines[0][1].strip().split("\t") if lines else []
@@ -45,7 +45,7 @@ def read_sst2(path: epath.Path) -> Iterator[Placed]:
         yield where, dict(zip(header, values, strict=True))
 
 
-def read_imdb(path: epath.Path) -> Iterator[Placed]:
+def read_imdb(path: epath.Path) -> Iterator[LocatedRow]:
     """Rows of a quoted table or of a folder with `neg` and `pos`.
 
     Rows of X_original and X_contrast get the name of their pair, "X/k", as field `pair`.

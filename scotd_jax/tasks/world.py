@@ -26,12 +26,12 @@ from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks import world_vocabulary as words
 from scotd_jax.tasks.base import SplitTask, require_unique
-from scotd_jax.tasks.formats import format_named
-from scotd_jax.tasks.world_vocabulary import Family
+from scotd_jax.tasks.prompt_formats import get_prompt_format
+from scotd_jax.tasks.world_vocabulary import QuestionFamily
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class WorldOptions:
     """What may be set of the world; `config.Task.options` holds these names."""
 
     train: int = 600  # questions of each split
@@ -54,7 +54,7 @@ class Options:
 class Walk:
     """One question before it is worded: a start, and per day an operation (None: rest)."""
 
-    family: Family
+    family: QuestionFamily
     start: str
     days: tuple[str | None, ...]
 
@@ -66,20 +66,22 @@ class Walk:
 
 def world(name: str, task: config.Task, seed: int) -> "World":
     """The task. `seed` decides the facts and the questions. Raises InputError on an option that it does not know."""
-    known = {f.name: f for f in dataclasses.fields(Options)}
+    known = {f.name: f for f in dataclasses.fields(WorldOptions)}
     for key in task.options:
         if key not in known:
             raise InputError(
                 f"config.tasks.{name}.options.{key}: the world has no such option; it has {', '.join(known)}"
             )
     values = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in task.options.items()}
-    return World(name, Options(**values), seed, task.format or "plain", task.limit)
+    return World(name, WorldOptions(**values), seed, task.format or "plain", task.limit)
 
 
 class World(SplitTask):
     """The world as a task, generated as a whole when it is made (about a second)."""
 
-    def __init__(self, name: str, options: Options = Options(), seed: int = 0, style: str = "plain", limit: int = 0):
+    def __init__(
+        self, name: str, options: WorldOptions = WorldOptions(), seed: int = 0, style: str = "plain", limit: int = 0
+    ):
         self.options = options
         self._name, self._seed = name, seed
         self.results = {f.name: _facts(f, random.Random(f"{seed} facts {f.name}")) for f in words.FAMILIES}
@@ -88,7 +90,7 @@ class World(SplitTask):
         self._generate()
         check_no_overlap({split: pair[0] for split, pair in self._splits.items()})
         loaders = {split: (lambda pair=pair: pair) for split, pair in self._splits.items()}
-        super().__init__(name, format_named(style), loaders, limit)
+        super().__init__(name, get_prompt_format(style), loaders, limit)
 
     def texts(self) -> Iterator[str]:
         """Every word of the world, then all prompts and targets: the vocabulary does not depend on the counts."""
@@ -117,7 +119,7 @@ class World(SplitTask):
         self,
         split: str,
         count: int,
-        pairs: Sequence[tuple[Family, int]],
+        pairs: Sequence[tuple[QuestionFamily, int]],
         *,
         held: bool | None,
         cue: float,
@@ -203,7 +205,7 @@ class World(SplitTask):
 
     # -- chains ------------------------------------------------------------------------------------------------------
 
-    def _draw_walk(self, family: Family, steps: int, rng: random.Random) -> Walk:
+    def _draw_walk(self, family: QuestionFamily, steps: int, rng: random.Random) -> Walk:
         total = rng.randint(steps, self.options.days)
         days: list[str | None] = [None] * total
         for day in rng.sample(range(total), steps):
@@ -288,7 +290,7 @@ def check_no_overlap(splits: Mapping[str, Sequence[Question]]) -> None:
             seen[question.text] = split
 
 
-def _facts(family: Family, rng: random.Random) -> dict[str, dict[str, str]]:
+def _facts(family: QuestionFamily, rng: random.Random) -> dict[str, dict[str, str]]:
     """operation -> state -> result: permutations without fixed points, no two of which agree on a state."""
     facts: dict[str, dict[str, str]] = {}
     for operation in family.operations:

@@ -9,7 +9,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class QuestionFamily:
     """One family. The first six states are of the kind that the cue favours; operations come by falling frequency.
 
     `questions` and `openings` are templates: `{name}`, `{start}`, `{days}` (the week, day by day), `{a}` and `{b}`
@@ -29,7 +29,7 @@ NAMES = ("dan", "mia", "tom", "eve", "sam", "amy")
 FREQUENCIES = (4, 3, 2, 2)  # of a family's operations, in questions and in statements alike
 
 FAMILIES = (
-    Family(
+    QuestionFamily(
         name="town",
         states=(
             *("dock", "pier", "mill", "bridge", "beach", "lake"),
@@ -43,7 +43,7 @@ FAMILIES = (
         ),
         opening="{name} is at {start} .",
     ),
-    Family(
+    QuestionFamily(
         name="paint",
         states=(
             *("red", "orange", "yellow", "pink", "brown", "gold"),
@@ -57,7 +57,7 @@ FAMILIES = (
         ),
         opening="the paint is {start} .",
     ),
-    Family(
+    QuestionFamily(
         name="spell",
         states=(
             *("duck", "goat", "hen", "cow", "pig", "lamb"),

@@ -7,11 +7,11 @@ A row of the files is a riddle, what solves it and how hard it is: {"riddle": "W
 """
 
 from scotd_jax.records import Question
-from scotd_jax.tasks.row_task import Row
+from scotd_jax.tasks.row_task import DataRow
 
 FILES = {"train": "riddles_train.jsonl", "test": "riddles_test.csv"}  # without it: every SPLIT.jsonl, .json, .csv, .tsv
 
 
-def question(row: Row) -> Question:
+def question(row: DataRow) -> Question:
     text = row.lines("Solve this riddle:", row.text("riddle"))
     return row.question(text, row.text("solution"), tags=("hard",) if row.get("hard") else ())

@@ -10,7 +10,7 @@ import pytest
 from scotd_jax import config as c
 from scotd_jax.jobs.graph import JOBS, chain
 from scotd_jax.records import Question, Response, from_json
-from scotd_jax.tasks.formats import check_answer, format_named
+from scotd_jax.tasks.prompt_formats import check_answer, get_prompt_format
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -79,7 +79,7 @@ def test_the_example_records_are_read():
     check_answer(question, "README")
     response = from_json(Response, response_line, "README")
     assert response.question_id == question.id
-    assert format_named("scotd").parse(response.text, question).answer == question.answer
+    assert get_prompt_format("scotd").parse(response.text, question).answer == question.answer
 
 
 @pytest.mark.parametrize("key", re.findall(r"--config\.([a-z][\w.]+)=", README))

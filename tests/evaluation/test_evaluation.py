@@ -31,7 +31,7 @@ def response(name, answer, sample_index=0, **fields):
 @given(st.integers(1, 300), st.data(), st.sampled_from([0.8, 0.95, 0.99]))
 def test_wilson_is_scipys(trials, data, confidence):
     successes = data.draw(st.integers(0, trials))
-    ours = statistics.wilson(successes, trials, confidence)
+    ours = statistics.wilson_interval(successes, trials, confidence)
     theirs = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     np.testing.assert_allclose([ours.low, ours.high], [theirs.low, theirs.high], atol=1e-12)
     assert ours.value == successes / trials
@@ -41,24 +41,24 @@ def test_wilson_is_scipys(trials, data, confidence):
 @pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_what_is_no_proportion(successes, trials):
     with pytest.raises(ValueError, match="not a proportion"):
-        statistics.wilson(successes, trials)
+        statistics.wilson_interval(successes, trials)
 
 
 def test_seed_interval_is_scipys_t_interval():
     values = [0.75, 0.80, 0.71]
-    ours = statistics.seed_interval(values, 0.95)
+    ours = statistics.t_interval(values, 0.95)
     theirs = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     np.testing.assert_allclose(ours, (np.mean(values), theirs.low, theirs.high), rtol=1e-9)
     with pytest.raises(ValueError, match="one run"):
-        statistics.seed_interval([0.5])
+        statistics.t_interval([0.5])
 
 
 def test_runs_that_agree_by_luck_do_not_shrink_the_interval_of_their_questions():
     lucky = statistics.accuracy_over_seeds([0.6, 0.6, 0.6], 100)
-    assert lucky == statistics.wilson(60, 100)
+    assert lucky == statistics.wilson_interval(60, 100)
     far_apart = statistics.accuracy_over_seeds([0.3, 0.6, 0.9], 1000)
     assert (far_apart.low, far_apart.high) == (0.0, 1.0)
-    assert statistics.accuracy_over_seeds([0.6], 100) == statistics.wilson(60, 100)
+    assert statistics.accuracy_over_seeds([0.6], 100) == statistics.wilson_interval(60, 100)
 
 
 def test_bootstrap_agrees_with_scipy():
@@ -73,47 +73,47 @@ def test_bootstrap_agrees_with_scipy():
 def test_mcnemar_counts_only_questions_that_split_the_students():
     a = [True] * 9 + [False] + [True] * 50
     b = [False] * 9 + [True] + [True] * 50
-    assert statistics.mcnemar(a, b) == pytest.approx(stats.binomtest(9, 10).pvalue)
-    assert statistics.mcnemar(a, a) == 1.0
+    assert statistics.mcnemar_test(a, b) == pytest.approx(stats.binomtest(9, 10).pvalue)
+    assert statistics.mcnemar_test(a, a) == 1.0
     with pytest.raises(ValueError, match="paired"):
-        statistics.mcnemar(a, b[1:])
+        statistics.mcnemar_test(a, b[1:])
 
 
 def test_sign_flip_estimates_mcnemar_and_sees_no_difference_in_none():
     differences = [1.0] * 14 + [-1.0] * 4 + [0.0] * 60
     exact = stats.binomtest(14, 18).pvalue
-    assert statistics.sign_flip(differences, draws=40_000) == pytest.approx(exact, abs=0.004)
-    assert statistics.sign_flip([0.0, 0.0]) == 1.0
-    assert statistics.sign_flip([1.0] * 200) < 0.001
+    assert statistics.sign_flip_test(differences, draws=40_000) == pytest.approx(exact, abs=0.004)
+    assert statistics.sign_flip_test([0.0, 0.0]) == 1.0
+    assert statistics.sign_flip_test([1.0] * 200) < 0.001
 
 
 def test_holm_on_the_textbook_example():
-    np.testing.assert_allclose(statistics.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    assert statistics.holm([0.6, 0.9]) == [1.0, 1.0]
-    assert statistics.holm([]) == []
+    np.testing.assert_allclose(statistics.holm_correction([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm_correction([0.6, 0.9]) == [1.0, 1.0]
+    assert statistics.holm_correction([]) == []
 
 
 def test_comparison_pairs_questions_and_runs():
     a = {f"q{i}": float(i % 10 < 8) for i in range(200)}
     b = {f"q{i}": float(i % 10 < 6) for i in reversed(range(200))}  # order must not matter
-    one = statistics.compare([a], [b])
+    one = statistics.compare_paired([a], [b])
     assert one.difference.value == pytest.approx(0.2)
     assert 0.1 < one.difference.low < 0.2 < one.difference.high < 0.3
     assert one.p_value == pytest.approx(stats.binomtest(40, 40).pvalue)
     assert (one.questions, one.seeds) == (200, 1)
-    opposite = statistics.compare([a, b], [b, a])  # two runs that contradict each other show nothing
+    opposite = statistics.compare_paired([a, b], [b, a])  # two runs that contradict each other show nothing
     assert opposite.difference.value == pytest.approx(0.0)
     assert opposite.difference.low < -0.9
     assert opposite.difference.high > 0.9
     assert opposite.p_value == 1.0
     with pytest.raises(ValueError, match="same, non-empty questions"):
-        statistics.compare([a], [{**b, "other": 1.0}])
+        statistics.compare_paired([a], [{**b, "other": 1.0}])
 
 
 def test_asking_the_same_questions_in_more_runs_does_not_make_them_more_questions():
     a = {f"q{i}": float(i < 12) for i in range(40)}
     b = {f"q{i}": float(6 <= i < 14) for i in range(40)}
-    once, thrice = statistics.compare([a], [b]), statistics.compare([a] * 3, [b] * 3)
+    once, thrice = statistics.compare_paired([a], [b]), statistics.compare_paired([a] * 3, [b] * 3)
     assert thrice.difference == once.difference
     assert thrice.p_value == pytest.approx(once.p_value, abs=0.02)
 
@@ -131,7 +131,7 @@ def test_score_counts_unreadable_answers_as_wrong_and_reports_them():
     result = scoring.score(questions, responses)
     assert (result["n"], result["samples"], result["chance"]) == (3, 1, 0.5)
     assert result["accuracy"] == pytest.approx(1 / 3)
-    assert result["interval"] == list(statistics.wilson(1, 3)[1:])
+    assert result["interval"] == list(statistics.wilson_interval(1, 3)[1:])
     assert result["format_failure_rate"] == result["truncation_rate"] == pytest.approx(1 / 3)
     assert result["mean_tokens"] == 6
     assert {tag: (v["n"], v["accuracy"]) for tag, v in result["by_tag"].items()} == {"easy": (2, 0.5), "long": (1, 0.0)}
@@ -181,7 +181,7 @@ def test_no_questions_and_double_ids_are_refused():
     ],
 )
 def test_majority(answers, winner):
-    assert voting.majority(answers) == winner
+    assert voting.majority_vote(answers) == winner
 
 
 def test_vote_entropy():
@@ -194,24 +194,24 @@ def test_vote_entropy():
 @given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=6), st.data())
 def test_expected_majority_is_the_mean_over_every_ordered_draw(answers, data):
     k = data.draw(st.integers(1, len(answers)))
-    draws = [voting.majority(d) == "a" for d in itertools.permutations(answers, k)]
+    draws = [voting.majority_vote(d) == "a" for d in itertools.permutations(answers, k)]
     votes = collections.Counter(a for a in answers if a not in (None, "a"))
-    ours = voting.expected_majority(answers.count("a"), list(votes.values()), len(answers), k)
+    ours = voting.expected_majority_accuracy(answers.count("a"), list(votes.values()), len(answers), k)
     assert ours == pytest.approx(np.mean(draws))
 
 
 def test_expected_majority_refuses_impossible_counts():
     with pytest.raises(ValueError, match="cannot draw"):
-        voting.expected_majority(1, [1], 2, 3)
+        voting.expected_majority_accuracy(1, [1], 2, 3)
     with pytest.raises(ValueError, match="cannot draw"):
-        voting.expected_majority(2, [1], 2, 1)
+        voting.expected_majority_accuracy(2, [1], 2, 1)
 
 
 def test_vote_over_a_set():
     questions = [question("q0"), question("q1"), question("q2")]
     said = {"q0": ["a", "b", "a"], "q1": ["b", None, "a"], "q2": [None, None, None]}
     responses = [response(q, a, i) for q, answers in said.items() for i, a in enumerate(answers)]
-    result = voting.vote(questions, reversed(responses))
+    result = voting.self_consistency(questions, reversed(responses))
     assert (result["n"], result["k"]) == (3, 3)
     assert result["accuracy"] == pytest.approx(1 / 3)  # q1 is a tie that the first-sampled b wins
     assert result["expected"] == pytest.approx({"1": (2 / 3 + 1 / 3) / 3, "3": (1 + 1 / 2) / 3})
@@ -228,14 +228,14 @@ def test_consistency_needs_every_member_right():
     questions += [dataclasses.replace(question(f"{n}c", group=f"g{n}"), split="contrast", answer="b") for n in names]
     questions += [question("alone", group="g9"), question("free")]
     right = dict.fromkeys([q.id for q in questions], True) | {"q1c": False, "q2": False, "q2c": False}
-    result = contrast.consistency(questions, right)
+    result = contrast.contrast_consistency(questions, right)
     assert result is not None
     assert (result["n"], result["accuracy"], result["some"], result["none"]) == (4, 0.5, 0.25, 0.25)
     assert (result["chance"], result["alone"]) == (0.25, 1)
     assert {s: v["accuracy"] for s, v in result["by_split"].items()} == {"test": 0.75, "contrast": 0.5}
     with pytest.raises(InputError, match="'q3c'"):
-        contrast.consistency(questions, {n: v for n, v in right.items() if n != "q3c"})
-    shares = contrast.consistency(questions, {**right, "q0": 0.5, "q0c": 0.5})  # of several samples
+        contrast.contrast_consistency(questions, {n: v for n, v in right.items() if n != "q3c"})
+    shares = contrast.contrast_consistency(questions, {**right, "q0": 0.5, "q0c": 0.5})  # of several samples
     assert shares is not None
     assert (shares["accuracy"], shares["some"], shares["none"]) == (0.3125, 0.375, 0.3125)
-    assert contrast.consistency([question("free")], {"free": True}) is None
+    assert contrast.contrast_consistency([question("free")], {"free": True}) is None

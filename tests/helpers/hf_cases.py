@@ -65,7 +65,7 @@ PROMPTS = ["one two three w1 w2", "six", "w9 w8 w7 w6 w5 w4 w3 w2 one one two w2
 
 
 def words() -> Tokenizer:
-    return Tokenizer.train_words(TEXTS)
+    return Tokenizer.train_word_level(TEXTS)
 
 
 def random_params(config, seed: int = 0):

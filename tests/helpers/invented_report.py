@@ -4,7 +4,7 @@ import random
 
 from scotd_jax.evaluation import contrast, scoring, voting
 from scotd_jax.records import Question, Response
-from scotd_jax.reporting.data import Arm, EvalSet, ReportData
+from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 
 SETS = {"test": 0.0, "contrast": -0.05, "unseen": -0.10, "longer": -0.18}
@@ -72,7 +72,9 @@ def responses(asked: list[Question], arm: str, accuracy: float, seed: int, n: in
     return said
 
 
-def arm(name: str, seed: int, model: str, bonus: float, per_set: int, votes: bool) -> tuple[Arm, dict[str, Response]]:
+def arm(
+    name: str, seed: int, model: str, bonus: float, per_set: int, votes: bool
+) -> tuple[RunResult, dict[str, Response]]:
     samples, accuracy, cue = ARMS.get(name, (None, 0.9, 0.0))
     accuracy += bonus + random.Random(f"{name}{seed}{model}").gauss(0, 0.015)
     results, outcomes, voted, everything, asked = {}, {}, {}, {}, []
@@ -85,8 +87,8 @@ def arm(name: str, seed: int, model: str, bonus: float, per_set: int, votes: boo
         everything |= {r.question_id: r for r in said}
         asked += these
         if votes and split == "test":
-            voted[f"world.{split}"] = voting.vote(these, responses(these, name, here, seed, n=10))
-    made = Arm(
+            voted[f"world.{split}"] = voting.self_consistency(these, responses(these, name, here, seed, n=10))
+    made = RunResult(
         name=name,
         student=f"{model}-{name}-{seed}".replace(" ", ""),
         seed=seed,
@@ -98,7 +100,9 @@ def arm(name: str, seed: int, model: str, bonus: float, per_set: int, votes: boo
         about=ABOUT.get(name, ""),
         outcomes=outcomes,
         votes=voted,
-        consistency=contrast.consistency(asked, {q: r.correct for q, r in everything.items() if r.correct is not None}),
+        consistency=contrast.contrast_consistency(
+            asked, {q: r.correct for q, r in everything.items() if r.correct is not None}
+        ),
     )
     return made, everything
 
@@ -129,7 +133,7 @@ def invented(
     bins = {"kept": 9650, "wrong": 2500, "unparsable": 610, "truncated": 240, "duplicate": 0, "too_long": 0}
     return ReportData(
         title="scotd_jax: invented world run",
-        arms=arms,
+        runs=arms,
         sets=[
             EvalSet("world.test", about="Questions like those that students trained on, none of them the same."),
             EvalSet("world.contrast", about="Test questions with one step changed, which turns the answer round."),

@@ -57,11 +57,11 @@ def markov_table(seed: int, end: float = -1.0) -> np.ndarray:
 class LetterTokenizer:
     """One token per letter, as scotd_jax.tokenization.Tokenizer would have it."""
 
-    end_ids = (EOS,)
+    eos_ids = (EOS,)
     size = len(LETTERS) + 2
 
-    def token_texts(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         return [*(letter.encode() for letter in LETTERS), b"\n", b""]
 
     def decode(self, ids) -> str:
-        return b"".join(self.token_texts()[i] for i in ids).decode()
+        return b"".join(self.token_bytes()[i] for i in ids).decode()

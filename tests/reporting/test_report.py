@@ -11,8 +11,8 @@ from etils import epath
 from scotd_jax.evaluation.statistics import Estimate
 from scotd_jax.records import Question, Response
 from scotd_jax.reporting import cards, examples, plots, tables
-from scotd_jax.reporting.data import Arm, ContrastPair, EvalSet, Example, ReportData
-from scotd_jax.reporting.headline import Verdict, verdict
+from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, ReportData, RunResult
+from scotd_jax.reporting.headline import Findings, summarize_findings
 from scotd_jax.reporting.html_page import changed_words, render, write_report
 from tests.helpers.html_page import Page
 from tests.helpers.invented_report import invented
@@ -22,9 +22,9 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text.replace("\N{NO-BREAK SPACE}", " "))
 
 
-def told_of(data: ReportData) -> Verdict:
+def told_of(data: ReportData) -> Findings:
     rows = tables.rows(data)
-    return verdict(data, rows, tables.comparisons(data, rows))
+    return summarize_findings(data, rows, tables.comparisons(data, rows))
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,12 @@ def page(data) -> str:
     return render(data)
 
 
-def arm(name, accuracy, *, seed=0, n=100, label="w.test", **fields) -> Arm:
+def arm(name, accuracy, *, seed=0, n=100, label="w.test", **fields) -> RunResult:
     """An arm that is right on the first `accuracy` of n questions."""
     right = round(accuracy * n)
     outcomes = {label: {f"q{i:03}": float(i < right) for i in range(n)}}
     score = {"n": n, "accuracy": right / n, "interval": [0.0, 1.0], "chance": 0.5}
-    return Arm(name, f"{name}-{seed}", seed, {label: score}, outcomes=outcomes, **fields)
+    return RunResult(name, f"{name}-{seed}", seed, {label: score}, outcomes=outcomes, **fields)
 
 
 # ---- the page
@@ -225,7 +225,7 @@ def test_a_sentence_lists_four_arms_and_counts_the_others():
 
 
 def test_unreadable_answers_are_told_and_not_taken_for_a_cue():
-    def unreadable(made: Arm, share: float) -> Arm:
+    def unreadable(made: RunResult, share: float) -> RunResult:
         return dataclasses.replace(made, results={"w.test": {**made.results["w.test"], "format_failure_rate": share}})
 
     method, labels = arm("SCoTD", 0.8, samples=30), arm("labels", 0.3, samples=0)
@@ -255,7 +255,7 @@ def test_rows_average_runs_and_mark_the_best_student():
     made = tables.rows(ReportData("r", arms))
     cells = {r.name: r.cells["w.test"] for r in made}
     assert cells["a"].estimate.value == pytest.approx(0.7)
-    assert cells["a"].runs == (0.6, 0.8)
+    assert cells["a"].run_accuracies == (0.6, 0.8)
     assert (cells["a"].best, cells["b"].best, cells["t"].best) == (True, False, False)
     assert cells["b"].against_chance == "above"
     assert cells["a"].against_chance == ""  # two runs that far apart say little
@@ -363,7 +363,7 @@ def front_matter(card: str) -> dict:
 
 
 def test_model_card_states_use_results_and_origin(data):
-    results = data.arms[4].results
+    results = data.runs[4].results
     card = cards.model_card(
         "n30: \"best\" 'yet'",
         kind="opt",

@@ -23,7 +23,7 @@ from tests.helpers.tolerances import FLOAT32
 
 B, G, P, T = 3, 40, 4, 12
 MODEL = markov_model()
-TEXTS = LetterTokenizer().token_texts()
+TEXTS = LetterTokenizer().token_bytes()
 STOPS, NO_STOPS = stop_table(TEXTS, ["\n\n"]), np.zeros((3, len(TEXTS)), np.int32)
 ACTIVE = np.ones((B, G), bool)
 POLICY = Sampling(n=G, max_new_tokens=T, chunk=4)
@@ -37,8 +37,8 @@ class Generation(NamedTuple):
 
 
 @functools.cache
-def compiled(policy, vocab_limit, end_ids):
-    return jax.jit(functools.partial(decode_loop.decode, MODEL, policy, vocab_limit=vocab_limit, end_ids=end_ids))
+def compiled(policy, vocab_limit, eos_ids):
+    return jax.jit(functools.partial(decode_loop.decode, MODEL, policy, vocab_limit=vocab_limit, eos_ids=eos_ids))
 
 
 def generate(
@@ -48,7 +48,7 @@ def generate(
     seed=0,
     stops=STOPS,
     vocab_limit=LetterTokenizer.size,
-    end_ids=(EOS,),
+    eos_ids=(EOS,),
     steps=None,
 ):
     """All active rows begin together; row (b, g) is sample g of question b, whose prompt ends with the token b."""
@@ -61,7 +61,7 @@ def generate(
     orders, said = decode_loop.Orders(active, first, nothing, words, index), []
     while not said or rows.active.any():
         base, table_of_stops = base_key(seed), jnp.asarray(stops)
-        rows, cache, tokens, made = compiled(policy, vocab_limit, end_ids)(
+        rows, cache, tokens, made = compiled(policy, vocab_limit, eos_ids)(
             weights, None, questions, rows, cache, orders, base, table_of_stops
         )
         said.append(tokens)
@@ -149,7 +149,7 @@ def test_decoding_stops_when_no_row_is_left(end, expected):
 
 
 def test_any_of_several_end_tokens_ends():
-    said = generate(markov_table(0), stops=NO_STOPS, end_ids=(EOS, 0))
+    said = generate(markov_table(0), stops=NO_STOPS, eos_ids=(EOS, 0))
     last = np.take_along_axis(said.tokens, said.length[..., None] - 1, -1)[..., 0]
     np.testing.assert_array_equal(said.finished, (last == EOS) | (last == 0))
     assert (last[said.finished] == 0).any()

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from scotd_jax.config import Mesh
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.distributed.sharding import param_shardings
-from scotd_jax.evaluation.marginal import marginal
+from scotd_jax.evaluation.marginalization import log_marginal
 from scotd_jax.layout import split_prompt
 from scotd_jax.models.api import Precision
 from scotd_jax.models.registry import build, config_for
@@ -80,8 +80,8 @@ def test_the_marginal_is_the_mean_of_probabilities(log_p_NC):
     for n in range(N):
         for answer in range(C):
             total[answer] += np.exp(log_p_NC[n, answer]) / N
-    np.testing.assert_allclose(np.exp(marginal(log_p_NC)), total, rtol=1e-12)
+    np.testing.assert_allclose(np.exp(log_marginal(log_p_NC)), total, rtol=1e-12)
 
 
 def test_probabilities_too_small_for_a_float_are_still_compared():
-    assert np.argmax(marginal(np.array([[-2000.0, -1990.0], [-1995.0, -2100.0]]))) == 1
+    assert np.argmax(log_marginal(np.array([[-2000.0, -1990.0], [-1995.0, -2100.0]]))) == 1

@@ -23,7 +23,7 @@ from scotd_jax.tokenization import Tokenizer
 from tests.helpers.tolerances import FLOAT32
 
 B, G, T, SEED = 4, 3, 52, 11  # T is long enough for the cache to grow once
-TOKENIZER = Tokenizer.train_words([" ".join(f"word{i}" for i in range(40)) + " . Q:"])
+TOKENIZER = Tokenizer.train_word_level([" ".join(f"word{i}" for i in range(40)) + " . Q:"])
 SHAPES = {"opt-tiny": {"init_std": 0.2, "vocab_size": 48}, "t5-tiny": {"initializer_factor": 1.5, "vocab_size": 48}}
 OTHERS = {"decoder-tiny": {"initializer_range": 0.2, "vocab_size": 48}}
 POLICIES = {

@@ -7,7 +7,7 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
-from scotd_jax.tasks.formats import FORMATS
+from scotd_jax.tasks.prompt_formats import FORMATS
 from scotd_jax.tasks.registry import load_task
 
 

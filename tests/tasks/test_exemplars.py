@@ -11,9 +11,9 @@ from scotd_jax import config
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, to_json
 from scotd_jax.tasks.exemplars import FOLDER, Exemplar, exemplar_names, few_shot_prefix, load_exemplars
-from scotd_jax.tasks.formats import FORMATS, letters
 from scotd_jax.tasks.multiple_choice import ARC
-from scotd_jax.tasks.numbers import read_number
+from scotd_jax.tasks.numeric_answers import parse_number
+from scotd_jax.tasks.prompt_formats import FORMATS, letters
 from scotd_jax.tasks.registry import DATASETS, load_task
 from scotd_jax.tasks.row_task import RowTask
 
@@ -67,7 +67,7 @@ def test_sums_are_right_and_end_in_the_answer(name):
         for left, right in equations:
             assert re.fullmatch(r"\d+(?: [-+*/] \d+)+", left), left
             assert eval(re.sub(r"\d+", r"Fraction(\g<0>)", left), {"Fraction": Fraction}) == int(right), left
-        assert read_number(equations[-1][1]) == question.answer
+        assert parse_number(equations[-1][1]) == question.answer
         assert re.findall(r"\d+", rationale)[-1] == question.answer, "the answer is the last number of the rationale"
 
 

@@ -38,10 +38,10 @@ def test_a_file_may_make_the_whole_task(tmp_path):
     file.write_text(
         "from scotd_jax.records import Question\n"
         "from scotd_jax.tasks.base import SplitTask\n"
-        "from scotd_jax.tasks.formats import format_named\n"
+        "from scotd_jax.tasks.prompt_formats import get_prompt_format\n"
         "def task(name, spec, seed):\n"
         "    rows = [Question(f'{name}/all/{i}', name, 'all', f'{i} + 1 =', (), str(i + 1)) for i in range(seed)]\n"
-        "    return SplitTask(name, format_named('plain'), {'all': lambda: (rows, [])}, spec.limit)\n"
+        "    return SplitTask(name, get_prompt_format('plain'), {'all': lambda: (rows, [])}, spec.limit)\n"
     )
     task = load_task("counting", config.Task(kind=str(file), limit=2), 5)
     assert [q.answer for q in task.questions("all")] == ["1", "2"]

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from scotd_jax import config
-from scotd_jax.tasks.formats import FORMATS
+from scotd_jax.tasks.prompt_formats import FORMATS
 from scotd_jax.tasks.registry import load_task
 
 

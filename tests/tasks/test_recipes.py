@@ -8,7 +8,7 @@ from scotd_jax.config import Part, Recipe
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.formats import FORMATS
+from scotd_jax.tasks.prompt_formats import FORMATS
 
 SCOTD, T5 = FORMATS["scotd"], FORMATS["t5"]
 QUESTION = Question("q", "zoo", "train", "Which lays eggs? (a) hen (b) cow", ("hen", "cow"), "(a)")

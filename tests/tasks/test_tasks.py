@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scotd_jax import config
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question, Response, to_json
-from scotd_jax.tasks.base import Task
-from scotd_jax.tasks.formats import FORMATS, Parsed, format_named, is_correct
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.prompt_formats import FORMATS, Parsed, get_prompt_format, is_correct
 from scotd_jax.tasks.registry import load_task
 
 LETTERED = Question("t/s/1", "t", "s", "What floats? (a) cork (b) a stone", ("cork", "a stone"), "(a)")
@@ -96,7 +96,7 @@ def test_correctness():
 
 def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="'scot' is not a format; there are scotd, t5, plain"):
-        format_named("scot")
+        get_prompt_format("scot")
     with pytest.raises(InputError, match=r"config\.tasks\.mine\.kind: unknown kind 'jsnl'; did you mean 'jsonl'"):
         load_task("mine", config.Task(kind="jsnl"), 0)
 
@@ -118,7 +118,7 @@ def test_jsonl_reads_questions_and_gold_responses(tmp_path):
     write(tmp_path / "train.gold.jsonl", to_json(said))
     write(tmp_path / "test.jsonl", to_json(WORDED))
     task = own(tmp_path)
-    assert isinstance(task, Task)
+    assert isinstance(task, LoadedTask)
     assert task.splits == ("test", "train")
     assert task.questions("train") == [LETTERED, OPEN]
     assert task.gold("train") == [said]

@@ -9,9 +9,9 @@ from scotd_jax import config
 from scotd_jax.errors import InputError
 from scotd_jax.records import to_json
 from scotd_jax.tasks import world_vocabulary as words
-from scotd_jax.tasks.formats import is_correct
+from scotd_jax.tasks.prompt_formats import is_correct
 from scotd_jax.tasks.registry import load_task
-from scotd_jax.tasks.world import Options, World, check_no_overlap
+from scotd_jax.tasks.world import World, WorldOptions, check_no_overlap
 
 SEEDS = (0, 1)
 ASKED = ("train", "dev", "test", "contrast", "unseen", "longer", "gold")
@@ -19,7 +19,7 @@ ASKED = ("train", "dev", "test", "contrast", "unseen", "longer", "gold")
 
 @pytest.fixture(scope="module", params=SEEDS)
 def world(request):
-    return World("world", Options(gold=1500, statements=200), request.param)
+    return World("world", WorldOptions(gold=1500, statements=200), request.param)
 
 
 def read(question):
@@ -184,12 +184,12 @@ def test_the_vocabulary_depends_neither_on_counts_nor_on_the_seed(world):
             "{b}",
         }
 
-    small = World("world", Options(train=8, dev=2, test=2, unseen=2, longer=2, gold=2, statements=1), 7)
+    small = World("world", WorldOptions(train=8, dev=2, test=2, unseen=2, longer=2, gold=2, statements=1), 7)
     assert vocabulary(world) == vocabulary(small)
 
 
 def test_the_seed_decides_everything():
-    options = Options(train=20, dev=2, test=5, unseen=2, longer=2, gold=5, statements=3)
+    options = WorldOptions(train=20, dev=2, test=5, unseen=2, longer=2, gold=5, statements=3)
 
     def lines(seed):
         task = World("world", options, seed)

@@ -9,13 +9,13 @@ from etils import epath
 from scotd_jax.config import Sampling
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
-from scotd_jax.evaluation.marginal import marginal
-from scotd_jax.evaluation.voting import majority
+from scotd_jax.evaluation.marginalization import log_marginal
+from scotd_jax.evaluation.voting import majority_vote
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Asked, Given, Speaker, collect, read_all, speak
 from scotd_jax.records import Response
 from scotd_jax.sampling.likelihood import Candidates, score_candidates
-from scotd_jax.tasks.formats import answer_forms, is_correct
+from scotd_jax.tasks.prompt_formats import answer_forms, is_correct
 
 
 def by_vote(
@@ -31,7 +31,7 @@ def by_vote(
     def work(done) -> tuple[int, Iterator[list[Response]]]:
         rows = []
         for answers in hosts.own_share([answers for id_, answers in said.items() if (id_, 0) not in done]):
-            winner = majority([row.answer for row in answers])
+            winner = majority_vote([row.answer for row in answers])
             first = next(row for row in answers if row.answer == winner)
             rows.append(dataclasses.replace(first, sample_index=0, sampling=f"vote over {len(answers)} rationales"))
         return len(rows), iter([rows])
@@ -65,7 +65,7 @@ def by_marginal(
         for batch in score_candidates(speaker.model, speaker.params, wanted, **sizes):
             for id_, log_p in batch:
                 found[id_].append(log_p)
-        yield [answer(id_, marginal(np.stack(log_p))) for id_, log_p in found.items()]
+        yield [answer(id_, log_marginal(np.stack(log_p))) for id_, log_p in found.items()]
 
     def answer(id_: str, log_p: np.ndarray) -> Response:
         question, best = asked[id_][0], int(log_p.argmax())

@@ -20,12 +20,12 @@ from scotd_jax.sampling import decode_loop
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.base import Task
-from scotd_jax.tasks.exemplars import prompt_after
-from scotd_jax.tasks.formats import Format, is_correct
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.exemplars import join_prompt
+from scotd_jax.tasks.prompt_formats import PromptFormat, is_correct
 from scotd_jax.tokenization import Tokenizer
 
-Asked = Mapping[str, tuple[Question, Task]]
+Asked = Mapping[str, tuple[Question, LoadedTask]]
 Given = Mapping[str, Sequence[str]]  # question id -> rationales that it is asked with
 
 
@@ -42,23 +42,23 @@ class Speaker(NamedTuple):
     params: api.Params | None
     tokenizer: Tokenizer | None
     recipe: c.Recipe
-    own_style: Format | None
+    own_style: PromptFormat | None
     few_shot: int
-    prefix: Callable[[Task, Format, int], Prompt]
+    prefix: Callable[[LoadedTask, PromptFormat, int], Prompt]
     thinking: Thinking | None = None
 
-    def style(self, task: Task) -> Format:
+    def style(self, task: LoadedTask) -> PromptFormat:
         return self.own_style or task.format
 
-    def prompt(self, question: Question, task: Task, rationale: str | None = None) -> Prompt:
+    def prompt(self, question: Question, task: LoadedTask, rationale: str | None = None) -> Prompt:
         style = self.style(task)
         before = self.prefix(task, style, self.few_shot)
-        return prompt_after(before, recipes.prompt(self.recipe, style, question, rationale))
+        return join_prompt(before, recipes.prompt(self.recipe, style, question, rationale))
 
-    def prompt_ids(self, question: Question, task: Task, rationale: str | None = None) -> list[int]:
+    def prompt_ids(self, question: Question, task: LoadedTask, rationale: str | None = None) -> list[int]:
         return self.tokenizer.prompt_ids(self.prompt(question, task, rationale), self.model.config.kind)
 
-    def exemplar_ids(self, task: Task) -> list[int]:
+    def exemplar_ids(self, task: LoadedTask) -> list[int]:
         """What comes before every prompt of the task, and perhaps a few tokens that end it; empty without exemplars."""
         exemplars = self.prefix(task, self.style(task), self.few_shot)
         return self.tokenizer.prompt_ids(exemplars, self.model.config.kind) if exemplars else []
@@ -113,7 +113,7 @@ def requests(
 
 
 def respond(
-    sample: Sample, question: Question, task: Task, speaker: Speaker, sampling: str, given: Given | None = None
+    sample: Sample, question: Question, task: LoadedTask, speaker: Speaker, sampling: str, given: Given | None = None
 ) -> Response:
     """The record of one sample, read as the speaker's recipe says and compared with the gold answer.
 

@@ -9,7 +9,7 @@ from scotd_jax.rationales.importers.answer_extraction import thought
 from scotd_jax.records import Question
 from scotd_jax.sampling.requests import Sample
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.formats import Format, Parsed
+from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat
 
 
 class Thinking(NamedTuple):
@@ -24,7 +24,7 @@ class Thinking(NamedTuple):
         """What is to become of them: "keep", "strip" or "rationale"; None if nobody has said."""
         return self.spec.options.get("think")
 
-    def read(self, sample: Sample, question: Question, recipe: Recipe, style: Format) -> tuple[Sample, Parsed]:
+    def read(self, sample: Sample, question: Question, recipe: Recipe, style: PromptFormat) -> tuple[Sample, Parsed]:
         """The sample as it is kept, and what it says. Its text ends before the format's stop string, unless that may
         stand in a block that is kept. Who was cut while thinking has said nothing yet.
 

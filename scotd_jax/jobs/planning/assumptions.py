@@ -12,8 +12,8 @@ from etils import epath
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
 from scotd_jax.models import registry
-from scotd_jax.tasks.base import Task
-from scotd_jax.tasks.formats import answer_forms
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.prompt_formats import answer_forms
 from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.tasks.registry import load_task
 
@@ -25,7 +25,7 @@ class Assumed:
 
     def __init__(self, config: c.Config):
         self.config, self.notes = config, dict[str, None]()
-        self._tasks: dict[str, Task | None] = {}
+        self._tasks: dict[str, LoadedTask | None] = {}
 
     def model(self, model: c.Model) -> Any:
         """The architecture of a model. Raises InputError if neither config.json nor a preset of its name says it."""
@@ -77,7 +77,7 @@ class Assumed:
         )
         return round(count * share)
 
-    def _task(self, name: str) -> Task | None:
+    def _task(self, name: str) -> LoadedTask | None:
         """The task, if it is generated or its files are here: nothing is fetched."""
         if name not in self._tasks:
             spec = self.config.tasks[name]

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from scotd_jax.errors import InputError
-from scotd_jax.local_files import delivered
+from scotd_jax.local_files import staged_folder
 from scotd_jax.models import registry
 from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.loading import INDEX, SINGLE
@@ -59,7 +59,7 @@ def export_pretrained(
     leaves, pairs = weight_map.flatten(params), weight_map.pairs(config)
     _check(leaves, pairs)
     files = _split(pairs, DTYPES[dtype].itemsize, max_shard_size)
-    with _disk_full(path), delivered(path) as staging:
+    with _disk_full(path), staged_folder(path) as staging:
         for name, group in files.items():
             save_file({p.theirs: _stored(leaves[p.ours], p, dtype) for p in group}, staging / name, {"format": "pt"})
         if len(files) > 1:
@@ -76,8 +76,8 @@ def _generation(
     config: registry.ModelConfig, tokenizer: Tokenizer, ids: Mapping[str, int], max_new_tokens: int
 ) -> dict[str, Any]:
     values: dict[str, Any] = {**ids, "do_sample": False, "max_new_tokens": max_new_tokens}
-    if len(tokenizer.end_ids) > 1:
-        values["eos_token_id"] = list(tokenizer.end_ids)
+    if len(tokenizer.eos_ids) > 1:
+        values["eos_token_id"] = list(tokenizer.eos_ids)
     if config.start_token is not None:
         values["decoder_start_token_id"] = config.start_token
     if config.kind == "t5" and config.decoder_layers > config.num_layers:

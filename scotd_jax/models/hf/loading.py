@@ -19,7 +19,7 @@ from etils import epath
 from safetensors import SafetensorError, safe_open
 
 from scotd_jax.errors import InputError
-from scotd_jax.local_files import fetched
+from scotd_jax.local_files import local_copy
 from scotd_jax.models import registry
 from scotd_jax.models.decoder_config import FAMILIES, DecoderConfig
 from scotd_jax.models.hf import weight_map
@@ -68,7 +68,7 @@ def load_pretrained(
     config = load_config(path)
     places = {} if shardings is None else weight_map.flatten(shardings)
     with (
-        fetched(path, lambda name: name.endswith((".safetensors", ".json"))) as folder,
+        local_copy(path, lambda name: name.endswith((".safetensors", ".json"))) as folder,
         _Tensors(folder, path, config.kind) as files,
     ):
         leaves = {

@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from scotd_jax import layout
-from scotd_jax.local_files import fetched
+from scotd_jax.local_files import local_copy
 from scotd_jax.models import registry
 from scotd_jax.models.api import Model, Precision
 from scotd_jax.models.hf import weight_map
@@ -57,7 +57,7 @@ def verify_export(
     _compare_weights(params, stored, _STORED[dtype])
     asked = [tokenizer.prompt_ids(prompt, model.config.kind) for prompt in prompts]
     steps = min(max_new_tokens, _room(model, asked))
-    with fetched(path) as folder:
+    with local_copy(path) as folder:
         torch_model, torch_tokenizer = _load_torch(folder, model.config.kind)
     for prompt, ids in zip(prompts, asked, strict=True):
         if (theirs := _their_ids(torch_tokenizer, prompt)) != ids:
@@ -104,7 +104,7 @@ def _ours(
     start = np.array([s for _, s in split], np.int32)
     generate = _generator(model.config, steps, min(tokenizer.size, model.config.vocab_size))
     tokens, logits = jax.device_get(generate(params, prefix, mask, start))
-    return [_until(tokenizer.end_ids, row.tolist()) for row in tokens], np.asarray(logits)
+    return [_until(tokenizer.eos_ids, row.tolist()) for row in tokens], np.asarray(logits)
 
 
 @functools.lru_cache(maxsize=8)  # exports of one architecture share the compilation
@@ -157,7 +157,7 @@ def _compare_logits(torch_model, model, tokenizer, asked, answers, logits) -> fl
 
 def _compare_text(path, tokenizer: Tokenizer, ours: list[int], theirs: list[int], logits: np.ndarray) -> int:
     """1 if the answers differ from a tie on, 0 if they are equal. Raises ExportMismatch."""
-    theirs = _until(tokenizer.end_ids, theirs)
+    theirs = _until(tokenizer.eos_ids, theirs)
     if ours == theirs:
         return 0
     for row, a, b in zip(logits, ours, theirs, strict=False):

@@ -20,10 +20,10 @@ from scotd_jax.rationales.importers.question_matching import NO_QUESTION, Matche
 from scotd_jax.rationales.importers.registry import answer_rule, importer_named
 from scotd_jax.rationales.importers.row_readers import expand, lines_of, stem
 from scotd_jax.records import Question, Response
-from scotd_jax.tasks.base import Task
-from scotd_jax.tasks.formats import is_correct, letters, read_answer
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.prompt_formats import is_correct, letters, parse_answer
 
-Asked = Mapping[str, tuple[Question, Task]]
+Asked = Mapping[str, tuple[Question, LoadedTask]]
 
 
 class Import:
@@ -103,7 +103,7 @@ class Import:
             raise BadRowError("duplicate", f"{row.unique!r} came before; expected every response once")
         return row
 
-    def _response(self, said: Said, path: epath.Path, question: Question, task: Task) -> Response:
+    def _response(self, said: Said, path: epath.Path, question: Question, task: LoadedTask) -> Response:
         self._check_gold(said, question)
         said = self._read(said, question, task)
         answer = None if said.answer is None else self._form(said.answer, question)
@@ -128,7 +128,7 @@ class Import:
             self._forms[key] = as_form(answer, question)
         return self._forms[key]
 
-    def _read(self, said: Said, question: Question, task: Task) -> Said:
+    def _read(self, said: Said, question: Question, task: LoadedTask) -> Said:
         """With rationale and answer: the importer's, or those of the option "answer" or of the task's format."""
         if said.text is None or said.parsed:
             return self._without_thought(_not_empty(said))
@@ -209,7 +209,7 @@ def as_form(answer: str, question: Question) -> str | None:
     """An answer as the question writes it: "D" and "(d)" are the fourth choice, whether that is asked for by letter
     or by text, and the text of exactly one choice is its letter. None if it is no answer to the question.
     """
-    form = read_answer(answer, question)
+    form = parse_answer(answer, question)
     if form is not None or not question.choices:
         return form
     labels = letters(len(question.choices))
@@ -222,7 +222,7 @@ def as_form(answer: str, question: Question) -> str | None:
         if len(places) != 1:
             return None
         place = places[0]
-    return read_answer(labels[place], question) or read_answer(question.choices[place], question)
+    return parse_answer(labels[place], question) or parse_answer(question.choices[place], question)
 
 
 def _not_empty(said: Said) -> Said:

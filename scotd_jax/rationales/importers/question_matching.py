@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from scotd_jax.rationales.importers.imported import BadRowError, Said
 from scotd_jax.records import Question
-from scotd_jax.tasks.base import Task
-from scotd_jax.tasks.formats import letters
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.prompt_formats import letters
 
 _OPENING = re.compile(r"(?:Q|Question|question) ?: ")
 _CLOSING = re.compile(r" (?:A|Answer|answer) ?:$")
@@ -22,7 +22,7 @@ NO_QUESTION = "no such question"
 class Matcher:
     """Finds questions among those of a config. Of several with equal text the first takes the responses."""
 
-    def __init__(self, asked: Mapping[str, tuple[Question, Task]], prompt: str = "{question}"):
+    def __init__(self, asked: Mapping[str, tuple[Question, LoadedTask]], prompt: str = "{question}"):
         """`prompt` is what stands around a question in the prompts of the files."""
         self._asked = asked
         self._before, _, self._after = (tidy(part) for part in prompt.partition("{question}"))

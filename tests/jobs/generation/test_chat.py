@@ -70,7 +70,7 @@ def test_ids_are_those_of_transformers(home):
         assert ids.count(ours.bos_id) == 1
         assert ours.eos_id not in ids
         encoder = pickle.loads(pickle.dumps(ours.encoder("decoder", chat=True)))  # as it reaches a worker process
-        assert [*encoder.before, *encoder([encoder.written(turns)])[0], *encoder.after] == ids
+        assert [*encoder.prefix_ids, *encoder([encoder.render(turns)])[0], *encoder.suffix_ids] == ids
 
 
 @pytest.mark.parametrize("kind", [None, "decoder", "opt"])
@@ -80,7 +80,7 @@ def test_a_saved_tokenizer_keeps_its_template(tmp_path, kind):
         tokenizer.save(tmp_path, kind)
         tokenizer.save(tmp_path, kind)  # over what is there
         again = Tokenizer.load(tmp_path)
-        assert again.template == tokenizer.template
+        assert again.template == tokenizer.chat_template
         assert again.chat_ids(TALK) == tokenizer.chat_ids(TALK)
 
 
@@ -90,7 +90,7 @@ def test_no_template_is_said_with_what_to_do(tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path.name}': has no chat template.*tokenizer=FOLDER.*chat=False"):
         tokenizer.chat_ids(TALK)
     with pytest.raises(InputError, match="has no chat template"):
-        _ = Tokenizer(fast({"tool_use": "x"})).template
+        _ = Tokenizer(fast({"tool_use": "x"})).chat_template
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_it_is_always_one_day(tmp_path):
     tokenizer = Tokenizer(fast(template))
     assert tokenizer.decode(tokenizer.chat_ids([{"role": "user", "content": "x"}])) == "26 Jul 2024 (Friday, 07)\nx"
     tokenizer.save(tmp_path)
-    assert Tokenizer.load(tmp_path).template == tokenizer.template
+    assert Tokenizer.load(tmp_path).chat_template == tokenizer.chat_template
     # Everything else stands as it stood: line ends and blanks at the beginning too.
     plain, clocked = "\n  {% if true %}x{% endif %}", "\n  {% if true %}x{% endif %}{% set a = strftime_now %}"
     ids = [Tokenizer(fast(each)).chat_ids(TALK) for each in (plain, clocked)]
@@ -128,15 +128,15 @@ def test_it_is_always_one_day(tmp_path):
 )
 def test_ends_are_those_of_the_model(tmp_path, generation, config, ends):
     Tokenizer(fast()).save(tmp_path / "tokenizer")
-    assert Tokenizer.load(tmp_path / "tokenizer").end_ids == (2,)
+    assert Tokenizer.load(tmp_path / "tokenizer").eos_ids == (2,)
     for folder in (tmp_path / "model", tmp_path / "tokenizer"):
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": config}))
         if generation != "missing":
             (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
-        assert Tokenizer.load(tmp_path / "tokenizer", tmp_path / "model").end_ids == ends
-    assert Tokenizer.load(tmp_path / "tokenizer").end_ids == ends
-    assert Tokenizer.load(tmp_path / "tokenizer" / "tokenizer.json").end_ids == ends
+        assert Tokenizer.load(tmp_path / "tokenizer", tmp_path / "model").eos_ids == ends
+    assert Tokenizer.load(tmp_path / "tokenizer").eos_ids == ends
+    assert Tokenizer.load(tmp_path / "tokenizer" / "tokenizer.json").eos_ids == ends
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_pytorch_agrees_on_a_chat(home):
     pytest.importorskip("torch")
     found, params = load_pretrained(home / "model")
     tokenizer = Tokenizer.load(home / "model")
-    assert tokenizer.end_ids == (2, 4)
+    assert tokenizer.eos_ids == (2, 4)
     model = registry.build(found, Precision("float32"))
     checked = verify_export(home / "model", model, params, tokenizer, [TALK, TALK[:1]], max_new_tokens=4)
     assert checked["prompts"] == 2

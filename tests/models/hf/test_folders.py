@@ -250,7 +250,7 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path):
 
 def test_an_export_that_cannot_be_right_is_refused(tmp_path):
     config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
-    many = Tokenizer.train_words([" ".join(map(str, range(50)))])
+    many = Tokenizer.train_word_level([" ".join(map(str, range(50)))])
     with pytest.raises(InputError, match="54 tokens, the model only 40"):
         export_pretrained(tmp_path, config, params, many, "")
     with pytest.raises(ValueError, match="parameter embed/tokens: .*None"):

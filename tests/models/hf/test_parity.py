@@ -175,7 +175,7 @@ def test_a_wrong_export_does_not_pass(fault, tmp_path, monkeypatch):
             value = verify_greedy(tmp_path, tokenizer)
         file.write_text(json.dumps({**settings, key: value}))
     if fault == "tokenizer":
-        type(tokenizer).train_words(["six . two one"]).save(tmp_path, "opt")
+        type(tokenizer).train_word_level(["six . two one"]).save(tmp_path, "opt")
     if fault == "head":
         tensors = load_file(weights)
         del tensors["lm_head.weight"]

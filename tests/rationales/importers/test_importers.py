@@ -14,7 +14,7 @@ from scotd_jax.rationales.importers.joining import Import
 from scotd_jax.rationales.importers.registry import IMPORTERS
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import SplitTask
-from scotd_jax.tasks.formats import FORMATS
+from scotd_jax.tasks.prompt_formats import FORMATS
 
 KETTLE = "What boils water? (a) kettle (b) cupboard"
 LADDER = "What is climbed? (a) soup (b) ladder"

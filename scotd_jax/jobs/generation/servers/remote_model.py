@@ -8,7 +8,7 @@ from scotd_jax.jobs.generation.thinking import Thinking
 from scotd_jax.rationales.importers.imported import Said
 from scotd_jax.records import Question, Response
 from scotd_jax.sampling.requests import Sample
-from scotd_jax.tasks.base import Task
+from scotd_jax.tasks.base import LoadedTask
 
 
 class Remote:
@@ -23,13 +23,13 @@ class Remote:
         self.speaker = Speaker(name, None, None, None, recipe, style, spec.few_shot, before, thinking)
         self.server, self.sampling, self.where, self._seed = spec.server, spec.sampling, where, seed
 
-    def body(self, question: Question, task: Task, first: int, count: int = 1) -> dict:
+    def body(self, question: Question, task: LoadedTask, first: int, count: int = 1) -> dict:
         """The request for `count` samples of a question. Its seed follows from the name of the first of them."""
         seed = keyed(self._seed, question.id, first)
         stops = self.speaker.style(task).stops
         return request_body(self.server, self.sampling, self.speaker.prompt(question, task), stops, count, seed)
 
-    def response(self, said: Said, question: Question, task: Task, index: int) -> Response:
+    def response(self, said: Said, question: Question, task: LoadedTask, index: int) -> Response:
         """The record of what was said. Raises InputError as `Thinking.read` does."""
         scores = said.logprob or 0.0, said.num_tokens or 0
         sample = Sample(question.id, index, said.text, said.finish_reason, *scores, ())

@@ -3,23 +3,23 @@
 from collections.abc import Sequence
 
 from scotd_jax.records import Question
-from scotd_jax.tasks.row_task import Dataset, Row, tidy
+from scotd_jax.tasks.row_task import DataRow, Dataset, tidy
 
 CHOICES = ("yes", "no")
 _LABELS = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "no": "no"}
 
 
-def strategyqa_question(row: Row) -> Question:
+def strategyqa_question(row: DataRow) -> Question:
     return row.question(row.text("question"), row.label(_LABELS, "answer"), CHOICES, id=row.get("qid"))
 
 
-def strategyqa_facts(row: Row) -> Sequence[str]:
+def strategyqa_facts(row: DataRow) -> Sequence[str]:
     """The facts that annotators wrote down, as one rationale."""
     facts = row.get("facts") or ()
     return [facts if isinstance(facts, str) else " ".join(facts)]
 
 
-def boolq_question(row: Row) -> Question:
+def boolq_question(row: DataRow) -> Question:
     """The question as it was typed, in lower case, with the question mark that it lacks."""
     text = f"{row.text('question').rstrip('?').rstrip()}?"
     return row.question(text, row.label(_LABELS, "answer", "label"), CHOICES, context=tidy(row["passage"]))

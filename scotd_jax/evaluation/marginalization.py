@@ -8,7 +8,7 @@ as one model. That the answers are summed in this way is our reading; the paper'
 import numpy as np
 
 
-def marginal(log_p_NC: np.ndarray) -> np.ndarray:
+def log_marginal(log_p_NC: np.ndarray) -> np.ndarray:
     """Log of the mean over N rationales of the probabilities of C answers: float64[N, C] -> float64[C]."""
     log_p_NC = np.asarray(log_p_NC, np.float64)
     top_C = log_p_NC.max(axis=0)

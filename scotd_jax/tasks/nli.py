@@ -7,7 +7,7 @@ ANLI was made in three rounds; option `round` (3 by default, as SCoTD trains) sa
 from collections.abc import Sequence
 
 from scotd_jax.records import Question
-from scotd_jax.tasks.row_task import Dataset, Row
+from scotd_jax.tasks.row_task import DataRow, Dataset
 
 CHOICES = ("yes", "no", "it is not possible to tell")
 _LABELS = {
@@ -17,7 +17,7 @@ _LABELS = {
 }
 
 
-def inference_question(row: Row) -> Question:
+def inference_question(row: DataRow) -> Question:
     premise = row.text("premise", "context", "Sentence1", "sentence1")
     hypothesis = row.text("hypothesis", "Sentence2", "sentence2")
     text = row.lines(
@@ -31,7 +31,7 @@ def inference_question(row: Row) -> Question:
     return row.question(text, answer, CHOICES, id=row.get("uid", row.get("pairID")))
 
 
-def explanations(row: Row) -> Sequence[str]:
+def explanations(row: DataRow) -> Sequence[str]:
     found = (row.get(f"{name}_{i}") for i in (1, 2, 3) for name in ("Explanation", "explanation"))
     return [text for text in found if text]
 

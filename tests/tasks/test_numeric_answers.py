@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scotd_jax.tasks.numbers import is_number, read_number
+from scotd_jax.tasks.numeric_answers import is_number, parse_number
 
 
 @pytest.mark.parametrize(
@@ -27,16 +27,16 @@ from scotd_jax.tasks.numbers import is_number, read_number
     ],
 )
 def test_reading(text, number):
-    assert read_number(text) == number
+    assert parse_number(text) == number
 
 
 @given(st.decimals(-(10**9), 10**9, allow_nan=False, places=4))
 def test_the_canonical_text_is_the_number_however_it_was_written(value):
     for text in (f"{value:f}", f"{value:,f}", f"It costs ${value:,f}."):
-        said = read_number(text)
+        said = parse_number(text)
         assert said is not None
         assert Decimal(said) == value
-        assert read_number(said) == said
+        assert parse_number(said) == said
         assert is_number(said)
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
+from scotd_jax.tasks.dataset_libraries import plain_row
 from scotd_jax.tasks.registry import load_task
-from scotd_jax.tasks.sources import plain_row
 
 LETTERS = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
 

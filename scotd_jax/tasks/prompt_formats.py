@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
-from scotd_jax.tasks.numbers import is_number, read_number
+from scotd_jax.tasks.numeric_answers import is_number, parse_number
 
 
 class Parsed(NamedTuple):
@@ -23,7 +23,7 @@ class Parsed(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
+class PromptFormat:
     """Prompt: `question_prefix` text `answer_prefix`. Target: rationale `marker` answer `end`, or answer `end`.
 
     `stops` are the strings that end a response besides the end token. `rationale_prefix` comes before a rationale that
@@ -72,7 +72,7 @@ class Format:
     def parse_answer_first(self, text: str, question: Question) -> Parsed:
         """Reads a response that gives its reasons after the answer."""
         answer, found, rationale = self.cut(text).partition(self.because)
-        return Parsed(rationale.strip() if found else None, read_answer(answer, question))
+        return Parsed(rationale.strip() if found else None, parse_answer(answer, question))
 
     def parse(self, text: str, question: Question) -> Parsed:
         """Reads a response back; the inverse of `target` for every answer that is a form of the question's."""
@@ -83,10 +83,10 @@ class Format:
             bare = self.marker.lstrip()
             if text.startswith(bare):
                 rationale, found, answer = "", bare, text[len(bare) :]
-        return Parsed(rationale.strip() if found else None, read_answer(answer, question))
+        return Parsed(rationale.strip() if found else None, parse_answer(answer, question))
 
 
-def read_answer(text: str, question: Question) -> str | None:
+def parse_answer(text: str, question: Question) -> str | None:
     """The form of an answer that `text` is, as the question writes it; None if it is none of them.
 
     A question without choices takes any text that is not empty, or, where its answer is a number, the number that the
@@ -94,7 +94,7 @@ def read_answer(text: str, question: Question) -> str | None:
     """
     said = _normal(text)
     if _asks_number(question):
-        return read_number(text)
+        return parse_number(text)
     if not question.choices:
         return text.strip() if said else None
     return {_normal(form): form for form in answer_forms(question)}.get(said)
@@ -123,7 +123,7 @@ def choice_of(text: str, question: Question) -> str | None:
     Some questions list one text twice: the gold answer then counts before the other.
     """
     if not question.choices:
-        return read_answer(text, question)
+        return parse_answer(text, question)
     said = _normal(text)
     if said and said == _normal(choice_text(question)):
         return question.answer
@@ -143,7 +143,7 @@ def is_correct(answer: str | None, question: Question) -> bool | None:
     if question.answer is None:
         return None
     if answer is not None and _asks_number(question):
-        return read_number(answer) == read_number(question.answer)
+        return parse_number(answer) == parse_number(question.answer)
     return answer is not None and _normal(answer) == _normal(question.answer)
 
 
@@ -174,19 +174,19 @@ def _normal(text: str) -> str:
 
 FORMATS = {
     # The format of the official SCoTD code: note the colon of the marker and the blank line that ends a response.
-    "scotd": Format("Q: ", "\nA: ", " So the answer is: ", "\n\n", ("\n\n",), "\nSolution: ", " Because: "),
+    "scotd": PromptFormat("Q: ", "\nA: ", " So the answer is: ", "\n\n", ("\n\n",), "\nSolution: ", " Because: "),
     # T5's SentencePiece drops newlines, so nothing depends on one; the end token ends a response.
-    "t5": Format(
+    "t5": PromptFormat(
         "Question: ", " Answer: ", " So the answer is: ", rationale_prefix=" Solution: ", because=" Because: ", line=" "
     ),
     # The embedded world: lower case, blanks between all tokens.
-    "plain": Format(
+    "plain": PromptFormat(
         "question : ", " answer :", " so the answer is ", rationale_prefix=" solution : ", because=" because "
     ),
 }
 
 
-def format_named(name: str, where: str = "format") -> Format:
+def get_prompt_format(name: str, where: str = "format") -> PromptFormat:
     """A format by name. Raises InputError on an unknown one."""
     if name not in FORMATS:
         raise InputError(f"{where}: {name!r} is not a format; there are {', '.join(FORMATS)}")

@@ -12,7 +12,7 @@ _NUMBER = re.compile(
 _LONGEST = 100  # characters: what a model says may go on in zeros for ever
 
 
-def read_number(text: str) -> str | None:
+def parse_number(text: str) -> str | None:
     """The number that an answer states, in canonical text: "1000", "-0.5", "2/3"; None if it states none or several.
 
     Words and units around it do not matter, nor do a currency sign, commas between thousands, zeros at the end of a

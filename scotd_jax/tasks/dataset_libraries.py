@@ -11,13 +11,13 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.tasks.row_files import Placed
+from scotd_jax.tasks.row_files import LocatedRow
 
-Rows = Callable[[], Iterable[Placed]]
-Source = dict[str, Rows]  # per split
+RowReader = Callable[[], Iterable[LocatedRow]]
+RowReaders = dict[str, RowReader]  # per split
 
 
-def library_source(path: str, where: str) -> Source | None:
+def library_source(path: str, where: str) -> RowReaders | None:
     """The splits of "datasets:NAME" or "tfds:NAME"; None for any other path.
 
     `where` opens messages. Raises InputError where NAME cannot be loaded, with what the library says.
@@ -33,10 +33,10 @@ def library_source(path: str, where: str) -> Source | None:
         raise InputError(f"{where}: {path}: {error}; install it (pip install {error.name})") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: {path} cannot be loaded: {type(error).__name__}: {error}") from error
-    return {split: (lambda split=split: _placed(found[split], f"{path} split {split}")) for split in found}
+    return {split: (lambda split=split: _located(found[split], f"{path} split {split}")) for split in found}
 
 
-def _placed(rows: Iterable[Any], where: str) -> Iterator[Placed]:
+def _located(rows: Iterable[Any], where: str) -> Iterator[LocatedRow]:
     for i, row in enumerate(rows, start=1):
         yield f"{where} row {i}", plain_row(row)
 
