@@ -44,11 +44,11 @@ def main() -> None:
     args = parser.parse_args()
     from scotd_jax.distributed import topologies
 
-    topologies.stay_on_cpu(1)
+    topologies.use_cpu_only(1)
     found: dict[str, Any] = {}
     for name in args.chips.split(","):
-        topology = topologies.parse(name)
-        chip, kind = topologies.devices(topology)[0], topology.chip.name
+        topology = topologies.parse_topology(name)
+        chip, kind = topologies.described_devices(topology)[0], topology.chip.name
         for case, sizes in list(CASES.items())[: 1 if args.shrink else None]:
             found[f"{case}_{kind}"] = compared(lambda form, chip=chip, sizes=sizes: attention(form, chip, *sizes))
             print(f"{case}_{kind}: {json.dumps(found[f'{case}_{kind}'])}", flush=True)
@@ -118,7 +118,7 @@ def update(form: str, name: str, architecture: str) -> Any:
     from scotd_jax.models import registry
     from scotd_jax.training.step import ONE_PART
 
-    devices = topologies.devices(topologies.parse(name))
+    devices = topologies.described_devices(topologies.parse_topology(name))
     mesh = make_mesh(c.Mesh(data=1, fsdp=len(devices)), devices)
     settings = c.Training(batch_size=QUESTIONS * len(devices), group_size=8, attention=form)
     sizes = {"prompt": PROMPT, "group": 8, "response": RESPONSE, "updates": settings.steps}

@@ -12,7 +12,7 @@ import math
 import time
 from typing import Any
 
-from scotd_jax.distributed.flops import decode_flops, prefill_flops, sizes
+from scotd_jax.distributed.flops import matmul_sizes, prefill_flops
 
 KNOWN_BANDWIDTH = {"H200": 4.3e12}  # bytes per second that its memory delivers, by part of the device's name
 
@@ -57,11 +57,11 @@ def sampling_work(
     `questions` prompts of `prompt` tokens after `shared` common ones are sampled `n` times for `tokens` tokens each,
     `batch` questions at a time; a number takes `itemsize` bytes.
     """
-    s = sizes(config)
+    s = matmul_sizes(config)
     if s is None:
         raise ValueError(f"the work of {config} is not known here")
     keys = math.prod(config.cache_shape)  # key numbers that one token leaves behind; values are as many
-    if not s.looks_back:  # an encoder-decoder has no tokens in common: its prompt is one text
+    if not s.causal_prompt:  # an encoder-decoder has no tokens in common: its prompt is one text
         prompt, shared = prompt + shared, 0
 
     def work(flops: float, numbers: float) -> Work:
@@ -69,7 +69,7 @@ def sampling_work(
         return Work(flops, moved, max(flops / peaks.flops, moved / peaks.bandwidth) if peaks else 0.0)
 
     def prefill(sequences: int, length: int, before: int) -> Work:
-        flops = prefill_flops(config, sequences=sequences, length=length, before=before, needed=True)
+        flops = prefill_flops(config, sequences=sequences, length=length, before=before, skip_masked=True)
         return work(flops, s.prompt + 2 * keys * (sequences * length + before))
 
     def step(said: int) -> Work:
@@ -81,6 +81,21 @@ def sampling_work(
     prefills = prefill(batch, prompt, shared) * batches + (prefill(1, shared, 0) if shared else Work())
     decode = sum((step(said) for said in range(1, tokens + 1)), Work()) * batches
     return {"prefill": prefills, "decode": decode, "step": step(max(1, tokens // 2)), "all": prefills + decode}
+
+
+def decode_flops(config: Any, *, rows: int, seen: int) -> int:
+    """Returns the FLOPs of one decode step.
+
+    Args:
+      config: model config.
+      rows: responses that are decoded at once.
+      seen: tokens (or cache slots, to count padding) to which each attends, its own token included.
+
+    Returns:
+      0 for unknown kinds of model.
+    """
+    s = matmul_sizes(config)
+    return 0 if s is None else rows * (2 * (s.response + s.output) + 4 * s.response_attention * seen)
 
 
 def measured_peaks(width: int = 2048, mib: int = 512, repeats: int = 5) -> Peaks:

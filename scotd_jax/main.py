@@ -74,8 +74,8 @@ def run(
     from scotd_jax.workdir import Workdir
 
     if multihost:
-        hosts.join(multihost)
-    workdir = Workdir(workdir_path, writes=hosts.is_first())
+        hosts.initialize(multihost)
+    workdir = Workdir(workdir_path, writes=hosts.is_primary())
     from scotd_jax.jobs.context import Run
 
     context = Run(config, workdir, skip_bad)
@@ -84,15 +84,15 @@ def run(
             from scotd_jax.jobs.train import check_settings
 
             check_settings(context, step.name)
-    if hosts.is_first():  # nothing is removed before everything else has been found in order
+    if hosts.is_primary():  # nothing is removed before everything else has been found in order
         for step in again:
             workdir.artefact(*step).remove()
         workdir.save_config(c.plain(config))
     started = time.monotonic()
     for number, step in enumerate(steps, 1):
-        hosts.wait_for_all(f"before {step}")
+        hosts.sync_processes(f"before {step}")
         context.log(f"[{number}/{len(steps)}] {step}")
-        if hosts.is_first() or step.job not in ALONE:
+        if hosts.is_primary() or step.job not in ALONE:
             package.load(step.job)(context, step.name)
     context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
 

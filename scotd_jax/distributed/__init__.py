@@ -1,1 +1,1 @@
-"""Where it runs: mesh and sharding rules."""
+"""Device meshes, sharding rules, multi-host coordination, chip specifications and FLOP formulas."""

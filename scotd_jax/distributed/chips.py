@@ -1,57 +1,116 @@
-"""What accelerators can do at best: dense bfloat16 products with float32 sums, as their makers state it.
+"""Specifications of accelerators: peak FLOP/s and, for chips of rentable topologies, memory and bandwidth.
 
-The denominators of MFU, whatever precision a model computes in. Makers like to state twice as much, for matrices of
-which half is zero; these are the figures for full ones. TPU figures are per device as JAX counts devices: a chip, but
-one of the two halves of a chip in v2, v3 and 7x.
+Peaks are for dense bfloat16 matmuls with float32 accumulation, as in the makers' data sheets
+(cloud.google.com/tpu/docs, nvidia.com); the figures for 2:4 sparse matrices, twice as large, are not used. They are the
+denominators of MFU at any precision. All figures are per device as JAX counts devices: on TPUs a chip, except on v2, v3
+and 7x, where a chip is two devices.
 """
 
+import dataclasses
+import os
 import re
+from typing import Literal
 
-# By JAX's `device_kind`, wholly.
-_TPUS = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 1153.5e12,
-}
-# By words that the `device_kind` must have; the first entry that fits counts.
+GIB = 2**30
+TERA = 1e12
+GIGA = 1e9
+GPU_MEMORY_VARIABLE = "XLA_CLIENT_MEM_FRACTION"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of device in a topology.
+
+    Attributes:
+      name: the KIND in topology names, for example "v5e" in "v5e-16".
+      platform: XLA platform.
+      usable: bytes that a program can use. On TPUs the limit in XLA's out-of-memory message (libtpu 0.0.42), on GPUs
+        JAX's share of the memory (`gpu_memory_fraction`).
+      peak: FLOP/s.
+      bandwidth: bytes/s of device memory.
+      cores: TensorCores per chip where topology names count TensorCores, else 1.
+    """
+
+    name: str
+    platform: Literal["tpu", "cuda", "cpu"]
+    usable: int
+    peak: float
+    bandwidth: float
+    cores: int = 1
+
+
+def gpu_memory_fraction() -> float:
+    """Returns the fraction of GPU memory that JAX preallocates: 0.75, or what the environment variable sets."""
+    return float(os.environ.get(GPU_MEMORY_VARIABLE) or 0.75)
+
+
+# TPUs: name, `device_kind`s, peak TFLOP/s, and for topologies usable GiB, GB/s, cores.
+_TPUS = (
+    ("v2", ("TPU v2",), 22.5, None, None, 1),
+    ("v3", ("TPU v3",), 61.5, None, None, 1),
+    ("v4", ("TPU v4",), 275, 30.75, 1228, 2),
+    ("v5e", ("TPU v5 lite", "TPU v5e"), 197, 15.75, 819, 1),
+    ("v5p", ("TPU v5", "TPU v5p"), 459, 95.74, 2765, 2),
+    ("v6e", ("TPU v6 lite", "TPU v6e"), 918, 31.25, 1640, 1),
+    ("v7x", ("TPU7x",), 1153.5, None, None, 1),
+)
+# GPUs: words that the `device_kind` contains (the first row that matches counts), peak TFLOP/s, and for topologies
+# memory in GB and GB/s.
 _GPUS = (
-    (("GB200",), 2500e12),
-    (("B200",), 2250e12),
-    (("GH200",), 989.4e12),
-    (("H200", "NVL"), 835.5e12),
-    (("H200",), 989.4e12),
-    (("H100", "NVL"), 835.5e12),
-    (("H100", "PCIe"), 756e12),
-    (("H100",), 989.4e12),
-    (("H800",), 989.4e12),
-    (("A100",), 312e12),
-    (("A800",), 312e12),
-    (("A30",), 165e12),
-    (("A10",), 125e12),
-    (("A10G",), 70e12),
-    (("A40",), 149.7e12),
-    (("L40S",), 362e12),
-    (("L40",), 181e12),
-    (("L4",), 121e12),
-    (("MI300X",), 1307.4e12),
+    ("GB200", 2500, None, None),
+    ("B200", 2250, 180, 8000),
+    ("GH200", 989.4, None, None),
+    ("H200 NVL", 835.5, None, None),
+    ("H200", 989.4, 141, 4800),
+    ("H100 NVL", 835.5, None, None),
+    ("H100 PCIe", 756, None, None),
+    ("H100", 989.4, 80, 3350),
+    ("H800", 989.4, None, None),
+    ("A100", 312, 80, 2039),
+    ("A800", 312, None, None),
+    ("A30", 165, None, None),
+    ("A10", 125, None, None),
+    ("A10G", 70, None, None),
+    ("A40", 149.7, None, None),
+    ("L40S", 362, None, None),
+    ("L40", 181, None, None),
+    ("L4", 121, 24, 300),
+    ("MI300X", 1307.4, None, None),
 )
 
 
-def peak_flops(device_kind: str) -> float | None:
-    """Operations per second of one device, by `jax.Device.device_kind` ("NVIDIA A100-SXM4-80GB", "TPU v5 lite").
+def _plannable_chips() -> dict[str, Chip]:
+    chips = [
+        Chip(name, "tpu", int(gib * GIB), peak * TERA, bandwidth * GIGA, cores)
+        for name, _, peak, gib, bandwidth, cores in _TPUS
+        if gib
+    ]
+    fraction = gpu_memory_fraction()
+    chips += [
+        Chip(words.lower(), "cuda", int(fraction * memory * GIGA), peak * TERA, bandwidth * GIGA)
+        for words, peak, memory, bandwidth in reversed(_GPUS)
+        if memory
+    ]
+    chips.append(Chip("cpu", "cpu", 4 * GIB, 0.1 * TERA, 20 * GIGA))  # nominal figures of no particular machine
+    return {chip.name: chip for chip in chips}
 
-    None where it is not known: CPUs, other accelerators, and slices of a GPU (MIG).
+
+CHIPS = _plannable_chips()
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Returns the peak FLOP/s of one device.
+
+    Args:
+      device_kind: `jax.Device.device_kind`, for example "NVIDIA A100-SXM4-80GB" or "TPU v5 lite".
+
+    Returns:
+      None if unknown: CPUs, accelerators that are not listed, and slices of a GPU (MIG).
     """
-    if device_kind in _TPUS:
-        return _TPUS[device_kind]
+    for _, kinds, peak, *_ in _TPUS:
+        if device_kind in kinds:
+            return peak * TERA
     words = set(re.split(r"[ \-]", device_kind))
     if "MIG" in words:
         return None
-    return next((peak for name, peak in _GPUS if words.issuperset(name)), None)
+    return next((peak * TERA for name, peak, *_ in _GPUS if words.issuperset(name.split())), None)

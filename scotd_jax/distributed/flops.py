@@ -1,17 +1,13 @@
-"""Floating point operations by formula: of a training update, of prompts that are read, of one token per response.
+"""Model FLOPs of training updates and of prefill, from formulas.
 
-Counted are the multiplications and additions of matrix products, two for each pair of numbers, of the grouped
-program: a prompt once per question, every response once, attention to both, the output matrix on response tokens
-alone. Norms, activations, softmax and the optimizer are left out; they are some hundredths of it. In a training update
-the backward pass takes twice the forward pass. What it computes a second time to save memory (attention weights,
-chunks of logits, rematerialised layers) is no work that the model asks for and is not counted, nor is what frozen
-parameters would save. So these are the "model FLOPs" of MFU.
+Counts the multiplications and additions of matmuls (2 FLOPs per pair of numbers) in the grouped program: every prompt
+once per question, every response once, attention to both, and the output matrix for response tokens. The backward pass
+counts twice the forward pass. Norms, activations, softmax and the optimizer, together a few percent, are left out. So
+is all that is computed a second time to save memory (attention weights, chunks of logits, remat), as is usual for MFU.
+Savings from frozen parameters are not subtracted.
 
-A program computes attention over whole rectangles, padding and masked pairs included, and so these are counted.
-`needed=True` leaves out the pairs that a causal mask hides.
-
-Nobody reads what the last layer of a decoder-only model makes of a prompt, only the keys and values that it starts
-with; compilers leave the rest out, and so do the formulas.
+The last layer of a decoder-only model needs only the keys and values of a prompt. Compilers remove the rest of that
+layer, and the formulas do not count it.
 """
 
 import dataclasses
@@ -19,93 +15,122 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Weights in the matrices of a model, and widths of attention: query heads times their width, over all layers."""
+class MatmulSizes:
+    """Sizes of a model's matmuls, summed over its layers.
 
-    prompt: int  # weights through which a token of a prompt goes
-    response: int  # weights through which a token of a response goes
-    output: int  # weights of the output matrix
-    within: int  # width of attention among tokens of a prompt
-    across: int  # width of attention of responses, to the prompt as to themselves
-    looks_back: bool  # tokens of a prompt see those before them only
+    Attributes:
+      prompt: weights that multiply each prompt token.
+      response: weights that multiply each response token, without the output matrix.
+      output: weights of the output matrix.
+      prompt_attention: query heads times head width of attention among prompt tokens.
+      response_attention: query heads times head width of attention from response tokens to the prompt; equal to that of
+        attention among response tokens.
+      causal_prompt: whether prompt tokens attend causally (decoder-only models).
+    """
+
+    prompt: int
+    response: int
+    output: int
+    prompt_attention: int
+    response_attention: int
+    causal_prompt: bool
 
 
-def sizes(config: Any) -> Sizes | None:
-    """Of an OPT, T5 or decoder config; None of one of another kind."""
-    count = _KINDS.get(getattr(config, "kind", ""))
+def matmul_sizes(config: Any) -> MatmulSizes | None:
+    """Returns the sizes of an OPT, T5 or decoder config, or None for other kinds of model."""
+    count = _BY_KIND.get(getattr(config, "kind", ""))
     return count and count(config)
 
 
-def training_flops(config: Any, *, questions: int, group: int, prompt: int, response: int, needed: bool = False) -> int:
-    """Of an update on prompts [questions, prompt] with responses [questions, group, response]. 0 for unknown models."""
-    s = sizes(config)
-    if s is None:
+def training_flops(
+    config: Any, *, questions: int, group: int, prompt: int, response: int, skip_masked: bool = False
+) -> int:
+    """Returns the FLOPs of one update.
+
+    Args:
+      config: model config.
+      questions: number of prompts.
+      group: responses per question.
+      prompt: padded length of the prompts.
+      response: padded length of the responses.
+      skip_masked: leave out the pairs that a causal mask hides. By default all pairs count, as programs compute them.
+
+    Returns:
+      0 for unknown kinds of model.
+    """
+    sizes = matmul_sizes(config)
+    if sizes is None:
         return 0
-    forward = prefill_flops(config, sequences=questions, length=prompt, needed=needed)
-    each = 2 * response * (s.response + s.output) + 4 * s.across * (response * prompt + _pairs(response, needed))
-    return 3 * (forward + questions * group * each)
+    forward = prefill_flops(config, sequences=questions, length=prompt, skip_masked=skip_masked)
+    pairs = response * prompt + _pairs(response, skip_masked)
+    per_response = 2 * response * (sizes.response + sizes.output) + 4 * sizes.response_attention * pairs
+    return 3 * (forward + questions * group * per_response)
 
 
-def prefill_flops(config: Any, *, sequences: int, length: int, before: int = 0, needed: bool = False) -> int:
-    """Of reading `sequences` prompts of `length` tokens that come after `before` shared ones. 0 for unknown models."""
-    s = sizes(config)
-    if s is None:
+def prefill_flops(config: Any, *, sequences: int, length: int, before: int = 0, skip_masked: bool = False) -> int:
+    """Returns the FLOPs of encoding prompts.
+
+    Args:
+      config: model config.
+      sequences: number of prompts.
+      length: padded length of the prompts.
+      before: tokens of a shared prefix, already encoded, to which the prompts attend.
+      skip_masked: as in `training_flops`.
+
+    Returns:
+      0 for unknown kinds of model.
+    """
+    sizes = matmul_sizes(config)
+    if sizes is None:
         return 0
-    pairs = length * before + _pairs(length, needed and s.looks_back)
-    return sequences * (2 * length * s.prompt + 4 * s.within * pairs)
-
-
-def decode_flops(config: Any, *, rows: int, seen: int) -> int:
-    """Of one more token for each of `rows` responses that look back on `seen` tokens, themselves included, or on so
-    many slots of a cache if what is computed is asked for. 0 for unknown models."""
-    s = sizes(config)
-    return 0 if s is None else rows * (2 * (s.response + s.output) + 4 * s.across * seen)
+    pairs = length * before + _pairs(length, skip_masked and sizes.causal_prompt)
+    return sequences * (2 * length * sizes.prompt + 4 * sizes.prompt_attention * pairs)
 
 
 def _pairs(length: int, causal: bool) -> int:
     return length * (length + 1) // 2 if causal else length * length
 
 
-def _opt(config: Any) -> Sizes:
+def _opt(config: Any) -> MatmulSizes:
     D, L = config.hidden_size, config.num_hidden_layers
-    layer, project = 4 * D * D + 2 * D * config.ffn_dim, 0
-    if config.embed_width != D:
-        project = D * config.embed_width
-    return Sizes(
+    layer = 4 * D * D + 2 * D * config.ffn_dim
+    project = D * config.embed_width if config.embed_width != D else 0
+    return MatmulSizes(
         prompt=project + (L - 1) * layer + 2 * D * D,
         response=L * layer + 2 * project,
         output=config.vocab_size * config.embed_width,
-        within=(L - 1) * D,
-        across=L * D,
-        looks_back=True,
+        prompt_attention=(L - 1) * D,
+        response_attention=L * D,
+        causal_prompt=True,
     )
 
 
-def _decoder(config: Any) -> Sizes:
+def _decoder(config: Any) -> MatmulSizes:
     D, L = config.hidden_size, config.num_hidden_layers
-    inner, shared = config.num_attention_heads * config.head_width, config.key_heads * config.head_width
-    layer = D * (2 * inner + 2 * shared + 3 * config.intermediate_size)
-    return Sizes(
-        prompt=(L - 1) * layer + 2 * D * shared,
+    query_width, key_width = config.num_attention_heads * config.head_width, config.key_heads * config.head_width
+    layer = D * (2 * query_width + 2 * key_width + 3 * config.intermediate_size)
+    return MatmulSizes(
+        prompt=(L - 1) * layer + 2 * D * key_width,
         response=L * layer,
         output=config.vocab_size * D,
-        within=(L - 1) * inner,
-        across=L * inner,
-        looks_back=True,
+        prompt_attention=(L - 1) * query_width,
+        response_attention=L * query_width,
+        causal_prompt=True,
     )
 
 
-def _t5(config: Any) -> Sizes:
-    D, inner, above = config.d_model, config.num_heads * config.d_kv, config.decoder_layers
+def _t5(config: Any) -> MatmulSizes:
+    D, inner, decoder_layers = config.d_model, config.num_heads * config.d_kv, config.decoder_layers
     mlp = (3 if config.gated else 2) * D * config.d_ff
-    return Sizes(
-        prompt=config.num_layers * (4 * D * inner + mlp) + above * 2 * D * inner,  # and what crosses over
-        response=above * (6 * D * inner + mlp),
+    cross_keys_values = 2 * D * inner
+    return MatmulSizes(
+        prompt=config.num_layers * (4 * D * inner + mlp) + decoder_layers * cross_keys_values,
+        response=decoder_layers * (6 * D * inner + mlp),
         output=config.vocab_size * D,
-        within=config.num_layers * inner,
-        across=above * inner,
-        looks_back=False,
+        prompt_attention=config.num_layers * inner,
+        response_attention=decoder_layers * inner,
+        causal_prompt=False,
     )
 
 
-_KINDS = {"opt": _opt, "decoder": _decoder, "t5": _t5}
+_BY_KIND = {"opt": _opt, "decoder": _decoder, "t5": _t5}

@@ -1,7 +1,7 @@
-"""One mesh with three named axes, always all three: an axis that is not used has size 1.
+"""Device meshes with the axes `data`, `fsdp` and `tensor`. Every mesh has all three; an unused axis has size 1.
 
-`data` and `fsdp` split the questions of a batch; `fsdp` splits the parameters too, which are gathered where they are
-used; `tensor` splits heads, hidden units and the vocabulary.
+`data` and `fsdp` shard the questions of a batch. `fsdp` also shards the parameters, which are gathered for each use.
+`tensor` shards heads, hidden units and the vocabulary.
 """
 
 import math
@@ -16,57 +16,72 @@ from scotd_jax.errors import InputError, SizesError
 AXES = ("data", "fsdp", "tensor")
 
 
-def shape_of(sizes: config.Mesh, devices: int) -> dict[str, int]:
-    """Devices along each axis, -1 filled in.
+def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Returns a mesh over `devices` (default: all), ordered by the physical topology.
 
-    Raises InputError if more than one size is -1 or a size is zero, SizesError if they do not use every device.
+    Raises:
+      InputError: as `mesh_shape`.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = tuple(mesh_shape(sizes, len(devices)).values())
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def make_abstract_mesh(sizes: config.Mesh, devices: int) -> jax.sharding.AbstractMesh:
+    """Returns a mesh without devices, which is enough to compute shardings.
+
+    Raises:
+      InputError: as `mesh_shape`.
+    """
+    shape = tuple(mesh_shape(sizes, devices).values())
+    return jax.sharding.AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_shape(sizes: config.Mesh, devices: int) -> dict[str, int]:
+    """Returns the number of devices along each axis, with -1 resolved.
+
+    Raises:
+      InputError: if more than one size is -1, or a size is zero or below -1.
+      SizesError: if the product of the sizes is not the number of devices.
     """
     shape = {axis: getattr(sizes, axis) for axis in AXES}
-    written = ", ".join(f"{axis}={size}" for axis, size in shape.items())
+    text = ", ".join(f"{axis}={size}" for axis, size in shape.items())
     free = [axis for axis, size in shape.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in shape.values()):
-        raise InputError(f"config.mesh: {written}; sizes are positive and at most one of them is -1 (what is left)")
-    named = math.prod(size for size in shape.values() if size != -1)
+        raise InputError(f"config.mesh: {text}; sizes are positive and at most one of them is -1 (what is left)")
+    fixed = math.prod(size for size in shape.values() if size != -1)
     if free:
-        shape[free[0]] = devices // named
+        shape[free[0]] = devices // fixed
     if math.prod(shape.values()) != devices:
         raise SizesError(
-            f"config.mesh: {written} does not fit the {devices} devices of this run; "
+            f"config.mesh: {text} does not fit the {devices} devices of this run; "
             "the product of the sizes must be the number of devices, and one size may be -1"
         )
     return shape
 
 
-def own_sizes(sizes: config.Mesh, devices: int, own: int) -> config.Mesh:
-    """The mesh on which a process speaks that has `own` of all `devices`: models are split by `tensor` as far as its
-    own go, and questions over what is left. A gather of parameters per token (`fsdp`) would cost more than it saves.
+def local_mesh_sizes(sizes: config.Mesh, devices: int, local_devices: int) -> config.Mesh:
+    """Returns the mesh on which one process of several generates.
 
-    Raises InputError as `shape_of` does.
+    Models are sharded over `tensor` as far as the process's own devices allow, and questions over the rest. `fsdp` is
+    not used, because gathering parameters for every token costs more than it saves.
+
+    Args:
+      sizes: mesh of the whole run.
+      devices: devices of the whole run.
+      local_devices: devices of the process.
+
+    Raises:
+      InputError: as `mesh_shape`.
     """
-    return config.Mesh(tensor=math.gcd(shape_of(sizes, devices)["tensor"], own))
-
-
-def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The mesh of `sizes` over `devices` (all of them if None), laid out along the machine's own topology.
-
-    Raises InputError as `shape_of` does.
-    """
-    devices = list(jax.devices() if devices is None else devices)
-    shape = tuple(shape_of(sizes, len(devices)).values())
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
-
-
-def abstract_mesh(sizes: config.Mesh, devices: int) -> jax.sharding.AbstractMesh:
-    """The same without devices: enough to say how arrays are cut. Raises InputError as `shape_of` does."""
-    shape = tuple(shape_of(sizes, devices).values())
-    return jax.sharding.AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return config.Mesh(tensor=math.gcd(mesh_shape(sizes, devices)["tensor"], local_devices))
 
 
 def batch_shards(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
-    """Into how many parts the questions of a batch are split."""
+    """Returns the number of shards into which the questions of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def platform(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> str:
-    """What its devices are ("cpu", "gpu", "tpu"); "" where there are none."""
+def mesh_platform(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> str:
+    """Returns the platform of the devices ("cpu", "gpu", "tpu"), or "" for an abstract mesh."""
     return "" if isinstance(mesh, jax.sharding.AbstractMesh) else mesh.devices.flat[0].platform

@@ -1,12 +1,12 @@
-"""A recording of what host and devices did during some steps of a job: `--config.profile.first=10`.
+"""Profiles of a range of steps of a job: `--config.profile.first=10`.
 
-It is a folder that TensorBoard and XProf open, with a `*.trace.json.gz` in it for https://ui.perfetto.dev. Recording
-slows the recorded steps down and changes none of their results.
+A profile is a folder for TensorBoard or XProf; the `*.trace.json.gz` in it opens in https://ui.perfetto.dev. Profiling
+slows the profiled steps down and does not change their results.
 """
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar
 
 import jax
@@ -16,39 +16,49 @@ from scotd_jax.config import Profile
 from scotd_jax.errors import InputError
 
 Item = TypeVar("Item")
-OFF = Profile()
+NO_PROFILE = Profile()
 
 
-def recorded(
+def profile_steps(
     items: Iterable[Item],
     profile: Profile,
     folder: epath.PathLike,
     start: int = 1,
     wait: Callable[[], object] = lambda: None,
 ) -> Generator[Item, None, None]:
-    """The same items; while those numbered `profile.first` to `profile.last` are made and used, a recording runs.
+    """Yields `items` and records a profile while items `profile.first` to `profile.last` are produced and consumed.
 
-    The first item has the number `start`. `wait()` is called before the recording ends and returns when the devices
-    have done what they were given. Only the first process records. To be closed, or a recording may go on for ever
-    (`contextlib.closing`). Raises InputError if `folder` is not on a local disk: the recorder writes no other.
+    Only the primary process records. Close the generator (`contextlib.closing`), or a profile may never be stopped.
+
+    Args:
+      items: steps, or batches of a sampler.
+      profile: range of steps; `first=0` disables profiling.
+      folder: local folder of the profile.
+      start: number of the first item.
+      wait: blocks until the devices are idle; called before the profile is stopped.
+
+    Raises:
+      InputError: if `folder` is not on a local disk, to which alone the JAX profiler writes.
     """
     if jax.process_index() != 0:
-        profile = OFF
+        profile = NO_PROFILE
     if profile.first and "://" in str(folder):
         raise InputError(f"{folder}: profiles go to local disks only; take a local --workdir, or no config.profile")
-    return _recorded(iter(items), profile, epath.Path(folder), start, wait)
+    return _profile(iter(items), profile, epath.Path(folder), start, wait)
 
 
-def _recorded(items, profile, folder, start, wait):
+def _profile(
+    items: Iterator[Item], profile: Profile, folder: epath.Path, start: int, wait: Callable[[], object]
+) -> Generator[Item, None, None]:
     last = max(profile.first, profile.last)
-    with contextlib.ExitStack() as recording:
+    with contextlib.ExitStack() as trace:
         for number in itertools.count(start):
-            wanted = profile.first <= number <= last
-            if wanted and number == max(start, profile.first):
+            profiled = profile.first <= number <= last
+            if profiled and number == max(start, profile.first):
                 folder.mkdir(parents=True, exist_ok=True)
                 jax.profiler.start_trace(str(folder))
-                recording.callback(jax.profiler.stop_trace)
-            with jax.profiler.StepTraceAnnotation("step", step_num=number) if wanted else contextlib.nullcontext():
+                trace.callback(jax.profiler.stop_trace)
+            with jax.profiler.StepTraceAnnotation("step", step_num=number) if profiled else contextlib.nullcontext():
                 try:
                     item = next(items)
                 except StopIteration:
@@ -56,4 +66,4 @@ def _recorded(items, profile, folder, start, wait):
                 yield item
             if number == last:
                 wait()
-                recording.close()
+                trace.close()

@@ -1,7 +1,7 @@
-"""Where every array lives: one table from the logical axes of parameters to the axes of the mesh.
+"""Sharding of parameters, batches and caches over the mesh.
 
-Models name the axes of their parameters ("vocab", "embed", "heads", "mlp"); this file alone knows what a mesh makes
-of them. Everything else (optimizer state, batches) follows from that table.
+Models name the logical axes of their parameters ("vocab", "embed", "heads", "mlp"). `LOGICAL_AXIS_RULES` maps these to
+mesh axes, and the shardings of optimizer states follow from those of the parameters.
 """
 
 from typing import Any
@@ -10,26 +10,35 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-RULES = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
+LOGICAL_AXIS_RULES = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
 
 Tree = Any  # nested dict or other pytree
-AnyMesh = Mesh | AbstractMesh  # an abstract one has sizes and no devices
+AnyMesh = Mesh | AbstractMesh
 
 
-def spec(mesh: AnyMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
-    """How one parameter is split. An axis that its mesh axis does not divide, or whose mesh axis is taken, is whole."""
-    taken: list[str | None] = []
+def partition_spec(mesh: AnyMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+    """Returns the partition of one parameter by the names of its logical axes.
+
+    A dimension is not sharded if its mesh axis does not divide it or already shards another dimension.
+    """
+    spec: list[str | None] = []
     for name, size in zip(axes, shape, strict=True):
-        axis = RULES.get(name) if name is not None else None
-        fits = axis is not None and axis not in taken and size % mesh.shape[axis] == 0
-        taken.append(axis if fits else None)
-    return PartitionSpec(*taken)
+        axis = LOGICAL_AXIS_RULES.get(name) if name is not None else None
+        shards = axis is not None and axis not in spec and size % mesh.shape[axis] == 0
+        spec.append(axis if shards else None)
+    return PartitionSpec(*spec)
 
 
 def param_shardings(mesh: AnyMesh, axes: Tree, abstract: Tree) -> Tree:
-    """A NamedSharding per parameter. `axes` is `model.axes()`, `abstract` is `model.abstract()`."""
+    """Returns a NamedSharding per parameter.
+
+    Args:
+      mesh: the mesh.
+      axes: `model.axes()`, the logical axis names of every parameter.
+      abstract: `model.abstract()`, the shapes of the parameters.
+    """
     return jax.tree.map(
-        lambda names, leaf: NamedSharding(mesh, spec(mesh, names, leaf.shape)),
+        lambda names, leaf: NamedSharding(mesh, partition_spec(mesh, names, leaf.shape)),
         axes,
         abstract,
         is_leaf=lambda node: isinstance(node, tuple),
@@ -37,69 +46,76 @@ def param_shardings(mesh: AnyMesh, axes: Tree, abstract: Tree) -> Tree:
 
 
 def shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: AnyMesh) -> Tree:
-    """Shardings of a tree that contains copies of the parameters' tree (optimizer moments).
+    """Returns shardings of an optimizer state, which contains copies of the parameter tree (moments).
 
-    A leaf whose path ends in the path of a parameter and which has that parameter's shape lies where the parameter
-    lies; every other leaf (counters, factored moments) is replicated.
+    A leaf whose path ends in the path of a parameter and that has the shape of this parameter is sharded like it. All
+    other leaves (counters, factored moments) are replicated.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    known = {path: (leaf.shape, place) for (path, leaf), place in zip(leaves, jax.tree.leaves(shardings), strict=True)}
+    by_path = {
+        path: (leaf.shape, sharding) for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True)
+    }
 
-    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def sharding_of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         for start in range(len(path)):
-            shape, sharding = known.get(path[start:], (None, None))
+            shape, sharding = by_path.get(path[start:], (None, None))
             if shape == leaf.shape:
                 return sharding
         return replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+    return jax.tree_util.tree_map_with_path(sharding_of, tree)
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding of arrays that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:
-    """The leading axis (questions) over data and fsdp; every other axis whole."""
+    """Returns the sharding of batches: the leading axis (questions) over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def cache_sharding(mesh: AnyMesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Keys and values [B, ..., K, T, Dh] over data and fsdp and over tensor, everything else over data and fsdp by its
-    first axis, as far as the sizes allow."""
-    split = mesh.shape["data"] * mesh.shape["fsdp"]
-    axes: list[Any] = [("data", "fsdp") if axis == 0 and size % split == 0 else None for axis, size in enumerate(shape)]
+    """Returns the sharding of one array of a KV cache, as far as the sizes are divisible.
+
+    The leading axis is sharded over `data` and `fsdp`. Keys and values [B, ..., K, T, Dh] are also sharded over
+    `tensor` by their heads K.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    axes: list[Any] = [
+        ("data", "fsdp") if axis == 0 and size % shards == 0 else None for axis, size in enumerate(shape)
+    ]
     if len(shape) >= 4 and shape[-3] % mesh.shape["tensor"] == 0:
         axes[-3] = "tensor"
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
-def place_cache(mesh: AnyMesh | None, tree: Tree) -> Tree:
-    """Inside of a compiled function: every array where `cache_sharding` says. No mesh: the tree as it is."""
+def constrain_cache(mesh: AnyMesh | None, tree: Tree) -> Tree:
+    """Constrains every array of a cache to its `cache_sharding` inside a compiled function. No-op without a mesh."""
     if mesh is None:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, cache_sharding(mesh, leaf.shape)), tree)
 
 
-def place_batch(batch: Tree, sharding: NamedSharding) -> Tree:
-    """This process's rows of a batch as arrays over the whole mesh. Rows of process i follow those of process i - 1."""
+def shard_batch(batch: Tree, sharding: NamedSharding) -> Tree:
+    """Makes global arrays of the rows of a batch that each process loaded, in the order of the processes."""
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
-    with jax.transfer_guard_host_to_device("allow"):  # this is the transfer that is meant
+    with jax.transfer_guard_host_to_device("allow"):  # the training loop forbids implicit transfers; this one is meant
         return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
-def place_params(params: Tree, shardings: Tree) -> Tree:
-    """Copies of host or device arrays over the mesh; each process hands over the whole of every parameter.
+def shard_params(params: Tree, shardings: Tree) -> Tree:
+    """Copies parameters to the devices. Every process must pass every parameter in full.
 
-    Copies, because training gives its buffers away: the caller's arrays must outlive it.
+    The result never aliases the arguments, because training donates its buffers and the caller keeps the arguments.
     """
 
-    def place(value: Any, sharding: NamedSharding) -> jax.Array:
+    def shard(value: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(value, jax.Array):
             return jax.device_put(value, sharding, may_alias=False)
         value = np.asarray(value)
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
-    return jax.tree.map(place, params, shardings)
+    return jax.tree.map(shard, params, shardings)

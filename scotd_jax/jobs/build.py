@@ -85,10 +85,10 @@ def build(run: Run, name: str) -> None:
     with run.progress(len(own), "  building", "shards") as progress:
         for _ in shard_building.build_shards(plan, own, spec.processes):
             progress.advance(1)
-    hosts.wait_for_all(f"{artefact.path} has its shards")
-    if hosts.is_first():
+    hosts.sync_processes(f"{artefact.path} has its shards")
+    if hosts.is_primary():
         _finish(run, artefact, plan, {"name": name} | facts)
-    hosts.wait_for_all(f"{artefact.path} is whole")
+    hosts.sync_processes(f"{artefact.path} is whole")
 
 
 def _finish(run: Run, artefact: Artefact, plan: Plan, meta: dict[str, Any]) -> None:

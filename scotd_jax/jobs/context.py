@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from scotd_jax import config as c
-from scotd_jax.distributed.hosts import to_own_devices
-from scotd_jax.distributed.mesh import make_mesh, own_sizes
+from scotd_jax.distributed.hosts import gather_to_local_devices
+from scotd_jax.distributed.mesh import local_mesh_sizes, make_mesh
 from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.errors import InputError
 from scotd_jax.layout import round_up
@@ -36,7 +36,9 @@ class Run:
         several = jax.process_count() > 1
         # Of speaking: the devices of this process, over which its questions are spread.
         own = jax.local_devices()
-        self.own_mesh = make_mesh(own_sizes(config.mesh, jax.device_count(), len(own)), own) if several else self.mesh
+        self.own_mesh = (
+            make_mesh(local_mesh_sizes(config.mesh, jax.device_count(), len(own)), own) if several else self.mesh
+        )
         self.task = functools.cache(self._task)
         self.questions = functools.cache(self._questions)
         self.prefix = functools.cache(self._prefix)
@@ -164,7 +166,7 @@ class Run:
         return self.on_own_devices(self.params(model, functions, seed, functions.precision.compute), functions)
 
     def on_own_devices(self, params: api.Params, functions: api.Model) -> api.Params:
-        return to_own_devices(params, param_shardings(self.own_mesh, functions.axes(), functions.abstract()))
+        return gather_to_local_devices(params, param_shardings(self.own_mesh, functions.axes(), functions.abstract()))
 
     def params(self, model: c.Model, functions: api.Model, seed: int, kernels: str = "float32") -> api.Params:
         """The parameters a student starts from, placed on the mesh of all processes. `kernels` as in hf_import."""

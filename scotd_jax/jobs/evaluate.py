@@ -67,6 +67,6 @@ def evaluate(run: Run, name: str) -> None:
     questions = [question for set_questions, _ in rows_by_set.values() for question in set_questions]
     right = {id_: r for set_questions, rows in rows_by_set.values() for id_, r in outcomes(set_questions, rows).items()}
     output = {"sets": results, "contrast": contrast_consistency(questions, right, settings.confidence)}
-    if hosts.is_first():
+    if hosts.is_primary():
         write_text(artefact.path / "results.json", json.dumps(output, indent=2) + "\n")
     artefact.finish({key: result["accuracy"] for key, result in results.items()}, output)

@@ -34,7 +34,7 @@ def export(run: Run, name: str) -> None:
         return
     model = run.model(spec.model, "float32")
     params = run.speaking_params(Model(student=name), model, seed=0)
-    if not hosts.is_first():
+    if not hosts.is_primary():
         return
     tokenizer = run.tokenizer(spec.model)
     length = run.config.evaluation.sampling.max_new_tokens

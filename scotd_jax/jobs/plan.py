@@ -12,7 +12,7 @@ import jax
 
 from scotd_jax import config as c
 from scotd_jax.distributed import topologies
-from scotd_jax.distributed.mesh import abstract_mesh, shape_of
+from scotd_jax.distributed.mesh import make_abstract_mesh, mesh_shape
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import graph
 from scotd_jax.jobs.planning import render, suggestions
@@ -33,16 +33,16 @@ def plan(config: c.Config, workdir: str) -> None:
     graph.chain(config)
     if not config.plan.topology:
         raise InputError("config.plan.topology: on what? For example --config.plan.topology=v5e-16")
-    topology = topologies.parse(config.plan.topology, "config.plan.topology")
-    topologies.stay_on_cpu(topology.chips if topology.chip.platform == "cpu" else 1)
-    shape_of(config.mesh, topology.chips)
+    topology = topologies.parse_topology(config.plan.topology, "config.plan.topology")
+    topologies.use_cpu_only(topology.chips if topology.chip.platform == "cpu" else 1)
+    mesh_shape(config.mesh, topology.chips)
     begun = time.monotonic()
     assumed = Assumed(config)
     planner = Planner(topology, config.plan.compile_layers, log)
     with jax.debug_key_reuse(False):  # which keys are used how often is no question of sizes
         todo = works(config, assumed)
         for work in todo:  # what is wrong in the config is said before minutes of compiling
-            check(work, abstract_mesh(config.mesh, topology.chips), planner.platform)
+            check(work, make_abstract_mesh(config.mesh, topology.chips), planner.platform)
         found = [planner.look(work, config.mesh, compile=True) for work in todo]
         advice = []
         for job, group in itertools.groupby(sorted(found, key=lambda o: o.work.job), key=lambda o: o.work.job):

@@ -72,7 +72,7 @@ def sample(run: Run, name: str) -> None:
         paths = speak(run, speaker, asked, spec.sampling, seed=seed, folder=artefact.path, shards=4)
     elif spec.source == "server":
         paths = ask_server(run, Remote(run, spec, seed, f"config.rationales.{name}"), asked, artefact.path)
-    elif not hosts.is_first():
+    elif not hosts.is_primary():
         return
     elif spec.source == "batch":
         paths = ask_by_files(run, Remote(run, spec, seed, f"config.rationales.{name}"), asked, artefact.path, spec.path)
@@ -159,7 +159,7 @@ def _release(run: Run, name: str, artefact: Artefact) -> None:
     """rationales/NAME/release: the responses as a dataset for others."""
     spec = run.config.rationales[name]
     folder = artefact.path / "release"
-    if not spec.release or not hosts.is_first() or is_released(folder, spec.release):
+    if not spec.release or not hosts.is_primary() or is_released(folder, spec.release):
         return
     asked = run.ask(spec.questions)
     release(

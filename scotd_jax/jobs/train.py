@@ -73,7 +73,7 @@ def train(run: Run, name: str) -> None:
     )
     run.log(f"  corpus {spec.corpus}: {gain(batches)}")
     overview = parameter_overview.get_parameter_overview(model.abstract(), include_stats=False)
-    if hosts.is_first():
+    if hosts.is_primary():
         write_text(artefact.path / "parameters.txt", overview + "\n")
     if learns := trainable.summary(model.abstract(), spec.training.freeze, spec.training.lora):
         run.log(f"  {learns} learn")
@@ -92,7 +92,7 @@ def train(run: Run, name: str) -> None:
             log=lambda step, values: progress.advance(step - progress.done, note(values)),
         )
     best = best_step(artefact.path / "checkpoints")
-    cost = accounting.summary(read_metrics(artefact.path / "metrics.jsonl") if hosts.is_first() else [], spent)
+    cost = accounting.summary(read_metrics(artefact.path / "metrics.jsonl") if hosts.is_primary() else [], spent)
     run.log("  " + ", ".join(f"{key} {value}" for key, value in best.items()))
     run.log(f"  goodput {100 * cost['goodput']:.0f} %, {cost['rationales_per_second']:.3g} rationales/s of updates")
     artefact.finish({**best, "cost": cost})

@@ -24,7 +24,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from scotd_jax.distributed.mesh import platform
+from scotd_jax.distributed.mesh import mesh_platform
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.models.forward_options import together
 
@@ -173,7 +173,7 @@ def _call(a, b, bias=None, *, transpose_a=False, transpose_b=False, out_dtype):
 def for_mesh(mesh: AnyMesh) -> contextlib.ContextDecorator:
     """A block, or the decorator of a function: products that are traced inside of it are those of a program for `mesh`.
     What the CPU can do is tried out here and not inside, where values may not move."""
-    return _chosen(mesh.size == 1 and platform(mesh) == "cpu" and onednn_serves())
+    return _chosen(mesh.size == 1 and mesh_platform(mesh) == "cpu" and onednn_serves())
 
 
 @contextlib.contextmanager

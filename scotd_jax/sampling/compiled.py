@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from scotd_jax.config import Sampling
-from scotd_jax.distributed.sharding import AnyMesh, place_cache
+from scotd_jax.distributed.sharding import AnyMesh, constrain_cache
 from scotd_jax.models.api import Model, Params
 from scotd_jax.sampling import decode_loop
 
@@ -35,7 +35,7 @@ def _compiled(
 ) -> Programs:
     """Questions, rows and caches are given away and come back changed."""
     decode = functools.partial(decode_loop.decode, model, policy, eos_ids=eos_ids, vocab_limit=vocab_limit)
-    placed = functools.partial(place_cache, mesh)  # else it could come back split otherwise than it went in
+    placed = functools.partial(constrain_cache, mesh)  # else it could come back split otherwise than it went in
 
     def empty(params: Params, B: int, W: int, P: int):
         return placed(decode_loop.empty(model, policy, params, B, W, P))

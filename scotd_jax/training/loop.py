@@ -27,7 +27,7 @@ from etils import epath
 from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
-from scotd_jax.distributed.profiling import OFF, recorded
+from scotd_jax.distributed.profiling import NO_PROFILE, profile_steps
 from scotd_jax.errors import SizesError
 from scotd_jax.models.api import Model, Params
 from scotd_jax.training.accounting import Spent, earlier, peak_of, work_of
@@ -62,7 +62,7 @@ def train(
     evaluate: Callable[[Params, int], Mapping[str, float]] | None = None,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
     parts: Sequence[tuple[str, float]] = ONE_PART,
-    profile: config.Profile = OFF,
+    profile: config.Profile = NO_PROFILE,
 ) -> dict[str, float]:
     """Trains for `training.steps` updates, or goes on from the last checkpoint in FOLDER/checkpoints.
 
@@ -102,7 +102,7 @@ def train(
             emit(step, {**values, **spent.totals()})
 
         metrics = LateMetrics(training.log_every, line, spent.updates, peak_of(mesh))
-        steps = recorded(range(done + 1, training.steps + 1), profile, folder / "profile", done + 1, metrics.wait)
+        steps = profile_steps(range(done + 1, training.steps + 1), profile, folder / "profile", done + 1, metrics.wait)
         for step in stack.enter_context(contextlib.closing(steps)):
             with spent.on("input", metrics.idle):
                 rows = next(loader)
@@ -110,7 +110,7 @@ def train(
                 with spent.on("other"):
                     check_pairs(model, programs.combined(state), rows, mesh, programs.attend)
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device by accident
-                batch = sharding.place_batch(rows, programs.batch)
+                batch = sharding.shard_batch(rows, programs.batch)
                 with spent.on("compile") if programs.is_new(batch) else contextlib.nullcontext():
                     state, update = programs.step(state, batch, *noise)
                 metrics.add(step, update, work_of(model.config, batch))

@@ -49,7 +49,7 @@ class Programs:
         if params is None:
             placed = self.init_params(jax.random.key(seed))
         else:
-            placed = sharding.place_params(params, self.places)
+            placed = sharding.shard_params(params, self.places)
         step = jax.device_put(jnp.zeros((), jnp.int32), self.abstract.step.sharding)
         learns, frozen = (placed, None) if self.abstract.frozen is None else self.split(placed, jax.random.key(seed))
         return TrainState(step, learns, self.init_optimizer(learns), frozen)
@@ -88,7 +88,7 @@ def _programs(
 ) -> Programs:
     optimizer = make_optimizer(training.optimizer, training.steps)
     schedule = make_schedule(training.optimizer, training.steps)
-    options = Options.of(training, meshes.platform(mesh))
+    options = Options.of(training, meshes.mesh_platform(mesh))
     split = functools.partial(trainable.split, freeze=training.freeze, lora=training.lora)
     params, key = model.abstract(), jax.eval_shape(lambda: jax.random.key(0))
     places = sharding.param_shardings(mesh, model.axes(), params)
@@ -113,7 +113,7 @@ def _programs(
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),
         donate_argnums=0,
-        compiler_options=compiler_options(meshes.platform(mesh)),
+        compiler_options=compiler_options(meshes.mesh_platform(mesh)),
     )
     return Programs(
         abstract=abstract,

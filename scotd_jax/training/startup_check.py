@@ -45,7 +45,7 @@ def check_pairs(
         if part["inputs"].shape[1] == 1 and "positions" not in part and attend is None:
             continue
         cut = {key: array[:rows] for key, array in part.items()}
-        given = sharding.place_batch((cut, *separate(cut)), sharding.batch_sharding(mesh))
+        given = sharding.shard_batch((cut, *separate(cut)), sharding.batch_sharding(mesh))
         difference, fast, slow = (float(x) for x in _compared(model, mesh, attend)(params, *given))
         if not math.isfinite(slow):
             continue  # of such a model the loop says what is wrong

@@ -1,7 +1,7 @@
-"""Operations by formula against what XLA counts in the compiled program, and peaks of devices.
+"""FLOP formulas against XLA's own count for the compiled program, and peak FLOP/s of devices.
 
-XLA counts the body of a loop once, so the programs here have none: one micro-batch, all logits at once. It also counts
-what is no product (norms, softmax), so the shapes are such that products are nearly all.
+XLA counts the body of a loop once, so these programs have none: one micro-batch, all logits at once. XLA also counts
+norms and softmax, so the shapes are chosen such that matmuls dominate.
 """
 
 import dataclasses
@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.roofline import decode_flops
 from scotd_jax.distributed.chips import peak_flops
-from scotd_jax.distributed.flops import decode_flops, prefill_flops, sizes, training_flops
+from scotd_jax.distributed.flops import matmul_sizes, prefill_flops, training_flops
 from scotd_jax.models import registry
 from scotd_jax.models.api import Precision
 from scotd_jax.training.step import make_loss
 from tests.helpers.training_fixtures import BagConfig
 
-WITHIN = 0.05
+TOLERANCE = 0.05
 WIDE = {"vocab_size": 1024, "num_hidden_layers": 2, "hidden_size": 256, "num_attention_heads": 4}
 CONFIGS = {
     "opt": registry.config_for("opt-125m", {**WIDE, "ffn_dim": 1024}),
@@ -33,12 +34,12 @@ CONFIGS = {
 }
 
 
-def like(*shape, dtype=jnp.int32):
+def shape_struct(*shape, dtype=jnp.int32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def xla_flops(function, *arguments) -> float:
-    """The number of operations does not depend on how well they are compiled."""
+    # The FLOP count does not depend on the optimization level.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return jax.jit(function).lower(*arguments).compile(compiler_options=quick).cost_analysis()["flops"]
 
@@ -51,29 +52,29 @@ def model_of(name):
     ("name", "B", "G", "P", "R"),
     [("opt", 2, 3, 64, 32), ("narrow opt", 1, 1, 192, 96), ("gated t5", 2, 3, 96, 32), ("decoder", 1, 6, 128, 32)],
 )
-def test_training_within_five_percent_of_xla(name, B, G, P, R):
+def test_training_flops_are_within_five_percent_of_xla(name, B, G, P, R):
     model = model_of(name)
-    responses = like(B, G, R)
+    responses = shape_struct(B, G, R)
     batch = {
-        "prompt": like(B, P),
-        "prompt_mask": like(B, P, dtype=bool),
+        "prompt": shape_struct(B, P),
+        "prompt_mask": shape_struct(B, P, dtype=bool),
         "inputs": responses,
         "targets": responses,
-        "weights": like(B, G, R, dtype=jnp.float32),
+        "weights": shape_struct(B, G, R, dtype=jnp.float32),
     }
     loss = make_loss(model)
     counted = xla_flops(jax.grad(lambda params, batch: loss(params, batch)[0].sum), model.abstract(), batch)
     formula = training_flops(model.config, questions=B, group=G, prompt=P, response=R)
-    assert formula == pytest.approx(counted, rel=WITHIN)
+    assert formula == pytest.approx(counted, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_reading_and_speaking_within_five_percent_of_xla(name):
+def test_prefill_and_decode_flops_are_within_five_percent_of_xla(name):
     model = model_of(name)
     B, G, P, T, C = 2, 4, 96, 32, 8
-    prompt = like(B, P), like(B, P, dtype=bool)
+    prompt = shape_struct(B, P), shape_struct(B, P, dtype=bool)
     counted = xla_flops(model.prefill, model.abstract(), *prompt)
-    assert prefill_flops(model.config, sequences=B, length=P) == pytest.approx(counted, rel=WITHIN)
+    assert prefill_flops(model.config, sequences=B, length=P) == pytest.approx(counted, rel=TOLERANCE)
 
     context = jax.eval_shape(model.prefill, model.abstract(), *prompt)
     cache = jax.eval_shape(lambda: model.new_cache(B, G, T, C))
@@ -82,12 +83,12 @@ def test_reading_and_speaking_within_five_percent_of_xla(name):
         hidden, cache = model.extend(params, context, tokens, cache)
         return hidden @ model.unembedding(params).T, cache
 
-    counted = xla_flops(step, model.abstract(), context, like(B, G, 1), cache)
-    assert decode_flops(model.config, rows=B * G, seen=P + T + C) == pytest.approx(counted, rel=WITHIN)
+    counted = xla_flops(step, model.abstract(), context, shape_struct(B, G, 1), cache)
+    assert decode_flops(model.config, rows=B * G, seen=P + T + C) == pytest.approx(counted, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_weights_are_those_of_the_model(config):
+def test_matmul_sizes_match_the_parameters(config):
     leaves, _ = jax.tree_util.tree_flatten_with_path(registry.build(config).abstract())
     matrices = {"/".join(k.key for k in path): math.prod(leaf.shape) for path, leaf in leaves}
     kernels = {path: size for path, size in matrices.items() if path.endswith("kernel") and "lm_head" not in path}
@@ -95,42 +96,43 @@ def test_weights_are_those_of_the_model(config):
     def total(*parts: str) -> int:
         return sum(size for path, size in kernels.items() if any(part in path for part in parts))
 
-    counted = sizes(config)
+    counted = matmul_sizes(config)
     assert counted.output == matrices.get("lm_head/kernel", matrices["embed/tokens"])
     if config.kind == "t5":
-        crossed = total("/cross/k/", "/cross/v/")
-        assert counted.prompt == total("encoder") + crossed
-        assert counted.response == total("decoder") - crossed
+        cross_keys_values = total("/cross/k/", "/cross/v/")
+        assert counted.prompt == total("encoder") + cross_keys_values
+        assert counted.response == total("decoder") - cross_keys_values
     else:
         last = f"layers/{config.num_hidden_layers - 1}/"
-        unread = total(last) - total(f"{last}attn/k/", f"{last}attn/v/")
+        unused = total(last) - total(f"{last}attn/k/", f"{last}attn/v/")
         assert counted.response == sum(kernels.values())
-        assert counted.prompt == sum(kernels.values()) - unread - total("project_out")
+        assert counted.prompt == sum(kernels.values()) - unused - total("project_out")
 
 
-def test_what_a_causal_mask_hides():
+def test_skip_masked_leaves_out_pairs_hidden_by_a_causal_mask():
     opt, t5 = CONFIGS["opt"], CONFIGS["t5"]
     L, D = opt.num_hidden_layers, opt.hidden_size
     shape = {"questions": 3, "group": 2, "prompt": 8, "response": 4}
-    saved = training_flops(opt, **shape) - training_flops(opt, **shape, needed=True)
+    saved = training_flops(opt, **shape) - training_flops(opt, **shape, skip_masked=True)
     assert saved == 3 * 4 * 3 * D * ((L - 1) * (64 - 36) + L * 2 * (16 - 10))
-    inner = t5.num_heads * t5.d_kv  # the encoder sees both sides
-    saved = training_flops(t5, **shape) - training_flops(t5, **shape, needed=True)
+    inner = t5.num_heads * t5.d_kv  # the encoder is bidirectional
+    saved = training_flops(t5, **shape) - training_flops(t5, **shape, skip_masked=True)
     assert saved == 3 * 4 * 3 * t5.decoder_layers * inner * 2 * (16 - 10)
     shared = prefill_flops(opt, sequences=2, length=8, before=5) - prefill_flops(opt, sequences=2, length=8)
     assert shared == 2 * 4 * (L - 1) * D * 8 * 5
 
 
-def test_the_prompt_is_counted_once_per_question():
+def test_prompt_flops_count_once_per_question():
     one, six = (
-        training_flops(CONFIGS["decoder"], questions=1, group=g, prompt=64, response=8, needed=True) for g in (1, 6)
+        training_flops(CONFIGS["decoder"], questions=1, group=g, prompt=64, response=8, skip_masked=True)
+        for g in (1, 6)
     )
-    prompt = 3 * prefill_flops(CONFIGS["decoder"], sequences=1, length=64, needed=True)
+    prompt = 3 * prefill_flops(CONFIGS["decoder"], sequences=1, length=64, skip_masked=True)
     assert six - prompt == pytest.approx(6 * (one - prompt))
 
 
-def test_an_unknown_model_counts_nothing():
-    assert sizes(BagConfig()) is None
+def test_unknown_models_have_zero_flops():
+    assert matmul_sizes(BagConfig()) is None
     assert training_flops(BagConfig(), questions=1, group=1, prompt=1, response=1) == 0
     assert decode_flops(dataclasses.replace(BagConfig(), width=3), rows=1, seen=1) == 0
 
@@ -155,5 +157,5 @@ def test_an_unknown_model_counts_nothing():
         ("cpu", None),
     ],
 )
-def test_peaks(kind, peak):
+def test_peak_flops_of_device_kinds(kind, peak):
     assert peak_flops(kind) == peak

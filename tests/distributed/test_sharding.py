@@ -1,4 +1,4 @@
-"""Meshes, where parameters lie, and that eight devices compute what one computes."""
+"""Meshes, shardings, and equality of results on eight devices and on one."""
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +41,11 @@ def small(kind):
     return build(config_for(architecture, shape), Precision("float32"))
 
 
-def trained(optimizer: config.Optimizer) -> config.Training:
+def training(optimizer: config.Optimizer) -> config.Training:
     return config.Training(steps=10, optimizer=optimizer)
 
 
-def test_sizes_of_a_mesh(eight):
+def test_mesh_sizes_resolve_to_all_devices(eight):
     assert dict(eight.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert dict(make_mesh(config.Mesh()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert batch_shards(eight) == 4
@@ -63,7 +63,7 @@ def test_sizes_of_a_mesh(eight):
         ({"data": -1, "fsdp": 16}, "does not fit the 8 devices"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(sizes, message):
+def test_mesh_sizes_that_do_not_fit_raise(sizes, message):
     with pytest.raises(InputError, match=rf"config\.mesh: .*{message}"):
         make_mesh(config.Mesh(**sizes))
 
@@ -74,18 +74,18 @@ def test_sizes_that_do_not_fit_are_refused(sizes, message):
         (("embed", "heads"), (16, 32), P("fsdp", "tensor")),
         (("vocab", "embed"), (48, 16), P("tensor", "fsdp")),
         (("vocab", "embed"), (47, 16), P(None, "fsdp")),  # two devices do not divide 47 rows
-        (("embed", "embed"), (16, 16), P("fsdp", None)),  # one mesh axis splits one axis
+        (("embed", "embed"), (16, 16), P("fsdp", None)),  # a mesh axis shards one dimension only
         (("kv", None), (16, 16), P(None, None)),
         (("mlp",), (32,), P("tensor")),
     ],
 )
-def test_the_rules(eight, axes, shape, expected):
-    assert sharding.spec(eight, axes, shape) == expected
+def test_partition_spec_follows_the_logical_axis_rules(eight, axes, shape, expected):
+    assert sharding.partition_spec(eight, axes, shape) == expected
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
-def test_optimizer_moments_lie_where_their_parameters_lie(eight, name):
-    programs = programs_of(small("opt"), trained(config.Optimizer(name=name, warmup_steps=0)), ONE_PART, eight)
+def test_optimizer_moments_are_sharded_like_their_parameters(eight, name):
+    programs = programs_of(small("opt"), training(config.Optimizer(name=name, warmup_steps=0)), ONE_PART, eight)
     kernel = programs.abstract.params["layers"]["0"]["mlp"]["up"]["kernel"]
     assert kernel.sharding.spec == P("fsdp", "tensor")
     moments = [leaf for leaf in jax.tree.leaves(programs.abstract.opt_state) if leaf.shape == kernel.shape]
@@ -96,34 +96,34 @@ def test_optimizer_moments_lie_where_their_parameters_lie(eight, name):
     assert all(leaf.sharding.spec == P() for leaf in counters)
 
 
-def test_a_batch_is_split_along_its_questions(eight):
-    batch = sharding.place_batch(batch_of(8), sharding.batch_sharding(eight))
+def test_batch_is_sharded_by_questions(eight):
+    batch = sharding.shard_batch(batch_of(8), sharding.batch_sharding(eight))
     for array in batch.values():
         assert {shard.data.shape for shard in array.addressable_shards} == {(2, *array.shape[1:])}
     np.testing.assert_array_equal(batch["targets"], batch_of(8)["targets"])
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-def test_parameters_are_drawn_split_and_the_same_on_every_mesh(one_device, eight):
+def test_initial_parameters_are_sharded_and_equal_on_every_mesh(one_device, eight):
     model = bag_model()
-    drawn = [
-        programs_of(model, trained(config.Optimizer(warmup_steps=0)), ONE_PART, mesh).start(None, 7).params
+    initial = [
+        programs_of(model, training(config.Optimizer(warmup_steps=0)), ONE_PART, mesh).start(None, 7).params
         for mesh in (one_device, eight)
     ]
-    table = drawn[1]["embed"]["tokens"]
+    table = initial[1]["embed"]["tokens"]
     assert {shard.data.shape for shard in table.addressable_shards} == {(8, 4)}  # of [16, 8]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=FLOAT32), drawn[1], drawn[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=FLOAT32), initial[1], initial[0])
 
 
 @pytest.mark.parametrize("kind", list(SMALL))
-def test_eight_devices_give_loss_and_gradients_of_one(one_device, eight, kind):
+def test_loss_and_gradients_agree_on_eight_devices_and_one(one_device, eight, kind):
     model = small(kind)
-    drawn = model.init(jax.random.key(0))
+    initial = model.init(jax.random.key(0))
     batch = batch_of(8, vocab=48)
 
     def run(mesh):
-        places = sharding.param_shardings(mesh, model.axes(), model.abstract())
-        params = sharding.place_params(drawn, places)
+        shardings = sharding.param_shardings(mesh, model.axes(), model.abstract())
+        params = sharding.shard_params(initial, shardings)
 
         @jax.jit
         def value_and_grad(params, batch):
@@ -132,9 +132,9 @@ def test_eight_devices_give_loss_and_gradients_of_one(one_device, eight, kind):
                 return loss.mean(), correct.sum
 
             (loss, correct), grads = jax.value_and_grad(mean, has_aux=True)(params)
-            return loss, correct, jax.lax.with_sharding_constraint(grads, places)
+            return loss, correct, jax.lax.with_sharding_constraint(grads, shardings)
 
-        return value_and_grad(params, sharding.place_batch(batch, sharding.batch_sharding(mesh)))
+        return value_and_grad(params, sharding.shard_batch(batch, sharding.batch_sharding(mesh)))
 
     (loss, correct, grads), (loss_8, correct_8, grads_8) = run(one_device), run(eight)
     np.testing.assert_allclose(loss_8, loss, rtol=FLOAT32)

@@ -1,11 +1,12 @@
-"""Names of hardware, and meshes on devices that are not there."""
+"""Topology names, and meshes over devices that are not attached."""
 
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from scotd_jax import config
 from scotd_jax.distributed import sharding, topologies
-from scotd_jax.distributed.mesh import abstract_mesh, make_mesh, own_sizes
+from scotd_jax.distributed.chips import GPU_MEMORY_VARIABLE, gpu_memory_fraction
+from scotd_jax.distributed.mesh import local_mesh_sizes, make_abstract_mesh, make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Precision
 from scotd_jax.models.registry import build, config_for
@@ -26,19 +27,19 @@ from scotd_jax.models.registry import build, config_for
         ("cpu-8", 8, 1, "", ""),
     ],
 )
-def test_a_name_says_chips_hosts_and_shape(name, chips, hosts, shape, host):
-    topology = topologies.parse(name)
+def test_topology_name_gives_chips_hosts_and_slice_shape(name, chips, hosts, shape, host):
+    topology = topologies.parse_topology(name)
     assert (topology.name, topology.chips, topology.hosts, topology.shape) == (name, chips, hosts, shape)
     assert (topology.host.chips, topology.host.hosts, topology.host.shape) == (chips // hosts, 1, host)
-    assert topologies.of(topology.chip, chips) == topology
+    assert topologies.make_topology(topology.chip, chips) == topology
 
 
-def test_what_is_counted_is_said():
-    assert topologies.parse("v5p-128").describe() == (
+def test_describe_states_the_unit_that_the_name_counts():
+    assert topologies.parse_topology("v5p-128").describe() == (
         "v5p-128: 64 v5p chips (4x4x4; the name counts TensorCores, 2 per chip) on 16 hosts"
     )
-    assert topologies.parse("v5e-16").describe() == "v5e-16: 16 v5e chips (4x4) on 4 hosts"
-    assert topologies.parse("h200-8").describe() == "h200-8: 8 h200 devices on 1 host"
+    assert topologies.parse_topology("v5e-16").describe() == "v5e-16: 16 v5e chips (4x4) on 4 hosts"
+    assert topologies.parse_topology("h200-8").describe() == "h200-8: 8 h200 devices on 1 host"
 
 
 @pytest.mark.parametrize(
@@ -55,50 +56,51 @@ def test_what_is_counted_is_said():
         ("8xh200", "is unknown"),
     ],
 )
-def test_a_wrong_name_is_refused_with_the_nearest(name, message):
+def test_unknown_topology_error_names_the_nearest(name, message):
     with pytest.raises(InputError, match=f"config.plan.topology: .*{message}"):
-        topologies.parse(name, "config.plan.topology")
+        topologies.parse_topology(name, "config.plan.topology")
 
 
-def test_of_a_gpu_counts_what_jax_takes(monkeypatch):
-    monkeypatch.delenv(topologies.GPU_SHARE, raising=False)
-    assert topologies.gpu_share() == 0.75
-    monkeypatch.setenv(topologies.GPU_SHARE, "0.9")
-    assert topologies.gpu_share() == 0.9
+def test_gpu_memory_fraction_follows_the_environment_variable(monkeypatch):
+    monkeypatch.delenv(GPU_MEMORY_VARIABLE, raising=False)
+    assert gpu_memory_fraction() == 0.75
+    monkeypatch.setenv(GPU_MEMORY_VARIABLE, "0.9")
+    assert gpu_memory_fraction() == 0.9
 
 
-def test_hardware_without_a_compiler_says_why():
-    assert "where there are some" in topologies.can_compile(topologies.parse("h200-8"))
+def test_gpu_topology_states_why_it_cannot_compile():
+    assert "where there are some" in topologies.compile_obstacle(topologies.parse_topology("h200-8"))
     with pytest.raises(InputError, match="h200-8: XLA compiles for GPUs only"):
-        topologies.devices(topologies.parse("h200-8"))
+        topologies.described_devices(topologies.parse_topology("h200-8"))
 
 
-def test_cpu_devices_stand_in():
-    mesh = make_mesh(config.Mesh(fsdp=4), topologies.devices(topologies.parse("cpu-8")))
+def test_cpu_topology_uses_local_devices():
+    mesh = make_mesh(config.Mesh(fsdp=4), topologies.described_devices(topologies.parse_topology("cpu-8")))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
 
 
-def test_an_abstract_mesh_cuts_arrays_as_a_real_one_does():
+def test_abstract_mesh_gives_the_shardings_of_a_real_mesh():
     sizes = config.Mesh(fsdp=2, tensor=2)
-    real, abstract = make_mesh(sizes), abstract_mesh(sizes, 8)
-    for place in (lambda mesh: sharding.batch_sharding(mesh), lambda mesh: sharding.cache_sharding(mesh, (8, 3, 4, 6))):
-        assert place(abstract).spec == place(real).spec
-        assert place(abstract).shard_shape((8, 3, 4, 6)) == place(real).shard_shape((8, 3, 4, 6))
+    real, abstract = make_mesh(sizes), make_abstract_mesh(sizes, 8)
+    shape = (8, 3, 4, 6)
+    for make in (sharding.batch_sharding, lambda mesh: sharding.cache_sharding(mesh, shape)):
+        assert make(abstract).spec == make(real).spec
+        assert make(abstract).shard_shape(shape) == make(real).shard_shape(shape)
     assert sharding.cache_sharding(abstract, (8, 3, 4, 6, 5)).spec == P(("data", "fsdp"), None, "tensor", None, None)
     with pytest.raises(InputError, match="does not fit the 6 devices"):
-        abstract_mesh(sizes, 6)
+        make_abstract_mesh(sizes, 6)
 
 
 @pytest.mark.parametrize(
-    ("tensor", "devices", "own", "split"),
+    ("tensor", "devices", "local", "expected"),
     [(1, 16, 4, 1), (4, 16, 4, 4), (8, 16, 4, 4), (2, 16, 8, 2), (3, 12, 4, 1), (-1, 16, 4, 4), (-1, 12, 4, 2)],
 )
-def test_a_process_of_several_splits_models_as_far_as_its_devices_go(tensor, devices, own, split):
+def test_local_mesh_shards_tensor_over_own_devices(tensor, devices, local, expected):
     sizes = config.Mesh(data=1 if tensor < 0 else -1, fsdp=2, tensor=tensor)
-    assert own_sizes(sizes, devices, own) == config.Mesh(tensor=split)
+    assert local_mesh_sizes(sizes, devices, local) == config.Mesh(tensor=expected)
 
 
-def test_the_cache_has_the_dtype_of_the_platform_that_is_planned_for():
+def test_cache_dtype_follows_the_platform_of_the_topology():
     shape = config_for("opt-tiny")
     for platform, dtype in (("", "float32"), ("cpu", "float32"), ("tpu", "bfloat16"), ("cuda", "bfloat16")):
         assert build(shape, Precision("bfloat16"), platform).new_cache(1, 1, 8, 8).keys[0].dtype == dtype

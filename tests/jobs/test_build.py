@@ -70,7 +70,7 @@ def test_the_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monk
     for index in (1, 0):
         monkeypatch.setattr("jax.process_count", lambda: 2)
         monkeypatch.setattr("jax.process_index", lambda index=index: index)
-        monkeypatch.setattr("scotd_jax.distributed.hosts.wait_for_all", lambda where: None)
+        monkeypatch.setattr("scotd_jax.distributed.hosts.sync_processes", lambda where: None)
         build(hosts, "c")
     assert files(hosts) == files(one)
 

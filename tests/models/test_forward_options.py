@@ -157,7 +157,7 @@ def test_eight_devices_make_the_update_of_one_with_every_option(one_device, kind
     drawn, states = model.init(jax.random.key(0)), []
     for mesh in (one_device, make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))):
         programs = programs_of(model, config.Training(microbatches=2, optimizer=settings, **ALL), ONE_PART, mesh)
-        batch = {"train": sharding.place_batch(batch_of(8, vocab=V), programs.batch)}
+        batch = {"train": sharding.shard_batch(batch_of(8, vocab=V), programs.batch)}
         state, metrics = programs.step(programs.start(drawn, 0), batch, *programs.noise(2**40 + 3))
         states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
     (mu, metrics), (mu_8, metrics_8) = jax.tree.map(np.asarray, states)

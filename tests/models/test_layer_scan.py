@@ -134,7 +134,7 @@ def test_eight_devices_with_a_loop_make_the_update_of_one_without(one_device):
     drawn, model, states = params("t5-v1.1", LAYERS), deep("t5-v1.1", LAYERS), []
     for scan, mesh in (("off", one_device), ("on", make_mesh(config.Mesh(data=2, fsdp=2, tensor=2)))):
         programs = programs_of(model, config.Training(scan_layers=scan, **settings), ONE_PART, mesh)
-        batch = {"train": sharding.place_batch(batch_of(8, vocab=V), programs.batch)}
+        batch = {"train": sharding.shard_batch(batch_of(8, vocab=V), programs.batch)}
         state, metrics = programs.step(programs.start(drawn, 0), batch, *programs.noise(3))
         states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
     (mu, metrics), (mu_8, metrics_8) = jax.tree.map(np.asarray, states)

@@ -12,7 +12,7 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.distributed.flops import training_flops
-from scotd_jax.distributed.profiling import recorded
+from scotd_jax.distributed.profiling import profile_steps
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.graph import check
 from scotd_jax.models import registry
@@ -198,18 +198,18 @@ def steps_of(folder: Path) -> set[int]:
 
 def test_recordings_end_with_the_items_or_with_an_exception(tmp_path):
     seen, waited = [], []
-    for item in recorded("abcde", config.Profile(first=2), tmp_path / "a", wait=lambda: waited.append(len(seen))):
+    for item in profile_steps("abcde", config.Profile(first=2), tmp_path / "a", wait=lambda: waited.append(len(seen))):
         seen.append(item)
     assert seen == list("abcde")
-    assert waited == [2]  # right after the last item that is recorded
+    assert waited == [2]  # right after the last recorded item
     assert steps_of(tmp_path / "a") == {2}
-    with contextlib.closing(recorded("abc", config.Profile(first=1, last=9), tmp_path / "b", start=3)) as items:
+    with contextlib.closing(profile_steps("abc", config.Profile(first=1, last=9), tmp_path / "b", start=3)) as items:
         assert next(items) == "a"
     assert steps_of(tmp_path / "b") == {3}
-    assert list(recorded("abc", config.Profile(first=5), tmp_path / "c")) == list("abc")
+    assert list(profile_steps("abc", config.Profile(first=5), tmp_path / "c")) == list("abc")
     assert not (tmp_path / "c").exists()
     with pytest.raises(InputError, match="profiles go to local disks only"):
-        recorded("abc", config.Profile(first=1), "gs://bucket/run/profile")
+        profile_steps("abc", config.Profile(first=1), "gs://bucket/run/profile")
 
 
 @pytest.mark.parametrize("profile", [config.Profile(-1), config.Profile(0, 3), config.Profile(5, 4)])

@@ -70,7 +70,7 @@ PLACES = {
 def test_where_every_parameter_lies(name):
     model = build(config_for(name))
     places = sharding.param_shardings(
-        meshes.abstract_mesh(config.Mesh(data=2, fsdp=2, tensor=2), 8), model.axes(), model.abstract()
+        meshes.make_abstract_mesh(config.Mesh(data=2, fsdp=2, tensor=2), 8), model.axes(), model.abstract()
     )
     found = {"/".join(k.key for k in path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(places)}
     patterns = {re.escape(key) if "/" not in key else key.replace("N", r"\d+").replace("*", ".*"): spec
@@ -101,7 +101,7 @@ def batch_like(B, G, P, R):
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_step_of_every_architecture_lowers_for_a_mesh_without_devices(name):
     """As it is on accelerators, in loops; small models on CPU devices lower written out in other tests."""
-    mesh = meshes.abstract_mesh(config.Mesh(data=2, fsdp=4, tensor=4), 32)
+    mesh = meshes.make_abstract_mesh(config.Mesh(data=2, fsdp=4, tensor=4), 32)
     programs = programs_of(shallow(name), ROLLED, ONE_PART, mesh)
     lowered = programs.step.trace(programs.abstract, batch_like(16, 2, 16, 8)).lower(lowering_platforms=("tpu",))
     assert '"fsdp"' in lowered.as_text()

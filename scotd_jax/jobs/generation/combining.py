@@ -30,7 +30,7 @@ def by_vote(
 
     def work(done) -> tuple[int, Iterator[list[Response]]]:
         rows = []
-        for answers in hosts.own_share([answers for id_, answers in said.items() if (id_, 0) not in done]):
+        for answers in hosts.local_share([answers for id_, answers in said.items() if (id_, 0) not in done]):
             winner = majority_vote([row.answer for row in answers])
             first = next(row for row in answers if row.answer == winner)
             rows.append(dataclasses.replace(first, sample_index=0, sampling=f"vote over {len(answers)} rationales"))
@@ -49,7 +49,7 @@ def by_marginal(
     forms = {id_: answer_forms(question) for id_, (question, _) in asked.items()}
 
     def work(done) -> tuple[int, Iterator[list[Response]]]:
-        missing = hosts.own_share([id_ for id_ in asked if (id_, 0) not in done])
+        missing = hosts.local_share([id_ for id_ in asked if (id_, 0) not in done])
         return len(missing), rows(missing)
 
     def rows(missing: list[str]) -> Iterator[list[Response]]:

@@ -10,7 +10,7 @@ from etils import epath
 
 from scotd_jax import config as c
 from scotd_jax.distributed import hosts
-from scotd_jax.distributed.profiling import recorded
+from scotd_jax.distributed.profiling import profile_steps
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.thinking import Thinking
 from scotd_jax.models import api
@@ -159,8 +159,8 @@ def speak(
     sampler = make_sampler(run, speaker, sampling, speaker.stops(asked), seed)
 
     def work(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
-        wanted = hosts.own_share(requests(speaker, asked, sampling.n, done, given))
-        batches = recorded(sampler(wanted), run.config.profile, folder / "profile")
+        wanted = hosts.local_share(requests(speaker, asked, sampling.n, done, given))
+        batches = profile_steps(sampler(wanted), run.config.profile, folder / "profile")
         rows = ([respond(s, *asked[s.question_id], speaker, label, given) for s in some] for some in batches)
         return sum(len(request.sample_indices) for request in wanted), rows
 
@@ -187,16 +187,16 @@ def collect(
     """
     writer = ResponseWriter(folder, stem, host=jax.process_index())
     done = writer.done()
-    hosts.wait_for_all(f"{folder} {stem} is read")  # else a fast process' rows would shift the shares of a slow one
+    hosts.sync_processes(f"{folder} {stem} is read")  # else a fast process' rows would shift the shares of a slow one
     missing, batches = work(done)
     with run.progress(len(done) + missing, label, "responses", len(done)) as progress:
         for rows in batches:
             writer.write(rows)
             progress.advance(len(rows), note())
-    hosts.wait_for_all(f"{folder} {stem} is written")
-    if hosts.is_first():
+    hosts.sync_processes(f"{folder} {stem} is written")
+    if hosts.is_primary():
         writer.finish(order, shards)
-    hosts.wait_for_all(f"{folder} {stem} is merged")
+    hosts.sync_processes(f"{folder} {stem} is merged")
     return writer.final_paths(shards)
 
 

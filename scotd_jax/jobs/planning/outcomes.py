@@ -10,7 +10,8 @@ from jax.sharding import AbstractMesh
 
 from scotd_jax import config as c
 from scotd_jax.distributed import sharding, topologies
-from scotd_jax.distributed.mesh import abstract_mesh, make_mesh, own_sizes
+from scotd_jax.distributed.chips import GIB
+from scotd_jax.distributed.mesh import local_mesh_sizes, make_abstract_mesh, make_mesh
 from scotd_jax.distributed.topologies import Topology
 from scotd_jax.errors import SizesError
 from scotd_jax.jobs.planning.compiling import compiled
@@ -48,7 +49,7 @@ class Planner:
     """
 
     def __init__(self, topology: Topology, layers: int, log: Callable[[str], None]):
-        self.topology, self.reason = topology, topologies.can_compile(topology)
+        self.topology, self.reason = topology, topologies.compile_obstacle(topology)
         self._layers, self._log = layers, log
         self._compiled: dict[Any, list[Program]] = {}
         self._factors: dict[Any, float] = {}
@@ -78,19 +79,19 @@ class Planner:
         if key not in self._compiled:
             begun = time.monotonic()
             where, own = _where(work, sizes, self.topology)
-            mesh = make_mesh(own, topologies.devices(where))
+            mesh = make_mesh(own, topologies.described_devices(where))
             self._compiled[key] = compiled(work, mesh, self.platform, self._layers)
             for found, guess in zip(self._compiled[key], estimated(work, mesh, self.platform), strict=True):
                 needed = found.bytes["temporaries"] + found.bytes["code"]
                 self._factors[_kind(work), found.name] = needed / max(1, guess.bytes["temporaries"])
-            sizes_said = ", ".join(f"{p.name} {p.total / topologies.GIB:.2f} GiB" for p in self._compiled[key])
+            sizes_said = ", ".join(f"{p.name} {p.total / GIB:.2f} GiB" for p in self._compiled[key])
             took = format_seconds(time.monotonic() - begun)
             self._log(f"  compiled {work.title} ({written(sizes)}) in {took}: {sizes_said}")
         return self._compiled[key]
 
     def _estimate(self, work: Work, sizes: c.Mesh, topology: Topology) -> list[Program]:
         where, own = _where(work, sizes, topology)
-        mesh = abstract_mesh(own, where.chips)
+        mesh = make_abstract_mesh(own, where.chips)
         programs = []
         for each in estimated(work, mesh, topology.chip.platform):
             factor = self._factors.get((_kind(work), each.name), 1.0)
@@ -111,13 +112,13 @@ def _where(work: Work, sizes: c.Mesh, topology: Topology) -> tuple[Topology, c.M
     """The devices of a program and their mesh: all, or for speaking those of one host (jobs/context.py)."""
     if isinstance(work, Training) or topology.hosts == 1:
         return topology, sizes
-    return topology.host, own_sizes(sizes, topology.chips, topology.per_host)
+    return topology.host, local_mesh_sizes(sizes, topology.chips, topology.per_host)
 
 
 def mesh_of(work: Work, sizes: c.Mesh, topology: Topology) -> AbstractMesh:
     """The sizes of the mesh on which a work is computed."""
     where, own = _where(work, sizes, topology)
-    return abstract_mesh(own, where.chips)
+    return make_abstract_mesh(own, where.chips)
 
 
 def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
@@ -126,7 +127,7 @@ def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
     if isinstance(work, Training) or not work.training:
         return 0
     training = Training(work.names, (), work.architecture, work.precision, work.training, (("train", 1.0),), 8, 1, 8, 1)
-    mesh = abstract_mesh(sizes, topology.chips)
+    mesh = make_abstract_mesh(sizes, topology.chips)
 
     def counted(layers: int) -> dict[str, dict[str, int]]:
         held = training_call(training, mesh, topology.chip.platform, layers).held
@@ -142,7 +143,7 @@ def _beside(work: Work, sizes: c.Mesh, topology: Topology) -> int:
 def _loading(work: Speaking, sizes: c.Mesh, topology: Topology) -> Program:
     """The moment in which a speaker's weights lie beside what they are made of: parameters over all devices, of several
     hosts (jobs/context.py), or in float32."""
-    own, all_over = mesh_of(work, sizes, topology), abstract_mesh(sizes, topology.chips)
+    own, all_over = mesh_of(work, sizes, topology), make_abstract_mesh(sizes, topology.chips)
 
     def counted(layers: int) -> dict[str, dict[str, int]]:
         model = model_of(work, topology.chip.platform, layers)

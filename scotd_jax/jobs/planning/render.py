@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from scotd_jax import config as c
-from scotd_jax.distributed.topologies import GIB, GIGA, GPU_SHARE, TERA, Topology, gpu_share
+from scotd_jax.distributed.chips import GIB, GIGA, GPU_MEMORY_VARIABLE, TERA, gpu_memory_fraction
+from scotd_jax.distributed.topologies import Topology
 from scotd_jax.jobs.planning import duration
 from scotd_jax.jobs.planning.estimates import PARTS
 from scotd_jax.jobs.planning.outcomes import Outcome, mesh_of
@@ -34,7 +35,7 @@ def as_text(plan: Plan) -> str:
     lines = [f"{plan.name or 'plan'} on {topology.describe()}"]
     usable = f"{topology.chip.usable / GIB:.2f} GiB usable of each chip"
     if topology.chip.platform == "cuda":
-        usable += f", {gpu_share():.0%} of it ({GPU_SHARE})"
+        usable += f", {gpu_memory_fraction():.0%} of it ({GPU_MEMORY_VARIABLE})"
     lines += [f"{usable}; GiB per chip and program, cost of one call:"]
     rows = [list(_COLUMNS)]
     for outcome in plan.outcomes:

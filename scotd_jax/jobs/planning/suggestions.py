@@ -11,6 +11,7 @@ from typing import Any
 
 from scotd_jax import config as c
 from scotd_jax.distributed import topologies
+from scotd_jax.distributed.chips import CHIPS
 from scotd_jax.distributed.topologies import Topology
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.planning.outcomes import Outcome, Planner
@@ -53,10 +54,10 @@ def find(planner: Planner, works: Sequence[Work], sizes: c.Mesh) -> Remedy | Non
 def _elsewhere(planner: Planner, works: Sequence[Work], sizes: c.Mesh) -> Remedy | None:
     """The smallest larger slice of the same chips, or else of others of the platform, by arithmetic."""
     own = planner.topology.chip
-    others = [chip for chip in topologies.CHIPS.values() if chip.platform == own.platform and chip.usable > own.usable]
+    others = [chip for chip in CHIPS.values() if chip.platform == own.platform and chip.usable > own.usable]
     for chip in (own, *sorted(others, key=lambda chip: chip.usable)):
-        for count in topologies.sizes_of(chip):
-            topology = topologies.of(chip, count)
+        for count in topologies.slice_sizes(chip):
+            topology = topologies.make_topology(chip, count)
             if chip is own and count <= planner.topology.chips:
                 continue
             for mesh, changed in _candidates(topology, works, c.Mesh(), coarse=True):

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from scotd_jax.distributed.mesh import batch_shards, platform
+from scotd_jax.distributed.mesh import batch_shards, mesh_platform
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.errors import InputError
 from scotd_jax.layout import round_up
@@ -35,7 +35,7 @@ from scotd_jax.models.kernels.fused_attention_tpu import Heads, Part
 
 def attention(name: str, mesh: AnyMesh) -> Attend | None:
     """What `training.attention` names; None is what models do anyway. Raises as `check` does."""
-    check(name, platform(mesh))
+    check(name, mesh_platform(mesh))
     return None if name == "xla" else Fused(mesh)
 
 

@@ -73,7 +73,7 @@ def test_layers_are_added_in_proportion(architecture, kind):
     """What two shallow models tell of a deep one is what a deep one says of itself."""
     work = dataclasses.replace(first(kind), architecture=with_layers(config_for(architecture), 3))
     assert layers_of(work.architecture) == 3
-    planners = (Planner(topologies.parse("cpu-2"), layers, str) for layers in (0, 2))
+    planners = (Planner(topologies.parse_topology("cpu-2"), layers, str) for layers in (0, 2))
     whole, parts = (planner.look(work, c.Mesh(fsdp=2), compile=True) for planner in planners)
     assert parts.programs[-1].how == "compiled with 1 and 2 of 3 layers"
     for one, other in zip(whole.programs, parts.programs, strict=True):
@@ -95,7 +95,9 @@ def test_shallow_models_have_whole_layers_in_every_stack():
 @pytest.mark.parametrize("kind", [Training, Speaking])
 def test_a_decoder_may_have_fewer_layers_than_its_encoder(kind):
     model = c.Model("t5-tiny", {"num_layers": 9, "num_decoder_layers": 3}, tokenizer="task:w")
-    outcome = Planner(topologies.parse("cpu-2"), 4, str).look(first(kind, chain(model)), c.Mesh(), compile=True)
+    outcome = Planner(topologies.parse_topology("cpu-2"), 4, str).look(
+        first(kind, chain(model)), c.Mesh(), compile=True
+    )
     assert outcome.programs[-1].how == "compiled with 3 and 6 of 9 layers"
 
 
@@ -103,7 +105,7 @@ def test_arithmetic_is_near_what_xla_needs():
     work = dataclasses.replace(
         first(Training), architecture=config_for("opt-tiny", {"hidden_size": 128, "ffn_dim": 512})
     )
-    planner = Planner(topologies.parse("cpu-2"), 0, str)
+    planner = Planner(topologies.parse_topology("cpu-2"), 0, str)
     guess = planner.look(work, c.Mesh(), compile=False).programs[0]
     found = planner.look(work, c.Mesh(), compile=True).programs[0]
     assert {**guess.bytes, "temporaries": 0, "code": 0} == {**found.bytes, "temporaries": 0, "code": 0}
@@ -119,7 +121,7 @@ def test_a_training_in_loops_is_compiled_whole(architecture):
         architecture=with_layers(config_for(architecture), 6),
         settings=dataclasses.replace(work.settings, scan_layers="on"),
     )
-    planner = Planner(topologies.parse("cpu-2"), 2, str)
+    planner = Planner(topologies.parse_topology("cpu-2"), 2, str)
     guess = planner.look(work, c.Mesh(), compile=False).programs[0]
     found = planner.look(work, c.Mesh(), compile=True).programs[0]
     assert found.how == "compiled, its layers in a loop"
@@ -132,7 +134,7 @@ def test_a_training_in_loops_is_compiled_whole(architecture):
 def test_what_is_read_is_counted_for_every_layer_and_question():
     config = chain(rationales={"said": dataclasses.replace(chain().rationales["said"], few_shot=2)})
     work = dataclasses.replace(first(Speaking, config), prompt=64, exemplars=256)
-    planner = Planner(topologies.parse("cpu-4"), 0, str)
+    planner = Planner(topologies.parse_topology("cpu-4"), 0, str)
 
     def temporaries(layers, **axes):
         changed = dataclasses.replace(work, architecture=with_layers(config_for("opt-tiny"), layers))
@@ -152,7 +154,7 @@ def test_layers_that_are_computed_again_are_not_counted_as_kept():
 
     def update(remat):
         changed = dataclasses.replace(work, settings=dataclasses.replace(work.settings, remat=remat))
-        return Planner(topologies.parse("cpu-2"), 0, str).look(changed, c.Mesh(), compile=False).programs[0]
+        return Planner(topologies.parse_topology("cpu-2"), 0, str).look(changed, c.Mesh(), compile=False).programs[0]
 
     plain, again = update("none"), update("full")
     assert again.bytes["temporaries"] < 0.8 * plain.bytes["temporaries"]
@@ -161,7 +163,7 @@ def test_layers_that_are_computed_again_are_not_counted_as_kept():
 
 def test_what_shards_divide_is_divided():
     work = first(Training)
-    planner = Planner(topologies.parse("h200-8"), 4, str)
+    planner = Planner(topologies.parse_topology("h200-8"), 4, str)
     whole, cut = (planner.look(work, c.Mesh(fsdp=n), compile=True).programs[0] for n in (1, 8))
     assert whole.how == "by arithmetic on shapes"
     assert whole.bytes["weights"] > 6 * cut.bytes["weights"]
@@ -295,7 +297,7 @@ def test_compiles_for_a_tpu_that_is_not_there():
         pytest.skip(
             "libtpu is not installed: pip install -c constraints.txt -e '.[tpu]' into an environment of its own"
         )
-    planner = Planner(topologies.parse("v5e-4"), 0, str)
+    planner = Planner(topologies.parse_topology("v5e-4"), 0, str)
     model = dataclasses.replace(MODEL, overrides=TINY | {"num_hidden_layers": 2})
     for work in works(config := chain(model), Assumed(config)):
         with jax.debug_key_reuse(False):

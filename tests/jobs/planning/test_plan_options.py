@@ -22,7 +22,7 @@ def test_students_are_asked_after_the_examples_that_they_are_asked_with():
     assert asked(config)["dev n4"].exemplars == taught.exemplars == 2 * 128
     assert five.exemplars == 5 * 128
     assert taught.prompt == five.prompt == 128
-    planner = Planner(topologies.parse("cpu-4"), 0, str)
+    planner = Planner(topologies.parse_topology("cpu-4"), 0, str)
     programs = planner.look(five, c.Mesh(), compile=False).programs
     assert [program.name for program in programs] == ["load", "exemplars", "read", "decode"]
     # An encoder reads examples and question together.
@@ -47,7 +47,7 @@ def test_answers_that_are_compared_are_not_said(architecture, prompt):
     summed = c.EvalSpec("n4", ("w.test",), rationales_from=("said",), n=4, few_shot=1, combine="marginal")
     work = asked(chain(c.Model(architecture, tokenizer="task:w"), "cpu-2", evals={"sum": summed}))["evaluate sum"]
     assert (work.answers, work.questions, work.exemplars, work.prompt) == (5, 4000, 0, prompt)
-    planner = Planner(topologies.parse("cpu-2"), 0, str)
+    planner = Planner(topologies.parse_topology("cpu-2"), 0, str)
     guess, found = (planner.look(work, c.Mesh(fsdp=2), compile=it).programs for it in (False, True))
     assert [program.name for program in found] == ["load", "score"]
     assert 0.5 < guess[-1].bytes["temporaries"] / found[-1].bytes["temporaries"] < 2
@@ -63,7 +63,7 @@ def test_frozen_parameters_are_weights_whichever_layer_they_are_in(scan):
     def update(compile=False, **settings):
         settings = dataclasses.replace(first(Training).settings, scan_layers=scan, **settings)
         work = dataclasses.replace(first(Training), architecture=model, settings=settings)
-        return Planner(topologies.parse("cpu-2"), 2, str).look(work, c.Mesh(), compile=compile).programs[0]
+        return Planner(topologies.parse_topology("cpu-2"), 2, str).look(work, c.Mesh(), compile=compile).programs[0]
 
     last = sum(size for name, size in sizes.items() if "layers/3/" in name)
     upper = update(freeze=("layers/3/.*",)).bytes
@@ -81,7 +81,7 @@ def test_kernels_that_lora_makes_and_their_derivatives_are_temporary():
     shape = {"hidden_size": 128, "ffn_dim": 512, "num_hidden_layers": 4}
     work = dataclasses.replace(first(Training), architecture=config_for("opt-tiny", shape), settings=settings)
     thin = dataclasses.replace(work, settings=dataclasses.replace(settings, lora=c.LoRA(rank=2)))
-    planner = Planner(topologies.parse("cpu-2"), 0, str)
+    planner = Planner(topologies.parse_topology("cpu-2"), 0, str)
     guess, found = (planner.look(thin, c.Mesh(fsdp=2), compile=it).programs[0].bytes for it in (False, True))
     assert 0.8 < guess["temporaries"] / found["temporaries"] < 1.7
     assert guess["weights"] > planner.look(work, c.Mesh(fsdp=2), compile=False).programs[0].bytes["weights"]
@@ -94,7 +94,7 @@ def test_what_is_frozen_waits_too_beside_what_lora_made_of_it(settings):
     student = config.students["n4"]
     student = dataclasses.replace(student, training=dataclasses.replace(student.training, **settings))
     config = dataclasses.replace(config, rationales={}, students={"n4": student}, corpora={"n4": LABELS})
-    planner, todo = Planner(topologies.parse("cpu-2"), 0, str), works(config, Assumed(config))
+    planner, todo = Planner(topologies.parse_topology("cpu-2"), 0, str), works(config, Assumed(config))
     update, dev = (planner.look(work, c.Mesh(), compile=False).programs[-1].bytes for work in todo[:2])
     params = flat(registry.build(config_for("opt-tiny", shape)).abstract())
     kernels = sum(4 * leaf.size for name, leaf in params.items() if name.endswith("/kernel"))
@@ -105,5 +105,5 @@ def test_what_is_frozen_waits_too_beside_what_lora_made_of_it(settings):
 def test_an_update_with_dropout_is_compiled_with_its_seed():
     work = first(Training)
     work = dataclasses.replace(work, settings=dataclasses.replace(work.settings, dropout=0.1))
-    update = Planner(topologies.parse("cpu-2"), 0, str).look(work, c.Mesh(fsdp=2), compile=True).programs[0]
+    update = Planner(topologies.parse_topology("cpu-2"), 0, str).look(work, c.Mesh(fsdp=2), compile=True).programs[0]
     assert update.how == "compiled"

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from scotd_jax import config
 from scotd_jax.corpus.batching import collate
 from scotd_jax.corpus.batching.shapes import Shape
-from scotd_jax.distributed.mesh import abstract_mesh, make_mesh
+from scotd_jax.distributed.mesh import make_abstract_mesh, make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.models.attention import causal, grouped_attention_reference
 from scotd_jax.models.kernels import fused_attention_tpu
@@ -28,7 +28,7 @@ from tests.models.test_models import model, params
 from tests.models.test_packed_masks import questions
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
-FUSED = Fused(abstract_mesh(config.Mesh(), 1), interpret=True)
+FUSED = Fused(make_abstract_mesh(config.Mesh(), 1), interpret=True)
 
 # B, G, R, query heads, key heads, width, (axes of its mask, length) of every segment, what is seen of the own tokens
 CASES = {
@@ -97,7 +97,7 @@ def test_what_does_not_fit_stays_with_xla():
     assert kernels_of(FUSED, biased, masks) == 0
     whole_batch = jax.tree.map(lambda x: x[:1], shared)
     assert kernels_of(FUSED, (query, whole_batch, own, [None]), ([masks[0][0][:1]], masks[1])) == 0
-    uneven = Fused(abstract_mesh(config.Mesh(), 4), interpret=True)
+    uneven = Fused(make_abstract_mesh(config.Mesh(), 4), interpret=True)
     assert kernels_of(uneven, inputs, masks) == 0
     long, seen = jnp.zeros((2, 2, fused_attention_tpu.KEYS, 8)), jnp.ones((2, fused_attention_tpu.KEYS), bool)
     assert kernels_of(FUSED, (query, [(long, long)], own, [None]), ([seen], masks[1])) == 0
@@ -170,4 +170,4 @@ def test_is_refused_elsewhere_and_known_to_the_plan(one_device):
     with pytest.raises(InputError, match=r'training\.attention: "fused" is for TPUs, and the devices .* are cpu'):
         attention("fused", one_device)
     assert attention("xla", one_device) is None
-    assert attention("fused", abstract_mesh(config.Mesh(), 8)) == Fused(abstract_mesh(config.Mesh(), 8))
+    assert attention("fused", make_abstract_mesh(config.Mesh(), 8)) == Fused(make_abstract_mesh(config.Mesh(), 8))

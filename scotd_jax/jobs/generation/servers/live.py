@@ -42,7 +42,7 @@ def ask_server(run: Run, remote: Remote, asked: Asked, folder: epath.Path) -> li
     endpoint = Endpoint(remote.server, f"{remote.where}.server", PAUSE)
 
     def work(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
-        share = hosts.own_share(wanted(remote, asked, done))
+        share = hosts.local_share(wanted(remote, asked, done))
         return sum(len(item.indices) for item in share), Asking(run, remote, endpoint, asked).answers(share)
 
     return collect(run, work, folder, f"  {remote.server.model} says responses", "responses", list(asked), 4)
