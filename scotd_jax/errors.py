@@ -1,13 +1,34 @@
-"""The one error that is meant for the user."""
+"""Errors that are caused by the user's input, and the hints in their messages."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Bad input: says which file and record, what was expected and what to do.
+    """Bad input. The message says what is wrong, where, what was expected and what to do.
 
-    `main` prints it without a traceback and exits with status 2. Anything else that escapes is a bug of ours
-    and keeps its traceback.
+    `main` prints the message without a traceback and exits with status 2. Any other exception that escapes is a bug in
+    the package and keeps its traceback.
     """
 
 
 class SizesError(InputError):
-    """Sizes of batch and mesh that do not fit each other: the plan job says so of them, and looks for others."""
+    """Batch and mesh sizes that do not fit together. The plan job catches it and suggests sizes that do."""
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Returns the known name that is most similar to `name`, or None if none is similar enough.
+
+    Args:
+      name: the misspelled name.
+      known: the names to choose from.
+      cutoff: smallest similarity that counts, between 0 and 1 (`difflib.SequenceMatcher.ratio`).
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns the hint for a message about an unknown name: the nearest known name, or else all of them."""
+    known = list(known)
+    near = nearest(name, known)
+    return f"did you mean {near!r}?" if near else f"there are {', '.join(known) or 'none'}"

@@ -5,7 +5,6 @@ only (ml_collections is imported where a config file asks for it), so that `--he
 """
 
 import dataclasses
-import difflib
 import importlib.util
 import pathlib
 import types
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from scotd_jax.config.schema import Config
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, did_you_mean, nearest
 
 
 def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
@@ -25,9 +24,7 @@ def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(hints)}"
-            raise InputError(f"{path}.{key}: unknown key; {hint}")
+            raise InputError(f"{path}.{key}: unknown key; {did_you_mean(key, hints)}")
     return kind(**{key: _convert(hints[key], value, f"{path}.{key}") for key, value in _items(values)})
 
 
@@ -49,8 +46,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     elif origin is Literal:
         if value in typing.get_args(hint):
             return value
-        near = difflib.get_close_matches(str(value), typing.get_args(hint), n=1)
-        hint_text = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(str(value), typing.get_args(hint))
+        hint_text = f"; did you mean {near!r}?" if near else ""
         raise InputError(f"{path}: {value!r} is not one of {', '.join(typing.get_args(hint))}{hint_text}")
     elif origin is types.UnionType:
         return value
@@ -103,9 +100,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
     for item in filter(None, (arg or "").split(",")):
         name, _, text = item.partition("=")
         if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(defaults) or 'none'}"
-            raise InputError(f"--config=...:{arg}: unknown setting {name!r}; {hint}")
+            raise InputError(f"--config=...:{arg}: unknown setting {name!r}; {did_you_mean(name, defaults)}")
         kind = type(defaults[name])
         try:
             settings[name] = text in ("", "1", "true", "True") if kind is bool else kind(text)

@@ -8,7 +8,6 @@ and lets the same code run without an accelerator.
 """
 
 import dataclasses
-import difflib
 import importlib.util
 import math
 import os
@@ -17,7 +16,7 @@ import re
 import jax
 
 from scotd_jax.distributed.chips import CHIPS, Chip
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, did_you_mean
 
 # Slices that Google Cloud offers, by number of chips: v5e and v6e are 2D tori, v4 and v5p 3D tori.
 _SLICES_2D = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -86,8 +85,7 @@ def parse_topology(name: str, where: str = "topology") -> Topology:
     match = re.fullmatch(r"([a-z][a-z0-9]*)-(\d+)", name)
     kind, count = (match[1], int(match[2])) if match else (name.partition("-")[0], 0)
     if kind not in CHIPS:
-        near = difflib.get_close_matches(kind, CHIPS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(CHIPS)}"
+        hint = did_you_mean(kind, CHIPS)
         raise InputError(f"{where}: {name!r} is unknown; expected KIND-NUMBER such as v5e-16 or h200-8; {hint}")
     chip = CHIPS[kind]
     chips, rest = divmod(count, chip.cores)

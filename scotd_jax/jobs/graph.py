@@ -5,12 +5,11 @@ student may start from another one. So the order follows from the references in 
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from scotd_jax.config import Config, EvalSpec
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.jobs.generation.servers.requests import REMOTE, check_remote, check_think
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet
@@ -172,9 +171,7 @@ def lookup(names: Mapping[str, Any], name: str, where: str) -> Any:
     """names[name]. Raises InputError with the nearest name."""
     if name in names:
         return names[name]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"
-    raise InputError(f"{where}: {name!r} is not defined; {hint}")
+    raise InputError(f"{where}: {name!r} is not defined; {did_you_mean(name, names)}")
 
 
 def _check_sets(config: Config, sets: tuple[str, ...], where: str) -> None:

@@ -5,7 +5,6 @@ dict of arrays, and everything around it is plain JAX. Nothing outside of `model
 """
 
 import dataclasses
-import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.models import decoder, opt, t5
 from scotd_jax.models.api import Cache, Context, Model, Params, Precision
 from scotd_jax.models.decoder_config import DecoderConfig
@@ -116,13 +115,13 @@ def config_for(architecture: str, shape_overrides: Mapping[str, Any] | None = No
     Raises InputError on an unknown name or field, with the nearest one, and on a value of the wrong type.
     """
     if architecture not in PRESETS:
-        raise InputError(f"architecture {architecture!r} is unknown; {_nearest(architecture, list(PRESETS))}")
+        raise InputError(f"architecture {architecture!r} is unknown; {did_you_mean(architecture, PRESETS)}")
     config, overrides = PRESETS[architecture], dict(shape_overrides or {})
     fields = [f.name for f in dataclasses.fields(config)]
     for name in overrides:
         if name not in fields:
-            raise InputError(f"shape.{name}: {architecture} has no such field; {_nearest(name, fields)}")
-    return dataclasses.replace(config, **config_fields.checked(type(config), overrides, "shape."))
+            raise InputError(f"overrides.{name}: {architecture} has no such field; {did_you_mean(name, fields)}")
+    return dataclasses.replace(config, **config_fields.checked(type(config), overrides, "overrides."))
 
 
 @functools.cache
@@ -195,8 +194,3 @@ def _cache_dtype(precision: Precision, platform: str) -> str:
 def _axes_of(table, path) -> tuple[str | None, ...]:
     name = "/".join(entry.key for entry in path)
     return next(axes for pattern, axes in table if re.fullmatch(pattern, name))
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"

@@ -23,12 +23,11 @@ The built-in recipes and where they come from:
     text              what was said, as it was said
 """
 
-import difflib
 import string
 from collections.abc import Mapping, Sequence
 
 from scotd_jax.config import Part, Recipe
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat, choice_of, choice_text
 
@@ -69,9 +68,7 @@ def find(name: str, own: Mapping[str, Recipe], where: str = "recipe") -> Recipe:
     """
     recipes = RECIPES | dict(own)
     if name not in recipes:
-        near = difflib.get_close_matches(name, recipes, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(recipes)}"
-        raise InputError(f"{where}: {name!r} is not a recipe; {hint}")
+        raise InputError(f"{where}: {name!r} is not a recipe; {did_you_mean(name, recipes)}")
     recipe = recipes[name]
     if not recipe.parts:
         raise InputError(f"config.recipes.{name}.parts: a recipe has at least one part")
@@ -174,6 +171,4 @@ def _check(template: str, where: str) -> None:
         raise InputError(f"{where}: {template!r} is no template ({error}); a brace itself is written twice") from None
     for field in sorted(fields):
         if field not in FIELDS:
-            near = difflib.get_close_matches(field, FIELDS, n=1)
-            hint = f"did you mean {{{near[0]}}}?" if near else f"there are {', '.join(FIELDS)}"
-            raise InputError(f"{where}: unknown field {{{field}}}; {hint}")
+            raise InputError(f"{where}: unknown field {{{field}}}; {did_you_mean(field, FIELDS)}")

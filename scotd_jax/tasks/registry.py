@@ -5,7 +5,6 @@ A task of your own is a Python file whose path is the `kind`. It defines one fun
 function `task(name, spec, seed)` that returns a `LoadedTask`.
 """
 
-import difflib
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from etils import epath
 
 from scotd_jax import config
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.tasks import arithmetic, multiple_choice, nli, row_task, sentiment, yes_no
 from scotd_jax.tasks.base import LoadedTask, SplitTask
 from scotd_jax.tasks.exemplars import SPLIT as EXEMPLARS
@@ -56,8 +55,7 @@ def load_task(name: str, task: config.Task, seed: int) -> LoadedTask:
     elif task.kind in KINDS:
         made = KINDS[task.kind](name, task, seed)
     else:
-        near = difflib.get_close_matches(task.kind, KINDS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KINDS)}, or the path of a Python file"
+        hint = did_you_mean(task.kind, [*KINDS, "the path of a Python file"])
         raise InputError(f"config.tasks.{name}.kind: unknown kind {task.kind!r}; {hint}")
     if isinstance(made, SplitTask) and (task.exemplars or own_exemplars(made)):
         made.add_split(EXEMPLARS, functools.partial(exemplar_split, task.exemplars, made))

@@ -13,7 +13,6 @@ parameter's gradient is not computed at all. What LoRA does not save: the backwa
 whole combined kernel before it becomes those of A and B, and the combined kernel exists beside its base.
 """
 
-import difflib
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from scotd_jax.config import LoRA, Names
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, nearest
 from scotd_jax.models.api import Params
 
 NO_LORA = LoRA()
@@ -121,8 +120,8 @@ def _matching(flat: Mapping[str, Any], patterns: Sequence[str], where: str) -> d
         except re.error as error:
             raise InputError(f"{where}: {pattern!r} is not a regular expression ({error})") from None
         if not fits:
-            near = difflib.get_close_matches(pattern, flat, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}? There" if near else "there"
+            near = nearest(pattern, flat, cutoff=0.4)
+            hint = f"did you mean {near!r}? There" if near else "there"
             raise InputError(f"{where}: {pattern!r} fits no parameter, as a whole path; {hint} are {_some(flat)}")
         found |= fits
     return {name: None for name in flat if name in found}

@@ -82,7 +82,7 @@ def test_overrides_replace_fields_of_a_preset():
     [
         ("opt-125", {}, "did you mean 'opt-125m'"),
         ("opt-125m", {"hiden_size": 8}, "did you mean 'hidden_size'"),
-        ("opt-125m", {"hidden_size": "8"}, "shape.hidden_size should be int, found '8'"),
+        ("opt-125m", {"hidden_size": "8"}, "overrides.hidden_size should be int, found '8'"),
         ("opt-125m", {"do_layer_norm_before": 1}, "should be bool, found 1"),
     ],
 )

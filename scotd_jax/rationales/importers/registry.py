@@ -1,11 +1,10 @@
 """Importers by name, and their options."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.rationales.importers import generations, openai, own_responses, papers, step_by_step
 from scotd_jax.rationales.importers.answer_extraction import THINK
 from scotd_jax.rationales.importers.imported import Importer
@@ -50,12 +49,12 @@ COMMON: dict[str, type] = {
 def importer_named(name: str, options: Mapping[str, Any], where: str) -> Importer:
     """The importer. Raises InputError on an unknown name, an unknown option and a value that is not one of it."""
     if name not in IMPORTERS:
-        raise InputError(f"{where}.importer: unknown importer {name!r}; {_near(name, list(IMPORTERS))}")
+        raise InputError(f"{where}.importer: unknown importer {name!r}; {did_you_mean(name, IMPORTERS)}")
     importer = IMPORTERS[name]
     known = [*importer.options, *(key for key in COMMON if key != "answer" or importer.answers)]
     for key, value in options.items():
         if key not in known:
-            raise InputError(f"{where}.options.{key}: not an option of importer {name!r}; {_near(key, known)}")
+            raise InputError(f"{where}.options.{key}: not an option of importer {name!r}; {did_you_mean(key, known)}")
         kind = COMMON.get(key, str)
         if not isinstance(value, kind) or (kind is str and not value):
             raise InputError(f"{where}.options.{key}: expected {kind.__name__}, found {value!r}")
@@ -78,8 +77,3 @@ def answer_rule(options: Mapping[str, Any], where: str) -> re.Pattern[str] | Non
     if pattern.groups != 1:
         raise InputError(f"{where}.options.answer: expected one group, found {pattern.groups}: {options['answer']!r}")
     return pattern
-
-
-def _near(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
