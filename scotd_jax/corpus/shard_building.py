@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def needs_answer(self) -> bool:
-        return recipes.uses(self.recipe, "answer") or self.corpus.keep != "all"
+        return recipes.uses_fields(self.recipe, "answer") or self.corpus.keep != "all"
 
 
 def build_shards(plan: Plan, shards: Sequence[int], processes: int) -> Iterator[int]:
@@ -208,7 +208,7 @@ def encode(plan: Plan, entry: Entry, rows: Sequence[Response]) -> Made:
     texts: list[tuple[str, str, list[tuple[int, str]]]] = []
     for name, part in plan.recipe.parts.items():
         for alone in [[row] for row in rows] if flat else [rows]:
-            for prompt, said in recipes.examples(part, style, question, alone):
+            for prompt, said in recipes.training_examples(part, style, question, alone):
                 prompt = plan.encoder.render(join_prompt(exemplars, prompt))
                 texts.append((name, prompt, [(alone[0].sample_index, text) for _, text in said] if flat else said))
     different = list(dict.fromkeys(text for _, prompt, said in texts for text in (prompt, *(t for _, t in said))))
@@ -255,5 +255,5 @@ def sizes(plan: Plan, made: Made, samples: Sequence[int]) -> list[tuple[int, int
 def _is_one(plan: Plan, name: str) -> bool:
     """Whether a part makes one example of a question, whatever the responses to it."""
     part = plan.recipe.parts[name]
-    uses = recipes.fields_of(part.prompt, part.target) & set(recipes.OF_RESPONSE)
+    uses = recipes.fields_of(part.prompt, part.target) & set(recipes.RESPONSE_FIELDS)
     return not uses and (plan.corpus.balance == "questions" or not plan.sets)

@@ -38,7 +38,7 @@ def build(run: Run, name: str) -> None:
     they are evaluated on the very questions of the corpus.
     """
     spec, recipe = run.config.corpora[name], run.recipe(name)
-    if spec.rationale_control != "own" and not recipes.uses(recipe, "rationale"):
+    if spec.rationale_control != "own" and not recipes.uses_fields(recipe, "rationale"):
         raise InputError(f"config.corpora.{name}.rationale: recipe {spec.recipe!r} uses no rationale that could change")
     artefact = run.artefact("build", name)
     tokenizer, kind, reader = _readers(run, name)

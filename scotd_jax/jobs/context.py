@@ -138,7 +138,7 @@ class Run:
     def _load_tokenizer(self, model: c.Model) -> Tokenizer:
         if model.tokenizer.startswith("task:"):
             tasks = [self.task(name) for name in model.tokenizer.removeprefix("task:").split(",")]
-            own = [recipes.own_words(self.recipe(n), self.style(n) or tasks[0].format) for n in self.config.corpora]
+            own = [recipes.literal_text(self.recipe(n), self.style(n) or tasks[0].format) for n in self.config.corpora]
             return Tokenizer.train_word_level([*own, *(text for task in tasks for text in task.texts())])
         if model.tokenizer or model.path:
             return Tokenizer.load(model.tokenizer or model.path, model.path or None)

@@ -45,7 +45,7 @@ def export(run: Run, name: str) -> None:
     prompts = []
     for question, task in asked:
         style = own_style or task.format
-        prompt = recipes.prompt(recipe, style, question, question.answer)
+        prompt = recipes.build_prompt(recipe, style, question, question.answer)
         prompts.append(join_prompt(run.opening(as_taught)(task, style, few_shot), prompt))
     learned = summary(model.abstract(), spec.training.freeze, spec.training.lora)
     card = _card(run, name, prompts[0], style.stops, length, learned)

@@ -121,7 +121,7 @@ def check(config: Config) -> None:
             if not recipe and rationales.source == "model" and rationales.model.student:
                 student = config.students[rationales.model.student]
                 recipe = lookup(config.corpora, student.corpus, f"config.students.{rationales.model.student}").recipe
-            if recipes.reads_rationales(recipes.find(recipe or "scotd", config.recipes, f"{where}.recipe")):
+            if recipes.needs_rationale(recipes.find(recipe or "scotd", config.recipes, f"{where}.recipe")):
                 raise InputError(
                     f"{where}: recipe {recipe!r} reads rationales, and there are none before this set; give another "
                     "recipe that asks for them"
@@ -134,7 +134,7 @@ def check(config: Config) -> None:
             raise InputError(f"{where}: needs rationales, or questions with a recipe such as 'label'")
         _check_sets(config, corpus.questions, f"{where}.questions")
         recipe = recipes.find(corpus.recipe, config.recipes, f"{where}.recipe")
-        if not corpus.rationales and recipes.uses(recipe, *recipes.OF_RESPONSE):
+        if not corpus.rationales and recipes.uses_fields(recipe, *recipes.RESPONSE_FIELDS):
             raise InputError(f"{where}: recipe {corpus.recipe!r} is made of responses; name their sets in rationales")
     for name, student in config.students.items():
         where = f"config.students.{name}"

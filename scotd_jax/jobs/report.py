@@ -82,7 +82,7 @@ def _arm(run: Run, name: str, asking: EvalSpec) -> RunResult:
 def _samples(run: Run, student: Student) -> tuple[int | None, str]:
     """Chains of thought per question behind a student, and the name of the curve on which it is a point."""
     corpus = run.config.corpora[student.corpus]
-    if not recipes.uses(run.recipe(student.corpus), *recipes.OF_RESPONSE):
+    if not recipes.uses_fields(run.recipe(student.corpus), *recipes.RESPONSE_FIELDS):
         return 0, ""
     sources = [run.config.rationales[source] for source in corpus.rationales]
     if any(source.source == "task" for source in sources):

@@ -44,9 +44,9 @@ class SplitTask:
     every split (0: all) and the responses to them.
     """
 
-    def __init__(self, name: str, style: PromptFormat, loaders: Mapping[str, SplitLoader], limit: int = 0):
+    def __init__(self, name: str, prompt_format: PromptFormat, loaders: Mapping[str, SplitLoader], limit: int = 0):
         self.name = name
-        self.format = style
+        self.format = prompt_format
         self._loaders = dict(loaders)
         self._limit = limit
         self._load = functools.cache(self._load_split)

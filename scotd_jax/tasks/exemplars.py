@@ -74,25 +74,25 @@ def load_exemplars(name_or_path: str, task: LoadedTask) -> list[Exemplar]:
     return found
 
 
-def few_shot_prefix(style: PromptFormat, exemplars: Sequence[Exemplar]) -> str:
+def few_shot_prefix(prompt_format: PromptFormat, exemplars: Sequence[Exemplar]) -> str:
     """What comes before the prompt of a question: prompt and target of every exemplar, one after the other.
 
     They are parted by the format's end string, or a blank where it has none.
     """
-    parts = (style.prompt(x.question) + style.target(x.rationale, x.question.answer) for x in exemplars)
-    return "".join(part if style.end else f"{part} " for part in parts)
+    parts = (prompt_format.prompt(x.question) + prompt_format.target(x.rationale, x.question.answer) for x in exemplars)
+    return "".join(part if prompt_format.end else f"{part} " for part in parts)
 
 
-def few_shot_turns(style: PromptFormat, exemplars: Sequence[Exemplar]) -> tuple[Turn, ...]:
+def few_shot_turns(prompt_format: PromptFormat, exemplars: Sequence[Exemplar]) -> tuple[Turn, ...]:
     """The same for a chat: every exemplar is a question of the user and an answer that the model has given before.
 
     The end of a turn is the end of what is said, so the format's own end is left out.
     """
     turns: list[Turn] = []
     for exemplar in exemplars:
-        said = style.target(exemplar.rationale, exemplar.question.answer)
-        turns.append({"role": "user", "content": style.prompt(exemplar.question)})
-        turns.append({"role": "assistant", "content": said.removesuffix(style.end)})
+        said = prompt_format.target(exemplar.rationale, exemplar.question.answer)
+        turns.append({"role": "user", "content": prompt_format.prompt(exemplar.question)})
+        turns.append({"role": "assistant", "content": said.removesuffix(prompt_format.end)})
     return tuple(turns)
 
 

@@ -31,10 +31,10 @@ from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat, choice_of, choice_text
 
-OF_FORMAT = ("prompt", "prefix", "question", "suffix", "rationale_prefix", "marker", "because")
-OF_RESPONSE = ("rationale", "answer", "text")
-OF_QUESTION = ("gold", "choice")
-FIELDS = OF_FORMAT + OF_RESPONSE + OF_QUESTION
+FORMAT_FIELDS = ("prompt", "prefix", "question", "suffix", "rationale_prefix", "marker", "because")
+RESPONSE_FIELDS = ("rationale", "answer", "text")
+QUESTION_FIELDS = ("gold", "choice")
+FIELDS = FORMAT_FIELDS + RESPONSE_FIELDS + QUESTION_FIELDS
 
 RECIPES: dict[str, Recipe] = {
     "scotd": Recipe(),
@@ -57,7 +57,9 @@ RECIPES: dict[str, Recipe] = {
     "text": Recipe({"train": Part(target="{text}")}),
 }
 
-Examples = list[tuple[str, list[tuple[int, str]]]]  # prompts, each with (sample index, what is to be said) of some
+TrainingExamples = list[
+    tuple[str, list[tuple[int, str]]]
+]  # prompts, each with (sample index, what is to be said) of some
 
 
 def find(name: str, own: Mapping[str, Recipe], where: str = "recipe") -> Recipe:
@@ -79,7 +81,7 @@ def find(name: str, own: Mapping[str, Recipe], where: str = "recipe") -> Recipe:
             raise InputError(f"config.recipes.{name}.parts.{key}.weight: expected more than 0, found {part.weight}")
     for key, template in templates.items():
         _check(template, f"config.recipes.{name}.{key}")
-    if unknown := fields_of(recipe.prompt) & {"answer", "text", *OF_QUESTION}:
+    if unknown := fields_of(recipe.prompt) & {"answer", "text", *QUESTION_FIELDS}:
         raise InputError(f"config.recipes.{name}.prompt: {{{min(unknown)}}} is not known when a student is asked")
     return recipe
 
@@ -89,76 +91,82 @@ def fields_of(*templates: str) -> set[str]:
     return {field for template in templates for _, field, _, _ in string.Formatter().parse(template) if field}
 
 
-def uses(recipe: Recipe, *fields: str) -> bool:
+def uses_fields(recipe: Recipe, *fields: str) -> bool:
     """Whether a part of the recipe uses one of the fields."""
     return any(fields_of(part.prompt, part.target) & set(fields) for part in recipe.parts.values())
 
 
-def reads_rationales(recipe: Recipe) -> bool:
+def needs_rationale(recipe: Recipe) -> bool:
     """Whether a student of the recipe has to be given a rationale when it is asked."""
     return "rationale" in fields_of(recipe.prompt)
 
 
-def own_words(recipe: Recipe, style: PromptFormat) -> str:
+def literal_text(recipe: Recipe, prompt_format: PromptFormat) -> str:
     """The words that the templates themselves bring in, for a vocabulary that is made on the spot."""
     templates = [recipe.prompt, *(t for part in recipe.parts.values() for t in (part.prompt, part.target))]
-    pieces = {"rationale_prefix": style.rationale_prefix, "because": style.because}
+    pieces = {"rationale_prefix": prompt_format.rationale_prefix, "because": prompt_format.because}
     parsed = [piece for template in templates for piece in string.Formatter().parse(template)]
     return " ".join(literal + " " + pieces.get(field or "", "") for literal, field, _, _ in parsed)
 
 
-def examples(part: Part, style: PromptFormat, question: Question, responses: Sequence[Response]) -> Examples:
+def training_examples(
+    part: Part, prompt_format: PromptFormat, question: Question, responses: Sequence[Response]
+) -> TrainingExamples:
     """What a part makes of one question and its responses; the targets end as the format ends them.
 
     Raises InputError if the part needs a gold answer and the question has none.
     """
-    if question.answer is None and (missing := fields_of(part.prompt, part.target) & set(OF_QUESTION)):
+    if question.answer is None and (missing := fields_of(part.prompt, part.target) & set(QUESTION_FIELDS)):
         raise InputError(f"question {question.id!r} has no gold answer, which {{{min(missing)}}} of its recipe needs")
 
     def target(fields: Mapping[str, str]) -> str:
-        return part.target.format_map(fields) + style.end
+        return part.target.format_map(fields) + prompt_format.end
 
-    if not fields_of(part.prompt, part.target) & set(OF_RESPONSE):
-        fields = _fields(style, question)
+    if not fields_of(part.prompt, part.target) & set(RESPONSE_FIELDS):
+        fields = _fields(prompt_format, question)
         return [(part.prompt.format_map(fields), [(0, target(fields))])]
-    pairs = [(_fields(style, question, r.rationale, r.answer, r.text), r.sample_index) for r in responses]
-    if fields_of(part.prompt) & set(OF_RESPONSE):
+    pairs = [(_fields(prompt_format, question, r.rationale, r.answer, r.text), r.sample_index) for r in responses]
+    if fields_of(part.prompt) & set(RESPONSE_FIELDS):
         return [(part.prompt.format_map(fields), [(index, target(fields))]) for fields, index in pairs]
-    prompt = part.prompt.format_map(_fields(style, question))
+    prompt = part.prompt.format_map(_fields(prompt_format, question))
     return [(prompt, [(index, target(fields)) for fields, index in pairs])] if pairs else []
 
 
-def prompt(recipe: Recipe, style: PromptFormat, question: Question, rationale: str | None = None) -> str:
+def build_prompt(recipe: Recipe, prompt_format: PromptFormat, question: Question, rationale: str | None = None) -> str:
     """The text with which a student of the recipe is asked."""
-    return recipe.prompt.format_map(_fields(style, question, rationale))
+    return recipe.prompt.format_map(_fields(prompt_format, question, rationale))
 
 
-def read(recipe: Recipe, style: PromptFormat, text: str, question: Question) -> Parsed:
+def parse_response(recipe: Recipe, prompt_format: PromptFormat, text: str, question: Question) -> Parsed:
     """Rationale and answer out of what a student of the recipe said."""
     if recipe.parse_as == "response":
-        return style.parse(text, question)
-    said = style.cut(text)
+        return prompt_format.parse(text, question)
+    said = prompt_format.cut(text)
     if recipe.parse_as == "rationale":
         return Parsed(said.strip(), None)
     if recipe.parse_as == "choice":
         return Parsed(None, choice_of(said, question))
-    return style.parse_answer_first(said, question)
+    return prompt_format.parse_answer_first(said, question)
 
 
 def _fields(
-    style: PromptFormat, question: Question, rationale: str | None = None, answer: str | None = None, text: str = ""
+    prompt_format: PromptFormat,
+    question: Question,
+    rationale: str | None = None,
+    answer: str | None = None,
+    text: str = "",
 ) -> dict[str, str]:
     return {
-        "prompt": style.prompt(question),
-        "prefix": style.question_prefix,
-        "question": style.question(question),
-        "suffix": style.answer_prefix,
-        "rationale_prefix": style.rationale_prefix,
-        "marker": style.marker,
-        "because": style.because,
-        "rationale": style.lines((rationale or "").strip()),
+        "prompt": prompt_format.prompt(question),
+        "prefix": prompt_format.question_prefix,
+        "question": prompt_format.question(question),
+        "suffix": prompt_format.answer_prefix,
+        "rationale_prefix": prompt_format.rationale_prefix,
+        "marker": prompt_format.marker,
+        "because": prompt_format.because,
+        "rationale": prompt_format.lines((rationale or "").strip()),
         "answer": answer or "",
-        "text": style.lines(text),
+        "text": prompt_format.lines(text),
         "gold": question.answer or "",
         "choice": choice_text(question),
     }

@@ -125,12 +125,18 @@ class RowTask(SplitTask):
     """A task whose questions are rows of a dataset. `ask` makes a question of a row, also of one from elsewhere."""
 
     def __init__(
-        self, dataset: Dataset, name: str, style: PromptFormat, spec: config.Task, options: Mapping, source: RowReaders
+        self,
+        dataset: Dataset,
+        name: str,
+        prompt_format: PromptFormat,
+        spec: config.Task,
+        options: Mapping,
+        source: RowReaders,
     ):
         self.dataset = dataset
         self.options = options
         loaders = {split: (lambda split=split: self._read(split, source[split], spec.limit)) for split in source}
-        super().__init__(name, style, loaders, spec.limit)
+        super().__init__(name, prompt_format, loaders, spec.limit)
 
     def row(self, fields: Mapping[str, Any], where: str, split: str, number: int) -> DataRow:
         return DataRow(fields, where, self.name, split, number, self.options)
@@ -238,8 +244,8 @@ def _matches(folder: epath.Path, name: str) -> list[epath.Path]:
     return [folder / name] if (folder / name).exists() else []
 
 
-def gold_response(question: Question, index: int, rationale: str, style: PromptFormat) -> Response:
+def gold_response(question: Question, index: int, rationale: str, prompt_format: PromptFormat) -> Response:
     """A rationale that came with the data: certain (log-probability zero), counted in words."""
-    text = style.target(rationale, question.answer).removesuffix(style.end)
+    text = prompt_format.target(rationale, question.answer).removesuffix(prompt_format.end)
     words = len(text.split())
     return Response(question.id, index, text, rationale, question.answer, True, "stop", 0.0, words, "data", "gold")

@@ -93,7 +93,7 @@ def expected(run: Run, kept: dict[str, list[Response]], flat: bool = False) -> d
         for id_, (each, task) in run.ask(("t.train",)).items():
             rows = kept.get(id_, [])
             for some in [[row] for row in rows] if flat else [rows] * bool(rows):
-                for prompt, said in recipes.examples(part, task.format, each, some):
+                for prompt, said in recipes.training_examples(part, task.format, each, some):
                     ids = [tokenizer.encode(text) + [tokenizer.eos_id] * (not task.format.end) for _, text in said]
                     index = [some[0].sample_index] if flat else [k for k, _ in said]
                     example = GroupedExample(id_, "t", tokenizer.prompt_ids(prompt, "opt"), ids, index)

@@ -23,7 +23,9 @@ ROWS = [said(0), said(3, "  Birds lay eggs.\n", "(a)"), said(5, "It is a cow.", 
 
 
 def made(name, rows=ROWS, style=SCOTD, question=QUESTION):
-    return {key: recipes.examples(part, style, question, rows) for key, part in recipes.RECIPES[name].parts.items()}
+    return {
+        key: recipes.training_examples(part, style, question, rows) for key, part in recipes.RECIPES[name].parts.items()
+    }
 
 
 def test_scotd_is_rationale_then_the_response_s_answer_under_one_prompt():
@@ -54,9 +56,9 @@ def test_step_by_step_is_two_tasks_told_apart_by_a_prefix():
         "explain": [(f"explain: {text}", [(0, "Hens lay eggs.")])],
     }
     recipe = recipes.RECIPES["step_by_step"]
-    assert recipes.prompt(recipe, T5, QUESTION) == f"predict: {text}"
-    assert recipes.read(recipe, T5, " Hen ", QUESTION).answer == "(a)"
-    assert recipes.read(recipe, T5, "(a)", QUESTION).answer is None
+    assert recipes.build_prompt(recipe, T5, QUESTION) == f"predict: {text}"
+    assert recipes.parse_response(recipe, T5, " Hen ", QUESTION).answer == "(a)"
+    assert recipes.parse_response(recipe, T5, "(a)", QUESTION).answer is None
 
 
 def test_the_second_stage_has_a_prompt_for_every_rationale():
@@ -68,9 +70,9 @@ def test_the_second_stage_has_a_prompt_for_every_rationale():
     ]
     assert [targets for _, targets in made("infer", style=T5)["train"]] == [[(0, "(a)")], [(3, "(a)")], [(5, "(a)")]]
     recipe = recipes.RECIPES["infer"]
-    assert recipes.reads_rationales(recipe)
-    assert not recipes.reads_rationales(recipes.RECIPES["scotd"])
-    assert recipes.prompt(recipe, T5, QUESTION, " Hens lay eggs. ") == prompts[0]
+    assert recipes.needs_rationale(recipe)
+    assert not recipes.needs_rationale(recipes.RECIPES["scotd"])
+    assert recipes.build_prompt(recipe, T5, QUESTION, " Hens lay eggs. ") == prompts[0]
 
 
 @pytest.mark.parametrize("style", list(FORMATS))
@@ -79,21 +81,21 @@ def test_what_is_taught_is_read_back(name, style):
     style = FORMATS[style]
     for _, targets in made(name, style=style)["train"]:
         for (_, text), row in zip(targets, ROWS, strict=True):
-            found = recipes.read(recipes.RECIPES[name], style, text, QUESTION)
+            found = recipes.parse_response(recipes.RECIPES[name], style, text, QUESTION)
             assert found == (row.rationale.strip(), row.answer)
 
 
 def test_a_rationale_is_read_as_a_whole_and_answers_nothing():
-    found = recipes.read(recipes.RECIPES["rationale"], SCOTD, "Hens lay eggs.\n\nQ: more", QUESTION)
+    found = recipes.parse_response(recipes.RECIPES["rationale"], SCOTD, "Hens lay eggs.\n\nQ: more", QUESTION)
     assert found == ("Hens lay eggs.", None)
 
 
 def test_a_text_that_two_choices_have_is_right_if_the_gold_one_has_it():
     question = dataclasses.replace(QUESTION, choices=("hen", "cow", "hen"), answer="(c)")
     read = recipes.RECIPES["step_by_step"]
-    assert recipes.read(read, T5, "hen", question).answer == "(c)"
-    assert recipes.read(read, T5, "cow", question).answer == "(b)"
-    assert recipes.read(read, T5, "dog", question).answer is None
+    assert recipes.parse_response(read, T5, "hen", question).answer == "(c)"
+    assert recipes.parse_response(read, T5, "cow", question).answer == "(b)"
+    assert recipes.parse_response(read, T5, "dog", question).answer is None
 
 
 def test_gold_that_is_not_known_is_said():
@@ -127,7 +129,7 @@ def test_an_unknown_name_has_a_nearest_one():
 
 
 def test_templates_bring_their_words_into_a_vocabulary():
-    words = recipes.own_words(recipes.RECIPES["step_by_step"], FORMATS["plain"]).split()
+    words = recipes.literal_text(recipes.RECIPES["step_by_step"], FORMATS["plain"]).split()
     assert set(words) == {"predict:", "explain:"}
-    assert "solution" in recipes.own_words(recipes.RECIPES["infer"], FORMATS["plain"]).split()
-    assert not recipes.own_words(recipes.RECIPES["scotd"], FORMATS["plain"]).split()
+    assert "solution" in recipes.literal_text(recipes.RECIPES["infer"], FORMATS["plain"]).split()
+    assert not recipes.literal_text(recipes.RECIPES["scotd"], FORMATS["plain"]).split()

@@ -53,7 +53,7 @@ class Speaker(NamedTuple):
     def prompt(self, question: Question, task: LoadedTask, rationale: str | None = None) -> Prompt:
         style = self.style(task)
         before = self.prefix(task, style, self.few_shot)
-        return join_prompt(before, recipes.prompt(self.recipe, style, question, rationale))
+        return join_prompt(before, recipes.build_prompt(self.recipe, style, question, rationale))
 
     def prompt_ids(self, question: Question, task: LoadedTask, rationale: str | None = None) -> list[int]:
         return self.tokenizer.prompt_ids(self.prompt(question, task, rationale), self.model.config.kind)
@@ -121,7 +121,7 @@ def respond(
     """
     style = speaker.style(task)
     if speaker.thinking is None:
-        parsed = recipes.read(speaker.recipe, style, sample.text, question)
+        parsed = recipes.parse_response(speaker.recipe, style, sample.text, question)
     else:
         sample, parsed = speaker.thinking.read(sample, question, speaker.recipe, style)
     rationale = parsed.rationale

@@ -5,7 +5,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Asked, Given, read_all
 from scotd_jax.rationales.controls import altered
-from scotd_jax.tasks.recipes import reads_rationales
+from scotd_jax.tasks.recipes import needs_rationale
 
 
 def load_given(
@@ -17,7 +17,7 @@ def load_given(
     none and some are named.
     """
     recipe = run.config.corpora[run.config.students[student].corpus].recipe
-    if not reads_rationales(run.recipe(run.config.students[student].corpus)):
+    if not needs_rationale(run.recipe(run.config.students[student].corpus)):
         if sources or n != 1 or kind != "own":
             raise InputError(f"student {student!r}: its recipe {recipe!r} reads no rationales, so none can be given")
         return None
