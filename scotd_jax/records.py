@@ -62,7 +62,7 @@ class Response:
     sampling: str
 
     @property
-    def name(self) -> tuple[str, int]:
+    def key(self) -> tuple[str, int]:
         return self.question_id, self.sample_index
 
 

@@ -8,7 +8,7 @@ from scotd_jax.corpus.encode import GroupedExample
 
 
 @dataclasses.dataclass
-class Counts:
+class CorpusCounts:
     """Added up one example at a time, and one shard at a time."""
 
     questions: int = 0

@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.atomic import atomic_write, remove_partial_files
-from scotd_jax.corpus.counts import Counts
+from scotd_jax.corpus.counts import CorpusCounts
 from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.corpus.readme import readme
 from scotd_jax.corpus.shards import ShardWriter, shard_range
@@ -24,12 +24,12 @@ from scotd_jax.corpus.tfds import dataset_info, features
 from scotd_jax.errors import InputError
 
 FORMAT = "scotd_jax.grouped_corpus.2"
-Facts = Mapping[str, Any]  # of one shard (ShardWriter.facts)
+ShardFacts = Mapping[str, Any]  # of one shard (ShardWriter.facts)
 
 
 def finish_corpus(
     folder: epath.PathLike,
-    parts: Mapping[str, Sequence[Facts]],
+    parts: Mapping[str, Sequence[ShardFacts]],
     meta: Mapping[str, Any],
     balance: str = "questions",
     reason: str = "",
@@ -54,7 +54,7 @@ def finish_corpus(
             "format": FORMAT,
             "part": part,
             "balance": balance,
-            "counts": Counts.total(facts["counts"] for facts in shards).to_json(),
+            "counts": CorpusCounts.total(facts["counts"] for facts in shards).to_json(),
             "files": [{k: v for k, v in facts.items() if k != "counts"} for facts in shards],
             "meta": dict(meta),
         }
@@ -123,7 +123,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _remove_other_shards(folder: epath.Path, part: str, description: Facts) -> None:
+def _remove_other_shards(folder: epath.Path, part: str, description: ShardFacts) -> None:
     """Removes shards of an earlier build with another number of shards, so that globs find this build only."""
     ours = {file["name"] for file in description["files"]}
     shard = re.compile(re.escape(part) + r"-\d{5}-of-\d{5}\.tfrecord(\.index|\.questions)?")

@@ -39,7 +39,7 @@ class GroupedExample:
                 f"question {self.question_id!r}: {len(self.responses)} responses, {len(self.sample_index)} indices"
             )
 
-    def only(self, samples: Collection[int]) -> "GroupedExample | None":
+    def select_samples(self, samples: Collection[int]) -> "GroupedExample | None":
         """The example with those of its responses that are one of `samples`; None if there are none."""
         kept = [i for i, sample in enumerate(self.sample_index) if sample in samples]
         if len(kept) in (0, len(self.responses)):

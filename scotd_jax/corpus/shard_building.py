@@ -27,10 +27,10 @@ from scotd_jax.config import Corpus, Recipe
 from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.corpus.shards import ShardWriter, shard_range
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.controls import altered
-from scotd_jax.rationales.filters import settle, sort_question
+from scotd_jax.rationales.controls import apply_control
+from scotd_jax.rationales.filters import filter_responses, keep_within_limits
 from scotd_jax.rationales.ledger import Ledger
-from scotd_jax.rationales.stored_responses import StoredResponses, numbered_on
+from scotd_jax.rationales.stored_responses import StoredResponses, concatenate_sets
 from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.exemplars import join_prompt
@@ -156,16 +156,16 @@ def _from_responses(plan: Plan, places: Sequence[int], ledger: Ledger) -> Iterat
     sorted_out = (_select(plan, place, ledger) for place in places)
     if kind == "own":
         for _, rows, made in sorted_out:
-            settle(rows, [(0, 0)] * len(rows), plan.corpus, ledger)
+            keep_within_limits(rows, [(0, 0)] * len(rows), plan.corpus, ledger)
             if rows:
                 yield chosen(plan, made, rows)
         return
     groups = ((question, rows) for question, rows, _ in sorted_out)
     before = _kept_before(plan, places[0]) if kind == "other" and places else ()
     entries = {plan.questions[place].question.id: plan.questions[place] for place in places}
-    for question, rows in altered(kind, groups, before):
+    for question, rows in apply_control(kind, groups, before):
         made = encode(plan, entries[question.id], rows)
-        kept = settle(rows, sizes(plan, made, [row.sample_index for row in rows]), plan.corpus, ledger)
+        kept = keep_within_limits(rows, sizes(plan, made, [row.sample_index for row in rows]), plan.corpus, ledger)
         if kept:
             yield chosen(plan, made, kept)
 
@@ -179,9 +179,9 @@ def _select(plan: Plan, place: int, ledger: Ledger) -> tuple[Question, list[Resp
         made.update(encode(plan, entry, rows))
         return sizes(plan, made, [row.sample_index for row in rows])
 
-    responses = numbered_on(each.read(place) for each in plan.sets)
+    responses = concatenate_sets(each.read(place) for each in plan.sets)
     contaminated = entry.question.id in plan.contaminated
-    kept = sort_question(responses, plan.corpus, token_counts, ledger, plan.needs_answer, contaminated)
+    kept = filter_responses(responses, plan.corpus, token_counts, ledger, plan.needs_answer, contaminated)
     return entry.question, kept, made
 
 
@@ -233,7 +233,7 @@ def chosen(plan: Plan, made: Made, rows: Sequence[Response]) -> Made:
     """What is left of the examples when only `rows` are kept, which must not be none."""
     wanted = {row.sample_index for row in rows}
     return {
-        name: examples if _is_one(plan, name) else [left for e in examples if (left := e.only(wanted))]
+        name: examples if _is_one(plan, name) else [left for e in examples if (left := e.select_samples(wanted))]
         for name, examples in made.items()
     }
 

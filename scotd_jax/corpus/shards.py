@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from scotd_jax.corpus.counts import Counts
+from scotd_jax.corpus.counts import CorpusCounts
 from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.corpus.tfrecord import TFRecordWriter, read_offsets, write_offsets
 from scotd_jax.errors import InputError
@@ -40,7 +40,7 @@ class ShardWriter:
     def __init__(self, folder: epath.PathLike, part: str, shard: int, shards: int):
         self._part, self._path = part, epath.Path(folder) / shard_name(part, shard, shards)
         self._file = TFRecordWriter(self._path)
-        self._counts = Counts()
+        self._counts = CorpusCounts()
         self._begins: list[int] = []  # of the questions, in records
         self._seen: set[str] = set()
         self._last, self._samples = "", set[int]()

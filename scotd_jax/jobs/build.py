@@ -20,7 +20,7 @@ from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.graph import eval_specs
-from scotd_jax.rationales.contamination import contaminated
+from scotd_jax.rationales.contamination import contaminated_ids
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stored_responses import StoredResponses
 from scotd_jax.records import Prompt
@@ -95,7 +95,7 @@ def _finish(run: Run, artefact: Artefact, plan: Plan, meta: dict[str, Any]) -> N
     """Makes one corpus of all shards and their notes."""
     ledger, left_out = Ledger(), collections.Counter[str]()
     for each in plan.sets:
-        for (question_id, model), count in each.foreign.items():
+        for (question_id, model), count in each.unmatched.items():
             ledger.receive(question_id, model, count)
             ledger.put(question_id, "not_selected", model, count)
             ledger.stage("questions", count, count)
@@ -105,7 +105,7 @@ def _finish(run: Run, artefact: Artefact, plan: Plan, meta: dict[str, Any]) -> N
         left_out.update(note["left_out"])
         for part, facts in note["parts"].items():
             parts[part].append(facts)
-    read = sum(int(each.counts.sum()) + each.foreign.total() for each in plan.sets)
+    read = sum(int(each.counts.sum()) + each.unmatched.total() for each in plan.sets)
     if ledger.total != read:
         raise RuntimeError(f"{artefact.path}: {read} responses are in the files, {ledger.total} in the ledger")
     took = ", ".join(f"{count} {bin_}" for bin_, count in left_out.items())
@@ -166,7 +166,7 @@ def _contaminated(run: Run, name: str, sets: tuple[str, ...]) -> list[str]:
         )
     questions = (question for each in sets for question in run.questions(each))
     evaluation = (question for each in evaluated for question in run.questions(each))
-    return contaminated(questions, evaluation, spec.decontaminate)
+    return contaminated_ids(questions, evaluation, spec.decontaminate)
 
 
 def _readers(run: Run, name: str) -> tuple[Tokenizer, str, Model]:

@@ -149,7 +149,7 @@ def _import(
 def _write(artefact: Artefact, rows: Iterable[Response], asked: Mapping[str, object]) -> list[epath.Path]:
     writer = ResponseWriter(artefact.path)
     done = writer.done()
-    missing = (row for row in rows if row.name not in done)
+    missing = (row for row in rows if row.key not in done)
     while block := list(itertools.islice(missing, BLOCK)):
         writer.write(block)
     return writer.finish(list(asked), 4)

@@ -7,8 +7,8 @@ import jax
 from clu import parameter_overview
 
 from scotd_jax.config import Model, plain
-from scotd_jax.corpus.batching.loader import open_batches, read_ahead
-from scotd_jax.corpus.batching.savings import gain
+from scotd_jax.corpus.batching.loader import open_batches, prefetch_batches
+from scotd_jax.corpus.batching.savings import padding_savings
 from scotd_jax.corpus.description import read_description
 from scotd_jax.distributed import hosts
 from scotd_jax.distributed.mesh import batch_shards
@@ -71,7 +71,7 @@ def train(run: Run, name: str) -> None:
         shapes=spec.training.max_shapes,
         multiple=spec.training.microbatches * batch_shards(run.mesh),
     )
-    run.log(f"  corpus {spec.corpus}: {gain(batches)}")
+    run.log(f"  corpus {spec.corpus}: {padding_savings(batches)}")
     overview = parameter_overview.get_parameter_overview(model.abstract(), include_stats=False)
     if hosts.is_primary():
         write_text(artefact.path / "parameters.txt", overview + "\n")
@@ -81,7 +81,7 @@ def train(run: Run, name: str) -> None:
         spent = train_loop(
             model,
             lambda: run.params(spec.model, model, seed),
-            read_ahead(batches),
+            prefetch_batches(batches),
             spec.training,
             artefact.path,
             mesh=run.mesh,

@@ -19,7 +19,7 @@ _BASE = 0x9E3779B97F4A7C15  # odd, so that no power of it loses a bit
 _BATCH = 1000  # questions that are hashed in one go
 
 
-def contaminated(questions: Iterable[Question], evaluation: Iterable[Question], length: int) -> list[str]:
+def contaminated_ids(questions: Iterable[Question], evaluation: Iterable[Question], length: int) -> list[str]:
     """The ids of those `questions` that overlap with one of `evaluation`, in their order. `length` is in words."""
     known = [hashes for _, hashes, _ in _hashed(evaluation, length)]
     seen = np.unique(np.concatenate([*known, np.zeros(0, np.uint64)]))

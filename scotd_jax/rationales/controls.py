@@ -19,7 +19,7 @@ from scotd_jax.records import Question, Response
 Group = tuple[Question, Sequence[Response]]
 
 
-def altered(
+def apply_control(
     kind: RationaleControl, groups: Iterable[Group], before: Sequence[Response] | None = None
 ) -> Iterator[tuple[Question, list[Response]]]:
     """The groups (a question and responses to it) in their order, with the rationales that `kind` says.
@@ -55,7 +55,7 @@ def _altered(kind: RationaleControl, row: Response) -> Response:
     if kind == "empty":
         return _with(row, "")
     words = row.rationale.split()
-    order = random_order(len(words), "shuffled", *row.name)
+    order = random_order(len(words), "shuffled", *row.key)
     return _with(row, " ".join(words[i] for i in order))
 
 

@@ -37,7 +37,7 @@ TokenCounts = Callable[[list[Response]], Sequence[tuple[int, int]]]
 Bins = list[str]  # one per response; "" goes on
 
 
-def sort_question(
+def filter_responses(
     responses: Iterable[Response],
     corpus: Corpus,
     token_counts: TokenCounts,
@@ -56,7 +56,7 @@ def sort_question(
     """
     rows = sorted(responses, key=lambda r: r.sample_index)
     for one, next_ in itertools.pairwise(rows):
-        if one.name == next_.name:
+        if one.key == next_.key:
             raise InputError(f"sample {one.sample_index} of question {one.question_id!r} comes twice")
     for row in rows:
         ledger.receive(row.question_id, row.model)
@@ -77,7 +77,9 @@ def sort_question(
     return rows
 
 
-def settle(rows: list[Response], counts: Sequence[tuple[int, int]], corpus: Corpus, ledger: Ledger) -> list[Response]:
+def keep_within_limits(
+    rows: list[Response], counts: Sequence[tuple[int, int]], corpus: Corpus, ledger: Ledger
+) -> list[Response]:
     """The last stage: those of `rows`, which passed all others, that are kept. `counts` are their numbers of tokens
     after a control has changed their rationales."""
     kept = _passed("rationale", rows, ["too_long" * _too_long(*each, corpus) for each in counts], ledger)
@@ -136,7 +138,7 @@ def _over_cap(rows: list[Response], corpus: Corpus) -> Bins:
         return [""] * len(rows)
     keys = {
         "first": lambda row: row.sample_index,
-        "random": lambda row: random_key("cap", *row.name),
+        "random": lambda row: random_key("cap", *row.key),
         "likely": lambda row: (-_likelihood(row), row.sample_index),
     }
     chosen = {row.sample_index for row in sorted(rows, key=keys[corpus.cap_by])[: corpus.cap]}

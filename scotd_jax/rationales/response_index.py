@@ -12,17 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-Name = tuple[str, int]
+ResponseKey = tuple[str, int]
 
 
-class Names(collections.abc.MutableSet):
+class ResponseKeySet(collections.abc.MutableSet):
     """A set of names, equal to the ordinary set of the same names."""
 
     _BITS = 4096  # samples from this number on, which nobody asks for but a file may hold, are kept as they are
 
-    def __init__(self, names: Iterable[Name] = ()):
+    def __init__(self, names: Iterable[ResponseKey] = ()):
         self._samples: dict[str, int] = {}
-        self._others: set[Name] = set()
+        self._others: set[ResponseKey] = set()
         self._count = 0
         for name in names:
             self.add(name)
@@ -33,7 +33,7 @@ class Names(collections.abc.MutableSet):
             return name in self._others
         return bool(self._samples.get(question_id, 0) >> sample_index & 1)
 
-    def __iter__(self) -> Iterator[Name]:
+    def __iter__(self) -> Iterator[ResponseKey]:
         for question_id, samples in self._samples.items():
             yield from ((question_id, i) for i in range(samples.bit_length()) if samples >> i & 1)
         yield from self._others
@@ -41,17 +41,17 @@ class Names(collections.abc.MutableSet):
     def __len__(self) -> int:
         return self._count
 
-    def add(self, name: Name) -> None:
+    def add(self, name: ResponseKey) -> None:
         if name not in self:
             self._count += 1
             self._flip(name)
 
-    def discard(self, name: Name) -> None:
+    def discard(self, name: ResponseKey) -> None:
         if name in self:
             self._count -= 1
             self._flip(name)
 
-    def _flip(self, name: Name) -> None:
+    def _flip(self, name: ResponseKey) -> None:
         if name[1] >= self._BITS:
             self._others ^= {name}
         else:
@@ -61,7 +61,7 @@ class Names(collections.abc.MutableSet):
         return f"Names({list(self)!r})"
 
 
-class Place(NamedTuple):
+class RowLocation(NamedTuple):
     """Where a row lies: the line of a file, counted from 1, its first byte and its bytes with the line end."""
 
     path: epath.Path
@@ -70,7 +70,7 @@ class Place(NamedTuple):
     size: int
 
 
-class Places:
+class RowLocations:
     """Rows in the order in which they were added. The rows themselves stay on disk."""
 
     _WIDTH = 6  # question, sample, file, line, begin, size
@@ -80,12 +80,12 @@ class Places:
         self._paths: dict[epath.Path, int] = {}
         self._cells = array.array("q")
 
-    def add(self, name: Name, place: Place) -> None:
+    def add(self, name: ResponseKey, place: RowLocation) -> None:
         question = self._numbers.setdefault(name[0], len(self._numbers))
         file = self._paths.setdefault(place.path, len(self._paths))
         self._cells.extend((question, name[1], file, place.line, place.begin, place.size))
 
-    def sorted(self, order: Sequence[str] | None = None) -> Iterator[tuple[Name, list[Place]]]:
+    def sorted(self, order: Sequence[str] | None = None) -> Iterator[tuple[ResponseKey, list[RowLocation]]]:
         """Every name once, by question (as in `order`, else as they came) and sample, with the places of its rows.
 
         Raises KeyError with the Place of a row whose question is not in `order`.
@@ -97,7 +97,7 @@ class Places:
             known = {question_id: i for i, question_id in enumerate(order)}
             rank = np.array([known.get(question_id, -1) for question_id in ids], np.int64)
             for row in table[rank[table[:, 0]] < 0][:1]:
-                raise KeyError(Place(paths[row[2]], *row[3:].tolist()), ids[row[0]])
+                raise KeyError(RowLocation(paths[row[2]], *row[3:].tolist()), ids[row[0]])
         before, found = None, []
         for at in np.lexsort((table[:, 1], rank[table[:, 0]])):  # stable: of equal names the first that came
             question, sample, file, *where = table[at].tolist()
@@ -105,6 +105,6 @@ class Places:
                 if before is not None:
                     yield (ids[before[0]], before[1]), found
                 before, found = (question, sample), []
-            found.append(Place(paths[file], *where))
+            found.append(RowLocation(paths[file], *where))
         if before is not None:
             yield (ids[before[0]], before[1]), found

@@ -21,7 +21,7 @@ from etils import epath
 
 from scotd_jax.atomic import atomic_write, disk_full_as_input_error, remove_partial_files, sync_folder
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.response_index import Name, Names, Place, Places
+from scotd_jax.rationales.response_index import ResponseKey, ResponseKeySet, RowLocation, RowLocations
 from scotd_jax.records import Question, R, Response, from_json, to_json
 
 
@@ -37,16 +37,16 @@ class ResponseWriter:
         self._stem, self._host = stem, host
         self._part = re.compile(re.escape(stem) + r"-host\d{5,}-(\d{6,})-[0-9a-f]{8}\.jsonl")
         self._merged = re.compile(re.escape(stem) + r"(-\d{5,}-of-\d{5,})?\.jsonl")
-        self._done: Names | None = None
+        self._done: ResponseKeySet | None = None
         self._next = 0
 
-    def done(self) -> Names:
+    def done(self) -> ResponseKeySet:
         """Names (question_id, sample_index) of all rows that are safely on disk.
 
         Raises InputError on a damaged file, and on two rows of one name that differ.
         """
-        self._done = Names(name for name, _ in self._rows())
-        return Names(self._done)
+        self._done = ResponseKeySet(name for name, _ in self._rows())
+        return ResponseKeySet(self._done)
 
     def write(self, rows: Iterable[Response]) -> None:
         """Makes `rows` permanent, all or none of them: they are on the disk when this returns.
@@ -56,11 +56,11 @@ class ResponseWriter:
         if self._done is None:
             self.done()
         rows = list(rows)
-        new: set[Name] = set()
+        new: set[ResponseKey] = set()
         for row in rows:
-            if row.name in self._done or row.name in new:
-                raise InputError(f"{self._folder}: {_name(row.name)} is written twice; every response has its own name")
-            new.add(row.name)
+            if row.key in self._done or row.key in new:
+                raise InputError(f"{self._folder}: {_name(row.key)} is written twice; every response has its own name")
+            new.add(row.key)
         if not rows:
             return
         self._write_part(to_json(row).encode() + b"\n" for row in rows)
@@ -127,13 +127,13 @@ class ResponseWriter:
     def _list(folder: epath.Path) -> list[epath.Path]:
         return sorted(folder.iterdir()) if folder.is_dir() else []
 
-    def _rows(self, order: Sequence[str] | None = None) -> Iterator[tuple[Name, Place]]:
+    def _rows(self, order: Sequence[str] | None = None) -> Iterator[tuple[ResponseKey, RowLocation]]:
         """All rows of all files by name, sorted by `order` if it is given; equal copies are one."""
-        places = Places()
+        places = RowLocations()
         for path in self._files():
             begin = 0
             for number, line in _lines(path):
-                places.add(self._parse(line, path, number).name, Place(path, number, begin, len(line)))
+                places.add(self._parse(line, path, number).key, RowLocation(path, number, begin, len(line)))
                 begin += len(line)
         parts = [int(m[1]) for m in map(self._part.fullmatch, (p.name for p in self._list(self._parts))) if m]
         self._next = max(parts, default=-1) + 1
@@ -146,7 +146,7 @@ class ResponseWriter:
             ) from None
 
     @staticmethod
-    def _once(rows: Iterable[tuple[Name, list[Place]]]) -> Iterator[tuple[Name, Place]]:
+    def _once(rows: Iterable[tuple[ResponseKey, list[RowLocation]]]) -> Iterator[tuple[ResponseKey, RowLocation]]:
         """The first place of every name. Raises InputError where another one holds something else."""
         with _LineReader() as lines:
             for name, (first, *others) in rows:
@@ -173,7 +173,7 @@ class _LineReader:
         for file in self._files.values():
             file.close()
 
-    def read(self, place: Place) -> bytes:
+    def read(self, place: RowLocation) -> bytes:
         file = self._files.pop(place.path, None) or place.path.open("rb")
         self._files[place.path] = file
         if len(self._files) > self.OPEN:
@@ -187,13 +187,13 @@ def read_responses(paths: Iterable[epath.PathLike]) -> Iterator[Response]:
 
     Raises InputError ("FILE line N: ...") on a line that is not a Response and on a name that comes twice.
     """
-    seen = Names()
+    seen = ResponseKeySet()
     for path, number, response in _records(Response, paths):
-        if response.name in seen:
+        if response.key in seen:
             raise InputError(
-                f"{path} line {number}: {_name(response.name)} comes twice; (question_id, sample_index) must be unique"
+                f"{path} line {number}: {_name(response.key)} comes twice; (question_id, sample_index) must be unique"
             )
-        seen.add(response.name)
+        seen.add(response.key)
         yield response
 
 
@@ -237,3 +237,8 @@ def _parse(kind: type[R], line: bytes, path: epath.Path, number: int) -> R:
 
 def _name(name: tuple[str, int]) -> str:
     return f"sample {name[1]} of question {name[0]!r}"
+
+
+def response_files(folder: epath.PathLike) -> list[epath.Path]:
+    """Returns the merged files of the set of responses in `folder`, in the order of their questions."""
+    return sorted(epath.Path(folder).glob("responses-*.jsonl"))

@@ -36,7 +36,7 @@ class StoredResponses:
         """
         self._paths = list(paths)
         self.counts, self._file, self._line, self._begin, self._size = np.zeros((5, len(place)), np.int64)
-        self.foreign: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.unmatched: collections.Counter[tuple[str, str]] = collections.Counter()
         self._open: tuple[int, BinaryIO] | None = None
         for number, path in enumerate(self._paths):
             if not path.is_file():
@@ -55,7 +55,7 @@ class StoredResponses:
                     last, at = key, self._begin_of(number, line, begin, place.get(id_, -1), at, id_, where)
                 if at < 0:
                     row = _parsed(data, f"{path} line {line}")
-                    self.foreign[row.question_id, row.model] += 1
+                    self.unmatched[row.question_id, row.model] += 1
                 else:
                     self.counts[at] += 1
                     self._size[at] += len(data)
@@ -98,7 +98,7 @@ class StoredResponses:
         return vars(self) | {"_open": None}
 
 
-def numbered_on(sets: Iterable[Sequence[Response]]) -> list[Response]:
+def concatenate_sets(sets: Iterable[Sequence[Response]]) -> list[Response]:
     """The responses of several sets to one question in a row: first those of the first set, under their own sample
     index, then those of the second, numbered on from the last; and so on."""
     rows: list[Response] = []

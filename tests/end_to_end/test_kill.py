@@ -86,7 +86,7 @@ def test_sampling_that_is_killed_loses_and_doubles_nothing(whole, tmp_path):
     ours, theirs = (
         list(read_responses(sorted((d / "rationales" / "said").glob("responses-*.jsonl")))) for d in (tmp_path, whole)
     )
-    names = [row.name for row in ours]
+    names = [row.key for row in ours]
     assert len(names) == len(set(names)) == 24 * 5
     assert ours == theirs, "the rows themselves do not depend on where the run was cut"
 

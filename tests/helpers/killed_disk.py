@@ -4,20 +4,20 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-Name = tuple[str, int]
+ResponseKey = tuple[str, int]
 
 
 class Disk(NamedTuple):
     """What lies in the folder of a set: whole files by name, and their rows by theirs, both as bytes."""
 
     files: dict[str, bytes]
-    rows: dict[Name, bytes]
+    rows: dict[ResponseKey, bytes]
 
 
 def look(folder: Path) -> Disk:
     """Everything that is whole. No file may be torn, and two copies of a row must be equal."""
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.jsonl"))}
-    rows: dict[Name, bytes] = {}
+    rows: dict[ResponseKey, bytes] = {}
     for path, data in files.items():
         assert data.endswith(b"\n") or not data, f"{path} is torn"
         for line in data.splitlines():

@@ -116,7 +116,7 @@ def run(
 
 
 def check_known(disk: Disk) -> None:
-    said = {row.name: to_json(row).encode() for row in ROWS}
+    said = {row.key: to_json(row).encode() for row in ROWS}
     for name, line in disk.rows.items():
         assert line == said[name]
 

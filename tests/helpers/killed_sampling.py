@@ -26,7 +26,7 @@ from scotd_jax.models import opt  # noqa: F401
 from scotd_jax.tasks.registry import load_task
 from tests.configs.cut import MODEL
 from tests.end_to_end.test_two_processes import free_port
-from tests.helpers.killed_disk import Disk, Name, look
+from tests.helpers.killed_disk import Disk, ResponseKey, look
 
 SAID, QUESTIONS, SAMPLES, BATCH = "said", 80, 3, 2
 TOTAL = QUESTIONS * SAMPLES
@@ -41,7 +41,7 @@ def config() -> c.Config:
     return c.Config(name="killed", tasks={"world": c.Task(options=options)}, rationales={SAID: said})
 
 
-def all_names() -> set[Name]:
+def all_names() -> set[ResponseKey]:
     """What must be there in the end, told by the task alone."""
     task = load_task("world", config().tasks["world"], 0)
     return {(question.id, k) for question in task.questions("train") for k in range(SAMPLES)}
@@ -114,7 +114,7 @@ def wait(processes: Sequence[BaseProcess], place: Place) -> None:
     assert codes == [0] * len(codes), f"{codes}\n{place.log.read_text()}"
 
 
-def check_whole(place: Place, uncut: Disk, names: set[Name]) -> None:
+def check_whole(place: Place, uncut: Disk, names: set[ResponseKey]) -> None:
     """Every name once, byte for byte what a run that nobody kills says, and nothing else in the folder."""
     disk = look(place.folder)
     lines = [line for data in disk.files.values() for line in data.splitlines()]

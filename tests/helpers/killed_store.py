@@ -45,7 +45,7 @@ def run(
     writer = ResponseWriter(folder, host=host)
     done = writer.done()
     wait()
-    missing = [r for r in reversed(ROWS) if r.name not in done][host::hosts]
+    missing = [r for r in reversed(ROWS) if r.key not in done][host::hosts]
     for begin in range(0, len(missing), size := 4 // hosts):
         batch = missing[begin : begin + size]
         writer.write(batch)

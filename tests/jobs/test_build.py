@@ -14,7 +14,7 @@ from scotd_jax.corpus.batching.loader import make_dataset
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.build import build
-from scotd_jax.rationales.controls import altered
+from scotd_jax.rationales.controls import apply_control
 from scotd_jax.records import Question
 from tests.helpers.corpora import built, expected, files, folder, make_run, question, responses, write_questions
 
@@ -90,7 +90,7 @@ def test_the_order_does_not_depend_on_the_number_of_shards(home):
 def test_controls_change_the_rationale_and_nothing_else(home, kind, recipe):
     run = make_run(home, c.Corpus(recipe=recipe, rationale_control=kind, n=4), {"said": ROWS})
     groups = [(q, right(r for r in ROWS if r.sample_index < 4)[q.id]) for q in QUESTIONS]
-    assert built(run) == expected(run, {q.id: rows for q, rows in altered(kind, groups)})
+    assert built(run) == expected(run, {q.id: rows for q, rows in apply_control(kind, groups)})
     assert ledger(run)["bins"]["kept"] == sum(len(rows) for _, rows in groups)
 
 

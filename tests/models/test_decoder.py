@@ -180,7 +180,7 @@ def test_a_folder_is_a_teacher(stories, tmp_path):
     config = c.Config(tasks={"home": task}, rationales={"said": said}, mesh=c.Mesh(data=2, fsdp=2, tensor=2))
     sample(Run(config, Workdir(str(tmp_path / "w"))), "said")
     rows = list(read_responses(sorted((tmp_path / "w/rationales/said").glob("responses-*.jsonl"))))
-    assert {row.name for row in rows} == {(q.id, i) for q in questions for i in range(2)}
+    assert {row.key for row in rows} == {(q.id, i) for q in questions for i in range(2)}
     assert all(row.model == str(stories) and row.num_tokens and math.isfinite(row.logprob) for row in rows)
 
 

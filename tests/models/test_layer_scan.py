@@ -53,7 +53,7 @@ def value_and_gradient(kind, batch, compute="float32", **options):
 def packed(start):
     """Two rows of two questions each."""
     rows = questions(0, [(4, [3, 5, 2]), (6, [1]), (5, [4, 4]), (1, [2])])
-    batch = collate.packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
+    batch = collate.collate_packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
     assert "questions" in batch
     return batch
 

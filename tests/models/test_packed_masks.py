@@ -25,7 +25,7 @@ THREE = (*PLAIN, "decoder")
 PAIR = Shape(1, P, 1, R, packed=False)
 
 
-def questions(seed: int, lengths: list[tuple[int, list[int]]]) -> list[collate.Row]:
+def questions(seed: int, lengths: list[tuple[int, list[int]]]) -> list[collate.DrawnExample]:
     """Questions of so many prompt tokens and responses of so many tokens; every second response counts twice."""
     rng = np.random.default_rng(seed)
 
@@ -33,20 +33,20 @@ def questions(seed: int, lengths: list[tuple[int, list[int]]]) -> list[collate.R
         return rng.integers(0, V, length).tolist()
 
     return [
-        collate.Row(text(prompt), [text(r) for r in responses], [1 + i % 2 for i in range(len(responses))])
+        collate.DrawnExample(text(prompt), [text(r) for r in responses], [1 + i % 2 for i in range(len(responses))])
         for prompt, responses in lengths
     ]
 
 
-def pairs(rows: list[collate.Row], start: int | None) -> dict[str, np.ndarray]:
+def pairs(rows: list[collate.DrawnExample], start: int | None) -> dict[str, np.ndarray]:
     """Every response beside its own copy of the prompt, as often as it counts; 16 of them, so that one is compiled."""
     every = [
-        collate.Row(question.prompt, [response], [1])
+        collate.DrawnExample(question.prompt, [response], [1])
         for question in rows
         for response, count in zip(question.responses, question.counts, strict=True)
         for _ in range(count)
     ]
-    batch = collate.plain(every, PAIR, start)
+    batch = collate.collate_plain(every, PAIR, start)
     return {k: np.pad(v, [(0, 16 - len(every))] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
 
 
@@ -65,7 +65,7 @@ def test_packed_gives_loss_and_gradient_of_the_separate_pairs(kind, data):
     rows = questions(data.draw(st.integers(0, 2**32 - 1)), data.draw(st.lists(lengths, min_size=4, max_size=4)))
     start = model(kind).start_token
     shape = Shape(2, 2 * P, 4, 2 * R, packed=True)
-    batch = collate.packed([rows[:2], rows[2:]], shape, start)
+    batch = collate.collate_packed([rows[:2], rows[2:]], shape, start)
     loss, gradient = loss_fn(kind)(params(kind), batch)
     expected, expected_gradient = loss_fn(kind)(params(kind), pairs(rows, start))
     close(loss, expected, GRADIENT)
@@ -77,9 +77,9 @@ def test_one_question_to_a_row_and_the_plain_layout_agree(kind):
     rows = questions(3, [(4, [3, 5, 2]), (6, [1, 1, 4])])
     rows = [row._replace(counts=[1, 1, 1]) for row in rows]
     start = model(kind).start_token
-    packed = collate.packed([[row] for row in rows], Shape(2, P, 2, 8, packed=True), start)
+    packed = collate.collate_packed([[row] for row in rows], Shape(2, P, 2, 8, packed=True), start)
     assert "questions" not in packed
-    plain = collate.plain(rows, Shape(2, P, 3, R, packed=False), start)
+    plain = collate.collate_plain(rows, Shape(2, P, 3, R, packed=False), start)
     for found, expected in zip(*(loss_fn(kind)(params(kind), batch) for batch in (packed, plain)), strict=True):
         close(found, expected, GRADIENT)
 
@@ -89,7 +89,7 @@ def test_one_question_to_a_row_and_the_plain_layout_agree(kind):
 def test_what_padding_and_neighbours_hold_changes_no_bit(kind):
     rows = questions(4, [(4, [3, 5]), (6, [4])])
     start = model(kind).start_token
-    batch = collate.packed([rows], Shape(1, 16, 2, 12, packed=True), start)
+    batch = collate.collate_packed([rows], Shape(1, 16, 2, 12, packed=True), start)
     m, p = model(kind), params(kind)  # made outside of what is traced, since both are kept
     run = jax.jit(lambda batch: hidden(m, p, batch))
     want = run(batch)
@@ -111,13 +111,13 @@ def test_packed_prompts_after_shared_exemplars(kind):
     m, p = model(kind), params(kind)
     exemplars = jax.jit(m.prefill)(p, tokens(0, 1, 4), jnp.ones((1, 4), bool))
     rows = questions(5, [(4, [5]), (6, [4])])
-    packed = collate.packed([rows], Shape(1, 16, 1, 12, packed=True), None)
+    packed = collate.collate_packed([rows], Shape(1, 16, 1, 12, packed=True), None)
     owners = packed["prompt_questions"], packed["questions"]
     context = jax.jit(m.prefill)(p, packed["prompt"], packed["prompt_mask"], exemplars, questions=owners[0])
     got = jax.jit(m.extend)(p, context, packed["inputs"], positions=packed["positions"], questions=owners)[0]
     begin = 0
     for row in rows:  # first_fit lays the longest response first, which is the first question's
-        alone = collate.plain([row], Shape(1, P, 1, R, packed=False), None)
+        alone = collate.collate_plain([row], Shape(1, P, 1, R, packed=False), None)
         context = jax.jit(m.prefill)(p, alone["prompt"], alone["prompt_mask"], exemplars)
         want, length = jax.jit(m.extend)(p, context, alone["inputs"])[0], len(row.responses[0])
         close(got[0, 0, begin : begin + length], want[0, 0, :length], FLOAT32)

@@ -9,7 +9,7 @@ import pytest
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.build import build
-from scotd_jax.rationales.contamination import contaminated, question_words
+from scotd_jax.rationales.contamination import contaminated_ids, question_words
 from scotd_jax.records import Question
 from tests.helpers.corpora import built, folder, make_run, question, responses, write_questions
 
@@ -37,26 +37,29 @@ def test_overlap_is_that_of_the_definition(length):
 
     for _ in range(20):
         questions, evaluation = draw(25), draw(8)
-        assert contaminated(questions, evaluation, length) == literally(questions, evaluation, length)
-    assert contaminated(draw(2500), draw(3), 4)  # more than one batch
+        assert contaminated_ids(questions, evaluation, length) == literally(questions, evaluation, length)
+    assert contaminated_ids(draw(2500), draw(3), 4)  # more than one batch
 
 
 def test_case_and_punctuation_hide_nothing_and_choices_and_context_count():
     evaluation = [asked(0, "Which one is it, then?", choices=("A red stone", "Snow"), context="It lay there.")]
     same = asked(1, "which one is it then (a) RED stone, (b) snow", context="a tale: it lay there!")
     assert " ".join(question_words(evaluation[0])) == "it lay there which one is it then a red stone snow"
-    assert contaminated([same], evaluation, 7) == ["q1"]
-    assert contaminated([same], evaluation, 12) == []
+    assert contaminated_ids([same], evaluation, 7) == ["q1"]
+    assert contaminated_ids([same], evaluation, 12) == []
     listed = asked(2, "Which? (a) A red stone (b) Snow", choices=("A red stone", "Snow"))
     assert question_words(listed) == ["which", "a", "a", "red", "stone", "b", "snow"]
 
 
 def test_a_short_question_overlaps_with_its_equal_only():
     short, longer = asked(0, "Is snow white?"), asked(1, "Is snow white? Say why you think so.")
-    assert contaminated([short, longer, asked(2, "is snow, white")], [asked(3, "Is snow white")], 13) == ["q0", "q2"]
-    assert contaminated([short], [longer], 13) == []
-    assert contaminated([asked(0, "..."), asked(1, "")], [asked(2, "?")], 13) == []
-    assert contaminated([], [], 13) == []
+    assert contaminated_ids([short, longer, asked(2, "is snow, white")], [asked(3, "Is snow white")], 13) == [
+        "q0",
+        "q2",
+    ]
+    assert contaminated_ids([short], [longer], 13) == []
+    assert contaminated_ids([asked(0, "..."), asked(1, "")], [asked(2, "?")], 13) == []
+    assert contaminated_ids([], [], 13) == []
 
 
 @pytest.fixture

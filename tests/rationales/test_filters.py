@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from scotd_jax.config import Corpus
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.controls import altered
-from scotd_jax.rationales.filters import sort_question
+from scotd_jax.rationales.controls import apply_control
+from scotd_jax.rationales.filters import filter_responses
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.near_duplicates import near_duplicates, similarity, trigrams
 from scotd_jax.rationales.words import words
@@ -28,7 +28,7 @@ def kept(rows, contaminated=False, **corpus) -> list[int]:
     """Samples that pass, whatever order they come in."""
     rows = random.Random(0).sample(rows, len(rows))
     ledger = Ledger()
-    passed = sort_question(rows, Corpus(**corpus), lambda rows: [(1, 1)] * len(rows), ledger, True, contaminated)
+    passed = filter_responses(rows, Corpus(**corpus), lambda rows: [(1, 1)] * len(rows), ledger, True, contaminated)
     assert sum(ledger.bins.values()) == len(rows) - len(passed)
     return [row.sample_index for row in passed]
 
@@ -84,7 +84,7 @@ def test_a_response_is_put_into_the_first_bin_that_takes_it():
     rows[4] = said(4, text="something quite different. a")
     ledger = Ledger()
     corpus = Corpus(n=5, dedup=True, cap=1)
-    assert sort_question(rows, corpus, lambda rows: [(1, 1)] * len(rows), ledger, True, True) == []
+    assert filter_responses(rows, corpus, lambda rows: [(1, 1)] * len(rows), ledger, True, True) == []
     bins = {name: count for name, count in ledger.bins.items() if count}
     assert bins == {"wrong": 1, "truncated": 1, "duplicate": 1, "contaminated": 2, "not_selected": 1}
 
@@ -97,8 +97,8 @@ def test_tokens_are_counted_once_and_only_where_it_matters():
         return [(1, 1)] * len(rows)
 
     rows = [said(0), said(1, correct=False), said(2), said(3, finish_reason="length")]
-    sort_question(rows, Corpus(), counts, Ledger())
-    sort_question([said(0, correct=False)], Corpus(), counts, Ledger())
+    filter_responses(rows, Corpus(), counts, Ledger())
+    filter_responses([said(0, correct=False)], Corpus(), counts, Ledger())
     assert calls == [[0, 2]]
 
 
@@ -131,7 +131,7 @@ def groups(sizes):
 
 
 def rationales(kind, given_, before=None):
-    return [[row.rationale for row in rows] for _, rows in altered(kind, iter(given_), before)]
+    return [[row.rationale for row in rows] for _, rows in apply_control(kind, iter(given_), before)]
 
 
 def test_controls():
@@ -146,14 +146,14 @@ def test_controls():
     assert rationales("shuffled", given_[2:]) == shuffled[2:]  # each response by its own name
     assert rationales("other", given_) == [own[2][:2], [], [own[0][0], own[0][1], own[0][0]]]
     assert rationales("other", given_, before=given_[2][1]) == rationales("other", given_)
-    assert [q.id for q, _ in altered("other", given_)] == ["q0", "q1", "q2"]
+    assert [q.id for q, _ in apply_control("other", given_)] == ["q0", "q1", "q2"]
     assert rationales("other", []) == []
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "other", "empty"])
 def test_controls_leave_everything_else(kind):
     given_ = groups([2, 2])
-    for (_, before), (_, after) in zip(given_, altered(kind, given_), strict=True):
+    for (_, before), (_, after) in zip(given_, apply_control(kind, given_), strict=True):
         assert [dataclasses.replace(row, rationale="") for row in after] == [
             dataclasses.replace(row, rationale="") for row in before
         ]
@@ -161,4 +161,4 @@ def test_controls_leave_everything_else(kind):
 
 def test_another_question_must_be_there():
     with pytest.raises(InputError, match="question 'q1' is the only one with a rationale"):
-        list(altered("other", groups([0, 2, 0])))
+        list(apply_control("other", groups([0, 2, 0])))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scotd_jax.config import Corpus
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.filters import settle, sort_question
+from scotd_jax.rationales.filters import filter_responses, keep_within_limits
 from scotd_jax.rationales.ledger import BINS, STAGES, Ledger
 from scotd_jax.records import Question, Response
 
@@ -27,8 +27,8 @@ def sort_out(questions, responses, corpus, counts, needs_answer=True):
     ledger, kept = Ledger(), {}
     for question_id in questions:
         rows = [row for row in responses if row.question_id == question_id]
-        left = sort_question(rows, corpus, counts, ledger, needs_answer)
-        if left := settle(left, counts(left), corpus, ledger):
+        left = filter_responses(rows, corpus, counts, ledger, needs_answer)
+        if left := keep_within_limits(left, counts(left), corpus, ledger):
             kept[question_id] = left
     for row in responses:
         if row.question_id not in questions:

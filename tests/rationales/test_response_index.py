@@ -7,14 +7,14 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scotd_jax.rationales.response_index import Names, Place, Places
+from scotd_jax.rationales.response_index import ResponseKeySet, RowLocation, RowLocations
 
 NAMES = st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from([0, 1, 29, 63, 64, 4095, 4096, 10**12]))
 
 
 @given(st.lists(st.tuples(st.booleans(), NAMES)))
 def test_names_are_what_a_set_of_them_is(changes):
-    ours, theirs = Names(), set()
+    ours, theirs = ResponseKeySet(), set()
     for add, name in changes:
         (ours.add if add else ours.discard)(name)
         (theirs.add if add else theirs.discard)(name)
@@ -26,7 +26,7 @@ def test_names_are_what_a_set_of_them_is(changes):
 
 
 def test_a_question_of_thirty_samples_needs_one_number():
-    names = Names((f"q{q}", i) for q in range(1000) for i in range(30))
+    names = ResponseKeySet((f"q{q}", i) for q in range(1000) for i in range(30))
     assert len(names) == 30_000
     assert sum(map(sys.getsizeof, names._samples.values())) < 40 * 1000
 
@@ -34,20 +34,20 @@ def test_a_question_of_thirty_samples_needs_one_number():
 @given(st.lists(NAMES, max_size=12), st.booleans())
 def test_places_come_by_question_and_sample_the_first_of_a_name_first(names, ordered):
     order = ["c", "a", "b"] if ordered else list(dict.fromkeys(question for question, _ in names))
-    places = Places()
+    places = RowLocations()
     for line, name in enumerate(names):
-        places.add(name, Place(epath.Path(f"file{line % 2}"), line, 10 * line, 10))
+        places.add(name, RowLocation(epath.Path(f"file{line % 2}"), line, 10 * line, 10))
     found = list(places.sorted(order if ordered else None))
     assert [name for name, _ in found] == sorted(set(names), key=lambda name: (order.index(name[0]), name[1]))
     for name, rows in found:
         assert [row.line for row in rows] == [line for line, other in enumerate(names) if other == name]
-        assert all(row == Place(epath.Path(f"file{row.line % 2}"), row.line, 10 * row.line, 10) for row in rows)
+        assert all(row == RowLocation(epath.Path(f"file{row.line % 2}"), row.line, 10 * row.line, 10) for row in rows)
 
 
 def test_a_question_that_is_not_in_the_order_is_named_with_its_place():
-    places = Places()
+    places = RowLocations()
     for line, question in enumerate("aab"):
-        places.add((question, line), Place(epath.Path("file"), line, 0, 1))
+        places.add((question, line), RowLocation(epath.Path("file"), line, 0, 1))
     with pytest.raises(KeyError) as raised:
         list(places.sorted(["a"]))
-    assert raised.value.args == (Place(epath.Path("file"), 2, 0, 1), "b")
+    assert raised.value.args == (RowLocation(epath.Path("file"), 2, 0, 1), "b")

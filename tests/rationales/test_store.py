@@ -32,7 +32,7 @@ def test_rows_come_back_sorted_whatever_the_batches(tmp_path):
     run(tmp_path)
     check_complete(tmp_path)
     rows = list(read_responses(sorted(tmp_path.iterdir())))
-    assert sorted(r.name for r in rows) == sorted(r.name for r in ROWS)
+    assert sorted(r.key for r in rows) == sorted(r.key for r in ROWS)
     assert set(rows) == set(ROWS)
 
 
@@ -50,7 +50,7 @@ def test_an_exception_at_every_step_loses_and_doubles_nothing(tmp_path):
             with striking(strike_at(step, lambda what: raise_(Cut()))):
                 run(folder, acknowledged.append)
         except Cut:
-            assert {r.name for r in acknowledged} <= ResponseWriter(folder).done()
+            assert {r.key for r in acknowledged} <= ResponseWriter(folder).done()
             run_whole(folder)
         else:
             break
@@ -71,7 +71,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, full_at, times):
         with striking(strike), pytest.raises(InputError, match=r"responses.*: the disk is full.*free some space"):
             run(folder, acknowledged.append)
         assert not list(folder.rglob("*.partial"))
-        assert {r.name for r in acknowledged} <= ResponseWriter(folder).done()
+        assert {r.key for r in acknowledged} <= ResponseWriter(folder).done()
         run_whole(folder)
 
 
@@ -79,12 +79,12 @@ def test_done_counts_parts_and_merged_files(tmp_path):
     writer = ResponseWriter(tmp_path)
     assert writer.done() == set()
     writer.write(ROWS[:3])
-    assert ResponseWriter(tmp_path).done() == {r.name for r in ROWS[:3]}
+    assert ResponseWriter(tmp_path).done() == {r.key for r in ROWS[:3]}
     writer.finish(ORDER, 2)
-    assert ResponseWriter(tmp_path).done() == {r.name for r in ROWS[:3]}
+    assert ResponseWriter(tmp_path).done() == {r.key for r in ROWS[:3]}
     writer = ResponseWriter(tmp_path)
     writer.write(ROWS[3:])
-    assert writer.done() == {r.name for r in ROWS}
+    assert writer.done() == {r.key for r in ROWS}
     writer.finish(ORDER, 2)
     check_complete(tmp_path)
 
@@ -95,7 +95,7 @@ def test_one_file_and_other_stems_beside_it(tmp_path):
     (path,) = ResponseWriter(tmp_path, "world.test.responses").finish(ORDER, None)
     assert path.name == "world.test.responses.jsonl"
     assert path.read_text().splitlines() == MERGED
-    assert ResponseWriter(tmp_path, "world.test.responses.n5").done() == {r.name for r in ROWS}
+    assert ResponseWriter(tmp_path, "world.test.responses.n5").done() == {r.key for r in ROWS}
     assert len(list((tmp_path / "parts").iterdir())) == 1
 
 
@@ -108,10 +108,10 @@ def test_merging_anew_in_another_shape_is_safe_too(tmp_path, shards, order, cut)
         with striking(strike_at(cut, lambda what: raise_(Cut()))):
             ResponseWriter(tmp_path).finish(order, shards)
     except Cut:
-        assert ResponseWriter(tmp_path).done() == {r.name for r in ROWS}
+        assert ResponseWriter(tmp_path).done() == {r.key for r in ROWS}
     paths = ResponseWriter(tmp_path).finish(order, shards)
     assert sorted(tmp_path.iterdir()) == [Path(p) for p in paths]
-    assert [r.name for r in read_responses(paths)] == [(q, k) for q in order for k in range(3)]
+    assert [r.key for r in read_responses(paths)] == [(q, k) for q in order for k in range(3)]
 
 
 def test_hosts_write_at_once_and_one_of_them_merges(tmp_path):
@@ -142,7 +142,7 @@ def test_a_name_is_given_once(tmp_path):
             writer.write(rows)
     with pytest.raises(InputError, match="written twice"):
         ResponseWriter(tmp_path).write(ROWS[:1])
-    assert writer.done() == {r.name for r in ROWS[:2]}
+    assert writer.done() == {r.key for r in ROWS[:2]}
 
 
 def test_two_runs_that_disagree_are_refused_and_kept(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.store import ResponseWriter
-from scotd_jax.rationales.stored_responses import StoredResponses, numbered_on
+from scotd_jax.rationales.stored_responses import StoredResponses, concatenate_sets
 from scotd_jax.records import Response, to_json
 
 ORDER = ["b", 'a "quoted" \\ é', "c", "none"]
@@ -33,13 +33,13 @@ def test_every_question_has_its_rows_in_any_order(paths):
     for place in (2, 0, 3, 1, 1):
         assert stored.read(place) == rows({ORDER[place]: int(stored.counts[place])})
     stored.close()
-    assert not stored.foreign
+    assert not stored.unmatched
 
 
 def test_rows_of_questions_that_are_not_asked_are_counted(paths):
     stored = StoredResponses(paths, {"c": 0})
     assert stored.read(0) == rows({"c": 1})
-    assert stored.foreign == {("b", "m"): 2, (ORDER[1], "m"): 3}
+    assert stored.unmatched == {("b", "m"): 2, (ORDER[1], "m"): 3}
     stored.close()
 
 
@@ -73,7 +73,7 @@ def test_damage_is_named(paths, tmp_path):
 
 def test_sets_are_numbered_on():
     one, two = rows({"b": 3}), rows({"b": 2})
-    assert numbered_on([one]) == one
-    assert [row.sample_index for row in numbered_on([one[::2], two, two])] == [0, 2, 3, 4, 5, 6]
-    assert numbered_on([[], two]) == two
-    assert [row.text for row in numbered_on([one[:1], two])] == [one[0].text, two[0].text, two[1].text]
+    assert concatenate_sets([one]) == one
+    assert [row.sample_index for row in concatenate_sets([one[::2], two, two])] == [0, 2, 3, 4, 5, 6]
+    assert concatenate_sets([[], two]) == two
+    assert [row.text for row in concatenate_sets([one[:1], two])] == [one[0].text, two[0].text, two[1].text]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scotd_jax import config
-from scotd_jax.corpus.batching.loader import open_batches, read_ahead
+from scotd_jax.corpus.batching.loader import open_batches, prefetch_batches
 from scotd_jax.corpus.description import write_corpus
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.models.api import Precision
@@ -128,7 +128,7 @@ def test_packed_training_is_plain_training_and_compiles_once_per_shape(one_devic
         loader, folder = open_batches(corpus, **options), tmp_path / str(at_most)
         step = programs_of(m, training, ONE_PART, one_device).step
         before = step._cache_size()
-        train(m, None, read_ahead(loader), training, folder, one_device)
+        train(m, None, prefetch_batches(loader), training, folder, one_device)
         shapes = {str(jax.tree.map(np.shape, loader[t])) for t in range(12)}
         assert step._cache_size() - before == len(shapes)
         assert len(shapes) == 1 if at_most == 1 else 2 <= len(shapes) <= 3

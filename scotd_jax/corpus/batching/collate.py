@@ -9,8 +9,10 @@ from scotd_jax.corpus.batching.packing import first_fit
 from scotd_jax.corpus.batching.shapes import Shape
 from scotd_jax.layout import pad_rows, split_prompt
 
+Batch = dict[str, np.ndarray]
 
-class Row(NamedTuple):
+
+class DrawnExample(NamedTuple):
     """What a visit shows of one question: its prompt, different responses, and how often each of them counts."""
 
     prompt: list[int]
@@ -18,7 +20,7 @@ class Row(NamedTuple):
     counts: list[int]
 
 
-def plain(rows: Sequence[Row], shape: Shape, start_token: int | None) -> dict[str, np.ndarray]:
+def collate_plain(rows: Sequence[DrawnExample], shape: Shape, start_token: int | None) -> Batch:
     """A row per question, its responses beside each other; one that counts several times is there so often."""
     prefixes, inputs, targets = [], [], []
     for row in rows:
@@ -39,7 +41,7 @@ def plain(rows: Sequence[Row], shape: Shape, start_token: int | None) -> dict[st
     }
 
 
-def packed(rows: Sequence[Sequence[Row]], shape: Shape, start_token: int | None) -> dict[str, np.ndarray]:
+def collate_packed(rows: Sequence[Sequence[DrawnExample]], shape: Shape, start_token: int | None) -> Batch:
     """The questions of rows[i] one behind the other in row i; a response that counts n times has weight n."""
     size = (len(rows), shape.group, shape.response)
     prompt, questions = np.zeros((2, len(rows), shape.prompt), np.int32)

@@ -11,7 +11,7 @@ _FULL = 1 << 20  # what a place carries on average, in every column
 _GOOD = _FULL + _FULL // 64  # full enough to stop
 
 
-def deal(sizes: np.ndarray, places: int) -> np.ndarray:
+def balance_lengths(sizes: np.ndarray, places: int) -> np.ndarray:
     """int64[places, n / places]: which of the n questions lie at which place, ascending.
 
     `sizes` int[n, D] says in D ways how large a question is; each column's sums are nearly the same at all places.

@@ -22,20 +22,20 @@ import numpy as np
 from etils import epath
 
 from scotd_jax.corpus.batching import collate
-from scotd_jax.corpus.batching.draws import Visit, Visits
-from scotd_jax.corpus.batching.length_balancing import deal
-from scotd_jax.corpus.batching.shape_selection import Choice, choose
-from scotd_jax.corpus.batching.shapes import Shape, Shapes, Sizes, sides
+from scotd_jax.corpus.batching.collate import Batch
+from scotd_jax.corpus.batching.draws import Draw, PartDraws
+from scotd_jax.corpus.batching.length_balancing import balance_lengths
+from scotd_jax.corpus.batching.shape_selection import SelectedShapes, select_shapes
+from scotd_jax.corpus.batching.shapes import Shape, Shapes, TextLengths, sides
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
 from scotd_jax.keyed_random import random_order
 from scotd_jax.layout import round_up
 
-Batch = dict[str, np.ndarray]
 LOOK = 64  # batches by which shapes are chosen
 
 
-class Batches:
+class CorpusBatches:
     """Random access to the batches of one process, without end: `batches[t]` is its part of global batch t.
 
     An item has a batch for every part of the corpus: a dict of arrays, B being the process' part of `batch_size` and
@@ -80,14 +80,14 @@ class Batches:
         self._seed, self._batch_size = seed, batch_size
         self._process, self._processes = process_index, process_count
         self._window = max(1, min(window, self._entries // batch_size))
-        self._visits = {name: Visits(reader, group_size, start_token) for name, reader in readers.items()}
+        self._visits = {name: PartDraws(reader, group_size, start_token) for name, reader in readers.items()}
         self._permutation = functools.lru_cache(maxsize=2)(
             lambda epoch: random_order(self._entries, "epoch", seed, epoch)
         )
         self._dealt = functools.lru_cache(maxsize=4)(self._deal)
-        self._choice = Choice(1, (self._plain(),))
+        self._choice = SelectedShapes(1, (self._plain(),))
         if shapes > 1:
-            self._choice = choose(self.look(), self._plain(), shapes, math.lcm(multiple, process_count))
+            self._choice = select_shapes(self.look(), self._plain(), shapes, math.lcm(multiple, process_count))
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -111,13 +111,13 @@ class Batches:
             shown[name] = row.prompt, [row.responses[g % len(row.responses)] for g in range(visit.count)]
         return shown
 
-    def look(self) -> list[Mapping[str, Sizes]]:
+    def look(self) -> list[Mapping[str, TextLengths]]:
         """The sizes of the first batches: LOOK of them, or two epochs if that is less."""
         count = min(LOOK, max(self._window, -(-2 * self._entries // self._batch_size)))
         return [self._sizes([self._visit(i) for i in self.rows(step)]) for step in range(count)]
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> SelectedShapes:
         """The shapes in which batches come."""
         return self._choice
 
@@ -133,14 +133,16 @@ class Batches:
     def _fixed(self) -> tuple[Shapes, np.ndarray]:
         return self._choice.shapes[0], np.arange(self._batch_size)[:, None]
 
-    def _visit(self, index: int) -> dict[str, Visit]:
+    def _visit(self, index: int) -> dict[str, Draw]:
         epoch, place = divmod(index, self._entries)
         entry = int(self._permutation(epoch)[place])
         return {name: visits.visit(entry, self._seed, epoch) for name, visits in self._visits.items()}
 
-    def _sizes(self, visits: list[dict[str, Visit]]) -> dict[str, Sizes]:
+    def _sizes(self, visits: list[dict[str, Draw]]) -> dict[str, TextLengths]:
         sizes = {name: zip(*(part.size(v[name]) for v in visits), strict=True) for name, part in self._visits.items()}
-        return {name: Sizes(np.array(prompts), np.stack(responses)) for name, (prompts, responses) in sizes.items()}
+        return {
+            name: TextLengths(np.array(prompts), np.stack(responses)) for name, (prompts, responses) in sizes.items()
+        }
 
     def _deal(self, window: int) -> np.ndarray:
         """int64[W, B]: the rows of the stream in every batch of a window."""
@@ -149,15 +151,15 @@ class Batches:
         if self._window == 1:
             return rows[None]
         sizes = self._sizes([self._visit(i) for i in rows.tolist()])
-        dealt = deal(sides(sizes), self._window)
+        dealt = balance_lengths(sides(sizes), self._window)
         return rows[dealt][random_order(self._window, "window", self._seed, window)]
 
-    def _arrays(self, name: str, shape: Shape, visits: list[dict[str, Visit]], own: np.ndarray) -> Batch:
+    def _arrays(self, name: str, shape: Shape, visits: list[dict[str, Draw]], own: np.ndarray) -> Batch:
         part = self._visits[name]
         rows = [[part.row(visits[i][name]) for i in row] for row in own.tolist()]
         if shape.packed:
-            return collate.packed(rows, shape, part.start_token)
-        return collate.plain([row for (row,) in rows], shape, part.start_token)
+            return collate.collate_packed(rows, shape, part.start_token)
+        return collate.collate_plain([row for (row,) in rows], shape, part.start_token)
 
 
 def make_dataset(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **options: Any) -> Any:
@@ -167,15 +169,15 @@ def make_dataset(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **
     return grain.MapDataset.source(open_batches(folder, parts, **options))
 
 
-def open_batches(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **options: Any) -> Batches:
+def open_batches(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **options: Any) -> CorpusBatches:
     """The batches of the corpus in `folder`; `options` are those of `Batches`.
 
     Raises InputError as `Batches` does, and on a corpus that is missing or damaged.
     """
-    return Batches({part: CorpusReader(folder, part) for part in parts}, **options)
+    return CorpusBatches({part: CorpusReader(folder, part) for part in parts}, **options)
 
 
-def read_ahead(batches: Batches) -> Any:
+def prefetch_batches(batches: CorpusBatches) -> Any:
     """An endless `grain.DatasetIterator` over the batches of one process, read ahead by two threads.
 
     Its items are those of `Batches`, {part: batch}. `get_state` and `set_state` are exact and their state,
@@ -189,4 +191,4 @@ def read_ahead(batches: Batches) -> Any:
 
 def make_loader(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **options: Any) -> Any:
     """`read_ahead` of `open_batches`."""
-    return read_ahead(open_batches(folder, parts, **options))
+    return prefetch_batches(open_batches(folder, parts, **options))

@@ -1,10 +1,10 @@
 """What grouping and packing save, said before training begins, by the first batches."""
 
-from scotd_jax.corpus.batching.loader import Batches
+from scotd_jax.corpus.batching.loader import CorpusBatches
 from scotd_jax.corpus.batching.shapes import padding
 
 
-def gain(batches: Batches) -> str:
+def padding_savings(batches: CorpusBatches) -> str:
     """For example "22 responses share a question: 1.6 times fewer tokens than separate pairs; padding 6 % of response
     tokens and 7 % of prompt tokens, in 2 shapes". Padding is counted against responses that differ."""
     look = batches.look()

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scotd_jax.corpus.batching.length_balancing import deal
+from scotd_jax.corpus.batching.length_balancing import balance_lengths
 from scotd_jax.corpus.batching.packing import rows_needed
-from scotd_jax.corpus.batching.shapes import SEEN, Batch, Shape, Shapes, Sizes, cost, padding, sides
+from scotd_jax.corpus.batching.shapes import SEEN, Batch, Shape, Shapes, TextLengths, cost, padding, sides
 from scotd_jax.layout import round_up
 
 ALLOWED = 0.06  # of prompt tokens and of response tokens may be padding before another shape is taken
@@ -25,12 +25,14 @@ _ROOM = (32, 4)  # the usual shape is there again with one part in so many more
 _NEVER = np.iinfo(np.int64).max
 
 
-class Needs:
+class ShapeRequirements:
     """What several batches need of a shape if k questions share a row."""
 
     def __init__(self, batches: Sequence[Batch], k: int):
         self.rows = len(next(iter(batches[0].values())).prompts) // k
-        self.dealt = [deal(sides(batch), self.rows) for batch in batches]  # which questions share a row, in all parts
+        self.dealt = [
+            balance_lengths(sides(batch), self.rows) for batch in batches
+        ]  # which questions share a row, in all parts
         self.prompts: dict[str, np.ndarray] = {}  # int[batches], of the fullest row
         self.lengths: dict[str, np.ndarray] = {}  # int[batches, rows, k * G], of single responses
         for part in batches[0]:
@@ -91,7 +93,7 @@ def _widths(lengths: np.ndarray) -> np.ndarray:
     return np.array(sorted(w for w in widths if begin <= w <= end))
 
 
-class Choice(NamedTuple):
+class SelectedShapes(NamedTuple):
     """`questions` share a row of the packed shapes. The cheapest shape comes first, the plain one last: it fits all."""
 
     questions: int
@@ -100,14 +102,14 @@ class Choice(NamedTuple):
     def of(self, batch: Batch) -> tuple[Shapes, np.ndarray]:
         """The shapes of a batch, and which of its questions share a row: int[rows, questions of a row]."""
         if len(self.shapes) > 1:
-            needs = Needs([batch], self.questions)
+            needs = ShapeRequirements([batch], self.questions)
             for shapes in self.shapes[:-1]:
                 if needs.fits(shapes)[0]:
                     return shapes, needs.dealt[0]
         return self.shapes[-1], np.arange(len(next(iter(batch.values())).prompts))[:, None]
 
 
-def choose(batches: Sequence[Batch], plain: Shapes, at_most: int, multiple: int) -> Choice:
+def select_shapes(batches: Sequence[Batch], plain: Shapes, at_most: int, multiple: int) -> SelectedShapes:
     """The shapes for batches like these, one of `at_most` being `plain`, which fits everything.
 
     The number of rows is a multiple of `multiple`. Shapes are added, each the one that saves most, until less than
@@ -115,18 +117,20 @@ def choose(batches: Sequence[Batch], plain: Shapes, at_most: int, multiple: int)
     """
     B = len(next(iter(batches[0].values())).prompts)
     ways = [k for k in range(1, B + 1) if B % k == 0 and (B // k) % multiple == 0]
-    eights = [{part: Sizes(*(side + -side % 8 for side in sizes)) for part, sizes in b.items()} for b in batches]
+    eights = [{part: TextLengths(*(side + -side % 8 for side in sizes)) for part, sizes in b.items()} for b in batches]
     if at_most < 2 or not ways or max(padding(eights, [plain] * len(batches))) < ALLOWED:
-        return Choice(1, (plain,))  # texts of a length stay as they are: what rounding costs is not worth packing for
+        return SelectedShapes(
+            1, (plain,)
+        )  # texts of a length stay as they are: what rounding costs is not worth packing for
     few = batches[:: -(-len(batches) // _FEW)]
-    tried = {k: _chosen(few, Needs(few, k), plain, at_most)[1:] for k in ways}
+    tried = {k: _chosen(few, ShapeRequirements(few, k), plain, at_most)[1:] for k in ways}
     least = min(total for _, total in tried.values())
     k = min((k for k in ways if tried[k][1] <= least + least // _NEAR), key=tried.get)
-    return Choice(k, _chosen(batches, Needs(batches, k), plain, at_most)[0])
+    return SelectedShapes(k, _chosen(batches, ShapeRequirements(batches, k), plain, at_most)[0])
 
 
 def _chosen(
-    batches: Sequence[Batch], needs: Needs, plain: Shapes, at_most: int
+    batches: Sequence[Batch], needs: ShapeRequirements, plain: Shapes, at_most: int
 ) -> tuple[tuple[Shapes, ...], bool, int]:
     """The shapes, whether more than ALLOWED of the responses is padding in them, and what the batches cost."""
     candidates = needs.candidates()

@@ -33,7 +33,7 @@ class Shape:
         return self.rows * self.group * self.response
 
 
-class Sizes(NamedTuple):
+class TextLengths(NamedTuple):
     """Tokens of one part of a batch: prompts int[B], and responses int[B, G], 0 where a question has fewer."""
 
     prompts: np.ndarray
@@ -41,7 +41,7 @@ class Sizes(NamedTuple):
 
 
 Shapes = Mapping[str, Shape]  # of all parts of a batch
-Batch = Mapping[str, Sizes]
+Batch = Mapping[str, TextLengths]
 
 
 def cost(shapes: Shapes) -> int:

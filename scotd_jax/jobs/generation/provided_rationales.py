@@ -4,7 +4,7 @@ from scotd_jax.config import RationaleControl
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Asked, Given, read_all
-from scotd_jax.rationales.controls import altered
+from scotd_jax.rationales.controls import apply_control
 from scotd_jax.tasks.recipes import needs_rationale
 
 
@@ -37,7 +37,7 @@ def load_given(
                 f"hold {len(rows)}; sample them for this question set, too"
             )
     groups = ((asked[id_][0], sorted(rows, key=lambda row: row.sample_index)[:n]) for id_, rows in found.items())
-    return {question.id: [row.rationale or "" for row in rows] for question, rows in altered(kind, groups)}
+    return {question.id: [row.rationale or "" for row in rows] for question, rows in apply_control(kind, groups)}
 
 
 def identity(run: Run, sources: tuple[str, ...]) -> list[str]:

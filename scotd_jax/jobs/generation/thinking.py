@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from scotd_jax.config import Rationales, Recipe
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.importers.answer_extraction import thought
+from scotd_jax.rationales.importers.answer_extraction import find_thinking_block
 from scotd_jax.records import Question
 from scotd_jax.sampling.requests import Sample
 from scotd_jax.tasks import recipes
@@ -30,7 +30,7 @@ class Thinking(NamedTuple):
 
         Raises InputError on a block if `what` is None.
         """
-        block = thought(sample.text)
+        block = find_thinking_block(sample.text)
         if block is not None and self.what is None:
             raise InputError(f"{self.where}.options: {self.speaker} answers with a <think> block; {self._advice}")
         if block is not None and not block.closed:
@@ -41,7 +41,7 @@ class Thinking(NamedTuple):
             sample = dataclasses.replace(sample, text=style.cut(text), finish_reason=ended)
         parsed = recipes.parse_response(recipe, style, sample.text, question)
         if block is not None and self.what == "rationale":
-            parsed = parsed._replace(rationale=block.inside)
+            parsed = parsed._replace(rationale=block.thinking)
         return sample, parsed
 
     @property

@@ -4,65 +4,60 @@ import collections
 import re
 from typing import NamedTuple
 
-THINK = ("keep", "strip", "rationale")
+from scotd_jax.tasks.prompt_formats import Parsed
+
+THINK_MODES = ("keep", "strip", "rationale")
 _BLOCK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 
-class Read(NamedTuple):
-    """What a rule found: the reasoning before the answer, and the answer; None and None without one."""
-
-    rationale: str | None
-    answer: str | None
-
-
-class Thought(NamedTuple):
+class ThinkingBlock(NamedTuple):
     """A text with a block of thought: what is inside, what comes after, and whether the block was closed."""
 
-    inside: str
+    thinking: str
     rest: str
     closed: bool
 
 
-def thought(text: str) -> Thought | None:
+def find_thinking_block(text: str) -> ThinkingBlock | None:
     """The <think> block of a text, or None. The opening tag may be missing: some chat templates end with it."""
     if "<think>" not in text and "</think>" not in text:
         return None
     if "</think>" not in text:
-        before, _, inside = text.partition("<think>")
-        return Thought(inside.strip(), before.strip(), False)
+        before, _, thinking = text.partition("<think>")
+        return ThinkingBlock(thinking.strip(), before.strip(), False)
     if "<think>" not in text.partition("</think>")[0]:
         text = f"<think>{text}"
-    inside = "\n".join(part.strip() for part in _BLOCK.findall(text))
-    return Thought(inside, _BLOCK.sub("", text).strip(), True)
+    thinking = "\n".join(part.strip() for part in _BLOCK.findall(text))
+    return ThinkingBlock(thinking, _BLOCK.sub("", text).strip(), True)
 
 
-def by_pattern(text: str, pattern: re.Pattern[str]) -> Read:
+def by_pattern(text: str, pattern: re.Pattern[str]) -> Parsed:
     """Answer: the group of the last match. Rationale: the text before that match."""
     found = _last(text, pattern)
     if found is None:
-        return Read(None, None)
-    return Read(text[: found.start()].strip(), found.group(1))
+        return Parsed(None, None)
+    return Parsed(text[: found.start()].strip(), found.group(1))
 
 
-def by_sentence(text: str, pattern: re.Pattern[str]) -> Read:
+def by_sentence(text: str, pattern: re.Pattern[str]) -> Parsed:
     """As `by_pattern`, and the rationale ends before the sentence that holds the match ("Thus the answer is")."""
     found = _last(text, pattern)
     if found is None:
-        return Read(None, None)
+        return Parsed(None, None)
     begin = max(text.rfind(mark, 0, found.start()) for mark in ".!?\n") + 1
-    return Read(text[:begin].strip(), found.group(1))
+    return Parsed(text[:begin].strip(), found.group(1))
 
 
 def _last(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
     return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
 
 
-def by_marker(text: str, marker: str) -> Read:
+def by_marker(text: str, marker: str) -> Parsed:
     """Answer: what follows the last marker, without the final period. Rationale: the text before it."""
     rationale, found, answer = text.rpartition(marker)
     if not found:
-        return Read(None, None)
-    return Read(rationale.strip(), answer.strip().removesuffix(".").strip())
+        return Parsed(None, None)
+    return Parsed(rationale.strip(), answer.strip().removesuffix(".").strip())
 
 
 _LETTER = re.compile(r"\(([A-Za-z])\)")

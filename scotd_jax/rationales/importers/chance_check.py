@@ -6,7 +6,7 @@ ENOUGH = 50  # rows with choices and a gold answer that a comparison with chance
 LEVEL = 0.01  # of the one-sided binomial test
 
 
-class Chance:
+class ChanceCheck:
     """Agreement with the gold answers of questions with choices, against guessing."""
 
     def __init__(self) -> None:

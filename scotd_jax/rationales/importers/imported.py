@@ -12,7 +12,7 @@ from etils import epath
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
+class ImportedResponse:
     """One response as its file has it. Whatever the file does not tell is None.
 
     `where` names file and row. `row` counts the file's records from 0; several responses may come from one record.
@@ -40,7 +40,7 @@ class Said:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bad:
+class BadRow:
     """A row that cannot be used. `reason` is its bin in the ledger, `detail` says what was expected.
 
     `whole` is True where the rest of the file is lost with it, so that nobody knows how many rows that were.
@@ -50,7 +50,10 @@ class Bad:
     row: int
     reason: str
     detail: str
-    whole: bool = False
+    rest_lost: bool = False
+
+
+ImportResults = Iterator[ImportedResponse | BadRow]
 
 
 class BadRowError(Exception):
@@ -62,7 +65,7 @@ class BadRowError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class SourceRow:
     """One record of a file and its place. Reading a field of it raises BadRowError if it is not as expected."""
 
     where: str
@@ -70,16 +73,16 @@ class Row:
     value: Any
     key: str | None = None  # where the file is an object of records
 
-    def said(self, text: str | None, **fields: Any) -> Said:
-        return Said(self.where, self.number, text, **fields)
+    def response(self, text: str | None, **fields: Any) -> ImportedResponse:
+        return ImportedResponse(self.where, self.number, text, **fields)
 
-    def bad(self, reason: str, detail: str) -> Bad:
-        return Bad(self.where, self.number, reason, detail)
+    def bad_row(self, reason: str, detail: str) -> BadRow:
+        return BadRow(self.where, self.number, reason, detail)
 
     def has(self, name: str) -> bool:
         return isinstance(self.value, Mapping) and self.value.get(name) is not None
 
-    def get(self, name: str, kind: type | tuple[type, ...] = object) -> Any:
+    def required(self, name: str, kind: type | tuple[type, ...] = object) -> Any:
         """A field that must be there."""
         if not isinstance(self.value, Mapping):
             raise BadRowError("wrong form", f"expected a JSON object with the field {name!r}, found {self.value!r:.60}")
@@ -87,18 +90,18 @@ class Row:
             raise BadRowError("missing field", f"field {name!r} is missing; found {', '.join(self.value) or 'none'}")
         return self._checked(name, kind)
 
-    def may(self, name: str, kind: type | tuple[type, ...] = object) -> Any:
+    def optional(self, name: str, kind: type | tuple[type, ...] = object) -> Any:
         """A field that may be missing or null: then None."""
         return self._checked(name, kind) if self.has(name) else None
 
-    def first(self, names: Iterable[str], kind: type | tuple[type, ...]) -> Any:
+    def first_of(self, names: Iterable[str], kind: type | tuple[type, ...]) -> Any:
         """The first of some fields that is there; one of them must be."""
         names = tuple(names)
-        return self.get(next((name for name in names if self.has(name)), names[0]), kind)
+        return self.required(next((name for name in names if self.has(name)), names[0]), kind)
 
-    def at(self, name: str) -> "Row":
+    def nested(self, name: str) -> "Row":
         """The object that a field holds, to be read in the same way."""
-        return dataclasses.replace(self, value=self.get(name, dict))
+        return dataclasses.replace(self, value=self.required(name, dict))
 
     def _checked(self, name: str, kind: type | tuple[type, ...]) -> Any:
         value = self.value[name]
@@ -109,8 +112,8 @@ class Row:
         return value
 
 
-Options = Mapping[str, Any]
-Read = Callable[[epath.Path, Options], Iterator[Said | Bad]]
+ImportOptions = Mapping[str, Any]
+ReadFile = Callable[[epath.Path, ImportOptions], ImportResults]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,20 +125,22 @@ class Importer:
     `answers` is False for an importer with a rule of its own for answers, which takes no option "answer".
     """
 
-    read: Read
+    read: ReadFile
     options: tuple[str, ...] = ()
-    files: Callable[[epath.Path, Options], list[epath.Path]] = lambda path, options: []
+    files: Callable[[epath.Path, ImportOptions], list[epath.Path]] = lambda path, options: []
     ids: Callable[[epath.Path], epath.Path | None] = lambda path: None
     answers: bool = True
 
 
-def each(rows: Iterable[Row | Bad], parse: Callable[[Row], Iterable[Said | Bad]]) -> Iterator[Said | Bad]:
+def parse_rows(
+    rows: Iterable[SourceRow | BadRow], parse: Callable[[SourceRow], Iterable[ImportedResponse | BadRow]]
+) -> ImportResults:
     """What `parse` makes of every row; a row that it refuses is a `Bad`, and what it had yielded before stays."""
     for row in rows:
-        if isinstance(row, Bad):
+        if isinstance(row, BadRow):
             yield row
             continue
         try:
             yield from parse(row)
         except BadRowError as bad:
-            yield row.bad(bad.reason, bad.detail)
+            yield row.bad_row(bad.reason, bad.detail)

@@ -13,15 +13,15 @@ from etils import epath
 from scotd_jax.config import Rationales
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers import answer_extraction
-from scotd_jax.rationales.importers.chance_check import Chance
+from scotd_jax.rationales.importers.chance_check import ChanceCheck
 from scotd_jax.rationales.importers.import_ledger import ImportLedger
-from scotd_jax.rationales.importers.imported import Bad, BadRowError, Said
+from scotd_jax.rationales.importers.imported import BadRow, BadRowError, ImportedResponse
 from scotd_jax.rationales.importers.question_matching import NO_QUESTION, Matcher
-from scotd_jax.rationales.importers.registry import answer_rule, importer_named
-from scotd_jax.rationales.importers.row_readers import expand, lines_of, stem
+from scotd_jax.rationales.importers.registry import compile_answer_pattern, get_importer
+from scotd_jax.rationales.importers.row_readers import expand_paths, read_ids, stem
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import LoadedTask
-from scotd_jax.tasks.prompt_formats import is_correct, letters, parse_answer
+from scotd_jax.tasks.prompt_formats import Parsed, is_correct, letters, parse_answer
 
 Asked = Mapping[str, tuple[Question, LoadedTask]]
 
@@ -35,9 +35,9 @@ class Import:
 
     def __init__(self, spec: Rationales, where: str, skip_bad: bool = False):
         self._options, self._name, self._skip_bad = spec.options, spec.importer, skip_bad
-        self._importer = importer_named(spec.importer, spec.options, where)
-        self._rule = answer_rule(spec.options, where)
-        self._paths = expand(spec.path, f"{where}.path")
+        self._importer = get_importer(spec.importer, spec.options, where)
+        self._rule = compile_answer_pattern(spec.options, where)
+        self._paths = expand_paths(spec.path, f"{where}.path")
         ids = spec.options.get("ids") or self._importer.ids(self._paths[0])
         self._ids_path = epath.Path(ids) if ids else None
         beside = [file for path in self._paths for file in self._importer.files(path, spec.options)]
@@ -45,7 +45,7 @@ class Import:
         times = collections.Counter(path.name for path in self._paths)
         self._names = {path: path.name if times[path.name] == 1 else str(path) for path in self._paths}
         self.ledger = ImportLedger(list(self._names.values()))
-        self._chance = Chance()
+        self._chance = ChanceCheck()
         self._taken: dict[str, set[int]] = {}  # sample indices of every question
         self._unique: set[str] = set()
         self._forms: dict[tuple[str, str], str | None] = {}
@@ -57,7 +57,7 @@ class Import:
         agrees with the gold answers at chance and on one of which nothing could be used.
         """
         matcher = Matcher(asked, self._options.get("prompt", "{question}"))
-        ids = None if self._ids_path is None else lines_of(self._ids_path)
+        ids = None if self._ids_path is None else read_ids(self._ids_path)
         before = 0
         for path in self._paths:
             file, records = self._names[path], 0
@@ -84,10 +84,10 @@ class Import:
             )
         self._accept()
 
-    def _usable(self, row: Said | Bad, ids: list[str] | None, before: int) -> Said:
+    def _usable(self, row: ImportedResponse | BadRow, ids: list[str] | None, before: int) -> ImportedResponse:
         """The row, with its id from the file of ids if there is one. `before`: records of the files before."""
-        if isinstance(row, Bad):
-            if row.whole and ids is not None:
+        if isinstance(row, BadRow):
+            if row.rest_lost and ids is not None:
                 raise InputError(f"{row.where}: {row.detail}. The records after it cannot be told by {self._ids_path}")
             raise BadRowError(row.reason, row.detail)
         if ids is not None:
@@ -103,7 +103,7 @@ class Import:
             raise BadRowError("duplicate", f"{row.unique!r} came before; expected every response once")
         return row
 
-    def _response(self, said: Said, path: epath.Path, question: Question, task: LoadedTask) -> Response:
+    def _response(self, said: ImportedResponse, path: epath.Path, question: Question, task: LoadedTask) -> Response:
         self._check_gold(said, question)
         said = self._read(said, question, task)
         answer = None if said.answer is None else self._form(said.answer, question)
@@ -128,7 +128,7 @@ class Import:
             self._forms[key] = as_form(answer, question)
         return self._forms[key]
 
-    def _read(self, said: Said, question: Question, task: LoadedTask) -> Said:
+    def _read(self, said: ImportedResponse, question: Question, task: LoadedTask) -> ImportedResponse:
         """With rationale and answer: the importer's, or those of the option "answer" or of the task's format."""
         if said.text is None or said.parsed:
             return self._without_thought(_not_empty(said))
@@ -141,21 +141,21 @@ class Import:
         else:
             read = task.format.parse(text, question)
             if read.answer is None and said.answer is not None:
-                read = answer_extraction.Read(said.rationale, said.answer)
+                read = Parsed(said.rationale, said.answer)
         if block is not None and self._options["think"] == "rationale":
-            return dataclasses.replace(said, rationale=block.inside, answer=read.answer)
+            return dataclasses.replace(said, rationale=block.thinking, answer=read.answer)
         return dataclasses.replace(said, text=text, rationale=read.rationale, answer=read.answer)
 
-    def _without_thought(self, said: Said) -> Said:
+    def _without_thought(self, said: ImportedResponse) -> ImportedResponse:
         block = self._thought(said.where, said.rationale or "")
         if block is None:
             return said
         inside = self._options["think"] == "rationale" or not block.closed
-        return dataclasses.replace(said, rationale=block.inside if inside else block.rest)
+        return dataclasses.replace(said, rationale=block.thinking if inside else block.rest)
 
-    def _thought(self, where: str, text: str) -> answer_extraction.Thought | None:
+    def _thought(self, where: str, text: str) -> answer_extraction.ThinkingBlock | None:
         """The <think> block that is to be taken out. Raises InputError if nobody said what is to become of one."""
-        block = answer_extraction.thought(text)
+        block = answer_extraction.find_thinking_block(text)
         if block is not None and "think" not in self._options:
             raise InputError(
                 f"{where}: holds a <think> block; say what is to become of it with the option 'think': 'keep' leaves "
@@ -163,7 +163,7 @@ class Import:
             )
         return None if self._options.get("think") == "keep" else block
 
-    def _check_gold(self, said: Said, question: Question) -> None:
+    def _check_gold(self, said: ImportedResponse, question: Question) -> None:
         """A row that takes another answer for the right one is not about this question."""
         if said.gold is None or question.answer is None or not question.choices:
             return
@@ -175,7 +175,7 @@ class Import:
                 "the row was joined to the wrong question, or one of the two is wrong",
             )
 
-    def _index(self, said: Said, question_id: str) -> int:
+    def _index(self, said: ImportedResponse, question_id: str) -> int:
         taken = self._taken.get(question_id, set())
         if said.sample_index is None or self._options.get("renumber"):
             index = len(taken)
@@ -225,7 +225,7 @@ def as_form(answer: str, question: Question) -> str | None:
     return parse_answer(labels[place], question) or parse_answer(question.choices[place], question)
 
 
-def _not_empty(said: Said) -> Said:
+def _not_empty(said: ImportedResponse) -> ImportedResponse:
     if said.text is not None and not said.text.strip():
         raise BadRowError("empty text", "the response is empty; expected a rationale and an answer")
     if said.text is None and not (said.rationale or "").strip():

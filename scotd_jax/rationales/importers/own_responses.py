@@ -5,21 +5,28 @@ from collections.abc import Iterator
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.importers.imported import Bad, BadRowError, Options, Row, Said, each
-from scotd_jax.rationales.importers.row_readers import lines
+from scotd_jax.rationales.importers.imported import (
+    BadRowError,
+    ImportedResponse,
+    ImportOptions,
+    ImportResults,
+    SourceRow,
+    parse_rows,
+)
+from scotd_jax.rationales.importers.row_readers import read_json_lines
 from scotd_jax.records import Response, from_mapping
 
 
-def responses(path: epath.Path, options: Options) -> Iterator[Said | Bad]:
+def responses(path: epath.Path, options: ImportOptions) -> ImportResults:
     """Rows keep their sample index, speaker and log-probability. Their answers are read and compared anew.
 
     An answer that the task's format cannot find in the text (it was imported by another rule) is taken from the row.
     """
     del options
-    return each(lines(path), _response)
+    return parse_rows(read_json_lines(path), _response)
 
 
-def _response(row: Row) -> Iterator[Said]:
+def _response(row: SourceRow) -> Iterator[ImportedResponse]:
     if not isinstance(row.value, dict):
         raise BadRowError("wrong form", f"expected a JSON object with the fields of Response, found {row.value!r:.60}")
     try:
@@ -27,7 +34,7 @@ def _response(row: Row) -> Iterator[Said]:
     except InputError as error:
         detail = str(error).removeprefix(f"{row.where}: ")
         raise BadRowError("missing field" if "is missing" in detail else "wrong form", detail) from None
-    yield row.said(
+    yield row.response(
         said.text,
         question_id=said.question_id,
         sample_index=said.sample_index,

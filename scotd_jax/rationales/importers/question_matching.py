@@ -6,7 +6,7 @@ Texts are compared with white space collapsed, in the forms in which question fi
 import re
 from collections.abc import Iterator, Mapping
 
-from scotd_jax.rationales.importers.imported import BadRowError, Said
+from scotd_jax.rationales.importers.imported import BadRowError, ImportedResponse
 from scotd_jax.records import Question
 from scotd_jax.tasks.base import LoadedTask
 from scotd_jax.tasks.prompt_formats import letters
@@ -36,7 +36,7 @@ class Matcher:
             self._texts.setdefault(tidy(question.text), id_)
         self._more: dict[str, str | None] | None = None
 
-    def find(self, said: Said) -> str:
+    def find(self, said: ImportedResponse) -> str:
         """The id of the row's question. Raises BadRowError where there is none, or where id and text name two."""
         by_id = None if said.question_id is None else self._ids.get(said.question_id)
         by_text = None if said.question_text is None else self.by_text(said.question_text)

@@ -6,7 +6,7 @@ from typing import Any
 
 from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.rationales.importers import generations, openai, own_responses, papers, step_by_step
-from scotd_jax.rationales.importers.answer_extraction import THINK
+from scotd_jax.rationales.importers.answer_extraction import THINK_MODES
 from scotd_jax.rationales.importers.imported import Importer
 
 _COLUMNS = ("question", "id")
@@ -33,7 +33,7 @@ IMPORTERS: dict[str, Importer] = {
 }
 
 # Options of every importer, with the type of their value.
-COMMON: dict[str, type] = {
+COMMON_OPTIONS: dict[str, type] = {
     "think": str,  # <think> blocks: "keep" them, "strip" them, or let what is inside be the "rationale"
     "answer": str,  # regular expression with one group; its last match is the answer, the text before it the rationale
     "ids": str,  # file with the id of a question per record, in the order of all files
@@ -46,27 +46,27 @@ COMMON: dict[str, type] = {
 }
 
 
-def importer_named(name: str, options: Mapping[str, Any], where: str) -> Importer:
+def get_importer(name: str, options: Mapping[str, Any], where: str) -> Importer:
     """The importer. Raises InputError on an unknown name, an unknown option and a value that is not one of it."""
     if name not in IMPORTERS:
         raise InputError(f"{where}.importer: unknown importer {name!r}; {did_you_mean(name, IMPORTERS)}")
     importer = IMPORTERS[name]
-    known = [*importer.options, *(key for key in COMMON if key != "answer" or importer.answers)]
+    known = [*importer.options, *(key for key in COMMON_OPTIONS if key != "answer" or importer.answers)]
     for key, value in options.items():
         if key not in known:
             raise InputError(f"{where}.options.{key}: not an option of importer {name!r}; {did_you_mean(key, known)}")
-        kind = COMMON.get(key, str)
+        kind = COMMON_OPTIONS.get(key, str)
         if not isinstance(value, kind) or (kind is str and not value):
             raise InputError(f"{where}.options.{key}: expected {kind.__name__}, found {value!r}")
-    if options.get("think", "keep") not in THINK:
-        raise InputError(f"{where}.options.think: {options['think']!r} is not one of {', '.join(THINK)}")
+    if options.get("think", "keep") not in THINK_MODES:
+        raise InputError(f"{where}.options.think: {options['think']!r} is not one of {', '.join(THINK_MODES)}")
     if "{question}" not in options.get("prompt", "{question}"):
         raise InputError(f"{where}.options.prompt: expected {{question}} in it, found {options['prompt']!r}")
-    answer_rule(options, where)
+    compile_answer_pattern(options, where)
     return importer
 
 
-def answer_rule(options: Mapping[str, Any], where: str) -> re.Pattern[str] | None:
+def compile_answer_pattern(options: Mapping[str, Any], where: str) -> re.Pattern[str] | None:
     """The option "answer", compiled. Raises InputError unless it is a regular expression with one group."""
     if "answer" not in options:
         return None

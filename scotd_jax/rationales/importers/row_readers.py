@@ -15,12 +15,12 @@ from typing import Any, BinaryIO
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.importers.imported import Bad, BadRowError, Row
+from scotd_jax.rationales.importers.imported import BadRow, BadRowError, SourceRow
 
 _CUT = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
-def expand(path: str, where: str) -> list[epath.Path]:
+def expand_paths(path: str, where: str) -> list[epath.Path]:
     """The files that `path` stands for, the numbers in their names in numerical order (shard 2 before shard 10).
 
     Raises InputError if there is none.
@@ -47,7 +47,7 @@ def natural(path: epath.Path) -> list[Any]:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", str(path))]
 
 
-def lines_of(path: epath.Path) -> list[str]:
+def read_ids(path: epath.Path) -> list[str]:
     """The lines of a text file that are not blank. Raises InputError if it is missing or names something twice."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected the id of a question per line")
@@ -68,7 +68,7 @@ def stem(path: epath.Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: epath.Path) -> Iterator[BinaryIO]:
+def open_unzipped(path: epath.Path) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked on the way where its name ends in .gz."""
     with path.open("rb") as file:
         if path.name.endswith(".gz"):
@@ -78,79 +78,79 @@ def opened(path: epath.Path) -> Iterator[BinaryIO]:
             yield file
 
 
-def lines(path: epath.Path) -> Iterator[Row | Bad]:
+def read_json_lines(path: epath.Path) -> Iterator[SourceRow | BadRow]:
     """One row per line that is not blank; only a line feed ends a line."""
     name, number, count = str(path), 0, 0  # the name of an epath is dear to make
     try:
-        with opened(path) as file:
+        with open_unzipped(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _line(line, f"{name} line {number}", count)
                     count += 1
     except _CUT as error:
         detail = f"the file ends too early ({error}); what came before this line could be read"
-        yield Bad(f"{name} line {number + 1}", count, "broken", detail, whole=True)
+        yield BadRow(f"{name} line {number + 1}", count, "broken", detail, rest_lost=True)
 
 
-def _line(line: bytes, where: str, count: int) -> Row | Bad:
+def _line(line: bytes, where: str, count: int) -> SourceRow | BadRow:
     try:
-        return Row(where, count, _json(line))
+        return SourceRow(where, count, _json(line))
     except BadRowError as bad:
-        return Bad(where, count, bad.reason, f"{bad.detail}; expected one JSON object per line")
+        return BadRow(where, count, bad.reason, f"{bad.detail}; expected one JSON object per line")
 
 
-def document(path: epath.Path, form: type[list] | type[dict]) -> Iterator[Row | Bad]:
+def read_json_document(path: epath.Path, form: type[list] | type[dict]) -> Iterator[SourceRow | BadRow]:
     """The items of one big JSON list, or the values of one big JSON object with their keys, in the file's order."""
     named = {list: "list of records", dict: "object whose values are the records"}[form]
     name = str(path)
     try:
-        with opened(path) as file:
+        with open_unzipped(path) as file:
             value = _json(file.read())
         if not isinstance(value, form):
             raise BadRowError("wrong form", f"found a JSON {type(value).__name__}")
     except _CUT as error:
-        yield Bad(name, 0, "broken", f"the file ends too early ({error}); expected one JSON {named}", whole=True)
+        yield BadRow(name, 0, "broken", f"the file ends too early ({error}); expected one JSON {named}", rest_lost=True)
         return
     except BadRowError as bad:
-        yield Bad(name, 0, bad.reason, f"{bad.detail}; expected one JSON {named}", whole=True)
+        yield BadRow(name, 0, bad.reason, f"{bad.detail}; expected one JSON {named}", rest_lost=True)
         return
     for number, item in enumerate(value.items() if form is dict else value):
         if form is dict:
-            yield Row(f"{name} row {number + 1} (key {item[0]!r})", number, item[1], item[0])
+            yield SourceRow(f"{name} row {number + 1} (key {item[0]!r})", number, item[1], item[0])
         else:
-            yield Row(f"{name} row {number + 1}", number, item)
+            yield SourceRow(f"{name} row {number + 1}", number, item)
 
 
-def records(path: epath.Path) -> Iterator[Row | Bad]:
+def read_records(path: epath.Path) -> Iterator[SourceRow | BadRow]:
     """Rows of a file in whichever of the usual forms: lines, a list, a single record, Parquet."""
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
-        return parquet(path)
+        return read_parquet(path)
     try:
-        with opened(path) as file:
+        with open_unzipped(path) as file:
             head = file.readline()
             while head and not head.strip():
                 head = file.readline()
     except _CUT:
         head = b""
     if head.lstrip().startswith(b"["):
-        return document(path, list)
+        return read_json_document(path, list)
     if head.strip() == b"{" and not name.endswith("l"):  # an object that is spread over lines
         return _single(path)
-    return lines(path)
+    return read_json_lines(path)
 
 
-def _single(path: epath.Path) -> Iterator[Row | Bad]:
-    for row in document(path, dict):
-        if isinstance(row, Bad):
+def _single(path: epath.Path) -> Iterator[SourceRow | BadRow]:
+    for row in read_json_document(path, dict):
+        if isinstance(row, BadRow):
             yield row
             return
         break
-    with opened(path) as file:
-        yield Row(f"{path} row 1", 0, _json(file.read()))
+    with open_unzipped(path) as file:
+        yield SourceRow(f"{path} row 1", 0, _json(file.read()))
 
 
-def parquet(path: epath.Path) -> Iterator[Row | Bad]:
+def read_parquet(path: epath.Path) -> Iterator[SourceRow | BadRow]:
     """Rows of a Parquet file, some thousand in memory at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -160,10 +160,10 @@ def parquet(path: epath.Path) -> Iterator[Row | Bad]:
         with path.open("rb") as file:
             for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
                 for value in batch.to_pylist():
-                    yield Row(f"{path} row {number + 1}", number, value)
+                    yield SourceRow(f"{path} row {number + 1}", number, value)
                     number += 1
     except pa.ArrowException as error:
-        yield Bad(f"{path} row {number + 1}", number, "broken", f"no Parquet file ({error})", whole=True)
+        yield BadRow(f"{path} row {number + 1}", number, "broken", f"no Parquet file ({error})", rest_lost=True)
 
 
 def _json(text: bytes) -> Any:

@@ -12,22 +12,30 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers import answer_extraction
-from scotd_jax.rationales.importers.imported import Bad, BadRowError, Options, Row, Said, each
-from scotd_jax.rationales.importers.row_readers import document, lines
+from scotd_jax.rationales.importers.imported import (
+    BadRow,
+    BadRowError,
+    ImportedResponse,
+    ImportOptions,
+    ImportResults,
+    SourceRow,
+    parse_rows,
+)
+from scotd_jax.rationales.importers.row_readers import read_json_document, read_json_lines
 
 MARKER = "So the answer is"
 _SHARD = re.compile(r"(?P<split>.+)_CoT_(?P<shard>\d+)\.json(\.gz)?")
 _INPUTS = ("input", "question")
 
 
-def commonsenseqa_palm540b(path: epath.Path, options: Options) -> Iterator[Said | Bad]:
+def commonsenseqa_palm540b(path: epath.Path, options: ImportOptions) -> ImportResults:
     """CommonsenseQA: cut at the first blank line, then the single letter that directly follows "So the answer is".
 
     "either (a) .. or (e) .." has no such letter and is no answer; "(a) ocean or (b) sea" is (a). Joined by the option
     "ids", by default the file SPLIT_ids.txt beside SPLIT_CoT_k.json(.gz): one id per string, over all shards.
     """
     del options
-    return each(document(path, list), lambda row: _completion(row, MARKER, None))
+    return parse_rows(read_json_document(path, list), lambda row: _completion(row, MARKER, None))
 
 
 def default_ids(path: epath.Path) -> epath.Path | None:
@@ -37,7 +45,7 @@ def default_ids(path: epath.Path) -> epath.Path | None:
     return ids if ids is not None and ids.exists() else None
 
 
-def distilling_step_by_step(path: epath.Path, options: Options) -> Iterator[Said | Bad]:
+def distilling_step_by_step(path: epath.Path, options: ImportOptions) -> ImportResults:
     """Prediction files beside their rows, as they were released: NAME/llm/SPLIT_CoT_k.json and NAME/NAME_SPLIT.json.
 
     Options: "rows", the file of JSON lines, if it lies elsewhere; "marker" before the answer ("So the answer is"; it
@@ -47,10 +55,12 @@ def distilling_step_by_step(path: epath.Path, options: Options) -> Iterator[Said
     rows = _rows(path, options)
     marker = options.get("marker", MARKER)
     begin = _strings_before(path)
-    return each(document(path, list), lambda row: _completion(row, marker, _row_of(row, rows, begin, path)))
+    return parse_rows(
+        read_json_document(path, list), lambda row: _completion(row, marker, _row_of(row, rows, begin, path))
+    )
 
 
-def rows_file(path: epath.Path, options: Options) -> list[epath.Path]:
+def rows_file(path: epath.Path, options: ImportOptions) -> list[epath.Path]:
     """The file of rows that belongs to a prediction file. Raises InputError if it cannot be told."""
     if options.get("rows"):
         return [epath.Path(options["rows"])]
@@ -65,10 +75,10 @@ def rows_file(path: epath.Path, options: Options) -> list[epath.Path]:
     return [rows]
 
 
-def _rows(path: epath.Path, options: Options) -> list[Row]:
+def _rows(path: epath.Path, options: ImportOptions) -> list[SourceRow]:
     rows = []
-    for row in lines(rows_file(path, options)[0]):
-        if isinstance(row, Bad):
+    for row in read_json_lines(rows_file(path, options)[0]):
+        if isinstance(row, BadRow):
             raise InputError(f"{row.where}: {row.detail}")
         rows.append(row)
     return rows
@@ -90,14 +100,14 @@ def _strings_before(path: epath.Path) -> int:
             raise InputError(
                 f"{path.parent / found['split']}_CoT_{number}.json is missing: the rows of {path.name} count on from it"
             )
-        for row in document(shards[number], list):
-            if isinstance(row, Bad):
+        for row in read_json_document(shards[number], list):
+            if isinstance(row, BadRow):
                 raise InputError(f"{row.where}: {row.detail}; the rows of {path.name} count on from it")
             count += 1
     return count
 
 
-def _row_of(row: Row, rows: list[Row], begin: int, path: epath.Path) -> Row:
+def _row_of(row: SourceRow, rows: list[SourceRow], begin: int, path: epath.Path) -> SourceRow:
     number = begin + row.number
     if number >= len(rows):
         raise BadRowError(
@@ -106,7 +116,7 @@ def _row_of(row: Row, rows: list[Row], begin: int, path: epath.Path) -> Row:
     return rows[number]
 
 
-def _completion(row: Row, marker: str, about: Row | None) -> Iterator[Said]:
+def _completion(row: SourceRow, marker: str, about: SourceRow | None) -> Iterator[ImportedResponse]:
     if not isinstance(row.value, str):
         raise BadRowError("wrong form", f"expected a completion (a string), found {row.value!r:.60}")
     text = answer_extraction.first_paragraph(row.value)
@@ -114,9 +124,9 @@ def _completion(row: Row, marker: str, about: Row | None) -> Iterator[Said]:
     answer = read.answer
     if answer is not None and "(" in answer:
         answer = answer_extraction.single_letter(answer)
-    yield row.said(
+    yield row.response(
         text,
-        question_id=None if about is None else about.may("id", str) or about.may("uid", str),
+        question_id=None if about is None else about.optional("id", str) or about.optional("uid", str),
         question_text=None if about is None else _question(about),
         parsed=True,
         rationale=read.rationale,
@@ -127,5 +137,5 @@ def _completion(row: Row, marker: str, about: Row | None) -> Iterator[Said]:
     )
 
 
-def _question(about: Row) -> str | None:
-    return next((about.may(name, str) for name in _INPUTS if about.has(name)), None)
+def _question(about: SourceRow) -> str | None:
+    return next((about.optional(name, str) for name in _INPUTS if about.has(name)), None)

@@ -8,7 +8,7 @@ import grain
 import numpy as np
 import pytest
 
-from scotd_jax.corpus.batching.loader import Batches, make_dataset, make_loader
+from scotd_jax.corpus.batching.loader import CorpusBatches, make_dataset, make_loader
 from scotd_jax.corpus.description import write_corpus
 from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
@@ -129,7 +129,7 @@ def drawn(batches, visits):
 
 def test_g_of_n_are_distinct_keyed_by_name_and_evenly_drawn(corpus):
     reader = CorpusReader(corpus, "train")
-    draws = drawn(Batches({"train": reader}, **{**OPTIONS, "group_size": 3}), visits=400)
+    draws = drawn(CorpusBatches({"train": reader}, **{**OPTIONS, "group_size": 3}), visits=400)
     for i, visits in draws.items():
         if i == 9:
             assert visits == [[0, 0, 0]] * 400  # fewer than G: its samples are repeated
@@ -142,7 +142,9 @@ def test_g_of_n_are_distinct_keyed_by_name_and_evenly_drawn(corpus):
 
 
 def test_g_equal_n_shows_every_sample_at_every_visit(corpus):
-    draws = drawn(Batches({"train": CorpusReader(corpus, "train")}, **{**OPTIONS, "group_size": SAMPLES}), visits=3)
+    draws = drawn(
+        CorpusBatches({"train": CorpusReader(corpus, "train")}, **{**OPTIONS, "group_size": SAMPLES}), visits=3
+    )
     assert all(sorted(visit) == list(range(SAMPLES)) for i in range(9) for visit in draws[i])
 
 
@@ -193,7 +195,7 @@ def test_records_of_a_question_are_found_by_their_question(several):
 
 
 def test_every_question_comes_equally_often_and_its_records_too(several):
-    batches = Batches({"each": CorpusReader(several["questions"], "each")}, **OPTIONS)
+    batches = CorpusBatches({"each": CorpusReader(several["questions"], "each")}, **OPTIONS)
     seen = collections.Counter()
     for row in range(400 * QUESTIONS):
         _, (response,) = batches.row(row)["each"]
@@ -207,7 +209,7 @@ def test_every_question_comes_equally_often_and_its_records_too(several):
 
 def test_balanced_over_responses_every_record_comes_once_an_epoch(several):
     reader = CorpusReader(several["responses"], "each")
-    batches = Batches({"each": reader}, **OPTIONS)
+    batches = CorpusBatches({"each": reader}, **OPTIONS)
     assert reader.entries == len(reader)
     for epoch in range(3):
         rows = [batches.row(epoch * len(reader) + i)["each"][1][0][0] for i in range(len(reader))]

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scotd_jax.corpus.batching.length_balancing import deal
+from scotd_jax.corpus.batching.length_balancing import balance_lengths
 from scotd_jax.corpus.batching.packing import first_fit, rows_needed
-from scotd_jax.corpus.batching.shape_selection import ALLOWED, Choice, choose
-from scotd_jax.corpus.batching.shapes import Shape, Sizes, cost, padding
+from scotd_jax.corpus.batching.shape_selection import ALLOWED, SelectedShapes, select_shapes
+from scotd_jax.corpus.batching.shapes import Shape, TextLengths, cost, padding
 
 lengths = st.lists(st.integers(0, 20), min_size=1, max_size=12)
 
@@ -49,7 +49,7 @@ def fullest(sizes: np.ndarray, dealt: np.ndarray) -> float:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_dealing_is_nearly_as_good_as_the_best_of_all_ways(seed):
     sizes = np.random.default_rng(seed).integers(1, 50, (6, 2))
-    dealt = deal(sizes, 2)
+    dealt = balance_lengths(sizes, 2)
     assert sorted(dealt.flatten().tolist()) == list(range(6))
     ways = [np.array([a, [i for i in range(6) if i not in a]]) for a in itertools.combinations(range(6), 3)]
     assert fullest(sizes, dealt) <= 1.25 * min(fullest(sizes, way) for way in ways)
@@ -58,18 +58,18 @@ def test_dealing_is_nearly_as_good_as_the_best_of_all_ways(seed):
 def test_dealing_balances_prompts_and_responses_at_once():
     rng = np.random.default_rng(0)
     sizes = np.stack([rng.lognormal(3.7, 0.3, 512), rng.lognormal(4.2, 0.6, 512)], 1).astype(int)
-    dealt = deal(sizes, 16)
+    dealt = balance_lengths(sizes, 16)
     assert fullest(sizes, dealt) < 1.02 < 1.1 < fullest(sizes, np.arange(512).reshape(16, 32))
     assert (dealt == np.sort(dealt, 1)).all()
-    np.testing.assert_array_equal(deal(sizes, 16), dealt)
-    assert deal(sizes[:4], 4).tolist() == [[0], [1], [2], [3]]
+    np.testing.assert_array_equal(balance_lengths(sizes, 16), dealt)
+    assert balance_lengths(sizes[:4], 4).tolist() == [[0], [1], [2], [3]]
     with pytest.raises(ValueError, match="5 questions are no multiple of 2 places"):
-        deal(sizes[:5], 2)
+        balance_lengths(sizes[:5], 2)
 
 
-def batches(B: int, G: int, low: int, high: int, count: int = 16) -> list[dict[str, Sizes]]:
+def batches(B: int, G: int, low: int, high: int, count: int = 16) -> list[dict[str, TextLengths]]:
     rng = np.random.default_rng(1)
-    return [{"train": Sizes(rng.integers(20, 41, B), rng.integers(low, high + 1, (B, G)))} for _ in range(count)]
+    return [{"train": TextLengths(rng.integers(20, 41, B), rng.integers(low, high + 1, (B, G)))} for _ in range(count)]
 
 
 def plain(B: int, G: int, response: int) -> dict[str, Shape]:
@@ -79,7 +79,7 @@ def plain(B: int, G: int, response: int) -> dict[str, Shape]:
 @pytest.mark.parametrize(("G", "at_most"), [(1, 4), (6, 3), (6, 4), (6, 2)])
 def test_few_shapes_take_all_batches_and_little_is_padding(G, at_most):
     seen, later = batches(16, G, 5, 60), batches(16, G, 5, 60, 64)[16:]
-    choice = choose(seen, plain(16, G, 64), at_most, multiple=2)
+    choice = select_shapes(seen, plain(16, G, 64), at_most, multiple=2)
     assert 2 <= len(choice.shapes) <= at_most
     assert choice.shapes[-1] == plain(16, G, 64)
     assert [cost(s) for s in choice.shapes] == sorted(cost(s) for s in choice.shapes)
@@ -101,16 +101,16 @@ def test_few_shapes_take_all_batches_and_little_is_padding(G, at_most):
 
 
 def test_texts_of_one_length_keep_the_plain_shape_alone():
-    same = [{"train": Sizes(np.full(8, 40), np.full((8, 3), 16))}] * 4
-    assert choose(same, plain(8, 3, 16), 4, 1) == Choice(1, (plain(8, 3, 16),))
-    rounded = [{"train": Sizes(np.full(8, 36), np.full((8, 3), 13))}] * 4
-    assert choose(rounded, plain(8, 3, 16), 4, 1) == Choice(1, (plain(8, 3, 16),))
-    assert choose(batches(8, 3, 5, 60), plain(8, 3, 64), 1, 1).shapes == (plain(8, 3, 64),)
+    same = [{"train": TextLengths(np.full(8, 40), np.full((8, 3), 16))}] * 4
+    assert select_shapes(same, plain(8, 3, 16), 4, 1) == SelectedShapes(1, (plain(8, 3, 16),))
+    rounded = [{"train": TextLengths(np.full(8, 36), np.full((8, 3), 13))}] * 4
+    assert select_shapes(rounded, plain(8, 3, 16), 4, 1) == SelectedShapes(1, (plain(8, 3, 16),))
+    assert select_shapes(batches(8, 3, 5, 60), plain(8, 3, 64), 1, 1).shapes == (plain(8, 3, 64),)
 
 
 def test_a_batch_that_is_larger_than_any_seen_takes_the_plain_shape():
-    choice = choose(batches(16, 2, 5, 30), plain(16, 2, 240), 4, 1)
-    long = {"train": Sizes(np.full(16, 40), np.full((16, 2), 240))}
+    choice = select_shapes(batches(16, 2, 5, 30), plain(16, 2, 240), 4, 1)
+    long = {"train": TextLengths(np.full(16, 40), np.full((16, 2), 240))}
     shapes, dealt = choice.of(long)
     assert shapes == plain(16, 2, 240)
     assert dealt.tolist() == [[i] for i in range(16)]
@@ -120,13 +120,13 @@ def test_parts_share_their_rows_and_are_chosen_together():
     rng = np.random.default_rng(2)
     seen = [
         {
-            "predict": Sizes(rng.integers(20, 41, 16), rng.integers(2, 5, (16, 1))),
-            "explain": Sizes(rng.integers(20, 41, 16), rng.integers(5, 60, (16, 4))),
+            "predict": TextLengths(rng.integers(20, 41, 16), rng.integers(2, 5, (16, 1))),
+            "explain": TextLengths(rng.integers(20, 41, 16), rng.integers(5, 60, (16, 4))),
         }
         for _ in range(16)
     ]
     whole = {"predict": Shape(16, 40, 1, 8, packed=False), "explain": Shape(16, 40, 4, 64, packed=False)}
-    choice = choose(seen, whole, 4, 1)
+    choice = select_shapes(seen, whole, 4, 1)
     assert len(choice.shapes) > 1
     for shapes in choice.shapes:
         assert shapes["predict"].rows == shapes["explain"].rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scotd_jax.corpus.batching.loader import make_loader, open_batches
-from scotd_jax.corpus.batching.savings import gain
+from scotd_jax.corpus.batching.savings import padding_savings
 from scotd_jax.corpus.description import write_corpus
 from scotd_jax.corpus.encode import GroupedExample
 from tests.corpus.test_real_corpora import CONFIG, SETS
@@ -137,11 +137,11 @@ def test_texts_of_one_length_are_never_packed(tmp_path):
 
 
 def test_the_gain_is_said(corpus):
-    said = gain(open_batches(corpus, **OPTIONS))
+    said = padding_savings(open_batches(corpus, **OPTIONS))
     # 1 to 5 responses of a question are shown
     assert said.startswith("3.48 responses share a question: 1.4 times fewer tokens than separate pairs; padding ")
     assert said.endswith(" shapes")
-    alone = gain(open_batches(corpus, **{**OPTIONS, "group_size": 1, "shapes": 1}))
+    alone = padding_savings(open_batches(corpus, **{**OPTIONS, "group_size": 1, "shapes": 1}))
     assert alone.startswith("every question comes with one response; padding ")
     assert alone.endswith("in 1 shape")
 

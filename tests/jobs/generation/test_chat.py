@@ -275,7 +275,7 @@ def test_through_the_door(home, tmp_path):
     done = door(*flags, "--jobs=sample,build")
     assert done.returncode == 0, done.stderr
     rows = list(read_responses(sorted(tmp_path.glob("rationales/said/responses-*.jsonl"))))
-    assert {row.name for row in rows} == {(f"home/train/{i}", k) for i in range(QUESTIONS) for k in range(2)}
+    assert {row.key for row in rows} == {(f"home/train/{i}", k) for i in range(QUESTIONS) for k in range(2)}
     model = json.loads((tmp_path / "rationales/said/manifest.json").read_text())["identity"]["model"]
     assert model["config"]["chat"]
     assert model["chat"]

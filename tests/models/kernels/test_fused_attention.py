@@ -120,7 +120,7 @@ def test_a_model_learns_the_same(kind, remat):
     """Two rows of two questions each; the decoder rolled. Of T5 what its responses see of the prompt is fused."""
     start, options = model(kind).start_token, Options(remat=remat, rolled=kind == "decoder")
     rows = questions(3, [(4, [3, 5]), (6, [4]), (2, [1]), (5, [5, 2])])
-    batch = collate.packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
+    batch = collate.collate_packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
 
     def learnt(attend):
         loss = make_loss(model(kind), 7, options, attend=attend)
@@ -156,7 +156,7 @@ def test_over_eight_devices_each_has_its_own_questions_and_heads():
 def test_the_check_before_the_first_update_compares_with_xla(one_device):
     m = model("opt")
     rows = [questions(3, [(4, [3, 5])]), questions(4, [(5, [2])])]
-    batch = {"train": collate.packed(rows, Shape(2, 6, 2, 8, packed=True), None)}
+    batch = {"train": collate.collate_packed(rows, Shape(2, 6, 2, 8, packed=True), None)}
     assert check_pairs(m, params("opt"), batch, one_device, FUSED)["train"] < FLOAT32
 
     def careless(query, segments, own, scale):

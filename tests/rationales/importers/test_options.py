@@ -4,7 +4,7 @@ import pytest
 
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers.joining import as_form
-from scotd_jax.rationales.importers.row_readers import expand
+from scotd_jax.rationales.importers.row_readers import expand_paths
 from scotd_jax.records import Question
 from tests.rationales.importers.test_importers import (
     KETTLE,
@@ -72,7 +72,7 @@ def test_wrong_settings(tmp_path, importer, options, message):
 def test_files_in_natural_order(tmp_path):
     for name in ("s10/a2.json", "s9/a10.json", "s9/a9.json"):
         write(tmp_path / name, [])
-    names = [str(p.relative_to(tmp_path)) for p in expand(f"{tmp_path}/s*/*.json", "w")]
+    names = [str(p.relative_to(tmp_path)) for p in expand_paths(f"{tmp_path}/s*/*.json", "w")]
     assert names == ["s9/a9.json", "s9/a10.json", "s10/a2.json"]
     for path, message in [
         ("s*/*.txt", "no file matches"),
@@ -82,9 +82,9 @@ def test_files_in_natural_order(tmp_path):
         ("**/x", r"one \* per folder"),
     ]:
         with pytest.raises(InputError, match=message):
-            expand(f"{tmp_path}/{path}", "w")
+            expand_paths(f"{tmp_path}/{path}", "w")
     with pytest.raises(InputError, match="w: needs the files"):
-        expand("", "w")
+        expand_paths("", "w")
 
 
 def test_several_files_are_one_set(tmp_path):

@@ -17,9 +17,9 @@ from scotd_jax.jobs.generation.local import Asked
 from scotd_jax.jobs.generation.servers.remote_model import Remote
 from scotd_jax.jobs.generation.servers.requests import PATHS
 from scotd_jax.rationales.importers.import_ledger import ImportLedger
-from scotd_jax.rationales.importers.imported import Bad, BadRowError, Said
+from scotd_jax.rationales.importers.imported import BadRow, BadRowError, ImportedResponse
 from scotd_jax.rationales.importers.openai import openai_batch
-from scotd_jax.rationales.importers.row_readers import expand
+from scotd_jax.rationales.importers.row_readers import expand_paths
 from scotd_jax.rationales.store import ResponseWriter
 from scotd_jax.records import Response
 from scotd_jax.workdir import write_text
@@ -43,8 +43,8 @@ def ask_by_files(run: Run, remote: Remote, asked: Asked, folder: epath.Path, pat
     ledger = ImportLedger([str(file) for file in files])
     block: list[Response] = []
     for row in _results(run, remote, asked, files, ledger):
-        if row.name not in done:
-            done.add(row.name)
+        if row.key not in done:
+            done.add(row.key)
             block.append(row)
         if len(block) == BLOCK:
             writer.write(block)
@@ -116,13 +116,13 @@ def _results(
                 if refused <= TOLD:
                     run.log(f"  {said.where}: {bad}")
                 continue
-            taken.add(row.name)
+            taken.add(row.key)
             ledger.imported(str(file), row.question_id, row.answer, row.correct)
             yield row
 
 
-def _response(remote: Remote, asked: Asked, said: Said | Bad, taken: set[tuple[str, int]]) -> Response:
-    if isinstance(said, Bad):
+def _response(remote: Remote, asked: Asked, said: ImportedResponse | BadRow, taken: set[tuple[str, int]]) -> Response:
+    if isinstance(said, BadRow):
         raise BadRowError(said.reason, said.detail)
     if said.question_id not in asked:
         raise BadRowError("no such question", f"{said.question_id!r} is not one of the questions asked")
@@ -135,6 +135,6 @@ def _response(remote: Remote, asked: Asked, said: Said | Bad, taken: set[tuple[s
 
 def _there(path: str) -> list[epath.Path]:
     try:
-        return expand(path, "path")
+        return expand_paths(path, "path")
     except InputError:  # none yet
         return []

@@ -17,8 +17,8 @@ from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Asked, collect
 from scotd_jax.jobs.generation.servers.client import Endpoint, RequestError
 from scotd_jax.jobs.generation.servers.remote_model import Remote
-from scotd_jax.rationales.importers.imported import Row, Said, each
-from scotd_jax.rationales.importers.openai import choices
+from scotd_jax.rationales.importers.imported import ImportedResponse, SourceRow, parse_rows
+from scotd_jax.rationales.importers.openai import parse_choices
 from scotd_jax.records import Response
 
 TOLD = 5  # failures that are told one by one
@@ -99,7 +99,7 @@ class Asking:
                 "is kept: the same command asks only for what is missing"
             )
 
-    def _ask(self, wanted: Wanted) -> list[Said]:
+    def _ask(self, wanted: Wanted) -> list[ImportedResponse]:
         """The samples that came, at most as many as were wanted. Runs in a thread of its own."""
         question, task = self._asked[wanted.question_id]
         first, count = wanted.indices[0], len(wanted.indices)
@@ -137,7 +137,7 @@ class Asking:
             self._endpoint.stop()
 
 
-def usable(answer: dict, where: str) -> list[Said]:
+def usable(answer: dict, where: str) -> list[ImportedResponse]:
     """The choices of an answer that hold a text, in the server's order."""
-    found = each([Row(where, 0, answer)], lambda row: choices(row, None, None, None))
-    return [said for said in found if isinstance(said, Said)]
+    found = parse_rows([SourceRow(where, 0, answer)], lambda row: parse_choices(row, None, None, None))
+    return [said for said in found if isinstance(said, ImportedResponse)]

@@ -5,7 +5,7 @@ from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.generation.local import Speaker, describe, respond
 from scotd_jax.jobs.generation.servers.requests import keyed, request_body
 from scotd_jax.jobs.generation.thinking import Thinking
-from scotd_jax.rationales.importers.imported import Said
+from scotd_jax.rationales.importers.imported import ImportedResponse
 from scotd_jax.records import Question, Response
 from scotd_jax.sampling.requests import Sample
 from scotd_jax.tasks.base import LoadedTask
@@ -29,7 +29,7 @@ class Remote:
         stops = self.speaker.style(task).stops
         return request_body(self.server, self.sampling, self.speaker.prompt(question, task), stops, count, seed)
 
-    def response(self, said: Said, question: Question, task: LoadedTask, index: int) -> Response:
+    def response(self, said: ImportedResponse, question: Question, task: LoadedTask, index: int) -> Response:
         """The record of what was said. Raises InputError as `Thinking.read` does."""
         scores = said.logprob or 0.0, said.num_tokens or 0
         sample = Sample(question.id, index, said.text, said.finish_reason, *scores, ())

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from scotd_jax.config import Rationales, Sampling, Server
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.importers.answer_extraction import THINK
+from scotd_jax.rationales.importers.answer_extraction import THINK_MODES
 from scotd_jax.records import Prompt
 
 REMOTE = ("server", "batch")  # sources of rationales that are asked this way
@@ -50,9 +50,10 @@ def check_remote(spec: Rationales, where: str) -> None:
 def check_think(spec: Rationales, where: str) -> None:
     """Raises InputError on options of a model, here or elsewhere, that are not `think` with one of its values."""
     for key, value in spec.options.items():
-        if key != "think" or value not in THINK:
+        if key != "think" or value not in THINK_MODES:
             raise InputError(
-                f"{where}.options.{key}: source {spec.source!r} has one option, 'think': one of {', '.join(THINK)}"
+                f"{where}.options.{key}: source {spec.source!r} has one option, 'think': one of "
+                + ", ".join(THINK_MODES)
             )
 
 

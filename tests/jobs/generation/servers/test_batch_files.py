@@ -94,7 +94,7 @@ def test_requests_then_results(home):
     answer(folder(home) / "results-1.jsonl", results[:7])
     answer(folder(home) / "results-2.jsonl", results[7:])
     rows = run(home)
-    assert [row.name for row in rows] == NAMES
+    assert [row.key for row in rows] == NAMES
     assert all(row.rationale == f"I say {row.question_id}#{row.sample_index}." for row in rows)
     assert {(r.answer, r.correct, r.model, r.num_tokens) for r in rows} == {("(a)", True, "served", 6)}
     assert requests(home) == [], "nothing is left to be sent"
@@ -129,7 +129,7 @@ def test_only_the_gaps_are_asked_again(home, capsys):
     assert requests(home) == first[:4]
     answer(home / "back/two.jsonl", [result(r) for r in first[:4]])
     rows = run(home, path=f"{home}/back/*.jsonl")
-    assert [row.name for row in rows] == NAMES
+    assert [row.key for row in rows] == NAMES
     assert rows[4].answer == "(a)", "the first of two counts"
 
 

@@ -21,7 +21,7 @@ from scotd_jax.jobs.generation.servers.remote_model import Remote
 from scotd_jax.jobs.generation.servers.requests import keyed
 from scotd_jax.jobs.graph import chain
 from scotd_jax.jobs.sample import sample
-from scotd_jax.rationales.importers.imported import Said
+from scotd_jax.rationales.importers.imported import ImportedResponse
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response, to_json
 from scotd_jax.workdir import Workdir
@@ -83,7 +83,7 @@ def names() -> set[tuple[str, int]]:
 def test_all_samples_of_a_question_in_one_request(home):
     with serving() as fake:
         rows = run(home, fake.url)
-    assert {row.name for row in rows} == names()
+    assert {row.key for row in rows} == names()
     assert len(rows) == len(names())
     assert len(fake.bodies) == 12
     by_prompt = {body["prompt"]: body for body in fake.bodies}
@@ -129,7 +129,7 @@ def test_a_chat_has_exemplars_as_turns(home):
     with serving() as fake:
         rows = run(home, fake.url, few_shot=2, server={"kind": "chat"})
     assert fake.paths == ["/v1/chat/completions"] * 12
-    assert {row.name for row in rows} == names()
+    assert {row.key for row in rows} == names()
     messages = next(b["messages"] for b in fake.bodies if "What is 7?" in b["messages"][-1]["content"])
     assert [m["role"] for m in messages] == ["user", "assistant"] * 2 + ["user"]
     assert messages[1]["content"] == "Rain is water. So the answer is: (a)"
@@ -142,13 +142,13 @@ def test_fewer_choices_than_asked_are_asked_again(home):
 
     with serving(script) as fake:
         rows = run(home, fake.url, server={"retries": 12})
-    assert {row.name for row in rows} == names()
+    assert {row.key for row in rows} == names()
     assert len({row.text for row in rows}) == len(rows), "a gap is asked for under a seed of its own"
 
 
 def test_more_choices_than_asked_are_left_out(home):
     with serving(lambda number, body: (200, {}, says(body, 9))) as fake:
-        assert {row.name for row in run(home, fake.url)} == names()
+        assert {row.key for row in run(home, fake.url)} == names()
 
 
 @pytest.mark.parametrize(("fields", "sizes"), [({"server": {"n_per_request": 2}}, {2, 1}), ({}, {1})])
@@ -158,7 +158,7 @@ def test_requests_are_as_large_as_allowed(home, fields, sizes):
     with serving() as fake:
         rows = run(home, fake.url, sampling=sampling, **fields)
     assert {body.get("n", 1) for body in fake.bodies} == sizes
-    assert {row.name for row in rows} == names()
+    assert {row.key for row in rows} == names()
 
 
 def test_requests_run_side_by_side_but_not_too_many(home):
@@ -176,7 +176,7 @@ def test_every_kind_of_trouble_at_once(home):
 
     with serving(script) as fake:
         rows = run(home, fake.url, server={"retries": 12, "n_per_request": 1})
-    assert {row.name for row in rows} == names()
+    assert {row.key for row in rows} == names()
     assert len(fake.bodies) > len(rows)
 
 
@@ -193,7 +193,7 @@ def test_questions_that_are_refused_do_not_cost_the_others(home, capsys):
         fake.bodies.clear()
         rows = run(home, fake.url)
         assert len(fake.bodies) == 2, "only what was missing is asked for"
-    assert {row.name for row in rows} == names()
+    assert {row.key for row in rows} == names()
 
 
 def test_a_wrong_key_stops_at_once_and_is_nowhere(home, monkeypatch, capsys):
@@ -209,7 +209,7 @@ def test_a_wrong_key_stops_at_once_and_is_nowhere(home, monkeypatch, capsys):
         assert len(fake.bodies) <= 4
         fake.script = lambda number, body: None
         rows = run(home, fake.url, server=server)
-    assert {row.name for row in rows} == names()
+    assert {row.key for row in rows} == names()
     assert set(fake.keys) == {f"Bearer {SECRET}"}
     said = capsys.readouterr()
     assert SECRET not in str(caught.value) + said.out + said.err
@@ -225,7 +225,7 @@ def test_an_outage_ends_the_job_early(home, monkeypatch):
         assert len(fake.bodies) < 25
         assert len(stored(home)) == 9
         fake.script = lambda number, body: None
-        assert {row.name for row in run(home, fake.url)} == names()
+        assert {row.key for row in run(home, fake.url)} == names()
 
 
 def test_answers_without_text_are_given_up(home):
@@ -257,7 +257,9 @@ def remote(home: Path, **options) -> tuple[Remote, tuple]:
 
 def test_stop_strings_that_the_server_kept_are_cut(home):
     speaker, asked = remote(home)
-    row = speaker.response(Said("w", 0, "Yes. So the answer is: (a)\n\nQ: More", finish_reason="length"), *asked, 4)
+    row = speaker.response(
+        ImportedResponse("w", 0, "Yes. So the answer is: (a)\n\nQ: More", finish_reason="length"), *asked, 4
+    )
     assert (row.text, row.answer, row.finish_reason) == ("Yes. So the answer is: (a)", "(a)", "stop")
 
 
@@ -269,11 +271,11 @@ def test_stop_strings_that_the_server_kept_are_cut(home):
     ],
 )
 def test_thoughts(home, think, text, rationale):
-    said = Said("w", 0, "<think>First.\n\nThen.</think>Yes. So the answer is: (a)")
+    said = ImportedResponse("w", 0, "<think>First.\n\nThen.</think>Yes. So the answer is: (a)")
     speaker, asked = remote(home, think=think)
     row = speaker.response(said, *asked, 0)
     assert (row.text, row.rationale, row.answer) == (text, rationale, "(a)")
-    cut = speaker.response(Said("w", 0, "<think>First. So the answer is: (a)"), *asked, 0)
+    cut = speaker.response(ImportedResponse("w", 0, "<think>First. So the answer is: (a)"), *asked, 0)
     assert (cut.rationale, cut.answer, cut.correct, cut.finish_reason) == (None, None, False, "length")
     silent, asked = remote(home)
     with pytest.raises(InputError, match="say what is to become of it"):
@@ -322,9 +324,9 @@ def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_asked_twice(home):
     for row in before:
         had[f"Q: What is {row.question_id.rpartition('/')[2]}? (a) one (b) two\nA: "] += 1
     assert {prompt: N - count for prompt, count in had.items() if count < N} == again
-    rows = {row.name: row for row in read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl")))}
+    rows = {row.key: row for row in read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl")))}
     assert rows.keys() == names()
-    assert all(rows[row.name] == row for row in before), "earlier rows stay as they were"
+    assert all(rows[row.key] == row for row in before), "earlier rows stay as they were"
 
 
 def test_the_door_says_what_is_wrong(home):
@@ -375,6 +377,6 @@ def test_a_real_server_with_a_real_model(home, transformers_server):
     done = door(*flags(home, url, model, n=2, generation_config=sampled))
     assert done.returncode == 0, done.stderr
     rows = list(read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl"))))
-    assert {row.name for row in rows} == {(f"home/train/{i}", k) for i in range(12) for k in range(2)}
+    assert {row.key for row in rows} == {(f"home/train/{i}", k) for i in range(12) for k in range(2)}
     assert all(row.text and 0 < row.num_tokens <= 24 for row in rows)
     assert len({row.text for row in rows}) > 12, "two samples of a question are two texts"
