@@ -1,1 +1,1 @@
-"""What is asked: a task loads questions, prompts, parses and scores."""
+"""Tasks: questions, prompt formats, answer parsing, few-shot examples and the embedded world."""

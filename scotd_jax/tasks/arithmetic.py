@@ -1,4 +1,4 @@
-"""GSM8K and SVAMP: word problems, answered by a number (tasks/numeric_answers.py)."""
+"""GSM8K and SVAMP: word problems with numeric answers (tasks/numeric_answers.py)."""
 
 import re
 from collections.abc import Sequence
@@ -13,27 +13,28 @@ _CALCULATOR = re.compile(r"<<.*?>>")
 
 
 def gsm8k_question(row: DataRow) -> Question:
-    """The answer is what follows "####" in the solution; tfds delivers it apart, as `short_answer`."""
-    said = row.get("short_answer") or row.get("answer")
-    return row.question(row.text("question"), _number(row, str(said).rpartition("####")[2] if said else None))
+    """Reads the answer after "####" in the solution, or from `short_answer`, where tfds puts it."""
+    solution = row.get("short_answer") or row.get("answer")
+    return row.question(row.text("question"), _number(row, str(solution).rpartition("####")[2] if solution else None))
 
 
 def gsm8k_solution(row: DataRow) -> Sequence[str]:
-    """The solution, its lines joined, without the annotations for a calculator."""
+    """Returns the worked solution without calculator annotations."""
     solution, found, _ = str(row.get("answer")).rpartition("####")
     return [_CALCULATOR.sub("", solution)] if found else []
 
 
 def svamp_question(row: DataRow) -> Question:
+    """Joins body and question."""
     return row.question(f"{row.text('Body')} {row.text('Question')}", _number(row, row.get("Answer")), id=row.get("ID"))
 
 
-def _number(row: DataRow, said: Any) -> str | None:
-    if said is None:
+def _number(row: DataRow, value: Any) -> str | None:
+    if value is None:
         return None
-    number = parse_number(str(said))
+    number = parse_number(str(value))
     if number is None:
-        raise InputError(f"{row.where}: expected a number as answer, found {said!r}")
+        raise InputError(f"{row.where}: expected a number as answer, found {value!r}")
     return number
 
 

@@ -1,4 +1,4 @@
-"""What a task is: named splits of questions, optionally with rationales of its own, and a format to ask them in."""
+"""Interface of a task: named splits of questions, optional gold responses, and a prompt format."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,26 +11,26 @@ from scotd_jax.tasks.prompt_formats import PromptFormat
 
 @runtime_checkable
 class LoadedTask(Protocol):
-    """Where questions come from. Every split is a list in a fixed order, the same in every process."""
+    """A source of questions. The order of a split is fixed and the same in every process."""
 
     name: str
     format: PromptFormat
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits that `questions` knows."""
+        """Names of the available splits."""
         ...
 
     def questions(self, split: str) -> list[Question]:
-        """All questions of one split. Raises InputError on an unknown split."""
+        """Returns all questions of a split. Raises InputError on an unknown split."""
         ...
 
     def gold(self, split: str) -> list[Response]:
-        """The task's own responses to a split; empty where it has none."""
+        """Returns the gold responses that come with a split; empty if there are none."""
         ...
 
     def texts(self) -> Iterator[str]:
-        """Texts from which a tokenizer for this task can be trained: prompts and targets in the task's format."""
+        """Yields prompts and targets in the task's format, to train a tokenizer on."""
         ...
 
 
@@ -38,13 +38,17 @@ SplitLoader = Callable[[], tuple[list[Question], list[Response]]]
 
 
 class SplitTask:
-    """A task whose splits are loaded when they are first asked for, each by a function of its own.
-
-    `loaders[split]()` returns the split's questions and its gold responses. `limit` keeps the first questions of
-    every split (0: all) and the responses to them.
-    """
+    """A task whose splits are loaded on first use, each by its own function."""
 
     def __init__(self, name: str, prompt_format: PromptFormat, loaders: Mapping[str, SplitLoader], limit: int = 0):
+        """Creates a task.
+
+        Args:
+          name: key of the task in the config.
+          prompt_format: format of prompts and targets.
+          loaders: one function per split, which returns the split's questions and its gold responses.
+          limit: number of questions to keep from the start of every split, with their responses; 0 keeps all.
+        """
         self.name = name
         self.format = prompt_format
         self._loaders = dict(loaders)
@@ -52,20 +56,24 @@ class SplitTask:
         self._load = functools.cache(self._load_split)
 
     def add_split(self, name: str, load: SplitLoader) -> None:
-        """One more split; a split of that name stays as it is."""
+        """Adds a split unless one of that name exists."""
         self._loaders.setdefault(name, load)
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """Names of the available splits."""
         return tuple(self._loaders)
 
     def questions(self, split: str) -> list[Question]:
+        """Returns all questions of a split. Raises InputError on an unknown split."""
         return list(self._load(split)[0])
 
     def gold(self, split: str) -> list[Response]:
+        """Returns the gold responses of a split. Raises InputError on an unknown split."""
         return list(self._load(split)[1])
 
     def texts(self) -> Iterator[str]:
+        """Yields prompts, label-only targets and gold targets of all splits."""
         for split in self.splits:
             questions, responses = self._load(split)
             for question in questions:
@@ -90,5 +98,5 @@ def require_unique(questions: Sequence[Question], where: str) -> None:
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise InputError(f"{where}: the id {question.id!r} occurs twice; ids name responses and must be unique")
+            raise InputError(f"{where}: the id {question.id!r} occurs twice; ids must be unique")
         seen.add(question.id)

@@ -1,6 +1,6 @@
-"""A task of your own: a folder with one file SPLIT.jsonl per split, one `Question` record per line.
+"""Custom tasks: a folder with one file SPLIT.jsonl per split, one `Question` record per line.
 
-A file SPLIT.gold.jsonl beside it, if there is one, holds `Response` records: the task's own rationales.
+An optional file SPLIT.gold.jsonl beside it holds `Response` records with gold rationales.
 """
 
 from etils import epath
@@ -16,7 +16,11 @@ GOLD = ".gold"
 
 
 def jsonl(name: str, task: config.Task, seed: int) -> SplitTask:
-    """The task. Raises InputError if the folder holds no split; a broken row is reported when its split is read."""
+    """Loads a task of kind "jsonl".
+
+    Raises:
+      InputError: if the folder has no split. Malformed rows raise it later, when their split is loaded.
+    """
     del seed
     if task.options:
         raise InputError(f"config.tasks.{name}.options.{min(task.options)}: a task of kind 'jsonl' has no options")

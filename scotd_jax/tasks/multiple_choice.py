@@ -1,13 +1,15 @@
-"""CommonsenseQA, OpenBookQA, ARC, and multiple choice of your own: answered by the letter of a choice.
+"""CommonsenseQA, OpenBookQA, ARC and custom multiple choice: the answer is the letter of a choice.
 
-An official row is {"id", "question": {"stem", "choices": [{"label", "text"}]}, "answerKey"}; the libraries deliver
-"question" (or "question_stem") and "choices" side by side, and choices as {"label": [...], "text": [...]}. In a file of
-your own a list of texts will do, labelled A, B, C, ... Labels are letters in most rows and digits in some of ARC;
-students always see (a), (b), ..., so the key is mapped by the *position* of its label, never by the text of a choice,
-which may occur twice. Rows have three, four or five choices in ARC.
+An official row is {"id", "question": {"stem", "choices": [{"label", "text"}]}, "answerKey"}. The dataset libraries
+deliver "question" (or "question_stem") and "choices" as separate fields, and choices as {"label": [...], "text":
+[...]}. Custom files may list the texts alone, which are then labelled A, B, C, ... Labels are letters in most rows and
+digits in some of ARC. Prompts always use (a), (b), ..., so the answer key is mapped by the *position* of its label,
+never by the text of a choice, which may occur twice. ARC rows have three, four or five choices.
 
-Option `layout`: "line" is "stem (a) .. (b) .." as SCoTD writes OpenBookQA and ARC, "block" a line per choice as it
-writes CommonsenseQA. Option `part` of ARC: Easy or Challenge; the task's name decides where it holds one of them.
+Options:
+  layout: "line" gives "stem (a) .. (b) ..", as SCoTD does for OpenBookQA and ARC; "block" puts every choice on its own
+    line, as it does for CommonsenseQA.
+  part: of ARC, Easy or Challenge; by default the one that the task's name contains.
 """
 
 import dataclasses
@@ -18,12 +20,12 @@ from typing import Any
 from scotd_jax import config
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
-from scotd_jax.tasks.prompt_formats import letters
+from scotd_jax.tasks.prompt_formats import choice_letters
 from scotd_jax.tasks.row_task import DataRow, Dataset, RowTask, load, tidy
 
 
 def choice_question(row: DataRow) -> Question:
-    """Text: the stem and all choices, in the layout; answer: "(b)" for the second choice."""
+    """Returns a question with all choices in its text; the answer is "(b)" for the second choice."""
     inner = row["question"] if isinstance(row.get("question"), Mapping) else row
     stem = tidy(inner.get("stem") or row.get("question_stem") or row["question"])
     labels, choices = _choices(inner)
@@ -33,10 +35,10 @@ def choice_question(row: DataRow) -> Question:
     if key in (None, "", -1):
         answer = None
     elif str(key) in labels:
-        answer = letters(len(labels))[labels.index(str(key))]
+        answer = choice_letters(len(labels))[labels.index(str(key))]
     else:
         raise InputError(f"{row.where}: answerKey {key!r} is not the label of a choice ({', '.join(labels)})")
-    options = [f"{letter} {text}" for letter, text in zip(letters(len(choices)), choices, strict=True)]
+    options = [f"{letter} {text}" for letter, text in zip(choice_letters(len(choices)), choices, strict=True)]
     if row.options["layout"] == "block":
         text = row.lines(stem, "Answer Choices:", *options)
     else:
@@ -45,8 +47,8 @@ def choice_question(row: DataRow) -> Question:
 
 
 def _choices(inner: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Labels and texts of the choices, in the forms in which they come."""
-    if "choice_A" in inner:  # tfds' OpenBookQA, whose key is the number of a choice
+    """Returns labels and texts of the choices."""
+    if "choice_A" in inner:  # OpenBookQA in tfds, where the key is the index of a choice
         texts = [inner[f"choice_{letter}"] for letter in "ABCD"]
         return list("0123"), [tidy(text) for text in texts]
     choices = inner["choices"]
@@ -91,13 +93,13 @@ ARC = dataclasses.replace(
 
 
 def arc(name: str, task: config.Task, seed: int) -> RowTask:
-    """ARC-Easy or ARC-Challenge. Raises InputError if neither the option nor the task's name says which."""
+    """Loads ARC-Easy or ARC-Challenge. Raises InputError if neither the option nor the task's name selects one."""
     if not task.path.startswith(("datasets:", "tfds:")) and not {"part", "files"} & set(task.options):
         parts = [part for part in ARC.options["part"] if part.lower() in name.lower()]
         if len(parts) != 1:
             raise InputError(
-                f"config.tasks.{name}: is it ARC-Easy or ARC-Challenge? Say options={{'part': 'Easy'}} or 'Challenge', "
-                "or call the task arc_easy or arc_challenge"
+                f"config.tasks.{name}: is it ARC-Easy or ARC-Challenge? Set options={{'part': 'Easy'}} or 'Challenge', "
+                "or name the task arc_easy or arc_challenge"
             )
         task = dataclasses.replace(task, options={**task.options, "part": parts[0]})
     return load(ARC, name, task, seed)

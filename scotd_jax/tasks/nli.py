@@ -1,7 +1,7 @@
-"""ANLI and e-SNLI: may a hypothesis be concluded from a premise? Asked as SCoTD asks ANLI, with the options listed.
+"""ANLI and e-SNLI, natural language inference: does a premise entail a hypothesis? Prompted as in SCoTD, with options.
 
-ANLI was made in three rounds; option `round` (3 by default, as SCoTD trains) says which of them `train`, `dev` and
-`test` are. e-SNLI comes with up to three explanations by people, which are its gold responses.
+ANLI has three rounds; option `round` (3 by default, as in SCoTD) selects which one `train`, `dev` and `test` come from.
+e-SNLI has up to three human explanations per row, which become its gold responses.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ _LABELS = {
 }
 
 
-def inference_question(row: DataRow) -> Question:
+def nli_question(row: DataRow) -> Question:
+    """Lists the three options below premise and hypothesis."""
     premise = row.text("premise", "context", "Sentence1", "sentence1")
     hypothesis = row.text("hypothesis", "Sentence2", "sentence2")
     text = row.lines(
@@ -32,12 +33,13 @@ def inference_question(row: DataRow) -> Question:
 
 
 def explanations(row: DataRow) -> Sequence[str]:
+    """Returns e-SNLI's human explanations."""
     found = (row.get(f"{name}_{i}") for i in (1, 2, 3) for name in ("Explanation", "explanation"))
     return [text for text in found if text]
 
 
 ANLI = Dataset(
-    inference_question,
+    nli_question,
     files={split: (f"R{{round}}/{split}.jsonl", f"{split}.jsonl") for split in ("train", "dev", "test")},
     options={"round": (3, 1, 2)},
     splits={f"{split}_r{{round}}": split for split in ("train", "dev", "test")},
@@ -45,7 +47,7 @@ ANLI = Dataset(
     exemplars="anli",
 )
 ESNLI = Dataset(
-    inference_question,
+    nli_question,
     files={"train": ("esnli_train_*.csv", "esnli_train.csv"), "dev": ("esnli_dev.csv",), "test": ("esnli_test.csv",)},
     rationales=explanations,
     expected='{"Sentence1" or "premise", "Sentence2" or "hypothesis", "gold_label" or "label"}',

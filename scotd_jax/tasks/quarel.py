@@ -1,8 +1,8 @@
-"""QuaRel: two choices inside the question, "... (A) marble floor (B) wet floor"; answered by "(a)" or "(b)".
+"""QuaRel: two choices inside the question, "... (A) marble floor (B) wet floor"; the answer is "(a)" or "(b)".
 
-Official rows have an `answer_index`; the files of other projects, one JSON object per file and without ids, have an
-`answer`, or a `gold_label` beside a model's response, in upper or lower case. In a file of responses a question comes
-once for each of them, and is taken once. The question stays as it is, as SCoTD asks it, with its capital letters.
+Official rows have an `answer_index`. Files of other projects (one JSON object per file, without ids) have an `answer`,
+or a `gold_label` beside a model's response, in upper or lower case. A file of responses repeats a question for each of
+its responses; the question is used once. The text of the question is left unchanged, with capital letters, as in SCoTD.
 """
 
 import re
@@ -16,12 +16,12 @@ from scotd_jax.tasks.row_files import LocatedRow, read_rows
 from scotd_jax.tasks.row_task import DataRow, Dataset
 
 _CHOICES = re.compile(r"\(A\)\s*(.+?)\s*\(B\)\s*(.+)")
-_TAIL = re.compile(r"(?:[.,;?]| or| or the)+$")  # what joins a choice to the rest of its sentence
+_TAIL = re.compile(r"(?:[.,;?]| or| or the)+$")  # text between a choice and the rest of its sentence
 _ANSWERS = {answer: f"({answer[-2:].strip('()')})" for answer in ("(a)", "(b)", "a", "b")} | {"0": "(a)", "1": "(b)"}
 
 
 def quarel_question(row: DataRow) -> Question:
-    """The data's own question; the choices are what stands behind (A) and (B)."""
+    """Leaves the text unchanged; the choices are the phrases after (A) and (B)."""
     text = row.text("question")
     found = _CHOICES.search(text)
     if found is None:
@@ -31,7 +31,7 @@ def quarel_question(row: DataRow) -> Question:
 
 
 def read_quarel(path: epath.Path) -> Iterator[LocatedRow]:
-    """Rows, without those that ask what the row before asked."""
+    """Yields rows, without repetitions of the previous row's question."""
     last = None
     for where, row in read_rows(path):
         if row.get("question") is None or row.get("question") != last:

@@ -163,7 +163,7 @@ class RowTask(SplitTask):
             row = self.row(fields, where, split, number)
             question = self.to_question(row)
             if question.id in questions:
-                raise InputError(f"{where}: the id {question.id!r} occurs twice; ids name responses and must be unique")
+                raise InputError(f"{where}: the id {question.id!r} occurs twice; ids must be unique")
             questions[question.id] = question
             if question.answer is not None:
                 said = [tidy(text) for text in self.dataset.rationales(row)]

@@ -1,4 +1,4 @@
-"""StrategyQA and BoolQ: questions with the answers yes and no; BoolQ's come with a passage."""
+"""StrategyQA and BoolQ: yes/no questions; those of BoolQ come with a passage."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,18 @@ _LABELS = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "n
 
 
 def strategyqa_question(row: DataRow) -> Question:
+    """Returns the question with the answers yes and no."""
     return row.question(row.text("question"), row.label(_LABELS, "answer"), CHOICES, id=row.get("qid"))
 
 
 def strategyqa_facts(row: DataRow) -> Sequence[str]:
-    """The facts that annotators wrote down, as one rationale."""
+    """Returns the annotators' facts as one rationale."""
     facts = row.get("facts") or ()
     return [facts if isinstance(facts, str) else " ".join(facts)]
 
 
 def boolq_question(row: DataRow) -> Question:
-    """The question as it was typed, in lower case, with the question mark that it lacks."""
+    """Keeps the question in lower case and adds the missing question mark."""
     text = f"{row.text('question').rstrip('?').rstrip()}?"
     return row.question(text, row.label(_LABELS, "answer", "label"), CHOICES, context=tidy(row["passage"]))
 

@@ -64,7 +64,7 @@ def test_arc_is_easy_or_challenge_by_name_or_option(tmp_path):
     assert [(q.id, q.answer) for q in ask("arc", tmp_path, "test", "ARC_easy")] == [("ARC_easy/test/e1", "(c)")]
     assert ask("arc", tmp_path, "test", "arc_challenge")[0].id == "arc_challenge/test/c1"
     assert ask("arc", tmp_path, "test", options={"part": "Challenge"})[0].id == "arc/test/c1"
-    with pytest.raises(InputError, match=r"config\.tasks\.arc: is it ARC-Easy or ARC-Challenge\? Say options="):
+    with pytest.raises(InputError, match=r"config\.tasks\.arc: is it ARC-Easy or ARC-Challenge\? Set options="):
         ask("arc", tmp_path, "test")
     with pytest.raises(InputError, match=r"options\.part: 'Hard' is not one of Easy, Challenge"):
         ask("arc", tmp_path, "test", options={"part": "Hard"})

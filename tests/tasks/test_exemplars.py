@@ -13,7 +13,7 @@ from scotd_jax.records import Question, to_json
 from scotd_jax.tasks.exemplars import FOLDER, Exemplar, exemplar_names, few_shot_prefix, load_exemplars
 from scotd_jax.tasks.multiple_choice import ARC
 from scotd_jax.tasks.numeric_answers import parse_number
-from scotd_jax.tasks.prompt_formats import FORMATS, letters
+from scotd_jax.tasks.prompt_formats import FORMATS, choice_letters
 from scotd_jax.tasks.registry import DATASETS, load_task
 from scotd_jax.tasks.row_task import RowTask
 
@@ -51,7 +51,7 @@ def test_answers_are_balanced(name):
     questions = [question for question, _ in load_exemplars(name, a_task(name))]
     counts = Counter(question.answer for question in questions)
     if questions[0].choices:
-        forms = letters(max(len(q.choices) for q in questions))
+        forms = choice_letters(max(len(q.choices) for q in questions))
         forms = forms if questions[0].answer in forms else questions[0].choices
         assert set(counts) == set(forms), "every answer comes"
         assert max(counts.values()) <= -(-len(questions) // len(forms))
@@ -125,8 +125,8 @@ def test_a_task_that_is_not_made_of_rows_has_exemplars_of_questions(tmp_path):
     [
         ({"rationale": " "}, r"line 1: field 'rationale' should be the reasoning"),
         ({"answer": "cow"}, r"line 1: answer 'cow' is not a label"),
-        ({"answer": None}, r"line 1: the format reads the answer None not back"),
-        ({"rationale": "One.\n\nTwo."}, r"line 1: the format reads the answer 'yes' not back from 'One"),
+        ({"answer": None}, r"line 1: the prompt format does not parse the answer None back"),
+        ({"rationale": "One.\n\nTwo."}, r"line 1: the prompt format does not parse the answer 'yes' back from 'One"),
         ({"question": ""}, r"line 1: field 'question' is empty"),
     ],
 )

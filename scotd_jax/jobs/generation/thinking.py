@@ -38,7 +38,7 @@ class Thinking(NamedTuple):
         if self._is_uncut and (block is None or self.what != "keep"):
             text = sample.text if block is None else block.rest
             ended = "stop" if any(stop in text.lstrip("\n") for stop in style.stops) else sample.finish_reason
-            sample = dataclasses.replace(sample, text=style.cut(text), finish_reason=ended)
+            sample = dataclasses.replace(sample, text=style.truncate(text), finish_reason=ended)
         parsed = recipes.parse_response(recipe, style, sample.text, question)
         if block is not None and self.what == "rationale":
             parsed = parsed._replace(rationale=block.thinking)

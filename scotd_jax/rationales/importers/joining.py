@@ -21,7 +21,7 @@ from scotd_jax.rationales.importers.registry import compile_answer_pattern, get_
 from scotd_jax.rationales.importers.row_readers import expand_paths, read_ids, stem
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import LoadedTask
-from scotd_jax.tasks.prompt_formats import Parsed, is_correct, letters, parse_answer
+from scotd_jax.tasks.prompt_formats import Parsed, choice_letters, is_correct, parse_answer
 
 Asked = Mapping[str, tuple[Question, LoadedTask]]
 
@@ -212,7 +212,7 @@ def as_form(answer: str, question: Question) -> str | None:
     form = parse_answer(answer, question)
     if form is not None or not question.choices:
         return form
-    labels = letters(len(question.choices))
+    labels = choice_letters(len(question.choices))
     letter = answer_extraction.bare_letter(answer)
     if letter is not None and f"({letter})" in labels:
         place = labels.index(f"({letter})")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from scotd_jax.rationales.importers.imported import BadRowError, ImportedResponse
 from scotd_jax.records import Question
 from scotd_jax.tasks.base import LoadedTask
-from scotd_jax.tasks.prompt_formats import letters
+from scotd_jax.tasks.prompt_formats import choice_letters
 
 _OPENING = re.compile(r"(?:Q|Question|question) ?: ")
 _CLOSING = re.compile(r" (?:A|Answer|answer) ?:$")
@@ -93,7 +93,7 @@ class Matcher:
 
 def layouts(stem: str, choices: tuple[str, ...]) -> Iterator[str]:
     """Ways in which a question with choices is written, white space collapsed."""
-    small = letters(len(choices))
+    small = choice_letters(len(choices))
     large = tuple(letter.upper() for letter in small)
     for labels in (small, large):
         options = " ".join(f"{label} {text}" for label, text in zip(labels, choices, strict=True))
