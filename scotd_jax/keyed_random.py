@@ -1,6 +1,6 @@
-"""Orders that look random and are functions of names alone.
+"""Permutations and sort keys that look random but are pure functions of their arguments.
 
-They sort raw bits of a counter-based generator, which are the same in every version of NumPy.
+They use the raw bits of a counter-based generator and of a hash, which are the same in every version of NumPy.
 """
 
 import hashlib
@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 
 
-def random_order(size: int, *names: Any) -> np.ndarray:
-    """int64[size], a permutation that is a pure function of `names` (their text)."""
-    digest = hashlib.blake2b("\x1f".join(str(name) for name in names).encode(), digest_size=16).digest()
-    bits = np.random.Philox(key=np.frombuffer(digest, "<u8")).random_raw(size)
+def random_permutation(size: int, *names: Any) -> np.ndarray:
+    """A permutation, int64[size], that depends only on `names` (by their string form)."""
+    bits = np.random.Philox(key=np.frombuffer(random_sort_key(*names), "<u8")).random_raw(size)
     return np.argsort(bits, kind="stable")
 
 
-def random_key(*names: Any) -> bytes:
-    """16 bytes that are a pure function of `names`: sorted by them, a smaller set keeps the order of a larger one."""
+def random_sort_key(*names: Any) -> bytes:
+    """16 bytes that depend only on `names` (by their string form).
+
+    Items sorted by such keys keep their relative order when other items are removed.
+    """
     return hashlib.blake2b("\x1f".join(str(name) for name in names).encode(), digest_size=16).digest()

@@ -1,9 +1,9 @@
-"""The one layout on arrays: [questions x responses].
+"""The array layout [questions × responses].
 
-A batch holds `prompt[B, P]` once and `[B, G, R]` responses that share it. What every model needs to begin is the
-same pair, in training and in sampling alike: a *prefix*, which is computed once per question, and one *start token*,
-which is the first input of every response. A decoder-only model starts from the last token of its prompt; an
-encoder-decoder reads the whole prompt and starts from a token of its own.
+A batch holds `prompt[B, P]` once and the responses that share it as `[B, G, R]`. Training and sampling split a prompt
+the same way: into a *prefix*, which is computed once per question, and a *start token*, which is the first input of
+every response. A decoder-only model starts from the last prompt token; an encoder-decoder encodes the whole prompt and
+starts from its decoder start token.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,15 @@ import numpy as np
 
 
 def split_prompt(prompt_ids: Sequence[int], start_token: int | None) -> tuple[list[int], int]:
-    """Prefix and start token of one prompt. `start_token` None means decoder-only: the prompt's last token starts."""
+    """Splits a prompt into prefix and start token.
+
+    Args:
+      prompt_ids: token ids of the whole prompt.
+      start_token: decoder start token, or None for a decoder-only model.
+
+    Raises:
+      ValueError: if the prompt of a decoder-only model is empty.
+    """
     if start_token is not None:
         return list(prompt_ids), start_token
     if not len(prompt_ids):
@@ -21,12 +29,24 @@ def split_prompt(prompt_ids: Sequence[int], start_token: int | None) -> tuple[li
 
 
 def round_up(length: int, multiple: int) -> int:
-    """Smallest multiple of `multiple` that is at least `length` and at least `multiple`."""
+    """Smallest positive multiple of `multiple` that is at least `length`."""
     return max(1, -(-length // multiple)) * multiple
 
 
 def pad_rows(rows: Sequence[Sequence[int]], width: int, pad: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Right-padded int32[B, width] and bool[B, width] mask of the real tokens. Raises ValueError on a longer row."""
+    """Right-pads rows of token ids.
+
+    Args:
+      rows: B sequences of token ids.
+      width: length of the padded rows.
+      pad: id to pad with.
+
+    Returns:
+      Tokens int32[B, width] and mask bool[B, width], True on real tokens.
+
+    Raises:
+      ValueError: if a row is longer than `width`.
+    """
     tokens = np.full((len(rows), width), pad, np.int32)
     mask = np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):

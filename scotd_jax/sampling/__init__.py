@@ -1,1 +1,1 @@
-"""How a model speaks: keyed noise, policies, stop rules, engine, sampler."""
+"""Sampling from language models: sampler, slot scheduler, decode loop, sampling policies, stop strings, keyed noise."""

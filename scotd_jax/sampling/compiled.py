@@ -1,4 +1,4 @@
-"""The functions of engine.py, compiled once for every model, policy and mesh, whatever sampler asks."""
+"""The jitted programs of the sampler, cached so that samplers with equal settings share their compilations."""
 
 import dataclasses
 import functools
@@ -13,36 +13,47 @@ from scotd_jax.models.api import Model, Params
 from scotd_jax.sampling import decode_loop
 
 
-class Programs(NamedTuple):
-    """The functions of engine.py without what is the same in all calls; `prefill` is the model's own."""
+class SamplingPrograms(NamedTuple):
+    """Jitted functions of decode_loop.py with model, policy and vocabulary bound.
 
-    empty: Callable[..., Any]
+    Attributes:
+      init_state: (params, B, W, P) -> contexts, state, cache; the three sizes are static.
+      prefill_few_shot: (params, tokens, mask) -> context of the few-shot examples; the model's own prefill.
+      prefill: (params, few_shot, contexts, tokens, mask, source) -> contexts; donates `contexts`.
+      decode_steps: (weights, few_shot, contexts, state, cache, inputs, base, stop_table) -> state, cache, tokens,
+        number of steps; donates `state` and `cache`.
+    """
+
+    init_state: Callable[..., Any]
+    prefill_few_shot: Callable[..., Any]
     prefill: Callable[..., Any]
-    read: Callable[..., Any]
-    decode: Callable[..., Any]
+    decode_steps: Callable[..., Any]
 
 
-def programs(
+def sampling_programs(
     model: Model, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
-) -> Programs:
-    """Equal arguments give the same programs. Of the policy, what only decides shapes does not count."""
+) -> SamplingPrograms:
+    """Returns the programs for these settings; equal settings return the same programs.
+
+    `policy.batch_size` and `policy.bucket` only decide array shapes, so they do not count.
+    """
     return _compiled(model, dataclasses.replace(policy, batch_size=1, bucket=1), eos_ids, vocab_limit, mesh)
 
 
 @functools.lru_cache(maxsize=32)
 def _compiled(
     model: Model, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
-) -> Programs:
-    """Questions, rows and caches are given away and come back changed."""
-    decode = functools.partial(decode_loop.decode, model, policy, eos_ids=eos_ids, vocab_limit=vocab_limit)
-    placed = functools.partial(constrain_cache, mesh)  # else it could come back split otherwise than it went in
+) -> SamplingPrograms:
+    decode = functools.partial(decode_loop.decode_steps, model, policy, eos_ids=eos_ids, vocab_limit=vocab_limit)
+    # Without the constraint, XLA may return the state with another sharding than it received.
+    constrain = functools.partial(constrain_cache, mesh)
 
-    def empty(params: Params, B: int, W: int, P: int):
-        return placed(decode_loop.empty(model, policy, params, B, W, P))
+    def init_state(params: Params, B: int, W: int, P: int):
+        return constrain(decode_loop.init_state(model, policy, params, B, W, P))
 
-    return Programs(
-        jax.jit(empty, static_argnums=(1, 2, 3)),
-        jax.jit(model.prefill),
-        jax.jit(lambda *args: placed(decode_loop.read(model, *args)), donate_argnums=2),
-        jax.jit(lambda *args: placed(decode(*args)), donate_argnums=(3, 4)),
+    return SamplingPrograms(
+        init_state=jax.jit(init_state, static_argnums=(1, 2, 3)),
+        prefill_few_shot=jax.jit(model.prefill),
+        prefill=jax.jit(lambda *args: constrain(decode_loop.prefill(model, *args)), donate_argnums=2),
+        decode_steps=jax.jit(lambda *args: constrain(decode(*args)), donate_argnums=(3, 4)),
     )

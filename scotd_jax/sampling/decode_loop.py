@@ -1,10 +1,12 @@
-"""How a model speaks, on the device: questions are read into lanes, and rows say token after token.
+"""Device side of the sampler: prefills prompts into slots and decodes all active sequences one token per step.
 
-A batch is B lanes of G rows. A lane holds the contexts of W questions, which its rows share: while the last samples of
-one question are said, rows that are free say the first ones of the next. `read` puts questions into lanes, `decode`
-lets rows begin a sample and moves all of them on by up to C tokens; between two calls whoever schedules (lanes.py)
-looks at what has ended. Everything here is a pure function of arrays, and what a row says is decided by its name and
-its question alone (noise.py, models/cache.py): not by its lane, its row, its neighbours, or when it began.
+A batch has B groups of G slots, and a slot decodes one sequence at a time. The slots of a group share the contexts of
+up to W questions: while the last samples of one question are still running, free slots start samples of the next one.
+`prefill` stores the contexts of new questions, `decode_steps` starts new sequences and decodes up to `policy.chunk`
+tokens of every active one. Between two calls the host decides what runs next (scheduler.py).
+
+All functions are pure. The tokens of a sequence depend on its prompt, question id and sample index alone (noise.py,
+models/cache.py), not on its group, its slot, its neighbors or the step at which it started.
 """
 
 from collections.abc import Sequence
@@ -19,51 +21,78 @@ from scotd_jax.layout import round_up
 from scotd_jax.models.api import Cache, Context, Model, Params, Segment
 from scotd_jax.models.cache import settle
 from scotd_jax.models.layers import logits as output_logits
-from scotd_jax.sampling.noise import keys_of, uniforms
-from scotd_jax.sampling.policies import draw
-from scotd_jax.sampling.stop_strings import START
+from scotd_jax.sampling.noise import sample_keys, uniforms
+from scotd_jax.sampling.policies import sample_token
+from scotd_jax.sampling.stop_strings import START_STATE
 
 
-class Weights(NamedTuple):
-    """Parameters for speaking: what only goes into products has the dtype of products already."""
+class InferenceWeights(NamedTuple):
+    """Parameters in the form in which the decode loop reads them.
+
+    Attributes:
+      params: model parameters with kernels in the compute dtype (`cast_for_inference`).
+      unembedding: output matrix in the compute dtype.
+    """
 
     params: Params
     unembedding: Float[Array, "V E"]
 
 
-class Questions(NamedTuple):
-    """The contexts of the lanes, W of them; `lengths` are int32[B], the real tokens of each."""
+class SlotContexts(NamedTuple):
+    """Contexts of the questions that the slots are decoding, W per group.
+
+    Attributes:
+      segments: keys and values of context w of every group, W segments with batch axis B.
+      lengths: number of real tokens before the response, one int32[B] per context.
+    """
 
     segments: tuple[Segment, ...]
     lengths: tuple[Int[Array, " B"], ...]
 
 
-class Rows(NamedTuple):
-    """Samples under way. `last` is the token that is fed next, `stop_state` the row of the stop table, `position` the
-    number of tokens said, the end token or those of the stop string included; `logprob` is their natural
-    log-probability under the untempered model. `ended` tells a row that has come to an end from one at its limit."""
+class DecodeState(NamedTuple):
+    """State of the sequences in all slots.
 
-    last: Int[Array, "B G"]
+    Attributes:
+      last_token: the token that the next step feeds to the model.
+      stop_state: row of the stop table after the tokens generated so far (stop_strings.py).
+      position: number of tokens generated so far, including an end token or the tokens of a stop string.
+      logprob: summed natural log-probability of these tokens under the untempered model.
+      active: True while the sequence is being decoded.
+      stopped: True if the sequence ended with an end token or a stop string, False if it reached `max_new_tokens`.
+    """
+
+    last_token: Int[Array, "B G"]
     stop_state: Int[Array, "B G"]
     position: Int[Array, "B G"]
     logprob: Float[Array, "B G"]
     active: Bool[Array, "B G"]
-    ended: Bool[Array, "B G"]
+    stopped: Bool[Array, "B G"]
 
 
-class Orders(NamedTuple):
-    """What the rows are to do: those that are `fresh` begin with the input `start`. `place` says for every row which
-    of its lane's questions it answers, `words` (noise.name_words) and `index` what its sample is called."""
+class StepInputs(NamedTuple):
+    """What the host sets for every slot before a call of `decode_steps`.
 
-    fresh: Bool[Array, "B G"]
-    start: Int[Array, "B G"]
-    place: Int[Array, "B G"]
-    words: UInt32[Array, "B G 2"]
-    index: Int[Array, "B G"]
+    Attributes:
+      is_new: True where the slot starts a new sequence.
+      start_token: first decoder input of a new sequence.
+      context_index: which of the W contexts of its group the slot attends to.
+      question_hash: 64 bits of the question id (`noise.hash_question_id`).
+      sample_index: index of the sample among those of its question.
+    """
+
+    is_new: Bool[Array, "B G"]
+    start_token: Int[Array, "B G"]
+    context_index: Int[Array, "B G"]
+    question_hash: UInt32[Array, "B G 2"]
+    sample_index: Int[Array, "B G"]
 
 
-def as_spoken(model: Model, params: Params) -> Params:
-    """Kernels in the compute dtype, everything else as it is: the same numbers, half the bytes."""
+def cast_for_inference(model: Model, params: Params) -> Params:
+    """Returns `params` with kernels cast to the compute dtype.
+
+    Matmuls cast their kernels to this dtype anyway, so results do not change, and bfloat16 kernels take half the memory.
+    """
 
     def cast(path, leaf):
         return leaf.astype(model.precision.compute) if path[-1].key == "kernel" else leaf
@@ -71,113 +100,177 @@ def as_spoken(model: Model, params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def speaking(model: Model, params: Params) -> Weights:
-    """Parameters `as_spoken`, and the output matrix in the compute dtype, too."""
+def inference_weights(model: Model, params: Params) -> InferenceWeights:
+    """Casts the kernels and the output matrix to the compute dtype."""
     unembedding = jnp.asarray(model.unembedding(params)).astype(model.precision.compute)
-    return Weights(as_spoken(model, params), unembedding)
+    return InferenceWeights(cast_for_inference(model, params), unembedding)
 
 
-def empty(model: Model, policy: Sampling, params: Params, B: int, W: int, P: int) -> tuple[Questions, Rows, Cache]:
-    """Lanes without questions (of up to P tokens each), rows that say nothing."""
+def init_state(
+    model: Model, policy: Sampling, params: Params, B: int, W: int, P: int
+) -> tuple[SlotContexts, DecodeState, Cache]:
+    """Allocates empty contexts of P prompt tokens, idle slots and an empty cache.
+
+    Args:
+      model: the model that decodes.
+      policy: sampling settings; `policy.n` is the number of slots per group.
+      params: model parameters; only their shapes and dtypes matter.
+      B: number of groups.
+      W: contexts per group.
+      P: padded prompt length in tokens.
+    """
     G, C = policy.n, policy.chunk
     tokens = jnp.zeros((B, P), jnp.int32)
     shapes = jax.eval_shape(model.prefill, params, tokens, tokens > 0)
     segment = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.segments[-1])
-    questions = Questions((segment,) * W, (jnp.zeros(B, jnp.int32),) * W)
-    none, no = jnp.zeros((B, G), jnp.int32), jnp.zeros((B, G), bool)
-    rows = Rows(none, none, none, jnp.zeros((B, G), jnp.float32), no, no)
-    return questions, rows, model.new_cache(B, G, round_up(policy.max_new_tokens - C, C), C)
+    contexts = SlotContexts((segment,) * W, (jnp.zeros(B, jnp.int32),) * W)
+    zeros, inactive = jnp.zeros((B, G), jnp.int32), jnp.zeros((B, G), bool)
+    state = DecodeState(zeros, zeros, zeros, jnp.zeros((B, G), jnp.float32), inactive, inactive)
+    # The last chunk of a sequence stays in the recent part of the cache.
+    return contexts, state, model.new_cache(B, G, round_up(policy.max_new_tokens - C, C), C)
 
 
-def read(
+def prefill(
     model: Model,
     params: Params,
-    shared: Context | None,
-    questions: Questions,
+    few_shot: Context | None,
+    contexts: SlotContexts,
     tokens: Int[Array, "A P"],
     mask: Bool[Array, "A P"],
     source: Int[Array, "W B"],
-) -> Questions:
-    """Computes the contexts of A questions, right-padded and after what is `shared` by all; each place of each lane
-    takes that of `source`, or keeps what it has (-1)."""
-    context = model.prefill(params, tokens, mask, shared)
+) -> SlotContexts:
+    """Computes the contexts of A prompts and stores them in the groups that will decode them.
 
-    def placed(old: Array, new: Array, source: Int[Array, " B"]) -> Array:
-        taken = (source >= 0).reshape((-1,) + (1,) * (old.ndim - 1))
-        return jnp.where(taken, new[jnp.maximum(source, 0)].astype(old.dtype), old)
+    Args:
+      model: the model that decodes.
+      params: model parameters.
+      few_shot: context of the few-shot examples that precede every prompt, if there are any.
+      contexts: the current contexts of all groups.
+      tokens: right-padded token ids of the prompts.
+      mask: True on real tokens.
+      source: row of `tokens` to store as context w of group b; -1 keeps the current one.
 
-    held = zip(questions.segments, questions.lengths, source, strict=True)
+    Returns:
+      The updated contexts.
+    """
+    context = model.prefill(params, tokens, mask, few_shot)
+
+    def store(old: Array, new: Array, source: Int[Array, " B"]) -> Array:
+        replaced = (source >= 0).reshape((-1,) + (1,) * (old.ndim - 1))
+        return jnp.where(replaced, new[jnp.maximum(source, 0)].astype(old.dtype), old)
+
     new = (context.segments[-1], context.length)
-    both = [jax.tree.map(lambda o, n, s=s: placed(o, n, s), (segment, length), new) for segment, length, s in held]
-    return Questions(*map(tuple, zip(*both, strict=True)))
+    updated = [
+        jax.tree.map(lambda o, n, rows=rows: store(o, n, rows), (segment, length), new)
+        for segment, length, rows in zip(contexts.segments, contexts.lengths, source, strict=True)
+    ]
+    return SlotContexts(*map(tuple, zip(*updated, strict=True)))
 
 
-def decode(
+def decode_steps(
     model: Model,
     policy: Sampling,
-    weights: Weights,
-    shared: Context | None,
-    questions: Questions,
-    rows: Rows,
+    weights: InferenceWeights,
+    few_shot: Context | None,
+    contexts: SlotContexts,
+    state: DecodeState,
     cache: Cache,
-    orders: Orders,
+    inputs: StepInputs,
     base: Key[Array, ""],
     stop_table: Int[Array, "states V"],
     *,
     eos_ids: Sequence[int],
     vocab_limit: int,
-) -> tuple[Rows, Cache, Int[Array, "B G C"], Int[Array, ""]]:
-    """Rows begin as they are ordered, then all go on by C tokens, or fewer once none is active.
+) -> tuple[DecodeState, Cache, Int[Array, "B G C"], Int[Array, ""]]:
+    """Starts the new sequences of `inputs`, then decodes up to C = `policy.chunk` tokens of every active sequence.
 
-    Also returns the tokens that each row said, 0 where it said none, and how many steps were made. Token ids from
-    `vocab_limit` on (rows of the output matrix that no tokenizer knows) are never drawn.
+    Args:
+      model: the model that decodes.
+      policy: sampling settings.
+      weights: `inference_weights` of the model.
+      few_shot: context of the few-shot examples, if there are any.
+      contexts: contexts of the questions being decoded.
+      state: state of all slots.
+      cache: keys and values of the tokens generated so far.
+      inputs: new sequences, and the names under which all sequences draw their noise.
+      base: `noise.base_key` of the sampler's seed.
+      stop_table: `stop_strings.stop_table` of the stop strings.
+      eos_ids: token ids that end a response.
+      vocab_limit: ids from here on are rows of the output matrix without a token; they are never generated.
+
+    Returns:
+      The state, the cache, the tokens generated in each slot (0 where it generated none) and the number of steps, which
+      is smaller than C if no sequence was active any more.
     """
-    C, matched = policy.chunk, stop_table.shape[0] - 1
-    keys = keys_of(base, orders.words, orders.index)
-    context = _seen(shared, questions, orders.place)
-    # Here and not at the end: of a past that is read before it is changed, XLA would make a copy.
-    cache = settle(cache, C)
-    cache = cache._replace(length=jnp.where(orders.fresh, 0, cache.length))
-    new = Rows(
-        orders.start,
-        jnp.full_like(rows.stop_state, START),
-        *map(jnp.zeros_like, (rows.position, rows.logprob)),
-        jnp.ones_like(rows.active),
-        jnp.zeros_like(rows.ended),
-    )
-    rows = jax.tree.map(lambda begun, going: jnp.where(orders.fresh, begun, going), new, rows)
+    keys = sample_keys(base, inputs.question_hash, inputs.sample_index)
+    context = _select_contexts(few_shot, contexts, inputs.context_index)
+    # Before the loop and not after it: XLA would copy a past that is read before it is written.
+    cache = settle(cache, policy.chunk)
+    cache = cache._replace(length=jnp.where(inputs.is_new, 0, cache.length))
+    state = _start_sequences(state, inputs)
 
-    def say(state):
-        rows, cache, said, step = state
-        hidden, cache = model.extend(weights.params, context, rows.last[:, :, None], cache)
+    def decode_step(carry):
+        state, cache, generated, step = carry
+        hidden, cache = model.extend(weights.params, context, state.last_token[:, :, None], cache)
         logits = output_logits(hidden[:, :, 0], weights.unembedding, model.precision.compute)
-        token, logprob = draw(logits, uniforms(keys, rows.position), policy, vocab_limit)
-        token = jnp.where(rows.active, token, 0)
-        stop_state = jnp.where(rows.active, stop_table[rows.stop_state, token], rows.stop_state)
-        at_end = jnp.stack([token == end for end in eos_ids]).any(0)
-        ended = rows.active & (at_end | (stop_state == matched))
-        position = rows.position + rows.active.astype(jnp.int32)
-        rows = Rows(
-            token,
-            stop_state,
-            position,
-            rows.logprob + jnp.where(rows.active, logprob, 0),
-            rows.active & ~ended & (position < policy.max_new_tokens),
-            rows.ended | ended,
+        token, logprob = sample_token(logits, uniforms(keys, state.position), policy, vocab_limit)
+        state = _append_token(state, token, logprob, stop_table, eos_ids, policy.max_new_tokens)
+        generated = jax.lax.dynamic_update_index_in_dim(generated, state.last_token, step, axis=2)
+        return state, cache, generated, step + 1
+
+    def any_active(carry):
+        state, _, _, step = carry
+        return (step < policy.chunk) & jnp.any(state.active)
+
+    generated = jnp.zeros((*state.last_token.shape, policy.chunk), jnp.int32)
+    return jax.lax.while_loop(any_active, decode_step, (state, cache, generated, jnp.zeros((), jnp.int32)))
+
+
+def _select_contexts(few_shot: Context | None, contexts: SlotContexts, context_index: Int[Array, "B G"]) -> Context:
+    """The few-shot examples and, masked per slot, the one context of its group that each slot attends to."""
+    segments = contexts.segments
+    if len(segments) > 1:
+        segments = tuple(
+            segment._replace(mask=(context_index == w)[..., None] & segment.mask[:, None])
+            for w, segment in enumerate(segments)
         )
-        return rows, cache, jax.lax.dynamic_update_index_in_dim(said, token, step, axis=2), step + 1
-
-    said = jnp.zeros((*rows.last.shape, C), jnp.int32)
-    go_on = lambda state: (state[3] < C) & jnp.any(state[0].active)  # noqa: E731
-    rows, cache, said, steps = jax.lax.while_loop(go_on, say, (rows, cache, said, jnp.zeros((), jnp.int32)))
-    return rows, cache, said, steps
+    lengths = jnp.stack(contexts.lengths, -1)
+    length = jnp.take_along_axis(lengths, context_index, axis=1)
+    return Context((*(few_shot.segments if few_shot else ()), *segments), length)
 
 
-def _seen(shared: Context | None, questions: Questions, place: Int[Array, "B G"]) -> Context:
-    """What the rows look back on: what is shared by all, and of the questions of their lane the one in their place."""
-    own = questions.segments
-    if len(own) > 1:
-        own = tuple(s._replace(mask=(place == w)[..., None] & s.mask[:, None]) for w, s in enumerate(own))
-    lengths = jnp.stack(questions.lengths, -1)
-    length = jnp.take_along_axis(lengths, place, axis=1)
-    return Context((*(shared.segments if shared else ()), *own), length)
+def _start_sequences(state: DecodeState, inputs: StepInputs) -> DecodeState:
+    """Resets the slots that start a new sequence."""
+    new = DecodeState(
+        last_token=inputs.start_token,
+        stop_state=jnp.full_like(state.stop_state, START_STATE),
+        position=jnp.zeros_like(state.position),
+        logprob=jnp.zeros_like(state.logprob),
+        active=jnp.ones_like(state.active),
+        stopped=jnp.zeros_like(state.stopped),
+    )
+    return jax.tree.map(lambda fresh, current: jnp.where(inputs.is_new, fresh, current), new, state)
+
+
+def _append_token(
+    state: DecodeState,
+    token: Int[Array, "B G"],
+    logprob: Float[Array, "B G"],
+    stop_table: Int[Array, "states V"],
+    eos_ids: Sequence[int],
+    max_new_tokens: int,
+) -> DecodeState:
+    """The state after one more token of every active sequence; idle slots get token 0."""
+    token = jnp.where(state.active, token, 0)
+    stop_state = jnp.where(state.active, stop_table[state.stop_state, token], state.stop_state)
+    is_end = jnp.stack([token == end for end in eos_ids]).any(0)
+    stopped = state.active & (is_end | (stop_state == stop_table.shape[0] - 1))
+    position = state.position + state.active.astype(jnp.int32)
+    return DecodeState(
+        last_token=token,
+        stop_state=stop_state,
+        position=position,
+        logprob=state.logprob + jnp.where(state.active, logprob, 0),
+        active=state.active & ~stopped & (position < max_new_tokens),
+        stopped=state.stopped | stopped,
+    )

@@ -1,12 +1,12 @@
-"""How likely a model finds each of a few given responses: the answers of a question, say, on the grouped layout.
+"""Log-likelihood of candidate responses, for example of all answer choices of a question.
 
-The prompt is computed once and its C candidates are the G responses beside it, as in training. Nothing is drawn.
+The layout is that of training: the prompt is computed once and shared by its C candidates.
 """
 
 import dataclasses
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +23,67 @@ from scotd_jax.models.layers import logits
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """A whole prompt and the responses, each with its end, that are to be compared after it."""
+    """A prompt and the responses to compare after it.
 
-    name: object  # comes back with the result
+    Attributes:
+      key: identifies the result.
+      prompt_ids: token ids of the whole prompt.
+      responses: token ids of each response, including its end token.
+    """
+
+    key: Hashable
     prompt_ids: Sequence[int]
     responses: Sequence[Sequence[int]]
 
 
-def make_score(model: Model) -> Callable[..., Float[Array, "B C"]]:
-    """score(params, prompt[B, P], mask[B, P], inputs[B, C, R], targets[B, C, R], real[B, C, R]) -> log p[B, C].
+def score_candidates(
+    model: Model,
+    params: Params,
+    candidates: Iterable[Candidates],
+    *,
+    batch_size: int,
+    bucket: int,
+    mesh: Mesh | None = None,
+) -> Iterator[list[tuple[Hashable, np.ndarray]]]:
+    """Scores every response of every prompt.
 
-    Natural log-probability of the real target tokens of every candidate. Logits exist for one position at a time.
+    Args:
+      model: the model that scores.
+      params: its parameters, sharded by the caller if there is a mesh.
+      candidates: prompts with their responses.
+      batch_size: prompts per batch, rounded up to the batch shards of the mesh.
+      bucket: prompts are padded to a multiple of this many tokens; each padded length is compiled once.
+      mesh: devices over which prompts are spread.
+
+    Yields:
+      One list of (key, log-probabilities in nats, float32[number of responses]) per batch.
+    """
+    candidates = list(candidates)
+    if not candidates:
+        return
+    B = round_up(batch_size, 1 if mesh is None else batch_shards(mesh))
+    C = max(len(each.responses) for each in candidates)
+    R = round_up(max(len(response) for each in candidates for response in each.responses), 8)
+    buckets: dict[int, list[Candidates]] = defaultdict(list)
+    for each in candidates:
+        prefix, _ = split_prompt(each.prompt_ids, model.start_token)
+        buckets[round_up(len(prefix), bucket)].append(each)
+    score = _compiled_score_fn(model)
+    for P, group in sorted(buckets.items(), reverse=True):
+        for begin in range(0, len(group), B):
+            batch = group[begin : begin + B]
+            arrays = _batch_arrays(batch, model.start_token, B, C, R, P)
+            if mesh is not None:
+                arrays = jax.device_put(arrays, batch_sharding(mesh))
+            scores = np.asarray(score(params, *arrays))
+            yield [(each.key, row[: len(each.responses)]) for each, row in zip(batch, scores, strict=False)]
+
+
+def make_score_fn(model: Model) -> Callable[..., Float[Array, "B C"]]:
+    """Returns a function that computes the log-probability of every candidate.
+
+    Its arguments are (params, prompt[B, P], mask[B, P], inputs[B, C, R], targets[B, C, R], real[B, C, R]); its result,
+    [B, C], is the natural log-probability of the real target tokens. Logits exist for one position at a time.
     """
 
     def score(
@@ -50,8 +100,8 @@ def make_score(model: Model) -> Callable[..., Float[Array, "B C"]]:
         def add(total_BC, position):
             hidden_BCE, target_BC, real_BC = position
             log_p_BCV = jax.nn.log_softmax(logits(hidden_BCE, unembedding, model.precision.compute))
-            chosen_BC = jnp.take_along_axis(log_p_BCV, target_BC[..., None], axis=-1)[..., 0]
-            return total_BC + jnp.where(real_BC, chosen_BC, 0.0), None
+            target_log_p_BC = jnp.take_along_axis(log_p_BCV, target_BC[..., None], axis=-1)[..., 0]
+            return total_BC + jnp.where(real_BC, target_log_p_BC, 0.0), None
 
         positions = jax.tree.map(lambda array: jnp.moveaxis(array, 2, 0), (hidden, targets, real))
         return jax.lax.scan(add, jnp.zeros(inputs.shape[:2], jnp.float32), positions)[0]
@@ -59,42 +109,17 @@ def make_score(model: Model) -> Callable[..., Float[Array, "B C"]]:
     return score
 
 
-def score_candidates(
-    model: Model,
-    params: Params,
-    wanted: Iterable[Candidates],
-    *,
-    batch_size: int,
-    bucket: int,
-    mesh: Mesh | None = None,
-) -> Iterator[list[tuple[object, np.ndarray]]]:
-    """One list of (name, log-probabilities float32[C]) per batch. One compilation per multiple of `bucket` tokens."""
-    wanted = list(wanted)
-    if not wanted:
-        return
-    B = round_up(batch_size, 1 if mesh is None else batch_shards(mesh))
-    C = max(len(each.responses) for each in wanted)
-    R = round_up(max(len(response) for each in wanted for response in each.responses), 8)
-    buckets: dict[int, list[Candidates]] = defaultdict(list)
-    for each in wanted:
-        prefix, _ = split_prompt(each.prompt_ids, model.start_token)
-        buckets[round_up(len(prefix), bucket)].append(each)
-    score = _compiled(model)
-    for width, group in sorted(buckets.items(), reverse=True):
-        for begin in range(0, len(group), B):
-            batch = group[begin : begin + B]
-            arrays = _arrays(batch, model.start_token, B, C, R, width)
-            if mesh is not None:
-                arrays = jax.device_put(arrays, batch_sharding(mesh))
-            scores = np.asarray(score(params, *arrays))
-            yield [(each.name, row[: len(each.responses)]) for each, row in zip(batch, scores, strict=False)]
+@functools.lru_cache(maxsize=32)
+def _compiled_score_fn(model: Model) -> Callable[..., Float[Array, "B C"]]:
+    return jax.jit(make_score_fn(model))
 
 
-def _arrays(batch: Sequence[Candidates], start_token: int | None, B: int, C: int, R: int, P: int):
-    pairs = [split_prompt(each.prompt_ids, start_token) for each in batch]
-    prompt, mask = pad_rows([prefix for prefix, _ in pairs] + [[]] * (B - len(batch)), P)
+def _batch_arrays(batch: Sequence[Candidates], start_token: int | None, B: int, C: int, R: int, P: int):
+    """The arguments of the score function after `params`, padded to the sizes of the batch."""
+    splits = [split_prompt(each.prompt_ids, start_token) for each in batch]
+    prompt, mask = pad_rows([prefix for prefix, _ in splits] + [[]] * (B - len(batch)), P)
     inputs, targets = [], []
-    for each, (_, start) in zip(batch, pairs, strict=True):
+    for each, (_, start) in zip(batch, splits, strict=True):
         responses = [list(response) for response in each.responses] + [[]] * (C - len(each.responses))
         targets += responses
         inputs += [[start, *response[:-1]] for response in responses]
@@ -103,8 +128,3 @@ def _arrays(batch: Sequence[Candidates], start_token: int | None, B: int, C: int
     target, real = pad_rows(targets, R)
     shape = (B, C, R)
     return prompt, mask, pad_rows(inputs, R)[0].reshape(shape), target.reshape(shape), real.reshape(shape)
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled(model: Model) -> Callable[..., Float[Array, "B C"]]:
-    return jax.jit(make_score(model))

@@ -1,8 +1,8 @@
-"""Randomness by name: the noise of a sample depends on what the sample is called and on nothing else.
+"""Keyed noise: the randomness of a sample depends on its question id and sample index, not on how it is batched.
 
-A draw is a pure function of (seed, question id, sample index, token position). Batch, slot, host, order and resume
-point do not enter, so a run that was cut, re-batched or re-sharded draws the same numbers. One uniform per row and
-step is all that a policy may use (design.md section 5).
+Every draw is a pure function of (seed, question id, sample index, token position). Batch, slot, host, order and point
+of resumption have no influence, so a run that is interrupted, batched or sharded differently draws the same numbers. A
+sampling policy may use one uniform number per sequence and step.
 """
 
 import hashlib
@@ -13,29 +13,34 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 
-def name_words(question_id: str) -> UInt32[np.ndarray, "2"]:
-    """64 bits of BLAKE2b of the id, as two words that `keys_of` folds in. The same on every machine."""
+def hash_question_id(question_id: str) -> UInt32[np.ndarray, "2"]:
+    """64 bits of the BLAKE2b hash of a question id, as two words; the same on every machine."""
     digest = hashlib.blake2b(question_id.encode("utf-8"), digest_size=8).digest()
     return np.frombuffer(digest, "<u4").astype(np.uint32)
 
 
 def base_key(seed: int) -> Key[Array, ""]:
-    """What all names are folded into. The generator is named, so that the noise does not follow jax's default."""
+    """The key into which all names are folded.
+
+    The generator is fixed, so that the noise does not change with JAX's default.
+    """
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def keys_of(
-    base: Key[Array, ""], words: UInt32[np.ndarray | Array, "*rows 2"], index: Int[np.ndarray | Array, "*rows"]
+def sample_keys(
+    base: Key[Array, ""],
+    question_hash: UInt32[np.ndarray | Array, "*rows 2"],
+    sample_index: Int[np.ndarray | Array, "*rows"],
 ) -> Key[Array, "*rows"]:
-    """One key per sample: the question's two words, then the sample index, folded into the seed's key one by one."""
+    """One key per sample: both words of the question's hash, then the sample index, folded into the base key."""
     fold = jax.random.fold_in
-    names = jnp.asarray(words).reshape(-1, 2), jnp.asarray(index, jnp.uint32).ravel()
-    keys = jax.vmap(lambda word, i: fold(fold(fold(base, word[0]), word[1]), i))(*names)
-    return keys.reshape(index.shape)
+    names = jnp.asarray(question_hash).reshape(-1, 2), jnp.asarray(sample_index, jnp.uint32).ravel()
+    keys = jax.vmap(lambda words, i: fold(fold(fold(base, words[0]), words[1]), i))(*names)
+    return keys.reshape(sample_index.shape)
 
 
 def uniforms(keys: Key[Array, "B G"], position: Int[Array, ""] | Int[Array, "B G"] | int) -> Float[Array, "B G"]:
-    """float32 in [0, 1), one per row: the row's noise for the token at `position` of its response (counted from 0)."""
+    """One float32 in [0, 1) per sample, for the token at `position` (from 0) of its response."""
     positions = jnp.broadcast_to(jnp.asarray(position, jnp.uint32), keys.shape)
 
     def one(key: Key[Array, ""], position: UInt32[Array, ""]) -> Float[Array, ""]:

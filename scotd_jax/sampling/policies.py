@@ -1,8 +1,8 @@
-"""From logits and one uniform number to a token: greedy, or tempered and restricted by top-k and top-p.
+"""Sampling policies: from logits and one uniform number to a token, by greedy, temperature, top-k or top-p sampling.
 
-A token is drawn by inverse CDF, so that one number per row decides. Nothing here sorts the vocabulary: the draw
-descends through sums of blocks (with 50,000 tokens it costs what their exponentials cost), and a top-p set is found by
-fixing its least likely logit bit by bit.
+Tokens are sampled by inverse CDF, so that one number per row decides. Nothing sorts the vocabulary: sampling goes
+through sums of blocks (for 50,000 tokens it costs as much as their exponentials), and the top-p set is found by fixing
+its least likely logit bit by bit.
 """
 
 import math
@@ -15,41 +15,57 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from scotd_jax.config import Sampling
 
 
-def draw(
-    logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"], policy: Sampling, limit: int | None = None
+def sample_token(
+    logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"], policy: Sampling, vocab_limit: int | None = None
 ) -> tuple[Int[Array, "*rows"], Float[Array, "*rows"]]:
-    """One int32 token per row, and its natural log-probability under softmax(logits).
+    """Samples one token per row.
 
-    `uniform` in [0, 1) decides; greedy (temperature 0) ignores it. Tokens from `limit` on and those with a logit of
-    -inf are never drawn, but count in the probability.
+    Args:
+      logits: float32 logits.
+      uniform: numbers in [0, 1) that decide; greedy sampling (temperature 0) ignores them.
+      policy: temperature, top_k and top_p.
+      vocab_limit: ids from here on are never sampled, but count in the probability; None for no limit. Tokens with
+        a logit of -inf are never sampled either.
+
+    Returns:
+      int32 token ids, and their natural log-probabilities under softmax(logits).
     """
     if policy.temperature and (policy.top_k or policy.top_p < 1):
-        allowed = logits if limit is None else jnp.where(_places(logits) < limit, logits, -jnp.inf)
-        token = inverse_cdf(restrict(allowed, policy.temperature, policy.top_k, policy.top_p), uniform)
+        allowed = logits if vocab_limit is None else jnp.where(_indices(logits) < vocab_limit, logits, -jnp.inf)
+        token = inverse_cdf(restrict_logits(allowed, policy.temperature, policy.top_k, policy.top_p), uniform)
         return token, log_probability(logits, token)
+    return _sample_unrestricted(logits, uniform, policy.temperature, vocab_limit)
+
+
+def _sample_unrestricted(
+    logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"], temperature: float, vocab_limit: int | None
+) -> tuple[Int[Array, "*rows"], Float[Array, "*rows"]]:
+    """`sample_token` without top-k and top-p: finds the block of the token first, then the token in it."""
     blocks = _blocks(logits)
-    tops = _below(limit, blocks, jnp.max(blocks, axis=-1), jnp.max, -jnp.inf)
-    top = _apart(jnp.max(tops, axis=-1, keepdims=True))
-    sums = _apart(_sums(blocks, top))
-    if policy.temperature == 0:
-        block, target = jnp.argmax(tops, axis=-1), None
+    block_max = _apply_limit(vocab_limit, blocks, jnp.max(blocks, axis=-1), jnp.max, -jnp.inf)
+    top = _materialize(jnp.max(block_max, axis=-1, keepdims=True))
+    sums = _materialize(_block_sums(blocks, top))
+    if temperature == 0:
+        block, target = jnp.argmax(block_max, axis=-1), None
     else:
-        # Tempered by products, not by quotients of the differences above: two sums that have a term in common XLA
-        # takes apart, writes the term for the whole vocabulary, and needs three times as long.
-        scale = 1 / policy.temperature
-        weights = sums if scale == 1 else _apart(_sums(blocks * scale, top * scale))
-        weights = _below(limit, blocks, weights, lambda x, axis: _sums(x * scale, top * scale), 0.0)
+        # Scaled before the subtraction, not after: XLA splits two sums that have a term in common, writes this term for
+        # the whole vocabulary and takes three times as long.
+        scale = 1 / temperature
+        weights = sums if scale == 1 else _materialize(_block_sums(blocks * scale, top * scale))
+        weights = _apply_limit(vocab_limit, blocks, weights, lambda x, axis: _block_sums(x * scale, top * scale), 0.0)
         target = uniform * jnp.sum(weights, axis=-1)
         block, before = _first_above(weights, target)
     inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
-    place = block.astype(jnp.int32) * blocks.shape[-1]
-    real = inside if limit is None else jnp.where(place[..., None] + _places(inside) < limit, inside, -jnp.inf)
+    first_id = block.astype(jnp.int32) * blocks.shape[-1]
+    allowed = inside
+    if vocab_limit is not None:
+        allowed = jnp.where(first_id[..., None] + _indices(inside) < vocab_limit, inside, -jnp.inf)
     if target is None:
-        index = jnp.argmax(real, axis=-1).astype(jnp.int32)
+        index = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     else:
-        index, _ = _first_above(jnp.exp(real * scale - top * scale), target - before)
+        index, _ = _first_above(jnp.exp(allowed * scale - top * scale), target - before)
     chosen = jnp.take_along_axis(inside, index[..., None], axis=-1)[..., 0]
-    return place + index, chosen - top[..., 0] - jnp.log(jnp.sum(sums, axis=-1))
+    return first_id + index, chosen - top[..., 0] - jnp.log(jnp.sum(sums, axis=-1))
 
 
 def log_probability(logits: Float[Array, "*rows V"], token: Int[Array, "*rows"]) -> Float[Array, "*rows"]:
@@ -58,26 +74,34 @@ def log_probability(logits: Float[Array, "*rows V"], token: Int[Array, "*rows"])
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def restrict(
+def restrict_logits(
     logits: Float[Array, "*rows V"], temperature: float, top_k: int = 0, top_p: float = 1.0
 ) -> Float[Array, "*rows V"]:
-    """Tempered logits, -inf outside the set that may be drawn from.
+    """Applies temperature, then top-k, then top-p, in the order of Hugging Face's `generate`.
 
-    Top-p acts on the tempered probabilities of what top-k left (the order of Hugging Face's generate). Tokens exactly
-    as likely as the least likely member of the set belong to it too. top_k 0 and top_p 1 restrict nothing.
+    Tokens exactly as likely as the least likely member of the top-k or top-p set belong to it, too.
+
+    Args:
+      logits: float32 logits.
+      temperature: divides the logits; top-p uses the probabilities at this temperature.
+      top_k: number of tokens to keep; 0 keeps all.
+      top_p: probability to keep among these; 1 keeps all.
+
+    Returns:
+      logits / temperature, -inf outside the set.
     """
     if 0 < top_k < logits.shape[-1]:
         highest = jax.lax.top_k(logits, top_k)[0]
-        # Not highest[..., -1]: XLA makes a full sort of a slice of top_k, which took 80 times as long on a CPU.
-        bar = jnp.min(highest, axis=-1) if top_p >= 1 else _nucleus_of_sorted(highest, temperature, top_p)
-        logits = jnp.where(logits >= bar[..., None], logits, -jnp.inf)
+        # Not highest[..., -1]: for a slice of top_k XLA sorts everything, which took 80 times as long on a CPU.
+        threshold = jnp.min(highest, axis=-1) if top_p >= 1 else _nucleus_of_sorted(highest, temperature, top_p)
+        logits = jnp.where(logits >= threshold[..., None], logits, -jnp.inf)
     elif top_p < 1:
         logits = jnp.where(logits >= _nucleus(logits, temperature, top_p)[..., None], logits, -jnp.inf)
     return logits if temperature == 1 else logits / temperature
 
 
 def _nucleus_of_sorted(logits: Float[Array, "*rows k"], temperature: float, top_p: float) -> Float[Array, "*rows"]:
-    """Lowest of the logits, sorted from the highest on, that are needed for a share `top_p` of their probability."""
+    """Lowest of the logits, sorted in descending order, that a share `top_p` of their probability needs."""
     weights = jnp.exp((logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature)
     before = jnp.cumsum(weights, axis=-1) - weights
     needed = before < top_p * jnp.sum(weights, axis=-1, keepdims=True)
@@ -85,78 +109,87 @@ def _nucleus_of_sorted(logits: Float[Array, "*rows k"], temperature: float, top_
 
 
 def _nucleus(logits: Float[Array, "*rows V"], temperature: float, top_p: float) -> Float[Array, "*rows"]:
-    """The highest bar at or above which lies at least `top_p` of the probability; it is one of the logits.
+    """Highest threshold at or above which the logits have at least `top_p` of the probability; it is one of the logits.
 
-    Not by sorting: the bar is fixed from its highest bit to its lowest, in the unsigned integers that have the order of
-    the floats. Each bit takes one masked sum over the vocabulary.
+    Instead of a sort, the threshold is found bit by bit, from the highest one, among the unsigned integers that are
+    ordered as the floats. Each bit takes one masked sum over the vocabulary.
     """
     weights = jnp.exp((logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature)
     target = top_p * jnp.sum(weights, axis=-1)
     bits = jax.lax.bitcast_convert_type(logits, jnp.uint32)
     ordered = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
-    def fix_bit(i: Int[Array, ""], bar: UInt32[Array, "*rows"]) -> UInt32[Array, "*rows"]:
-        raised = bar | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
-        above = jnp.sum(jnp.where(ordered >= raised[..., None], weights, 0), axis=-1)
-        return jnp.where(above >= target, raised, bar)
+    def fix_bit(i: Int[Array, ""], threshold: UInt32[Array, "*rows"]) -> UInt32[Array, "*rows"]:
+        candidate = threshold | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
+        above = jnp.sum(jnp.where(ordered >= candidate[..., None], weights, 0), axis=-1)
+        return jnp.where(above >= target, candidate, threshold)
 
-    bar = jax.lax.fori_loop(0, 32, fix_bit, jnp.zeros(target.shape, jnp.uint32))
-    bar = jnp.maximum(bar, ~jnp.float32(-jnp.inf).view(jnp.uint32))  # where rounding left the whole below the target
-    return jax.lax.bitcast_convert_type(jnp.where(bar >> 31 == 1, bar & jnp.uint32((1 << 31) - 1), ~bar), jnp.float32)
+    threshold = jax.lax.fori_loop(0, 32, fix_bit, jnp.zeros(target.shape, jnp.uint32))
+    # Rounding may leave the sum of all weights below the target; then every finite logit belongs to the set.
+    threshold = jnp.maximum(threshold, ~jnp.float32(-jnp.inf).view(jnp.uint32))
+    return jax.lax.bitcast_convert_type(
+        jnp.where(threshold >> 31 == 1, threshold & jnp.uint32((1 << 31) - 1), ~threshold), jnp.float32
+    )
 
 
 def inverse_cdf(logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"]) -> Int[Array, "*rows"]:
-    """The token in whose interval of the cumulative distribution softmax(logits) `uniform` falls.
+    """The token into whose interval of the cumulative distribution of softmax(logits) `uniform` falls.
 
-    A large vocabulary is drawn from in two levels: the block, then the token in it. Only block sums touch the whole
-    vocabulary, and the running sums are short, hence accurate in float32.
+    Two levels: the block, then the token in it. Only the block sums touch the whole vocabulary, and the running sums
+    are short, hence accurate in float32.
     """
-    top, blocks = _apart(jnp.max(logits, axis=-1, keepdims=True)), _blocks(logits)
-    sums = _apart(_sums(blocks, top))
+    top, blocks = _materialize(jnp.max(logits, axis=-1, keepdims=True)), _blocks(logits)
+    sums = _materialize(_block_sums(blocks, top))
     target = uniform * jnp.sum(sums, axis=-1)
     block, before = _first_above(sums, target)
     inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
     return block * blocks.shape[-1] + _first_above(jnp.exp(inside - top), target - before)[0]
 
 
-def _apart(x: Array) -> Array:
-    """`x`, whose making XLA does not mix with its use: its library for CPUs then makes it in one pass over the
-    vocabulary, without an array of exponentials (measured for 240 rows of 50,272: 12 ms instead of 50)."""
+def _materialize(x: Array) -> Array:
+    """Keeps XLA from fusing the computation of `x` with its use.
+
+    XLA for CPUs then computes it in one pass over the vocabulary, without an array of exponentials: 12 ms instead of
+    50 for 240 rows of 50,272 logits.
+    """
     return jax.lax.optimization_barrier(x)
 
 
-def _sums(blocks: Float[Array, "*rows n w"], top: Float[Array, "*rows 1"]) -> Float[Array, "*rows n"]:
+def _block_sums(blocks: Float[Array, "*rows n w"], top: Float[Array, "*rows 1"]) -> Float[Array, "*rows n"]:
     return jnp.sum(jnp.exp(blocks - top[..., None]), axis=-1)
 
 
-def _below(
-    limit: int | None,
+def _apply_limit(
+    vocab_limit: int | None,
     blocks: Float[Array, "*rows n w"],
-    of_blocks: Float[Array, "*rows n"],
+    reduced: Float[Array, "*rows n"],
     reduce: Callable[..., Array],
-    nothing: float,
+    identity: float,
 ) -> Float[Array, "*rows n"]:
-    """What `reduce` made of every block, as if the tokens from `limit` on were not there. Only the block in which the
-    limit lies is reduced again, as masking the whole vocabulary would take longer than the draw."""
-    if limit is None or limit >= blocks.shape[-2] * blocks.shape[-1]:
-        return of_blocks
-    whole, rest = divmod(limit, blocks.shape[-1])
-    kept = jnp.where(_places(of_blocks) < whole, of_blocks, nothing)
+    """Removes the tokens from `vocab_limit` on from `reduced`, the result of `reduce` for every block.
+
+    Only the block that contains the limit is reduced again: masking the whole vocabulary takes longer than sampling.
+    """
+    if vocab_limit is None or vocab_limit >= blocks.shape[-2] * blocks.shape[-1]:
+        return reduced
+    full_blocks, rest = divmod(vocab_limit, blocks.shape[-1])
+    limited = jnp.where(_indices(reduced) < full_blocks, reduced, identity)
     if rest:
-        kept = kept.at[..., whole].set(reduce(blocks[..., whole : whole + 1, :rest], axis=-1)[..., 0])
-    return kept
+        boundary = reduce(blocks[..., full_blocks : full_blocks + 1, :rest], axis=-1)[..., 0]
+        limited = limited.at[..., full_blocks].set(boundary)
+    return limited
 
 
-def _places(x: Array) -> Int[Array, "..."]:
+def _indices(x: Array) -> Int[Array, "..."]:
     """0, 1, ... along the last axis of x."""
     return jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
 
 
 def _blocks(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows n w"]:
-    """The vocabulary in blocks of equal width, near its square root if that is possible.
+    """The vocabulary in blocks of equal width, if possible near its square root.
 
-    The width divides the vocabulary's size, which costs nothing, where the blocks then are not too many or too long;
-    padding would copy all logits, which takes longer than the whole draw.
+    A width that divides the vocabulary costs nothing. Padding copies all logits, which takes longer than sampling, so
+    it is used only if the blocks would otherwise be far too many or too long.
     """
     size, root = logits.shape[-1], math.isqrt(logits.shape[-1] - 1) + 1
     width = min((w for w in range(1, size + 1) if size % w == 0), key=lambda w: w + size // w)
@@ -170,10 +203,10 @@ def _blocks(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows n w"]:
 def _first_above(
     weights: Float[Array, "*rows M"], target: Float[Array, "*rows"]
 ) -> tuple[Int[Array, "*rows"], Float[Array, "*rows"]]:
-    """First positive weight at which the running sum exceeds `target`, and the sum before it.
+    """Index of the first positive weight at which the running sum exceeds `target`, and the sum before it.
 
-    Running sums are rounded: where none exceeds the target the last positive weight is meant, and a weight of zero
-    is never chosen.
+    Running sums are rounded. If none exceeds the target, the result is the last positive weight; a weight of zero is
+    never chosen.
     """
     running = jnp.cumsum(weights, axis=-1)
     positive: Bool[Array, "*rows M"] = weights > 0

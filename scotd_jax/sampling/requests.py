@@ -1,4 +1,4 @@
-"""What a sampler is asked, and what it gives back."""
+"""Input and output records of the sampler."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,23 +6,34 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Samples wanted of one question: `prompt_ids` is the whole prompt, `sample_indices` the numbers of the samples.
+    """Samples to generate for one question.
 
-    The first `shared` tokens of the prompt are exemplars that other questions have too. A decoder-only model computes
-    them once for all of them.
+    Attributes:
+      question_id: id of the question; with the sample index it determines the noise of a sample.
+      prompt_ids: token ids of the whole prompt.
+      sample_indices: indices of the samples to generate.
+      shared_length: number of leading prompt tokens that hold few-shot examples which other questions share. A
+        decoder-only model prefills them once for all of these questions.
     """
 
     question_id: str
     prompt_ids: Sequence[int]
     sample_indices: Sequence[int]
-    shared: int = 0
+    shared_length: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One thing that was said. Fields as in records.Response.
+    """One generated response, with the fields of `records.Response`.
 
-    `token_ids` are all `num_tokens` tokens, with the end token or those of the stop string, which `text` is without.
+    Attributes:
+      question_id: id of the question.
+      sample_index: index of the sample among those of its question.
+      text: the response without its end token or stop string.
+      finish_reason: "stop" after an end token or stop string, "length" at `max_new_tokens`.
+      logprob: natural log-probability of all tokens under the untempered model.
+      num_tokens: number of generated tokens.
+      token_ids: all generated tokens, including the end token or those of the stop string.
     """
 
     question_id: str

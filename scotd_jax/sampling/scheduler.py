@@ -1,8 +1,8 @@
-"""Which row says which sample, and when a lane takes its next question: bookkeeping of the host, without arrays.
+"""Host-side scheduling of the sampler: which slot decodes which sample, and when a group takes its next question.
 
-A question's samples are said by the rows of one lane, which holds the contexts of up to W questions at a time. Rows
-that are free begin the next waiting sample of their lane, the oldest question first, so a lane asks for a question as
-soon as none of its samples waits: before its rows stand idle.
+The slots of one group decode the samples of a question, and a group holds the contexts of up to W questions. A free
+slot starts the next waiting sample of its group, oldest question first. A group takes another question as soon as no
+sample of its questions is waiting, that is, before any of its slots is idle.
 """
 
 import collections
@@ -14,69 +14,83 @@ from scotd_jax.sampling.requests import Request
 
 
 @dataclasses.dataclass
-class _Held:
-    """A question in a place of a lane: its samples that wait, and how many are under way."""
+class _AdmittedQuestion:
+    """A question whose context a group holds: its waiting samples, and the number of running ones."""
 
     request: Request
     waiting: collections.deque[int]
-    under_way: int = 0
+    running: int = 0
 
 
-class Beginning(NamedTuple):
-    """A row begins a sample of the question in `place` of its lane."""
+class SlotAssignment(NamedTuple):
+    """A slot starts a sample of the question with index `context_index` in its group."""
 
-    lane: int
-    row: int
-    place: int
+    group: int
+    slot: int
+    context_index: int
     request: Request
     sample_index: int
 
 
-class Lanes:
-    def __init__(self, lanes: int, rows: int, places: int):
-        # Held questions of each lane by place, the oldest first.
-        self._held: list[dict[int, _Held]] = [{} for _ in range(lanes)]
-        self._free: list[list[int]] = [list(range(rows)) for _ in range(lanes)]
-        self._said: dict[tuple[int, int], tuple[int, int]] = {}  # (lane, row) -> place, sample index
-        self._places = places
+class Scheduler:
+    """Assigns samples to free slots and questions to groups that need one.
+
+    Args:
+      num_groups: groups in the batch (B).
+      slots_per_group: slots in each group (G).
+      contexts_per_group: questions that a group can hold at a time (W).
+    """
+
+    def __init__(self, num_groups: int, slots_per_group: int, contexts_per_group: int):
+        # Questions of each group by context index, oldest first.
+        self._questions: list[dict[int, _AdmittedQuestion]] = [{} for _ in range(num_groups)]
+        self._free: list[list[int]] = [list(range(slots_per_group)) for _ in range(num_groups)]
+        self._running: dict[tuple[int, int], tuple[int, int]] = {}  # (group, slot) -> (context index, sample index)
+        self._contexts_per_group = contexts_per_group
 
     @property
-    def busy(self) -> int:
-        """Rows that say something."""
-        return len(self._said)
+    def num_active(self) -> int:
+        """Number of slots that are decoding a sample."""
+        return len(self._running)
 
-    def wanting(self) -> list[int]:
-        """Lanes that can take a question and have no sample left to begin, those with most free rows first."""
-        able = [
-            lane
-            for lane, held in enumerate(self._held)
-            if len(held) < self._places and not any(each.waiting for each in held.values())
+    def groups_to_refill(self) -> list[int]:
+        """Groups that have no waiting sample and can hold another question, those with the most free slots first."""
+        groups = [
+            group
+            for group, questions in enumerate(self._questions)
+            if len(questions) < self._contexts_per_group
+            and not any(question.waiting for question in questions.values())
         ]
-        return sorted(able, key=lambda lane: -len(self._free[lane]))
+        return sorted(groups, key=lambda group: -len(self._free[group]))
 
-    def take(self, lane: int, request: Request) -> int:
-        """Puts a question into a free place of the lane, and returns the place."""
-        place = next(w for w in range(self._places) if w not in self._held[lane])
-        self._held[lane][place] = _Held(request, collections.deque(request.sample_indices))
-        return place
+    def admit(self, group: int, request: Request) -> int:
+        """Gives a question to a group and returns the index of its context there."""
+        questions = self._questions[group]
+        context_index = next(w for w in range(self._contexts_per_group) if w not in questions)
+        questions[context_index] = _AdmittedQuestion(request, collections.deque(request.sample_indices))
+        return context_index
 
-    def begin(self) -> Iterator[Beginning]:
-        """Free rows begin waiting samples, as long as there are both."""
-        for lane, held in enumerate(self._held):
-            free = self._free[lane]
-            for place, question in held.items():
+    def assign(self) -> Iterator[SlotAssignment]:
+        """Starts waiting samples in free slots, as many as possible."""
+        for group, questions in enumerate(self._questions):
+            free = self._free[group]
+            for context_index, question in questions.items():
                 while free and question.waiting:
-                    row, sample_index = free.pop(0), question.waiting.popleft()
-                    question.under_way += 1
-                    self._said[lane, row] = place, sample_index
-                    yield Beginning(lane, row, place, question.request, sample_index)
+                    slot, sample_index = free.pop(0), question.waiting.popleft()
+                    question.running += 1
+                    self._running[group, slot] = context_index, sample_index
+                    yield SlotAssignment(group, slot, context_index, question.request, sample_index)
 
-    def end(self, lane: int, row: int) -> tuple[Request, int]:
-        """The row is free again; a question without samples leaves its place. Returns what the row has said."""
-        place, sample_index = self._said.pop((lane, row))
-        self._free[lane].append(row)
-        question = self._held[lane][place]
-        question.under_way -= 1
-        if not question.waiting and not question.under_way:
-            del self._held[lane][place]
+    def release(self, group: int, slot: int) -> tuple[Request, int]:
+        """Frees a slot whose sample has finished, and the context of a question that has no samples left.
+
+        Returns:
+          The request and the sample index that the slot was decoding.
+        """
+        context_index, sample_index = self._running.pop((group, slot))
+        self._free[group].append(slot)
+        question = self._questions[group][context_index]
+        question.running -= 1
+        if not question.waiting and not question.running:
+            del self._questions[group][context_index]
         return question.request, sample_index

@@ -1,8 +1,8 @@
-"""Stop strings at token level: a table that says, after every token, whether a stop string has been said.
+"""Stop strings at token level: a table that tells after every token whether the text contains a stop string.
 
-A stop string may be split into tokens in several ways and may begin or end inside a token ("\\n\\n" is one token or two
-in OPT's vocabulary, data.md 5.2). So the strings are matched over the bytes that tokens add to the text: an
-Aho-Corasick automaton over bytes, with one step per token worked out beforehand for the whole vocabulary.
+A stop string can be split into tokens in several ways and can begin or end inside a token: in OPT's vocabulary, two
+line feeds are one token or two. The strings are therefore matched over the bytes that tokens add to the text, by an
+Aho-Corasick automaton (Aho and Corasick 1975) whose transitions are precomputed for every token of the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -10,32 +10,38 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int32
 
-START = 0  # the state before the first token
+START_STATE = 0  # the state before the first token
 
 
 def stop_table(token_bytes: Sequence[bytes], stops: Sequence[str]) -> Int32[np.ndarray, "states V"]:
-    """The state after each token: `state = table[state, token]`, from START. The last state means that a stop string
-    has been said, and is never left.
+    """Builds the transition table: `state = table[state, token]`, starting from START_STATE.
 
-    `token_bytes[id]` are the bytes that token `id` adds to the text (b"" for special tokens). Raises ValueError on an
-    empty stop string.
+    Args:
+      token_bytes: the bytes that each token id adds to the text, b"" for special tokens.
+      stops: stop strings.
+
+    Returns:
+      The table. Its last state means that the text contains a stop string; it has no way out.
+
+    Raises:
+      ValueError: if a stop string is empty.
     """
-    steps = _byte_automaton([stop.encode("utf-8") for stop in stops])
+    transitions = _byte_automaton([stop.encode("utf-8") for stop in stops])
     lengths = np.array([len(text) for text in token_bytes], np.int64)
-    letters = np.frombuffer(b"".join(token_bytes), np.uint8)
-    begins = np.cumsum(lengths) - lengths
-    table = np.repeat(np.arange(len(steps), dtype=np.int32)[:, None], len(token_bytes), axis=1)
+    all_bytes = np.frombuffer(b"".join(token_bytes), np.uint8)
+    offsets = np.cumsum(lengths) - lengths
+    table = np.repeat(np.arange(len(transitions), dtype=np.int32)[:, None], len(token_bytes), axis=1)
     for position in range(int(lengths.max(initial=0))):
         longer = np.flatnonzero(lengths > position)
-        table[:, longer] = steps[table[:, longer], letters[begins[longer] + position]]
+        table[:, longer] = transitions[table[:, longer], all_bytes[offsets[longer] + position]]
     return table
 
 
 def _byte_automaton(stops: Sequence[bytes]) -> Int32[np.ndarray, "states 256"]:
-    """The automaton over single bytes. A state is the longest end of the text that a stop string begins with."""
+    """The automaton over single bytes. A state is the longest suffix of the text that is a prefix of a stop string."""
     if not all(stops):
         raise ValueError("a stop string is empty: it would end every response before its first token")
-    states = {b"": START}
+    states = {b"": START_STATE}
     for stop in stops:
         for end in range(1, len(stop)):
             states.setdefault(stop[:end], len(states))
@@ -43,13 +49,13 @@ def _byte_automaton(stops: Sequence[bytes]) -> Int32[np.ndarray, "states 256"]:
     table = np.full((match + 1, 256), match, np.int32)
     for prefix, state in states.items():
         for byte in range(256):
-            ends = [(prefix + bytes([byte]))[begin:] for begin in range(len(prefix) + 2)]
-            if not any(end in stops for end in ends):
-                table[state, byte] = next(states[end] for end in ends if end in states)
+            suffixes = [(prefix + bytes([byte]))[begin:] for begin in range(len(prefix) + 2)]
+            if not any(suffix in stops for suffix in suffixes):
+                table[state, byte] = next(states[suffix] for suffix in suffixes if suffix in states)
     return table
 
 
-def cut(text: str, stops: Sequence[str]) -> str:
-    """`text` up to the stop string that begins first; all of it where none occurs."""
+def truncate_at_stop(text: str, stops: Sequence[str]) -> str:
+    """`text` up to the first stop string, or all of it if it contains none."""
     found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
     return text[: min(found)] if found else text

@@ -1,0 +1,200 @@
+"""One pass of the sampler: admits questions, starts samples in free slots, steps the device, collects the results."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from scotd_jax.config import Sampling
+from scotd_jax.distributed.mesh import batch_shards
+from scotd_jax.distributed.sharding import AnyMesh, batch_sharding
+from scotd_jax.layout import pad_rows, round_up
+from scotd_jax.models.api import Context, Model
+from scotd_jax.sampling.compiled import SamplingPrograms
+from scotd_jax.sampling.decode_loop import InferenceWeights
+from scotd_jax.sampling.passes import SamplingPass, prompt_parts
+from scotd_jax.sampling.requests import Request
+from scotd_jax.sampling.scheduler import Scheduler
+from scotd_jax.sampling.slot_buffers import SlotBuffers
+
+
+class FinishedSequence(NamedTuple):
+    """A generated sequence before its text is decoded.
+
+    Attributes:
+      request: the request to which it belongs.
+      sample_index: index of the sample.
+      token_ids: all generated tokens.
+      logprob: natural log-probability of the tokens under the untempered model.
+      stopped: True if it ended with an end token or a stop string, False at `max_new_tokens`.
+    """
+
+    request: Request
+    sample_index: int
+    token_ids: tuple[int, ...]
+    logprob: float
+    stopped: bool
+
+
+@dataclasses.dataclass
+class SamplerStats:
+    """Counts of decode steps since the sampler was created.
+
+    Attributes:
+      slot_steps: decode steps times number of slots.
+      tokens: how many of these generated a token of a sample.
+    """
+
+    slot_steps: int = 0
+    tokens: int = 0
+
+    @property
+    def utilization(self) -> float:
+        """Share of slot steps that generated a token, 0 to 1."""
+        return self.tokens / max(1, self.slot_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeEngine:
+    """What all passes of a sampler have in common.
+
+    Attributes:
+      model: the model that decodes.
+      policy: sampling settings, with a batch size that the mesh divides.
+      mesh: devices over whose batch axes questions are spread; None for one device.
+      programs: compiled programs of model and policy.
+      base_key: `noise.base_key` of the seed.
+      stop_table: `stop_strings.stop_table` of the stop strings, on the devices.
+    """
+
+    model: Model
+    policy: Sampling
+    mesh: Mesh | None
+    programs: SamplingPrograms
+    base_key: jax.Array
+    stop_table: jax.Array
+
+    def put_batch(self, arrays: Any) -> Any:
+        """Moves arrays with a leading batch axis to the devices of the mesh."""
+        return arrays if self.mesh is None else jax.device_put(arrays, batch_sharding(self.mesh))
+
+
+class DecodePass:
+    """Decodes all requests of one `SamplingPass`.
+
+    Args:
+      engine: model, policy and programs.
+      weights: parameters.
+      sampling_pass: the requests.
+      stats: counters to update.
+    """
+
+    def __init__(
+        self, engine: DecodeEngine, weights: InferenceWeights, sampling_pass: SamplingPass, stats: SamplerStats
+    ):
+        policy, num_contexts = engine.policy, contexts_per_group(engine.policy)
+        self._engine, self._weights, self._stats = engine, weights, stats
+        self._pending = collections.deque(sampling_pass.requests)
+        self._prompt_length = sampling_pass.prompt_length
+        self._scheduler = Scheduler(policy.batch_size, policy.n, num_contexts)
+        self._slots = SlotBuffers(policy.batch_size, policy.n, policy.max_new_tokens)
+        self._few_shot = self._prefill_few_shot(sampling_pass.few_shot_ids)
+        self._contexts, self._state, self._cache = engine.programs.init_state(
+            weights.params, policy.batch_size, num_contexts, self._prompt_length
+        )
+
+    def run(self) -> Iterator[list[FinishedSequence]]:
+        """Yields sequences as they finish, while the devices already compute the next steps."""
+        finished: list[FinishedSequence] = []
+        while True:
+            self._admit_questions()
+            self._slots.start(self._scheduler.assign(), self._start_token)
+            if not self._scheduler.num_active:
+                break
+            generated, steps = self._dispatch_decode_steps()
+            if finished:
+                yield finished
+            finished = self._collect_finished(generated, steps)
+        if finished:
+            yield finished
+
+    def _start_token(self, request: Request) -> int:
+        return prompt_parts(self._engine.model, request).start_token
+
+    def _prefill_few_shot(self, few_shot_ids: Sequence[int]) -> Context | None:
+        if not few_shot_ids:
+            return None
+        tokens, mask = pad_rows([few_shot_ids], round_up(len(few_shot_ids), self._engine.policy.bucket))
+        return self._engine.programs.prefill_few_shot(self._weights.params, tokens, mask)
+
+    def _admit_questions(self) -> None:
+        """Prefills pending questions for groups that need one, several at once.
+
+        A single prompt does not keep the hardware busy, so a group may wait until enough others need a question, too.
+        """
+        max_prompts = prefill_batch_size(self._engine.policy.batch_size, self._engine.mesh)
+        while self._pending:
+            groups = self._scheduler.groups_to_refill()
+            count = min(max_prompts, len(self._pending))
+            if len(groups) < count and self._scheduler.num_active:
+                return
+            if not groups:
+                return
+            self._prefill([(group, self._pending.popleft()) for group in groups[:count]])
+
+    def _prefill(self, admitted: Sequence[tuple[int, Request]]) -> None:
+        """Computes the contexts of the requests and stores each in its group."""
+        policy, mesh = self._engine.policy, self._engine.mesh
+        source = np.full((contexts_per_group(policy), policy.batch_size), -1, np.int32)
+        prompts: list[list[int]] = [[]] * prefill_batch_size(policy.batch_size, mesh)
+        for row, (group, request) in enumerate(admitted):
+            source[self._scheduler.admit(group, request), group] = row
+            prompts[row] = prompt_parts(self._engine.model, request).prompt_ids
+        tokens, mask = self._engine.put_batch(pad_rows(prompts, self._prompt_length))
+        self._contexts = self._engine.programs.prefill(
+            self._weights.params, self._few_shot, self._contexts, tokens, mask, source
+        )
+
+    def _dispatch_decode_steps(self) -> tuple[jax.Array, jax.Array]:
+        """Starts the next decode call; returns its tokens[B, G, C] and number of steps without waiting for them."""
+        engine = self._engine
+        self._state, self._cache, generated, steps = engine.programs.decode_steps(
+            self._weights,
+            self._few_shot,
+            self._contexts,
+            self._state,
+            self._cache,
+            engine.put_batch(self._slots.inputs),
+            engine.base_key,
+            engine.stop_table,
+        )
+        return generated, steps
+
+    def _collect_finished(self, generated: jax.Array, steps: jax.Array) -> list[FinishedSequence]:
+        """Waits for the decode call and frees the slots whose sequences have finished."""
+        state = self._state
+        generated, steps, position, logprob, active, stopped = jax.device_get(
+            (generated, steps, state.position, state.logprob, state.active, state.stopped)
+        )
+        self._stats.slot_steps += int(steps) * active.size
+        self._stats.tokens += self._slots.append(generated, position)
+        finished = []
+        for group, slot, ids in self._slots.pop_finished(active):
+            request, sample_index = self._scheduler.release(group, slot)
+            at = group, slot
+            finished.append(FinishedSequence(request, sample_index, ids, float(logprob[at]), bool(stopped[at])))
+        return finished
+
+
+def contexts_per_group(policy: Sampling) -> int:
+    """Number of questions whose contexts a group of slots holds at a time."""
+    return 1 if policy.n == 1 else 2
+
+
+def prefill_batch_size(batch_size: int, mesh: AnyMesh | None) -> int:
+    """Number of prompts that one prefill call computes: a quarter of the batch, rounded up to the batch shards."""
+    return round_up(-(-batch_size // 4), 1 if mesh is None else batch_shards(mesh))

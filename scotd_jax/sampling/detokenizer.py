@@ -1,0 +1,55 @@
+"""Text of a response from its token ids."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from scotd_jax.sampling.stop_strings import truncate_at_stop
+
+
+@runtime_checkable
+class SamplerTokenizer(Protocol):
+    """The part of `scotd_jax.tokenization.Tokenizer` that the sampler uses."""
+
+    eos_ids: tuple[int, ...]
+    size: int
+
+    def token_bytes(self) -> list[bytes]:
+        """Bytes that each token adds to the text."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a token sequence."""
+
+
+class Detokenizer:
+    """Decodes responses up to their end token or stop string.
+
+    Args:
+      tokenizer: tokenizer of the model.
+      stops: stop strings.
+    """
+
+    def __init__(self, tokenizer: SamplerTokenizer, stops: Sequence[str]):
+        self._tokenizer, self._stops = tokenizer, stops
+        self._token_bytes = tokenizer.token_bytes()
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Returns the text of a response without its end token, cut before the first stop string.
+
+        A tokenizer may normalize whitespace when it decodes, so that the bytes of the tokens contain a stop string but
+        the decoded text does not. The text then ends with the last token that lies before the stop string.
+        """
+        if ids and ids[-1] in self._tokenizer.eos_ids:
+            ids = ids[:-1]
+        text = self._tokenizer.decode(ids)
+        truncated = truncate_at_stop(text, self._stops)
+        if len(truncated) < len(text):
+            return truncated
+        token_bytes = [self._token_bytes[i] for i in ids]
+        spelled = b"".join(token_bytes)
+        found = [at for at in (spelled.find(stop.encode("utf-8")) for stop in self._stops) if at >= 0]
+        if not found:
+            return text
+        ends = np.cumsum([len(token_text) for token_text in token_bytes])
+        return self._tokenizer.decode(ids[: int(np.searchsorted(ends, min(found), side="right"))])
