@@ -31,8 +31,8 @@ from scotd_jax.config import Sampling
 from scotd_jax.models.api import Model, Precision
 from scotd_jax.models.registry import build, config_for
 from scotd_jax.sampling import decode_loop
-from scotd_jax.sampling.noise import base_key, keys_of, uniforms
-from scotd_jax.sampling.policies import draw
+from scotd_jax.sampling.noise import base_key, sample_keys, uniforms
+from scotd_jax.sampling.policies import sample_token
 from scotd_jax.sampling.requests import Request
 from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.workdir import versions
@@ -79,28 +79,28 @@ def milliseconds(function: Callable[..., Any], *args: Any, repeat: int = 7) -> f
 
 
 def costs(model: Model) -> dict[str, float]:
-    weights = decode_loop.speaking(model, model.init(jax.random.key(0)))
-    questions, rows, cache = decode_loop.empty(model, POLICY, weights.params, B, 2, 64)
+    weights = decode_loop.inference_weights(model, model.init(jax.random.key(0)))
+    contexts, state, cache = decode_loop.init_state(model, POLICY, weights.params, B, 2, 64)
     V, none = model.config.vocab_size, jnp.zeros((B, G), jnp.int32)
-    orders = decode_loop.Orders(none == 0, none, none, jnp.zeros((B, G, 2), jnp.uint32), none)
-    decode = functools.partial(decode_loop.decode, model, POLICY, eos_ids=(V,), vocab_limit=V)
+    inputs = decode_loop.StepInputs(none == 0, none, none, jnp.zeros((B, G, 2), jnp.uint32), none)
+    decode = functools.partial(decode_loop.decode_steps, model, POLICY, eos_ids=(V,), vocab_limit=V)
     chunk = milliseconds(
         lambda *a: decode(*a)[2],
         weights,
         None,
-        questions,
-        rows,
+        contexts,
+        state,
         cache,
-        orders,
+        inputs,
         base_key(0),
         jnp.zeros((2, V), jnp.int32),
     )
-    keys = keys_of(base_key(0), orders.words, orders.index)
+    keys = sample_keys(base_key(0), inputs.question_hash, inputs.sample_index)
     logits = jax.random.normal(jax.random.key(1), (B, G, V))
     found = {"step_ms": round(chunk / POLICY.chunk, 3), "uniforms_ms": milliseconds(uniforms, keys, none)}
     for temperature in (1.0, 0.7):
         policy = dataclasses.replace(POLICY, temperature=temperature)
-        said = milliseconds(lambda scores, k, p=policy: draw(scores, uniforms(k, none), p), logits, keys)
+        said = milliseconds(lambda scores, k, p=policy: sample_token(scores, uniforms(k, none), p), logits, keys)
         found[f"draw_at_{temperature}_ms"] = said
     return found | {
         name.replace("_ms", "_share"): round(value / found["step_ms"], 4)

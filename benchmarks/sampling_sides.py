@@ -103,7 +103,7 @@ class Ours:
         memory = {**self.memory, "peak_mib": resident()[1], **device_peak()}
         return {
             "memory": memory,
-            "occupancy": round(self.sampler.work.occupancy, 3),
+            "occupancy": round(self.sampler.stats.utilization, 3),
             "shapes": len(self.sampler.shapes),
         }
 

@@ -1,4 +1,4 @@
-"""The array layout [questions × responses].
+"""The array layout [questions x responses].
 
 A batch holds `prompt[B, P]` once and the responses that share it as `[B, G, R]`. Training and sampling split a prompt
 the same way: into a *prefix*, which is computed once per question, and a *start token*, which is the first input of

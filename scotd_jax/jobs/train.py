@@ -18,7 +18,7 @@ from scotd_jax.jobs.generation.local import Asked, Speaker, make_sampler, reques
 from scotd_jax.jobs.generation.provided_rationales import identity, load_given
 from scotd_jax.models import api
 from scotd_jax.models.kernels import fused_attention
-from scotd_jax.sampling.decode_loop import as_spoken
+from scotd_jax.sampling.decode_loop import cast_for_inference
 from scotd_jax.training import accounting, trainable
 from scotd_jax.training.checkpoints import best_step
 from scotd_jax.training.loop import check_sizes
@@ -146,7 +146,7 @@ def _dev(run: Run, name: str, model):
     wanted = requests(speaker, asked, 1, given=given)
 
     def evaluate(params, step: int) -> dict[str, float]:
-        sampler.params = run.on_own_devices(as_spoken(model, params), model)
+        sampler.params = run.on_own_devices(cast_for_inference(model, params), model)
         right = 0
         for samples in sampler(wanted):
             right += sum(respond(s, *asked[s.question_id], speaker, "greedy").correct is True for s in samples)

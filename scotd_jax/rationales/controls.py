@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from scotd_jax.config import RationaleControl
 from scotd_jax.errors import InputError
-from scotd_jax.keyed_random import random_order
+from scotd_jax.keyed_random import random_permutation
 from scotd_jax.records import Question, Response
 
 Group = tuple[Question, Sequence[Response]]
@@ -55,7 +55,7 @@ def _altered(kind: RationaleControl, row: Response) -> Response:
     if kind == "empty":
         return _with(row, "")
     words = row.rationale.split()
-    order = random_order(len(words), "shuffled", *row.key)
+    order = random_permutation(len(words), "shuffled", *row.key)
     return _with(row, " ".join(words[i] for i in order))
 
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from scotd_jax.config import Corpus
 from scotd_jax.errors import InputError
-from scotd_jax.keyed_random import random_key
+from scotd_jax.keyed_random import random_sort_key
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.near_duplicates import near_duplicates
 from scotd_jax.records import Response
@@ -138,7 +138,7 @@ def _over_cap(rows: list[Response], corpus: Corpus) -> Bins:
         return [""] * len(rows)
     keys = {
         "first": lambda row: row.sample_index,
-        "random": lambda row: random_key("cap", *row.key),
+        "random": lambda row: random_sort_key("cap", *row.key),
         "likely": lambda row: (-_likelihood(row), row.sample_index),
     }
     chosen = {row.sample_index for row in sorted(rows, key=keys[corpus.cap_by])[: corpus.cap]}

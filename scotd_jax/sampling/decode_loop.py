@@ -91,7 +91,7 @@ class StepInputs(NamedTuple):
 def cast_for_inference(model: Model, params: Params) -> Params:
     """Returns `params` with kernels cast to the compute dtype.
 
-    Matmuls cast their kernels to this dtype anyway, so results do not change, and bfloat16 kernels take half the memory.
+    Matmuls cast kernels to this dtype anyway, so results do not change, and bfloat16 kernels take half the memory.
     """
 
     def cast(path, leaf):

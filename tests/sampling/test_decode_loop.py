@@ -1,4 +1,4 @@
-"""The engine on a model whose every probability is known."""
+"""The decode loop on a Markov model, whose probabilities are known."""
 
 import dataclasses
 import functools
@@ -16,15 +16,15 @@ from scotd_jax.config import Sampling
 from scotd_jax.models.api import Precision
 from scotd_jax.models.registry import build, config_for
 from scotd_jax.sampling import decode_loop
-from scotd_jax.sampling.noise import base_key, name_words
+from scotd_jax.sampling.noise import base_key, hash_question_id
 from scotd_jax.sampling.stop_strings import stop_table
 from tests.helpers.markov import EOS, LINE_END, LetterTokenizer, markov_model, markov_table
 from tests.helpers.tolerances import FLOAT32
 
 B, G, P, T = 3, 40, 4, 12
 MODEL = markov_model()
-TEXTS = LetterTokenizer().token_bytes()
-STOPS, NO_STOPS = stop_table(TEXTS, ["\n\n"]), np.zeros((3, len(TEXTS)), np.int32)
+TOKEN_BYTES = LetterTokenizer().token_bytes()
+STOPS, NO_STOPS = stop_table(TOKEN_BYTES, ["\n\n"]), np.zeros((3, len(TOKEN_BYTES)), np.int32)
 ACTIVE = np.ones((B, G), bool)
 POLICY = Sampling(n=G, max_new_tokens=T, chunk=4)
 
@@ -33,12 +33,12 @@ class Generation(NamedTuple):
     tokens: np.ndarray  # [B, G, T]
     length: np.ndarray
     logprob: np.ndarray
-    finished: np.ndarray
+    stopped: np.ndarray
 
 
 @functools.cache
 def compiled(policy, vocab_limit, eos_ids):
-    return jax.jit(functools.partial(decode_loop.decode, MODEL, policy, vocab_limit=vocab_limit, eos_ids=eos_ids))
+    return jax.jit(functools.partial(decode_loop.decode_steps, MODEL, policy, vocab_limit=vocab_limit, eos_ids=eos_ids))
 
 
 def generate(
@@ -51,69 +51,73 @@ def generate(
     eos_ids=(EOS,),
     steps=None,
 ):
-    """All active rows begin together; row (b, g) is sample g of question b, whose prompt ends with the token b."""
+    """All active slots start together; slot (b, g) decodes sample g of question b, whose prompt ends with token b."""
     policy = dataclasses.replace(policy, n=G, chunk=POLICY.chunk)
-    weights = decode_loop.speaking(MODEL, {"table": jnp.asarray(table)})
-    questions, rows, cache = decode_loop.empty(MODEL, policy, weights.params, B, 1, P)
-    first, nothing = np.broadcast_to(np.arange(B, dtype=np.int32)[:, None], (B, G)), np.zeros((B, G), np.int32)
-    words = np.broadcast_to(np.stack([name_words(str(b)) for b in range(B)])[:, None], (B, G, 2))
-    index = np.broadcast_to(np.arange(G, dtype=np.int32), (B, G))
-    orders, said = decode_loop.Orders(active, first, nothing, words, index), []
-    while not said or rows.active.any():
-        base, table_of_stops = base_key(seed), jnp.asarray(stops)
-        rows, cache, tokens, made = compiled(policy, vocab_limit, eos_ids)(
-            weights, None, questions, rows, cache, orders, base, table_of_stops
+    weights = decode_loop.inference_weights(MODEL, {"table": jnp.asarray(table)})
+    contexts, state, cache = decode_loop.init_state(MODEL, policy, weights.params, B, 1, P)
+    hashes = np.stack([hash_question_id(str(b)) for b in range(B)])
+    inputs = decode_loop.StepInputs(
+        is_new=active,
+        start_token=np.broadcast_to(np.arange(B, dtype=np.int32)[:, None], (B, G)),
+        context_index=np.zeros((B, G), np.int32),
+        question_hash=np.broadcast_to(hashes[:, None], (B, G, 2)),
+        sample_index=np.broadcast_to(np.arange(G, dtype=np.int32), (B, G)),
+    )
+    chunks = []
+    while not chunks or state.active.any():
+        state, cache, tokens, num_steps = compiled(policy, vocab_limit, eos_ids)(
+            weights, None, contexts, state, cache, inputs, base_key(seed), jnp.asarray(stops)
         )
-        said.append(tokens)
-        orders = orders._replace(fresh=np.zeros_like(active))
+        chunks.append(tokens)
+        inputs = inputs._replace(is_new=np.zeros_like(active))
         if steps is not None:
-            steps.append(int(made))
-    tokens = np.pad(np.concatenate(said, -1), ((0, 0), (0, 0), (0, T)))[..., :T]
-    return Generation(tokens, *map(np.asarray, (rows.position, rows.logprob, rows.ended)))
+            steps.append(int(num_steps))
+    tokens = np.pad(np.concatenate(chunks, -1), ((0, 0), (0, 0), (0, T)))[..., :T]
+    return Generation(tokens, *map(np.asarray, (state.position, state.logprob, state.stopped)))
 
 
-def test_every_response_ends_where_it_should_and_is_silent_after():
-    said = generate(markov_table(0))
+def test_responses_end_at_eos_stop_string_or_limit_and_are_zero_after():
+    generation = generate(markov_table(0))
     ends = set()
-    for tokens, length, finished in zip(
-        said.tokens.reshape(-1, T), said.length.ravel(), said.finished.ravel(), strict=True
+    for tokens, length, stopped in zip(
+        generation.tokens.reshape(-1, T), generation.length.ravel(), generation.stopped.ravel(), strict=True
     ):
         text, rest = tokens[:length].tolist(), tokens[length:]
         at_stop = text[-2:] == [LINE_END, LINE_END]
-        assert finished == (text[-1] == EOS or at_stop)
-        assert finished or length == T
+        assert stopped == (text[-1] == EOS or at_stop)
+        assert stopped or length == T
         assert EOS not in text[:-1]
         assert (LINE_END, LINE_END) not in itertools.pairwise(text[:-1])
         assert not rest.any()
-        ends.add("limit" if not finished else "stop" if at_stop else "eos")
+        ends.add("limit" if not stopped else "stop" if at_stop else "eos")
     assert ends == {"limit", "stop", "eos"}
 
 
 def test_log_probability_is_that_of_the_untempered_model():
     table = markov_table(1)
-    said = generate(table, Sampling(temperature=0.5, top_k=3, max_new_tokens=T))
-    assert_log_probabilities(said, table)
+    generation = generate(table, Sampling(temperature=0.5, top_k=3, max_new_tokens=T))
+    assert_log_probabilities(generation, table)
 
 
-def assert_log_probabilities(said, table):
+def assert_log_probabilities(generation, table):
     exact = scipy.special.log_softmax(table.astype(np.float64), axis=-1)
     for b, g in np.ndindex(B, G):
-        text = said.tokens[b, g, : said.length[b, g]].tolist()
+        text = generation.tokens[b, g, : generation.length[b, g]].tolist()
         expected = sum(exact[last, token] for last, token in zip([b, *text[:-1]], text, strict=True))
-        np.testing.assert_allclose(said.logprob[b, g], expected, rtol=FLOAT32)
+        np.testing.assert_allclose(generation.logprob[b, g], expected, rtol=FLOAT32)
 
 
-def test_greedy_rows_of_a_question_are_equal():
+def test_greedy_samples_of_a_question_are_equal():
     table = markov_table(2)
-    said = generate(table, Sampling(temperature=0.0, max_new_tokens=T))
-    assert (said.tokens == said.tokens[:, :1]).all()
+    generation = generate(table, Sampling(temperature=0.0, max_new_tokens=T))
+    assert (generation.tokens == generation.tokens[:, :1]).all()
     last = np.arange(B)
-    for position in range(int(said.length.min())):
+    for position in range(int(generation.length.min())):
         last = table[last].argmax(-1)
-        np.testing.assert_array_equal(said.tokens[:, 0, position], last)
+        np.testing.assert_array_equal(generation.tokens[:, 0, position], last)
 
 
-def test_transitions_are_as_frequent_as_the_model_says():
+def test_transition_frequencies_match_the_model():
     table = markov_table(3, end=-99.0)
     runs = [generate(table, stops=NO_STOPS, seed=seed).tokens for seed in range(10)]
     tokens = np.stack(runs).astype(int)
@@ -124,42 +128,42 @@ def test_transitions_are_as_frequent_as_the_model_says():
     assert scipy.stats.chisquare(counts.ravel(), expected.ravel(), ddof=EOS - 1).pvalue > 1e-3
 
 
-def test_inactive_rows_say_nothing_and_change_nothing():
-    whole = generate(markov_table(0))
+def test_inactive_slots_generate_nothing_and_change_nothing():
+    all_active = generate(markov_table(0))
     active = np.random.default_rng(0).random((B, G)) < 0.5
-    said = generate(markov_table(0), active=active)
-    for part, full in zip(said, whole, strict=True):
+    generation = generate(markov_table(0), active=active)
+    for part, full in zip(generation, all_active, strict=True):
         np.testing.assert_array_equal(part[active], full[active])
         assert not part[~active].any()
 
 
-def test_ids_beyond_the_limit_are_never_drawn_but_count_in_probabilities():
+def test_ids_beyond_the_vocab_limit_are_never_sampled_but_count_in_probabilities():
     table = markov_table(4)
     table[:, 5:] += 8
-    said = generate(table, vocab_limit=5)
-    assert said.tokens.max() == 4
-    assert_log_probabilities(said, table)
+    generation = generate(table, vocab_limit=5)
+    assert generation.tokens.max() == 4
+    assert_log_probabilities(generation, table)
 
 
 @pytest.mark.parametrize(("end", "expected"), [(30.0, [1]), (-99.0, [4, 4, 4])])
-def test_decoding_stops_when_no_row_is_left(end, expected):
+def test_decoding_stops_when_no_sequence_is_active(end, expected):
     steps = []
     generate(markov_table(5, end), stops=NO_STOPS, steps=steps)
     assert steps == expected
 
 
-def test_any_of_several_end_tokens_ends():
-    said = generate(markov_table(0), stops=NO_STOPS, eos_ids=(EOS, 0))
-    last = np.take_along_axis(said.tokens, said.length[..., None] - 1, -1)[..., 0]
-    np.testing.assert_array_equal(said.finished, (last == EOS) | (last == 0))
-    assert (last[said.finished] == 0).any()
-    assert (last[said.finished] == EOS).any()
+def test_any_of_several_end_tokens_ends_a_response():
+    generation = generate(markov_table(0), stops=NO_STOPS, eos_ids=(EOS, 0))
+    last = np.take_along_axis(generation.tokens, generation.length[..., None] - 1, -1)[..., 0]
+    np.testing.assert_array_equal(generation.stopped, (last == EOS) | (last == 0))
+    assert (last[generation.stopped] == 0).any()
+    assert (last[generation.stopped] == EOS).any()
 
 
-def test_speaking_weights_are_the_same_numbers():
+def test_inference_weights_give_the_same_results():
     model = build(config_for("opt-tiny"), Precision("bfloat16"))
     params = model.init(jax.random.key(0))
-    weights = decode_loop.speaking(model, params)
+    weights = decode_loop.inference_weights(model, params)
     kernels = [x for path, x in jax.tree_util.tree_leaves_with_path(weights.params) if path[-1].key == "kernel"]
     assert {x.dtype for x in kernels} == {weights.unembedding.dtype} == {jnp.dtype("bfloat16")}
     tokens = jnp.arange(6).reshape(2, 3)

@@ -1,4 +1,4 @@
-"""Comparing given answers: against the sampler's own sums, and over rationales against a loop that anyone can read."""
+"""Candidate log-likelihoods against one answer at a time, and marginals over rationales against a plain loop."""
 
 import functools
 
@@ -36,7 +36,7 @@ def model_and_params(kind):
     return model, model.init(jax.random.key(3))
 
 
-def wanted():
+def candidates():
     return [Candidates(i, prompt, answers) for i, (prompt, answers) in enumerate(zip(PROMPTS, ANSWERS, strict=True))]
 
 
@@ -44,7 +44,7 @@ def scores(kind, mesh=None):
     model, params = model_and_params(kind)
     if mesh is not None:
         params = jax.device_put(params, param_shardings(mesh, model.axes(), model.abstract()))
-    return {n: row for batch in score_candidates(model, params, wanted(), mesh=mesh, **SIZES) for n, row in batch}
+    return {n: row for batch in score_candidates(model, params, candidates(), mesh=mesh, **SIZES) for n, row in batch}
 
 
 def one_by_one(kind, prompt, answer):
@@ -59,7 +59,7 @@ def one_by_one(kind, prompt, answer):
 
 
 @pytest.mark.parametrize("kind", list(SHAPES))
-def test_scores_are_those_of_each_answer_by_itself(kind):
+def test_scores_equal_those_of_single_answers(kind):
     found = scores(kind)
     assert {name: len(row) for name, row in found.items()} == {0: 2, 1: 1, 2: 3}
     for i, (prompt, answers) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
@@ -67,14 +67,14 @@ def test_scores_are_those_of_each_answer_by_itself(kind):
         np.testing.assert_allclose(found[i], expected, rtol=FLOAT32)
 
 
-def test_eight_devices_score_as_one():
+def test_scores_on_eight_devices_equal_those_on_one():
     alone, sharded = scores("t5-tiny"), scores("t5-tiny", make_mesh(Mesh(data=2, fsdp=2, tensor=2)))
     for name, row in alone.items():
         np.testing.assert_allclose(sharded[name], row, rtol=FLOAT32)
 
 
 @given(arrays.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=st.floats(-60, 0)))
-def test_the_marginal_is_the_mean_of_probabilities(log_p_NC):
+def test_marginal_is_the_mean_of_probabilities(log_p_NC):
     N, C = log_p_NC.shape
     total = [0.0] * C
     for n in range(N):
@@ -83,5 +83,5 @@ def test_the_marginal_is_the_mean_of_probabilities(log_p_NC):
     np.testing.assert_allclose(np.exp(log_marginal(log_p_NC)), total, rtol=1e-12)
 
 
-def test_probabilities_too_small_for_a_float_are_still_compared():
+def test_marginals_compare_probabilities_below_float_range():
     assert np.argmax(log_marginal(np.array([[-2000.0, -1990.0], [-1995.0, -2100.0]]))) == 1

@@ -1,4 +1,4 @@
-"""What may be drawn, how often it is drawn, and that no cheap trick of the draw shows."""
+"""Sampling policies: the allowed tokens, their frequencies, and agreement with simple implementations."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotd_jax.config import Sampling
-from scotd_jax.sampling.policies import _nucleus, draw, inverse_cdf, log_probability, restrict
+from scotd_jax.sampling.policies import _nucleus, inverse_cdf, log_probability, restrict_logits, sample_token
 from tests.helpers.tolerances import FLOAT32
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
-restricted = jax.jit(restrict, static_argnums=(1, 2, 3))
-drawn = jax.jit(draw, static_argnums=(2, 3))
-picked = jax.jit(inverse_cdf)
+restricted = jax.jit(restrict_logits, static_argnums=(1, 2, 3))
+sampled = jax.jit(sample_token, static_argnums=(2, 3))
+by_inverse_cdf = jax.jit(inverse_cdf)
 
 
 def random_logits(seed, *shape, spread=2.0):
@@ -24,7 +24,7 @@ def random_logits(seed, *shape, spread=2.0):
 
 
 def allowed_by_sorting(logits, temperature, top_k, top_p):
-    """The readable way: sort, keep k, keep the shortest head with probability p."""
+    """Reference implementation: sort, keep k, keep the shortest head with probability p."""
     logits = logits.astype(np.float64) / temperature
     order = np.argsort(-logits, kind="stable")
     kept = order[: top_k or len(order)]
@@ -37,7 +37,7 @@ def allowed_by_sorting(logits, temperature, top_k, top_p):
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"), [(1.0, 7, 1.0), (0.7, 0, 0.8), (1.3, 7, 0.8), (1.0, 1, 1.0), (2.0, 0, 0.3)]
 )
-def test_restriction_keeps_the_set_that_sorting_keeps(temperature, top_k, top_p):
+def test_restriction_keeps_the_same_set_as_sorting(temperature, top_k, top_p):
     logits = random_logits(0, 12, 90)
     kept = np.asarray(restricted(logits, temperature, top_k, top_p))
     for row, before in zip(kept, logits, strict=True):
@@ -45,12 +45,12 @@ def test_restriction_keeps_the_set_that_sorting_keeps(temperature, top_k, top_p)
         np.testing.assert_allclose(row[np.isfinite(row)] * temperature, before[np.isfinite(row)], rtol=FLOAT32)
 
 
-def test_a_nucleus_of_nearly_everything_is_not_lost_to_rounding():
-    """Sums of the same weights in another order may fall short of their target: a share above 1 stands for that."""
+def test_top_p_near_one_keeps_all_tokens_despite_rounding():
+    """Sums of the same weights in another order can fall short of the target; a top_p above 1 simulates this."""
     assert (jax.jit(_nucleus, static_argnums=(1, 2))(random_logits(1, 12, 90), 0.9, 1.0001) == -np.inf).all()
 
 
-def test_equal_tokens_are_kept_or_dropped_together():
+def test_equally_likely_tokens_are_kept_or_dropped_together():
     logits = np.log(np.array([[0.3, 0.3, 0.2, 0.1, 0.1]], np.float32))
     assert np.isfinite(restricted(logits, 1.0, 1, 1.0)).tolist() == [[True, True, False, False, False]]
     assert np.isfinite(restricted(logits, 1.0, 4, 1.0)).all()
@@ -59,23 +59,23 @@ def test_equal_tokens_are_kept_or_dropped_together():
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), top_k=st.sampled_from([0, 3]), top_p=st.sampled_from([0.5, 1.0]))
-def test_only_the_allowed_are_drawn(seed, top_k, top_p):
+def test_only_allowed_tokens_are_sampled(seed, top_k, top_p):
     rng = np.random.default_rng(seed)
     logits = random_logits(seed, 4, 700, spread=float(rng.choice([0.01, 1, 30])))
     logits[:, rng.random(700) < 0.5] = -np.inf
     uniform = rng.choice([0.0, 0.5, np.nextafter(np.float32(1), np.float32(0)), rng.random()], 4).astype(np.float32)
     policy = Sampling(temperature=0.9, top_k=top_k, top_p=top_p)
-    token = np.asarray(drawn(logits, uniform, policy)[0])
+    token = np.asarray(sampled(logits, uniform, policy)[0])
     kept = np.asarray(restricted(logits, 0.9, top_k, top_p))
     assert np.isfinite(np.take_along_axis(kept, token[:, None], 1)).all()
 
 
 @pytest.mark.parametrize("size", [5, 3000, 2999])
-def test_frequencies_are_the_probabilities(size):
-    """Chi-square over 200,000 draws; the rarest of the 3000 tokens are counted together."""
+def test_token_frequencies_match_probabilities(size):
+    """Chi-square test over 200,000 samples; the rarest of the 3000 tokens are counted together."""
     logits = np.sort(random_logits(3, size))[::-1].copy()
     uniform = np.random.default_rng(4).random((40, 5000), np.float32)
-    token = jax.lax.map(lambda u: picked(jnp.broadcast_to(logits, (5000, size)), u), jnp.asarray(uniform))
+    token = jax.lax.map(lambda u: by_inverse_cdf(jnp.broadcast_to(logits, (5000, size)), u), jnp.asarray(uniform))
     expected = np.exp(logits - logits.max()).astype(np.float64)
     expected *= uniform.size / expected.sum()
     counts = np.bincount(np.asarray(token).ravel(), minlength=size)
@@ -86,9 +86,9 @@ def test_frequencies_are_the_probabilities(size):
 
 
 @pytest.mark.parametrize("size", [6, 3000, 2999])
-def test_the_draw_is_the_inverse_of_the_cumulative_distribution(size):
+def test_inverse_cdf_inverts_the_cumulative_distribution(size):
     logits, uniform = random_logits(5, 64, size), np.random.default_rng(6).random(64, np.float32)
-    token = np.asarray(picked(logits, uniform))
+    token = np.asarray(by_inverse_cdf(logits, uniform))
     probability = scipy.special.softmax(logits.astype(np.float64), axis=-1)
     above = np.take_along_axis(np.cumsum(probability, -1), token[:, None], -1)[:, 0]
     below = above - np.take_along_axis(probability, token[:, None], -1)[:, 0]
@@ -96,13 +96,13 @@ def test_the_draw_is_the_inverse_of_the_cumulative_distribution(size):
     assert np.all(uniform <= above + FLOAT32)
 
 
-def test_temperature_zero_is_the_most_likely_token():
+def test_temperature_zero_samples_the_most_likely_token():
     logits = random_logits(7, 3, 50)
     policy = Sampling(temperature=0.0, top_k=3)
-    np.testing.assert_array_equal(drawn(logits, np.full(3, 0.99, np.float32), policy)[0], logits.argmax(-1))
+    np.testing.assert_array_equal(sampled(logits, np.full(3, 0.99, np.float32), policy)[0], logits.argmax(-1))
 
 
-def test_log_probability_is_that_of_the_untempered_softmax():
+def test_log_probability_ignores_the_temperature():
     logits, token = random_logits(8, 2, 3, 50), np.array([[0, 1, 49], [3, 3, 7]], np.int32)
     expected = np.take_along_axis(scipy.special.log_softmax(logits.astype(np.float64), -1), token[..., None], -1)
     np.testing.assert_allclose(jax.jit(log_probability)(logits, token), expected[..., 0], rtol=FLOAT32)
@@ -111,15 +111,17 @@ def test_log_probability_is_that_of_the_untempered_softmax():
 @pytest.mark.parametrize("size", [6, 2999, 3000])
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("cut", [0, 1, 77])
-def test_the_fast_draw_is_the_plain_one(size, temperature, cut):
-    """The readable way: mask, temper, invert the distribution or take the best, look up the log-probability."""
+def test_sampling_matches_the_simple_implementation(size, temperature, cut):
+    """Reference: mask, apply the temperature, invert the distribution or take the maximum, look up the probability."""
     logits, uniform = random_logits(9, 256, size), np.random.default_rng(10).random(256, np.float32)
     limit = max(2, size - cut)
     masked = np.where(np.arange(size) < limit, logits, -np.inf)
     policy = Sampling(temperature=temperature)
-    token, logprob = map(np.asarray, drawn(logits, uniform, policy, limit))
+    token, logprob = map(np.asarray, sampled(logits, uniform, policy, limit))
     expected = (
-        masked.argmax(-1) if temperature == 0 else np.asarray(picked(masked / np.float32(temperature or 1), uniform))
+        masked.argmax(-1)
+        if temperature == 0
+        else np.asarray(by_inverse_cdf(masked / np.float32(temperature or 1), uniform))
     )
     assert token.max() < limit
     assert np.mean(token == expected) >= (1 if temperature == 0 else 0.98)  # rounding decides at the ends of intervals
@@ -128,10 +130,10 @@ def test_the_fast_draw_is_the_plain_one(size, temperature, cut):
     np.testing.assert_allclose(logprob, exact, rtol=FLOAT32)
 
 
-def test_a_token_that_may_not_be_drawn_does_not_hide_the_others():
+def test_likely_tokens_beyond_the_vocab_limit_do_not_hide_the_others():
     logits = random_logits(11, 5, 90)
     logits[:, 80:] += 60
-    token, logprob = drawn(logits, np.linspace(0, 0.99, 5, dtype=np.float32), Sampling(temperature=0.5), 80)
-    expected = picked(logits[:, :80] / np.float32(0.5), np.linspace(0, 0.99, 5, dtype=np.float32))
+    token, logprob = sampled(logits, np.linspace(0, 0.99, 5, dtype=np.float32), Sampling(temperature=0.5), 80)
+    expected = by_inverse_cdf(logits[:, :80] / np.float32(0.5), np.linspace(0, 0.99, 5, dtype=np.float32))
     np.testing.assert_array_equal(token, expected)
     assert (np.asarray(logprob) < -40).all()

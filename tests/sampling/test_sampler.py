@@ -1,4 +1,4 @@
-"""The host side: names in, texts out, in few shapes, whatever else is asked."""
+"""Host side of the sampler: requests, texts, array shapes, utilization and refusals."""
 
 import dataclasses
 
@@ -7,6 +7,8 @@ import pytest
 
 from scotd_jax.config import Sampling
 from scotd_jax.errors import InputError
+from scotd_jax.sampling.detokenizer import Detokenizer
+from scotd_jax.sampling.passes import plan_passes
 from scotd_jax.sampling.requests import Request
 from scotd_jax.sampling.sampler import Sampler
 from tests.helpers.markov import EOS, LINE_END, LetterTokenizer, MarkovConfig, markov_model, markov_table
@@ -34,21 +36,21 @@ def by_name(batches):
 
 
 @pytest.fixture(scope="module")
-def usual():
+def default_samples():
     return by_name(sampler()(requests()))
 
 
-def test_every_sample_that_was_asked_for_comes_once(usual):
-    assert set(usual) == {(f"q{i}", g) for i in range(len(LENGTHS)) for g in range(4)}
-    assert len({sample.token_ids for sample in usual.values()}) > 30
-    assert len({sample.token_ids for name, sample in usual.items() if name[0] == "q1"}) > 1
+def test_every_requested_sample_is_yielded_once(default_samples):
+    assert set(default_samples) == {(f"q{i}", g) for i in range(len(LENGTHS)) for g in range(4)}
+    assert len({sample.token_ids for sample in default_samples.values()}) > 30
+    assert len({sample.token_ids for name, sample in default_samples.items() if name[0] == "q1"}) > 1
 
 
-@pytest.mark.parametrize("change", ["order", "batch size", "bucket", "chunk", "some missing", "fewer rows", "devices"])
-def test_a_sample_depends_on_its_name_alone(usual, change):
-    policy, asked, options = POLICY, requests(), {}
+@pytest.mark.parametrize("change", ["order", "batch size", "bucket", "chunk", "some missing", "fewer slots", "devices"])
+def test_sample_depends_only_on_question_and_sample_index(default_samples, change):
+    policy, changed, options = POLICY, requests(), {}
     if change == "order":
-        asked = asked[::-1]
+        changed = changed[::-1]
     elif change == "batch size":
         policy = dataclasses.replace(POLICY, batch_size=3)
     elif change == "bucket":
@@ -56,125 +58,128 @@ def test_a_sample_depends_on_its_name_alone(usual, change):
     elif change == "chunk":
         policy = dataclasses.replace(POLICY, chunk=3)
     elif change == "some missing":
-        asked = [dataclasses.replace(r, sample_indices=(3, 1)[: 1 + i % 2]) for i, r in enumerate(asked[2:])]
-    elif change == "fewer rows":
+        changed = [dataclasses.replace(r, sample_indices=(3, 1)[: 1 + i % 2]) for i, r in enumerate(changed[2:])]
+    elif change == "fewer slots":
         policy = dataclasses.replace(POLICY, n=3)
     else:
         options["mesh"] = jax.make_mesh(
             (4, 2, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3
         )
-    again = by_name(sampler(policy, **options)(asked))
-    assert set(again) == {(r.question_id, i) for r in asked for i in r.sample_indices}
-    assert again == {name: usual[name] for name in again}
+    again = by_name(sampler(policy, **options)(changed))
+    assert set(again) == {(r.question_id, i) for r in changed for i in r.sample_indices}
+    assert again == {name: default_samples[name] for name in again}
 
 
-def test_the_seed_counts(usual):
+def test_seed_changes_samples(default_samples):
     again = by_name(sampler(seed=4)(requests()))
-    assert sum(again[name].token_ids == usual[name].token_ids for name in usual) < len(usual) / 4
+    assert (
+        sum(again[name].token_ids == default_samples[name].token_ids for name in default_samples)
+        < len(default_samples) / 4
+    )
 
 
-def test_texts_end_before_the_stop_string_or_end_token(usual):
+def test_text_ends_before_the_stop_string_or_end_token(default_samples):
     endings = set()
-    for sample in usual.values():
-        whole = LetterTokenizer().decode(sample.token_ids)
+    for sample in default_samples.values():
+        full_text = LetterTokenizer().decode(sample.token_ids)
         assert sample.num_tokens == len(sample.token_ids)
         assert not any(stop in sample.text for stop in STOPS)
-        ending = whole[len(sample.text) :] or ("eos" if sample.token_ids[-1] == EOS else "length")
-        assert whole.startswith(sample.text)
+        ending = full_text[len(sample.text) :] or ("eos" if sample.token_ids[-1] == EOS else "length")
+        assert full_text.startswith(sample.text)
         assert ending in (*STOPS, "eos", "length")
         assert sample.finish_reason == ("length" if ending == "length" else "stop")
         endings.add(ending)
     assert endings == {*STOPS, "eos", "length"}
 
 
-def test_a_stop_string_that_decoding_hides_is_cut_by_tokens():
+def test_stop_string_hidden_by_decoding_is_found_in_the_tokens():
     class Stripping(LetterTokenizer):
         def decode(self, ids):
             return super().decode(ids).strip()
 
-    speaker = Sampler(MODEL, PARAMS, Stripping(), POLICY, seed=0, stops=("e\n",))
-    assert speaker._text([0, 4, LINE_END]) == "a"
-    assert speaker._text([0, 1, EOS]) == "ab"
+    detokenizer = Detokenizer(Stripping(), stops=("e\n",))
+    assert detokenizer.text([0, 4, LINE_END]) == "a"
+    assert detokenizer.text([0, 1, EOS]) == "ab"
 
 
-def test_compilations_are_bounded_by_buckets_and_none_is_for_new_parameters():
+def test_compilations_depend_on_buckets_and_not_on_parameters():
     policy = dataclasses.replace(POLICY, temperature=0.9)
-    speaker = sampler(policy)
-    before = compilations(speaker)
-    first = by_name(speaker(requests()))
+    one = sampler(policy)
+    before = compilations(one)
+    first = by_name(one(requests()))
     buckets = {max(4, -(-(length - 1) // 4) * 4) for length in LENGTHS}
-    assert speaker.shapes == {(0, bucket) for bucket in buckets}
-    assert compilations(speaker) - before == 2 * len(buckets)
-    speaker.params = {"table": markov_table(9)}
-    assert by_name(speaker(requests()[::-1])) != first
-    again = sampler(policy)
-    assert list(again([Request("q", [1], range(9))]))
-    assert compilations(again) - before == 2 * len(buckets)
+    assert one.shapes == {(0, bucket) for bucket in buckets}
+    assert compilations(one) - before == 2 * len(buckets)
+    one.params = {"table": markov_table(9)}
+    assert by_name(one(requests()[::-1])) != first
+    other = sampler(policy)
+    assert list(other([Request("q", [1], range(9))]))
+    assert compilations(other) - before == 2 * len(buckets)
 
 
-def compilations(speaker):
-    return sum(program._cache_size() for program in (speaker._programs.read, speaker._programs.decode))
+def compilations(sampler):
+    programs = sampler._engine.programs
+    return sum(program._cache_size() for program in (programs.prefill, programs.decode_steps))
 
 
-def test_longest_prompts_come_first():
-    asked, order = requests(), []
-    for shared, width, some in sampler()._passes(asked):
-        assert not shared
-        assert all(width - 4 < max(1, len(request.prompt_ids) - 1) <= width for request in some)
-        order += [width]
-    assert order == sorted(set(order), reverse=True)
+def test_longest_prompts_are_sampled_first():
+    lengths = []
+    for few_shot_ids, length, some in plan_passes(MODEL, POLICY, requests()):
+        assert not few_shot_ids
+        assert all(length - 4 < max(1, len(request.prompt_ids) - 1) <= length for request in some)
+        lengths += [length]
+    assert lengths == sorted(set(lengths), reverse=True)
 
 
-def test_exemplars_are_passes_of_their_own_and_change_nothing(usual):
-    asked = [dataclasses.replace(r, shared=(0, 0, 2, 3)[i % 4]) for i, r in enumerate(requests())]
-    speaker = sampler()
-    assert by_name(speaker(asked)) == usual
-    assert {shared for shared, _ in speaker.shapes} == {0, 4}
+def test_shared_few_shot_examples_have_their_own_pass_and_change_nothing(default_samples):
+    shared = [dataclasses.replace(r, shared_length=(0, 0, 2, 3)[i % 4]) for i, r in enumerate(requests())]
+    sharing_sampler = sampler()
+    assert by_name(sharing_sampler(shared)) == default_samples
+    assert {few_shot_length for few_shot_length, _ in sharing_sampler.shapes} == {0, 4}
 
 
-def test_finished_samples_are_handed_on_in_portions(usual):
-    portions = list(sampler()(requests()))
-    rows = POLICY.batch_size * POLICY.n
-    assert by_name(portions) == usual
-    assert len(portions) > 1
-    assert all(rows <= len(portion) < 2 * rows for portion in portions[:-1])
+def test_finished_samples_are_yielded_in_batches(default_samples):
+    batches = list(sampler()(requests()))
+    num_slots = POLICY.batch_size * POLICY.n
+    assert by_name(batches) == default_samples
+    assert len(batches) > 1
+    assert all(num_slots <= len(batch) < 2 * num_slots for batch in batches[:-1])
 
 
-def test_rows_are_busy():
-    """24 questions of 9 samples on 8 rows: what is idle is the rest of a chunk, and the end."""
-    speaker = sampler(dataclasses.replace(POLICY, max_new_tokens=40, chunk=2, batch_size=2), stops=())
-    asked = [Request(f"q{i}", [i % 6], tuple(range(9))) for i in range(24)]
-    samples = by_name(speaker(asked))
-    assert speaker.work.tokens == sum(sample.num_tokens for sample in samples.values())
-    assert speaker.work.occupancy > 0.8
-    in_step = sum(max(samples[f"q{i}", g].num_tokens for g in range(9)) for i in range(24)) * 9
-    assert speaker.work.row_steps < 0.7 * in_step  # what batches of whole questions would need
+def test_slots_stay_busy():
+    """24 questions with 9 samples in 8 slots: slots are idle only for the rest of a chunk and at the end."""
+    one = sampler(dataclasses.replace(POLICY, max_new_tokens=40, chunk=2, batch_size=2), stops=())
+    samples = by_name(one(Request(f"q{i}", [i % 6], tuple(range(9))) for i in range(24)))
+    assert one.stats.tokens == sum(sample.num_tokens for sample in samples.values())
+    assert one.stats.utilization > 0.8
+    question_by_question = sum(max(samples[f"q{i}", g].num_tokens for g in range(9)) for i in range(24)) * 9
+    assert one.stats.slot_steps < 0.7 * question_by_question
 
 
-def test_nothing_asked_gives_nothing():
+def test_empty_requests_yield_nothing():
     assert list(sampler()([])) == []
     assert list(sampler()([Request("q", [1], ())])) == []
 
 
-def test_prompts_that_a_model_cannot_take_are_named():
+def test_prompt_that_does_not_fit_the_model_raises():
     with pytest.raises(InputError, match=r"'q7'.*no tokens"):
         list(sampler()([*requests()[:2], Request("q7", [], (0,))]))
     with pytest.raises(InputError, match=r"'q8'.*60 prompt tokens.*64 positions"):
         list(sampler()([Request("q8", [1] * 60, (0,))]))
 
 
-def test_a_tokenizer_of_another_model_is_refused():
+def test_tokenizer_larger_than_the_vocabulary_raises():
     small = markov_model(MarkovConfig(vocab_size=5))
     with pytest.raises(InputError, match=r"8 ids.*only 5"):
         Sampler(small, PARAMS, LetterTokenizer(), POLICY, seed=0)
 
 
-def test_rows_are_spread_over_the_mesh():
+def test_slots_are_sharded_over_the_mesh():
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
-    speaker = sampler(dataclasses.replace(POLICY, batch_size=3), mesh=mesh)
-    _, rows, _ = speaker._programs.empty(PARAMS, 4, 2, 4)
-    assert rows.last.shape == (4, 4)
-    assert len({str(shard.index) for shard in rows.last.addressable_shards}) == 4
-    before = compilations(speaker)
-    assert by_name(speaker(requests()))
-    assert compilations(speaker) - before == 2 * len(speaker.shapes)
+    sharded = sampler(dataclasses.replace(POLICY, batch_size=3), mesh=mesh)
+    _, state, _ = sharded._engine.programs.init_state(PARAMS, 4, 2, 4)
+    assert state.last_token.shape == (4, 4)
+    assert len({str(shard.index) for shard in state.last_token.addressable_shards}) == 4
+    before = compilations(sharded)
+    assert by_name(sharded(requests()))
+    assert compilations(sharded) - before == 2 * len(sharded.shapes)

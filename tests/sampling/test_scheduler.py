@@ -1,4 +1,4 @@
-"""Bookkeeping of rows: every sample begins once, on a row that is free, in a lane that holds its question."""
+"""Scheduler: every sample starts once, in a free slot of a group that holds the context of its question."""
 
 import collections
 
@@ -6,57 +6,61 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotd_jax.sampling.requests import Request
-from scotd_jax.sampling.scheduler import Lanes
+from scotd_jax.sampling.scheduler import Scheduler
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    lanes=st.integers(1, 3),
-    rows=st.integers(1, 4),
-    places=st.integers(1, 3),
+    num_groups=st.integers(1, 3),
+    slots_per_group=st.integers(1, 4),
+    contexts_per_group=st.integers(1, 3),
     counts=st.lists(st.integers(1, 7), max_size=12),
     rng=st.randoms(use_true_random=False),
 )
-def test_every_sample_is_said_once_by_a_row_of_a_lane_that_holds_its_question(lanes, rows, places, counts, rng):
-    book = Lanes(lanes, rows, places)
+def test_every_sample_runs_once_in_a_group_that_holds_its_question(
+    num_groups, slots_per_group, contexts_per_group, counts, rng
+):
+    scheduler = Scheduler(num_groups, slots_per_group, contexts_per_group)
     pending = collections.deque(Request(f"q{i}", [1], range(n)) for i, n in enumerate(counts))
-    held: dict[tuple[int, int], str] = {}
-    under_way: dict[tuple[int, int], tuple[str, int]] = {}
-    said: list[tuple[str, int]] = []
-    while len(said) < sum(counts):
-        for lane in book.wanting():
+    contexts: dict[tuple[int, int], str] = {}
+    running: dict[tuple[int, int], tuple[str, int]] = {}
+    finished: list[tuple[str, int]] = []
+    while len(finished) < sum(counts):
+        for group in scheduler.groups_to_refill():
             if pending:
                 request = pending.popleft()
-                held[lane, book.take(lane, request)] = request.question_id
-                assert sum(key[0] == lane for key in held) <= places
-        for lane, row, place, request, index in book.begin():
-            assert (lane, row) not in under_way
-            assert held[lane, place] == request.question_id
-            under_way[lane, row] = request.question_id, index
-        assert book.busy == len(under_way) > 0
-        waits = {lane for lane in range(lanes) if lane not in book.wanting()}
-        idle = {lane for lane in range(lanes) if sum(at[0] == lane for at in under_way) < rows}
-        full = {lane for lane in range(lanes) if sum(key[0] == lane for key in held) == places}
-        assert not (idle & waits) - full, "a lane with idle rows waits although it could take a question"
-        for at in rng.sample(sorted(under_way), rng.randint(1, len(under_way))):
-            request, index = book.end(*at)
-            assert (request.question_id, index) == under_way.pop(at)
-            said.append((request.question_id, index))
-            unsaid = set(range(len(request.sample_indices))) - {i for q, i in said if q == request.question_id}
-            if not unsaid:
-                held = {key: question for key, question in held.items() if question != request.question_id}
-    assert sorted(said) == sorted((f"q{i}", k) for i, n in enumerate(counts) for k in range(n))
+                contexts[group, scheduler.admit(group, request)] = request.question_id
+                assert sum(key[0] == group for key in contexts) <= contexts_per_group
+        for group, slot, context_index, request, sample_index in scheduler.assign():
+            assert (group, slot) not in running
+            assert contexts[group, context_index] == request.question_id
+            running[group, slot] = request.question_id, sample_index
+        assert scheduler.num_active == len(running) > 0
+        not_refillable = {group for group in range(num_groups) if group not in scheduler.groups_to_refill()}
+        idle = {group for group in range(num_groups) if sum(at[0] == group for at in running) < slots_per_group}
+        full = {group for group in range(num_groups) if sum(key[0] == group for key in contexts) == contexts_per_group}
+        assert not (idle & not_refillable) - full, (
+            "a group with idle slots is not refilled although it can hold a question"
+        )
+        for at in rng.sample(sorted(running), rng.randint(1, len(running))):
+            request, sample_index = scheduler.release(*at)
+            assert (request.question_id, sample_index) == running.pop(at)
+            finished.append((request.question_id, sample_index))
+            left = set(range(len(request.sample_indices))) - {i for q, i in finished if q == request.question_id}
+            if not left:
+                contexts = {key: question for key, question in contexts.items() if question != request.question_id}
+    assert sorted(finished) == sorted((f"q{i}", k) for i, n in enumerate(counts) for k in range(n))
 
 
-def test_lanes_with_most_free_rows_are_served_first():
-    book = Lanes(2, 3, 2)
-    assert book.wanting() == [0, 1]
-    book.take(0, Request("a", [1], (0, 1, 2)))
-    assert book.wanting() == [1]
-    assert len(list(book.begin())) == 3
-    assert book.wanting() == [1, 0]  # a second question may wait in lane 0 until its rows are free
-    assert book.take(0, Request("b", [1], (7,))) == 1
-    assert list(book.begin()) == []
-    book.end(0, 2)
-    ((lane, row, place, request, index),) = book.begin()
-    assert (lane, row, place, request.question_id, index) == (0, 2, 1, "b", 7)
+def test_groups_with_most_free_slots_are_refilled_first():
+    scheduler = Scheduler(num_groups=2, slots_per_group=3, contexts_per_group=2)
+    assert scheduler.groups_to_refill() == [0, 1]
+    scheduler.admit(0, Request("a", [1], (0, 1, 2)))
+    assert scheduler.groups_to_refill() == [1]
+    assert len(list(scheduler.assign())) == 3
+    assert scheduler.groups_to_refill() == [1, 0]  # group 0 can hold a second question until its slots are free
+    assert scheduler.admit(0, Request("b", [1], (7,))) == 1
+    assert list(scheduler.assign()) == []
+    scheduler.release(0, 2)
+    ((group, slot, context_index, request, sample_index),) = scheduler.assign()
+    assert (group, slot, context_index, request.question_id, sample_index) == (0, 2, 1, "b", 7)

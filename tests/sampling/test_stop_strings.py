@@ -1,4 +1,4 @@
-"""A stop string is found however it is cut into tokens, and only where it is."""
+"""Stop strings: found in every tokenization, and nowhere else."""
 
 import functools
 
@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scotd_jax.sampling.stop_strings import START, cut, stop_table
+from scotd_jax.sampling.stop_strings import START_STATE, stop_table, truncate_at_stop
 
 LETTERS = "ab\n é"
 words = st.text(LETTERS, max_size=4)
 
 
 def states_after(table, tokens):
-    return list(functools.reduce(lambda seen, token: [*seen, table[seen[-1], token]], tokens, [START]))
+    return list(functools.reduce(lambda seen, token: [*seen, table[seen[-1], token]], tokens, [START_STATE]))
 
 
 @given(
@@ -21,7 +21,7 @@ def states_after(table, tokens):
     vocabulary=st.lists(words, min_size=1, max_size=6),
     picks=st.lists(st.integers(0, 5), max_size=12),
 )
-def test_agrees_with_searching_the_text_after_every_token(stops, vocabulary, picks):
+def test_stop_table_agrees_with_a_text_search_after_every_token(stops, vocabulary, picks):
     table = stop_table([word.encode() for word in vocabulary], stops)
     assert table.shape[1] == len(vocabulary)
     tokens = [pick % len(vocabulary) for pick in picks]
@@ -30,30 +30,30 @@ def test_agrees_with_searching_the_text_after_every_token(stops, vocabulary, pic
         assert (state == len(table) - 1) == any(stop in text for stop in stops)
 
 
-def test_tokens_may_split_a_character():
+def test_stop_string_can_be_split_inside_a_character():
     table = stop_table([b"\xc3", b"\xa9", b"x"], ["é"])
     match = len(table) - 1
     assert states_after(table, [0, 2, 1, 0, 1, 2])[1:] == [states_after(table, [0])[1], 0, 0, 1, match, match]
 
 
-def test_without_stop_strings_nothing_matches():
+def test_empty_list_of_stop_strings_never_matches():
     table = stop_table([b"a", b""], [])
     assert table.tolist() == [[0, 0], [1, 1]]
 
 
-def test_an_empty_stop_string_is_refused():
+def test_empty_stop_string_raises():
     with pytest.raises(ValueError, match="empty"):
         stop_table([b"a"], ["x", ""])
 
 
-def test_cut_ends_before_the_first_stop():
-    assert cut("one two\n\nQ: three", ["Q:", "\n\n"]) == "one two"
-    assert cut("one two", ["Q:"]) == "one two"
-    assert cut("Q: one", ["Q:", "\n\n"]) == ""
+def test_truncation_ends_before_the_first_stop_string():
+    assert truncate_at_stop("one two\n\nQ: three", ["Q:", "\n\n"]) == "one two"
+    assert truncate_at_stop("one two", ["Q:"]) == "one two"
+    assert truncate_at_stop("Q: one", ["Q:", "\n\n"]) == ""
 
 
-def test_both_tokenisations_of_an_empty_line_stop_opt(shared_data):
-    """data.md 5.2: the end of a text is token 50140, two line ends before more text are 50118 twice."""
+def test_both_tokenizations_of_two_line_feeds_stop_opt(shared_data):
+    """OPT encodes two line feeds as token 50140 at the end of a text and as 50118 twice before more text."""
     import json
 
     to_byte = {chr(code): byte for byte, code in _byte_characters().items()}
@@ -70,7 +70,7 @@ def test_both_tokenisations_of_an_empty_line_stop_opt(shared_data):
 
 
 def _byte_characters():
-    """How byte-level BPE writes bytes: printable ones as they are, the others as characters from 256 on."""
+    """Characters of byte-level BPE: printable bytes stand for themselves, the others are characters from 256 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: byte for byte in printable} | {byte: 256 + i for i, byte in enumerate(others)}

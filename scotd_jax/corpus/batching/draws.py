@@ -7,7 +7,7 @@ import numpy as np
 
 from scotd_jax.corpus.batching.collate import DrawnExample
 from scotd_jax.corpus.reader import CorpusReader
-from scotd_jax.keyed_random import random_order
+from scotd_jax.keyed_random import random_permutation
 
 _KEPT = 1 << 17  # records whose lengths are remembered: some tens of megabytes
 
@@ -47,9 +47,11 @@ class PartDraws:
         records = self._reader.records(entry)
         record, name = records[0], self._known(records[0])[0]
         if len(records) > 1:
-            record = records[int(random_order(len(records), "draw", seed, name, epoch)[0])]
+            record = records[int(random_permutation(len(records), "draw", seed, name, epoch)[0])]
         name, _, lengths = self._known(record)
-        return Draw(record, random_order(len(lengths), "draw", seed, name, epoch)[: self.group_size], self.group_size)
+        return Draw(
+            record, random_permutation(len(lengths), "draw", seed, name, epoch)[: self.group_size], self.group_size
+        )
 
     def size(self, visit: Draw) -> tuple[int, np.ndarray]:
         """Tokens of the prefix, and int32[G] of the responses, 0 where there are fewer than G."""

@@ -29,7 +29,7 @@ from scotd_jax.corpus.batching.shape_selection import SelectedShapes, select_sha
 from scotd_jax.corpus.batching.shapes import Shape, Shapes, TextLengths, sides
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
-from scotd_jax.keyed_random import random_order
+from scotd_jax.keyed_random import random_permutation
 from scotd_jax.layout import round_up
 
 LOOK = 64  # batches by which shapes are chosen
@@ -82,7 +82,7 @@ class CorpusBatches:
         self._window = max(1, min(window, self._entries // batch_size))
         self._visits = {name: PartDraws(reader, group_size, start_token) for name, reader in readers.items()}
         self._permutation = functools.lru_cache(maxsize=2)(
-            lambda epoch: random_order(self._entries, "epoch", seed, epoch)
+            lambda epoch: random_permutation(self._entries, "epoch", seed, epoch)
         )
         self._dealt = functools.lru_cache(maxsize=4)(self._deal)
         self._choice = SelectedShapes(1, (self._plain(),))
@@ -152,7 +152,7 @@ class CorpusBatches:
             return rows[None]
         sizes = self._sizes([self._visit(i) for i in rows.tolist()])
         dealt = balance_lengths(sides(sizes), self._window)
-        return rows[dealt][random_order(self._window, "window", self._seed, window)]
+        return rows[dealt][random_permutation(self._window, "window", self._seed, window)]
 
     def _arrays(self, name: str, shape: Shape, visits: list[dict[str, Draw]], own: np.ndarray) -> Batch:
         part = self._visits[name]

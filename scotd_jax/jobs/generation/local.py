@@ -73,7 +73,7 @@ class Speaker(NamedTuple):
 def load_speaker(run: Run, name: str, model: c.Model, precision: str, seed: int = 0) -> Speaker:
     functions = run.model(model, precision)
     # Before they move to the devices that speak: theirs is all that stays, and half as much.
-    params = decode_loop.as_spoken(functions, run.params(model, functions, seed, functions.precision.compute))
+    params = decode_loop.cast_for_inference(functions, run.params(model, functions, seed, functions.precision.compute))
     params = run.on_own_devices(params, functions)
     return Speaker(name, functions, params, run.tokenizer(model), *run.manner(model), run.opening(model))
 
@@ -100,7 +100,7 @@ def requests(
             exemplars[task.name] = speaker.exemplar_ids(task)
         ids = array.array("i", speaker.prompt_ids(question, task, rationale))  # small: all requests wait at once
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, exemplars[task.name], strict=False))
-        return Request(id_, ids, indices, shared=sum(1 for _ in same))
+        return Request(id_, ids, indices, shared_length=sum(1 for _ in same))
 
     wanted = []
     for id_ in asked:
@@ -165,7 +165,7 @@ def speak(
         return sum(len(request.sample_indices) for request in wanted), rows
 
     def note() -> str:
-        return f"rows {100 * sampler.work.occupancy:.0f} % busy"
+        return f"slots {100 * sampler.stats.utilization:.0f} % busy"
 
     return collect(run, work, folder, f"  {speaker.name} says {stem}", stem, list(asked), shards, note)
 

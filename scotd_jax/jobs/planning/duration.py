@@ -15,7 +15,7 @@ from scotd_jax.jobs.planning.estimates import Program
 from scotd_jax.jobs.planning.lowered_programs import rounded
 from scotd_jax.jobs.planning.outcomes import Outcome, mesh_of
 from scotd_jax.jobs.planning.workloads import Training
-from scotd_jax.sampling.sampler import at_once
+from scotd_jax.sampling.decode_pass import prefill_batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def of_work(outcome: Outcome, topology: Topology, plan: c.Plan) -> float:
     policy = rounded(work.policy, mesh)
     if work.answers:
         return math.ceil(work.questions / topology.hosts / policy.batch_size) * times["score"]
-    reads = math.ceil(work.questions / topology.hosts / at_once(policy.batch_size, mesh))
+    reads = math.ceil(work.questions / topology.hosts / prefill_batch_size(policy.batch_size, mesh))
     each = min(plan.response_tokens or policy.max_new_tokens, policy.max_new_tokens)
     tokens = math.ceil(work.samples / topology.hosts / (policy.batch_size * policy.n)) * each
     return times.get("exemplars", 0.0) + reads * times["read"] + tokens * times["decode"]

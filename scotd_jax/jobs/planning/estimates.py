@@ -28,7 +28,7 @@ from scotd_jax.jobs.planning.lowered_programs import (
     training_call,
 )
 from scotd_jax.jobs.planning.workloads import Speaking, Training, Work, program_of
-from scotd_jax.sampling.sampler import at_once, places_of
+from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_size
 from scotd_jax.training.options import Options, is_rolled
 from scotd_jax.training.step import LOGITS_BYTES, chunk_tokens
 
@@ -151,9 +151,9 @@ def _speaking(work: Speaking, mesh: AnyMesh, platform: str) -> dict[str, tuple[f
     with 2, 4 and 8 layers, which are 55 MiB a layer twice. Small models take less.
     Where answers are compared they lie there once."""
     policy, shards = rounded(work.policy, mesh), batch_shards(mesh)
-    asked = at_once(policy.batch_size, mesh)
-    read = asked / at_once(policy.batch_size, None)
-    copies = {"exemplars": 1, "read": 2 * asked / (places_of(policy) * policy.batch_size), "score": 1 / shards}
+    asked = prefill_batch_size(policy.batch_size, mesh)
+    read = asked / prefill_batch_size(policy.batch_size, None)
+    copies = {"exemplars": 1, "read": 2 * asked / (contexts_per_group(policy) * policy.batch_size), "score": 1 / shards}
     found = {}
     for name, each in _alone(dataclasses.replace(program_of(work), policy=policy), platform).items():
         chips = mesh.size if name != "exemplars" else mesh.shape["tensor"]  # exemplars are read by every shard

@@ -25,10 +25,10 @@ from scotd_jax.layout import round_up
 from scotd_jax.models import api, registry
 from scotd_jax.models.kernels import fused_attention
 from scotd_jax.sampling import decode_loop
-from scotd_jax.sampling.compiled import programs
-from scotd_jax.sampling.likelihood import make_score
+from scotd_jax.sampling.compiled import sampling_programs
+from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_size
+from scotd_jax.sampling.likelihood import make_score_fn
 from scotd_jax.sampling.noise import base_key
-from scotd_jax.sampling.sampler import at_once, places_of
 from scotd_jax.training import loop
 from scotd_jax.training.options import is_rolled
 
@@ -110,25 +110,25 @@ def speaking_calls(
     model, policy = model_of(work, platform, layers), rounded(work.policy, mesh)
     if work.answers:
         return {"score": _score_call(work, model, policy.batch_size, mesh)}
-    made = programs(model, policy, (0,), work.architecture.vocab_size, mesh)
+    made = sampling_programs(model, policy, (0,), work.architecture.vocab_size, mesh)
     params, unembedding = _weights(model, mesh)
-    weights = decode_loop.Weights(params, unembedding)
-    B, G, A = policy.batch_size, policy.n, at_once(policy.batch_size, mesh)
-    W, batch, whole = places_of(policy), sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    weights = decode_loop.InferenceWeights(params, unembedding)
+    B, G, A = policy.batch_size, policy.n, prefill_batch_size(policy.batch_size, mesh)
+    W, batch, whole = contexts_per_group(policy), sharding.batch_sharding(mesh), sharding.replicated(mesh)
     calls: dict[str, Call] = {}
     shared = None
     if work.exemplars:
         arguments = (params, *_prompt(1, work.exemplars, whole))
-        calls["exemplars"] = Call(made.prefill, arguments, {"weights": params})
-        shapes = jax.eval_shape(made.prefill, *arguments)
+        calls["exemplars"] = Call(made.prefill_few_shot, arguments, {"weights": params})
+        shapes = jax.eval_shape(made.prefill_few_shot, *arguments)
         shared = placed(shapes, places(calls["exemplars"]) if places else jax.tree.map(lambda _: whole, shapes))
-    empty = jax.eval_shape(lambda p: decode_loop.empty(model, policy, p, B, W, work.prompt), params)
+    empty = jax.eval_shape(lambda p: decode_loop.init_state(model, policy, p, B, W, work.prompt), params)
     at = jax.tree.map(lambda leaf: sharding.cache_sharding(mesh, leaf.shape), empty)
     questions, rows, cache = placed(empty, at)
     source = jax.ShapeDtypeStruct((W, B), jnp.int32, sharding=whole)
     arguments = (params, shared, questions, *_prompt(A, work.prompt, batch), source)
-    calls["read"] = Call(made.read, arguments, {"weights": params, "cache": (shared, questions)})
-    orders = decode_loop.Orders(
+    calls["read"] = Call(made.prefill, arguments, {"weights": params, "cache": (shared, questions)})
+    orders = decode_loop.StepInputs(
         *(
             jax.ShapeDtypeStruct((B, G, *more), dtype, sharding=batch)
             for dtype, more in ((jnp.bool_, ()), (jnp.int32, ()), (jnp.int32, ()), (jnp.uint32, (2,)), (jnp.int32, ()))
@@ -137,7 +137,9 @@ def speaking_calls(
     base = jax.eval_shape(lambda: base_key(0))
     table = jax.ShapeDtypeStruct((STATES, work.architecture.vocab_size), jnp.int32, sharding=whole)
     arguments = (weights, shared, questions, rows, cache, orders, base, table)
-    calls["decode"] = Call(made.decode, arguments, {"weights": weights, "cache": (shared, questions, rows, cache)})
+    calls["decode"] = Call(
+        made.decode_steps, arguments, {"weights": weights, "cache": (shared, questions, rows, cache)}
+    )
     return calls
 
 
@@ -148,7 +150,7 @@ def _score_call(work: Speaking, model: api.Model, rows: int, mesh: AnyMesh) -> C
     answers = (jax.ShapeDtypeStruct(shape, dtype, sharding=batch) for dtype in (jnp.int32, jnp.int32, jnp.bool_))
     params, _ = _weights(model, mesh)
     made = {"context": jax.eval_shape(model.prefill, params, *prompt)}
-    return Call(jax.jit(make_score(model)), (params, *prompt, *answers), {"weights": params}, made)
+    return Call(jax.jit(make_score_fn(model)), (params, *prompt, *answers), {"weights": params}, made)
 
 
 def rounded(policy: c.Sampling, mesh: AnyMesh) -> c.Sampling:
@@ -164,7 +166,7 @@ def _prompt(rows: int, width: int, place: NamedSharding) -> tuple[jax.ShapeDtype
 def _weights(model: api.Model, mesh: AnyMesh) -> tuple[Any, jax.ShapeDtypeStruct]:
     abstract = model.abstract()
     places = sharding.param_shardings(mesh, model.axes(), abstract)
-    weights = jax.eval_shape(lambda params: decode_loop.speaking(model, params), abstract)
+    weights = jax.eval_shape(lambda params: decode_loop.inference_weights(model, params), abstract)
     table = places["lm_head"]["kernel"] if "lm_head" in places else places["embed"]["tokens"]
     return placed(weights.params, places), placed(weights.unembedding, table)
 

@@ -19,7 +19,7 @@ from scotd_jax.jobs.planning.estimates import PARTS, Program, by_layers, estimat
 from scotd_jax.jobs.planning.lowered_programs import bytes_of, model_of, placed, training_call
 from scotd_jax.jobs.planning.workloads import Speaking, Training, Work, program_of
 from scotd_jax.progress import format_seconds
-from scotd_jax.sampling.decode_loop import as_spoken
+from scotd_jax.sampling.decode_loop import cast_for_inference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _loading(work: Speaking, sizes: c.Mesh, topology: Topology) -> Program:
     def counted(layers: int) -> dict[str, dict[str, int]]:
         model = model_of(work, topology.chip.platform, layers)
         abstract = model.abstract()
-        spoken = jax.eval_shape(lambda params: as_spoken(model, params), abstract)
+        spoken = jax.eval_shape(lambda params: cast_for_inference(model, params), abstract)
         weights = bytes_of(placed(spoken, sharding.param_shardings(own, model.axes(), spoken)))
         first = placed(spoken if work.as_read else abstract, sharding.param_shardings(all_over, model.axes(), abstract))
         if topology.hosts == 1:
@@ -159,7 +159,7 @@ def _loading(work: Speaking, sizes: c.Mesh, topology: Topology) -> Program:
 
 
 def _sources(work: Work, params: Any) -> list[Any]:
-    """The parameters that a speaker has a second time, in the dtype of products (engine.as_spoken)."""
+    """The parameters that a speaker has a second time, in the dtype of products (decode_loop.cast_for_inference)."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [leaf for path, leaf in leaves if path[-1].key == "kernel" and work.precision != "float32"]
 

@@ -13,7 +13,7 @@ from scotd_jax.corpus.description import write_corpus
 from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
-from scotd_jax.keyed_random import random_order
+from scotd_jax.keyed_random import random_permutation
 
 QUESTIONS, SAMPLES = 10, 6
 PINNED = [7, 6, 1, 5, 0, 3, 2, 4]
@@ -150,9 +150,9 @@ def test_g_equal_n_shows_every_sample_at_every_visit(corpus):
 
 def test_random_order_is_pinned():
     """Runs that were begun must go on alike: these values never change."""
-    assert random_order(8, "epoch", 0, 0).tolist() == PINNED
-    assert random_order(8, "epoch", 0, 1).tolist() != PINNED
-    assert sorted(random_order(1000, "x").tolist()) == list(range(1000))
+    assert random_permutation(8, "epoch", 0, 0).tolist() == PINNED
+    assert random_permutation(8, "epoch", 0, 1).tolist() != PINNED
+    assert sorted(random_permutation(1000, "x").tolist()) == list(range(1000))
 
 
 def test_damage_reaches_the_caller_through_the_read_ahead(tmp_path):
