@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Bytecode of 23,000 files takes a minute, and most are never imported: Python writes it for those that are.
 INSTALL := $(PIP) install --no-compile
 
-.PHONY: help quickstart test lint format clean
+.PHONY: help quickstart test lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test         lint and the whole test suite"
 	@echo "make lint         ruff check, ruff format --check"
 	@echo "make format       rewrite the sources in the project's format"
+	@echo "make docs         the documentation, into build/docs/index.html"
 	@echo "make clean        remove $(VENV) and caches (runs/ stays)"
 	@echo "Settings: PYTHON=python3.12 (3.11 or newer), VENV=.venv, CONFIG=..., WORKDIR=..., PYTEST_ARGS=..., TORCH_INDEX=..."
 
@@ -39,6 +40,11 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Warnings are errors, and so is an internal link that leads nowhere (-n).
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -j auto docs build/docs
+	@echo "Documentation: build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -60,4 +66,8 @@ $(VENV)/.quickstart: pyproject.toml constraints.txt $(VENV)/.torch
 
 $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.torch
 	$(INSTALL) -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -c constraints.txt -e '.[docs]'
 	@touch $@
