@@ -42,4 +42,5 @@ napoleon_numpy_docstring = False
 # Cross-references inside the project must resolve; those to other projects are not looked up, so that the build needs
 # no network.
 intersphinx_mapping = {}
+nitpick_ignore_regex = [("py:class", r"scotd_jax\..*\.[A-Z]")]  # type variables
 suppress_warnings = ["config.cache"]

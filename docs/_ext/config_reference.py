@@ -3,78 +3,12 @@
 The descriptions are the comments in `scotd_jax/config/schema.py`, so the page cannot disagree with the code.
 """
 
-import ast
-import dataclasses
-import io
-import tokenize
-from pathlib import Path
+import re
 
 from docutils import nodes
+from schema_source import SCHEMA, ConfigClass, read_schema
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-
-SCHEMA = Path(__file__).resolve().parents[2] / "scotd_jax" / "config" / "schema.py"
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """One config key."""
-
-    name: str
-    type: str
-    default: str  # source text; "" if the field is required
-    description: str
-
-
-@dataclasses.dataclass(frozen=True)
-class ConfigClass:
-    """One config dataclass."""
-
-    name: str
-    description: str
-    fields: tuple[Field, ...]
-    bases: tuple[str, ...]
-
-
-def read_schema(path: Path = SCHEMA) -> list[ConfigClass]:
-    """Returns the dataclasses of a schema file in the order of the file, with their comments.
-
-    The description of a field is the comment at the end of its line and any comment lines directly above it.
-    """
-    source = path.read_text()
-    lines = source.split("\n")
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
-    classes = []
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
-            fields = tuple(_field(f, comments, lines) for f in node.body if isinstance(f, ast.AnnAssign))
-            bases = tuple(ast.unparse(base) for base in node.bases)
-            classes.append(ConfigClass(node.name, ast.get_docstring(node) or "", fields, bases))
-    return classes
-
-
-def _field(node: ast.AnnAssign, comments: dict[int, str], lines: list[str]) -> Field:
-    above, number = [], node.lineno - 1
-    while number in comments and lines[number - 1].lstrip().startswith("#"):
-        above.insert(0, comments[number])
-        number -= 1
-    beside = [comments[n] for n in range(node.lineno, node.end_lineno + 1) if n in comments]
-    return Field(node.target.id, ast.unparse(node.annotation), _default(node.value), " ".join(above + beside))
-
-
-def _default(value: ast.expr | None) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, ast.Call) and ast.unparse(value.func).endswith("field"):
-        keywords = {k.arg: k.value for k in value.keywords}
-        if "default" in keywords:
-            return ast.unparse(keywords["default"])
-        factory = keywords.get("default_factory")
-        if isinstance(factory, ast.Lambda):
-            return ast.unparse(factory.body)
-        return {"dict": "{}", "list": "[]", "tuple": "()"}.get(ast.unparse(factory), f"{ast.unparse(factory)}()")
-    return ast.unparse(value)
 
 
 class ConfigReference(SphinxDirective):
@@ -104,6 +38,10 @@ class ConfigReference(SphinxDirective):
             listed += nodes.definition_list_item("", term, nodes.definition("", _paragraph(field.description)))
         section += listed
         self.state.document.note_explicit_target(section, section)
+        # A label of the whole project, so that pages link to it as [...](#config-training).
+        labels = self.env.get_domain("std").data
+        labels["labels"][_anchor(cls.name)] = self.env.docname, _anchor(cls.name), cls.name
+        labels["anonlabels"][_anchor(cls.name)] = self.env.docname, _anchor(cls.name)
         return section
 
 
@@ -117,11 +55,7 @@ def _link(name: str) -> nodes.reference:
 
 def _type(text: str, names: set[str]) -> list[nodes.Node]:
     """The type as text; a config class inside it links to its section."""
-    name = next((n for n in sorted(names, key=len, reverse=True) if n in text.replace("[", " ").replace("]", " ").replace(",", " ").split()), "")
-    if not name:
-        return [nodes.Text(text)]
-    before, _, after = text.partition(name)
-    return [nodes.Text(before), _link(name), nodes.Text(after)]
+    return [_link(word) if word in names else nodes.Text(word) for word in re.split(r"(\w+)", text)]
 
 
 def _paragraph(text: str) -> nodes.paragraph:

@@ -1,0 +1,41 @@
+"""The configuration reference describes every field of every config class."""
+
+import dataclasses
+import importlib.util
+
+import pytest
+
+from scotd_jax.config import schema
+from tests.docs.pages import DOCS
+
+
+def load_reader():
+    """docs/_ext/schema_source.py, which the documentation is built with."""
+    spec = importlib.util.spec_from_file_location("schema_source", DOCS / "_ext" / "schema_source.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CLASSES = load_reader().read_schema()
+
+
+def test_reference_has_every_config_class():
+    defined = {
+        name for name, value in vars(schema).items() if isinstance(value, type) and dataclasses.is_dataclass(value)
+    }
+    assert {cls.name for cls in CLASSES} == defined
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.name)
+def test_every_field_has_a_description(cls):
+    assert cls.description, f"{cls.name} has no docstring"
+    missing = [field.name for field in cls.fields if not field.description]
+    assert not missing, f"{cls.name}: no comment describes {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.name)
+def test_reference_has_every_field(cls):
+    inherited = {field.name for other in CLASSES if other.name in cls.bases for field in other.fields}
+    fields = {field.name for field in dataclasses.fields(getattr(schema, cls.name))}
+    assert {field.name for field in cls.fields} | inherited == fields
