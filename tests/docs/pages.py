@@ -29,7 +29,7 @@ def blocks_of(page: Path) -> list[Block]:
     """The code blocks of a page, also those inside lists; MyST directives are left out."""
     found, marked, lines = [], False, iter(page.read_text().splitlines())
     for line in lines:
-        opening = re.fullmatch(r"( *)```([\w{}-]*)", line)
+        opening = re.fullmatch(r"( *)```([\w{}-]*).*", line)
         if not opening:
             if line.strip():
                 marked = line.strip() == COMPILE_ONLY

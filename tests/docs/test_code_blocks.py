@@ -17,7 +17,7 @@ from scotd_jax import config as c
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import graph
 from scotd_jax.records import Question, Response, from_json
-from scotd_jax.tasks.prompt_formats import check_answer, format_named
+from scotd_jax.tasks.prompt_formats import check_answer, get_prompt_format
 from tests.docs.pages import BLOCKS, PAGES, ROOT, Block, blocks_of, commands_of
 
 LANGUAGES = {"python", "bash", "json", "text", "bibtex"}
@@ -88,12 +88,13 @@ def test_example_response_answers_the_example_question():
     question = next(from_json(Question, line, "docs") for line in lines if '"task"' in line)
     response = next(from_json(Response, line, "docs") for line in lines if '"question_id"' in line)
     assert response.question_id == question.id
-    assert format_named("scotd").parse(response.text, question).answer == question.answer
+    assert get_prompt_format("scotd").parse(response.text, question).answer == question.answer
 
 
 COMMANDS = [(block, words) for block in of("bash") for words in commands_of(block)]
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections loads config files with it
 @pytest.mark.parametrize(("block", "words"), COMMANDS, ids=lambda v: str(v) if isinstance(v, Block) else v[0])
 def test_commands_are_valid(block, words, tmp_path):
     program = Path(words[0]).name
@@ -174,6 +175,7 @@ def test_quickstart_commands_are_those_of_the_makefile():
         assert argument in text, f"{argument} is not in the quickstart"
 
 
+@pytest.mark.filterwarnings("ignore:the load_module")
 def test_bad_override_is_refused(tmp_path):
     with pytest.raises((AttributeError, InputError)):
         run_is_accepted(["scotd-jax", "--config=configs/world.py", "--config.trainning=1"], tmp_path)

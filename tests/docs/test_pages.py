@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scotd_jax.models.registry import PRESETS
-from scotd_jax.rationales.importers.registry import COMMON, IMPORTERS
+from scotd_jax.rationales.importers.registry import COMMON_OPTIONS, IMPORTERS
 from scotd_jax.tasks.prompt_formats import FORMATS
 from scotd_jax.tasks.recipes import FIELDS, RECIPES
 from scotd_jax.tasks.registry import KINDS
@@ -71,7 +71,7 @@ def test_every_page_is_in_the_table_of_contents():
         ("guides/tasks.md", KINDS),
         ("guides/tasks.md", FORMATS),
         ("guides/imports.md", IMPORTERS),
-        ("guides/imports.md", COMMON),
+        ("guides/imports.md", COMMON_OPTIONS),
         ("guides/recipes.md", RECIPES),
         ("guides/recipes.md", [f"{{{field}}}" for field in FIELDS]),
         ("reference/cli.md", [f"--{name}" for name in main_flags()]),
