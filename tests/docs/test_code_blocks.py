@@ -138,9 +138,9 @@ def run_is_accepted(words: list[str], folder: Path) -> None:
     if not any(argument.startswith("--config=") for argument in arguments):
         return
     (folder / "zoo.py").write_text(zoo_config())
-    values = flags.FlagValues()
-    option = config_flags.DEFINE_config_file("config", flag_values=values)
     relevant = [a.replace("configs/zoo.py", str(folder / "zoo.py")) for a in arguments if a.startswith("--config")]
+    values = flags.FlagValues()
+    option = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=[words[0], *relevant])
     here = Path.cwd()
     os.chdir(ROOT)
     try:
