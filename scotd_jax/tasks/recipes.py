@@ -1,26 +1,26 @@
-"""Recipes: what a question and its kept responses make a student learn, and how it is asked afterwards. All of it data.
+"""Recipes: which training examples a question and its responses make, and how the student is prompted afterwards.
 
-A recipe has parts; each part is a template of a prompt and one of what is to be said to it. The fields of a template:
+A recipe is data. It has one or more parts; each part is a template of a prompt and a template of its target. Fields:
 
-    {prompt}                          the question as the task's format asks it: {prefix}{question}{suffix}
-    {prefix} {question} {suffix}      the pieces of that; and
-    {rationale_prefix} {marker} {because}     what comes before a rationale or an answer (tasks/formats.py)
-    {rationale} {answer} {text}       of the response: its reasons, its answer, all it said
-    {gold} {choice}                   the gold answer as it is printed; the text of its choice
+    {prompt}                              the question in the task's prompt format: {prefix}{question}{suffix}
+    {prefix} {question} {suffix}          its three parts
+    {rationale_prefix} {marker} {because} strings before a rationale or an answer (tasks/prompt_formats.py)
+    {rationale} {answer} {text}           of the response: rationale, answer, complete text
+    {gold} {choice}                       the gold answer as it is printed; the text of its choice
 
-A part that uses no field of the response makes one example of a question. One whose prompt uses none makes one prompt
-with all responses beside it. One whose prompt uses some makes a prompt of its own for every response.
+A part that uses no response field makes one example per question. A part that uses them in the target only makes one
+prompt with all responses beside it. A part that uses them in the prompt makes one prompt per response.
 
-The built-in recipes and where they come from:
+Built-in recipes:
 
     scotd             rationale, then answer (SCoTD, arXiv 2306.14050)
-    label             the gold answer alone; `teacher_label` the teacher's
+    label             the gold answer alone; `teacher_label`: the teacher's answer alone
     answer_first      answer, then rationale ("mysteries of CoT-augmented distillation", arXiv 2406.14511)
-    step_by_step      two tasks told apart by a prefix, the label asked at test time (Distilling step-by-step,
-                      arXiv 2305.02301: prefixes and the even weights of its code, the label being the choice's text)
-    rationale, infer  the two stages of Sci-CoT (arXiv 2308.04679, of which we know the abstract only): question to
-                      rationale, and question with rationale to answer
-    text              what was said, as it was said
+    step_by_step      two tasks distinguished by a prefix; prompted for the label at test time (Distilling step-by-step,
+                      arXiv 2305.02301: prefixes and even weights as in its code; the label is the text of the choice)
+    rationale, infer  the two stages of Sci-CoT (arXiv 2308.04679, of which only the abstract is known to us): question
+                      to rationale, and question with rationale to answer
+    text              the complete text of the response
 """
 
 import string
@@ -57,18 +57,22 @@ RECIPES: dict[str, Recipe] = {
     "text": Recipe({"train": Part(target="{text}")}),
 }
 
-TrainingExamples = list[
-    tuple[str, list[tuple[int, str]]]
-]  # prompts, each with (sample index, what is to be said) of some
+# Prompts, each with its targets as (sample index, text).
+TrainingExamples = list[tuple[str, list[tuple[int, str]]]]
 
 
-def find(name: str, own: Mapping[str, Recipe], where: str = "recipe") -> Recipe:
-    """The recipe of that name among a config's `own` and the built-in ones.
+def find(name: str, custom: Mapping[str, Recipe], where: str = "recipe") -> Recipe:
+    """Returns a recipe by name.
 
-    Raises InputError on an unknown name, a recipe without parts, an unknown field of a template, and weights that are
-    not positive.
+    Args:
+      name: a built-in recipe or a key of `custom`, which takes precedence.
+      custom: the recipes of the config.
+      where: the config key that names the recipe, for messages.
+
+    Raises:
+      InputError: on an unknown name, a recipe without parts, an unknown template field or a non-positive weight.
     """
-    recipes = RECIPES | dict(own)
+    recipes = RECIPES | dict(custom)
     if name not in recipes:
         raise InputError(f"{where}: {name!r} is not a recipe; {did_you_mean(name, recipes)}")
     recipe = recipes[name]
@@ -82,39 +86,19 @@ def find(name: str, own: Mapping[str, Recipe], where: str = "recipe") -> Recipe:
     for key, template in templates.items():
         _check(template, f"config.recipes.{name}.{key}")
     if unknown := fields_of(recipe.prompt) & {"answer", "text", *QUESTION_FIELDS}:
-        raise InputError(f"config.recipes.{name}.prompt: {{{min(unknown)}}} is not known when a student is asked")
+        raise InputError(f"config.recipes.{name}.prompt: {{{min(unknown)}}} is not known when a student is prompted")
     return recipe
-
-
-def fields_of(*templates: str) -> set[str]:
-    """The fields that templates use."""
-    return {field for template in templates for _, field, _, _ in string.Formatter().parse(template) if field}
-
-
-def uses_fields(recipe: Recipe, *fields: str) -> bool:
-    """Whether a part of the recipe uses one of the fields."""
-    return any(fields_of(part.prompt, part.target) & set(fields) for part in recipe.parts.values())
-
-
-def needs_rationale(recipe: Recipe) -> bool:
-    """Whether a student of the recipe has to be given a rationale when it is asked."""
-    return "rationale" in fields_of(recipe.prompt)
-
-
-def literal_text(recipe: Recipe, prompt_format: PromptFormat) -> str:
-    """The words that the templates themselves bring in, for a vocabulary that is made on the spot."""
-    templates = [recipe.prompt, *(t for part in recipe.parts.values() for t in (part.prompt, part.target))]
-    pieces = {"rationale_prefix": prompt_format.rationale_prefix, "because": prompt_format.because}
-    parsed = [piece for template in templates for piece in string.Formatter().parse(template)]
-    return " ".join(literal + " " + pieces.get(field or "", "") for literal, field, _, _ in parsed)
 
 
 def training_examples(
     part: Part, prompt_format: PromptFormat, question: Question, responses: Sequence[Response]
 ) -> TrainingExamples:
-    """What a part makes of one question and its responses; the targets end as the format ends them.
+    """Returns the examples that one part of a recipe makes of a question and its responses.
 
-    Raises InputError if the part needs a gold answer and the question has none.
+    Every target ends with the format's end string.
+
+    Raises:
+      InputError: if the part needs a gold answer and the question has none.
     """
     if question.answer is None and (missing := fields_of(part.prompt, part.target) & set(QUESTION_FIELDS)):
         raise InputError(f"question {question.id!r} has no gold answer, which {{{min(missing)}}} of its recipe needs")
@@ -123,33 +107,56 @@ def training_examples(
         return part.target.format_map(fields) + prompt_format.end
 
     if not fields_of(part.prompt, part.target) & set(RESPONSE_FIELDS):
-        fields = _fields(prompt_format, question)
+        fields = _field_values(prompt_format, question)
         return [(part.prompt.format_map(fields), [(0, target(fields))])]
-    pairs = [(_fields(prompt_format, question, r.rationale, r.answer, r.text), r.sample_index) for r in responses]
+    pairs = [(_field_values(prompt_format, question, r.rationale, r.answer, r.text), r.sample_index) for r in responses]
     if fields_of(part.prompt) & set(RESPONSE_FIELDS):
         return [(part.prompt.format_map(fields), [(index, target(fields))]) for fields, index in pairs]
-    prompt = part.prompt.format_map(_fields(prompt_format, question))
+    prompt = part.prompt.format_map(_field_values(prompt_format, question))
     return [(prompt, [(index, target(fields)) for fields, index in pairs])] if pairs else []
 
 
 def build_prompt(recipe: Recipe, prompt_format: PromptFormat, question: Question, rationale: str | None = None) -> str:
-    """The text with which a student of the recipe is asked."""
-    return recipe.prompt.format_map(_fields(prompt_format, question, rationale))
+    """Returns the prompt for a student of the recipe."""
+    return recipe.prompt.format_map(_field_values(prompt_format, question, rationale))
 
 
 def parse_response(recipe: Recipe, prompt_format: PromptFormat, text: str, question: Question) -> Parsed:
-    """Rationale and answer out of what a student of the recipe said."""
+    """Parses the response of a student of the recipe into rationale and answer."""
     if recipe.parse_as == "response":
         return prompt_format.parse(text, question)
-    said = prompt_format.cut(text)
+    text = prompt_format.truncate(text)
     if recipe.parse_as == "rationale":
-        return Parsed(said.strip(), None)
+        return Parsed(text.strip(), None)
     if recipe.parse_as == "choice":
-        return Parsed(None, choice_of(said, question))
-    return prompt_format.parse_answer_first(said, question)
+        return Parsed(None, choice_of(text, question))
+    return prompt_format.parse_answer_first(text, question)
 
 
-def _fields(
+def needs_rationale(recipe: Recipe) -> bool:
+    """Returns whether prompts for a student of the recipe contain a rationale."""
+    return "rationale" in fields_of(recipe.prompt)
+
+
+def uses_fields(recipe: Recipe, *fields: str) -> bool:
+    """Returns whether a part of the recipe uses one of the fields."""
+    return any(fields_of(part.prompt, part.target) & set(fields) for part in recipe.parts.values())
+
+
+def fields_of(*templates: str) -> set[str]:
+    """Returns the fields that the templates use."""
+    return {field for template in templates for _, field, _, _ in string.Formatter().parse(template) if field}
+
+
+def literal_text(recipe: Recipe, prompt_format: PromptFormat) -> str:
+    """Returns the literal words of the templates, for training a word-level tokenizer."""
+    templates = [recipe.prompt, *(t for part in recipe.parts.values() for t in (part.prompt, part.target))]
+    pieces = {"rationale_prefix": prompt_format.rationale_prefix, "because": prompt_format.because}
+    parsed = [piece for template in templates for piece in string.Formatter().parse(template)]
+    return " ".join(literal + " " + pieces.get(field or "", "") for literal, field, _, _ in parsed)
+
+
+def _field_values(
     prompt_format: PromptFormat,
     question: Question,
     rationale: str | None = None,
@@ -176,7 +183,7 @@ def _check(template: str, where: str) -> None:
     try:
         fields = fields_of(template)
     except ValueError as error:
-        raise InputError(f"{where}: {template!r} is no template ({error}); a brace itself is written twice") from None
+        raise InputError(f"{where}: {template!r} is not a valid template ({error}); double a literal brace") from None
     for field in sorted(fields):
         if field not in FIELDS:
             raise InputError(f"{where}: unknown field {{{field}}}; {did_you_mean(field, FIELDS)}")

@@ -112,10 +112,10 @@ def test_braces_in_texts_are_not_templates():
     ("recipe", "message"),
     [
         (Recipe({"a": Part(target="{rational}")}), r"recipes.mine.parts.a.target: unknown field \{rational\}; did you"),
-        (Recipe({"a": Part(prompt="{ask")}), "parts.a.prompt: '{ask' is no template"),
+        (Recipe({"a": Part(prompt="{ask")}), "parts.a.prompt: '{ask' is not a valid template"),
         (Recipe({"a": Part(weight=0.0)}), "parts.a.weight: expected more than 0, found 0.0"),
         (Recipe({}), "at least one part"),
-        (Recipe(prompt="{prompt}{gold}"), r"prompt: \{gold\} is not known when a student is asked"),
+        (Recipe(prompt="{prompt}{gold}"), r"prompt: \{gold\} is not known when a student is prompted"),
     ],
 )
 def test_a_recipe_of_one_s_own_is_checked(recipe, message):
