@@ -1,1 +1,1 @@
-"""Measurements that are repeated by one command each. The last line that one prints is a JSON object."""
+"""Benchmarks, one command each: `python -m benchmarks.NAME`. The last line of output is one JSON object."""

@@ -1,11 +1,11 @@
-"""How fast and in how much memory a million responses become a corpus.
+"""Throughput and memory of building a corpus of a million responses.
 
     python -m benchmarks.corpus [--tokenizer=FOLDER] [--processes=2] [--shrink=100]
 
-Makes questions with 30 responses each on disk, a quarter of a million and a million of them, and runs the real build
-job over both in a process of its own: filters with duplicates, decontamination, shards and the ledger. Printed are
-the seconds of the job, the rows that it read per second, the peak memory of its process and all of that one's
-children together, and by how much the time grew more than the rows (`linearity`, 1 being linear).
+Writes questions with 30 responses each to disk, 250,000 and 1,000,000 responses in total, and runs the real build job
+on both in a process of its own: filters, deduplication, decontamination, shards and ledger. Prints the seconds of the
+job, rows per second, and the peak memory of the process with its children. `time_per_row_ratio` is the time per row of
+the large case over that of the small one (1 is linear scaling).
 """
 
 import argparse
@@ -24,6 +24,7 @@ from scotd_jax.records import Question, Response, to_json
 
 RESPONSES = 30
 CASES = {"250k": 8_334, "1m": 33_334}  # questions
+SHARDS = 4  # of the response files
 WORDS = [f"{a}{b}{d}" for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u") for d in ("n", "r", "s", "l", "m", "")]
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", default="", help="folder of a tokenizer; default: one token per word")
     parser.add_argument("--processes", type=int, default=1, help="worker processes of the build")
-    parser.add_argument("--shrink", type=int, default=1, help="so many times fewer questions")
+    parser.add_argument("--shrink", type=int, default=1, help="factor by which to reduce the questions")
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -43,10 +44,10 @@ def main() -> None:
             cases[name] = measure(Path(folder), questions // args.shrink, args.tokenizer, args.processes)
         print(f"{name}: {json.dumps(cases[name])}", flush=True)
     small, large = cases.values()
-    growth = (large["seconds"] / small["seconds"]) / (large["rows"] / small["rows"])
-    facts = {"benchmark": "corpus", **large, "cases": cases, "linearity": round(growth, 3)}
-    facts |= {"tokenizer": args.tokenizer or "words", "processes": args.processes, "versions": versions()}
-    print(json.dumps(facts | {"device": f"{platform.machine()}, {os.cpu_count()} cores"}))
+    ratio = (large["seconds"] / small["seconds"]) / (large["rows"] / small["rows"])
+    output = {"benchmark": "corpus", **large, "cases": cases, "time_per_row_ratio": round(ratio, 3)}
+    output |= {"tokenizer": args.tokenizer or "words", "processes": args.processes, "versions": versions()}
+    print(json.dumps(output | {"device": f"{platform.machine()}, {os.cpu_count()} cores"}))
 
 
 def versions() -> dict[str, str]:
@@ -56,87 +57,101 @@ def versions() -> dict[str, str]:
 
 
 def measure(folder: Path, questions: int, tokenizer: str, processes: int) -> dict[str, float]:
-    """Makes the input in `folder` and builds a corpus of it in a process of its own."""
+    """Writes the input to `folder`, builds the corpus in a process of its own and returns the measurements."""
     prepare(folder, questions, tokenizer, processes)
     command = [sys.executable, "-m", "benchmarks.corpus", f"--child={folder}"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     peak = 0
     while child.poll() is None:
-        peak = max(peak, resident(child.pid))
+        peak = max(peak, resident_bytes(child.pid))
         time.sleep(0.05)
     if child.returncode:
-        raise SystemExit(f"the build failed with status {child.returncode}")
-    facts = json.loads(child.stdout.read().splitlines()[-1])
+        raise SystemExit(f"the build job failed with status {child.returncode}")
+    result = json.loads(child.stdout.read().splitlines()[-1])
     rows = questions * RESPONSES
-    seconds = facts["seconds"]
+    seconds = result["seconds"]
     return {
         "rows": rows,
         "seconds": round(seconds, 1),
         "rows_per_second": round(rows / seconds),
-        "peak_memory_mib": round(max(peak / 2**20, facts["peak_memory_mib"])),
-        "kept": facts["kept"],
-        "tokens": facts["tokens"],
+        "peak_memory_mib": round(max(peak / 2**20, result["peak_memory_mib"])),
+        "kept": result["kept"],
+        "tokens": result["tokens"],
     }
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory of a process and all its descendants (Linux; pages that they share count for each)."""
+def resident_bytes(pid: int) -> int:
+    """Returns the resident memory of a process and its descendants (Linux; shared pages count for each process)."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         children = [int(n) for path in Path(f"/proc/{pid}/task").glob("*/children") for n in path.read_text().split()]
     except (OSError, IndexError):
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(resident, children))
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(resident_bytes, children))
 
 
 def prepare(folder: Path, questions: int, tokenizer: str, processes: int) -> None:
-    """A task, a finished set of responses to it, and the config of a corpus of them."""
-    from etils import epath
-
+    """Writes a task, a complete set of responses, and FOLDER/config.json, which builds a corpus of them."""
     from scotd_jax.tokenization import Tokenizer
-    from scotd_jax.workdir import Workdir
 
     rng = random.Random(0)
-
-    def say(least: int, most: int) -> str:
-        return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))
-
-    def ask(i: int, split: str) -> Question:
-        return Question(f"t/{split}/{i}", "t", split, say(20, 40), ("yes", "no"), rng.choice(("yes", "no")))
-
-    (folder / "t").mkdir()
-    asked = [ask(i, "train") for i in range(questions)]
-    for split, some in {"train": asked, "dev": [ask(i, "dev") for i in range(1000)]}.items():
-        (folder / "t" / f"{split}.jsonl").write_text("".join(to_json(q) + "\n" for q in some))
-    said = Workdir(str(folder / "run")).artefact("sample", "said")
-    said.begin({})
-    for shard, path in enumerate(epath.Path(said.path) / f"responses-{i:05d}-of-00004.jsonl" for i in range(4)):
-        with path.open("w") as file:
-            for question in asked[shard * questions // 4 : (shard + 1) * questions // 4]:
-                for k in range(RESPONSES):
-                    rationale, answer = say(30, 60), question.answer if rng.random() < 0.85 else "maybe"
-                    text = f"{rationale} so the answer is {answer}"
-                    right = answer == question.answer
-                    row = Response(question.id, k, text, rationale, answer, right, "stop", -9.0, 50, "m", "s")
-                    file.write(to_json(row) + "\n")
-    said.finish({})
+    train = write_questions(folder / "t", questions, rng)
+    write_responses(folder / "run", train, rng)
     if not tokenizer:
         tokenizer = str(folder / "tokenizer")
-        Tokenizer.train_word_level([" ".join(WORDS), "question : answer : so the answer is yes no maybe"]).save(
-            tokenizer
-        )
+        words = Tokenizer.train_word_level([" ".join(WORDS), "question : answer : so the answer is yes no maybe"])
+        words.save(tokenizer)
     model = c.Model(architecture="opt-125m", tokenizer=tokenizer)
     config = c.Config(
         tasks={"t": c.Task(kind="jsonl", path=str(folder / "t"), format="plain")},
-        rationales={"said": c.Rationales(source="file", questions=("t.train",))},
-        corpora={"c": c.Corpus(rationales=("said",), dedup=True, processes=processes)},
+        rationales={"teacher": c.Rationales(source="file", questions=("t.train",))},
+        corpora={"c": c.Corpus(rationales=("teacher",), dedup=True, processes=processes)},
         students={"s": c.Student(model=model, corpus="c", dev_sets=("t.dev",))},
     )
     (folder / "config.json").write_text(json.dumps(c.plain(config)))
 
 
+def random_text(rng: random.Random, minimum: int, maximum: int) -> str:
+    return " ".join(rng.choices(WORDS, k=rng.randint(minimum, maximum)))
+
+
+def write_questions(folder: Path, count: int, rng: random.Random) -> list[Question]:
+    """Writes the splits "train" (`count` questions) and "dev" (1,000). Returns the questions of "train"."""
+
+    def question(i: int, split: str) -> Question:
+        text = random_text(rng, 20, 40)
+        return Question(f"t/{split}/{i}", "t", split, text, ("yes", "no"), rng.choice(("yes", "no")))
+
+    folder.mkdir()
+    splits = {"train": [question(i, "train") for i in range(count)], "dev": [question(i, "dev") for i in range(1000)]}
+    for split, rows in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
+    return splits["train"]
+
+
+def write_responses(workdir: Path, questions: list[Question], rng: random.Random) -> None:
+    """Writes the artefact rationales/teacher: 30 responses per question, 15 % of them without a valid answer."""
+    from etils import epath
+
+    from scotd_jax.workdir import Workdir
+
+    artefact = Workdir(str(workdir)).artefact("sample", "teacher")
+    artefact.begin({})
+    for shard in range(SHARDS):
+        path = epath.Path(artefact.path) / f"responses-{shard:05d}-of-{SHARDS:05d}.jsonl"
+        with path.open("w") as file:
+            for question in questions[shard * len(questions) // SHARDS : (shard + 1) * len(questions) // SHARDS]:
+                for k in range(RESPONSES):
+                    rationale = random_text(rng, 30, 60)
+                    answer = question.answer if rng.random() < 0.85 else "maybe"
+                    text, correct = f"{rationale} so the answer is {answer}", answer == question.answer
+                    row = Response(question.id, k, text, rationale, answer, correct, "stop", -9.0, 50, "m", "s")
+                    file.write(to_json(row) + "\n")
+    artefact.finish({})
+
+
 def build(folder: Path) -> None:
-    """The child: the build job, timed from the first to the last line of it."""
+    """Runs the build job in the child process and prints its measurements as the last line."""
     import resource
 
     from scotd_jax.jobs.build import build
@@ -145,17 +160,17 @@ def build(folder: Path) -> None:
 
     config = c.from_mapping(c.Config, json.loads((folder / "config.json").read_text()))
     run = Run(config, Workdir(str(folder / "run")))
-    begin = time.perf_counter()
+    start = time.perf_counter()
     build(run, "c")
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - start
     counts = run.artefact("build", "c").manifest()["counts"]
-    facts = {
+    result = {
         "seconds": seconds,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "kept": counts["responses"],
         "tokens": counts["prompt_tokens"] + counts["response_tokens"],
     }
-    print(json.dumps(facts))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""How much faster batches are read than a training step consumes them, and how long devices wait for them.
+"""Throughput of the data loader, compared with the training step that consumes its batches.
 
     python -m benchmarks.input [--questions=2000] [--seconds=10] [--updates=4] [--architecture=opt-125m] [--shrink]
 
-Makes a corpus of invented tokens in the shape of a real one, with 30 responses to every question. Then, for G = 1 and
-G = 30 responses per question and visit:
+Writes a corpus of random tokens with realistic lengths and 30 responses per question. Then, for G = 1 and G = 30
+responses per question and draw, measures:
 
-loader      batches of 32 questions are taken from the training loader for some seconds, and nothing else is done
-step        the real training loop makes some updates of a model of random weights on the same corpus, with fewer
-            questions at a time, and says how many rationales per second it consumed (the update that is compiled is
-            left out) and for what share of the time in which it made updates the device had nothing to do and waited
-            for a batch, the very first one included
-ratio       rationales per second of the loader, divided by those of the step
+loader      batches of 32 questions per second from the training loader alone
+step        rationales per second of the real training loop on the same corpus, with a model of random weights and fewer
+            questions per batch; the first update, which compiles, is excluded from the rate. `input_wait_share` is the
+            share of the time of updates that the device waited for a batch, the first batch included
+ratio       rationales per second of the loader over those of the step
 
-Loader and step are measured one after the other, in this process and on all of the machine.
+Loader and step are measured one after the other in this process and use the whole machine.
 """
 
 import argparse
@@ -24,22 +23,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sides import described, versions
+from benchmarks.paired_runs import describe_machine, versions
 from scotd_jax import config as c
 
 RESPONSES, BATCH = 30, 32
-CASES = {"g1": (1, 8), "g30": (30, 1)}  # responses per question and visit, questions per update of the step
-PROMPTS, LENGTHS = (40, 100), (20, 80)  # tokens, at least and at most
-TARGET = 20  # times as fast as the step
+CASES = {"g1": (1, 8), "g30": (30, 1)}  # responses per question and draw, questions per update of the step
+PROMPT_TOKENS, RESPONSE_TOKENS = (40, 100), (20, 80)  # minimum and maximum
+TARGET = 20  # ratio that the loader should reach at least
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=2000, help="of the corpus")
-    parser.add_argument("--seconds", type=float, default=10, help="for which the loader is measured")
-    parser.add_argument("--updates", type=int, default=4, help="of the step, after the one that is compiled")
-    parser.add_argument("--architecture", default="opt-125m", help="of the step's model")
-    parser.add_argument("--shrink", action="store_true", help="tiny shapes, to see that everything works")
+    parser.add_argument("--questions", type=int, default=2000, help="questions of the corpus")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of the loader measurement")
+    parser.add_argument("--updates", type=int, default=4, help="timed updates of the step")
+    parser.add_argument("--architecture", default="opt-125m", help="model of the step")
+    parser.add_argument("--shrink", action="store_true", help="tiny shapes, as a smoke test")
     args = parser.parse_args()
     if args.shrink:
         args.questions, args.seconds, args.updates, args.architecture = 40, 0.1, 2, "opt-tiny"
@@ -50,56 +49,58 @@ def main() -> None:
     config, cases = registry.config_for(args.architecture), {}
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
-        made = write(corpus, args.questions, config.vocab_size)
+        counts = write_random_corpus(corpus, args.questions, config.vocab_size)
         for name, (group, questions) in CASES.items():
-            cases[name] = loading(corpus, group, config.start_token, args.seconds)
-            cases[name] |= consuming(corpus, Path(folder) / name, config, group, questions, args.updates)
-            loader, step = (cases[name][f"{side}_rationales_per_second"] for side in ("loader", "step"))
+            cases[name] = measure_loader(corpus, group, config.start_token, args.seconds)
+            cases[name] |= measure_step(corpus, Path(folder) / name, config, group, questions, args.updates)
+            loader, step = (cases[name][f"{part}_rationales_per_second"] for part in ("loader", "step"))
             cases[name]["ratio"] = round(loader / step, 1)
             print(f"{name}: {json.dumps(cases[name])}", flush=True)
-    facts = {"benchmark": "input", "cases": cases, "target": TARGET, "corpus": made}
-    facts |= {"architecture": args.architecture, "updates": args.updates, "versions": versions()}
-    print(json.dumps(facts | {"device": described(jax.devices()[0].device_kind)}))
+    output = {"benchmark": "input", "cases": cases, "target": TARGET, "corpus": counts}
+    output |= {"architecture": args.architecture, "updates": args.updates, "versions": versions()}
+    print(json.dumps(output | {"device": describe_machine(jax.devices()[0].device_kind)}))
 
 
-def write(folder: Path, questions: int, vocab_size: int) -> dict[str, Any]:
-    """A corpus of random ids, none of them special. Its counts."""
+def write_random_corpus(folder: Path, questions: int, vocab_size: int) -> dict[str, Any]:
+    """Writes a corpus of random token ids without special tokens. Returns its counts."""
     from scotd_jax.corpus.description import write_corpus
     from scotd_jax.corpus.encode import GroupedExample
 
     rng = random.Random(0)
 
-    def text(least: int, most: int) -> list[int]:
-        return rng.choices(range(10, vocab_size), k=rng.randint(least, most))
+    def tokens(minimum: int, maximum: int) -> list[int]:
+        return rng.choices(range(10, vocab_size), k=rng.randint(minimum, maximum))
 
     def examples() -> Iterator[GroupedExample]:
         for i in range(questions):
-            said = [text(*LENGTHS) for _ in range(RESPONSES)]
-            yield GroupedExample(f"t/train/{i}", "t", text(*PROMPTS), said, list(range(RESPONSES)))
+            responses = [tokens(*RESPONSE_TOKENS) for _ in range(RESPONSES)]
+            yield GroupedExample(f"t/train/{i}", "t", tokens(*PROMPT_TOKENS), responses, list(range(RESPONSES)))
 
     folder.mkdir()
     counts = write_corpus(folder, "train", examples(), 4, {})["counts"]
     return {name: counts[name] for name in ("questions", "responses", "prompt_tokens", "response_tokens")}
 
 
-def loading(corpus: Path, group: int, start_token: int | None, seconds: float) -> dict[str, float]:
+def measure_loader(corpus: Path, group: int, start_token: int | None, seconds: float) -> dict[str, float]:
+    """Returns batches and rationales per second of the loader."""
     from scotd_jax.corpus.batching.loader import make_loader
 
     loader = make_loader(corpus, batch_size=BATCH, group_size=group, start_token=start_token, seed=0)
-    for _ in range(10):  # what was read ahead is no measure
+    for _ in range(10):  # drops the batches that were prefetched
         next(loader)
-    batches, begin = 0, time.perf_counter()
-    while (spent := time.perf_counter() - begin) < seconds:
+    batches, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
         next(loader)
         batches += 1
     loader.close()
     return {
-        "loader_batches_per_second": round(batches / spent, 2),
-        "loader_rationales_per_second": round(batches * BATCH * group / spent, 1),
+        "loader_batches_per_second": round(batches / elapsed, 2),
+        "loader_rationales_per_second": round(batches * BATCH * group / elapsed, 1),
     }
 
 
-def consuming(corpus: Path, folder: Path, config: Any, group: int, questions: int, updates: int) -> dict[str, float]:
+def measure_step(corpus: Path, folder: Path, config: Any, group: int, questions: int, updates: int) -> dict[str, float]:
+    """Returns rates and input wait of the training loop, which writes its artefacts to `folder`."""
     import jax
 
     from scotd_jax.corpus.batching.loader import make_loader
@@ -113,15 +114,15 @@ def consuming(corpus: Path, folder: Path, config: Any, group: int, questions: in
     sizes = {"steps": 1 + updates, "batch_size": questions, "group_size": group, "log_every": 1 + updates}
     training = c.Training(**sizes, optimizer=c.Optimizer(warmup_steps=0))
     model = registry.build(config, Precision("bfloat16"))
-    spent = train(model, None, loader, training, folder, make_mesh(c.Mesh(), jax.devices()[:1]))
-    (line,) = read_metrics(folder / "metrics.jsonl")
-    waiting = spent["seconds_input"] / (spent["seconds_input"] + spent["seconds_updates"])
+    times = train(model, None, loader, training, folder, make_mesh(c.Mesh(), jax.devices()[:1]))
+    (metrics,) = read_metrics(folder / "metrics.jsonl")
+    wait_share = times["seconds_input"] / (times["seconds_input"] + times["seconds_updates"])
     return {
         "step_questions": questions,
-        "step_rationales_per_second": round(line["rationales_per_second"], 3),
-        "step_flops_per_second": round(line["flops_per_second"]),
-        "waiting_share": round(waiting, 5),
-        **{name: value for name, value in spent.items() if name != "goodput"},
+        "step_rationales_per_second": round(metrics["rationales_per_second"], 3),
+        "step_flops_per_second": round(metrics["flops_per_second"]),
+        "input_wait_share": round(wait_share, 5),
+        **{name: value for name, value in times.items() if name != "goodput"},
     }
 
 

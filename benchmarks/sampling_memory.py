@@ -1,11 +1,11 @@
-"""How the memory of a whole sample job grows with the number of its questions.
+"""Growth of a sample job's memory with the number of its questions.
 
     python -m benchmarks.sampling_memory [--questions=1000,10000] [--n=4] [--tokens=16]
 
-Invents questions of multiple choice, writes them as the plain JSON lines that the README describes, and has a tiny
-random model answer all of them through the command line, every case in a process of its own. Printed are the peak
-memory of that process, and by how many bytes it grows per question (and per response) between the smallest and the
-largest case. Slots and buckets are the same in all cases, so with memory that follows them alone this would be 0.
+Writes random multiple-choice questions as JSON lines and lets a tiny model of random weights answer them through the
+command line, each case in a process of its own. Prints the peak memory of the process and its growth in bytes per
+question and per response between the smallest and the largest case. Slots and buckets are the same in all cases, so a
+job whose memory depends on these alone would show a growth of 0.
 """
 
 import argparse
@@ -28,10 +28,10 @@ LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "tokenizers", "transformers")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", default="1000,10000", help="numbers of questions, with commas")
+    parser.add_argument("--questions", default="1000,10000", help="numbers of questions, comma-separated")
     parser.add_argument("--n", type=int, default=4, help="responses per question")
-    parser.add_argument("--tokens", type=int, default=16, help="most tokens of a response")
-    parser.add_argument("--batch", type=int, default=64, help="questions per batch")
+    parser.add_argument("--tokens", type=int, default=16, help="maximum tokens per response")
+    parser.add_argument("--batch", type=int, default=64, help="questions that are decoded at once")
     args = parser.parse_args()
     counts = sorted({int(count) for count in args.questions.split(",")})
     cases = {}
@@ -41,7 +41,7 @@ def main() -> None:
         print(f"{count} questions: {json.dumps(cases[str(count)])}", flush=True)
     small, large = cases[str(counts[0])], cases[str(counts[-1])]
     growth = (large["peak_bytes"] - small["peak_bytes"]) / max(1, counts[-1] - counts[0])
-    facts = {
+    output = {
         "benchmark": "sampling_memory",
         "bytes_per_question": round(growth),
         "bytes_per_response": round(growth / args.n),
@@ -52,34 +52,35 @@ def main() -> None:
         "batch_size": args.batch,
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
-    print(json.dumps(facts | {"device": f"{platform.machine()}, {os.cpu_count()} cores"}))
+    print(json.dumps(output | {"device": f"{platform.machine()}, {os.cpu_count()} cores"}))
 
 
 def measure(folder: Path, questions: int, n: int, tokens: int, batch: int) -> dict[str, float]:
-    """One sample job in a process of its own."""
+    """Runs one sample job in a process of its own and returns its measurements."""
     prepare(folder, questions, n, tokens, batch)
     command = [sys.executable, "-m", "scotd_jax.main", f"--config={folder}/config.py", f"--workdir={folder}/run"]
     with (folder / "log").open("w") as log:
-        begin = time.perf_counter()
+        start = time.perf_counter()
         child = subprocess.Popen([*command, "--jobs=sample"], stdout=log, stderr=log)
-        _, status, used = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - begin
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise SystemExit(f"the job failed with status {child.returncode}:\n{(folder / 'log').read_text()[-3000:]}")
-    counts = json.loads((folder / "run/rationales/said/manifest.json").read_text())["counts"]
+        log_end = (folder / "log").read_text()[-3000:]
+        raise SystemExit(f"the sample job failed with status {child.returncode}:\n{log_end}")
+    counts = json.loads((folder / "run/rationales/teacher/manifest.json").read_text())["counts"]
     if counts["responses"] != questions * n:
-        raise SystemExit(f"{counts['responses']} responses to {questions} questions; {questions * n} should be there")
+        raise SystemExit(f"{counts['responses']} responses to {questions} questions; expected {questions * n}")
     return {
         "responses": counts["responses"],
-        "peak_bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "seconds": round(seconds, 1),
         "responses_per_second": round(counts["responses"] / seconds, 1),
     }
 
 
 def prepare(folder: Path, questions: int, n: int, tokens: int, batch: int) -> None:
-    """FOLDER/t/train.jsonl, and FOLDER/config.py, which has a tiny model answer it."""
+    """Writes the questions to FOLDER/t/train.jsonl and the config of the job to FOLDER/config.py."""
     rng = random.Random(0)
     (folder / "t").mkdir()
     with (folder / "t" / "train.jsonl").open("w") as file:
@@ -88,12 +89,13 @@ def prepare(folder: Path, questions: int, n: int, tokens: int, batch: int) -> No
             choices = [{"label": label, "text": " ".join(rng.choices(WORDS, k=2))} for label in "ABCD"]
             row = {"id": f"q{i}", "question": {"stem": stem, "choices": choices}, "answerKey": rng.choice("ABCD")}
             file.write(json.dumps(row) + "\n")
-    said = c.Rationales(
+    teacher = c.Rationales(
         questions=("t.train",),
         model=c.Model(architecture="opt-tiny", tokenizer="task:t"),
         sampling=c.Sampling(n=n, max_new_tokens=tokens, batch_size=batch),
     )
-    config = c.Config(tasks={"t": c.Task(kind="multiple_choice", path=str(folder / "t"))}, rationales={"said": said})
+    tasks = {"t": c.Task(kind="multiple_choice", path=str(folder / "t"))}
+    config = c.Config(tasks=tasks, rationales={"teacher": teacher})
     lines = ["from scotd_jax import config as c", f"VALUES = {c.plain(config)!r}"]
     lines += ["def get_config():", "    return c.config_dict(c.from_mapping(c.Config, VALUES))"]
     (folder / "config.py").write_text("\n".join(lines) + "\n")
