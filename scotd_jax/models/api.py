@@ -75,11 +75,11 @@ class Model:
     """A model as pure functions of its parameters (a nested dict of float32 arrays). Made by `models.registry.build`.
 
     init(key) -> params
-    prefill(params, tokens[B, P], mask[B, P], context=None, regime=PLAIN, questions=None) -> Context
+    prefill(params, tokens[B, P], mask[B, P], context=None, options=ForwardOptions(), questions=None) -> Context
         Right-padded prefixes. With a context the tokens come after it (question after shared exemplars). With
-        `questions` each row holds the prompts of several questions (packed.py). `regime` is that of training
-        (regime.py); everything else leaves it out.
-    extend(params, context, tokens[B, G, R], cache=None, regime=PLAIN, positions=None, questions=None)
+        `questions` each row holds the prompts of several questions (packed.py). `options` is that of training
+        (forward_options.py); everything else leaves it out.
+    extend(params, context, tokens[B, G, R], cache=None, options=ForwardOptions(), positions=None, questions=None)
             -> hidden[B, G, R, E], cache
         Without a cache: causal attention over the R tokens and the context, returns None for the cache. With a
         cache: the R tokens become recent ones of it. `hidden` is ready for the output matrix (norms, projections and

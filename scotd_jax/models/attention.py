@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from scotd_jax.models.forward_options import keep, together
+from scotd_jax.models.forward_options import optimization_barrier, save_for_backward
 
 # Keys and values [B or 1, K, S, Dh], mask bool[B or 1, S], bool[B, G, S] or bool[B, G, R, S]
 SharedPart = tuple[Array, Array, Array]
@@ -130,12 +130,15 @@ def _attend_forward(scale, query, parts):
         total += _turn_back(weight.sum(-1), query)
         out += _turn_back(_product("bnkgmrt,bnktd->bnkgmrd", weight, values), query)
     total = jnp.where(total == 0, 1.0, total)
-    out, log_total = keep((out / total[..., None]).astype(query.dtype)), keep(top + jnp.log(total))
+    out, log_total = (
+        save_for_backward((out / total[..., None]).astype(query.dtype)),
+        save_for_backward(top + jnp.log(total)),
+    )
     return out, (query, given, out, log_total)
 
 
 def _attend_backward(scale, saved, d_out):
-    query, parts, out, log_total, d_out = together(*saved, d_out)
+    query, parts, out, log_total, d_out = optimization_barrier(*saved, d_out)
     # What the normalization takes from the derivative of every score.
     along = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
     d_query, d_parts = jnp.zeros(query.shape, jnp.float32), []

@@ -16,7 +16,7 @@ from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.decoder_only import DecoderOnly
-from scotd_jax.models.forward_options import keep, nothing_dropped
+from scotd_jax.models.forward_options import no_dropout, save_for_backward
 from scotd_jax.models.layers import Dense, RMSNorm, each_of, embed, gated, normal
 from scotd_jax.models.rope import frequencies, rotate, rotation
 
@@ -67,7 +67,7 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(head, eps=config.rms_norm_eps) if config.qk_norm else None
         self.head, self.dtype = head, dtype
 
-    def __call__(self, x, turn, segments, past, sights, attend=grouped_attention):
+    def __call__(self, x, turn, segments, past, sights, attention=grouped_attention):
         """x[B, G, R, D] -> the same, and the keys and values to be kept.
 
         `turn` are the cosines and sines of the tokens' positions.
@@ -76,9 +76,9 @@ class Attention(nnx.Module):
         if self.q_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         query, key = rotate(query, *turn), rotate(key, *turn)  # in float32, as everything between two products
-        query, key, value = (keep(each.astype(self.dtype)) for each in (query, key, value))
+        query, key, value = (save_for_backward(each.astype(self.dtype)) for each in (query, key, value))
         own, kept = own_parts(past, key.swapaxes(2, 3), value.swapaxes(2, 3), sights)
-        h = attend(query, segments, own, scale=self.head**-0.5)
+        h = attention(query, segments, own, scale=self.head**-0.5)
         return self.o(h.reshape(*h.shape[:-2], -1)), *kept
 
     def _split(self, x: jax.Array) -> jax.Array:
@@ -104,10 +104,10 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = MLP(config, dtype, rngs)
 
-    def __call__(self, x, turn, segments, past, sights, drop=nothing_dropped, attend=grouped_attention):
-        h, key, value = self.attn(self.attn_norm(x), turn, segments, past, sights, attend)
-        x = x + drop(h, "attn")
-        return x + drop(self.mlp(self.mlp_norm(x)), "mlp"), key, value
+    def __call__(self, x, turn, segments, past, sights, dropout=no_dropout, attention=grouped_attention):
+        h, key, value = self.attn(self.attn_norm(x), turn, segments, past, sights, attention)
+        x = x + dropout(h, "attn")
+        return x + dropout(self.mlp(self.mlp_norm(x)), "mlp"), key, value
 
 
 class Decoder(DecoderOnly):

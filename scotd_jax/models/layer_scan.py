@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from scotd_jax.models.forward_options import Regime
+from scotd_jax.models.forward_options import ForwardOptions
 
 Tree = Any
 
@@ -33,7 +33,7 @@ def through(
     layers: Mapping[str, nnx.Module],
     shared: Tree,
     path: str,
-    regime: Regime,
+    options: ForwardOptions,
 ) -> tuple[Tree, Tree]:
     """step(x, layer, its number, its part of `shared`) -> (x, kept), layer by layer; the last x, and what was kept.
 
@@ -41,7 +41,7 @@ def through(
     are the layers. `shared` is a tree of what was kept before, without other tuples. `path` is a layer's in the tree of
     the parameters, {} standing for its number.
     """
-    if not regime.rolled or len(layers) == 1:
+    if not options.scan_layers or len(layers) == 1:
         kept = []
         for i in range(len(layers)):
             with jax.named_scope(path.format(i).replace("/", "_")):
@@ -56,7 +56,7 @@ def through(
         return step(x, nnx.merge(structure, params), i, part)
 
     with jax.named_scope(path.format("all").replace("/", "_")):
-        return jax.lax.scan(body, x, (jnp.arange(len(layers)), _stacked(layers, path, regime.places), shared))
+        return jax.lax.scan(body, x, (jnp.arange(len(layers)), _stacked(layers, path, options.param_shardings), shared))
 
 
 def _stacked(layers: Mapping[str, nnx.Module], path: str, places: Tree) -> Tree:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from scotd_jax.models.forward_options import keep, together
+from scotd_jax.models.forward_options import optimization_barrier, save_for_backward
 from scotd_jax.models.matmul import linear, linears
 
 
@@ -61,7 +61,7 @@ def _normal_forward(x, eps, centred):
 
 
 def _normal_backward(eps, centred, saved, cotangent):
-    out, factor, cotangent = together(*saved, cotangent)
+    out, factor, cotangent = optimization_barrier(*saved, cotangent)
     dx = cotangent - out * (cotangent * out).mean(-1, keepdims=True)
     if centred:
         dx = dx - cotangent.mean(-1, keepdims=True)
@@ -121,7 +121,7 @@ def each_of(layers: Sequence[Dense], x: Array) -> list[Array]:
     """What several layers, side by side, make of x."""
     kernels, dtypes = [layer.kernel[...] for layer in layers], [layer.out_dtype for layer in layers]
     biases = [None if layer.bias is None else layer.bias[...] for layer in layers]
-    return [keep(out) for out in linears(x, kernels, biases, dtype=layers[0].dtype, out_dtypes=dtypes)]
+    return [save_for_backward(out) for out in linears(x, kernels, biases, dtype=layers[0].dtype, out_dtypes=dtypes)]
 
 
 class LayerNorm(nnx.Module):

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 
 from scotd_jax.distributed.mesh import mesh_platform
 from scotd_jax.distributed.sharding import AnyMesh
-from scotd_jax.models.forward_options import together
+from scotd_jax.models.forward_options import optimization_barrier
 
 _BY_ONEDNN = contextvars.ContextVar("by_onednn", default=False)
 
@@ -87,7 +87,7 @@ def _backward(how, saved, d_outs):
     x, ws, biases = saved
     # Nobody reads the queries of a prompt's last layer: such a product has no derivative, and none is computed.
     read = [i for i, d_out in enumerate(d_outs) if not isinstance(d_out, SymbolicZero)]
-    x, *d_outs = together(x, *(d_outs[i] for i in read))
+    x, *d_outs = optimization_barrier(x, *(d_outs[i] for i in read))
     derivatives = _onednn_derivatives if how.onednn else _xla_derivatives
     d_x_dtype = how.x_dtype if len(read) == 1 else "float32"  # a sum of several products is float32 until the end
     d_xs, d_ws = zip(
@@ -98,7 +98,7 @@ def _backward(how, saved, d_outs):
         strict=True,
     )
     d_biases = [_summed(d_out, biases[i]) for i, d_out in zip(read, d_outs, strict=True)]
-    d_x, *d_ws = together(sum(d_xs[1:], d_xs[0]).astype(how.x_dtype), *d_ws)
+    d_x, *d_ws = optimization_barrier(sum(d_xs[1:], d_xs[0]).astype(how.x_dtype), *d_ws)
     return d_x, _placed(d_ws, read, ws), _placed(d_biases, read, ws)
 
 

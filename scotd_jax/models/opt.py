@@ -18,7 +18,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import own_parts
 from scotd_jax.models.decoder_only import DecoderOnly
-from scotd_jax.models.forward_options import nothing_dropped
+from scotd_jax.models.forward_options import no_dropout
 from scotd_jax.models.hf import config_fields
 from scotd_jax.models.layers import Dense, Heads, LayerNorm, embed, normal, relu
 
@@ -132,15 +132,15 @@ class Layer(nnx.Module):
         self.mlp_norm = LayerNorm(width)
         self.pre_norm = config.do_layer_norm_before
 
-    def __call__(self, x, segments, past, sights, drop=nothing_dropped, attend=grouped_attention):
+    def __call__(self, x, segments, past, sights, dropout=no_dropout, attention=grouped_attention):
         """x[B, G, R, D] -> the same, and the keys and values to be kept."""
         h = self.attn_norm(x) if self.pre_norm else x
         query, key, value = self.attn.all_three(h)
         own, kept = own_parts(past, key, value, sights)
-        h = attend(query, segments, own, scale=query.shape[-1] ** -0.5)
-        x = x + drop(self.attn.output(h), "attn")
+        h = attention(query, segments, own, scale=query.shape[-1] ** -0.5)
+        x = x + dropout(self.attn.output(h), "attn")
         x = x if self.pre_norm else self.attn_norm(x)
-        x = x + drop(self.mlp(self.mlp_norm(x) if self.pre_norm else x), "mlp")
+        x = x + dropout(self.mlp(self.mlp_norm(x) if self.pre_norm else x), "mlp")
         return x if self.pre_norm else self.mlp_norm(x), *kept
 
 

@@ -18,7 +18,7 @@ from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.models import decoder, opt, t5
 from scotd_jax.models.api import Cache, Context, Model, Params, Precision
 from scotd_jax.models.decoder_config import DecoderConfig
-from scotd_jax.models.forward_options import PLAIN, Regime
+from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.models.hf import config_fields
 from scotd_jax.models.opt import OPTConfig
 from scotd_jax.models.rope import RopeScaling
@@ -144,20 +144,25 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platfor
         return nnx.to_pure_dict(nnx.state(construct(key)))
 
     def prefill(
-        params: Params, tokens, mask, context: Context | None = None, regime: Regime = PLAIN, questions=None
+        params: Params,
+        tokens,
+        mask,
+        context: Context | None = None,
+        options: ForwardOptions = ForwardOptions(),
+        questions=None,
     ) -> Context:
-        return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context, regime, questions)
+        return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context, options, questions)
 
     def extend(
         params: Params,
         context: Context,
         tokens,
         cache: Cache | None = None,
-        regime: Regime = PLAIN,
+        options: ForwardOptions = ForwardOptions(),
         positions=None,
         questions=None,
     ) -> tuple[jax.Array, Cache | None]:
-        return bind(params).extend(context, jnp.asarray(tokens), cache, regime, positions, questions)
+        return bind(params).extend(context, jnp.asarray(tokens), cache, options, positions, questions)
 
     # Called outside of programs, too: there nnx would leave a circle of references behind, in which all parameters wait
     # for Python's collector of garbage.

@@ -25,7 +25,7 @@ from scotd_jax.models import packed_masks
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.attention import grouped_attention
 from scotd_jax.models.cache import extended, of_layer, own_parts, visible
-from scotd_jax.models.forward_options import PLAIN, nothing_dropped
+from scotd_jax.models.forward_options import ForwardOptions, no_dropout
 from scotd_jax.models.hf import config_fields
 from scotd_jax.models.layer_scan import through
 from scotd_jax.models.layers import Dense, Heads, RMSNorm, each_of, embed, gated, normal, relu
@@ -146,16 +146,16 @@ class Layer(nnx.Module):
             self.cross, self.cross_norm = _heads(config, dtype, rngs), RMSNorm(width, eps=eps)
         self.mlp, self.mlp_norm = MLP(config, dtype, rngs), RMSNorm(width, eps=eps)
 
-    def __call__(self, x, past, sights, prompts=(), drop=nothing_dropped, attend=grouped_attention):
+    def __call__(self, x, past, sights, prompts=(), dropout=no_dropout, attention=grouped_attention):
         """x[B, G, R, D] -> the same, and the keys and values to be kept. `prompts` are those parts of the segments
         that belong to this layer (decoder only)."""
         query, key, value = self.attn.all_three(self.attn_norm(x))
         own, kept = own_parts(past, key, value, sights)
-        x = x + drop(self.attn.output(attend(query, (), own, 1.0)), "attn")
+        x = x + dropout(self.attn.output(attention(query, (), own, 1.0)), "attn")
         if prompts:
             query = self.cross.queries(self.cross_norm(x))
-            x = x + drop(self.cross.output(attend(query, prompts, (), 1.0)), "cross")
-        return x + drop(self.mlp(self.mlp_norm(x)), "mlp"), *kept
+            x = x + dropout(self.cross.output(attention(query, prompts, (), 1.0)), "cross")
+        return x + dropout(self.mlp(self.mlp_norm(x)), "mlp"), *kept
 
 
 class Stack(nnx.Module):
@@ -198,43 +198,43 @@ class T5(nnx.Module):
         self.lm_head = None if config.tie_word_embeddings else Unembedding(config, rngs)
         self.scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
 
-    def prefill(self, tokens, mask, context=None, regime=PLAIN, questions=None):
+    def prefill(self, tokens, mask, context=None, options=ForwardOptions(), questions=None):
         """Right-padded prompts [B, P] -> a Context of one segment: every decoder layer's view of the encoded prompt."""
         if context is not None:
             raise ValueError("an encoder-decoder has no context before the prompt: put exemplars into the prompt")
         positions = jnp.arange(tokens.shape[1])
-        x = regime.drop(embed(self.embed.tokens[...], tokens)[:, None], "encoder/embed")
+        x = options.apply_dropout(embed(self.embed.tokens[...], tokens)[:, None], "encoder/embed")
         seen = mask[:, None, None]
         if questions is not None:  # distances between slots are those within a question
             seen = seen & packed_masks.same(questions)[:, None]
         sights = [(seen, self.encoder.bias(positions[None, None], positions))]
 
         def read(x, layer, i, _):
-            return regime.run("encoder", i, layer, x, None, sights)[0], ()
+            return options.run_layer("encoder", i, layer, x, None, sights)[0], ()
 
-        x, _ = through(read, x, self.encoder.layers, None, "encoder/layers/{}", regime)
+        x, _ = through(read, x, self.encoder.layers, None, "encoder/layers/{}", options)
         x = self.encoder.final_norm(x)[:, 0]
 
         def look(_, cross, *__):
             return None, cross.keys_values(x)
 
         crosses = {name: layer.cross for name, layer in self.decoder.layers.items()}
-        _, (keys, values) = through(look, None, crosses, None, "decoder/layers/{}/cross", regime)
+        _, (keys, values) = through(look, None, crosses, None, "decoder/layers/{}/cross", options)
         return Context((Segment(keys, values, mask),), mask.sum(1, dtype=jnp.int32))
 
-    def extend(self, context, tokens, cache=None, regime=PLAIN, positions=None, questions=None):
+    def extend(self, context, tokens, cache=None, options=ForwardOptions(), positions=None, questions=None):
         """Responses [B, G, R] -> hidden [B, G, R, D] ready for the output matrix, and the cache."""
         context = context if questions is None else packed_masks.own_prompt(context, questions)
-        x = regime.drop(embed(self.embed.tokens[...], tokens), "decoder/embed")
+        x = options.apply_dropout(embed(self.embed.tokens[...], tokens), "decoder/embed")
         sights = self._sights(cache, tokens.shape[2], positions)
 
         def say(x, layer, i, shared):
             prompts = [(*pair, s.mask) for pair, s in zip(shared, context.segments, strict=True)]
-            x, *kept = regime.run("decoder", i, layer, x, of_layer(cache, i), sights, prompts)
+            x, *kept = options.run_layer("decoder", i, layer, x, of_layer(cache, i), sights, prompts)
             return x, () if cache is None else tuple(kept)
 
         shared = [[s.keys, s.values] for s in context.segments]
-        x, kept = through(say, x, self.decoder.layers, shared, "decoder/layers/{}", regime)
+        x, kept = through(say, x, self.decoder.layers, shared, "decoder/layers/{}", options)
         hidden = self.decoder.final_norm(x) * self.scale
         return hidden, None if cache is None else extended(cache, *kept, tokens.shape[2])
 

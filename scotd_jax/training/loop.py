@@ -108,7 +108,7 @@ def train(
                 rows = next(loader)
             if step == done + 1 and training.startup_check:
                 with spent.on("other"):
-                    check_pairs(model, programs.combined(state), rows, mesh, programs.attend)
+                    check_pairs(model, programs.combined(state), rows, mesh, programs.attention)
             with jax.transfer_guard("disallow"):  # nothing moves to or from a device by accident
                 batch = sharding.shard_batch(rows, programs.batch)
                 with spent.on("compile") if programs.is_new(batch) else contextlib.nullcontext():

@@ -14,11 +14,11 @@ from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.models import matmul
 from scotd_jax.models.api import Model, Params
-from scotd_jax.models.forward_options import Attend, compiler_options
+from scotd_jax.models.forward_options import Attention, compiler_options
 from scotd_jax.models.kernels import fused_attention
 from scotd_jax.training import trainable
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
-from scotd_jax.training.options import Options
+from scotd_jax.training.options import forward_options
 from scotd_jax.training.step import TrainState, chunk_tokens, make_train_step
 
 
@@ -34,7 +34,7 @@ class Programs:
     combine: Callable[[Params, Params | None], Params]
     init_optimizer: Callable[[Params], Any]
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # of make_train_step
-    attend: Attend | None  # of which it makes use
+    attention: Attention | None  # of which it makes use
     shapes: set[Any] = dataclasses.field(default_factory=set)  # of the batches so far
 
     def is_new(self, batch: Mapping[str, Mapping[str, jax.Array]]) -> bool:
@@ -88,7 +88,6 @@ def _programs(
 ) -> Programs:
     optimizer = make_optimizer(training.optimizer, training.steps)
     schedule = make_schedule(training.optimizer, training.steps)
-    options = Options.of(training, meshes.mesh_platform(mesh))
     split = functools.partial(trainable.split, freeze=training.freeze, lora=training.lora)
     params, key = model.abstract(), jax.eval_shape(lambda: jax.random.key(0))
     places = sharding.param_shardings(mesh, model.axes(), params)
@@ -104,11 +103,26 @@ def _programs(
         state_places,
     )
     chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
-    attend = fused_attention.attention(training.attention, mesh)
-    told = {"place": batch if mesh.shape["fsdp"] > 1 else None, "places": places, "attend": attend}
+    attention = fused_attention.attention(training.attention, mesh)
+    options = dataclasses.replace(
+        forward_options(training, meshes.mesh_platform(mesh)),
+        activation_sharding=batch if mesh.shape["fsdp"] > 1 else None,
+        param_shardings=places,
+        attention=attention,
+    )
     step = jax.jit(
         matmul.for_mesh(mesh)(
-            make_train_step(model, optimizer, schedule, training.microbatches, chunk, parts, options, **told)
+            make_train_step(
+                model,
+                optimizer,
+                schedule,
+                training.microbatches,
+                chunk,
+                parts,
+                options=options,
+                label_smoothing=training.label_smoothing,
+                z_loss=training.z_loss,
+            )
         ),
         in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
         out_shardings=(state_places, whole),
@@ -129,5 +143,5 @@ def _programs(
         combine=jax.jit(trainable.combine, out_shardings=places) if training.lora.rank else trainable.combine,
         init_optimizer=jax.jit(optimizer.init, out_shardings=opt_places),
         step=step,
-        attend=attend,
+        attention=attention,
     )

@@ -19,9 +19,8 @@ from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.models import matmul
 from scotd_jax.models.api import Model, Params
-from scotd_jax.models.forward_options import Attend
+from scotd_jax.models.forward_options import Attention, ForwardOptions
 from scotd_jax.training.losses import response_loss
-from scotd_jax.training.options import OFF
 from scotd_jax.training.step import hidden
 
 RESPONSES = 4  # of a row are compared
@@ -34,7 +33,7 @@ def check_pairs(
     params: Params,
     batch: Mapping[str, Mapping[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
-    attend: Attend | None = None,
+    attention: Attention | None = None,
 ) -> dict[str, float]:
     """By how much the hidden states of each part of `batch` (this process' rows) differ, relative to their size; parts
     that are separate pairs themselves (unless they attend in another way), or have no finite loss, are left out. Raises
@@ -42,22 +41,22 @@ def check_pairs(
     rows = max(1, meshes.batch_shards(mesh) // jax.process_count())
     found = {}
     for name, part in batch.items():
-        if part["inputs"].shape[1] == 1 and "positions" not in part and attend is None:
+        if part["inputs"].shape[1] == 1 and "positions" not in part and attention is None:
             continue
         cut = {key: array[:rows] for key, array in part.items()}
         given = sharding.shard_batch((cut, *separate(cut)), sharding.batch_sharding(mesh))
-        difference, fast, slow = (float(x) for x in _compared(model, mesh, attend)(params, *given))
+        difference, fast, slow = (float(x) for x in _compared(model, mesh, attention)(params, *given))
         if not math.isfinite(slow):
             continue  # of such a model the loop says what is wrong
         allowed = TOLERANCE[model.precision.compute]
         if not (difference <= allowed and abs(fast - slow) <= allowed * abs(slow)):
-            other = "training.attention=xla" if attend else "training.max_shapes=1"
+            other = "training.attention=xla" if attention else "training.max_shapes=1"
             raise RuntimeError(
                 f"training.startup_check: part {name!r}: {'packed' if 'positions' in part else 'grouped'} responses do "
                 f"not compute what separate pairs of prompt and response compute: loss {fast:.5f} against {slow:.5f} "
                 f"nats per token, hidden states differ by {100 * difference:.2g} % of their size, {100 * allowed:g} % "
                 f"is what rounding may do. No setting of yours is at fault; {other} trains without "
-                f"{'fused attention' if attend else 'packing'}, and training.startup_check=False without this check"
+                f"{'fused attention' if attention else 'packing'}, and training.startup_check=False without this check"
             )
         found[name] = difference
     return found
@@ -107,7 +106,7 @@ def _responses(row: Mapping[str, np.ndarray]) -> list[tuple[int, int, int]]:
 
 @functools.lru_cache(maxsize=8)
 def _compared(
-    model: Model, mesh: jax.sharding.Mesh, attend: Attend | None
+    model: Model, mesh: jax.sharding.Mesh, attention: Attention | None
 ) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
     """Compiled once per model, attention and shapes: relative difference of hidden states, and both mean losses."""
 
@@ -115,7 +114,7 @@ def _compared(
     @matmul.for_mesh(mesh)
     def compare(params, cut, pairs, at):
         table, rows = model.unembedding(params), at.shape[0]
-        fast = hidden(model, params, cut, **OFF.regime(None, attend=attend))
+        fast = hidden(model, params, cut, ForwardOptions(attention=attention))
         fast = jnp.take_along_axis(fast.reshape(rows, -1, fast.shape[-1]), at.reshape(rows, -1, 1), axis=1)
         slow = hidden(model, params, pairs).reshape(fast.shape)
         real = pairs["weights"].reshape(rows, 1, -1)

@@ -9,6 +9,7 @@ prompt_questions[B, P] int32 (models/packed_masks.py): B and G then count rows. 
 times may be there once, with so many times the weight.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,9 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from scotd_jax.models.api import Model, Params
-from scotd_jax.models.forward_options import Regime
+from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.training.losses import Weighted, response_loss
-from scotd_jax.training.options import OFF, Options
 from scotd_jax.training.trainable import combine
 
 Part = Mapping[str, jax.Array]
@@ -41,16 +41,23 @@ class TrainState(NamedTuple):
     frozen: Params | None = None
 
 
-def make_loss(model: Model, chunk: int = 0, options: Options = OFF, **told: Any) -> Callable[..., tuple[Weighted, ...]]:
+def make_loss(
+    model: Model,
+    chunk: int = 0,
+    *,
+    options: ForwardOptions = ForwardOptions(),
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Callable[..., tuple[Weighted, ...]]:
     """fn(params, part, key=None) -> (cross entropy, correct tokens), each a weighted sum over response tokens, and the
     objective after them where it is another number (`response_loss`). With dropout the key names the masks.
 
-    The prompt is computed once per question and shared by its G responses. `chunk` as in `response_loss`; what else is
-    `told`, of a mesh, as in models/forward_options.py: `place`, `places` and `attend`.
+    The prompt is computed once per question and shared by its G responses. `chunk`, `label_smoothing` and `z_loss` as
+    in `response_loss`.
     """
 
     def loss(params: Params, batch: Part, key: jax.Array | None = None) -> tuple[Weighted, ...]:
-        hidden_BGRE = hidden(model, params, batch, **options.regime(key, **told))
+        hidden_BGRE = hidden(model, params, batch, dataclasses.replace(options, dropout_key=key))
         return response_loss(
             hidden_BGRE,
             model.unembedding(params),
@@ -58,21 +65,21 @@ def make_loss(model: Model, chunk: int = 0, options: Options = OFF, **told: Any)
             batch["weights"],
             model.precision.compute,
             chunk,
-            options.label_smoothing,
-            options.z_loss,
+            label_smoothing,
+            z_loss,
         )
 
     return loss
 
 
-def hidden(model: Model, params: Params, batch: Part, **regime: Regime) -> jax.Array:
+def hidden(model: Model, params: Params, batch: Part, options: ForwardOptions = ForwardOptions()) -> jax.Array:
     """[B, G, R, E], ready for the output matrix."""
     prompts = {"questions": batch["prompt_questions"]} if "prompt_questions" in batch else {}
-    context = model.prefill(params, batch["prompt"], batch["prompt_mask"], **prompts, **regime)
+    context = model.prefill(params, batch["prompt"], batch["prompt_mask"], **prompts, options=options)
     packed = {"positions": batch["positions"]} if "positions" in batch else {}
     if prompts:
         packed["questions"] = batch["prompt_questions"], batch["questions"]
-    return model.extend(params, context, batch["inputs"], **packed, **regime)[0]
+    return model.extend(params, context, batch["inputs"], **packed, options=options)[0]
 
 
 def shown(part: Part) -> jax.Array:
@@ -93,8 +100,10 @@ def make_train_step(
     microbatches: int = 1,
     chunk: int = 0,
     parts: Sequence[tuple[str, float]] = ONE_PART,
-    options: Options = OFF,
-    **told: Any,
+    *,
+    options: ForwardOptions = ForwardOptions(),
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """step(state, batch) -> (state, metrics), to be jitted with the state donated. With dropout it is
     step(state, batch, seed), seed being uint32[].
@@ -108,7 +117,8 @@ def make_train_step(
 
     Masks of dropout are named by seed, update, micro-batch and part, so an update that is made again draws them again.
     """
-    loss_fn = make_loss(model, chunk, options, **told)
+    loss_fn = make_loss(model, chunk, options=options, label_smoothing=label_smoothing, z_loss=z_loss)
+    objective = label_smoothing > 0 or z_loss > 0  # optimizes another number than the cross entropy
 
     def sums(state: TrainState, batch: Batch, key: jax.Array | None) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
         def total(learns):
@@ -118,7 +128,7 @@ def make_train_step(
                 name: tuple(each.sum for each in loss_fn(params, batch[name], part_key))
                 for (name, _), part_key in zip(parts, keys, strict=True)
             }
-            return sum(each[2 if options.objective else 0] for each in said.values()), said
+            return sum(each[2 if objective else 0] for each in said.values()), said
 
         return jax.grad(total, has_aux=True)(state.params)
 
@@ -137,7 +147,7 @@ def make_train_step(
             def add(carry, piece):
                 return jax.tree.map(jnp.add, carry, sums(state, *piece)), None
 
-            zero = {name: (jnp.zeros(()),) * (3 if options.objective else 2) for name, _ in parts}
+            zero = {name: (jnp.zeros(()),) * (3 if objective else 2) for name, _ in parts}
             (grads, said), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), (pieces, keys))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
@@ -148,8 +158,8 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
-        if options.objective:
-            metrics["objective"] = sum(objective for _, _, objective in said.values())
+        if objective:
+            metrics["objective"] = sum(each[2] for each in said.values())
         if len(parts) > 1:
             metrics |= {f"loss_{name}": said[name][0] / weight for name, weight in parts}
         params = optax.apply_updates(state.params, updates)

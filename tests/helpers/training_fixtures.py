@@ -36,13 +36,13 @@ def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> Mode
             },
         }
 
-    def prefill(params, tokens, mask, context=None, regime=None):
+    def prefill(params, tokens, mask, context=None, options=None):
         rows = jnp.where(mask[..., None], embed(params["embed"]["tokens"], tokens), 0.0)
         mean = jnp.sum(rows, axis=1) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1).astype(jnp.float32)
         key = mean[:, None, None, :]
         return Context((Segment((key,), (key,), mask[:, :1]),), jnp.sum(mask, axis=1))
 
-    def extend(params, context, tokens, cache=None, regime=None):
+    def extend(params, context, tokens, cache=None, options=None):
         prompt_B11D = context.segments[0].keys[0]
         x_BGRD = embed(params["embed"]["tokens"], tokens) + prompt_B11D
         hidden = jnp.tanh(linear(x_BGRD, params["mlp"]["up"]["kernel"], params["mlp"]["up"]["bias"], dtype=compute))

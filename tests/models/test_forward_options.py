@@ -14,12 +14,12 @@ from scotd_jax.distributed import sharding
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Precision
-from scotd_jax.models.forward_options import Regime, compiler_options
+from scotd_jax.models.forward_options import ForwardOptions, compiler_options
 from scotd_jax.models.registry import build, config_for
 from scotd_jax.training.checkpoints import load_params
 from scotd_jax.training.loop import train
 from scotd_jax.training.metrics import read_metrics
-from scotd_jax.training.options import OFF, Options
+from scotd_jax.training.options import forward_options
 from scotd_jax.training.programs import programs_of
 from scotd_jax.training.step import ONE_PART, make_loss, mask_keys
 from tests.helpers.tolerances import FLOAT32, GRADIENT
@@ -47,7 +47,7 @@ def small(kind, **shape):
 def gradient(kind, remat):
     """Loss and gradients with dropout."""
     model, batch = small(kind), batch_of(2, vocab=V)
-    loss = make_loss(model, options=Options(remat=remat, dropout=0.2))
+    loss = make_loss(model, options=ForwardOptions(remat=remat, dropout=0.2))
 
     @jax.jit
     def run(params, batch, key):
@@ -67,7 +67,7 @@ def gradients_by_remat(layers, **options):
     model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
     compiled = {}
     for remat in ("none", "dots", "full"):
-        loss = make_loss(model, options=Options(remat=remat, **options))
+        loss = make_loss(model, options=ForwardOptions(remat=remat, **options))
         grad = jax.jit(jax.grad(lambda params, batch, loss=loss: loss(params, batch)[0].mean()))
         compiled[remat] = grad.lower(model.abstract(), batch).compile(compiler_options(jax.default_backend()))
     return compiled
@@ -98,7 +98,7 @@ def test_a_backward_pass_in_order_holds_less(monkeypatch):
 
     in_order = held()
     for module in ("layers", "attention"):
-        monkeypatch.setattr(f"scotd_jax.models.{module}.together", lambda *arrays: arrays)
+        monkeypatch.setattr(f"scotd_jax.models.{module}.optimization_barrier", lambda *arrays: arrays)
     free = held()
     assert in_order < 0.85 * free
 
@@ -107,7 +107,7 @@ def test_dropout_keeps_the_mean_and_every_place_has_its_own_mask():
     x = jnp.linspace(1.0, 2.0, 200).reshape(4, 50)
 
     def dropped(seed, name, layer):
-        return Regime(rate=0.25, key=jax.random.key(seed)).drop(x, name, layer)
+        return ForwardOptions(dropout=0.25, dropout_key=jax.random.key(seed)).apply_dropout(x, name, layer)
 
     drawn = jnp.stack([dropped(seed, "decoder/mlp", 0) for seed in range(400)])
     kept = np.asarray(drawn) > 0
@@ -125,17 +125,19 @@ def test_responses_share_the_dropped_prompt_and_draw_their_own_masks(kind):
     layers = {} if kind == "t5" else {"num_hidden_layers": 2}  # what the first one drops, the keys of the second show
     model, batch = small(kind, **layers), batch_of(2, vocab=V)
     params = jax.tree.map(lambda leaf: 10 * leaf, model.init(jax.random.key(0)))
-    regime = Regime(rate=0.2, key=jax.random.key(1))
+    options = ForwardOptions(dropout=0.2, dropout_key=jax.random.key(1))
     inputs = jnp.asarray(batch["inputs"])[:, :1].repeat(3, 1)
     prefill, extend = jax.jit(model.prefill), jax.jit(model.extend)
-    dropped = jax.jit(lambda *args: model.prefill(*args, regime=regime))(params, batch["prompt"], batch["prompt_mask"])
+    dropped = jax.jit(lambda *args: model.prefill(*args, options=options))(
+        params, batch["prompt"], batch["prompt_mask"]
+    )
     plain = prefill(params, batch["prompt"], batch["prompt_mask"])
     assert jax.tree.map(jnp.shape, dropped) == jax.tree.map(jnp.shape, plain)
     assert not np.array_equal(dropped.segments[0].keys[-1], plain.segments[0].keys[-1])
 
     same, _ = extend(params, dropped, inputs)
     close(same[:, 1:], same[:, :1].repeat(2, 1), FLOAT32)
-    own, _ = jax.jit(lambda *args: model.extend(*args, regime=regime))(params, dropped, inputs)
+    own, _ = jax.jit(lambda *args: model.extend(*args, options=options))(params, dropped, inputs)
     assert all(not np.allclose(own[:, a], own[:, b], atol=1e-3) for a, b in ((0, 1), (0, 2), (1, 2)))
 
 
@@ -207,8 +209,7 @@ def test_a_cut_run_draws_the_masks_of_an_uncut_one(one_device, tmp_path):
 
 @pytest.mark.usefixtures("compiled_for_users")
 def test_off_is_the_program_that_knows_no_options(one_device):
-    assert Options.of(config.Training()) == OFF
-    assert OFF.regime(None) == {}
+    assert forward_options(config.Training()) == ForwardOptions()
     model, batch = small("opt"), {"train": batch_of(4, vocab=V)}
     settings = config.Optimizer(warmup_steps=0)
     texts = []

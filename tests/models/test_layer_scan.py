@@ -15,8 +15,9 @@ from scotd_jax.corpus.batching.shapes import Shape
 from scotd_jax.distributed import sharding
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.models.api import Precision
+from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.models.registry import build, config_for
-from scotd_jax.training.options import Options, is_rolled
+from scotd_jax.training.options import scans_layers
 from scotd_jax.training.programs import programs_of
 from scotd_jax.training.step import ONE_PART, make_loss
 from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
@@ -45,7 +46,7 @@ def params(kind, layers):
 
 
 def value_and_gradient(kind, batch, compute="float32", **options):
-    loss = make_loss(deep(kind, LAYERS, compute), options=Options(**options))
+    loss = make_loss(deep(kind, LAYERS, compute), options=ForwardOptions(**options))
     run = jax.jit(jax.value_and_grad(lambda p, batch, key: loss(p, batch, key)[0].mean()))
     return run(params(kind, LAYERS), batch, jax.random.key(1))
 
@@ -71,13 +72,13 @@ CASES = {  # everything that there is comes together with a loop in one of them
 @pytest.mark.parametrize("kind", CASES)
 def test_a_loop_gives_loss_and_gradient_of_layers_written_out(kind):
     batch = packed(deep(kind, LAYERS).start_token) if "dropout" in CASES[kind] else batch_of(2, vocab=V)
-    close(*(value_and_gradient(kind, batch, rolled=rolled, **CASES[kind]) for rolled in (True, False)), GRADIENT)
+    close(*(value_and_gradient(kind, batch, scan_layers=rolled, **CASES[kind]) for rolled in (True, False)), GRADIENT)
 
 
 def test_a_loop_rounds_as_layers_written_out():
     """Derivatives are float32 sums, of parameters that were never rounded as a whole."""
     batch = batch_of(2, vocab=V)
-    rolled, unrolled = (value_and_gradient("opt", batch, "bfloat16", rolled=rolled) for rolled in (True, False))
+    rolled, unrolled = (value_and_gradient("opt", batch, "bfloat16", scan_layers=rolled) for rolled in (True, False))
     close(rolled, unrolled, BFLOAT16 / 10)
     kernels = [leaf for leaf in jax.tree.leaves(rolled[1]["layers"]) if leaf.ndim == 2]
     for leaf in kernels:  # zero where a unit is off for all tokens
@@ -87,7 +88,7 @@ def test_a_loop_rounds_as_layers_written_out():
 
 def products(kind, layers, rolled):
     """Matrix products that a compiler sees in a gradient."""
-    loss = make_loss(deep(kind, layers), options=Options(rolled=rolled))
+    loss = make_loss(deep(kind, layers), options=ForwardOptions(scan_layers=rolled))
     grad = jax.grad(lambda p, batch: loss(p, batch)[0].mean())
     return jax.jit(grad).lower(deep(kind, layers).abstract(), batch_of(2, vocab=V)).as_text().count("dot_general")
 
@@ -106,7 +107,7 @@ def test_the_loop_keeps_no_copy_of_what_it_reads(kind):
     model, layers = deep(kind, 4, "bfloat16"), params(kind, 4)
     kernels = {leaf.shape for leaf in jax.tree.leaves(layers) if leaf.ndim == 2}
     for rolled in (True, False):
-        loss = make_loss(model, options=Options(rolled=rolled))
+        loss = make_loss(model, options=ForwardOptions(scan_layers=rolled))
         jaxpr = jax.make_jaxpr(jax.grad(lambda p, batch, loss=loss: loss(p, batch)[0].mean()))(layers, batch)
         loops = [e for e in flat(jaxpr.jaxpr.eqns) if e.primitive.name == "scan" and e.params["length"] == 4]
         forward = [e for e in loops if not e.params["reverse"]]
@@ -123,7 +124,7 @@ def test_the_loop_keeps_no_copy_of_what_it_reads(kind):
 
 @pytest.mark.usefixtures("compiled_for_users")
 def test_in_a_loop_remat_keeps_less():
-    compiled = gradients_by_remat(8, rolled=True)
+    compiled = gradients_by_remat(8, scan_layers=True)
     held = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
     assert held["dots"] < 0.9 * held["none"]
     assert held["full"] < 0.75 * held["dots"]
@@ -158,6 +159,10 @@ def test_layers_of_which_some_are_frozen_and_others_thin_learn_the_same(one_devi
 def test_it_is_the_default_where_compilers_are_slow():
     auto, on, off = (config.Training(scan_layers=each) for each in ("auto", "on", "off"))
     assert auto == config.Training()
-    assert [is_rolled(auto, platform) for platform in ("cpu", "", "tpu", "gpu", "cuda")] == [False, False, *[True] * 3]
-    assert is_rolled(on, "cpu")
-    assert not is_rolled(off, "tpu")
+    assert [scans_layers(auto, platform) for platform in ("cpu", "", "tpu", "gpu", "cuda")] == [
+        False,
+        False,
+        *[True] * 3,
+    ]
+    assert scans_layers(on, "cpu")
+    assert not scans_layers(off, "tpu")

@@ -19,13 +19,13 @@ from scotd_jax.jobs.planning.assumptions import layers_of
 from scotd_jax.jobs.planning.estimates import Numbers, Program, calls_of, depths, estimated, line
 from scotd_jax.jobs.planning.lowered_programs import Call, bytes_of
 from scotd_jax.jobs.planning.workloads import Training, Work
-from scotd_jax.training.options import is_rolled
+from scotd_jax.training.options import scans_layers
 
 
 def compiled(work: Work, mesh: Mesh, platform: str, layers: int) -> list[Program]:
     """Whole or (of more than `layers`, which are not rolled; 0: never) by two shallow models. Raises as
     `training_call` does."""
-    deep, rolled = layers_of(work.architecture), isinstance(work, Training) and is_rolled(work.settings, platform)
+    deep, rolled = layers_of(work.architecture), isinstance(work, Training) and scans_layers(work.settings, platform)
     several = depths(work, layers) if layers and not rolled else (deep,)
     known = estimated(work, mesh, platform)
     runs = [_compile(work, mesh, platform, count) for count in several]

@@ -28,8 +28,9 @@ from scotd_jax.jobs.planning.lowered_programs import (
     training_call,
 )
 from scotd_jax.jobs.planning.workloads import Speaking, Training, Work, program_of
+from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_size
-from scotd_jax.training.options import Options, is_rolled
+from scotd_jax.training.options import scans_layers
 from scotd_jax.training.step import LOGITS_BYTES, chunk_tokens
 
 PARTS = ("weights", "optimizer", "cache", "beside", "other", "temporaries", "code")
@@ -135,10 +136,10 @@ def _question(work: Training, platform: str) -> Numbers:
     def counted(layers: int) -> dict[str, Numbers]:
         model = model_of(work, platform, layers)
         chunk, batch = chunk_tokens(model.config.vocab_size, 1), batch_of(work, rows, None)
-        options = Options(remat=work.settings.remat)
+        options = ForwardOptions(remat=work.settings.remat)
         kept = sum(jaxpr_costs.kept(model, part, chunk, options) for part in batch.values()) / rows
         flops = jaxpr_costs.flops(jaxpr_costs.gradient(model, chunk, work.parts, options), model.abstract(), batch)
-        copied = jaxpr_costs.copied(model, is_rolled(work.settings, platform))
+        copied = jaxpr_costs.copied(model, scans_layers(work.settings, platform))
         return {"": {"flops": flops / rows, "batch": kept, "copied": copied}}
 
     return by_layers(work, counted)[""]

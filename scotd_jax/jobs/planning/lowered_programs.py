@@ -30,7 +30,7 @@ from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_siz
 from scotd_jax.sampling.likelihood import make_score_fn
 from scotd_jax.sampling.noise import base_key
 from scotd_jax.training import loop
-from scotd_jax.training.options import is_rolled
+from scotd_jax.training.options import scans_layers
 
 ANSWER_TOKENS = 8  # of answers that are compared, which are letters or a word or two
 STATES = 8  # of the table of stop strings; it is small whatever they are
@@ -68,7 +68,7 @@ def training_call(work: Training, mesh: AnyMesh, platform: str, layers: int = 0)
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=state.step.sharding)
     arguments = (state, batch, *([seed] if work.settings.dropout > 0 else []))
     held = {"weights": (state.params, state.frozen), "optimizer": state.opt_state}
-    return Call(made.step, arguments, held, trainable_memory.made(state, is_rolled(work.settings, platform)))
+    return Call(made.step, arguments, held, trainable_memory.made(state, scans_layers(work.settings, platform)))
 
 
 def check(work: Work, mesh: AnyMesh, platform: str) -> None:

@@ -28,12 +28,12 @@ from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.errors import InputError
 from scotd_jax.layout import round_up
 from scotd_jax.models.attention import OwnPart, SharedPart, grouped_attention, per_token
-from scotd_jax.models.forward_options import Attend, keep
+from scotd_jax.models.forward_options import Attention, save_for_backward
 from scotd_jax.models.kernels import fused_attention_tpu as kernels
 from scotd_jax.models.kernels.fused_attention_tpu import Heads, Part
 
 
-def attention(name: str, mesh: AnyMesh) -> Attend | None:
+def attention(name: str, mesh: AnyMesh) -> Attention | None:
     """What `training.attention` names; None is what models do anyway. Raises as `check` does."""
     check(name, mesh_platform(mesh))
     return None if name == "xla" else Fused(mesh)
@@ -117,7 +117,7 @@ def _attend_forward(fused, heads, scale, query, parts):
     def run(heads, query, parts):
         return kernels.forward(heads, scale, fused.interpret, query, tuple(map(_whole, parts)))
 
-    return keep(fused.over_devices(run, heads, query, parts)), (query, parts)
+    return save_for_backward(fused.over_devices(run, heads, query, parts)), (query, parts)
 
 
 def _attend_backward(fused, heads, scale, saved, d_out):

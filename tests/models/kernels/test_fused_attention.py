@@ -1,5 +1,6 @@
 """The kernels for TPUs, interpreted on CPUs, mean what the reference of grouped attention says."""
 
+import dataclasses
 import re
 
 import jax
@@ -16,10 +17,10 @@ from scotd_jax.corpus.batching.shapes import Shape
 from scotd_jax.distributed.mesh import make_abstract_mesh, make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.models.attention import causal, grouped_attention_reference
+from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.models.kernels import fused_attention_tpu
 from scotd_jax.models.kernels.fused_attention import Fused, attention
 from scotd_jax.models.packed_masks import own_response
-from scotd_jax.training.options import Options
 from scotd_jax.training.startup_check import check_pairs
 from scotd_jax.training.step import make_loss
 from tests.helpers.tolerances import FLOAT32, GRADIENT
@@ -118,12 +119,12 @@ def test_keeps_no_scores():
 @pytest.mark.parametrize(("kind", "remat"), [("opt", "none"), ("decoder", "dots"), ("t5-v1.0", "full")])
 def test_a_model_learns_the_same(kind, remat):
     """Two rows of two questions each; the decoder rolled. Of T5 what its responses see of the prompt is fused."""
-    start, options = model(kind).start_token, Options(remat=remat, rolled=kind == "decoder")
+    start, options = model(kind).start_token, ForwardOptions(remat=remat, scan_layers=kind == "decoder")
     rows = questions(3, [(4, [3, 5]), (6, [4]), (2, [1]), (5, [5, 2])])
     batch = collate.collate_packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
 
     def learnt(attend):
-        loss = make_loss(model(kind), 7, options, attend=attend)
+        loss = make_loss(model(kind), 7, options=dataclasses.replace(options, attention=attend))
         return jax.jit(jax.value_and_grad(lambda p, batch: loss(p, batch)[0].mean()))(params(kind), batch)
 
     close(learnt(FUSED), learnt(None), GRADIENT)
