@@ -107,7 +107,7 @@ def test_a_run_checks_before_its_first_update_unless_told_not_to(one_device, tmp
     """This model reads every token of a group as its left neighbour."""
     good = bag_model()
 
-    def extend(params, context, tokens, cache=None):
+    def extend(params, context, tokens, cache=None, options=None):
         return good.extend(params, context, tokens if tokens.shape[1] == 1 else jnp.roll(tokens, 1, 2), cache)
 
     bad, training = dataclasses.replace(good, extend=extend), config.Training(3, 4, optimizer=ADAM)
