@@ -1,7 +1,7 @@
 """Sphinx extension: renders docstrings written as plain text in Google style.
 
-Docstrings use `code` in single backticks, plain tables and nested lists, which are no reStructuredText. This hook, which
-runs before napoleon, escapes inline markup and sets tables and nested lists as literal blocks.
+Docstrings use `code` in single backticks, plain tables and nested lists, which are not reStructuredText. This hook runs
+before napoleon: it escapes inline markup and sets tables and nested lists as literal blocks.
 """
 
 import re
