@@ -104,7 +104,7 @@ def prepare(folder: Path, questions: int, tokenizer: str, processes: int) -> Non
     model = c.Model(architecture="opt-125m", tokenizer=tokenizer)
     config = c.Config(
         tasks={"t": c.Task(kind="jsonl", path=str(folder / "t"), format="plain")},
-        rationales={"teacher": c.Rationales(source="file", questions=("t.train",))},
+        rationales={"teacher": c.FileSource(questions=("t.train",))},
         corpora={"c": c.Corpus(rationales=("teacher",), dedup=True, processes=processes)},
         students={"s": c.Student(model=model, corpus="c", dev_sets=("t.dev",))},
     )

@@ -89,7 +89,7 @@ def prepare(folder: Path, questions: int, n: int, tokens: int, batch: int) -> No
             choices = [{"label": label, "text": " ".join(rng.choices(WORDS, k=2))} for label in "ABCD"]
             row = {"id": f"q{i}", "question": {"stem": stem, "choices": choices}, "answerKey": rng.choice("ABCD")}
             file.write(json.dumps(row) + "\n")
-    teacher = c.Rationales(
+    teacher = c.ModelSource(
         questions=("t.train",),
         model=c.Model(architecture="opt-tiny", tokenizer="task:t"),
         sampling=c.Sampling(n=n, max_new_tokens=tokens, batch_size=batch),

@@ -69,16 +69,16 @@ def settings(arg: str | None, **own):
     return c.parse_arg(arg, **shared | own)
 
 
-def teacher(settings, asked: tuple[str, ...], sampling: c.Sampling, few_shot: int = 5) -> c.Rationales:
+def teacher(settings, asked: tuple[str, ...], sampling: c.Sampling, few_shot: int = 5) -> c.RationaleSource:
     """What a teacher says to the question sets `asked`: out of files, or sampled with worked examples before.
 
     Files hold responses to whole splits, so those are asked; a corpus of a fold takes what it needs.
     """
     if settings.said:
         asked = tuple(dict.fromkeys(name.partition("@")[0] for name in asked))
-        return c.Rationales("file", asked, path=settings.said, importer=settings.importer)
+        return c.FileSource(asked, path=settings.said, importer=settings.importer)
     speaker = model(settings.teacher, settings)
-    return c.Rationales(questions=asked, model=speaker, sampling=sampling, few_shot=few_shot)
+    return c.ModelSource(questions=asked, model=speaker, sampling=sampling, few_shot=few_shot)
 
 
 def model(name: str, settings) -> c.Model:
@@ -115,7 +115,7 @@ TEACHER = "local_teacher"  # learns a task's exemplars by heart, so that it at l
 
 def runlocal(config: c.Config) -> c.Config:
     """The chain of `config` with a tiny teacher that was taught the exemplars, and tiny students."""
-    sampled = {name: r for name, r in config.rationales.items() if r.source == "model" and not r.model.student}
+    sampled = {name: r for name, r in config.rationales.items() if isinstance(r, c.ModelSource) and not r.model.student}
     tokenizer = "task:" + ",".join(config.tasks)
     short = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
 
@@ -126,7 +126,7 @@ def runlocal(config: c.Config) -> c.Config:
         return c.Model(architecture=f"{kind}-tiny", overrides=TINY[kind], tokenizer=tokenizer)
 
     learns = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # texts by heart in some dozen updates
-    speakers = {r.model.student for r in config.rationales.values()}
+    speakers = {r.model.student for r in config.rationales.values() if isinstance(r, c.ModelSource)}
 
     def brief(training: c.Training, speaks: bool) -> c.Training:
         """A few updates; more for a student that others learn from, which must at least end what it says."""
@@ -141,17 +141,15 @@ def runlocal(config: c.Config) -> c.Config:
     def less(sampling: c.Sampling) -> c.Sampling:
         return dataclasses.replace(short, n=min(sampling.n, 2), temperature=sampling.temperature)
 
-    rationales = {
-        name: dataclasses.replace(
-            r,
-            # Near its likeliest words a teacher that knows so little at least ends its answers.
-            sampling=dataclasses.replace(less(r.sampling), temperature=0.3 * r.sampling.temperature),
-            few_shot=0,
-            model=c.Model(student=TEACHER) if name in sampled else r.model,
-            options=r.options | ({"subset": True} if r.source == "file" else {}),
-        )
-        for name, r in config.rationales.items()
-    }
+    def source_of(name: str, source: c.RationaleSource) -> c.RationaleSource:
+        if isinstance(source, c.FileSource):
+            return dataclasses.replace(source, options=source.options | {"subset": True})
+        # Near its likeliest words a teacher that knows so little at least ends its answers.
+        sampling = dataclasses.replace(less(source.sampling), temperature=0.3 * source.sampling.temperature)
+        model = c.Model(student=TEACHER) if name in sampled else source.model
+        return dataclasses.replace(source, sampling=sampling, few_shot=0, model=model)
+
+    rationales = {name: source_of(name, source) for name, source in config.rationales.items()}
     students = {
         name: dataclasses.replace(s, model=tiny(s.model), training=brief(s.training, name in speakers))
         for name, s in config.students.items()
@@ -162,7 +160,7 @@ def runlocal(config: c.Config) -> c.Config:
     }
     if sampled:
         asked = dict.fromkeys(s.split(".")[0] for r in sampled.values() for s in r.questions)
-        rationales[TEACHER] = c.Rationales(source="task", questions=sets_of(asked, "exemplars"))
+        rationales[TEACHER] = c.TaskSource(questions=sets_of(asked, "exemplars"))
         corpora[TEACHER] = c.Corpus(rationales=(TEACHER,), decontaminate=0)
         students[TEACHER] = c.Student(
             model=c.Model(architecture="opt-tiny", overrides=TINY["opt"], tokenizer=tokenizer),

@@ -31,9 +31,9 @@ def get_config(arg=None):
     student = c.Student(model=common.model(a.student, a), training=TRAINING)
     teacher = common.teacher(a, asked, c.Sampling(n=30, temperature=1.0, batch_size=8))
 
-    def says(name: str, questions: tuple[str, ...], n: int, temperature: float) -> c.Rationales:
+    def says(name: str, questions: tuple[str, ...], n: int, temperature: float) -> c.ModelSource:
         sampling = c.Sampling(n=n, temperature=temperature)
-        return c.Rationales(questions=questions, model=c.Model(student=name), sampling=sampling)
+        return c.ModelSource(questions=questions, model=c.Model(student=name), sampling=sampling)
 
     rationales = {"teacher": teacher, "own": says("stage1", (*dev, *reported), 1, 0.0)}
     rationales["own_n"] = says("stage1", reported, N, 0.7)

@@ -59,8 +59,8 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
     """
     task, teacher = f"{prefix}world", f"{prefix}teacher"
 
-    def said(**how) -> c.Rationales:
-        return c.Rationales(
+    def said(**how) -> c.ModelSource:
+        return c.ModelSource(
             questions=(f"{task}.train",),
             model=c.Model(student=teacher),
             sampling=dataclasses.replace(SPEAK, **how),
@@ -68,7 +68,7 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
         )
 
     rationales = {
-        "gold": c.Rationales(source="task", questions=(f"{task}.gold",)),
+        "gold": c.TaskSource(questions=(f"{task}.gold",)),
         "sampled": said(n=30, temperature=TEMPERATURE, batch_size=8, chunk=4),
         "greedy": said(temperature=0.0),
     }

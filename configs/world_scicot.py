@@ -31,9 +31,11 @@ def scicot(one, seed: int, kind: str, prefix: str) -> c.Config:
     reported = tuple(f"{task}.{split}" for split in one.SETS)
     one_stage = base.students[f"{prefix}n30_{kind}"]
 
-    def said(student: str, questions: tuple[str, ...], **how) -> c.Rationales:
+    def said(student: str, questions: tuple[str, ...], **how) -> c.ModelSource:
         speak = dataclasses.replace(one.SPEAK, **how)
-        return c.Rationales(questions=questions, model=c.Model(student=f"{prefix}{student}"), sampling=speak, seed=seed)
+        return c.ModelSource(
+            questions=questions, model=c.Model(student=f"{prefix}{student}"), sampling=speak, seed=seed
+        )
 
     def student(name: str, rationales: tuple[str, ...], recipe: str, keep: str, questions: str, **rest) -> None:
         """A student like the one-stage one, and its corpus."""

@@ -16,6 +16,14 @@ class SizesError(InputError):
     """Batch and mesh sizes that do not fit together. The plan job catches it and suggests sizes that do."""
 
 
+class FieldError(InputError):
+    """A config field with a value that is not allowed. `config.from_mapping` adds the path of the section."""
+
+    def __init__(self, section: str, field: str, problem: str):
+        super().__init__(f"{section}.{field}: {problem}")
+        self.field, self.problem = field, problem
+
+
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     """Returns the known name that is most similar to `name`, or None if none is similar enough.
 

@@ -1,12 +1,12 @@
 """Sphinx directive `config-reference`: documents the config dataclasses from their source code.
 
-The descriptions are the comments in `scotd_jax/config/schema.py`, so the page cannot disagree with the code.
+The descriptions are the comments in `scotd_jax/config/`, so the page cannot disagree with the code.
 """
 
 import re
 
 from docutils import nodes
-from schema_source import SCHEMA, ConfigClass, read_schema
+from schema_source import SCHEMA_FILES, ConfigClass, read_schema
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -15,7 +15,8 @@ class ConfigReference(SphinxDirective):
     """Renders every config dataclass as a section with its fields."""
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(str(SCHEMA))
+        for path in SCHEMA_FILES:
+            self.env.note_dependency(str(path))
         classes = read_schema()
         names = {cls.name for cls in classes}
         order = sorted(classes, key=lambda cls: cls.name != "Config")  # the whole config first

@@ -4,9 +4,11 @@ import ast
 import dataclasses
 import io
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 
-SCHEMA = Path(__file__).resolve().parents[2] / "scotd_jax" / "config" / "schema.py"
+CONFIG = Path(__file__).resolve().parents[2] / "scotd_jax" / "config"
+SCHEMA_FILES = (CONFIG / "schema.py", CONFIG / "rationale_sources.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +31,15 @@ class ConfigClass:
     bases: tuple[str, ...]
 
 
-def read_schema(path: Path = SCHEMA) -> list[ConfigClass]:
-    """Returns the dataclasses of a schema file in the order of the file, with their comments.
+def read_schema(paths: Sequence[Path] = SCHEMA_FILES) -> list[ConfigClass]:
+    """Returns the dataclasses of schema files in the order of the files, with their comments.
 
     The description of a field is the comment at the end of its line and any comment lines directly above it.
     """
+    return [cls for path in paths for cls in _read_file(path)]
+
+
+def _read_file(path: Path) -> list[ConfigClass]:
     source = path.read_text()
     lines = source.split("\n")
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)

@@ -1,7 +1,7 @@
-"""Loading of configs: `ml_collections` config files to the frozen dataclasses of `schema`.
+"""Loads configs: converts `ml_collections` config files into the frozen dataclasses of `schema`.
 
-Unknown keys and values of the wrong type are refused with the path of the key and the nearest name. Standard library
-only (ml_collections is imported where a config file asks for it), so that `--help` is fast.
+Unknown keys, keys of earlier versions and values of the wrong type are refused with the path of the key and the name
+that was probably meant. Standard library only (ml_collections is imported where it is used), so that `--help` is fast.
 """
 
 import dataclasses
@@ -9,23 +9,77 @@ import importlib.util
 import pathlib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from scotd_jax.config.schema import Config
-from scotd_jax.errors import InputError, did_you_mean, nearest
+from scotd_jax.config import rationale_sources, schema
+from scotd_jax.errors import FieldError, InputError, did_you_mean, nearest
+
+# Keys that were renamed, by class: old key -> new key. They are refused with the new name.
+RENAMED_KEYS: dict[type, dict[str, str]] = {
+    schema.Config: {"askings": "evals"},
+    schema.Recipe: {"ask": "prompt", "read": "parse_as"},
+    schema.Corpus: {"rationale": "rationale_control"},
+    schema.Training: {
+        "window": "balance_window",
+        "shapes": "max_shapes",
+        "check": "startup_check",
+        "keep": "max_to_keep",
+    },
+    schema.Student: {"dev": "dev_sets", "sets": "eval_sets", "given": "rationales_from"},
+    schema.EvalSpec: {"sets": "eval_sets", "given": "rationales_from", "rationale": "rationale_control"},
+    schema.Plan: {"layers": "compile_layers"},
+    rationale_sources.Model: {"shape": "overrides"},
+    rationale_sources.Server: {"extra": "extra_body"},
+    rationale_sources.ModelSource: {"options": "think"},
+    rationale_sources.ServerSource: {"options": "think"},
+    rationale_sources.BatchSource: {"options": "think"},
+}
+# Names of scotd_jax.config that were renamed or replaced, for config files that still use them.
+RENAMED_CLASSES = {
+    "Asking": "EvalSpec",
+    "Altered": "RationaleControl",
+    "Rationales": "ModelSource, ServerSource, BatchSource, FileSource or TaskSource",
+}
+RENAMED_SETTINGS = {"said": "responses"}  # of --config=FILE:KEY=VALUE
 
 
 def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
-    """`kind` with the fields of `values`, a dict or ConfigDict.
+    """Converts a mapping into a dataclass, recursively.
 
-    Raises InputError on an unknown key and on a value of the wrong type.
+    Args:
+      kind: the dataclass.
+      values: a dict or ConfigDict with some of its fields; the others take their defaults.
+      path: path of `values` in the config, for messages.
+
+    Raises:
+      InputError: on an unknown key, a value of the wrong type, or a value that is not allowed.
     """
     hints = typing.get_type_hints(kind)
-    for key in values:
+    fields = {}
+    for key, value in _items(values):
         if key not in hints:
-            raise InputError(f"{path}.{key}: unknown key; {did_you_mean(key, hints)}")
-    return kind(**{key: _convert(hints[key], value, f"{path}.{key}") for key, value in _items(values)})
+            raise InputError(f"{path}.{key}: {_unknown_key(kind, key, hints)}")
+        fields[key] = _convert(hints[key], value, f"{path}.{key}")
+    fixed = [field.name for field in dataclasses.fields(kind) if not field.init]  # `source`: checked by _convert
+    try:
+        return kind(**{key: value for key, value in fields.items() if key not in fixed})
+    except FieldError as error:
+        raise InputError(f"{path}.{error.field}: {error.problem}") from None
+
+
+def _unknown_key(kind: type, key: str, known: Mapping[str, Any]) -> str:
+    if new := RENAMED_KEYS.get(kind, {}).get(key):
+        return f"this key is now called {new!r}"
+    if kind in typing.get_args(schema.RationaleSource):
+        others = [other.source for other in typing.get_args(schema.RationaleSource) if key in _field_names(other)]
+        if others:
+            return f"source {kind.source!r} has no such key; it belongs to source {' or '.join(map(repr, others))}"
+    return f"unknown key; {did_you_mean(key, known)}"
+
+
+def _field_names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -35,6 +89,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             return value
         if hasattr(value, "items"):
             return from_mapping(hint, value, path)
+    elif hint == schema.RationaleSource:
+        return _convert_source(value, path)
     elif origin is dict:
         if hasattr(value, "items"):
             inner = typing.get_args(hint)[1]
@@ -44,13 +100,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             inner = typing.get_args(hint)[0]
             return tuple(_convert(inner, v, f"{path}[{i}]") for i, v in enumerate(value))
     elif origin is Literal:
-        if value in typing.get_args(hint):
-            return value
-        near = nearest(str(value), typing.get_args(hint))
-        hint_text = f"; did you mean {near!r}?" if near else ""
-        raise InputError(f"{path}: {value!r} is not one of {', '.join(typing.get_args(hint))}{hint_text}")
-    elif origin is types.UnionType:
-        return value
+        return _convert_literal(typing.get_args(hint), value, path)
     elif hint is Any:
         return plain(value)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -61,14 +111,33 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     raise InputError(f"{path}: expected {name}, found {value!r}")
 
 
-def _items(mapping: Any) -> Any:
-    """Items in the order in which they were written; a ConfigDict sorts them unless it is asked not to."""
+def _convert_source(value: Any, path: str) -> Any:
+    """Converts a source of rationales, whose class follows from its key `source`."""
+    sources = {kind.source: kind for kind in typing.get_args(schema.RationaleSource)}
+    if isinstance(value, tuple(sources.values())):
+        return value
+    if not hasattr(value, "items"):
+        raise InputError(f"{path}: expected a source of rationales, found {value!r}")
+    name = _convert_literal(tuple(sources), dict(_items(value)).get("source", "model"), f"{path}.source")
+    return from_mapping(sources[name], value, path)
+
+
+def _convert_literal(allowed: tuple[str, ...], value: Any, path: str) -> Any:
+    if value in allowed:
+        return value
+    near = nearest(str(value), allowed)
+    hint = f"; did you mean {near!r}?" if near else ""
+    raise InputError(f"{path}: {value!r} is not one of {', '.join(name or repr(name) for name in allowed)}{hint}")
+
+
+def _items(mapping: Any) -> list[tuple[Any, Any]]:
+    """Items in the order in which they were written; a ConfigDict sorts its `items()`."""
     names = getattr(mapping, "_fields", mapping)
     return [(name, mapping[name]) for name in names]
 
 
 def plain(value: Any) -> Any:
-    """A config value as plain dicts, lists and scalars (for JSON)."""
+    """Converts a config value to plain dicts, lists and scalars, for JSON."""
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if hasattr(value, "items"):
@@ -78,8 +147,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def config_dict(config: Config) -> Any:
-    """The ml_collections ConfigDict of a config: every field is there, so every field can be set by a flag."""
+def config_dict(config: schema.Config) -> Any:
+    """Returns the config as an ml_collections ConfigDict with all fields, so that each can be set by a flag."""
     import ml_collections
 
     def convert(value: Any) -> Any:
@@ -91,16 +160,25 @@ def config_dict(config: Config) -> Any:
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
-    """The part of --config=FILE:PART as typed settings, e.g. "runlocal,n=5".
+    """Parses the settings of a config file: the part after the colon of --config=FILE:SETTINGS.
 
-    Every setting is "name=value" or, for one whose default is False, just "name". Raises InputError on an unknown
-    name and on a value that does not have the type of its default.
+    Args:
+      arg: settings separated by commas, e.g. "runlocal,n=5". A setting is "name=value", or only "name" for a boolean.
+      **defaults: the settings that the config file has, with their defaults. Values get the types of the defaults.
+
+    Returns:
+      A namespace with all settings.
+
+    Raises:
+      InputError: on an unknown name and on a value that cannot be converted.
     """
     settings = dict(defaults)
     for item in filter(None, (arg or "").split(",")):
         name, _, text = item.partition("=")
         if name not in defaults:
-            raise InputError(f"--config=...:{arg}: unknown setting {name!r}; {did_you_mean(name, defaults)}")
+            new = RENAMED_SETTINGS.get(name)
+            hint = f"it is now called {new!r}" if new in defaults else did_you_mean(name, defaults)
+            raise InputError(f"--config=...:{arg}: unknown setting {name!r}; {hint}")
         kind = type(defaults[name])
         try:
             settings[name] = text in ("", "1", "true", "True") if kind is bool else kind(text)
@@ -110,15 +188,15 @@ def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
 
 
 def sibling(file: str, name: str) -> types.ModuleType:
-    """The config file NAME.py beside `file`: config files are no package, but one may build on another."""
+    """Loads the config file NAME.py in the folder of `file`, because config files are not a package."""
     spec = importlib.util.spec_from_file_location(name, pathlib.Path(file).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def merged(configs: Sequence[Config]) -> Config:
-    """One config with the tasks, rationales, recipes, corpora, students and evals of all; the rest is the first's."""
+def merged(configs: Sequence[schema.Config]) -> schema.Config:
+    """Merges the named parts (tasks, rationales, corpora, ...) of several configs; the rest is that of the first."""
     parts = ("tasks", "rationales", "recipes", "corpora", "students", "evals")
-    every = {part: {k: v for config in configs for k, v in getattr(config, part).items()} for part in parts}
-    return dataclasses.replace(configs[0], **every)
+    combined = {part: {k: v for config in configs for k, v in getattr(config, part).items()} for part in parts}
+    return dataclasses.replace(configs[0], **combined)

@@ -1,4 +1,8 @@
-"""The config schema: every key that a config file may hold, as frozen dataclasses, each with its unit.
+"""Config schema: every key that a config file may hold, as frozen dataclasses.
+
+Conventions, on which the generated configuration reference depends: the comment of a field stands on the field's line
+or on the lines directly above it. It says what the field does, its unit, and the meaning of special values (0, -1, "").
+Names of question sets have the form "TASK.SPLIT", where TASK is a key of `Config.tasks`.
 
 Standard library only, so that `--help` is fast.
 """
@@ -6,278 +10,239 @@ Standard library only, so that `--help` is fast.
 import dataclasses
 from typing import Any, Literal
 
-from scotd_jax.errors import InputError
+from scotd_jax.config.rationale_sources import Model, Names, RationaleSource, Sampling
+from scotd_jax.errors import FieldError
 
-Names = tuple[str, ...]
 RationaleControl = Literal["own", "shuffled", "other", "empty"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Where questions come from. Question sets are referred to as "NAME.SPLIT", NAME being this entry's key."""
+    """Where questions come from."""
 
-    kind: str = "world"  # a task of tasks/registry.py, or the path of a Python file that defines one
-    format: str = ""  # how prompts and answers are written (tasks/prompt_formats.py); "" is the task's own
-    path: str = ""  # folder of its files, or "datasets:NAME" or "tfds:NAME" with their configuration after a "/"
-    exemplars: str = ""  # worked examples: a name of tasks/exemplars or a file; "" is the task's own
-    limit: int = 0  # first questions of every split only; 0 is all
-    seed: int = 0  # of a generated task; added to the config's
-    title: str = ""  # how reports call it; tasks of one title share their columns. "" is this entry's key
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the task itself
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """Where a model comes from: exactly one of `architecture` (random weights), `path` and `student`."""
-
-    architecture: str = ""  # a preset of models/registry.py: "opt-125m", "t5-small", "opt-tiny", ...
-    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the preset's fields
-    path: str = ""  # Hugging Face directory with weights
-    student: str = ""  # a student of this run, its best checkpoint
-    tokenizer: str = ""  # directory or file; "task:NAME,..." trains one on the tasks' texts; "" is the model's own
-    chat: bool = False  # asked by the tokenizer's chat template, exemplars being earlier turns; so for its students
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How a model speaks."""
-
-    n: int = 1  # responses per question
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 0  # keep the k most likely tokens; 0 is all
-    top_p: float = 1.0  # keep the smallest set of tokens with this much probability
-    max_new_tokens: int = 256
-    batch_size: int = 32  # questions that are answered at a time, each by n rows, over all devices
-    bucket: int = 32  # prompts are padded to multiples of this; one compilation per multiple
-    chunk: int = 8  # tokens between two looks at which rows have ended; these then begin another sample
-
-
-@dataclasses.dataclass(frozen=True)
-class Server:
-    """A model behind an OpenAI-compatible interface (vLLM, SGLang, llama.cpp, an API). Its key stays out of configs."""
-
-    url: str = ""  # up to the version, "http://localhost:8000/v1"; batch files need none
-    model: str = ""  # its name there
-    kind: Literal["completions", "chat"] = "completions"  # chat: exemplars and question become turns of a talk
-    n_per_request: int = 0  # samples asked for in one request; 0 is all of a question
-    concurrency: int = 8  # requests at a time, of each process
-    timeout: float = 600.0  # seconds without a byte after which a request is given up
-    retries: int = 6  # of a request, with growing pauses between
-    key_env: str = ""  # NAME of the environment variable that holds the key; "" sends none
-    extra_body: dict[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # more fields of every request; None takes one out
-
-
-@dataclasses.dataclass(frozen=True)
-class Rationales:
-    """One set of responses: said by a model here or elsewhere, by the task itself (gold), or read from files."""
-
-    source: Literal["model", "server", "batch", "task", "file"] = "model"  # batch: files for a batch interface
-    questions: Names = ()  # question sets that are asked
-    model: Model = Model()  # source "model"
-    server: Server = Server()  # sources "server" and "batch"
-    sampling: Sampling = Sampling()
-    recipe: str = ""  # how a model is asked and read; "" as it was taught, or as SCoTD asks its teacher
-    few_shot: int = 0  # how many of the task's exemplars come before every question to a model
-    path: str = ""  # sources "file" and "batch": files, also with *, in the order of the numbers in their names
-    importer: str = "responses"  # source "file": what kind of files (rationales/importers)
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the importer; "think" of a model
-    release: Literal["", "jsonl", "parquet"] = ""  # also written as a dataset for others, with a card
-    seed: int = 0  # added to the config's
+    kind: str = "world"  # name of a task in tasks/registry.py, or path of a Python file that defines one
+    format: str = ""  # prompt format: a name of tasks/prompt_formats.py; "" is the task's own
+    path: str = ""  # folder of its files, or "datasets:NAME" or "tfds:NAME" with the configuration after a "/"
+    exemplars: str = ""  # few-shot examples: a name of tasks/exemplars or a file; "" is the task's own
+    limit: int = 0  # number of questions to keep from the start of every split; 0 is all
+    seed: int = 0  # seed of a generated task; added to the seed of the config
+    title: str = ""  # column title in reports; tasks with the same title share columns; "" is this entry's name
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the task
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One kind of example that a question and its responses make. Both texts are templates (tasks/recipes.py)."""
+    """One kind of training example that a recipe makes. Both texts are templates (tasks/recipes.py)."""
 
-    prompt: str = "{prompt}"
-    target: str = "{rationale}{marker}{answer}"
-    weight: float = 1.0  # of the mean loss of this part's tokens in the loss of a batch
+    prompt: str = "{prompt}"  # template of the input
+    target: str = "{rationale}{marker}{answer}"  # template of the output that is trained on
+    weight: float = 1.0  # weight of this part's mean loss per token in the loss of a batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a student learns from a question and its kept responses, and how it is asked afterwards."""
+    """How training examples are made from questions and responses, and how the trained student is prompted."""
 
-    parts: dict[str, Part] = dataclasses.field(default_factory=lambda: {"train": Part()})
-    prompt: str = "{prompt}"  # prompt, a template as in `Part`
-    parse_as: Literal["response", "answer_first", "choice", "rationale"] = "response"  # how its responses are read
+    parts: dict[str, Part] = dataclasses.field(default_factory=lambda: {"train": Part()})  # kinds of examples by name
+    prompt: str = "{prompt}"  # template of the prompt at evaluation
+    # How a response of the student is parsed: rationale and answer, answer and rationale, the text of a choice, or a
+    # rationale alone.
+    parse_as: Literal["response", "answer_first", "choice", "rationale"] = "response"
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """What a student reads, made of rationales by filter and selection.
+    """Training examples of a student: rationales after filters and selection.
 
-    It is encoded with the tokenizer, and for the kind of model, of the students that read it: they must share both.
+    They are encoded with the tokenizer, and for the model kind, of the students that train on them. These must agree
+    in both.
     """
 
-    recipe: str = "scotd"  # what is made of a question and its responses: one of tasks/recipes.py or Config.recipes
-    format: str = ""  # in which its students read, say and are asked (tasks/prompt_formats.py); "" is the task's
-    rationales: Names = ()  # sets of responses, one after the other; recipes that use none need none
+    recipe: str = "scotd"  # recipe of the examples: a name of tasks/recipes.py or of Config.recipes
+    format: str = ""  # prompt format of its students, in training and evaluation; "" is that of the task
+    rationales: Names = ()  # sets of responses, concatenated; () for recipes that use none, such as "label"
     questions: Names = ()  # question sets; () is those of the rationales
-    few_shot: int = 0  # how many of the task's exemplars come before every prompt, in training and when asked
-    n: int = 0  # first n samples of every question, before filtering; 0 is all (subsets are nested)
-    keep: Literal["correct", "all", "wrong"] = "correct"
-    rationale_control: RationaleControl = (
-        "own"  # controls: each response's words shuffled, another question's rationale, or none
-    )
-    dedup: bool = False  # drop responses of equal text to the same question
-    near_duplicates: float = 1.0  # drop those that share more than this part of their word trigrams with a kept one
-    min_response_tokens: int = 0
-    max_prompt_tokens: int = 700
-    max_response_tokens: int = 256
-    cap: int = 0  # at most so many kept per question; 0 is all
-    cap_by: Literal["first", "random", "likely"] = "first"  # which; "likely" by log-probability per token
-    balance: Literal["questions", "responses"] = "questions"  # what comes equally often in training
-    decontaminate: int = 13  # drop questions that share so many words in a row with a dev or reported one; 0 is off
-    shards: int = 4
-    processes: int = 1  # that build it, on each host; the bytes are the same
+    few_shot: int = 0  # few-shot examples before every prompt, in training and evaluation
+    n: int = 0  # responses per question that are used, the first ones, before filters; 0 is all
+    keep: Literal["correct", "all", "wrong"] = "correct"  # responses to keep, by their answer
+    # Control experiments: "shuffled" permutes the words of each rationale, "other" takes another question's rationale,
+    # "empty" removes it; "own" changes nothing.
+    rationale_control: RationaleControl = "own"
+    dedup: bool = False  # drop responses with the same text as another response to the question
+    # Drop responses that share more than this fraction of their word trigrams with one that is kept; 1.0 is off.
+    near_duplicates: float = 1.0
+    min_response_tokens: int = 0  # drop shorter responses, in tokens
+    max_prompt_tokens: int = 700  # drop questions with longer prompts, in tokens
+    max_response_tokens: int = 256  # drop longer responses, in tokens
+    cap: int = 0  # responses per question to keep at most; 0 is all
+    cap_by: Literal["first", "random", "likely"] = "first"  # which to keep; "likely": by log-probability per token
+    balance: Literal["questions", "responses"] = "questions"  # what occurs equally often in training
+    # Drop questions that share this many consecutive words with a question that its students are evaluated on; 0 is
+    # off.
+    decontaminate: int = 13
+    shards: int = 4  # TFRecord files per part
+    processes: int = 1  # processes that build the corpus on each host; the files do not depend on it
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    name: Literal["adamw", "adafactor", "muon"] = "adamw"
-    learning_rate: float = 2e-5
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: int = 500
-    final_fraction: float = 0.0  # of the peak rate, at the last step
-    b1: float = 0.9  # b1, b2 and eps: of adamw, and of what muon leaves to Adam; adafactor has none of them
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0  # of matrices; by muon of its kernels alone
-    clip_norm: float = 1.0  # global norm of the gradient; 0 is off
-    moments: Literal["float32", "bfloat16"] = "float32"  # how first moments are kept (training/optimizer.py)
+    """The optimizer and its learning rate schedule."""
+
+    name: Literal["adamw", "adafactor", "muon"] = "adamw"  # optimizer (training/optimizer.py)
+    learning_rate: float = 2e-5  # peak learning rate
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up
+    warmup_steps: int = 500  # steps of linear warm-up from 0
+    final_fraction: float = 0.0  # learning rate at the last step, as a fraction of the peak
+    b1: float = 0.9  # decay of the first moments; adamw, and the parameters that muon leaves to Adam
+    b2: float = 0.999  # decay of the second moments; as b1
+    eps: float = 1e-8  # added to the denominator; as b1
+    weight_decay: float = 0.0  # decoupled weight decay of matrices; with muon only of those it updates itself
+    clip_norm: float = 1.0  # largest global norm of the gradient; 0 is off
+    moments: Literal["float32", "bfloat16"] = "float32"  # type of the stored first moments
 
 
 @dataclasses.dataclass(frozen=True)
 class LoRA:
-    """Two thin matrices learn in place of every target: kernel + alpha / rank * A @ B (training/trainable.py)."""
+    """Low-rank adaptation: each target is kernel + alpha / rank * A @ B, and only A and B are trained."""
 
-    rank: int = 0  # columns of A and rows of B; 0 is off: everything learns
-    alpha: float = 16.0
-    targets: Names = (r"(.*/)?(attn|cross)/[qkvo]/kernel", r"(.*/)?mlp/[^/]+/kernel")  # paths, as in `freeze`
+    rank: int = 0  # columns of A and rows of B; 0 is off: all parameters are trained
+    alpha: float = 16.0  # scale of the update
+    targets: Names = (r"(.*/)?(attn|cross)/[qkvo]/kernel", r"(.*/)?mlp/[^/]+/kernel")  # regular expressions as `freeze`
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    steps: int = 1000
-    batch_size: int = 32  # questions per step, over all devices
-    group_size: int = 1  # responses per question and visit; 1 is the paper's rule
-    microbatches: int = 1
-    optimizer: Optimizer = Optimizer()
-    freeze: Names = ()  # parameters that stay as they are: regular expressions of whole paths, "layers/[0-5]/.*"
-    lora: LoRA = LoRA()
-    eval_every: int = 0  # steps between dev evaluations; 0 is only at the end
-    save_every: int = 0  # steps between checkpoints; 0 is at evaluations only
-    log_every: int = 20
-    max_to_keep: int = 2  # last checkpoints kept, besides the best
-    tensorboard: bool = False  # needs the extra "tensorboard"
-    remat: Literal["none", "dots", "full"] = "none"  # recomputed in the backward pass (models/forward_options.py)
-    # One loop over the layers, of which XLA then compiles one (models/layer_scan.py). "auto": on TPUs and GPUs
+    """How a student is trained."""
+
+    steps: int = 1000  # updates
+    batch_size: int = 32  # questions per update, over all devices
+    group_size: int = 1  # responses of a question per update; the papers use 1
+    microbatches: int = 1  # parts of a batch whose gradients are accumulated one after another
+    optimizer: Optimizer = Optimizer()  # optimizer and learning rate schedule
+    freeze: Names = ()  # parameters to keep fixed: regular expressions of whole paths, "layers/[0-5]/.*"
+    lora: LoRA = LoRA()  # low-rank adaptation
+    eval_every: int = 0  # updates between evaluations on dev_sets; 0 is only at the end
+    save_every: int = 0  # updates between checkpoints; 0 is only at evaluations
+    log_every: int = 20  # updates between logged metrics
+    max_to_keep: int = 2  # latest checkpoints to keep, besides the best
+    tensorboard: bool = False  # also write metrics for TensorBoard; needs the extra "tensorboard"
+    remat: Literal["none", "dots", "full"] = "none"  # activations to recompute in the backward pass
+    # Scan over the layers, so that XLA compiles one of them (models/layer_scan.py); "auto" is on for TPUs and GPUs.
     scan_layers: Literal["auto", "on", "off"] = "auto"
-    attention: Literal["xla", "fused"] = "xla"  # "fused": scores stay on the chip, TPUs only (models/kernels)
-    dropout: float = 0.0  # share of what attention and MLP add to a token that is dropped (models/forward_options.py)
-    label_smoothing: float = 0.0  # share of the target's probability that is spread over the vocabulary
-    z_loss: float = 0.0  # weight of log(Z) ** 2 in the objective; PaLM's is 1e-4
-    balance_window: int = 16  # batches whose questions are dealt out to them so that all are of a size; 1 is off
-    max_shapes: int = 5  # at most so many shapes of batches, each compiled once; 1 is the one that everything fits into
-    startup_check: bool = True  # at the start: grouped and packed responses compute what separate pairs compute
+    attention: Literal["xla", "fused"] = "xla"  # "fused" is a kernel that keeps scores on the chip; TPUs only
+    dropout: float = 0.0  # probability of dropping an element of an attention or MLP output
+    label_smoothing: float = 0.0  # share of the target probability that is spread over the vocabulary
+    z_loss: float = 0.0  # weight of log(Z) ** 2 in the loss; PaLM uses 1e-4
+    balance_window: int = 16  # batches among which questions are exchanged so that batches are equally long; 1 is off
+    max_shapes: int = 5  # distinct batch shapes, each compiled once; 1 is the one shape that fits everything
+    startup_check: bool = True  # compare grouped and packed responses with separate pairs before the first update
 
     def __post_init__(self):
         for name, below in (("dropout", 1), ("label_smoothing", 1), ("z_loss", float("inf"))):
-            value = getattr(self, name)
-            if not 0 <= value < below:
-                raise InputError(f"training.{name} is {value}; expected at least 0 and less than {below}, 0 being off")
-        for name in ("steps", "batch_size", "group_size", "microbatches", "balance_window", "max_shapes", "log_every"):
+            if not 0 <= (value := getattr(self, name)) < below:
+                expected = f"expected at least 0 (off) and less than {below}, found {value}"
+                raise FieldError("Training", name, expected)
+        counts = ("steps", "batch_size", "group_size", "microbatches", "balance_window", "max_shapes", "log_every")
+        for name in counts:
             if (value := getattr(self, name)) < 1:
-                raise InputError(f"training.{name} is {value}; expected at least 1")
+                raise FieldError("Training", name, f"expected at least 1, found {value}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """One model that is trained. The embedded world's teacher and base model are students too."""
+    """A model to train. The teacher and base models of the embedded world are students too."""
 
-    model: Model = Model()
-    corpus: str = ""
-    training: Training = Training()
+    model: Model = Model()  # the model that training starts from
+    corpus: str = ""  # name of the corpus to train on
+    training: Training = Training()  # how it is trained
     dev_sets: Names = ()  # question sets on which the best checkpoint is chosen; never one that is reported
-    eval_sets: Names = ()  # question sets that are reported; () is not evaluated
-    rationales_from: Names = ()  # sets of responses whose rationales it reads when asked, if its recipe asks so
-    arm: str = ""  # row of the report; students of one arm are averaged (seeds). "" is the student's name
-    export: bool = False
-    seed: int = 0  # added to the config's
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    eval_sets: Names = ()  # question sets to evaluate on and report; () is no evaluation
+    rationales_from: Names = ()  # sets of responses that provide the rationales in its prompts, if its recipe has them
+    arm: str = ""  # row of the report; students with the same arm are averaged over seeds; "" is the student's name
+    export: bool = False  # also write a directory that PyTorch transformers loads
+    seed: int = 0  # added to the seed of the config
+    precision: Literal["bfloat16", "float32"] = "bfloat16"  # compute type; parameters are float32
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalSpec:
-    """One more way of asking a student than its own (`Student.eval_sets`), and one more row of the report."""
+    """An additional evaluation of a student, and one more row of the report."""
 
-    student: str = ""
-    eval_sets: Names = ()  # question sets
-    arm: str = ""  # row of the report; "" is the name of this entry
-    rationales_from: Names = ()  # sets of responses whose rationales it reads; () is the student's
-    rationale_control: RationaleControl = "own"  # what becomes of them before
-    n: int = 1  # first n rationales of every question
-    few_shot: int = -1  # exemplars before every prompt; -1: as it was taught
-    combine: Literal["vote", "marginal"] = "vote"  # majority of n answers, or largest sum of n probabilities
+    student: str = ""  # name of the student
+    eval_sets: Names = ()  # question sets to evaluate on
+    arm: str = ""  # row of the report; "" is this entry's name
+    rationales_from: Names = ()  # sets of responses that provide the rationales in prompts; () is the student's
+    rationale_control: RationaleControl = "own"  # change to these rationales, see Corpus
+    n: int = 1  # rationales per question, the first ones; each is prompted with separately
+    few_shot: int = -1  # few-shot examples before every prompt; -1 is as in training
+    combine: Literal["vote", "marginal"] = "vote"  # majority of n answers, or the largest sum of n probabilities
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
+    """How students are evaluated."""
+
     sampling: Sampling = Sampling(temperature=0.0)  # the reported accuracy
-    self_consistency: Sampling = Sampling(n=0, temperature=0.7)  # n > 0: vote over n samples besides
-    dev_questions: int = 128  # during training, of all dev sets in turn; 0 is all
-    limit: int = 0  # first questions of every reported set only; 0 is all
-    confidence: float = 0.95
+    self_consistency: Sampling = Sampling(n=0, temperature=0.7)  # also report a vote over n samples; n=0 is off
+    dev_questions: int = 128  # questions per evaluation during training, alternating between dev sets; 0 is all
+    limit: int = 0  # questions to keep from the start of every reported set; 0 is all
+    confidence: float = 0.95  # level of confidence intervals
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis; one of them may be -1: whatever is left."""
+    """Number of devices along each axis of the mesh. One of them may be -1: all remaining devices."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: int = -1  # data parallelism: batches are split, parameters replicated
+    fsdp: int = 1  # fully sharded data parallelism: batches and parameters are split
+    tensor: int = 1  # tensor parallelism: heads and hidden units are split
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Which steps are recorded: updates of every student (students/NAME/profile), and batches of finished samples of
-    every model that is asked (rationales/NAME/profile, evaluations/NAME/profile). Changes no result."""
+    """Which steps to profile: updates of every student, and decoded batches of every model. Changes no result.
 
-    first: int = 0  # number of the first recorded step, from 1; 0 is off
-    last: int = 0  # of the last one; 0 is the same one
+    Profiles are written to students/NAME/profile, rationales/NAME/profile and evaluations/NAME/profile.
+    """
+
+    first: int = 0  # first profiled step, counted from 1; 0 is off
+    last: int = 0  # last profiled step; 0 is the first
+
+    def __post_init__(self):
+        if self.first < 0 or (self.last and not 0 < self.first <= self.last):
+            expected = f"expected 1 <= first <= last, found first {self.first} and last {self.last}"
+            raise FieldError("Profile", "first", expected)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the plan job reckons with (jobs/plan.py); nothing else reads it."""
+    """Assumptions of the plan job. No other job reads them."""
 
-    topology: str = ""  # "v5e-16", "v5p-128" (Google's names), "h200-8" (GPUs), or "cpu-8" to try the job itself
-    questions: int = 10_000  # of a set whose files are not here
-    prompt_tokens: int = 0  # of the longest question to a speaker; 0: the max_prompt_tokens of corpora it speaks for
-    exemplar_tokens: int = 128  # of one worked example
-    response_tokens: int = 0  # of a sample, on average; 0: as many as it may have
-    efficiency: float = 0.4  # share of the chips' FLOP/s that is assumed to be reached
-    bandwidth: float = 0.7  # share of their memory's bandwidth
-    # Of a model of more, programs whose layers are not rolled into a loop (training.scan_layers; asking never does) are
-    # compiled with half as many and with as many, and the rest follows; 0: whole, which takes XLA for TPUs long
+    topology: str = ""  # "v5e-16", "v5p-128" (Google Cloud's names), "h200-8" (GPUs), or "cpu-8" to try the job
+    questions: int = 10_000  # size of a question set whose files are missing
+    prompt_tokens: int = 0  # longest prompt of a teacher, in tokens; 0 is max_prompt_tokens of the corpora it is for
+    exemplar_tokens: int = 128  # length of one few-shot example, in tokens
+    response_tokens: int = 0  # mean length of a response, in tokens; 0 is max_new_tokens
+    efficiency: float = 0.4  # fraction of peak FLOP/s that is reached
+    bandwidth: float = 0.7  # fraction of peak memory bandwidth that is reached
+    # Deeper models without a scan over layers (all decoding, and training with scan_layers off) are compiled with half
+    # as many and with this many layers, and extrapolated; 0 compiles all layers, which takes XLA for TPUs long.
     compile_layers: int = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    name: str = ""
-    seed: int = 0
-    tasks: dict[str, Task] = dataclasses.field(default_factory=dict)
-    rationales: dict[str, Rationales] = dataclasses.field(default_factory=dict)
-    recipes: dict[str, Recipe] = dataclasses.field(default_factory=dict)  # besides those of tasks/recipes.py
-    corpora: dict[str, Corpus] = dataclasses.field(default_factory=dict)
-    students: dict[str, Student] = dataclasses.field(default_factory=dict)
-    evals: dict[str, EvalSpec] = dataclasses.field(default_factory=dict)
-    evaluation: Evaluation = Evaluation()
-    mesh: Mesh = Mesh()
-    profile: Profile = Profile()
-    plan: Plan = Plan()
+    """A whole run: what to sample, build, train, evaluate, export and report."""
+
+    name: str = ""  # title of the report
+    seed: int = 0  # base of all seeds
+    tasks: dict[str, Task] = dataclasses.field(default_factory=dict)  # sources of questions by name
+    rationales: dict[str, RationaleSource] = dataclasses.field(default_factory=dict)  # sets of responses by name
+    recipes: dict[str, Recipe] = dataclasses.field(default_factory=dict)  # recipes in addition to the built-in ones
+    corpora: dict[str, Corpus] = dataclasses.field(default_factory=dict)  # corpora by name
+    students: dict[str, Student] = dataclasses.field(default_factory=dict)  # students by name
+    evals: dict[str, EvalSpec] = dataclasses.field(default_factory=dict)  # additional evaluations by name
+    evaluation: Evaluation = Evaluation()  # how students are evaluated
+    mesh: Mesh = Mesh()  # how devices are used
+    profile: Profile = Profile()  # which steps to profile
+    plan: Plan = Plan()  # assumptions of the plan job

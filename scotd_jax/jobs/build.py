@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from scotd_jax.config import Corpus, Model, plain
+from scotd_jax.config import Corpus, Model, ModelSource, plain
 from scotd_jax.corpus import shard_building
 from scotd_jax.corpus.description import finish_corpus
 from scotd_jax.corpus.shard_building import Entry, Plan
@@ -98,7 +98,7 @@ def _finish(run: Run, artefact: Artefact, plan: Plan, meta: dict[str, Any]) -> N
         for (question_id, model), count in each.unmatched.items():
             ledger.receive(question_id, model, count)
             ledger.put(question_id, "not_selected", model, count)
-            ledger.record_stage("questions", count, count)
+            ledger.stage("questions", count, count)
     parts: dict[str, list[Any]] = {part: [] for part in plan.recipe.parts}
     for note in shard_building.read_notes(plan):
         ledger.merge(note["ledger"])
@@ -149,7 +149,8 @@ def _contaminated(run: Run, name: str, sets: tuple[str, ...]) -> list[str]:
         return []
 
     def concerned(student: str, given: tuple[str, ...]) -> bool:
-        speakers = (config.rationales[source].model.student for source in given)
+        sources = [config.rationales[source] for source in given]
+        speakers = [source.model.student for source in sources if isinstance(source, ModelSource)]
         return any(config.students[each].corpus == name for each in (student, *filter(None, speakers)))
 
     evaluated: dict[str, str] = {}

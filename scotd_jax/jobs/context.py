@@ -62,7 +62,7 @@ class Run:
     def _questions(self, set_name: str) -> tuple[Question, ...]:
         """The questions of a set. Raises InputError if the task has no such split."""
         where = QuestionSet.parse(set_name)
-        return tuple(q for q in self.task(where.task).questions(where.split) if where.contains(q.text))
+        return tuple(q for q in self.task(where.task).questions(where.split) if where.holds(q.text))
 
     def ask(self, sets: tuple[str, ...]) -> dict[str, tuple[Question, LoadedTask]]:
         """The questions of several sets by id, each with its task. Raises InputError on an id that comes twice."""

@@ -5,7 +5,7 @@ import platform
 
 import jax
 
-from scotd_jax.config import EvalSpec, Student, plain
+from scotd_jax.config import EvalSpec, GeneratedSource, Student, plain
 from scotd_jax.evaluation.scoring import outcomes
 from scotd_jax.jobs.context import Run
 from scotd_jax.jobs.graph import eval_specs
@@ -89,7 +89,9 @@ def _samples(run: Run, student: Student) -> tuple[int | None, str]:
         return None, ""
     n = max(run.artefact("sample", source).manifest()["counts"]["responses_max"] for source in corpus.rationales)
     # One greedy chain is another thing than the first of many sampled ones, and so is another recipe.
-    sampled = corpus.recipe == "scotd" and all(source.sampling.temperature > 0 for source in sources)
+    sampled = corpus.recipe == "scotd" and not any(
+        isinstance(source, GeneratedSource) and source.sampling.temperature == 0 for source in sources
+    )
     return min(corpus.n or n, n), _model_name(run, student) if sampled else ""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from scotd_jax.config import Rationales, plain
+from scotd_jax.config import BatchSource, GeneratedSource, RationaleSource, RemoteSource, plain
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import Run
@@ -17,7 +17,6 @@ from scotd_jax.jobs.generation.local import load_speaker, speak
 from scotd_jax.jobs.generation.servers.batch_files import ask_by_files
 from scotd_jax.jobs.generation.servers.live import ask_server
 from scotd_jax.jobs.generation.servers.remote_model import Remote
-from scotd_jax.jobs.generation.servers.requests import REMOTE
 from scotd_jax.jobs.generation.thinking import Thinking
 from scotd_jax.rationales.importers.joining import Import
 from scotd_jax.rationales.release import is_released, release
@@ -37,7 +36,7 @@ def sample(run: Run, name: str) -> None:
     the artefact's identity and can be asked for later.
     """
     spec = run.config.rationales[name]
-    seed = run.config.seed + spec.seed
+    seed = run.config.seed + (spec.seed if isinstance(spec, GeneratedSource) else 0)
     artefact = run.artefact("sample", name)
     identity = {
         "spec": _spec(spec),
@@ -48,7 +47,7 @@ def sample(run: Run, name: str) -> None:
     if spec.source == "model":
         identity["model"] = run.model_identity(spec.model)
         identity["exemplars"] = run.exemplars_identity(spec.questions, spec.few_shot)
-    elif spec.source in REMOTE:
+    elif isinstance(spec, RemoteSource):
         identity["exemplars"] = run.exemplars_identity(spec.questions, spec.few_shot)
     elif spec.source == "file":
         # Not run.skip_bad: for given files only one of its values leads to a result, or both to the same one.
@@ -67,7 +66,7 @@ def sample(run: Run, name: str) -> None:
         speaker = speaker._replace(few_shot=spec.few_shot or speaker.few_shot)
         if spec.recipe:
             speaker = speaker._replace(recipe=run.recipe_named(spec.recipe, f"config.rationales.{name}.recipe"))
-        if run.chats(spec.model) or spec.options:  # else such a block would be chance
+        if run.chats(spec.model) or spec.think:  # else such a block would be chance
             speaker = speaker._replace(thinking=Thinking(spec, f"config.rationales.{name}", speaker_name))
         paths = speak(run, speaker, asked, spec.sampling, seed=seed, folder=artefact.path, shards=4)
     elif spec.source == "server":
@@ -82,18 +81,20 @@ def sample(run: Run, name: str) -> None:
         paths = _write(artefact, _gold(run, spec.questions), asked)
     counts = count(read_responses(paths))
     if imported is not None:
-        counts["skipped"] = imported.ledger.num_skipped
+        counts["skipped"] = imported.ledger.skips
     run.log("  " + ", ".join(f"{key} {value}" for key, value in counts.items()))
     artefact.finish(counts, {path.name: file_digest(path) for path in paths})
     _release(run, name, artefact)
 
 
-def _spec(spec: Rationales) -> dict[str, Any]:
+def _spec(spec: RationaleSource) -> dict[str, Any]:
     """What of a set's settings makes it what it is. Where a server stands and how it is reached may change in between,
     and so may the place of batch results."""
-    found = plain(dataclasses.replace(spec, release="", path="" if spec.source == "batch" else spec.path))
-    server = found.pop("server")
-    if spec.source in REMOTE:
+    found = plain(dataclasses.replace(spec, release=""))
+    if isinstance(spec, BatchSource):
+        found["path"] = ""
+    if isinstance(spec, RemoteSource):
+        server = found.pop("server")
         found["server"] = {key: server[key] for key in ("model", "kind", "extra_body")}
     return found
 
@@ -148,11 +149,11 @@ def _import(
 
 def _write(artefact: Artefact, rows: Iterable[Response], asked: Mapping[str, object]) -> list[epath.Path]:
     writer = ResponseWriter(artefact.path)
-    done = writer.written_keys()
+    done = writer.done()
     missing = (row for row in rows if row.key not in done)
     while block := list(itertools.islice(missing, BLOCK)):
         writer.write(block)
-    return writer.merge(list(asked), 4)
+    return writer.finish(list(asked), 4)
 
 
 def _release(run: Run, name: str, artefact: Artefact) -> None:

@@ -32,8 +32,8 @@ def get_config():
             },
             recipes={"cascade": CASCADE},
             rationales={
-                "gold": c.Rationales(source="task", questions=("riddles.exemplars",)),
-                "own": c.Rationales(
+                "gold": c.TaskSource(questions=("riddles.exemplars",)),
+                "own": c.ModelSource(
                     questions=("riddles.test",),
                     model=c.Model(student="cascade"),
                     recipe="rationale",

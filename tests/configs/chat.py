@@ -15,8 +15,8 @@ def get_config(folder):
         c.Config(
             tasks={"home": c.Task(kind="jsonl", path=f"{folder}/task", exemplars=exemplars)},
             rationales={
-                "said": c.Rationales(questions=("home.train",), model=model, few_shot=2, sampling=brief),
-                "gold": c.Rationales(source="task", questions=("home.exemplars",)),
+                "said": c.ModelSource(questions=("home.train",), model=model, few_shot=2, sampling=brief),
+                "gold": c.TaskSource(questions=("home.exemplars",)),
             },
             corpora={"gold": c.Corpus(rationales=("gold",), few_shot=1)},
             students={

@@ -20,12 +20,12 @@ def get_config():
             name="cut",
             tasks={"world": c.Task(options=options)},
             rationales={
-                "said": c.Rationales(
+                "said": c.ModelSource(
                     questions=("world.train",),
                     model=MODEL,
                     sampling=c.Sampling(n=5, max_new_tokens=12, batch_size=2, bucket=64),
                 ),
-                "gold": c.Rationales(source="task", questions=("world.gold",)),
+                "gold": c.TaskSource(questions=("world.gold",)),
             },
             corpora={"gold": c.Corpus(rationales=("gold",))},
             students={

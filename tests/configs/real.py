@@ -55,12 +55,12 @@ def scicot() -> c.Config:
     config = load("scicot", "flan-t5-small")
     few = {"max_new_tokens": 48, "batch_size": 30, "bucket": 64}
     rationales = {
-        name: dataclasses.replace(
-            r,
-            sampling=dataclasses.replace(r.sampling, n=min(r.sampling.n, 2), **few),
-            options={"subset": True} if r.source == "file" else {},
+        name: dataclasses.replace(source, options={"subset": True})
+        if isinstance(source, c.FileSource)
+        else dataclasses.replace(
+            source, sampling=dataclasses.replace(source.sampling, n=min(source.sampling.n, 2), **few)
         )
-        for name, r in config.rationales.items()
+        for name, source in config.rationales.items()
     }
     return dataclasses.replace(
         config,

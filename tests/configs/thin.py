@@ -24,7 +24,7 @@ def get_config():
     small = {"train": 8, "dev": 4, "test": 4, "unseen": 4, "longer": 4, "gold": 16, "statements": 4}
     config = c.Config(
         tasks={"world": c.Task(kind="world", options=small)},
-        rationales={"gold": c.Rationales(source="task", questions=("world.gold",))},
+        rationales={"gold": c.TaskSource(questions=("world.gold",))},
         corpora={"gold": c.Corpus(rationales=("gold",), decontaminate=0)},
         students={"base": base, "thin": thin},
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, max_new_tokens=8, batch_size=4)),

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from scotd_jax import config as c
-from scotd_jax.corpus.grouped_example import GroupedExample
+from scotd_jax.corpus.encode import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.jobs.build import build
 from scotd_jax.jobs.context import Run
@@ -53,7 +53,7 @@ def make_run(folder: Path, corpus: c.Corpus, said: dict[str, list[Response]], **
     student = c.Student(**{"model": MODEL, "corpus": "c"} | fields)
     config = c.Config(
         tasks={"t": c.Task(kind="jsonl", path=str(folder / "t"))},
-        rationales={name: c.Rationales(source="file", questions=("t.train",)) for name in said},
+        rationales={name: c.FileSource(questions=("t.train",)) for name in said},
         corpora={"c": dataclasses.replace(corpus, rationales=corpus.rationales or tuple(said))},
         students={"s": student},
     )
@@ -63,7 +63,7 @@ def make_run(folder: Path, corpus: c.Corpus, said: dict[str, list[Response]], **
         if artefact.begin({"rows": len(rows)}):
             writer = ResponseWriter(artefact.path)
             writer.write(rows)
-            writer.merge([q.id for q in run.questions("t.train")], 3)
+            writer.finish([q.id for q in run.questions("t.train")], 3)
             artefact.finish({})
     return run
 

@@ -37,7 +37,7 @@ def config() -> c.Config:
     """One set of samples of an untrained model, in many small batches: most of the run is sampling and writing."""
     options = {"train": QUESTIONS, "dev": 4, "test": 4, "unseen": 4, "longer": 4, "gold": 4, "statements": 4}
     sampling = c.Sampling(n=SAMPLES, max_new_tokens=12, batch_size=BATCH, bucket=64)
-    said = c.Rationales(questions=("world.train",), model=MODEL, sampling=sampling)
+    said = c.ModelSource(questions=("world.train",), model=MODEL, sampling=sampling)
     return c.Config(name="killed", tasks={"world": c.Task(options=options)}, rationales={SAID: said})
 
 

@@ -21,7 +21,7 @@ def chain(model: c.Model = MODEL, topology: str = "cpu-4", **changes) -> c.Confi
     student, pair = c.Student(model, "n4", learns), dataclasses.replace(SHORT, n=2)
     config = c.Config(
         tasks={"w": c.Task("openbookqa", path="datasets:nowhere")},
-        rationales={"said": c.Rationales(questions=("w.train",), model=model, sampling=pair)},
+        rationales={"said": c.ModelSource(questions=("w.train",), model=model, sampling=pair)},
         corpora={"n4": corpus, "n1": dataclasses.replace(corpus, n=1)},
         students={
             "n4": dataclasses.replace(student, dev_sets=("w.dev",), eval_sets=("w.test",)),

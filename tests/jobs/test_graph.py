@@ -15,8 +15,8 @@ def world() -> c.Config:
     return c.Config(
         tasks={"w": c.Task()},
         rationales={
-            "said": c.Rationales(questions=("w.train",), model=c.Model(student="teacher")),
-            "gold": c.Rationales(source="task", questions=("w.gold",)),
+            "said": c.ModelSource(questions=("w.train",), model=c.Model(student="teacher")),
+            "gold": c.TaskSource(questions=("w.gold",)),
         },
         corpora={"many": c.Corpus(rationales=("said",)), "stream": c.Corpus(rationales=("gold",))},
         students={
@@ -43,27 +43,35 @@ def test_only_the_jobs_asked_for():
     assert set(JOBS) == {step.job for step in chain(world())}
 
 
-def change(section: str, name: str, **fields) -> c.Config:
+def change(section: str, name: str, kind: type | None = None, **fields) -> c.Config:
+    """The config with other `fields` of one entry, or with an entry of another class."""
     config = world()
     entries = getattr(config, section)
-    return dataclasses.replace(config, **{section: entries | {name: dataclasses.replace(entries[name], **fields)}})
+    entry = kind(**fields) if kind else dataclasses.replace(entries[name], **fields)
+    return dataclasses.replace(config, **{section: entries | {name: entry}})
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (
-            change("rationales", "gold", source="model", model=c.Model(student="student")),
-            "need each other.*sample said",
+            change("rationales", "gold", kind=c.ModelSource, model=c.Model(student="student")),
+            "depend on each other in a cycle.*sample said",
         ),
         (change("students", "student", corpus="mamy"), "students.student.corpus: 'mamy' is not defined; .*'many'"),
-        (change("students", "student", dev_sets=("w.test",)), "may not choose the best"),
+        (change("students", "student", dev_sets=("w.test",)), "may not choose the checkpoint"),
         (change("students", "student", eval_sets=("v.test",)), "'v' is not defined"),
         (change("students", "student", eval_sets=("test",)), "should be TASK.SPLIT"),
         (change("students", "student", model=c.Model()), "found none"),
         (change("students", "student", model=c.Model(architecture="opt-tiny")), "random weights needs one"),
         (change("students", "student", model=dataclasses.replace(TINY, student="teacher")), "architecture and student"),
         (change("corpora", "many", rationales=()), "needs rationales"),
+        (change("rationales", "said", sampling=c.Sampling(n=0)), r"said.sampling.n: expected at least 1, found 0"),
+        (change("rationales", "gold", kind=c.ServerSource), r"gold.server.model: set the name of the model"),
+        (
+            change("rationales", "gold", kind=c.ServerSource, server=c.Server(model="m")),
+            r"gold.server.url: expected http",
+        ),
     ],
 )
 def test_wrong_references_are_refused_before_any_work(config, message):

@@ -25,7 +25,7 @@ from scotd_jax import config as c
 
 def get_config():
     task = c.Task(kind="jsonl", path={folder!r})
-    said = c.Rationales(source="file", questions=("home.train",), path={path!r}, importer="prompt_completion")
+    said = c.FileSource(questions=("home.train",), path={path!r}, importer="prompt_completion")
     return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}))
 '''
 
@@ -45,7 +45,7 @@ def run(home: Path, skip_bad: bool = False, **fields) -> Path:
     """Runs the job; the folder of what it made."""
     task = c.Task(kind="jsonl", path=str(home / "task"))
     fields = {"path": f"{home}/said/*.jsonl", "importer": "prompt_completion"} | fields
-    said = c.Rationales(source="file", questions=("home.train",), **fields)
+    said = c.FileSource(questions=("home.train",), **fields)
     config = c.Config(tasks={"home": task}, rationales={"said": said})
     sample(Run(config, Workdir(str(home / "w")), skip_bad), "said")
     return home / "w/rationales/said"
@@ -102,7 +102,7 @@ def test_a_refused_import_leaves_no_trace_and_can_be_mended(home):
 def test_what_was_sampled_can_be_imported(home):
     folder = run(home, skip_bad=True)
     rows = list(read_responses(sorted(folder.glob("responses-*.jsonl"))))
-    spec = c.Rationales(source="file", path=f"{folder}/responses-*.jsonl", importer="responses")
+    spec = c.FileSource(path=f"{folder}/responses-*.jsonl", importer="responses")
     task = load_task("home", c.Task(kind="jsonl", path=str(home / "task")), 0)
     asked = {q.id: (q, task) for q in task.questions("train")}
     assert list(Import(spec, "r").responses(asked)) == rows
@@ -186,14 +186,14 @@ def test_openbookqa_by_three_teachers(shared_data, tmp_path):
 def test_commonsenseqa_by_palm(shared_data, tmp_path):
     asked = ask(shared_data / "commonsenseqa", "train_rand_split.jsonl", "block")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/train_CoT_*.json.gz"
-    spec = c.Rationales(source="file", path=path, importer="commonsenseqa_palm540b")
+    spec = c.FileSource(path=path, importer="commonsenseqa_palm540b")
     job = Import(spec, "r")
     assert sum("\n\n" in row.text for row in job.responses(asked)) == 0
     total = job.ledger.to_json()["total"]
     assert (total["read"], total["right"], total["no_answer"], total["questions"]) == (9741, 7377, 182, 9741)
     # By row, in the order of the questions' file, it is silently useless; not here.
     (tmp_path / "ids.txt").write_text("".join(f"{id_}\n" for id_ in asked))
-    by_row = c.Rationales(source="file", path=path, importer=spec.importer, options={"ids": str(tmp_path / "ids.txt")})
+    by_row = c.FileSource(path=path, importer=spec.importer, options={"ids": str(tmp_path / "ids.txt")})
     with pytest.raises(InputError, match=r"of 9741 .*\(20.5%\), no better than chance \(20.0%\): .*wrong order"):
         list(Import(by_row, "r").responses(asked))
 
@@ -201,7 +201,7 @@ def test_commonsenseqa_by_palm(shared_data, tmp_path):
 def test_commonsenseqa_dev_by_palm(shared_data):
     asked = ask(shared_data / "commonsenseqa", "dev_rand_split.jsonl")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/test_CoT_*.json.gz"
-    job = Import(c.Rationales(source="file", path=path, importer="commonsenseqa_palm540b"), "r")
+    job = Import(c.FileSource(path=path, importer="commonsenseqa_palm540b"), "r")
     list(job.responses(asked))
     total = job.ledger.to_json()["total"]
     assert (total["read"], total["right"], total["no_answer"]) == (1221, 961, 16)

@@ -171,7 +171,7 @@ def test_a_folder_is_a_teacher(stories, tmp_path):
     questions = [Question(f"q{i}", "home", "train", f"Where is the {thing}?") for i, thing in enumerate(("cat", "dog"))]
     (tmp_path / "task").mkdir()
     (tmp_path / "task/train.jsonl").write_text("".join(to_json(q) + "\n" for q in questions))
-    said = c.Rationales(
+    said = c.ModelSource(
         questions=("home.train",),
         model=c.Model(path=str(stories)),
         sampling=c.Sampling(n=2, max_new_tokens=8, batch_size=8, bucket=64),

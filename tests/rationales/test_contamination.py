@@ -124,7 +124,7 @@ def test_what_is_said_on_reported_questions_counts_for_its_speaker(home):
     """A first stage has no sets of its own, but a second one is evaluated with what it says."""
     path, rows = home
     run = make_run(path, c.Corpus(recipe="rationale"), {"said": rows})
-    run.config.rationales["own"] = c.Rationales(questions=("t.dev",), model=c.Model(student="s"))
+    run.config.rationales["own"] = c.ModelSource(questions=("t.dev",), model=c.Model(student="s"))
     run.config.corpora["second"] = c.Corpus(recipe="infer", rationales=("said",))
     run.config.students["second"] = dataclasses.replace(run.config.students["s"], corpus="second")
     assert len(built(run)["train"]) == 6

@@ -244,7 +244,7 @@ def test_sizes_that_do_not_fit(one_device, tmp_path):
     "name", ["steps", "batch_size", "group_size", "microbatches", "balance_window", "max_shapes", "log_every"]
 )
 def test_counts_are_at_least_one(name):
-    with pytest.raises(InputError, match=f"training.{name} is 0; expected at least 1"):
+    with pytest.raises(InputError, match=f"Training.{name}: expected at least 1, found 0"):
         settings(**{name: 0})
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
-from scotd_jax.config import Rationales, Recipe
+from scotd_jax.config import GeneratedSource, Recipe
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers.answer_extraction import find_thinking_block
 from scotd_jax.records import Question
@@ -15,14 +15,14 @@ from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat
 class Thinking(NamedTuple):
     """How such blocks are read in one set of responses; `where` is its place in the config, `speaker` the model."""
 
-    spec: Rationales
+    spec: GeneratedSource
     where: str
     speaker: str
 
     @property
     def what(self) -> str | None:
         """What is to become of them: "keep", "strip" or "rationale"; None if nobody has said."""
-        return self.spec.options.get("think")
+        return self.spec.think or None
 
     def read(self, sample: Sample, question: Question, recipe: Recipe, style: PromptFormat) -> tuple[Sample, Parsed]:
         """The sample as it is kept, and what it says. Its text ends before the format's stop string, unless that may
@@ -32,7 +32,7 @@ class Thinking(NamedTuple):
         """
         block = find_thinking_block(sample.text)
         if block is not None and self.what is None:
-            raise InputError(f"{self.where}.options: {self.speaker} answers with a <think> block; {self._advice}")
+            raise InputError(f"{self.where}.think: {self.speaker} answers with a <think> block; {self._advice}")
         if block is not None and not block.closed:
             return dataclasses.replace(sample, finish_reason="length"), Parsed(None, None)
         if self._is_uncut and (block is None or self.what != "keep"):
@@ -52,7 +52,7 @@ class Thinking(NamedTuple):
     @property
     def _advice(self) -> str:
         advice = (
-            "say what is to become of it: options={'think': 'keep'} leaves it in the text, 'strip' removes it, "
+            "say what is to become of it: think='keep' leaves it in the text, 'strip' removes it, "
             "'rationale' takes what is inside as the rationale"
         )
         if self.spec.source == "model":

@@ -68,7 +68,7 @@ class Assumed:
         where = QuestionSet.parse(name)
         task = self._task(where.task)
         if task is not None:
-            return sum(where.contains(question.text) for question in task.questions(where.split))
+            return sum(where.holds(question.text) for question in task.questions(where.split))
         spec = self.config.tasks[where.task]
         count = min(self.config.plan.questions, spec.limit or self.config.plan.questions)
         share = (where.folds - 1 if where.others else 1) / where.folds

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
-from scotd_jax.config import Rationales
+from scotd_jax.config import FileSource
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers import answer_extraction
 from scotd_jax.rationales.importers.chance_check import ChanceCheck
@@ -33,7 +33,7 @@ class Import:
     wrong settings and missing files.
     """
 
-    def __init__(self, spec: Rationales, where: str, skip_bad: bool = False):
+    def __init__(self, spec: FileSource, where: str, skip_bad: bool = False):
         self._options, self._name, self._skip_bad = spec.options, spec.importer, skip_bad
         self._importer = get_importer(spec.importer, spec.options, where)
         self._rule = compile_answer_pattern(spec.options, where)
@@ -62,7 +62,7 @@ class Import:
         for path in self._paths:
             file, records = self._names[path], 0
             for row in self._importer.read(path, self._options):
-                self.ledger.count_read(file)
+                self.ledger.read(file)
                 records = max(records, row.row + 1)
                 try:
                     said = self._usable(row, ids, before)
@@ -74,7 +74,7 @@ class Import:
                 self._taken.setdefault(question.id, set()).add(response.sample_index)
                 if said.unique is not None:
                     self._unique.add(said.unique)
-                self.ledger.count_imported(file, question.id, response.answer, response.correct)
+                self.ledger.imported(file, question.id, response.answer, response.correct)
                 self._chance.add(len(question.choices), response)
                 yield response
             before += records
@@ -193,7 +193,7 @@ class Import:
     def _skip(self, file: str, where: str, bad: BadRowError) -> None:
         if not self._skip_bad and not (self._options.get("subset") and bad.reason == NO_QUESTION):
             raise InputError(f"{where}: {bad.detail}. Mend the file, or leave such rows out: --skip-bad")
-        self.ledger.count_skipped(file, bad.reason, where)
+        self.ledger.skipped(file, bad.reason, where)
 
     def _accept(self) -> None:
         files = ", ".join(list(self._names.values())[:3]) + ", ..." * (len(self._names) > 3)

@@ -158,7 +158,9 @@ def test_here_and_behind_a_server_the_turns_are_the_same(home, tmp_path):
     said = run.config.rationales["said"]
     here = speaker(run, said.model)._replace(few_shot=2)
     server = c.Server(url="http://x/v1", model="m", kind="chat")
-    messages = Remote(run, dataclasses.replace(said, source="server", server=server), 0, "r").body(question, task, 0)
+    messages = Remote(run, c.ServerSource(said.questions, server, said.sampling, few_shot=2), 0, "r").body(
+        question, task, 0
+    )
     assert list(here.prompt(question, task)) == messages["messages"]
     assert [turn["role"] for turn in messages["messages"]] == ["user", "assistant"] * 2 + ["user"]
     assert messages["messages"][1]["content"] == "Rain is water. So the answer is: (a)"
@@ -195,8 +197,6 @@ def test_a_student_reads_what_it_is_asked(home, tmp_path):
     ("changes", "message"),
     [
         ({"model": c.Model(architecture="opt-tiny", tokenizer="task:home", chat=True)}, r"model\.chat: a tokenizer of"),
-        ({"options": {"thimk": "keep"}}, "options.thimk: source 'model' has one option, 'think'"),
-        ({"options": {"think": "drop"}}, "one of keep, strip, rationale"),
     ],
 )
 def test_settings_that_cannot_be(home, changes, message):
@@ -226,7 +226,7 @@ SAID = "It rains. So the answer is: (a)"
 def test_thoughts_of_a_model_here(home, tmp_path, text, think, expected):
     run = Run(config(home), Workdir(str(tmp_path)))
     question, task = run.ask(("home.train",))["home/train/1"]
-    spec = c.Rationales(options={"think": think} if think else {})
+    spec = c.ModelSource(think=think or "")
     speaker = Speaker("m", None, None, None, *run.manner(c.Model()), run.prefix, Thinking(spec, "config.r", "m"))
     assert speaker.stops({question.id: (question, task)}) == (() if think else ("\n\n",))
     row = respond(Sample(question.id, 0, text, "length", -1.0, 5, ()), question, task, speaker, "greedy")
@@ -236,10 +236,10 @@ def test_thoughts_of_a_model_here(home, tmp_path, text, think, expected):
 def test_thoughts_of_which_nothing_is_said(home, tmp_path):
     run = Run(config(home), Workdir(str(tmp_path)))
     question, task = run.ask(("home.train",))["home/train/1"]
-    thinking = Thinking(c.Rationales(), "config.rationales.r", "m")
+    thinking = Thinking(c.ModelSource(), "config.rationales.r", "m")
     speaker = Speaker("m", None, None, None, *run.manner(c.Model()), run.prefix, thinking)
     said = Sample(question.id, 0, "<think>", "stop", -1.0, 5, ())
-    with pytest.raises(InputError, match=r"^config\.rationales\.r\.options: m answers with a <think> .*rationale$"):
+    with pytest.raises(InputError, match=r"^config\.rationales\.r\.think: m answers with a <think> .*rationale$"):
         respond(said, question, task, speaker, "greedy")
     # When a student is evaluated, what it says is taken as it is.
     assert respond(said, question, task, speaker._replace(thinking=None), "greedy").text == "<think>"

@@ -38,7 +38,7 @@ def write(path: Path, content: Any, lines: bool = False) -> Path:
 
 
 def importing(path: Path | str, importer: str, skip_bad: bool = False, **options: Any) -> tuple[list[Response], Import]:
-    spec = c.Rationales(source="file", path=str(path), importer=importer, options=options)
+    spec = c.FileSource(path=str(path), importer=importer, options=options)
     job = Import(spec, "config.rationales.r", skip_bad)
     return list(job.responses(ASKED)), job
 

@@ -14,7 +14,7 @@ from scotd_jax.tasks.base import LoadedTask
 class Remote:
     """The speaker of one set of responses. `where` is the set's place in the config."""
 
-    def __init__(self, run: Run, spec: c.Rationales, seed: int, where: str):
+    def __init__(self, run: Run, spec: c.RemoteSource, seed: int, where: str):
         recipe, style, _ = run.manner(c.Model())
         if spec.recipe:
             recipe = run.recipe_named(spec.recipe, f"{where}.recipe")

@@ -35,7 +35,7 @@ def run(home: Path, **fields) -> list[Response]:
     task = c.Task(kind="jsonl", path=str(home / "task"))
     server = c.Server(**{"model": "served"} | fields.pop("server", {}))
     fields = {"server": server, "sampling": c.Sampling(n=N, max_new_tokens=16)} | fields
-    said = c.Rationales(source="batch", questions=("home.train",), **fields)
+    said = c.BatchSource(questions=("home.train",), **fields)
     config = c.Config(tasks={"home": task}, rationales={"said": said}, seed=3)
     chain(config)
     sample(Run(config, Workdir(str(home / "w"))), "said")
@@ -173,7 +173,7 @@ def test_files_are_no_longer_than_allowed(home, monkeypatch):
 
 def test_chat_requests(home):
     with pytest.raises(InputError):
-        run(home, server={"kind": "chat", "extra_body": {"stop": None}}, options={"think": "rationale"})
+        run(home, server={"kind": "chat", "extra_body": {"stop": None}}, think="rationale")
     first = requests(home)
     assert {row["url"] for row in first} == {"/v1/chat/completions"}
     assert first[0]["body"]["messages"] == [{"role": "user", "content": "Q: home/train/0? (a) one (b) two\nA: "}]
@@ -182,7 +182,7 @@ def test_chat_requests(home):
     for row in rows:
         row["response"]["body"]["choices"][0]["message"]["reasoning_content"] = "Deep.\n\nThought."
     answer(folder(home) / "results.jsonl", rows)
-    said = run(home, server={"kind": "chat", "extra_body": {"stop": None}}, options={"think": "rationale"})
+    said = run(home, server={"kind": "chat", "extra_body": {"stop": None}}, think="rationale")
     assert {(r.rationale, r.answer) for r in said} == {("Deep.\n\nThought.", "(a)")}
 
 
@@ -193,7 +193,7 @@ from scotd_jax import config as c
 
 def get_config():
     task = c.Task(kind="jsonl", path={task!r})
-    said = c.Rationales(source="batch", questions=("home.train",), server=c.Server(model="m"))
+    said = c.BatchSource(questions=("home.train",), server=c.Server(model="m"))
     return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}))
 '''
 

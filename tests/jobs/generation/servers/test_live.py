@@ -54,8 +54,7 @@ def home(tmp_path) -> Path:
 
 def make(home: Path, url: str, sampling: c.Sampling | None = None, server: dict | None = None, **fields) -> c.Config:
     task = c.Task(kind="jsonl", path=str(home / "task"), exemplars=str(home / "exemplars.jsonl"))
-    spec = c.Rationales(
-        source="server",
+    spec = c.ServerSource(
         questions=("home.train",),
         server=c.Server(**{"url": url, "model": "served", "timeout": 5.0, "retries": 2} | (server or {})),
         sampling=sampling or c.Sampling(n=N, max_new_tokens=16),
@@ -249,8 +248,8 @@ def test_usage_counts_where_it_is_about_one_sample(home):
     assert {r.num_tokens for r in rows} == {7}
 
 
-def remote(home: Path, **options) -> tuple[Remote, tuple]:
-    config = make(home, "http://x/v1", options=options)
+def remote(home: Path, **fields) -> tuple[Remote, tuple]:
+    config = make(home, "http://x/v1", **fields)
     context = Run(config, Workdir(str(home / "w")))
     return Remote(context, config.rationales["said"], 0, "r"), context.ask(("home.train",))["home/train/0"]
 
@@ -291,7 +290,7 @@ def get_config():
     task = c.Task(kind="jsonl", path={task!r})
     server = c.Server(url={url!r}, model={model!r}, n_per_request=2, concurrency=2, extra_body={extra!r})
     sampling = c.Sampling(n={n}, max_new_tokens=24)
-    said = c.Rationales(source="server", questions=("home.train",), server=server, sampling=sampling)
+    said = c.ServerSource(questions=("home.train",), server=server, sampling=sampling)
     return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}, seed=3))
 '''
 

@@ -1,0 +1,160 @@
+"""Config schema of generation: models, sampling, and the five sources of rationales.
+
+Each source of rationales is a dataclass with only the fields that apply to it. In a config, the key `source` selects
+the class. The conventions for fields and comments are those of `schema`.
+"""
+
+import dataclasses
+import re
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from scotd_jax.errors import FieldError
+
+Names = tuple[str, ...]
+Think = Literal["", "keep", "strip", "rationale"]
+Release = Literal["", "jsonl", "parquet"]
+
+RESERVED_REQUEST_FIELDS = ("model", "prompt", "messages", "n", "stream")  # set by the sample job; see Server.extra_body
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Where a model comes from. Exactly one of `architecture`, `path` and `student` is set."""
+
+    architecture: str = ""  # preset of models/registry.py with random weights: "opt-125m", "t5-small", "opt-tiny", ...
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of the preset to replace
+    path: str = ""  # Hugging Face directory with weights
+    student: str = ""  # name of a student of this config; its best checkpoint is loaded
+    # Directory or file of the tokenizer; "task:NAME,NAME" trains a word-level one on the texts of these tasks;
+    # "" is the tokenizer that belongs to the model.
+    tokenizer: str = ""
+    # Prompt with the tokenizer's chat template, few-shot examples being earlier turns. Students that start from this
+    # model inherit it.
+    chat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How responses are sampled from a model."""
+
+    n: int = 1  # responses per question
+    temperature: float = 1.0  # 0 is greedy decoding
+    top_k: int = 0  # sample from the k most likely tokens; 0 is all tokens
+    top_p: float = 1.0  # sample from the smallest set of tokens with at least this probability; 1 is all tokens
+    max_new_tokens: int = 256  # longest response, in tokens
+    batch_size: int = 32  # questions that are decoded at the same time over all devices, each with n responses
+    bucket: int = 32  # prompts are padded to a multiple of this many tokens; each multiple is compiled once
+    chunk: int = 8  # tokens that are decoded between two refills of the slots of finished responses
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """A model behind an OpenAI-compatible interface (vLLM, SGLang, llama.cpp, a hosted API).
+
+    Batch files use only `model`, `kind` and `extra_body`. The API key itself never stands in a config.
+    """
+
+    url: str = ""  # base URL with the version, "http://localhost:8000/v1"; batch files need none
+    model: str = ""  # name of the model on the server
+    kind: Literal["completions", "chat"] = "completions"  # endpoint; "chat" sends few-shot examples as turns
+    n_per_request: int = 0  # responses per request; 0 is all responses of a question in one request
+    concurrency: int = 8  # simultaneous requests of each process
+    timeout: float = 600.0  # seconds without a byte received after which a request is abandoned
+    retries: int = 6  # repetitions of a failed request, with growing pauses
+    key_env: str = ""  # NAME of the environment variable that holds the API key; "" sends no key
+    extra_body: dict[str, Any] = dataclasses.field(default_factory=dict)  # request fields to add; None removes a field
+
+    def __post_init__(self):
+        # key_env is written to manifests, so a key that was pasted here must be told from a name. Neither it nor a URL
+        # with credentials is repeated in a message.
+        if self.key_env and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
+            expected = "the NAME of an environment variable in capitals, such as OPENAI_API_KEY, not a key"
+            raise FieldError("Server", "key_env", f"expected {expected}")
+        if self.url:
+            parts = urlsplit(self.url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+                expected = "http(s)://HOST[:PORT]/v1, without user, password and query; for a key see key_env"
+                raise FieldError("Server", "url", f"expected {expected}")
+        for name, least in (("concurrency", 1), ("retries", 0), ("n_per_request", 0)):
+            if (value := getattr(self, name)) < least:
+                raise FieldError("Server", name, f"expected at least {least}, found {value}")
+        if not self.timeout > 0:
+            raise FieldError("Server", "timeout", f"expected more than 0 seconds, found {self.timeout}")
+        for name in RESERVED_REQUEST_FIELDS:
+            if name in self.extra_body:
+                raise FieldError("Server", f"extra_body.{name}", "is set by the sample job; remove it")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """Rationales sampled from a model on this machine's devices."""
+
+    source: Literal["model"] = dataclasses.field(default="model", init=False)  # selects this class
+    questions: Names = ()  # question sets to answer, "TASK.SPLIT"
+    model: Model = Model()  # model to sample from
+    sampling: Sampling = Sampling()  # how responses are sampled
+    recipe: str = ""  # prompt and parsing of responses; "" is that of the student, or "scotd" for any other model
+    few_shot: int = 0  # few-shot examples before every question; 0 is as many as the student was trained with
+    # <think> blocks of a reasoning model: "keep" leaves them in the text, "strip" removes them, "rationale" also takes
+    # their contents as the rationale; "" refuses them.
+    think: Think = ""
+    release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
+    seed: int = 0  # added to the seed of the config
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSource:
+    """Rationales requested from a server over the network."""
+
+    source: Literal["server"] = dataclasses.field(default="server", init=False)  # selects this class
+    questions: Names = ()  # question sets to answer, "TASK.SPLIT"
+    server: Server = Server()  # server and model
+    sampling: Sampling = Sampling()  # sampling by the server; batch_size, bucket and chunk have no effect
+    recipe: str = "scotd"  # prompt and parsing of responses
+    few_shot: int = 0  # few-shot examples before every question
+    think: Think = ""  # what to do with <think> blocks, see ModelSource
+    release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
+    seed: int = 0  # added to the seed of the config
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSource:
+    """Rationales from a batch interface: request files are written, result files are read once they are there."""
+
+    source: Literal["batch"] = dataclasses.field(default="batch", init=False)  # selects this class
+    questions: Names = ()  # question sets to answer, "TASK.SPLIT"
+    server: Server = Server()  # only model, kind and extra_body have an effect
+    path: str = ""  # result files, may contain *; "" is rationales/NAME/batch/results*.jsonl in the work directory
+    sampling: Sampling = Sampling()  # sampling by the server; batch_size, bucket and chunk have no effect
+    recipe: str = "scotd"  # prompt and parsing of responses
+    few_shot: int = 0  # few-shot examples before every question
+    think: Think = ""  # what to do with <think> blocks, see ModelSource
+    release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
+    seed: int = 0  # added to the seed of the config
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSource:
+    """Rationales imported from files."""
+
+    source: Literal["file"] = dataclasses.field(default="file", init=False)  # selects this class
+    questions: Names = ()  # question sets that the rows answer, "TASK.SPLIT"
+    path: str = ""  # files, may contain *; read in the order of the numbers in their names
+    importer: str = "responses"  # format of the files: a name of rationales/importers/registry.py
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # options of the importer
+    release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSource:
+    """Gold rationales that the task itself provides."""
+
+    source: Literal["task"] = dataclasses.field(default="task", init=False)  # selects this class
+    questions: Names = ()  # question sets with gold rationales, "TASK.SPLIT"
+    release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
+
+
+RemoteSource = ServerSource | BatchSource
+GeneratedSource = ModelSource | ServerSource | BatchSource
+RationaleSource = ModelSource | ServerSource | BatchSource | FileSource | TaskSource
