@@ -33,11 +33,15 @@ def test_every_block_names_its_language():
     assert {block.language for block in BLOCKS} <= LANGUAGES
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if any(b.language == "python" for b in blocks_of(p))], ids=lambda p: p.name
-)
+WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
+
+
+@pytest.mark.parametrize("page", [p for p in WITH_PYTHON if p.name != "CONTRIBUTING.md"], ids=lambda p: p.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """The blocks of a page share one namespace, as a reader pastes them one after the other."""
+    """The blocks of a page share one namespace, as a reader pastes them one after the other.
+
+    Those of CONTRIBUTING.md are run by test_how_tos.py.
+    """
     monkeypatch.chdir(tmp_path)
     space: dict = {"__name__": "docs"}
     for block in blocks_of(page):
