@@ -19,14 +19,13 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.paired_runs import describe_machine, versions
 from scotd_jax import config as c
 
-RESPONSES, BATCH = 30, 32
+RESPONSES, BATCH, SHARDS = 30, 32, 4
 CASES = {"g1": (1, 8), "g30": (30, 1)}  # responses per question and draw, questions per update of the step
 PROMPT_TOKENS, RESPONSE_TOKENS = (40, 100), (20, 80)  # minimum and maximum
 TARGET = 20  # ratio that the loader should reach at least
@@ -63,29 +62,36 @@ def main() -> None:
 
 def write_random_corpus(folder: Path, questions: int, vocab_size: int) -> dict[str, Any]:
     """Writes a corpus of random token ids without special tokens. Returns its counts."""
-    from scotd_jax.corpus.description import write_corpus
-    from scotd_jax.corpus.encode import GroupedExample
+    from scotd_jax.corpus.description import finish_corpus
+    from scotd_jax.corpus.grouped_example import GroupedExample
+    from scotd_jax.corpus.shards import ShardWriter, shard_range
 
     rng = random.Random(0)
 
     def tokens(minimum: int, maximum: int) -> list[int]:
         return rng.choices(range(10, vocab_size), k=rng.randint(minimum, maximum))
 
-    def examples() -> Iterator[GroupedExample]:
-        for i in range(questions):
-            responses = [tokens(*RESPONSE_TOKENS) for _ in range(RESPONSES)]
-            yield GroupedExample(f"t/train/{i}", "t", tokens(*PROMPT_TOKENS), responses, list(range(RESPONSES)))
+    def example(i: int) -> GroupedExample:
+        responses = [tokens(*RESPONSE_TOKENS) for _ in range(RESPONSES)]
+        return GroupedExample(f"t/train/{i}", "t", tokens(*PROMPT_TOKENS), responses, list(range(RESPONSES)))
 
     folder.mkdir()
-    counts = write_corpus(folder, "train", examples(), 4, {})["counts"]
+    facts = []
+    for shard in range(SHARDS):
+        with ShardWriter(folder, "train", shard, SHARDS) as writer:
+            for i in shard_range(shard, SHARDS, questions):
+                writer.write(example(i))
+        facts.append(writer.facts)
+    counts = finish_corpus(folder, {"train": facts}, {})["train"]["counts"]
     return {name: counts[name] for name in ("questions", "responses", "prompt_tokens", "response_tokens")}
 
 
 def measure_loader(corpus: Path, group: int, start_token: int | None, seconds: float) -> dict[str, float]:
     """Returns batches and rationales per second of the loader."""
-    from scotd_jax.corpus.batching.loader import make_loader
+    from scotd_jax.corpus.batching.loader import open_batches, prefetch_batches
 
-    loader = make_loader(corpus, batch_size=BATCH, group_size=group, start_token=start_token, seed=0)
+    options = {"batch_size": BATCH, "group_size": group, "start_token": start_token, "seed": 0}
+    loader = prefetch_batches(open_batches(corpus, **options))
     for _ in range(10):  # drops the batches that were prefetched
         next(loader)
     batches, start = 0, time.perf_counter()
@@ -103,14 +109,15 @@ def measure_step(corpus: Path, folder: Path, config: Any, group: int, questions:
     """Returns rates and input wait of the training loop, which writes its artefacts to `folder`."""
     import jax
 
-    from scotd_jax.corpus.batching.loader import make_loader
+    from scotd_jax.corpus.batching.loader import open_batches, prefetch_batches
     from scotd_jax.distributed.mesh import make_mesh
     from scotd_jax.models import registry
     from scotd_jax.models.api import Precision
     from scotd_jax.training.loop import train
     from scotd_jax.training.metrics import read_metrics
 
-    loader = make_loader(corpus, batch_size=questions, group_size=group, start_token=config.start_token, seed=0)
+    options = {"batch_size": questions, "group_size": group, "start_token": config.start_token, "seed": 0}
+    loader = prefetch_batches(open_batches(corpus, **options))
     sizes = {"steps": 1 + updates, "batch_size": questions, "group_size": group, "log_every": 1 + updates}
     training = c.Training(**sizes, optimizer=c.Optimizer(warmup_steps=0))
     model = registry.build(config, Precision("bfloat16"))

@@ -1,1 +1,1 @@
-"""What the student reads: TFRecord framing and index, encoding, loader."""
+"""Corpora that students are trained on: TFRecord files with an index, their description, and batches of them."""

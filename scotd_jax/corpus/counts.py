@@ -1,20 +1,20 @@
-"""Sizes of a corpus in questions, responses and tokens."""
+"""Counts of questions, responses and tokens in a corpus."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.grouped_example import GroupedExample
 
 
 @dataclasses.dataclass
 class CorpusCounts:
-    """Added up one example at a time, and one shard at a time."""
+    """Counts of a shard, added up example by example, or of a part, added up shard by shard."""
 
     questions: int = 0
     records: int = 0
     responses: int = 0
-    responses_max: int = 0  # of a record
+    responses_max: int = 0  # in one record
     prompt_tokens: int = 0
     prompt_tokens_max: int = 0
     response_tokens: int = 0
@@ -23,6 +23,7 @@ class CorpusCounts:
     separate_tokens: int = 0  # N pairs of prompt and response
 
     def add(self, example: GroupedExample, new_question: bool) -> None:
+        """Adds one record; `new_question` is False for further records of the last question."""
         prompt, responses = len(example.prompt), [len(r) for r in example.responses]
         self.questions += new_question
         self.records += 1
@@ -36,17 +37,20 @@ class CorpusCounts:
         self.separate_tokens += len(responses) * prompt + sum(responses)
 
     @classmethod
-    def total(cls, shards: Iterable[Mapping[str, int]]) -> "Counts":
-        """The counts of some shards (`dataclasses.asdict`) together."""
-        whole = dataclasses.asdict(cls())
+    def merge(cls, shards: Iterable[Mapping[str, int]]) -> "CorpusCounts":
+        """Returns the counts of several shards, given as `dataclasses.asdict`, together."""
+        merged = dataclasses.asdict(cls())
         for counts in shards:
-            for name in whole:
-                whole[name] = max(whole[name], counts[name]) if name.endswith("max") else whole[name] + counts[name]
-        return cls(**whole)
+            for name in merged:
+                pair = merged[name], counts[name]
+                merged[name] = max(pair) if name.endswith("max") else sum(pair)
+        return cls(**merged)
 
     def to_json(self) -> dict[str, Any]:
-        """The counts and what follows from them; `grouping_gain` is how many times fewer tokens a student computes
-        when each prompt is computed once for all its responses."""
+        """Returns the counts and their means as JSON data.
+
+        `grouping_gain` is the factor of tokens saved by computing each prompt once for all its responses.
+        """
         means = {
             "responses_mean": self.responses / self.questions,
             "prompt_tokens_mean": self.prompt_tokens / self.records,

@@ -1,26 +1,30 @@
-"""Random access to one part of a corpus: any record, and which records are a question's."""
+"""Random access to the records of one part of a corpus."""
 
 import numpy as np
 from etils import epath
 
 from scotd_jax.corpus.description import read_description
-from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.shards import question_begins
 from scotd_jax.corpus.tfrecord import TFRecordShard
 from scotd_jax.errors import InputError
 
 
 class CorpusReader:
-    """The records of one part in their order, by position. Safe to share between threads.
+    """The records of one part, by position over all shards. Safe to share between threads.
 
-    What comes equally often in training is an *entry*: a question with all its records or, where the corpus is
-    balanced over responses, one record.
+    Training draws every *entry* equally often: a question with all its records or, in a corpus that is balanced over
+    responses, a single record.
     """
 
     def __init__(self, folder: epath.PathLike, part: str):
-        """Opens all shards. Raises InputError when one is missing, truncated or not the one that was built."""
+        """Opens all shards of `part` in `folder`.
+
+        Raises:
+          InputError: if a shard is missing, truncated or of another build.
+        """
         self.description = read_description(folder, part)
-        self._shards, begins, records = [], [], 0
+        self._shards, begins, num_records = [], [], 0
         for file in self.description["files"]:
             shard = TFRecordShard(epath.Path(folder) / file["name"])
             if len(shard) != file["records"]:
@@ -29,11 +33,12 @@ class CorpusReader:
                     "build the corpus again"
                 )
             self._shards.append(shard)
-            begins.append(records + question_begins(shard.path, file["questions"], file["records"])[:-1])
-            records += len(shard)
+            begins.append(num_records + question_begins(shard.path, file["questions"], file["records"])[:-1])
+            num_records += len(shard)
         self._ends = np.cumsum([len(shard) for shard in self._shards])
-        several = self.description["balance"] == "questions"
-        self._begins = np.append(np.concatenate(begins), records) if several else np.arange(records + 1)
+        self._begins = np.arange(num_records + 1)  # first record of every entry, and the number of records
+        if self.description["balance"] == "questions":
+            self._begins = np.append(np.concatenate(begins), num_records)
 
     def __len__(self) -> int:
         """Number of records."""
@@ -41,11 +46,12 @@ class CorpusReader:
 
     @property
     def entries(self) -> int:
+        """Number of entries."""
         return len(self._begins) - 1
 
     @property
-    def ids(self) -> tuple[int, list[str]]:
-        """The same for two parts that hold the same entries in the same order."""
+    def fingerprint(self) -> tuple[int, list[str]]:
+        """A value that two parts share if they hold the same entries in the same order."""
         return self.entries, [file["ids"] for file in self.description["files"]]
 
     def records(self, entry: int) -> range:
@@ -53,7 +59,11 @@ class CorpusReader:
         return range(int(self._begins[entry]), int(self._begins[entry + 1]))
 
     def __getitem__(self, position: int) -> GroupedExample:
-        """Record `position`. Raises InputError, naming file and record, when its bytes are damaged."""
+        """Reads one record.
+
+        Raises:
+          InputError: if its bytes are damaged; the message names file and record.
+        """
         if not 0 <= position < len(self):
             raise IndexError(f"record {position} of {len(self)}")
         number = int(np.searchsorted(self._ends, position, side="right"))

@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from scotd_jax.config import Corpus, Recipe
-from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.shards import ShardWriter, shard_range
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.controls import apply_control

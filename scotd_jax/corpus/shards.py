@@ -1,9 +1,9 @@
-"""One shard of one part of a corpus, written by whoever has its examples, apart from all others.
+"""Writes one shard of one part of a corpus, independently of all other shards.
 
-    PART-00000-of-00004.tfrecord                 the examples, with an index of their places (tfrecord.py)
-    PART-00000-of-00004.tfrecord.questions       where each question's records begin; only if some have several
+    PART-00000-of-00004.tfrecord                 the examples, with a record index (tfrecord.py)
+    PART-00000-of-00004.tfrecord.questions       the first record of each question; only if some have several records
 
-Shards hold consecutive questions: one after the other they are the corpus in its order, however many there are.
+Shards hold consecutive questions: concatenated they are the corpus in its order, whatever their number.
 """
 
 import dataclasses
@@ -14,34 +14,34 @@ import numpy as np
 from etils import epath
 
 from scotd_jax.corpus.counts import CorpusCounts
-from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.tfrecord import TFRecordWriter, read_offsets, write_offsets
 from scotd_jax.errors import InputError
 
-QUESTIONS = "scotd_jax.question_index.1"
+QUESTION_INDEX_FORMAT = "scotd_jax.question_index.1"
 
 
 def shard_name(part: str, shard: int, shards: int) -> str:
+    """Returns the file name of one shard."""
     return f"{part}-{shard:05d}-of-{shards:05d}.tfrecord"
 
 
 def shard_range(shard: int, shards: int, items: int) -> range:
-    """Which of some items in order belong to a shard."""
+    """Returns the indices of the items that belong to one shard."""
     return range(shard * items // shards, (shard + 1) * items // shards)
 
 
 class ShardWriter:
     """Writes the examples of one shard; its files appear when the `with` block ends without an exception.
 
-    A question may have several records; they come one after the other and share no sample. `facts` then tells what
-    was written. Raises InputError when a question comes again, and when the disk is full.
+    The records of a question are consecutive and share no sample.
     """
 
     def __init__(self, folder: epath.PathLike, part: str, shard: int, shards: int):
         self._part, self._path = part, epath.Path(folder) / shard_name(part, shard, shards)
         self._file = TFRecordWriter(self._path)
         self._counts = CorpusCounts()
-        self._begins: list[int] = []  # of the questions, in records
+        self._begins: list[int] = []  # first record of every question
         self._seen: set[str] = set()
         self._last, self._samples = "", set[int]()
         self._ids = hashlib.sha256()
@@ -51,8 +51,13 @@ class ShardWriter:
         return self
 
     def write(self, example: GroupedExample) -> None:
-        new = not self._begins or example.question_id != self._last
-        if new:
+        """Appends one record.
+
+        Raises:
+          InputError: if the question or the sample occurs again, or the disk is full.
+        """
+        new_question = not self._begins or example.question_id != self._last
+        if new_question:
             if example.question_id in self._seen:
                 raise InputError(f"{self._path}: question {example.question_id!r} comes twice in part {self._part!r}")
             self._seen.add(example.question_id)
@@ -65,22 +70,22 @@ class ShardWriter:
                 f"{min(self._samples & set(example.sample_index))}"
             )
         self._samples.update(example.sample_index)
-        self._counts.add(example, new)
+        self._counts.add(example, new_question)
         self._file.write(example.to_bytes())
 
     def __exit__(self, *exception: Any) -> None:
         self._file.__exit__(*exception)
-        if exception[0] is None and self._several:
-            head = {"format": QUESTIONS, "questions": len(self._begins), "records": self._file.records}
+        if exception[0] is None and len(self._begins) != self._file.records:
+            head = {
+                "format": QUESTION_INDEX_FORMAT,
+                "questions": len(self._begins),
+                "records": self._file.records,
+            }
             write_offsets(questions_path(self._path), [*self._begins, self._file.records], head)
 
     @property
-    def _several(self) -> bool:
-        return len(self._begins) != self._file.records
-
-    @property
     def facts(self) -> dict[str, Any]:
-        """`name`, `records`, `questions`, `bytes`, `sha256` (of the file), `ids` (sha256 of the questions' ids in
+        """The written file: `name`, `records`, `questions`, `bytes`, `sha256`, `ids` (sha256 of the question ids in
         order) and `counts`."""
         return {
             "name": self._path.name,
@@ -94,17 +99,28 @@ class ShardWriter:
 
 
 def questions_path(path: epath.PathLike) -> epath.Path:
-    """Where the index by question of the TFRecord file `path` lies."""
+    """Returns the path of the question index of the TFRecord file `path`."""
     path = epath.Path(path)
     return path.parent / f"{path.name}.questions"
 
 
 def question_begins(path: epath.PathLike, questions: int, records: int) -> np.ndarray:
-    """int64[questions + 1]: the record at which each question of the TFRecord file `path` begins, and how many there
-    are. Raises InputError when its index by question is missing, damaged or of another file."""
+    """Reads the first record of every question of a TFRecord file.
+
+    Args:
+      path: the TFRecord file.
+      questions: number of its questions.
+      records: number of its records.
+
+    Returns:
+      int64[questions + 1]: the first record of each question and, last, the number of records.
+
+    Raises:
+      InputError: if the question index is missing, damaged or of another file.
+    """
     if questions == records:
         return np.arange(questions + 1)
-    head, begins = read_offsets(questions_path(path), QUESTIONS)
+    head, begins = read_offsets(questions_path(path), QUESTION_INDEX_FORMAT)
     if (head.get("questions"), head.get("records"), len(begins)) != (questions, records, questions + 1):
         raise InputError(
             f"{questions_path(path)}: expected {questions} questions with {records} records: build the corpus again"

@@ -1,19 +1,19 @@
-"""What `tfds.builder_from_directory` wants to find in the folder of a corpus, written without TFDS.
+"""Metadata with which `tfds.builder_from_directory` opens a corpus, written without TFDS.
 
-Two files in the JSON form of TFDS's own messages (DatasetInfo, and Feature of its features.json): every part is a
-split, whose files are named SPLIT-SHARD_X_OF_Y.tfrecord.
+Both files are the JSON form of messages of TFDS (DatasetInfo, and Feature in features.json). Every part is a split,
+whose files are named SPLIT-SHARD_X_OF_Y.tfrecord.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from scotd_jax.corpus.encode import FEATURES
+from scotd_jax.corpus.grouped_example import FEATURES
 
 _FEATURES = "tensorflow_datasets.core.features"
 
 
 def dataset_info(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """dataset_info.json, from the descriptions of all parts. 64-bit numbers are strings in this form."""
+    """Returns dataset_info.json, from the descriptions of all parts. The JSON form writes int64 as strings."""
     return {
         "description": "Questions with their rationales, as token ids; see README.md.",
         "fileFormat": "tfrecord",
@@ -32,7 +32,7 @@ def dataset_info(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def features() -> dict[str, Any]:
-    """features.json: texts are texts, ids are int64 vectors of any length."""
+    """Returns features.json: bytes features are texts, int64 features are vectors of any length."""
     kinds = {
         "bytes": {"pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}},
         "int64": {

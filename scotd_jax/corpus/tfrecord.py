@@ -1,13 +1,13 @@
-"""TFRecord files that can be read at any position: the standard framing, and a sidecar index.
+"""TFRecord files with random access: the standard framing, and an index file beside each of them.
 
-A record is framed as TensorFlow frames it, so plain `tf.data` reads our files:
+Records are framed as TensorFlow frames them, so `tf.data` reads the files:
 
     uint64 length | uint32 masked crc32c of the length | data | uint32 masked crc32c of the data      (little endian)
 
 The index of FILE is FILE.index: one line of JSON, then `records + 1` little-endian uint64, the byte at which each
 record begins and, last, the size of the file. The line holds `format`, `records`, `bytes` (size of FILE) and
-`crc32c` (of the offsets). With it a truncated file is found when it is opened and any record is one read away; every
-record's checksums are verified whenever it is read.
+`crc32c` (of the offsets). The index detects a truncated file when it is opened, and reaches any record with one read.
+The checksums of a record are verified whenever it is read.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import json
 import os
 import struct
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -34,19 +34,19 @@ _REBUILD = "build the corpus again"
 
 
 def masked_crc(data: bytes) -> int:
-    """CRC-32C of `data`, rotated and shifted as TFRecord stores it."""
+    """Returns the CRC-32C of `data`, rotated and shifted as TFRecord stores it."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def frame(data: bytes) -> bytes:
-    """`data` as one TFRecord."""
+    """Returns `data` framed as one TFRecord."""
     length = struct.pack("<Q", len(data))
     return length + _FOOTER.pack(masked_crc(length)) + data + _FOOTER.pack(masked_crc(data))
 
 
 def index_path(path: epath.PathLike) -> epath.Path:
-    """Where the index of the TFRecord file `path` lies."""
+    """Returns the path of the index of the TFRecord file `path`."""
     path = epath.Path(path)
     return path.parent / f"{path.name}.index"
 
@@ -54,8 +54,14 @@ def index_path(path: epath.PathLike) -> epath.Path:
 class TFRecordWriter:
     """Writes one TFRecord file and its index; both appear when the `with` block ends without an exception.
 
-    Afterwards `records`, `bytes` and `sha256` (of the TFRecord file) describe what was written. Raises InputError
-    when the disk is full.
+    Attributes:
+      path: the TFRecord file.
+      bytes: its size so far.
+      records: number of records so far.
+      sha256: digest of the file so far.
+
+    Raises:
+      InputError: if the disk is full.
     """
 
     def __init__(self, path: epath.PathLike):
@@ -92,15 +98,19 @@ class TFRecordWriter:
 
 
 def write_index(path: epath.PathLike, offsets: list[int]) -> None:
-    """Writes the index of the TFRecord file `path`: the start of every record, then the size of the file."""
+    """Writes the index of the TFRecord file `path`; `offsets` are the begin of every record and the file's size."""
     head = {"format": FORMAT, "records": len(offsets) - 1, "bytes": offsets[-1]}
     write_offsets(index_path(path), offsets, head)
 
 
 def read_index(path: epath.PathLike) -> np.ndarray:
-    """Offsets, uint64[records + 1], of the TFRecord file `path`.
+    """Reads the index of the TFRecord file `path`.
 
-    Raises InputError when the index is missing, damaged or of a file of another size.
+    Returns:
+      uint64[records + 1]: the byte at which each record begins and, last, the size of the file.
+
+    Raises:
+      InputError: if the index is missing, damaged, or of a file of another size.
     """
     path, index = epath.Path(path), index_path(path)
     head, offsets = read_offsets(index, FORMAT)
@@ -116,21 +126,29 @@ def read_index(path: epath.PathLike) -> np.ndarray:
 
 
 def write_offsets(path: epath.PathLike, offsets: list[int], head: Mapping[str, Any]) -> None:
-    """Writes one line of JSON, `head` with the `crc32c` of what follows, and `offsets` as little-endian uint64."""
+    """Writes `head` as one line of JSON, with the `crc32c` of the rest, and `offsets` as little-endian uint64."""
     body = np.asarray(offsets, "<u8").tobytes()
     with atomic_write(path) as file:
         file.write(json.dumps({**head, "crc32c": google_crc32c.value(body)}).encode() + b"\n" + body)
 
 
 def read_offsets(path: epath.PathLike, kind: str) -> tuple[dict[str, Any], np.ndarray]:
-    """The head and the offsets, uint64, of a file of `write_offsets` whose head says the format `kind`.
+    """Reads a file of `write_offsets`.
 
-    Raises InputError when it is missing, of another format or damaged.
+    Args:
+      path: the file.
+      kind: expected `format` of its head.
+
+    Returns:
+      The head, and the offsets as uint64.
+
+    Raises:
+      InputError: if the file is missing, of another format or damaged.
     """
     path = epath.Path(path)
     if not path.exists():
-        of = path.name.rpartition(".")[0]
-        raise InputError(f"{path}: no such file; it is an index of {of}: {_REBUILD}")
+        indexed = path.name.rpartition(".")[0]
+        raise InputError(f"{path}: no such file; it is an index of {indexed}: {_REBUILD}")
     line, _, body = path.read_bytes().partition(b"\n")
     try:
         head = json.loads(line)
@@ -145,10 +163,14 @@ def read_offsets(path: epath.PathLike, kind: str) -> tuple[dict[str, Any], np.nd
 
 
 class TFRecordShard:
-    """Random access to the records of one TFRecord file, checked as they are read. Safe to share between threads."""
+    """Random access to the records of one TFRecord file, verified as they are read. Safe to share between threads."""
 
     def __init__(self, path: epath.PathLike):
-        """Opens `path` by its index. Raises InputError as `read_index` does."""
+        """Opens a file by its index.
+
+        Raises:
+          InputError: as `read_index` does.
+        """
         self.path = epath.Path(path)
         self._offsets = read_index(path)
         self._descriptor = -1
@@ -163,7 +185,11 @@ class TFRecordShard:
         return TFRecordShard, (os.fspath(self.path),)
 
     def __getitem__(self, record: int) -> bytes:
-        """The data of record `record`. Raises InputError when its bytes are not those that were written."""
+        """Reads the data of one record.
+
+        Raises:
+          InputError: if its bytes differ from those that were written.
+        """
         if not 0 <= record < len(self):
             raise IndexError(f"record {record} of {len(self)}")
         begin, end = int(self._offsets[record]), int(self._offsets[record + 1])
@@ -175,18 +201,6 @@ class TFRecordShard:
         with self.path.open("rb") as file:
             file.seek(begin)
             return file.read(size)
-
-
-def read_records(path: epath.PathLike) -> Iterator[bytes]:
-    """All records of a TFRecord file in order, without its index. Raises InputError on the first damaged one."""
-    path = epath.Path(path)
-    with path.open("rb") as file:
-        record = 0
-        while head := file.read(_HEADER.size):
-            where = f"{path} record {record}"
-            length = _length(head, where)
-            yield _unframe(head + file.read(length + _FOOTER.size), where)
-            record += 1
 
 
 def _length(head: bytes, where: str) -> int:

@@ -98,7 +98,7 @@ def _finish(run: Run, artefact: Artefact, plan: Plan, meta: dict[str, Any]) -> N
         for (question_id, model), count in each.unmatched.items():
             ledger.receive(question_id, model, count)
             ledger.put(question_id, "not_selected", model, count)
-            ledger.stage("questions", count, count)
+            ledger.record_stage("questions", count, count)
     parts: dict[str, list[Any]] = {part: [] for part in plan.recipe.parts}
     for note in shard_building.read_notes(plan):
         ledger.merge(note["ledger"])

@@ -81,7 +81,7 @@ def sample(run: Run, name: str) -> None:
         paths = _write(artefact, _gold(run, spec.questions), asked)
     counts = count(read_responses(paths))
     if imported is not None:
-        counts["skipped"] = imported.ledger.skips
+        counts["skipped"] = imported.ledger.num_skipped
     run.log("  " + ", ".join(f"{key} {value}" for key, value in counts.items()))
     artefact.finish(counts, {path.name: file_digest(path) for path in paths})
     _release(run, name, artefact)
@@ -149,11 +149,11 @@ def _import(
 
 def _write(artefact: Artefact, rows: Iterable[Response], asked: Mapping[str, object]) -> list[epath.Path]:
     writer = ResponseWriter(artefact.path)
-    done = writer.done()
+    done = writer.written_keys()
     missing = (row for row in rows if row.key not in done)
     while block := list(itertools.islice(missing, BLOCK)):
         writer.write(block)
-    return writer.finish(list(asked), 4)
+    return writer.merge(list(asked), 4)
 
 
 def _release(run: Run, name: str, artefact: Artefact) -> None:

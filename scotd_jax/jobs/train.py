@@ -67,9 +67,9 @@ def train(run: Run, name: str) -> None:
         seed=seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        window=spec.training.balance_window,
-        shapes=spec.training.max_shapes,
-        multiple=spec.training.microbatches * batch_shards(run.mesh),
+        balance_window=spec.training.balance_window,
+        max_shapes=spec.training.max_shapes,
+        row_multiple=spec.training.microbatches * batch_shards(run.mesh),
     )
     run.log(f"  corpus {spec.corpus}: {padding_savings(batches)}")
     overview = parameter_overview.get_parameter_overview(model.abstract(), include_stats=False)

@@ -60,7 +60,7 @@ def filter_responses(
             raise InputError(f"sample {one.sample_index} of question {one.question_id!r} comes twice")
     for row in rows:
         ledger.receive(row.question_id, row.model)
-    ledger.stage("questions", len(rows), 0)
+    ledger.record_stage("questions", len(rows), 0)
     stages: dict[str, Callable[[list[Response]], Bins]] = {
         "n": lambda rows: ["not_selected" * bool(corpus.n and r.sample_index >= corpus.n) for r in rows],
         "truncated": lambda rows: ["truncated" * (r.finish_reason == "length") for r in rows],
@@ -90,7 +90,7 @@ def keep_within_limits(
 
 def _passed(name: str, rows: list[Response], bins: Bins, ledger: Ledger) -> list[Response]:
     passed = [row for row, bin_ in zip(rows, bins, strict=True) if not bin_]
-    ledger.stage(name, len(rows), len(rows) - len(passed))
+    ledger.record_stage(name, len(rows), len(rows) - len(passed))
     for row, bin_ in zip(rows, bins, strict=True):
         if bin_:
             ledger.put(row.question_id, bin_, row.model)

@@ -58,7 +58,7 @@ class Ledger:
         _add(self._bins.setdefault(question_id, {}), bin_, count)
         _add(self._sources.setdefault(source, {}), bin_, count)
 
-    def stage(self, name: str, came: int, dropped: int) -> None:
+    def record_stage(self, name: str, came: int, dropped: int) -> None:
         """Counts responses that came to a stage of `STAGES`, and those of them that went no further."""
         if name not in STAGES:
             raise KeyError(f"{name!r} is not a stage; there are {', '.join(STAGES)}")
@@ -77,7 +77,7 @@ class Ledger:
             for bin_, count in facts["bins"].items():
                 _add(self._sources.setdefault(source, {}), bin_, count)
         for stage in report["stages"]:
-            self.stage(stage["stage"], stage["in"], stage["dropped"])
+            self.record_stage(stage["stage"], stage["in"], stage["dropped"])
 
     def check(self) -> None:
         """Raises RuntimeError unless the bins hold as many responses as were read, for every question and source, and

@@ -40,7 +40,7 @@ class ResponseWriter:
         self._done: ResponseKeySet | None = None
         self._next = 0
 
-    def done(self) -> ResponseKeySet:
+    def written_keys(self) -> ResponseKeySet:
         """Names (question_id, sample_index) of all rows that are safely on disk.
 
         Raises InputError on a damaged file, and on two rows of one name that differ.
@@ -54,7 +54,7 @@ class ResponseWriter:
         Raises InputError, and writes nothing, when a row's name is taken and when the disk is full.
         """
         if self._done is None:
-            self.done()
+            self.written_keys()
         rows = list(rows)
         new: set[ResponseKey] = set()
         for row in rows:
@@ -66,7 +66,7 @@ class ResponseWriter:
         self._write_part(to_json(row).encode() + b"\n" for row in rows)
         self._done |= new
 
-    def finish(self, order: Sequence[str], shards: int | None) -> list[epath.Path]:
+    def merge(self, order: Sequence[str], shards: int | None) -> list[epath.Path]:
         """Merges all rows into the final files, removes the parts and returns the files.
 
         Rows are sorted by `order` (ids of all questions) and sample index, so the files do not depend on how often
@@ -74,7 +74,7 @@ class ResponseWriter:
         Raises InputError on a row of a question that is not in `order`, and as `done` does.
         """
         place = {question_id: i for i, question_id in enumerate(order)}
-        old, paths, count = self._files(), self.final_paths(shards), shards or 1
+        old, paths, count = self._files(), self.merged_paths(shards), shards or 1
         rows = itertools.groupby(self._rows(order), lambda row: place[row[0][0]] * count // len(order))
         shard, some = next(rows, (count, ()))
         staged = []
@@ -96,7 +96,7 @@ class ResponseWriter:
             self._parts.rmdir()
         return paths
 
-    def final_paths(self, shards: int | None) -> list[epath.Path]:
+    def merged_paths(self, shards: int | None) -> list[epath.Path]:
         """The files that `finish` makes."""
         if shards is None:
             return [self._folder / f"{self._stem}.jsonl"]

@@ -5,8 +5,8 @@ import json
 import pytest
 import tensorflow as tf
 
-from scotd_jax.corpus import example
-from scotd_jax.corpus.encode import FEATURES, GroupedExample
+from scotd_jax.corpus import tf_example
+from scotd_jax.corpus.grouped_example import FEATURES, GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
 from tests.helpers.cli import door
 
@@ -82,7 +82,7 @@ def test_a_real_corpus_is_read_back_by_tensorflow_and_tfds(name, shared_data, tm
         for batch in records.map(lambda records: tf.io.parse_example(records, schema)):
             rows = {key: tf.RaggedTensor.from_sparse(value).to_list() for key, value in batch.items()}
             theirs += [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-        assert [GroupedExample.from_bytes(example.encode(row), "tf.data") for row in theirs] == examples
+        assert [GroupedExample.from_bytes(tf_example.encode(row), "tf.data") for row in theirs] == examples
         split = tfds.builder_from_directory(folder).as_dataset(split="train")
         found = {row["question_id"].decode(): row["responses"].tolist() for row in tfds.as_numpy(split)}
         assert found == {e.question_id: [token for response in e.responses for token in response] for e in examples}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotd_jax.atomic import is_local
-from scotd_jax.corpus import example, tfrecord
-from scotd_jax.corpus.tfrecord import TFRecordShard, TFRecordWriter, index_path, read_records
+from scotd_jax.corpus import tf_example, tfrecord
+from scotd_jax.corpus.tfrecord import TFRecordShard, TFRecordWriter, index_path
 from scotd_jax.errors import InputError
 
 RECORDS = [b"", b"one", b"\n\x00" * 50, bytes(range(256)) * 9]
@@ -35,7 +35,6 @@ def test_tensorflow_reads_our_file_and_writes_the_same_bytes(shard, tmp_path):
         for record in RECORDS:
             writer.write(record)
     assert theirs.read_bytes() == shard.read_bytes()
-    assert list(read_records(theirs)) == RECORDS
 
 
 def test_random_access_in_any_order_and_after_pickling(shard):
@@ -74,7 +73,6 @@ def test_an_empty_file_has_no_records(tmp_path):
         pass
     assert (writer.records, writer.bytes) == (0, 0)
     assert len(TFRecordShard(tmp_path / "a.tfrecord")) == 0
-    assert list(read_records(tmp_path / "a.tfrecord")) == []
 
 
 def test_every_truncation_is_refused_with_file_and_record(shard):
@@ -85,9 +83,6 @@ def test_every_truncation_is_refused_with_file_and_record(shard):
         record = sum(start <= size for start in starts) - 1
         with pytest.raises(InputError, match=rf"{shard.name}: expected {len(whole)} bytes.*cut in record {record}"):
             TFRecordShard(shard)
-        if size not in starts:
-            with pytest.raises(InputError, match=rf"{shard.name} record {record}"):
-                list(read_records(shard))
     shard.unlink()
     with pytest.raises(InputError, match="no such file"):
         TFRecordShard(shard)
@@ -108,8 +103,6 @@ def test_every_flipped_byte_is_refused_with_file_and_record(shard):
                     opened[i]
             else:
                 assert opened[i] == expected
-        with pytest.raises(InputError, match=rf"{shard.name} record {record}: "):
-            list(read_records(shard))
 
 
 def test_a_wrong_index_is_refused(shard):
@@ -173,20 +166,20 @@ feature_values = st.one_of(
 @given(st.dictionaries(st.text(max_size=4), feature_values, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_examples_round_trip_and_agree_with_tensorflow(features):
-    data = example.encode(features)
-    assert example.decode(data, "here") == features
-    assert example.encode(dict(reversed(features.items()))) == data
+    data = tf_example.encode(features)
+    assert tf_example.decode(data, "here") == features
+    assert tf_example.encode(dict(reversed(features.items()))) == data
     theirs = tf.train.Example.FromString(data)
     assert set(theirs.features.feature) == set(features)
     for name, values in features.items():
         feature = theirs.features.feature[name]
         assert list(getattr(feature, feature.WhichOneof("kind")).value) == values
-    assert example.decode(theirs.SerializeToString(), "here") == features
+    assert tf_example.decode(theirs.SerializeToString(), "here") == features
 
 
 def test_broken_examples_and_mixed_values_are_refused():
-    data = example.encode({"a": [1, 2, 3]})
+    data = tf_example.encode({"a": [1, 2, 3]})
     with pytest.raises(InputError, match=r"here: not a tf\.train\.Example"):
-        example.decode(data[:-1], "here")
+        tf_example.decode(data[:-1], "here")
     with pytest.raises(TypeError, match="feature 'a'"):
-        example.encode({"a": [1, b"2"]})
+        tf_example.encode({"a": [1, b"2"]})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.rationales.store import read_responses
 from tests.helpers.cli import ROOT, door

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from scotd_jax import config as c
-from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.jobs.build import build
 from scotd_jax.jobs.context import Run
@@ -63,7 +63,7 @@ def make_run(folder: Path, corpus: c.Corpus, said: dict[str, list[Response]], **
         if artefact.begin({"rows": len(rows)}):
             writer = ResponseWriter(artefact.path)
             writer.write(rows)
-            writer.finish([q.id for q in run.questions("t.train")], 3)
+            writer.merge([q.id for q in run.questions("t.train")], 3)
             artefact.finish({})
     return run
 

@@ -43,7 +43,7 @@ def run(
     `wait` is where hosts wait for each other (tests/helpers/killed_hosts.py).
     """
     writer = ResponseWriter(folder, host=host)
-    done = writer.done()
+    done = writer.written_keys()
     wait()
     missing = [r for r in reversed(ROWS) if r.key not in done][host::hosts]
     for begin in range(0, len(missing), size := 4 // hosts):
@@ -53,7 +53,7 @@ def run(
             acknowledge(r)
     wait()
     if host == 0:
-        writer.finish(ORDER, 2)
+        writer.merge(ORDER, 2)
     wait()
 
 
@@ -138,7 +138,7 @@ def killed(folder: Path, step: int) -> bool:
     _, status = os.waitpid(child, 0)
     with os.fdopen(read) as pipe:
         acknowledged = {(q, int(k)) for q, k in (line.split() for line in pipe)}
-    lost = acknowledged - ResponseWriter(folder).done()
+    lost = acknowledged - ResponseWriter(folder).written_keys()
     assert not lost, f"step {step}: acknowledged, but gone: {sorted(lost)}"
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL

@@ -10,7 +10,7 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.corpus import shard_building
-from scotd_jax.corpus.batching.loader import make_dataset
+from scotd_jax.corpus.batching.loader import open_batches
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.build import build
@@ -202,7 +202,7 @@ def test_parts_visit_the_same_question_and_sample_at_the_same_step(home):
         run.config = dataclasses.replace(run.config, recipes={"both": recipe})
         run.artefact("build", "c").remove()
         parts = built(run)
-        batches = make_dataset(folder(run), ("ask", "infer"), **options)
+        batches = open_batches(folder(run), ("ask", "infer"), **options)
         samples = {tuple(e.prompt[1:]): (e.question_id, e.sample_index[0]) for e in parts["infer"]}
         for step in range(8):
             ask, infer = batches[step]["ask"], batches[step]["infer"]

@@ -33,7 +33,7 @@ def sort_out(questions, responses, corpus, counts, needs_answer=True):
     for row in responses:
         if row.question_id not in questions:
             ledger.receive(row.question_id, row.model)
-            ledger.stage("questions", 1, 1)
+            ledger.record_stage("questions", 1, 1)
             ledger.put(row.question_id, "not_selected", row.model)
     return kept, ledger
 
@@ -190,7 +190,7 @@ def test_stages_and_sources_must_add_up_too():
             new.receive("q0", source)
             new.put("q0", bin_, source)
         for stage in stages:
-            new.stage(*stage)
+            new.record_stage(*stage)
         return new
 
     ledger(("questions", 2, 0), ("keep", 2, 1), ("cap", 1, 0)).check()

@@ -50,7 +50,7 @@ def test_an_exception_at_every_step_loses_and_doubles_nothing(tmp_path):
             with striking(strike_at(step, lambda what: raise_(Cut()))):
                 run(folder, acknowledged.append)
         except Cut:
-            assert {r.key for r in acknowledged} <= ResponseWriter(folder).done()
+            assert {r.key for r in acknowledged} <= ResponseWriter(folder).written_keys()
             run_whole(folder)
         else:
             break
@@ -71,31 +71,31 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, full_at, times):
         with striking(strike), pytest.raises(InputError, match=r"responses.*: the disk is full.*free some space"):
             run(folder, acknowledged.append)
         assert not list(folder.rglob("*.partial"))
-        assert {r.key for r in acknowledged} <= ResponseWriter(folder).done()
+        assert {r.key for r in acknowledged} <= ResponseWriter(folder).written_keys()
         run_whole(folder)
 
 
 def test_done_counts_parts_and_merged_files(tmp_path):
     writer = ResponseWriter(tmp_path)
-    assert writer.done() == set()
+    assert writer.written_keys() == set()
     writer.write(ROWS[:3])
-    assert ResponseWriter(tmp_path).done() == {r.key for r in ROWS[:3]}
-    writer.finish(ORDER, 2)
-    assert ResponseWriter(tmp_path).done() == {r.key for r in ROWS[:3]}
+    assert ResponseWriter(tmp_path).written_keys() == {r.key for r in ROWS[:3]}
+    writer.merge(ORDER, 2)
+    assert ResponseWriter(tmp_path).written_keys() == {r.key for r in ROWS[:3]}
     writer = ResponseWriter(tmp_path)
     writer.write(ROWS[3:])
-    assert writer.done() == {r.key for r in ROWS}
-    writer.finish(ORDER, 2)
+    assert writer.written_keys() == {r.key for r in ROWS}
+    writer.merge(ORDER, 2)
     check_complete(tmp_path)
 
 
 def test_one_file_and_other_stems_beside_it(tmp_path):
     for stem in ["world.test.responses", "world.test.responses.n5"]:
         ResponseWriter(tmp_path, stem).write(ROWS)
-    (path,) = ResponseWriter(tmp_path, "world.test.responses").finish(ORDER, None)
+    (path,) = ResponseWriter(tmp_path, "world.test.responses").merge(ORDER, None)
     assert path.name == "world.test.responses.jsonl"
     assert path.read_text().splitlines() == MERGED
-    assert ResponseWriter(tmp_path, "world.test.responses.n5").done() == {r.key for r in ROWS}
+    assert ResponseWriter(tmp_path, "world.test.responses.n5").written_keys() == {r.key for r in ROWS}
     assert len(list((tmp_path / "parts").iterdir())) == 1
 
 
@@ -106,10 +106,10 @@ def test_merging_anew_in_another_shape_is_safe_too(tmp_path, shards, order, cut)
     run(tmp_path)
     try:
         with striking(strike_at(cut, lambda what: raise_(Cut()))):
-            ResponseWriter(tmp_path).finish(order, shards)
+            ResponseWriter(tmp_path).merge(order, shards)
     except Cut:
-        assert ResponseWriter(tmp_path).done() == {r.key for r in ROWS}
-    paths = ResponseWriter(tmp_path).finish(order, shards)
+        assert ResponseWriter(tmp_path).written_keys() == {r.key for r in ROWS}
+    paths = ResponseWriter(tmp_path).merge(order, shards)
     assert sorted(tmp_path.iterdir()) == [Path(p) for p in paths]
     assert [r.key for r in read_responses(paths)] == [(q, k) for q in order for k in range(3)]
 
@@ -122,14 +122,14 @@ def test_hosts_write_at_once_and_one_of_them_merges(tmp_path):
         writer.write(ROWS[h::3][2:])
     names = sorted(p.name[:19] for p in (tmp_path / "parts").iterdir())
     assert names == [f"responses-host0000{h}" for h in (0, 0, 1, 1, 2, 2)]
-    hosts[0].finish(ORDER, 2)
+    hosts[0].merge(ORDER, 2)
     check_complete(tmp_path)
 
 
 def test_fewer_questions_than_shards(tmp_path):
     writer = ResponseWriter(tmp_path)
     writer.write(ROWS[:1])
-    paths = writer.finish(ORDER, 5)
+    paths = writer.merge(ORDER, 5)
     assert [len(p.read_text().splitlines()) for p in paths].count(1) == 1
     assert len(paths) == 5
 
@@ -142,16 +142,16 @@ def test_a_name_is_given_once(tmp_path):
             writer.write(rows)
     with pytest.raises(InputError, match="written twice"):
         ResponseWriter(tmp_path).write(ROWS[:1])
-    assert writer.done() == {r.key for r in ROWS[:2]}
+    assert writer.written_keys() == {r.key for r in ROWS[:2]}
 
 
 def test_two_runs_that_disagree_are_refused_and_kept(tmp_path):
     first, second = ResponseWriter(tmp_path), ResponseWriter(tmp_path, host=1)
-    first.done(), second.done()
+    first.written_keys(), second.written_keys()
     first.write([row("q0", 0)])
     second.write([row("q0", 0, "something else")])
     with pytest.raises(InputError, match=r"host00001.* line 1: sample 0 of question 'q0' is also in .*host00000"):
-        first.finish(ORDER, 2)
+        first.merge(ORDER, 2)
     assert len(list((tmp_path / "parts").iterdir())) == 2
 
 
@@ -159,8 +159,8 @@ def test_a_row_of_an_unknown_question_is_refused_and_kept(tmp_path):
     writer = ResponseWriter(tmp_path)
     writer.write([row("q7", 0)])
     with pytest.raises(InputError, match=r"responses-host.* line 1: question 'q7' is not one of those asked"):
-        writer.finish(ORDER, 2)
-    assert writer.done() == {("q7", 0)}
+        writer.merge(ORDER, 2)
+    assert writer.written_keys() == {("q7", 0)}
 
 
 BROKEN = [
@@ -189,7 +189,7 @@ def test_a_broken_part_stops_the_run_and_is_named(tmp_path):
     (part,) = (tmp_path / "parts").iterdir()
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(InputError, match=rf"{part.name} line 3: .*remove it: its rows will be sampled again"):
-        ResponseWriter(tmp_path).done()
+        ResponseWriter(tmp_path).written_keys()
 
 
 def test_names_are_unique_over_all_files(tmp_path):
@@ -206,7 +206,7 @@ def test_odd_characters_and_a_missing_last_line_end(tmp_path):
     assert list(read_responses([tmp_path / "responses.jsonl"])) == [odd]
     writer = ResponseWriter(tmp_path)
     writer.write([row("q0", 1)])
-    assert list(read_responses(writer.finish(ORDER, None))) == [odd, row("q0", 1)]
+    assert list(read_responses(writer.merge(ORDER, None))) == [odd, row("q0", 1)]
 
 
 def test_questions_are_read_strictly(tmp_path):

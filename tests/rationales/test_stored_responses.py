@@ -24,7 +24,7 @@ def rows(counts):
 def paths(tmp_path):
     writer = ResponseWriter(tmp_path)
     writer.write(rows({ORDER[1]: 3, "c": 1, "b": 2}))
-    return writer.finish(ORDER, 2)
+    return writer.merge(ORDER, 2)
 
 
 def test_every_question_has_its_rows_in_any_order(paths):

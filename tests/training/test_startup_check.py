@@ -9,7 +9,6 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.corpus.batching.loader import open_batches, prefetch_batches
-from scotd_jax.corpus.description import write_corpus
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.models.api import Precision
 from scotd_jax.models.registry import build, config_for
@@ -20,6 +19,7 @@ from scotd_jax.training.programs import programs_of
 from scotd_jax.training.startup_check import check_pairs, separate
 from scotd_jax.training.step import ONE_PART
 from tests.corpus.batching.test_windows import OPTIONS, QUESTIONS, grouped
+from tests.helpers.corpus_files import write_corpus
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import bag_model, batch_of, batches
 
@@ -35,7 +35,7 @@ def model(kind: str, compute: str = "float32"):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    write_corpus(folder, "train", map(grouped, range(QUESTIONS)), 2, {})
+    write_corpus(folder, "train", map(grouped, range(QUESTIONS)), 2)
     return folder
 
 
@@ -48,10 +48,10 @@ def first(corpus, kind: str, **changes) -> dict[str, dict[str, np.ndarray]]:
 def test_packed_and_grouped_rows_pass_and_pairs_are_left_out(one_device, corpus, kind, compute):
     m = model(kind, compute)
     params = m.init(jax.random.key(0))
-    for changes in ({}, {"shapes": 1}):
+    for changes in ({}, {"max_shapes": 1}):
         found = check_pairs(m, params, first(corpus, kind, **changes), one_device)
         assert found["train"] < (FLOAT32 if compute == "float32" else 0.02)
-    assert check_pairs(m, params, first(corpus, kind, shapes=1, group_size=1), one_device) == {}
+    assert check_pairs(m, params, first(corpus, kind, max_shapes=1, group_size=1), one_device) == {}
 
 
 def without(m, *names: str):
@@ -94,7 +94,7 @@ def test_pairs_are_taken_out_one_by_one(corpus):
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 def test_over_eight_devices(corpus, kind):
     mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
-    batch = first(corpus, kind, multiple=4)
+    batch = first(corpus, kind, row_multiple=4)
     assert batch["train"]["inputs"].shape[0] == 4
     m = model(kind)
     assert check_pairs(m, m.init(jax.random.key(0)), batch, mesh)["train"] < FLOAT32
@@ -124,7 +124,7 @@ def test_packed_training_is_plain_training_and_compiles_once_per_shape(one_devic
     training = config.Training(12, 8, 5, microbatches, optimizer=ADAM, log_every=1)
     params, losses, shapes = [], [], set()
     for at_most in (5, 1):
-        options = {**OPTIONS, "shapes": at_most, "multiple": microbatches}
+        options = {**OPTIONS, "max_shapes": at_most, "row_multiple": microbatches}
         loader, folder = open_batches(corpus, **options), tmp_path / str(at_most)
         step = programs_of(m, training, ONE_PART, one_device).step
         before = step._cache_size()

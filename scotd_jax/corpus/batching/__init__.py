@@ -1,1 +1,1 @@
-"""Batches: draws, shapes, packing, length balancing, and the resumable loader."""
+"""Batches of a corpus: response draws, length balancing, array shapes, packing and the resumable loader."""

@@ -1,4 +1,4 @@
-"""Batches as arrays, in the two layouts of shapes.py; training/step.py says what a model makes of them."""
+"""Collates drawn examples into the arrays of a batch, in the two layouts of shapes.py."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,23 +13,32 @@ Batch = dict[str, np.ndarray]
 
 
 class DrawnExample(NamedTuple):
-    """What a visit shows of one question: its prompt, different responses, and how often each of them counts."""
+    """Token ids of one drawn question: its prompt, its distinct responses, and how often each response counts."""
 
     prompt: list[int]
     responses: list[list[int]]
     counts: list[int]
 
 
-def collate_plain(rows: Sequence[DrawnExample], shape: Shape, start_token: int | None) -> Batch:
-    """A row per question, its responses beside each other; one that counts several times is there so often."""
+def collate_plain(examples: Sequence[DrawnExample], shape: Shape, start_token: int | None) -> Batch:
+    """Collates one question per row, its responses side by side.
+
+    Args:
+      examples: one example per row.
+      shape: a plain shape; responses are repeated in turn until there are `shape.group`.
+      start_token: first input of every response; None for a decoder-only model.
+
+    Returns:
+      prompt, prompt_mask [B, P] and inputs, targets, weights [B, G, R] (see `CorpusBatches`).
+    """
     prefixes, inputs, targets = [], [], []
-    for row in rows:
-        prefix, start = split_prompt(row.prompt, start_token)
+    for example in examples:
+        prefix, start = split_prompt(example.prompt, start_token)
         prefixes.append(prefix)
-        shown = [row.responses[g % len(row.responses)] for g in range(shape.group)]
-        inputs += [[start, *response[:-1]] for response in shown]
-        targets += shown
-    size = (len(rows), shape.group, shape.response)
+        responses = [example.responses[g % len(example.responses)] for g in range(shape.group)]
+        inputs += [[start, *response[:-1]] for response in responses]
+        targets += responses
+    size = (len(examples), shape.group, shape.response)
     prompt, prompt_mask = pad_rows(prefixes, shape.prompt)
     target, real = pad_rows(targets, shape.response)
     return {
@@ -42,26 +51,37 @@ def collate_plain(rows: Sequence[DrawnExample], shape: Shape, start_token: int |
 
 
 def collate_packed(rows: Sequence[Sequence[DrawnExample]], shape: Shape, start_token: int | None) -> Batch:
-    """The questions of rows[i] one behind the other in row i; a response that counts n times has weight n."""
+    """Collates several questions per row, prompts and responses one after another.
+
+    Args:
+      rows: the examples of each row.
+      shape: a packed shape that has room for them.
+      start_token: first input of every response; None for a decoder-only model.
+
+    Returns:
+      As `collate_plain`, and positions[B, G, R]; if any row holds several questions also questions[B, G, R] and
+      prompt_questions[B, P]. A response that counts n times has weight n.
+    """
     size = (len(rows), shape.group, shape.response)
-    prompt, questions = np.zeros((2, len(rows), shape.prompt), np.int32)
+    prompt, prompt_questions = np.zeros((2, len(rows), shape.prompt), np.int32)
     mask, weights = np.zeros(prompt.shape, bool), np.zeros(size, np.float32)
-    inputs, targets, answered, positions = np.zeros((4, *size), np.int32)
+    inputs, targets, questions, positions = np.zeros((4, *size), np.int32)
     for i, row in enumerate(rows):
-        begin, said = 0, []
-        for k, question in enumerate(row):
-            prefix, start = split_prompt(question.prompt, start_token)
-            place = slice(begin, begin := begin + len(prefix))
-            prompt[i, place], questions[i, place], mask[i, place] = prefix, k, True
-            said += [(k, start, *each) for each in zip(question.responses, question.counts, strict=True)]
-        for g, texts in enumerate(first_fit([len(response) for _, _, response, _ in said], shape.response)):
+        begin, responses = 0, []
+        for k, example in enumerate(row):
+            prefix, start = split_prompt(example.prompt, start_token)
+            span = slice(begin, begin := begin + len(prefix))
+            prompt[i, span], prompt_questions[i, span], mask[i, span] = prefix, k, True
+            responses += [(k, start, *pair) for pair in zip(example.responses, example.counts, strict=True)]
+        for g, members in enumerate(first_fit([len(response) for _, _, response, _ in responses], shape.response)):
             begin = 0
-            for k, start, response, count in (said[text] for text in texts):
-                place = slice(begin, begin := begin + len(response))
-                inputs[i, g, place], targets[i, g, place] = [start, *response[:-1]], response
-                weights[i, g, place], answered[i, g, place] = count, k
-                positions[i, g, place] = np.arange(len(response))
+            for k, start, response, count in (responses[member] for member in members):
+                span = slice(begin, begin := begin + len(response))
+                inputs[i, g, span], targets[i, g, span] = [start, *response[:-1]], response
+                weights[i, g, span], questions[i, g, span] = count, k
+                positions[i, g, span] = np.arange(len(response))
     batch = {"prompt": prompt, "prompt_mask": mask, "inputs": inputs, "targets": targets, "weights": weights}
     batch["positions"] = positions
-    several = {"questions": answered, "prompt_questions": questions} if any(len(row) > 1 for row in rows) else {}
-    return batch | several
+    if any(len(row) > 1 for row in rows):
+        batch |= {"questions": questions, "prompt_questions": prompt_questions}
+    return batch

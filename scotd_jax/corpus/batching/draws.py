@@ -1,4 +1,4 @@
-"""What one visit shows of an entry of a part: a record of it, and some of its responses, drawn by name."""
+"""Keyed draws: which record of an entry, and which of its responses, an epoch trains on."""
 
 import functools
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from scotd_jax.corpus.batching.collate import DrawnExample
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.keyed_random import random_permutation
 
-_KEPT = 1 << 17  # records whose lengths are remembered: some tens of megabytes
+_CACHED_RECORDS = 1 << 17  # records whose lengths are cached: some tens of megabytes
 
 
 class Draw(NamedTuple):
-    """Record `record` and the responses `drawn` of it, all different; a visit shows `count` of them, repeating."""
+    """Distinct responses `drawn` of record `record`, repeated in turn until there are `count`."""
 
     record: int
     drawn: np.ndarray
@@ -21,45 +21,48 @@ class Draw(NamedTuple):
 
     @property
     def counts(self) -> list[int]:
-        """How often each is shown."""
+        """How often each drawn response counts."""
         whole, rest = divmod(self.count, len(self.drawn))
         return [whole + (i < rest) for i in range(len(self.drawn))]
 
 
 class PartDraws:
-    """All visits to one part. Sizes are read once and remembered, texts are read again."""
+    """All draws from one part of a corpus. Lengths are read once and cached, texts are read again for every draw."""
 
     def __init__(self, reader: CorpusReader, group_size: int, start_token: int | None):
+        """See `CorpusBatches` for the arguments."""
         counts = reader.description["counts"]
         self._reader, self.start_token = reader, start_token
         self.group_size = min(group_size, counts["responses_max"])
-        self._own_start = 0 if start_token is not None else 1  # decoder-only: the prompt's last token is no prefix
-        self.longest = counts["prompt_tokens_max"] - self._own_start, counts["response_tokens_max"]
-        self._known = functools.lru_cache(_KEPT)(self._measure)
+        # A decoder-only model starts from the last token of the prompt, which is then not part of the prefix.
+        self._start_tokens_in_prompt = 0 if start_token is not None else 1
+        self.longest = counts["prompt_tokens_max"] - self._start_tokens_in_prompt, counts["response_tokens_max"]
+        self._lengths = functools.lru_cache(_CACHED_RECORDS)(self._read_lengths)
 
-    def _measure(self, record: int) -> tuple[str, int, np.ndarray]:
+    def _read_lengths(self, record: int) -> tuple[str, int, np.ndarray]:
+        """Question id, prompt tokens and response tokens of a record."""
         example = self._reader[record]
         lengths = np.array([len(response) for response in example.responses], np.int32)
         return example.question_id, len(example.prompt), lengths
 
-    def visit(self, entry: int, seed: int, epoch: int) -> Draw:
-        """Of the entry's records one is drawn, and of its responses G, by a key made of seed, question and epoch."""
+    def draw(self, entry: int, seed: int, epoch: int) -> Draw:
+        """Draws one of the entry's records and G of its responses, keyed by seed, question id and epoch."""
         records = self._reader.records(entry)
-        record, name = records[0], self._known(records[0])[0]
+        record, question_id = records[0], self._lengths(records[0])[0]
         if len(records) > 1:
-            record = records[int(random_permutation(len(records), "draw", seed, name, epoch)[0])]
-        name, _, lengths = self._known(record)
-        return Draw(
-            record, random_permutation(len(lengths), "draw", seed, name, epoch)[: self.group_size], self.group_size
-        )
+            record = records[int(random_permutation(len(records), "draw", seed, question_id, epoch)[0])]
+        question_id, _, lengths = self._lengths(record)
+        order = random_permutation(len(lengths), "draw", seed, question_id, epoch)
+        return Draw(record, order[: self.group_size], self.group_size)
 
-    def size(self, visit: Draw) -> tuple[int, np.ndarray]:
-        """Tokens of the prefix, and int32[G] of the responses, 0 where there are fewer than G."""
-        _, prompt, lengths = self._known(visit.record)
+    def lengths(self, draw: Draw) -> tuple[int, np.ndarray]:
+        """Returns the tokens of the prefix, and int32[G] of the responses, 0 where there are fewer than G."""
+        _, prompt, lengths = self._lengths(draw.record)
         drawn = np.zeros(self.group_size, np.int32)
-        drawn[: len(visit.drawn)] = lengths[visit.drawn]
-        return prompt - self._own_start, drawn
+        drawn[: len(draw.drawn)] = lengths[draw.drawn]
+        return prompt - self._start_tokens_in_prompt, drawn
 
-    def row(self, visit: Draw) -> DrawnExample:
-        example = self._reader[visit.record]
-        return DrawnExample(example.prompt, [example.responses[int(i)] for i in visit.drawn], visit.counts)
+    def example(self, draw: Draw) -> DrawnExample:
+        """Reads the token ids of a draw."""
+        example = self._reader[draw.record]
+        return DrawnExample(example.prompt, [example.responses[int(i)] for i in draw.drawn], draw.counts)

@@ -1,57 +1,71 @@
-"""Dealing the questions of a window out to batches, and those of a batch to rows, so that all carry the same.
+"""Length balancing: distributes questions over groups of equal size so that all groups hold about as many tokens.
 
-What a batch computes is as large as the fullest of its rows, in prompt tokens and in response tokens. Exact balance is
-a hard problem; large ones first, each to the emptiest place, and then exchanges with the fullest place come within a
-few hundredths. Whole numbers throughout, so that all processes find the same.
+It makes the batches of a window alike and the rows of a packed batch alike. A batch computes as much as its fullest
+row, in prompt tokens and in response tokens. Exact balance is NP-hard; longest-first assignment followed by pairwise
+exchanges comes within a few percent. All arithmetic is in integers, so that all processes get the same result.
 """
 
 import numpy as np
 
-_FULL = 1 << 20  # what a place carries on average, in every column
-_GOOD = _FULL + _FULL // 64  # full enough to stop
+_MEAN_LOAD = 1 << 20  # mean load of a group in every column, after scaling
+_BALANCED = _MEAN_LOAD + _MEAN_LOAD // 64  # exchanges stop when the fullest group is within 1/64 of the mean
 
 
-def balance_lengths(sizes: np.ndarray, places: int) -> np.ndarray:
-    """int64[places, n / places]: which of the n questions lie at which place, ascending.
+def balance_lengths(lengths: np.ndarray, num_groups: int) -> np.ndarray:
+    """Assigns questions to groups of equal size with nearly equal sums in every column.
 
-    `sizes` int[n, D] says in D ways how large a question is; each column's sums are nearly the same at all places.
-    Raises ValueError if `places` does not divide n.
+    Args:
+      lengths: int[n, D], D sizes of each question, such as its prompt tokens and its response tokens.
+      num_groups: number of groups; it divides n.
+
+    Returns:
+      int64[num_groups, n / num_groups]: the questions of each group, ascending.
+
+    Raises:
+      ValueError: if `num_groups` does not divide n.
     """
-    n, D = sizes.shape
-    if n % places:
-        raise ValueError(f"{n} questions are no multiple of {places} places")
-    shares = sizes.astype(np.int64) * places * _FULL // np.maximum(sizes.sum(0, dtype=np.int64), 1)
-    if places in (1, n):
-        return np.arange(n).reshape(places, -1)
-    dealt, load, count = (
-        np.zeros((places, n // places), np.int64),
-        np.zeros((places, D), np.int64),
-        np.zeros(places, int),
-    )
-    for question in np.argsort(-shares.max(1), kind="stable"):
-        after = (load + shares[question]).max(1)
-        after[count == n // places] = np.iinfo(np.int64).max
-        place = int(after.argmin())
-        dealt[place, count[place]] = question
-        load[place] += shares[question]
-        count[place] += 1
-    return np.sort(_exchanged(dealt, shares, load), 1)
+    n = len(lengths)
+    if n % num_groups:
+        raise ValueError(f"{n} questions cannot be divided into {num_groups} equal groups")
+    if num_groups in (1, n):
+        return np.arange(n).reshape(num_groups, -1)
+    totals = np.maximum(lengths.sum(0, dtype=np.int64), 1)
+    scaled = lengths.astype(np.int64) * num_groups * _MEAN_LOAD // totals
+    groups, load = _assign_longest_first(scaled, num_groups)
+    return np.sort(_exchange(groups, scaled, load), 1)
 
 
-def _exchanged(dealt: np.ndarray, shares: np.ndarray, load: np.ndarray) -> np.ndarray:
-    """While there is one: makes the exchange of two questions that relieves the fullest place most."""
-    for _ in range(8 * len(dealt)):
-        full = int(load.max(1).argmax())
-        if load[full].max() <= _GOOD:
+def _assign_longest_first(scaled: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Puts the longest question first, each into the group that is least full afterwards; groups and their loads."""
+    n, D = scaled.shape
+    capacity = n // num_groups
+    groups = np.zeros((num_groups, capacity), np.int64)
+    load = np.zeros((num_groups, D), np.int64)
+    count = np.zeros(num_groups, int)
+    for question in np.argsort(-scaled.max(1), kind="stable"):
+        after = (load + scaled[question]).max(1)
+        after[count == capacity] = np.iinfo(np.int64).max
+        group = int(after.argmin())
+        groups[group, count[group]] = question
+        load[group] += scaled[question]
+        count[group] += 1
+    return groups, load
+
+
+def _exchange(groups: np.ndarray, scaled: np.ndarray, load: np.ndarray) -> np.ndarray:
+    """Repeats the exchange of two questions that relieves the fullest group most, while one does."""
+    for _ in range(8 * len(groups)):
+        fullest = int(load.max(1).argmax())
+        if load[fullest].max() <= _BALANCED:
             break
-        gives = shares[dealt[full]][:, None, None] - shares[dealt]  # [own question, place, its question, D]
-        here, there = load[full] - gives, load[None, :, None] + gives
-        worst = np.maximum(here.max(-1), there.max(-1))
-        worst[:, full] = np.iinfo(np.int64).max
-        own, place, other = np.unravel_index(worst.argmin(), worst.shape)
-        if worst[own, place, other] >= load[full].max():
+        change = scaled[groups[fullest]][:, None, None] - scaled[groups]  # [own question, group, its question, D]
+        own_load, other_load = load[fullest] - change, load[None, :, None] + change
+        worst = np.maximum(own_load.max(-1), other_load.max(-1))
+        worst[:, fullest] = np.iinfo(np.int64).max
+        own, group, other = np.unravel_index(worst.argmin(), worst.shape)
+        if worst[own, group, other] >= load[fullest].max():
             break
-        load[full] -= gives[own, place, other]
-        load[place] += gives[own, place, other]
-        dealt[full, own], dealt[place, other] = dealt[place, other], dealt[full, own]
-    return dealt
+        load[fullest] -= change[own, group, other]
+        load[group] += change[own, group, other]
+        groups[fullest, own], groups[group, other] = groups[group, other], groups[fullest, own]
+    return groups

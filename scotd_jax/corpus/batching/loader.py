@@ -1,15 +1,15 @@
-"""Batches of a corpus: batch t is arithmetic on (seed, t), not the end of a replay.
+"""Batches of a corpus as a pure function of (seed, step), so that a loader resumes anywhere without a replay.
 
-Rows are numbered through all epochs. Row i of the stream belongs to epoch i // E (E entries, see reader.py) and is the
-entry at place i % E of that epoch's permutation; a window of W batches of B questions holds W * B rows one after the
-other, which are dealt out to its batches so that these are of a size (dealing.py). Of an entry's records one is drawn,
-and of its N responses G, by a key made of the seed, the question's name and the epoch. So a cut run resumes at any
-batch without reading what came before, and any number of processes cuts the same batches into consecutive parts. All
-parts of a corpus visit the same question in the same row, and as the key is one, parts whose records hold a response
-each show the one that a part with all responses beside one prompt draws first.
+Positions count entries (see reader.py) through all epochs. Position i belongs to epoch i // E (E entries) and holds the
+entry at index i % E of that epoch's permutation. A window of W batches of B questions holds W * B consecutive
+positions, which length balancing distributes over its batches. One of an entry's records and G of its N responses are
+drawn, keyed by seed, question id and epoch. So an interrupted run resumes at any batch, and any number of processes
+cuts the same batches into consecutive shares. All parts of a corpus hold the same question at the same position. Their
+draws share one key, so a part with one response per record draws the response that a part with all responses in one
+record draws first.
 
-Of all that, which questions make a batch depends on nothing but lengths, seed and settings. In which shape they are
-laid out (choice.py) also depends on how many rows the devices share.
+Which questions make a batch depends on lengths, seed and settings only. The shapes in which they are laid out
+(shape_selection.py) also depend on how many rows the devices share.
 """
 
 import functools
@@ -21,32 +21,53 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from scotd_jax.corpus.batching import collate
-from scotd_jax.corpus.batching.collate import Batch
+from scotd_jax.corpus.batching.collate import Batch, collate_packed, collate_plain
 from scotd_jax.corpus.batching.draws import Draw, PartDraws
 from scotd_jax.corpus.batching.length_balancing import balance_lengths
 from scotd_jax.corpus.batching.shape_selection import SelectedShapes, select_shapes
-from scotd_jax.corpus.batching.shapes import Shape, Shapes, TextLengths, sides
+from scotd_jax.corpus.batching.shapes import BatchLengths, BatchShapes, Shape, TextLengths, question_lengths
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
 from scotd_jax.keyed_random import random_permutation
 from scotd_jax.layout import round_up
 
-LOOK = 64  # batches by which shapes are chosen
+PREVIEW_BATCHES = 64  # batches by which shapes are selected
+
+
+def open_batches(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **options: Any) -> "CorpusBatches":
+    """Opens the batches of the corpus in `folder`; `options` are those of `CorpusBatches`.
+
+    Raises:
+      InputError: as `CorpusBatches` does, and if the corpus is missing or damaged.
+    """
+    return CorpusBatches({part: CorpusReader(folder, part) for part in parts}, **options)
+
+
+def prefetch_batches(batches: "CorpusBatches") -> Any:
+    """Returns an endless `grain.DatasetIterator` over the batches of one process, prefetched by two threads.
+
+    Its items are those of `CorpusBatches`, {part: batch}. `get_state` and `set_state` are exact, and their state
+    `{"next_index": step}` is valid for any number of processes.
+    """
+    import grain
+
+    dataset = grain.MapDataset.source(batches)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
 class CorpusBatches:
-    """Random access to the batches of one process, without end: `batches[t]` is its part of global batch t.
+    """Random access to the endless batches of one process: `batches[step]` is its share of global batch `step`.
 
-    An item has a batch for every part of the corpus: a dict of arrays, B being the process' part of `batch_size` and
-    G the lesser of `group_size` and the largest number of responses that a record of the part has:
+    An item holds a batch for every part of the corpus. A batch is a dict of arrays, where B is the process' share of
+    `batch_size` and G is `group_size` or, if that is less, the largest number of responses in a record of the part:
 
         prompt int32[B, P], prompt_mask bool[B, P]      the prefix (`layout.split_prompt`), right-padded
         inputs, targets int32[B, G, R]                  start token and response, the response
         weights float32[B, G, R]                        1 on the tokens of the response, 0 on padding
 
-    P and R are the largest of the part, rounded up to 8. With several `shapes` most batches are packed instead
-    (collate.packed); B and G then count rows, and positions, questions and prompt_questions say what lies where.
+    P and R are the largest of the part, rounded up to 8. If `max_shapes` > 1, most batches are packed instead
+    (`collate_packed`): B and G then count rows, and positions, questions and prompt_questions say which token belongs
+    to which question.
     """
 
     def __init__(
@@ -59,136 +80,111 @@ class CorpusBatches:
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
-        window: int = 1,
-        shapes: int = 1,
-        multiple: int = 1,
+        balance_window: int = 1,
+        max_shapes: int = 1,
+        row_multiple: int = 1,
     ):
-        """`batch_size` counts the entries of all processes; `start_token` is the model's (None: decoder-only).
+        """Opens the batches of some parts of a corpus.
 
-        `window` batches share their questions out, but never more than an epoch has; batches come in at most `shapes`
-        shapes, whose rows are a multiple of `multiple`. Raises InputError when the processes cannot share a batch
-        equally, and when the parts do not hold the same questions.
+        Args:
+          readers: one reader per part.
+          batch_size: entries per batch, over all processes.
+          group_size: responses drawn per question.
+          start_token: the model's first input of a response; None for a decoder-only model.
+          seed: seed of permutations and draws.
+          process_index: index of this process.
+          process_count: number of processes, which divides `batch_size`.
+          balance_window: batches over which questions are balanced by length; at most an epoch.
+          max_shapes: number of shapes of batches at most.
+          row_multiple: the number of rows of every shape is a multiple of this.
+
+        Raises:
+          InputError: if the processes cannot share a batch equally, or the parts hold different questions.
         """
         if batch_size % process_count:
             raise InputError(f"batch_size {batch_size} is not a multiple of the {process_count} processes")
-        self._entries, ids = next(iter(readers.values())).ids
+        fingerprint = next(iter(readers.values())).fingerprint
         for name, reader in readers.items():
-            if reader.ids != (self._entries, ids):
+            if reader.fingerprint != fingerprint:
                 raise InputError(
                     f"part {name!r} of the corpus holds other questions than {next(iter(readers))!r}: build it again"
                 )
+        self._num_entries = next(iter(readers.values())).entries
         self._seed, self._batch_size = seed, batch_size
         self._process, self._processes = process_index, process_count
-        self._window = max(1, min(window, self._entries // batch_size))
-        self._visits = {name: PartDraws(reader, group_size, start_token) for name, reader in readers.items()}
+        self._window = max(1, min(balance_window, self._num_entries // batch_size))
+        self._draws = {name: PartDraws(reader, group_size, start_token) for name, reader in readers.items()}
         self._permutation = functools.lru_cache(maxsize=2)(
-            lambda epoch: random_permutation(self._entries, "epoch", seed, epoch)
+            lambda epoch: random_permutation(self._num_entries, "epoch", seed, epoch)
         )
-        self._dealt = functools.lru_cache(maxsize=4)(self._deal)
-        self._choice = SelectedShapes(1, (self._plain(),))
-        if shapes > 1:
-            self._choice = select_shapes(self.look(), self._plain(), shapes, math.lcm(multiple, process_count))
+        self._balanced = functools.lru_cache(maxsize=4)(self._balance)
+        self.selected_shapes = SelectedShapes(1, (self._plain_shapes(),))
+        if max_shapes > 1:
+            multiple = math.lcm(row_multiple, process_count)
+            self.selected_shapes = select_shapes(self.preview(), self._plain_shapes(), max_shapes, multiple)
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, step: int) -> dict[str, Batch]:
-        visits = [self._visit(i) for i in self.rows(step)]
-        shapes, dealt = self._choice.of(self._sizes(visits)) if len(self._choice.shapes) > 1 else self._fixed()
-        own = np.split(dealt, self._processes)[self._process]
-        return {name: self._arrays(name, shape, visits, own) for name, shape in shapes.items()}
+        draws = [self._draw(position) for position in self.positions(step)]
+        shapes, rows = self.selected_shapes.shapes[-1], np.arange(self._batch_size)[:, None]
+        if len(self.selected_shapes.shapes) > 1:
+            shapes, rows = self.selected_shapes.assign(self._lengths(draws))
+        own_rows = np.split(rows, self._processes)[self._process]
+        return {name: self._collate(name, shape, draws, own_rows) for name, shape in shapes.items()}
 
-    def rows(self, step: int) -> list[int]:
-        """The rows of the stream that make batch `step`, of all processes."""
-        window, place = divmod(step, self._window)
-        return self._dealt(window)[place].tolist()
+    def positions(self, step: int) -> list[int]:
+        """Returns the positions that make global batch `step`."""
+        window, index = divmod(step, self._window)
+        return self._balanced(window)[index].tolist()
 
-    def row(self, index: int) -> dict[str, tuple[list[int], list[list[int]]]]:
-        """Per part the prompt and G drawn responses of row `index` of the stream. Fewer than G are repeated."""
-        shown = {}
-        for name, visit in self._visit(index).items():
-            row = self._visits[name].row(visit)
-            shown[name] = row.prompt, [row.responses[g % len(row.responses)] for g in range(visit.count)]
-        return shown
+    def texts(self, position: int) -> dict[str, tuple[list[int], list[list[int]]]]:
+        """Returns by part the prompt and the G drawn responses at a position; fewer than G are repeated."""
+        texts = {}
+        for name, draw in self._draw(position).items():
+            example = self._draws[name].example(draw)
+            texts[name] = example.prompt, [example.responses[g % len(example.responses)] for g in range(draw.count)]
+        return texts
 
-    def look(self) -> list[Mapping[str, TextLengths]]:
-        """The sizes of the first batches: LOOK of them, or two epochs if that is less."""
-        count = min(LOOK, max(self._window, -(-2 * self._entries // self._batch_size)))
-        return [self._sizes([self._visit(i) for i in self.rows(step)]) for step in range(count)]
+    def preview(self) -> list[BatchLengths]:
+        """Returns the text lengths of the first batches: PREVIEW_BATCHES, or two epochs if that is less."""
+        count = min(PREVIEW_BATCHES, max(self._window, -(-2 * self._num_entries // self._batch_size)))
+        return [self._lengths([self._draw(i) for i in self.positions(step)]) for step in range(count)]
 
-    @property
-    def choice(self) -> SelectedShapes:
-        """The shapes in which batches come."""
-        return self._choice
+    def _plain_shapes(self) -> BatchShapes:
+        """The plain shape that every batch fits into."""
+        shapes = {}
+        for name, draws in self._draws.items():
+            prompt, response = (round_up(length, 8) for length in draws.longest)
+            shapes[name] = Shape(self._batch_size, prompt, draws.group_size, response, packed=False)
+        return shapes
 
-    def _plain(self) -> Shapes:
-        """The shape that everything fits into."""
-        return {
-            name: Shape(
-                self._batch_size, round_up(v.longest[0], 8), v.group_size, round_up(v.longest[1], 8), packed=False
-            )
-            for name, v in self._visits.items()
-        }
+    def _draw(self, position: int) -> dict[str, Draw]:
+        epoch, index = divmod(position, self._num_entries)
+        entry = int(self._permutation(epoch)[index])
+        return {name: draws.draw(entry, self._seed, epoch) for name, draws in self._draws.items()}
 
-    def _fixed(self) -> tuple[Shapes, np.ndarray]:
-        return self._choice.shapes[0], np.arange(self._batch_size)[:, None]
+    def _lengths(self, draws: list[dict[str, Draw]]) -> BatchLengths:
+        lengths = {}
+        for name, part in self._draws.items():
+            prompts, responses = zip(*(part.lengths(draw[name]) for draw in draws), strict=True)
+            lengths[name] = TextLengths(np.array(prompts), np.stack(responses))
+        return lengths
 
-    def _visit(self, index: int) -> dict[str, Draw]:
-        epoch, place = divmod(index, self._entries)
-        entry = int(self._permutation(epoch)[place])
-        return {name: visits.visit(entry, self._seed, epoch) for name, visits in self._visits.items()}
-
-    def _sizes(self, visits: list[dict[str, Draw]]) -> dict[str, TextLengths]:
-        sizes = {name: zip(*(part.size(v[name]) for v in visits), strict=True) for name, part in self._visits.items()}
-        return {
-            name: TextLengths(np.array(prompts), np.stack(responses)) for name, (prompts, responses) in sizes.items()
-        }
-
-    def _deal(self, window: int) -> np.ndarray:
-        """int64[W, B]: the rows of the stream in every batch of a window."""
+    def _balance(self, window: int) -> np.ndarray:
+        """int64[W, B]: the positions of every batch of a window."""
         size = self._window * self._batch_size
-        rows = np.arange(window * size, (window + 1) * size)
+        positions = np.arange(window * size, (window + 1) * size)
         if self._window == 1:
-            return rows[None]
-        sizes = self._sizes([self._visit(i) for i in rows.tolist()])
-        dealt = balance_lengths(sides(sizes), self._window)
-        return rows[dealt][random_permutation(self._window, "window", self._seed, window)]
+            return positions[None]
+        lengths = self._lengths([self._draw(i) for i in positions.tolist()])
+        batches = balance_lengths(question_lengths(lengths), self._window)
+        return positions[batches][random_permutation(self._window, "window", self._seed, window)]
 
-    def _arrays(self, name: str, shape: Shape, visits: list[dict[str, Draw]], own: np.ndarray) -> Batch:
-        part = self._visits[name]
-        rows = [[part.row(visits[i][name]) for i in row] for row in own.tolist()]
+    def _collate(self, name: str, shape: Shape, draws: list[dict[str, Draw]], rows: np.ndarray) -> Batch:
+        part = self._draws[name]
+        examples = [[part.example(draws[i][name]) for i in row] for row in rows.tolist()]
         if shape.packed:
-            return collate.collate_packed(rows, shape, part.start_token)
-        return collate.collate_plain([row for (row,) in rows], shape, part.start_token)
-
-
-def make_dataset(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **options: Any) -> Any:
-    """The batches as a `grain.MapDataset`; `options` are those of `Batches`."""
-    import grain
-
-    return grain.MapDataset.source(open_batches(folder, parts, **options))
-
-
-def open_batches(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **options: Any) -> CorpusBatches:
-    """The batches of the corpus in `folder`; `options` are those of `Batches`.
-
-    Raises InputError as `Batches` does, and on a corpus that is missing or damaged.
-    """
-    return CorpusBatches({part: CorpusReader(folder, part) for part in parts}, **options)
-
-
-def prefetch_batches(batches: CorpusBatches) -> Any:
-    """An endless `grain.DatasetIterator` over the batches of one process, read ahead by two threads.
-
-    Its items are those of `Batches`, {part: batch}. `get_state` and `set_state` are exact and their state,
-    `{"next_index": t}`, fits any number of processes.
-    """
-    import grain
-
-    dataset = grain.MapDataset.source(batches)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
-
-
-def make_loader(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **options: Any) -> Any:
-    """`read_ahead` of `open_batches`."""
-    return prefetch_batches(open_batches(folder, parts, **options))
+            return collate_packed(examples, shape, part.start_token)
+        return collate_plain([example for (example,) in examples], shape, part.start_token)

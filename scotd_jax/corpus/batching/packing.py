@@ -1,4 +1,4 @@
-"""Laying texts one behind the other into rows of one width: the longest first, each into the first row with room."""
+"""First-fit-decreasing packing: texts are laid one after another into rows of one width, the longest first."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,17 @@ import numpy as np
 
 
 def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Rows of indices into `lengths`, each row's lengths adding up to at most `width`.
+    """Packs texts into rows, each text into the first row that has room.
 
-    Raises ValueError on a text that is longer than a row.
+    Args:
+      lengths: tokens of each text.
+      width: tokens of a row.
+
+    Returns:
+      For each row the indices of its texts.
+
+    Raises:
+      ValueError: if a text is longer than a row.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -25,15 +33,21 @@ def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
 
 
 def rows_needed(lengths: np.ndarray, width: int) -> np.ndarray:
-    """int64[n]: len(first_fit(lengths[i], width)) for every line of lengths int[n, m], in which 0 is no text.
+    """Counts the rows of many packings at once.
 
-    All lines at once, text by text. Lines with a text that is longer than `width` need more rows than there can be.
+    Args:
+      lengths: int[n, m], one packing per line; 0 stands for no text.
+      width: tokens of a row.
+
+    Returns:
+      int64[n]: `len(first_fit(lengths[i], width))`, or m + 1 where a text is longer than `width`.
     """
     n, m = lengths.shape
     lines, needed = np.arange(n), np.zeros(n, np.int64)
-    room = np.full((n, max(1, 2 * int(lengths.sum(1).max(initial=0)) // width + 1)), width)  # no two rows half empty
+    # First fit never leaves two rows half empty, so twice the tokens bound the number of rows.
+    room = np.full((n, max(1, 2 * int(lengths.sum(1).max(initial=0)) // width + 1)), width)
     for length in np.sort(lengths, 1)[:, ::-1].T:
-        row = (room >= length[:, None]).argmax(1)  # too long a text counts below
+        row = (room >= length[:, None]).argmax(1)  # row 0 if the text is too long, which the last line corrects
         room[lines, row] -= length
         needed = np.maximum(needed, np.where(length > 0, row + 1, 0))
     return np.where(lengths.max(1, initial=0) > width, m + 1, needed)

@@ -1,27 +1,29 @@
-"""What grouping and packing save, said before training begins, by the first batches."""
+"""Summary of what grouping and packing save, computed from the first batches before training begins."""
 
 from scotd_jax.corpus.batching.loader import CorpusBatches
 from scotd_jax.corpus.batching.shapes import padding
 
 
 def padding_savings(batches: CorpusBatches) -> str:
-    """For example "22 responses share a question: 1.6 times fewer tokens than separate pairs; padding 6 % of response
-    tokens and 7 % of prompt tokens, in 2 shapes". Padding is counted against responses that differ."""
-    look = batches.look()
-    taken = [batches.choice.of(batch)[0] for batch in look]
-    sizes = [part for batch in look for part in batch.values()]
-    shown = sum(int((s.responses > 0).sum()) for s in sizes) / sum(len(s.prompts) for s in sizes)
-    said = sum(int(s.responses.sum()) for s in sizes)
-    grouped = said + sum(int(s.prompts.sum()) for s in sizes)
-    separate = said + sum(int(((s.responses > 0).sum(1) * s.prompts).sum()) for s in sizes)
-    shared = "every question comes with one response"
-    if shown > 1:
-        shared = (
-            f"{shown:.3g} responses share a question: {separate / grouped:.1f} times fewer tokens than separate pairs"
-        )
-    prompts, responses = (100 * part for part in padding(look, taken))
-    shapes = len({tuple(shape.items()) for shape in taken})
+    """Returns one line on the tokens that grouping saves and the padding that is left.
+
+    For example "22 responses share a question: 1.6 times fewer tokens than separate pairs; padding 6 % of response
+    tokens and 7 % of prompt tokens, in 2 shapes". Repeated responses count as padding.
+    """
+    preview = batches.preview()
+    assigned = [batches.selected_shapes.assign(lengths)[0] for lengths in preview]
+    parts = [part for lengths in preview for part in lengths.values()]
+    per_question = sum(int((p.responses > 0).sum()) for p in parts) / sum(len(p.prompts) for p in parts)
+    response_tokens = sum(int(p.responses.sum()) for p in parts)
+    grouped = response_tokens + sum(int(p.prompts.sum()) for p in parts)
+    separate = response_tokens + sum(int(((p.responses > 0).sum(1) * p.prompts).sum()) for p in parts)
+    grouping = "every question comes with one response"
+    if per_question > 1:
+        saving = f"{separate / grouped:.1f} times fewer tokens than separate pairs"
+        grouping = f"{per_question:.3g} responses share a question: {saving}"
+    prompts, responses = (100 * share for share in padding(preview, assigned))
+    count = len({tuple(shapes.items()) for shapes in assigned})
     return (
-        f"{shared}; padding {responses:.0f} % of response tokens and {prompts:.0f} % of prompt tokens, "
-        f"in {shapes} shape{'s' if shapes > 1 else ''}"
+        f"{grouping}; padding {responses:.0f} % of response tokens and {prompts:.0f} % of prompt tokens, "
+        f"in {count} {'shape' if count == 1 else 'shapes'}"
     )

@@ -1,8 +1,8 @@
-"""In which few shapes the batches of a corpus are laid out, so that little of them is padding.
+"""Selects the few array shapes in which the batches of a corpus are laid out, so that little of them is padding.
 
-How many questions share a row, and which sizes there are, is chosen at the start by what the first batches would cost;
-from then on every batch takes the cheapest of the chosen shapes that it fits into. The last of them, the plain one of
-the longest texts of the corpus, fits everything, and is compiled only if it is needed.
+The selection is made once, at the start, by what the first batches would cost: how many questions share a row, and
+which sizes there are. From then on every batch takes the cheapest selected shape that it fits into. The last shape is
+the plain one of the longest texts of the corpus: it fits everything and is compiled only if it is needed.
 """
 
 import dataclasses
@@ -13,148 +13,211 @@ import numpy as np
 
 from scotd_jax.corpus.batching.length_balancing import balance_lengths
 from scotd_jax.corpus.batching.packing import rows_needed
-from scotd_jax.corpus.batching.shapes import SEEN, Batch, Shape, Shapes, TextLengths, cost, padding, sides
+from scotd_jax.corpus.batching.shapes import (
+    ATTENTION_BREAK_EVEN,
+    BatchLengths,
+    BatchShapes,
+    Shape,
+    TextLengths,
+    cost,
+    padding,
+    question_lengths,
+)
 from scotd_jax.layout import round_up
 
-ALLOWED = 0.06  # of prompt tokens and of response tokens may be padding before another shape is taken
-_WORTH = 100  # a shape must save at least one part in so many
-_FEW = 16  # batches by which the number of questions in a row is chosen
-_NEAR = 20  # a way that leaves less padding may cost one part in so many more than the cheapest
-# Whole windows are a little larger than those looked at, and single questions much.
-_ROOM = (32, 4)  # the usual shape is there again with one part in so many more
+MAX_PADDING = 0.06  # share of prompt tokens and of response tokens above which another shape is added
+_MIN_SAVING = 100  # another shape must save at least 1/100 of the cost
+_TRIAL_BATCHES = 16  # batches by which the number of questions per row is selected
+_COST_TOLERANCE = 20  # accept up to 1/20 more compute than the cheapest layout for padding below MAX_PADDING
+# The most frequent shape is added again, larger by 1/32 and by 1/4: later batches are a little larger than those
+# of the preview, and batches with an unusually long question much larger.
+_HEADROOM = (32, 4)
 _NEVER = np.iinfo(np.int64).max
 
 
-class ShapeRequirements:
-    """What several batches need of a shape if k questions share a row."""
+class SelectedShapes(NamedTuple):
+    """Shapes of a corpus, the cheapest first and the plain one, which fits everything, last.
 
-    def __init__(self, batches: Sequence[Batch], k: int):
-        self.rows = len(next(iter(batches[0].values())).prompts) // k
-        self.dealt = [
-            balance_lengths(sides(batch), self.rows) for batch in batches
-        ]  # which questions share a row, in all parts
-        self.prompts: dict[str, np.ndarray] = {}  # int[batches], of the fullest row
-        self.lengths: dict[str, np.ndarray] = {}  # int[batches, rows, k * G], of single responses
+    `questions_per_row` is that of the packed shapes.
+    """
+
+    questions_per_row: int
+    shapes: tuple[BatchShapes, ...]
+
+    def assign(self, batch: BatchLengths) -> tuple[BatchShapes, np.ndarray]:
+        """Returns the cheapest shapes that fit a batch, and int[rows, questions per row]: the questions of each row."""
+        if len(self.shapes) > 1:
+            requirements = ShapeRequirements([batch], self.questions_per_row)
+            for shapes in self.shapes[:-1]:
+                if requirements.fits(shapes)[0]:
+                    return shapes, requirements.assignments[0]
+        return self.shapes[-1], np.arange(_batch_size(batch))[:, None]
+
+
+def select_shapes(
+    batches: Sequence[BatchLengths], plain: BatchShapes, max_shapes: int, row_multiple: int
+) -> SelectedShapes:
+    """Selects the shapes for batches like these.
+
+    Shapes are added greedily, each the one that saves most, until the padding of prompts and of responses is below
+    MAX_PADDING. Where `plain` is tight, it is the only one.
+
+    Args:
+      batches: text lengths of some batches of the corpus.
+      plain: a plain shape that fits every batch.
+      max_shapes: number of shapes at most, `plain` included.
+      row_multiple: the number of rows of every shape is a multiple of this.
+    """
+    B = _batch_size(batches[0])
+    candidates = [k for k in range(1, B + 1) if B % k == 0 and (B // k) % row_multiple == 0]
+    # Lengths are rounded up to 8 first: the padding that this adds is not worth packing for.
+    rounded = [{part: TextLengths(*(side + -side % 8 for side in sizes)) for part, sizes in b.items()} for b in batches]
+    if max_shapes < 2 or not candidates or max(padding(rounded, [plain] * len(batches))) < MAX_PADDING:
+        return SelectedShapes(1, (plain,))
+    trial = batches[:: -(-len(batches) // _TRIAL_BATCHES)]
+    selections = {k: _select(trial, ShapeRequirements(trial, k), plain, max_shapes) for k in candidates}
+    cheapest = min(selection.cost for selection in selections.values())
+    affordable = [k for k in candidates if selections[k].cost <= cheapest + cheapest // _COST_TOLERANCE]
+    k = min(affordable, key=lambda k: (selections[k].is_padded, selections[k].cost))
+    return SelectedShapes(k, _select(batches, ShapeRequirements(batches, k), plain, max_shapes).shapes)
+
+
+class ShapeRequirements:
+    """What a shape must hold for each of several batches if k questions share a row.
+
+    Attributes:
+      assignments: for each batch int[rows, k], the questions of each row; the same in all parts.
+      prompts: by part int[batches], prompt tokens of the fullest row.
+      responses: by part int[batches, rows, k * G], tokens of each response (0: none).
+    """
+
+    def __init__(self, batches: Sequence[BatchLengths], k: int):
+        self._num_rows = _batch_size(batches[0]) // k
+        self.assignments = [balance_lengths(question_lengths(batch), self._num_rows) for batch in batches]
+        self.prompts: dict[str, np.ndarray] = {}
+        self.responses: dict[str, np.ndarray] = {}
         for part in batches[0]:
-            pairs = [(batch[part], dealt) for batch, dealt in zip(batches, self.dealt, strict=True)]
-            self.prompts[part] = np.array([s.prompts[dealt].sum(1).max() for s, dealt in pairs])
-            self.lengths[part] = np.stack([s.responses[dealt].reshape(self.rows, -1) for s, dealt in pairs])
+            pairs = [(batch[part], rows) for batch, rows in zip(batches, self.assignments, strict=True)]
+            self.prompts[part] = np.array([lengths.prompts[rows].sum(1).max() for lengths, rows in pairs])
+            self.responses[part] = np.stack(
+                [lengths.responses[rows].reshape(self._num_rows, -1) for lengths, rows in pairs]
+            )
         self._groups: dict[tuple[str, int], np.ndarray] = {}
 
     def group(self, part: str, width: int) -> np.ndarray:
-        """int64[batches]: how many rows of that width the responses need."""
+        """Returns int64[batches]: the `Shape.group` that responses in rows of `width` tokens need."""
         if (part, width) not in self._groups:
-            lengths = self.lengths[part]
+            lengths = self.responses[part]
             needed = rows_needed(lengths.reshape(-1, lengths.shape[2]), width)
             self._groups[part, width] = needed.reshape(lengths.shape[:2]).max(1)
         return self._groups[part, width]
 
-    def fits(self, shapes: Shapes) -> np.ndarray:
-        """bool[batches]"""
-        within = [
+    def fits(self, shapes: BatchShapes) -> np.ndarray:
+        """Returns bool[batches]: whether each batch fits into the shapes."""
+        fits_by_part = [
             (self.prompts[part] <= shape.prompt) & (self.group(part, shape.response) <= shape.group)
             for part, shape in shapes.items()
         ]
-        return np.all(within, axis=0)
+        return np.all(fits_by_part, axis=0)
 
-    def candidates(self) -> list[Shapes]:
-        """The best shape of every batch, the same made so large that all batches fit, both for several prompts."""
-        grids: list[dict[str, tuple[int, int]]] = [{} for _ in range(2 * len(self.dealt))]
-        for part, prompts in self.prompts.items():
-            widths = _widths(self.lengths[part])
-            groups = np.stack([self.group(part, int(width)) for width in widths])
-            costs = groups * widths[:, None] * (SEEN + widths[:, None] + prompts)
-            costs[groups > self.lengths[part].shape[2]] = _NEVER  # a response is longer than the row
-            for t, i in enumerate(costs.argmin(0)):
-                grids[2 * t][part] = int(groups[i, t]), int(widths[i])
-                grids[2 * t + 1][part] = int(groups[i].max()), int(widths[i])
+    def candidates(self) -> list[BatchShapes]:
+        """Returns the cheapest shape of each batch, and the same enlarged to fit all batches, for several prompts."""
+        grids = self._response_grids()
         found = {}
-        for q in (0.5, 0.75, 0.9, 1.0):
-            prompt = {p: round_up(int(np.quantile(n, q, method="higher")), 8) for p, n in self.prompts.items()}
+        for quantile in (0.5, 0.75, 0.9, 1.0):
+            prompts = {
+                part: round_up(int(np.quantile(lengths, quantile, method="higher")), 8)
+                for part, lengths in self.prompts.items()
+            }
             for grid in grids:
-                shapes = {p: Shape(self.rows, prompt[p], *grid[p], packed=True) for p in prompt}
-                if all(s.group <= self.lengths[p].shape[2] for p, s in shapes.items()):
+                shapes = {part: Shape(self._num_rows, prompts[part], *grid[part], packed=True) for part in prompts}
+                if all(shape.group <= self._max_group(part) for part, shape in shapes.items()):
                     found[tuple(shapes.values())] = shapes
         return list(found.values())
 
+    def _response_grids(self) -> list[dict[str, tuple[int, int]]]:
+        """By part (group, width) of the responses: the cheapest of each batch, and that width for all batches."""
+        grids: list[dict[str, tuple[int, int]]] = [{} for _ in range(2 * len(self.assignments))]
+        for part, prompts in self.prompts.items():
+            widths = _candidate_widths(self.responses[part])
+            groups = np.stack([self.group(part, int(width)) for width in widths])  # [width, batch]
+            costs = groups * widths[:, None] * (ATTENTION_BREAK_EVEN + widths[:, None] + prompts)
+            costs[groups > self._max_group(part)] = _NEVER  # a response is longer than the row
+            for t, i in enumerate(costs.argmin(0)):
+                grids[2 * t][part] = int(groups[i, t]), int(widths[i])
+                grids[2 * t + 1][part] = int(groups[i].max()), int(widths[i])
+        return grids
 
-def _widths(lengths: np.ndarray) -> np.ndarray:
-    """Widths of rows worth a look, for lengths [batches, rows, responses]: from the shortest possible in steps of a
-    sixteenth, and those at which all responses would fill one to four rows."""
+    def _max_group(self, part: str) -> int:
+        return self.responses[part].shape[2]
+
+
+def _candidate_widths(lengths: np.ndarray) -> np.ndarray:
+    """Candidate widths of response rows, for lengths int[batches, rows, responses].
+
+    These grow in steps of 1/16 from the narrowest possible width, and include the widths at which the responses of
+    usual batches fill one to four rows.
+    """
     totals = lengths.sum(2).max(1)  # of the fullest row
-    begin = int(lengths.max((1, 2)).min())
-    end = round_up(int(max(2 * lengths.max(), min(totals.max(), 1024))), 8)
-    usual = [int(np.quantile(totals, q, method="higher")) for q in (0.5, 0.9, 1.0)]
+    narrowest = int(lengths.max((1, 2)).min())
+    widest = round_up(int(max(2 * lengths.max(), min(totals.max(), 1024))), 8)
+    usual = [int(np.quantile(totals, quantile, method="higher")) for quantile in (0.5, 0.9, 1.0)]
     widths = {round_up(-(-total // rows), 8) for rows in (1, 2, 3, 4) for total in usual}
-    width = round_up(begin, 8)
-    while width <= end:
+    width = round_up(narrowest, 8)
+    while width <= widest:
         widths.add(width)
         width = max(width + 8, round_up(width * 17 // 16, 8))
-    return np.array(sorted(w for w in widths if begin <= w <= end))
+    return np.array(sorted(w for w in widths if narrowest <= w <= widest))
 
 
-class SelectedShapes(NamedTuple):
-    """`questions` share a row of the packed shapes. The cheapest shape comes first, the plain one last: it fits all."""
-
-    questions: int
-    shapes: tuple[Shapes, ...]
-
-    def of(self, batch: Batch) -> tuple[Shapes, np.ndarray]:
-        """The shapes of a batch, and which of its questions share a row: int[rows, questions of a row]."""
-        if len(self.shapes) > 1:
-            needs = ShapeRequirements([batch], self.questions)
-            for shapes in self.shapes[:-1]:
-                if needs.fits(shapes)[0]:
-                    return shapes, needs.dealt[0]
-        return self.shapes[-1], np.arange(len(next(iter(batch.values())).prompts))[:, None]
+class _Selection(NamedTuple):
+    shapes: tuple[BatchShapes, ...]
+    is_padded: bool  # more than MAX_PADDING of the responses is padding
+    cost: int  # of the batches
 
 
-def select_shapes(batches: Sequence[Batch], plain: Shapes, at_most: int, multiple: int) -> SelectedShapes:
-    """The shapes for batches like these, one of `at_most` being `plain`, which fits everything.
-
-    The number of rows is a multiple of `multiple`. Shapes are added, each the one that saves most, until less than
-    ALLOWED of prompts and responses is padding; so where `plain` is tight it stays alone.
-    """
-    B = len(next(iter(batches[0].values())).prompts)
-    ways = [k for k in range(1, B + 1) if B % k == 0 and (B // k) % multiple == 0]
-    eights = [{part: TextLengths(*(side + -side % 8 for side in sizes)) for part, sizes in b.items()} for b in batches]
-    if at_most < 2 or not ways or max(padding(eights, [plain] * len(batches))) < ALLOWED:
-        return SelectedShapes(
-            1, (plain,)
-        )  # texts of a length stay as they are: what rounding costs is not worth packing for
-    few = batches[:: -(-len(batches) // _FEW)]
-    tried = {k: _chosen(few, ShapeRequirements(few, k), plain, at_most)[1:] for k in ways}
-    least = min(total for _, total in tried.values())
-    k = min((k for k in ways if tried[k][1] <= least + least // _NEAR), key=tried.get)
-    return SelectedShapes(k, _chosen(batches, ShapeRequirements(batches, k), plain, at_most)[0])
-
-
-def _chosen(
-    batches: Sequence[Batch], needs: ShapeRequirements, plain: Shapes, at_most: int
-) -> tuple[tuple[Shapes, ...], bool, int]:
-    """The shapes, whether more than ALLOWED of the responses is padding in them, and what the batches cost."""
-    candidates = needs.candidates()
+def _select(
+    batches: Sequence[BatchLengths], requirements: ShapeRequirements, plain: BatchShapes, max_shapes: int
+) -> _Selection:
+    """Selects shapes greedily for a given number of questions per row."""
+    candidates = requirements.candidates()
     costs = np.array([cost(shapes) for shapes in candidates])[:, None]
-    costs = np.where(np.stack([needs.fits(shapes) for shapes in candidates]), costs, _NEVER)  # [candidate, batch]
-    best, taken, chosen = np.full(len(batches), cost(plain)), [plain] * len(batches), []
-    most = max(1, at_most - 1 - len(_ROOM))  # beside the plain one, and those with room
-    while len(chosen) < most and max(padding(batches, taken)) >= ALLOWED:
-        after = np.minimum(costs, best).sum(1)
-        i = int(after.argmin())
-        if after[i] > best.sum() - best.sum() // _WORTH:
+    costs = np.where(np.stack([requirements.fits(shapes) for shapes in candidates]), costs, _NEVER)  # [shape, batch]
+    best, assigned, selected = np.full(len(batches), cost(plain)), [plain] * len(batches), []
+    limit = max(1, max_shapes - 1 - len(_HEADROOM))  # the rest are the plain shape and those with headroom
+    while len(selected) < limit and max(padding(batches, assigned)) >= MAX_PADDING:
+        totals = np.minimum(costs, best).sum(1)
+        i = int(totals.argmin())
+        if totals[i] > best.sum() - best.sum() // _MIN_SAVING:
             break
-        taken = [candidates[i] if costs[i, t] < best[t] else shapes for t, shapes in enumerate(taken)]
+        assigned = [candidates[i] if costs[i, t] < best[t] else shapes for t, shapes in enumerate(assigned)]
         best = np.minimum(costs[i], best)
-        chosen.append(candidates[i])
-    usual = max(chosen, key=taken.count, default={})
-    prompts = {p: max(shapes[p].prompt for shapes in chosen) for p in usual}
-    for part in _ROOM[max(0, len(_ROOM) + 2 - at_most) :] if chosen else ():
-        larger = {p: _larger(dataclasses.replace(s, prompt=prompts[p]), plain[p], part) for p, s in usual.items()}
-        chosen += [larger] * (cost(larger) < cost(plain))
-    return (*sorted(chosen, key=cost), plain), padding(batches, taken)[1] > ALLOWED, int(best.sum())
+        selected.append(candidates[i])
+    if selected:
+        selected += _with_headroom(selected, assigned, plain, max_shapes)
+    is_padded = padding(batches, assigned)[1] > MAX_PADDING
+    return _Selection((*sorted(selected, key=cost), plain), is_padded, int(best.sum()))
 
 
-def _larger(shape: Shape, plain: Shape, part: int) -> Shape:
-    """Larger by one part in so many; the largest one is wide enough for the longest response."""
-    prompt, response = (round_up(side + side // part, 8) for side in (shape.prompt, shape.response))
-    return dataclasses.replace(shape, prompt=prompt, response=max(response, plain.response * (part == _ROOM[-1])))
+def _with_headroom(
+    selected: list[BatchShapes], assigned: list[BatchShapes], plain: BatchShapes, max_shapes: int
+) -> list[BatchShapes]:
+    """The most frequent of the selected shapes, enlarged by the fractions of _HEADROOM that max_shapes allows."""
+    frequent = max(selected, key=assigned.count)
+    enlarged = []
+    for fraction in _HEADROOM[max(0, len(_HEADROOM) + 2 - max_shapes) :]:
+        shapes = {}
+        for part, shape in frequent.items():
+            prompt = max(other[part].prompt for other in selected)
+            response = round_up(shape.response + shape.response // fraction, 8)
+            if fraction == _HEADROOM[-1]:  # the largest one is wide enough for the longest response
+                response = max(response, plain[part].response)
+            prompt = round_up(prompt + prompt // fraction, 8)
+            shapes[part] = dataclasses.replace(shape, prompt=prompt, response=response)
+        if cost(shapes) < cost(plain):
+            enlarged.append(shapes)
+    return enlarged
+
+
+def _batch_size(batch: BatchLengths) -> int:
+    return len(next(iter(batch.values())).prompts)

@@ -1,8 +1,8 @@
-"""The shapes in which batches are laid out, and what they cost.
+"""Array shapes of a batch, what they cost to compute and how much padding they leave.
 
-A batch of B questions has one of two layouts. Plain: a row per question, its G responses beside each other. Packed: k
-questions to a row, their prompts one behind the other, and all their responses in a few rows of one width
-(models/packed_masks.py). choice.py chooses among them.
+A batch of B questions has one of two layouts. Plain: one question per row, its G responses side by side. Packed: k
+questions per row, their prompts one after another, and all their responses in a few rows of one width
+(models/packed_masks.py). shape_selection.py selects the shapes for a corpus.
 """
 
 import dataclasses
@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-SEEN = 2000  # keys whose attention costs as much as the layers around it: three to six times the width of a model
+# Attending to this many keys costs a token as much as the rest of a layer. A layer of width D with an MLP of 4 D takes
+# 24 D^2 FLOPs per token and 4 D per key, hence 6 D keys, and 3 D with T5's smaller MLP: 1,500 to 3,000 for D = 512.
+# A constant of the package rather than of the model, so that all students of a corpus get the same batches.
+ATTENTION_BREAK_EVEN = 2000
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One part of a batch, over all processes: prompt[rows, prompt] and inputs[rows, group, response]."""
+    """Shape of one part of a batch over all processes: prompt[rows, prompt], inputs[rows, group, response]."""
 
     rows: int
     prompt: int
@@ -25,39 +28,50 @@ class Shape:
     packed: bool
 
     @property
-    def prompts(self) -> int:
+    def prompt_tokens(self) -> int:
         return self.rows * self.prompt
 
     @property
-    def responses(self) -> int:
+    def response_tokens(self) -> int:
         return self.rows * self.group * self.response
 
 
 class TextLengths(NamedTuple):
-    """Tokens of one part of a batch: prompts int[B], and responses int[B, G], 0 where a question has fewer."""
+    """Token counts of one part of a batch: prompts int[B], responses int[B, G] (0 where a question has fewer)."""
 
     prompts: np.ndarray
     responses: np.ndarray
 
 
-Shapes = Mapping[str, Shape]  # of all parts of a batch
-Batch = Mapping[str, TextLengths]
+BatchShapes = Mapping[str, Shape]  # by part of the corpus
+BatchLengths = Mapping[str, TextLengths]  # by part of the corpus
 
 
-def cost(shapes: Shapes) -> int:
-    """What the layers of a model compute for every token, and for every token that it looks at; in whole numbers, so
-    that all processes choose alike."""
-    return sum(s.prompts * (SEEN + s.prompt) + s.responses * (SEEN + s.prompt + s.response) for s in shapes.values())
+def cost(shapes: BatchShapes) -> int:
+    """Returns the relative compute of a batch: the layers per token, and attention per token and key.
+
+    Costs are integers, so that all processes select the same shapes.
+    """
+    return sum(
+        s.prompt_tokens * (ATTENTION_BREAK_EVEN + s.prompt)
+        + s.response_tokens * (ATTENTION_BREAK_EVEN + s.prompt + s.response)
+        for s in shapes.values()
+    )
 
 
-def padding(batches: Sequence[Batch], taken: Sequence[Shapes]) -> tuple[float, float]:
-    """Which part of the prompt tokens, and of the response tokens, that are computed is padding."""
+def padding(batches: Sequence[BatchLengths], shapes: Sequence[BatchShapes]) -> tuple[float, float]:
+    """Returns the share of padding among the prompt tokens and among the response tokens that are computed.
+
+    Args:
+      batches: text lengths of each batch.
+      shapes: the shapes of the same batches.
+    """
     real = np.sum([[s.prompts.sum(), s.responses.sum()] for batch in batches for s in batch.values()], 0)
-    computed = np.sum([[s.prompts, s.responses] for shapes in taken for s in shapes.values()], 0)
+    computed = np.sum([[s.prompt_tokens, s.response_tokens] for batch in shapes for s in batch.values()], 0)
     prompts, responses = 1 - real / np.maximum(computed, 1)
     return float(prompts), float(responses)
 
 
-def sides(batch: Batch) -> np.ndarray:
-    """int[B, 2 * parts]: how large each question is, in prompt and in response tokens of every part."""
-    return np.stack([side for s in batch.values() for side in (s.prompts, s.responses.sum(1))], 1)
+def question_lengths(batch: BatchLengths) -> np.ndarray:
+    """Returns int[B, 2 * parts]: the prompt tokens and the response tokens of each question in every part."""
+    return np.stack([tokens for s in batch.values() for tokens in (s.prompts, s.responses.sum(1))], 1)

@@ -186,7 +186,7 @@ def collect(
     With several processes each makes its share of what is missing, whoever wrote the rest; the first one merges.
     """
     writer = ResponseWriter(folder, stem, host=jax.process_index())
-    done = writer.done()
+    done = writer.written_keys()
     hosts.sync_processes(f"{folder} {stem} is read")  # else a fast process' rows would shift the shares of a slow one
     missing, batches = work(done)
     with run.progress(len(done) + missing, label, "responses", len(done)) as progress:
@@ -195,9 +195,9 @@ def collect(
             progress.advance(len(rows), note())
     hosts.sync_processes(f"{folder} {stem} is written")
     if hosts.is_primary():
-        writer.finish(order, shards)
+        writer.merge(order, shards)
     hosts.sync_processes(f"{folder} {stem} is merged")
-    return writer.final_paths(shards)
+    return writer.merged_paths(shards)
 
 
 def read_all(paths: list[epath.Path]) -> list[Response]:

@@ -19,10 +19,10 @@ class ImportLedger:
         }
         self._questions: dict[str, set[str]] = {file: set() for file in files}
 
-    def read(self, file: str) -> None:
+    def count_read(self, file: str) -> None:
         self._files[file]["read"] += 1
 
-    def imported(self, file: str, question_id: str, answer: str | None, correct: bool | None) -> None:
+    def count_imported(self, file: str, question_id: str, answer: str | None, correct: bool | None) -> None:
         """Counts a response by its answer: none, right, wrong, or not comparable for want of a gold answer."""
         counts = self._files[file]
         counts["imported"] += 1
@@ -31,7 +31,7 @@ class ImportLedger:
         ] += 1
         self._questions[file].add(question_id)
 
-    def skipped(self, file: str, reason: str, where: str) -> None:
+    def count_skipped(self, file: str, reason: str, where: str) -> None:
         bin_ = self._files[file]["skipped"].setdefault(reason, {"rows": 0, "first": []})
         bin_["rows"] += 1
         if len(bin_["first"]) < FIRST:
@@ -46,7 +46,7 @@ class ImportLedger:
                 raise RuntimeError(f"import ledger: {file}: {found}")
 
     @property
-    def skips(self) -> int:
+    def num_skipped(self) -> int:
         """Rows that were skipped, over all files."""
         return sum(bin_["rows"] for counts in self._files.values() for bin_ in counts["skipped"].values())
 

@@ -62,7 +62,7 @@ class Import:
         for path in self._paths:
             file, records = self._names[path], 0
             for row in self._importer.read(path, self._options):
-                self.ledger.read(file)
+                self.ledger.count_read(file)
                 records = max(records, row.row + 1)
                 try:
                     said = self._usable(row, ids, before)
@@ -74,7 +74,7 @@ class Import:
                 self._taken.setdefault(question.id, set()).add(response.sample_index)
                 if said.unique is not None:
                     self._unique.add(said.unique)
-                self.ledger.imported(file, question.id, response.answer, response.correct)
+                self.ledger.count_imported(file, question.id, response.answer, response.correct)
                 self._chance.add(len(question.choices), response)
                 yield response
             before += records
@@ -193,7 +193,7 @@ class Import:
     def _skip(self, file: str, where: str, bad: BadRowError) -> None:
         if not self._skip_bad and not (self._options.get("subset") and bad.reason == NO_QUESTION):
             raise InputError(f"{where}: {bad.detail}. Mend the file, or leave such rows out: --skip-bad")
-        self.ledger.skipped(file, bad.reason, where)
+        self.ledger.count_skipped(file, bad.reason, where)
 
     def _accept(self) -> None:
         files = ", ".join(list(self._names.values())[:3]) + ", ..." * (len(self._names) > 3)

@@ -8,12 +8,12 @@ import grain
 import numpy as np
 import pytest
 
-from scotd_jax.corpus.batching.loader import CorpusBatches, make_dataset, make_loader
-from scotd_jax.corpus.description import write_corpus
-from scotd_jax.corpus.encode import GroupedExample
+from scotd_jax.corpus.batching.loader import CorpusBatches
+from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
 from scotd_jax.keyed_random import random_permutation
+from tests.helpers.corpus_files import batch_dataset, batch_iterator, write_corpus
 
 QUESTIONS, SAMPLES = 10, 6
 PINNED = [7, 6, 1, 5, 0, 3, 2, 4]
@@ -30,7 +30,7 @@ def grouped(i: int) -> GroupedExample:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    write_corpus(folder, "train", map(grouped, range(QUESTIONS)), 3, {})
+    write_corpus(folder, "train", map(grouped, range(QUESTIONS)), 3)
     return folder
 
 
@@ -39,7 +39,7 @@ def question(batch, row):
 
 
 def test_layout_of_a_decoder_only_batch(corpus):
-    batch = next(make_loader(corpus, **OPTIONS))["train"]
+    batch = next(batch_iterator(corpus, **OPTIONS))["train"]
     shapes = {name: (array.shape, array.dtype.name) for name, array in batch.items()}
     assert shapes == {
         "prompt": ((4, 8), "int32"),
@@ -62,7 +62,7 @@ def test_layout_of_a_decoder_only_batch(corpus):
 
 
 def test_an_encoder_decoder_reads_the_whole_prompt_and_starts_from_its_own_token(corpus):
-    batch = next(make_loader(corpus, **{**OPTIONS, "start_token": 77}))["train"]
+    batch = next(batch_iterator(corpus, **{**OPTIONS, "start_token": 77}))["train"]
     assert (batch["inputs"][:, :, 0] == 77).all()
     assert batch["prompt"].shape == (4, 16)  # nine tokens, of which a decoder-only model has eight in its prefix
     for row in range(4):
@@ -71,17 +71,17 @@ def test_an_encoder_decoder_reads_the_whole_prompt_and_starts_from_its_own_token
 
 
 def test_resume_is_exact_at_every_position(corpus):
-    grain.experimental.assert_equal_output_after_checkpoint(make_dataset(corpus, **OPTIONS)[:12].to_iter_dataset())
+    grain.experimental.assert_equal_output_after_checkpoint(batch_dataset(corpus, **OPTIONS)[:12].to_iter_dataset())
 
 
 def test_resume_of_the_loader_itself_with_its_read_ahead(corpus):
-    loader = make_loader(corpus, **OPTIONS)
+    loader = batch_iterator(corpus, **OPTIONS)
     states, batches = [], []
     for _ in range(9):
         states.append(loader.get_state())
         batches.append(next(loader))
     assert states == [{"next_index": t} for t in range(9)]
-    other = make_loader(corpus, **OPTIONS)
+    other = batch_iterator(corpus, **OPTIONS)
     for t in [8, 0, 5, 3, 7]:
         other.set_state(states[t])
         np.testing.assert_equal(next(other), batches[t])
@@ -89,8 +89,8 @@ def test_resume_of_the_loader_itself_with_its_read_ahead(corpus):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_batches_do_not_depend_on_the_number_of_processes(corpus, processes):
-    whole = make_dataset(corpus, **OPTIONS)
-    parts = [make_dataset(corpus, **OPTIONS, process_index=p, process_count=processes) for p in range(processes)]
+    whole = batch_dataset(corpus, **OPTIONS)
+    parts = [batch_dataset(corpus, **OPTIONS, process_index=p, process_count=processes) for p in range(processes)]
     for t in range(6):
         for name, array in whole[t]["train"].items():
             np.testing.assert_array_equal(np.concatenate([part[t]["train"][name] for part in parts]), array)
@@ -98,22 +98,22 @@ def test_batches_do_not_depend_on_the_number_of_processes(corpus, processes):
 
 def test_processes_share_a_batch_equally(corpus):
     with pytest.raises(InputError, match="batch_size 4 is not a multiple of the 3 processes"):
-        make_loader(corpus, **OPTIONS, process_count=3)
+        batch_iterator(corpus, **OPTIONS, process_count=3)
 
 
 def test_every_epoch_visits_every_question_once_in_another_order(corpus):
-    batches = make_dataset(corpus, **{**OPTIONS, "batch_size": 5})
+    batches = batch_dataset(corpus, **{**OPTIONS, "batch_size": 5})
     epochs = [[question(batches[t]["train"], row) for t in (2 * e, 2 * e + 1) for row in range(5)] for e in range(4)]
     assert all(sorted(epoch) == list(range(QUESTIONS)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
-    other = make_dataset(corpus, **{**OPTIONS, "batch_size": 5, "seed": 6})
+    other = batch_dataset(corpus, **{**OPTIONS, "batch_size": 5, "seed": 6})
     assert [question(other[0]["train"], row) for row in range(5)] != epochs[0][:5]
 
 
 def test_order_and_draws_do_not_depend_on_shards_or_batch_size(corpus, tmp_path):
-    write_corpus(tmp_path, "train", map(grouped, range(QUESTIONS)), 1, {})
-    four = make_dataset(corpus, **OPTIONS)
-    one = make_dataset(tmp_path, **{**OPTIONS, "batch_size": 1})
+    write_corpus(tmp_path, "train", map(grouped, range(QUESTIONS)), 1)
+    four = batch_dataset(corpus, **OPTIONS)
+    one = batch_dataset(tmp_path, **{**OPTIONS, "batch_size": 1})
     for i in range(20):
         np.testing.assert_array_equal(four[i // 4]["train"]["targets"][i % 4], one[i]["train"]["targets"][0])
 
@@ -122,7 +122,7 @@ def drawn(batches, visits):
     """For every question the samples (k) that each of `visits` epochs drew."""
     draws = collections.defaultdict(list)
     for row in range(visits * QUESTIONS):
-        prompt, responses = batches.row(row)["train"]
+        prompt, responses = batches.texts(row)["train"]
         draws[prompt[-1] - 50].append([response[0] % 100 for response in responses])
     return draws
 
@@ -148,7 +148,7 @@ def test_g_equal_n_shows_every_sample_at_every_visit(corpus):
     assert all(sorted(visit) == list(range(SAMPLES)) for i in range(9) for visit in draws[i])
 
 
-def test_random_order_is_pinned():
+def test_random_permutation_is_pinned():
     """Runs that were begun must go on alike: these values never change."""
     assert random_permutation(8, "epoch", 0, 0).tolist() == PINNED
     assert random_permutation(8, "epoch", 0, 1).tolist() != PINNED
@@ -156,12 +156,12 @@ def test_random_order_is_pinned():
 
 
 def test_damage_reaches_the_caller_through_the_read_ahead(tmp_path):
-    write_corpus(tmp_path, "train", map(grouped, range(QUESTIONS)), 1, {})
+    write_corpus(tmp_path, "train", map(grouped, range(QUESTIONS)), 1)
     shard = tmp_path / "train-00000-of-00001.tfrecord"
     data = bytearray(shard.read_bytes())
     data[-10] ^= 1
     shard.write_bytes(data)
-    loader = make_loader(tmp_path, **OPTIONS)
+    loader = batch_iterator(tmp_path, **OPTIONS)
     with pytest.raises(InputError, match=rf"{shard.name} record 9: the checksum"):
         list(itertools.islice(loader, 3))
 
@@ -177,8 +177,8 @@ def several(tmp_path_factory):
             for example in map(grouped, range(QUESTIONS))
             for k, response in zip(example.sample_index, example.responses, strict=True)
         ]
-        write_corpus(folder, "one", map(grouped, range(QUESTIONS)), 3, {}, balance)
-        write_corpus(folder, "each", split, 3, {}, balance)
+        write_corpus(folder, "one", map(grouped, range(QUESTIONS)), 3, balance=balance)
+        write_corpus(folder, "each", split, 3, balance=balance)
         folders[balance] = folder
     return folders
 
@@ -198,7 +198,7 @@ def test_every_question_comes_equally_often_and_its_records_too(several):
     batches = CorpusBatches({"each": CorpusReader(several["questions"], "each")}, **OPTIONS)
     seen = collections.Counter()
     for row in range(400 * QUESTIONS):
-        _, (response,) = batches.row(row)["each"]
+        _, (response,) = batches.texts(row)["each"]
         seen[response[0]] += 1
     for i in range(9):
         counts = [seen[100 * (i + 1) + k] for k in range(SAMPLES)]
@@ -212,12 +212,12 @@ def test_balanced_over_responses_every_record_comes_once_an_epoch(several):
     batches = CorpusBatches({"each": reader}, **OPTIONS)
     assert reader.entries == len(reader)
     for epoch in range(3):
-        rows = [batches.row(epoch * len(reader) + i)["each"][1][0][0] for i in range(len(reader))]
+        rows = [batches.texts(epoch * len(reader) + i)["each"][1][0][0] for i in range(len(reader))]
         assert sorted(rows) == sorted(r[0] for i in range(QUESTIONS) for r in grouped(i).responses)
 
 
 def test_parts_show_the_same_question_and_the_same_sample_first(several):
-    batches = make_dataset(several["questions"], ("one", "each"), **OPTIONS)
+    batches = batch_dataset(several["questions"], ("one", "each"), **OPTIONS)
     for step in range(10):
         one, each = batches[step]["one"]["targets"], batches[step]["each"]["targets"]
         assert one.shape == (4, 2, 16)
@@ -226,12 +226,12 @@ def test_parts_show_the_same_question_and_the_same_sample_first(several):
 
 
 def test_parts_of_other_questions_are_refused(several, tmp_path):
-    write_corpus(tmp_path, "a", map(grouped, [0, 1]), 1, {})
-    write_corpus(tmp_path, "b", map(grouped, [1, 0]), 1, {})
+    write_corpus(tmp_path, "a", map(grouped, [0, 1]), 1)
+    write_corpus(tmp_path, "b", map(grouped, [1, 0]), 1)
     with pytest.raises(InputError, match="part 'b' of the corpus holds other questions than 'a'"):
-        make_loader(tmp_path, ("a", "b"), **OPTIONS)
+        batch_iterator(tmp_path, ("a", "b"), **OPTIONS)
     with pytest.raises(InputError, match="part 'each' of the corpus holds other questions than 'one'"):
-        make_loader(several["responses"], ("one", "each"), **OPTIONS)
+        batch_iterator(several["responses"], ("one", "each"), **OPTIONS)
 
 
 def test_the_index_by_question_must_be_there_and_of_this_build(several, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from scotd_jax.corpus.batching.length_balancing import balance_lengths
 from scotd_jax.corpus.batching.packing import first_fit, rows_needed
-from scotd_jax.corpus.batching.shape_selection import ALLOWED, SelectedShapes, select_shapes
+from scotd_jax.corpus.batching.shape_selection import MAX_PADDING, SelectedShapes, select_shapes
 from scotd_jax.corpus.batching.shapes import Shape, TextLengths, cost, padding
 
 lengths = st.lists(st.integers(0, 20), min_size=1, max_size=12)
@@ -63,7 +63,7 @@ def test_dealing_balances_prompts_and_responses_at_once():
     assert (dealt == np.sort(dealt, 1)).all()
     np.testing.assert_array_equal(balance_lengths(sizes, 16), dealt)
     assert balance_lengths(sizes[:4], 4).tolist() == [[0], [1], [2], [3]]
-    with pytest.raises(ValueError, match="5 questions are no multiple of 2 places"):
+    with pytest.raises(ValueError, match="5 questions cannot be divided into 2 equal groups"):
         balance_lengths(sizes[:5], 2)
 
 
@@ -79,17 +79,17 @@ def plain(B: int, G: int, response: int) -> dict[str, Shape]:
 @pytest.mark.parametrize(("G", "at_most"), [(1, 4), (6, 3), (6, 4), (6, 2)])
 def test_few_shapes_take_all_batches_and_little_is_padding(G, at_most):
     seen, later = batches(16, G, 5, 60), batches(16, G, 5, 60, 64)[16:]
-    choice = select_shapes(seen, plain(16, G, 64), at_most, multiple=2)
+    choice = select_shapes(seen, plain(16, G, 64), at_most, row_multiple=2)
     assert 2 <= len(choice.shapes) <= at_most
     assert choice.shapes[-1] == plain(16, G, 64)
     assert [cost(s) for s in choice.shapes] == sorted(cost(s) for s in choice.shapes)
     taken = []
     for batch in later:
-        shapes, dealt = choice.of(batch)
+        shapes, dealt = choice.assign(batch)
         taken.append(shapes)
         shape = shapes["train"]
         assert sorted(dealt.flatten().tolist()) == list(range(16))
-        assert dealt.shape[0] == shape.rows == 16 // (choice.questions if shape.packed else 1)
+        assert dealt.shape[0] == shape.rows == 16 // (choice.questions_per_row if shape.packed else 1)
         assert shape.rows % 2 == 0
         for row in dealt:
             assert batch["train"].prompts[row].sum() <= shape.prompt
@@ -111,7 +111,7 @@ def test_texts_of_one_length_keep_the_plain_shape_alone():
 def test_a_batch_that_is_larger_than_any_seen_takes_the_plain_shape():
     choice = select_shapes(batches(16, 2, 5, 30), plain(16, 2, 240), 4, 1)
     long = {"train": TextLengths(np.full(16, 40), np.full((16, 2), 240))}
-    shapes, dealt = choice.of(long)
+    shapes, dealt = choice.assign(long)
     assert shapes == plain(16, 2, 240)
     assert dealt.tolist() == [[i] for i in range(16)]
 
@@ -130,6 +130,6 @@ def test_parts_share_their_rows_and_are_chosen_together():
     assert len(choice.shapes) > 1
     for shapes in choice.shapes:
         assert shapes["predict"].rows == shapes["explain"].rows
-    taken = [choice.of(batch)[0] for batch in seen]
+    taken = [choice.assign(batch)[0] for batch in seen]
     assert padding(seen, taken)[1] < 0.15 < padding(seen, [whole] * 16)[1]
-    assert ALLOWED < 0.1
+    assert MAX_PADDING < 0.1

@@ -321,7 +321,7 @@ def test_ids_that_do_not_fit(tmp_path):
 
 def test_the_ledger_notices_a_row_that_went_nowhere():
     ledger = ImportLedger(["f"])
-    ledger.read("f")
+    ledger.count_read("f")
     with pytest.raises(RuntimeError, match="f: 1 rows read, 0 imported, 0 skipped"):
         ledger.to_json()
 

@@ -38,7 +38,7 @@ def ask_by_files(run: Run, remote: Remote, asked: Asked, folder: epath.Path, pat
     batch = folder / "batch"
     path = path or f"{batch}/results*.jsonl"
     writer = ResponseWriter(folder)
-    done = writer.done()
+    done = writer.written_keys()
     files = _there(path)
     ledger = ImportLedger([str(file) for file in files])
     block: list[Response] = []
@@ -63,7 +63,7 @@ def ask_by_files(run: Run, remote: Remote, asked: Asked, folder: epath.Path, pat
             f"-o RESULTS --model {remote.server.model}), put the results at {path} besides those that are there, and "
             "give the same command again"
         )
-    return writer.finish(list(asked), 4)
+    return writer.merge(list(asked), 4)
 
 
 def write_requests(folder: epath.Path, requests: Iterable[dict]) -> list[epath.Path]:
@@ -107,17 +107,17 @@ def _results(
     refused = 0
     for file in files:
         for said in openai_batch(file, {}):
-            ledger.read(str(file))
+            ledger.count_read(str(file))
             try:
                 row = _response(remote, asked, said, taken)
             except BadRowError as bad:
-                ledger.skipped(str(file), bad.reason, said.where)
+                ledger.count_skipped(str(file), bad.reason, said.where)
                 refused += 1
                 if refused <= TOLD:
                     run.log(f"  {said.where}: {bad}")
                 continue
             taken.add(row.key)
-            ledger.imported(str(file), row.question_id, row.answer, row.correct)
+            ledger.count_imported(str(file), row.question_id, row.answer, row.correct)
             yield row
 
 

@@ -1,7 +1,7 @@
-"""`tf.train.Example` without TensorFlow: the message's own wire format through protobuf.
+"""Encodes and decodes `tf.train.Example` without TensorFlow, through protobuf.
 
-The message types are declared here in a descriptor pool of their own, so that they never meet TensorFlow's copy of
-them when both are loaded in one process.
+The message types live in a descriptor pool of their own, so that they do not clash with TensorFlow's when both are
+loaded in one process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from scotd_jax.errors import InputError
 Values = Sequence[bytes] | Sequence[int] | Sequence[float] | np.ndarray
 
 _Field = descriptor_pb2.FieldDescriptorProto
-_LISTS = (  # message, field of Feature, type of its values
+_LISTS = (  # message, field of Feature, type of the values
     ("BytesList", "bytes_list", _Field.TYPE_BYTES),
     ("FloatList", "float_list", _Field.TYPE_FLOAT),
     ("Int64List", "int64_list", _Field.TYPE_INT64),
@@ -22,7 +22,7 @@ _LISTS = (  # message, field of Feature, type of its values
 
 
 def _message_type() -> type[message.Message]:
-    """The class of tf.train.Example: features.feature is a map from names to one of three lists."""
+    """Builds the class of tf.train.Example: `features.feature` maps names to one of three lists."""
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="records", syntax="proto3")
     feature = descriptor_pb2.DescriptorProto(name="Feature")
     feature.oneof_decl.add(name="kind")
@@ -41,28 +41,33 @@ def _message_type() -> type[message.Message]:
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, label=_Field.LABEL_OPTIONAL, type=_Field.TYPE_STRING)
-    to_message = {"type": _Field.TYPE_MESSAGE, "number": 1}
-    entry.field.add(
-        name="value", label=_Field.LABEL_OPTIONAL, **{**to_message, "number": 2}, type_name=".records.Feature"
-    )
-    features.field.add(
-        name="feature", label=_Field.LABEL_REPEATED, **to_message, type_name=".records.Features.FeatureEntry"
-    )
+    _add_message_field(entry, "value", 2, _Field.LABEL_OPTIONAL, ".records.Feature")
+    _add_message_field(features, "feature", 1, _Field.LABEL_REPEATED, ".records.Features.FeatureEntry")
     example = file.message_type.add(name="Example")
-    example.field.add(name="features", label=_Field.LABEL_OPTIONAL, **to_message, type_name=".records.Features")
+    _add_message_field(example, "features", 1, _Field.LABEL_OPTIONAL, ".records.Features")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("records.Example"))
+
+
+def _add_message_field(
+    parent: descriptor_pb2.DescriptorProto, name: str, number: int, label: int, type_name: str
+) -> None:
+    parent.field.add(name=name, number=number, label=label, type=_Field.TYPE_MESSAGE, type_name=type_name)
 
 
 _Example = _message_type()
 
 
 def encode(features: Mapping[str, Values]) -> bytes:
-    """Serialized tf.train.Example; equal features give equal bytes, in whatever order they come.
+    """Serializes features to a tf.train.Example. Equal features give equal bytes, in any order.
 
-    A list of bytes becomes a bytes_list, one of whole numbers (or an empty one) an int64_list, one of floats a
-    float_list. Raises TypeError on anything else.
+    Args:
+      features: by name a list of bytes (bytes_list), of floats (float_list), or of integers (int64_list, also if
+        empty).
+
+    Raises:
+      TypeError: if a list holds anything else, or values of several types.
     """
     example = _Example()
     for name, values in features.items():
@@ -80,7 +85,18 @@ def encode(features: Mapping[str, Values]) -> bytes:
 
 
 def decode(data: bytes, where: str) -> dict[str, list[bytes] | list[int] | list[float]]:
-    """The features of a serialized tf.train.Example. `where` ("FILE record 3") opens the message of the InputError."""
+    """Parses a serialized tf.train.Example.
+
+    Args:
+      data: the serialized message.
+      where: file and record, with which the error message begins.
+
+    Returns:
+      The features by name.
+
+    Raises:
+      InputError: if `data` is no such message.
+    """
     example = _Example()
     try:
         example.ParseFromString(data)

@@ -1,9 +1,9 @@
-"""One question with all its responses as token ids, and the features under which it is stored."""
+"""Grouped examples: one question with all its responses as token ids, and the features under which it is stored."""
 
 import dataclasses
 from collections.abc import Collection
 
-from scotd_jax.corpus import example
+from scotd_jax.corpus import tf_example
 from scotd_jax.errors import InputError
 
 FEATURES = {
@@ -18,11 +18,17 @@ FEATURES = {
 
 @dataclasses.dataclass(frozen=True)
 class GroupedExample:
-    """One question and the N >= 1 responses from which a student learns it.
+    """One question and the N >= 1 responses that a student is trained on.
 
-    `prompt` holds the ids of the whole prompt, `responses[i]` those of one response (its end token or stop string
-    included) and `sample_index[i]` which sample of the question that was. Raises ValueError when there is no
-    response, an empty one, or another number of sample indices.
+    Attributes:
+      question_id: id of the question.
+      task: name of its task.
+      prompt: token ids of the whole prompt.
+      responses: token ids of each response, its end token or stop string included.
+      sample_index: sample index of each response.
+
+    Raises:
+      ValueError: if there is no response, an empty one, or not one sample index per response.
     """
 
     question_id: str
@@ -40,16 +46,18 @@ class GroupedExample:
             )
 
     def select_samples(self, samples: Collection[int]) -> "GroupedExample | None":
-        """The example with those of its responses that are one of `samples`; None if there are none."""
-        kept = [i for i, sample in enumerate(self.sample_index) if sample in samples]
-        if len(kept) in (0, len(self.responses)):
-            return self if kept else None
-        responses, indices = [self.responses[i] for i in kept], [self.sample_index[i] for i in kept]
+        """Returns the example with only the responses whose sample index is in `samples`, or None without any."""
+        selected = [i for i, sample in enumerate(self.sample_index) if sample in samples]
+        if not selected:
+            return None
+        if len(selected) == len(self.responses):
+            return self
+        responses, indices = [self.responses[i] for i in selected], [self.sample_index[i] for i in selected]
         return dataclasses.replace(self, responses=responses, sample_index=indices)
 
     def to_bytes(self) -> bytes:
-        """Serialized tf.train.Example with the features of `FEATURES`."""
-        return example.encode(
+        """Serializes to a tf.train.Example with the features of `FEATURES`."""
+        return tf_example.encode(
             {
                 "question_id": [self.question_id.encode()],
                 "task": [self.task.encode()],
@@ -62,8 +70,16 @@ class GroupedExample:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "GroupedExample":
-        """Reads `to_bytes` back. Raises InputError, opening with `where`, when features are missing or disagree."""
-        features = example.decode(data, where)
+        """Parses what `to_bytes` wrote.
+
+        Args:
+          data: a serialized tf.train.Example.
+          where: file and record, with which error messages begin.
+
+        Raises:
+          InputError: if features are missing or disagree.
+        """
+        features = tf_example.decode(data, where)
         if missing := [name for name in FEATURES if name not in features]:
             raise InputError(f"{where}: feature {missing[0]!r} is missing; a corpus has {', '.join(FEATURES)}")
         flat, lengths = features["responses"], features["response_lengths"]
