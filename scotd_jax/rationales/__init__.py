@@ -1,1 +1,1 @@
-"""What the teacher said: store, filters with a ledger, selection."""
+"""Rationales: response store, importers, filters with a ledger, and their release as a dataset."""

@@ -1,8 +1,8 @@
-"""Training questions that a student would meet again when it is evaluated.
+"""Decontamination: finds training questions that overlap with evaluation questions.
 
-Two questions overlap if they share `length` words in a row (GPT-3's report, arXiv 2005.14165, appendix C, used 13);
-one that is shorter than that overlaps with those of equal words only. The words are those of context, text and
-choices. Runs of words are compared by 64-bit hashes, so millions of them fit into memory.
+Two questions overlap if they share a run of `length` consecutive words (13 in the GPT-3 report, arXiv 2005.14165,
+appendix C). A question shorter than that overlaps only with questions of exactly the same words. The words are those of
+context, text and choices. Runs are compared by 64-bit hashes, so that millions of them fit into memory.
 """
 
 import functools
@@ -15,58 +15,65 @@ import numpy as np
 from scotd_jax.rationales.words import words
 from scotd_jax.records import Question
 
-_BASE = 0x9E3779B97F4A7C15  # odd, so that no power of it loses a bit
-_BATCH = 1000  # questions that are hashed in one go
+_BASE = 0x9E3779B97F4A7C15  # odd, hence invertible modulo 2^64: no power of it loses a bit
+_BATCH = 1000  # questions hashed at once
 
 
 def contaminated_ids(questions: Iterable[Question], evaluation: Iterable[Question], length: int) -> list[str]:
-    """The ids of those `questions` that overlap with one of `evaluation`, in their order. `length` is in words."""
-    known = [hashes for _, hashes, _ in _hashed(evaluation, length)]
-    seen = np.unique(np.concatenate([*known, np.zeros(0, np.uint64)]))
+    """Returns the ids of the training questions that overlap with an evaluation question, in their order.
+
+    Args:
+      questions: training questions.
+      evaluation: evaluation questions.
+      length: length of the shared run, in words.
+    """
+    evaluation_hashes = [hashes for _, hashes, _ in _hash_runs(evaluation, length)]
+    seen = np.unique(np.concatenate([*evaluation_hashes, np.zeros(0, np.uint64)]))
     found = []
-    for ids, hashes, owner in _hashed(questions, length):
-        hit = np.zeros(len(ids), bool)
-        hit[owner[np.isin(hashes, seen)]] = True
-        found += [id_ for id_, yes in zip(ids, hit, strict=True) if yes]
+    for ids, hashes, owner in _hash_runs(questions, length):
+        overlaps = np.zeros(len(ids), bool)
+        overlaps[owner[np.isin(hashes, seen)]] = True
+        found += [id_ for id_, overlap in zip(ids, overlaps, strict=True) if overlap]
     return found
 
 
 def question_words(question: Question) -> list[str]:
-    """All words of a question; choices that its text already lists are not taken twice."""
-    parts = [question.context or "", question.text]
-    parts += [choice for choice in question.choices if choice not in question.text]
-    return words(" ".join(parts))
+    """Returns all words of a question; choices that its text already lists are not repeated."""
+    texts = [question.context or "", question.text]
+    texts += [choice for choice in question.choices if choice not in question.text]
+    return words(" ".join(texts))
 
 
-def _hashed(questions: Iterable[Question], length: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """Batches of (ids, uint64[K] hashes of all runs of words, int64[K] the question that each comes from)."""
+def _hash_runs(questions: Iterable[Question], length: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+    """Batches of question ids, uint64[K] hashes of all their runs, and int64[K] the question of each run."""
     questions = iter(questions)
     while batch := list(itertools.islice(questions, _BATCH)):
         texts = [question_words(question) for question in batch]
-        yield [question.id for question in batch], *_runs(texts, length)
+        yield [question.id for question in batch], *_hash_texts(texts, length)
 
 
-def _runs(texts: Sequence[Sequence[str]], length: int) -> tuple[np.ndarray, np.ndarray]:
+def _hash_texts(texts: Sequence[Sequence[str]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Polynomial hashes of all runs of `length` words, and of each shorter text as a whole; with their texts."""
     sizes = np.array([len(text) for text in texts])
     begin = np.cumsum(sizes) - sizes
     owner = np.repeat(np.arange(len(texts)), sizes)
-    flat = np.fromiter((_word(word) for text in texts for word in text), np.uint64, int(sizes.sum()))
-    # A run of several lengths is told apart by its length, which is its first "word".
-    rolled = np.full(len(flat), length, np.uint64)
-    place = np.arange(len(flat)) - begin[owner] if len(flat) else owner
+    flat = np.fromiter((_hash_word(word) for text in texts for word in text), np.uint64, int(sizes.sum()))
+    # A run begins with its length as a first "word", so that runs of different lengths never have equal hashes.
+    hashes = np.full(len(flat), length, np.uint64)
+    position = np.arange(len(flat)) - begin[owner] if len(flat) else owner
     for step in range(length):
-        rolled = rolled * np.uint64(_BASE) + np.concatenate([flat[step:], np.zeros(min(step, len(flat)), np.uint64)])
-    whole = place + length <= sizes[owner]
+        hashes = hashes * np.uint64(_BASE) + np.concatenate([flat[step:], np.zeros(min(step, len(flat)), np.uint64)])
+    is_complete = position + length <= sizes[owner]
     short = [i for i, size in enumerate(sizes) if 0 < size < length]
-    shorts = [_of_one(flat[begin[i] : begin[i] + sizes[i]]) for i in short]
+    short_hashes = [_hash_run(flat[begin[i] : begin[i] + sizes[i]]) for i in short]
     return (
-        np.concatenate([rolled[whole], np.array(shorts, np.uint64)]),
-        np.concatenate([owner[whole], np.array(short, np.int64)]),
+        np.concatenate([hashes[is_complete], np.array(short_hashes, np.uint64)]),
+        np.concatenate([owner[is_complete], np.array(short, np.int64)]),
     )
 
 
-def _of_one(hashes: np.ndarray) -> int:
-    """The hash of one run of any length."""
+def _hash_run(hashes: np.ndarray) -> int:
+    """The hash of a single run, from those of its words."""
     value = len(hashes)
     for word in hashes.tolist():
         value = (value * _BASE + word) & 0xFFFFFFFFFFFFFFFF
@@ -74,5 +81,5 @@ def _of_one(hashes: np.ndarray) -> int:
 
 
 @functools.lru_cache(maxsize=1 << 20)
-def _word(word: str) -> int:
+def _hash_word(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big")

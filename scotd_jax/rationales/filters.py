@@ -1,25 +1,27 @@
-"""Which responses a student learns from (SCoTD, section 3), and a ledger of all others.
+"""Filters that select the responses a student is trained on (SCoTD, section 3), with a ledger of all others.
 
-The responses to a question go through these stages in this order; each is named after what decides it in
-`config.Corpus`, and puts those that it holds back into a bin:
+The responses to a question pass through these stages in order. Each stage is named after the field of `config.Corpus`
+that controls it, and puts the responses that it drops into a bin:
 
-    questions        not_selected    is its question one of the corpus? (decided where responses are read)
-    n                not_selected    is it one of the first n samples of its question?
-    truncated        truncated       did it end by itself, and not at the token limit?
-    unparsable       unparsable      could an answer be parsed? (Not asked where none is used: keep is "all".)
-    keep             wrong           keep "correct": is that the gold answer? (keep "wrong": is it another?
-                                     Those that are right are not_selected.)
-    tokens           too_short,      is the longest of its targets within the student's limits, and its longest prompt?
+    stage            bin             a response passes if
+    questions        not_selected    its question belongs to the corpus (decided where responses are read)
+    n                not_selected    it is one of the first n samples of its question
+    truncated        truncated       it ended by itself and not at the token limit
+    unparsable       unparsable      an answer was parsed (skipped if none is needed: keep is "all")
+    keep             wrong           keep is "correct" and the answer is the gold one (keep "wrong": another one;
+                                     correct responses are then not_selected)
+    tokens           too_short,      its longest target and its longest prompt are within the student's limits
                      too_long
-    dedup            duplicate       is its text new among those that came so far?
-    near_duplicates  near_duplicate  does it share at most that part of its word trigrams with each of them?
-    decontaminate    contaminated    is its question free of overlap with the evaluation? (contamination.py)
-    cap              over_cap        is it one of the `cap` that `cap_by` chooses?
-    rationale        too_long        does it still fit after a control has changed its rationale? (controls.py)
+    dedup            duplicate       no earlier response has the same text
+    near_duplicates  near_duplicate  it shares at most this part of its word trigrams with each earlier response
+    decontaminate    contaminated    its question does not overlap with an evaluation question (contamination.py)
+    cap              over_cap        it is one of the `cap` responses that `cap_by` selects
+    rationale        too_long        it is still within the limits after a control has replaced its rationale
+                                     (controls.py)
 
-What is left is kept. As n cuts before all filters, the corpus of a smaller n is a part of that of a larger one; only
-where cap_by is "random" or "likely" may a later sample take an earlier one's place. A smaller cap always keeps a part
-of what a larger one keeps.
+The responses that are left are kept. As n cuts before all filters, the corpus of a smaller n is a subset of that of a
+larger one, except that with cap_by "random" or "likely" a later sample may displace an earlier one. A smaller cap
+always keeps a subset of what a larger one keeps.
 """
 
 import itertools
@@ -34,7 +36,7 @@ from scotd_jax.rationales.near_duplicates import near_duplicates
 from scotd_jax.records import Response
 
 TokenCounts = Callable[[list[Response]], Sequence[tuple[int, int]]]
-Bins = list[str]  # one per response; "" goes on
+Bins = list[str | None]  # one per response; None passes
 
 
 def filter_responses(
@@ -45,16 +47,25 @@ def filter_responses(
     needs_answer: bool = True,
     contaminated: bool = False,
 ) -> list[Response]:
-    """Those of all `responses` to one question that pass the stages up to "cap", by sample index.
+    """Applies all stages up to "cap" to the responses to one question.
 
-    They are still to be settled (`settle`); each of the others is put into a bin of `ledger`. `token_counts(rows)`
-    is, for each of some responses, the number of tokens of its prompt and of its target as the student reads them; it
-    is called once, with those that got as far as "tokens".
+    Args:
+      responses: all responses to the question.
+      corpus: settings of the filters.
+      token_counts: returns for each of some responses the tokens of its prompt and of its target, as the student reads
+        them. It is called once, with the responses that reach the stage "tokens".
+      ledger: takes the responses that are dropped.
+      needs_answer: whether responses without an answer are dropped.
+      contaminated: whether the question overlaps with an evaluation question.
 
-    Raises InputError on two responses of one name, where `keep` needs a gold answer that is not known, and where
-    `cap_by` needs a log-probability that is not known.
+    Returns:
+      The responses that pass, by sample index. `keep_within_limits` applies the last stage to them.
+
+    Raises:
+      InputError: if two responses share a key, if `keep` needs a gold answer that is unknown, or if `cap_by` needs a
+        log-probability that is unknown.
     """
-    rows = sorted(responses, key=lambda r: r.sample_index)
+    rows = sorted(responses, key=lambda row: row.sample_index)
     for one, next_ in itertools.pairwise(rows):
         if one.key == next_.key:
             raise InputError(f"sample {one.sample_index} of question {one.question_id!r} comes twice")
@@ -62,91 +73,104 @@ def filter_responses(
         ledger.receive(row.question_id, row.model)
     ledger.record_stage("questions", len(rows), 0)
     stages: dict[str, Callable[[list[Response]], Bins]] = {
-        "n": lambda rows: ["not_selected" * bool(corpus.n and r.sample_index >= corpus.n) for r in rows],
-        "truncated": lambda rows: ["truncated" * (r.finish_reason == "length") for r in rows],
-        "unparsable": lambda rows: ["unparsable" * (needs_answer and r.answer is None) for r in rows],
-        "keep": lambda rows: [_answer(r, corpus) for r in rows],
-        "tokens": lambda rows: [_tokens(*counts, corpus) for counts in token_counts(rows)] if rows else [],
-        "dedup": lambda rows: _duplicates(rows, corpus),
-        "near_duplicates": lambda rows: _near(rows, corpus),
-        "decontaminate": lambda rows: ["contaminated" * contaminated] * len(rows),
-        "cap": lambda rows: _over_cap(rows, corpus),
+        "n": lambda rows: _drop("not_selected", (0 < corpus.n <= row.sample_index for row in rows)),
+        "truncated": lambda rows: _drop("truncated", (row.finish_reason == "length" for row in rows)),
+        "unparsable": lambda rows: _drop("unparsable", (needs_answer and row.answer is None for row in rows)),
+        "keep": lambda rows: [_answer_bin(row, corpus) for row in rows],
+        "tokens": lambda rows: [_length_bin(*counts, corpus) for counts in token_counts(rows)] if rows else [],
+        "dedup": lambda rows: _drop("duplicate", _is_duplicate(rows, corpus)),
+        "near_duplicates": lambda rows: _drop("near_duplicate", _is_near_duplicate(rows, corpus)),
+        "decontaminate": lambda rows: _drop("contaminated", (contaminated for _ in rows)),
+        "cap": lambda rows: _drop("over_cap", _is_over_cap(rows, corpus)),
     }
     for name, stage in stages.items():
-        rows = _passed(name, rows, stage(rows), ledger)
+        rows = _apply(name, rows, stage(rows), ledger)
     return rows
 
 
 def keep_within_limits(
     rows: list[Response], counts: Sequence[tuple[int, int]], corpus: Corpus, ledger: Ledger
 ) -> list[Response]:
-    """The last stage: those of `rows`, which passed all others, that are kept. `counts` are their numbers of tokens
-    after a control has changed their rationales."""
-    kept = _passed("rationale", rows, ["too_long" * _too_long(*each, corpus) for each in counts], ledger)
+    """Applies the last stage, "rationale", and records the responses that are kept.
+
+    Args:
+      rows: responses that passed all other stages.
+      counts: for each of them the tokens of its prompt and of its target after a control has replaced its rationale.
+      corpus: settings of the filters.
+      ledger: takes all of them.
+    """
+    too_long = (_is_too_long(prompt, target, corpus) for prompt, target in counts)
+    kept = _apply("rationale", rows, _drop("too_long", too_long), ledger)
     for row in kept:
         ledger.put(row.question_id, "kept", row.model)
     return kept
 
 
-def _passed(name: str, rows: list[Response], bins: Bins, ledger: Ledger) -> list[Response]:
-    passed = [row for row, bin_ in zip(rows, bins, strict=True) if not bin_]
+def _apply(name: str, rows: list[Response], bins: Bins, ledger: Ledger) -> list[Response]:
+    """Records a stage and returns the responses that pass it."""
+    passed = [row for row, bin_ in zip(rows, bins, strict=True) if bin_ is None]
     ledger.record_stage(name, len(rows), len(rows) - len(passed))
     for row, bin_ in zip(rows, bins, strict=True):
-        if bin_:
+        if bin_ is not None:
             ledger.put(row.question_id, bin_, row.model)
     return passed
 
 
-def _answer(response: Response, corpus: Corpus) -> str:
+def _drop(bin_: str, dropped: Iterable[bool]) -> Bins:
+    """The bin of each response: `bin_` where `dropped`, else None."""
+    return [bin_ if is_dropped else None for is_dropped in dropped]
+
+
+def _answer_bin(response: Response, corpus: Corpus) -> str | None:
     if corpus.keep == "all":
-        return ""
+        return None
     if response.correct is None:
         raise InputError(
             f"question {response.question_id!r} has no gold answer, but keep={corpus.keep!r} compares with it: "
             "use keep='all'"
         )
     if corpus.keep == "correct":
-        return "" if response.correct else "wrong"
-    return "not_selected" if response.correct else ""
+        return None if response.correct else "wrong"
+    return "not_selected" if response.correct else None
 
 
-def _tokens(prompt: int, target: int, corpus: Corpus) -> str:
-    if _too_long(prompt, target, corpus):
+def _length_bin(prompt: int, target: int, corpus: Corpus) -> str | None:
+    if _is_too_long(prompt, target, corpus):
         return "too_long"
-    return "too_short" if target < corpus.min_response_tokens else ""
+    return "too_short" if target < corpus.min_response_tokens else None
 
 
-def _too_long(prompt: int, target: int, corpus: Corpus) -> bool:
+def _is_too_long(prompt: int, target: int, corpus: Corpus) -> bool:
     return prompt > corpus.max_prompt_tokens or target > corpus.max_response_tokens
 
 
-def _duplicates(rows: list[Response], corpus: Corpus) -> Bins:
+def _is_duplicate(rows: list[Response], corpus: Corpus) -> list[bool]:
     if not corpus.dedup:
-        return [""] * len(rows)
+        return [False] * len(rows)
     first: dict[str, Response] = {}
-    return ["duplicate" * (first.setdefault(row.text, row) is not row) for row in rows]
+    return [first.setdefault(row.text, row) is not row for row in rows]
 
 
-def _near(rows: list[Response], corpus: Corpus) -> Bins:
+def _is_near_duplicate(rows: list[Response], corpus: Corpus) -> list[bool]:
     if corpus.near_duplicates >= 1:
-        return [""] * len(rows)
-    return ["near_duplicate" * mark for mark in near_duplicates([row.text for row in rows], corpus.near_duplicates)]
+        return [False] * len(rows)
+    return near_duplicates([row.text for row in rows], corpus.near_duplicates)
 
 
-def _over_cap(rows: list[Response], corpus: Corpus) -> Bins:
+def _is_over_cap(rows: list[Response], corpus: Corpus) -> list[bool]:
     if not corpus.cap or len(rows) <= corpus.cap:
-        return [""] * len(rows)
-    keys = {
+        return [False] * len(rows)
+    sort_keys = {
         "first": lambda row: row.sample_index,
         "random": lambda row: random_sort_key("cap", *row.key),
-        "likely": lambda row: (-_likelihood(row), row.sample_index),
+        "likely": lambda row: (-_log_likelihood(row), row.sample_index),
     }
-    chosen = {row.sample_index for row in sorted(rows, key=keys[corpus.cap_by])[: corpus.cap]}
-    return ["" if row.sample_index in chosen else "over_cap" for row in rows]
+    selected = {row.sample_index for row in sorted(rows, key=sort_keys[corpus.cap_by])[: corpus.cap]}
+    return [row.sample_index not in selected for row in rows]
 
 
-def _likelihood(row: Response) -> float:
-    """Log-probability per token."""
+def _log_likelihood(row: Response) -> float:
+    """Log-probability per token, in nats."""
     if not math.isfinite(row.logprob) or row.num_tokens < 1 or row.logprob == 0:
         raise InputError(
             f"sample {row.sample_index} of question {row.question_id!r} has no log-probability ({row.logprob} of "

@@ -1,4 +1,4 @@
-"""Where every response went: one bin each, counted per question and per source, and the bins add up at every stage."""
+"""Ledger of responses: each ends in exactly one bin, counted per question, source and stage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ BINS = (
     "over_cap",
     "not_selected",
 )
-# In their order; each is named after the field of config.Corpus that decides it, where there is one.
+# The stages of filters.py, in order.
 STAGES = (
     "questions",
     "n",
@@ -33,10 +33,10 @@ STAGES = (
 
 
 class Ledger:
-    """Counts of responses per bin, question, source (the model that spoke) and stage.
+    """Counts of responses per bin, question, source (the model that generated them) and stage.
 
-    Responses are counted three times, independently: `receive` when one is read, `stage` when a filter sees some, and
-    `put` when it is decided where one goes. `check` compares the three.
+    Responses are counted three times, independently: by `receive` when they are read, by `record_stage` when a filter
+    processes them, and by `put` when they go into a bin. `check` compares the three.
     """
 
     def __init__(self) -> None:
@@ -47,27 +47,35 @@ class Ledger:
         self._stages: dict[str, list[int]] = {}
 
     def receive(self, question_id: str, source: str = "", count: int = 1) -> None:
-        """Counts responses that were read."""
+        """Counts responses that are read."""
         _add(self._received, question_id, count)
         _add(self._source_totals, source, count)
 
     def put(self, question_id: str, bin_: str, source: str = "", count: int = 1) -> None:
-        """Counts responses into a bin of `BINS`. Raises KeyError on any other."""
+        """Counts responses into a bin.
+
+        Raises:
+          KeyError: if the bin is not one of `BINS`.
+        """
         if bin_ not in BINS:
             raise KeyError(f"{bin_!r} is not a bin; there are {', '.join(BINS)}")
         _add(self._bins.setdefault(question_id, {}), bin_, count)
         _add(self._sources.setdefault(source, {}), bin_, count)
 
-    def record_stage(self, name: str, came: int, dropped: int) -> None:
-        """Counts responses that came to a stage of `STAGES`, and those of them that went no further."""
+    def record_stage(self, name: str, received: int, dropped: int) -> None:
+        """Counts responses that reach a stage, and those of them that it drops.
+
+        Raises:
+          KeyError: if the stage is not one of `STAGES`.
+        """
         if name not in STAGES:
             raise KeyError(f"{name!r} is not a stage; there are {', '.join(STAGES)}")
         counts = self._stages.setdefault(name, [0, 0])
-        counts[0] += came
+        counts[0] += received
         counts[1] += dropped
 
     def merge(self, report: Mapping[str, Any]) -> None:
-        """Adds another ledger, given as its `to_json`."""
+        """Adds the counts of another ledger, given as its `to_json`."""
         for question_id, counts in report["per_question"].items():
             _add(self._received, question_id, sum(counts.values()))
             for bin_, count in counts.items():
@@ -80,20 +88,24 @@ class Ledger:
             self.record_stage(stage["stage"], stage["in"], stage["dropped"])
 
     def check(self) -> None:
-        """Raises RuntimeError unless the bins hold as many responses as were read, for every question and source, and
-        every stage received what the one before it let pass."""
-        for what, received, bins in (
+        """Checks that the counts agree.
+
+        Raises:
+          RuntimeError: unless, for every question and source, the bins hold as many responses as were read, and every
+            stage received the responses that passed the stage before.
+        """
+        for kind, totals, bins in (
             ("question", self._received, self._bins),
             ("source", self._source_totals, self._sources),
         ):
-            for name in received.keys() | bins.keys():
-                came, binned = received.get(name, 0), sum(bins.get(name, {}).values())
-                if came != binned:
-                    raise RuntimeError(f"ledger: {what} {name!r} has {came} responses, {binned} in the bins")
+            for name in totals.keys() | bins.keys():
+                total, binned = totals.get(name, 0), sum(bins.get(name, {}).values())
+                if total != binned:
+                    raise RuntimeError(f"ledger: {kind} {name!r} has {total} responses, {binned} in the bins")
         left = self.total
-        for name, came, dropped in self._in_order():
-            if came != left:
-                raise RuntimeError(f"ledger: {came} responses came to stage {name!r}, the one before let {left} pass")
+        for name, received, dropped in self._stages_in_order():
+            if received != left:
+                raise RuntimeError(f"ledger: stage {name!r} received {received}, {left} passed the one before")
             left -= dropped
         if self._stages and left != self.bins["kept"]:
             raise RuntimeError(f"ledger: {left} responses passed all stages, {self.bins['kept']} are kept")
@@ -105,20 +117,24 @@ class Ledger:
 
     @property
     def bins(self) -> dict[str, int]:
-        """Responses per bin over all questions; every bin is there, in the order of `BINS`."""
+        """Responses per bin over all questions, for every bin in the order of `BINS`."""
         return {bin_: sum(counts.get(bin_, 0) for counts in self._bins.values()) for bin_ in BINS}
 
     def summary(self) -> str:
-        """One line: how many responses were kept and which bins took the others."""
-        kept, *others = self.bins.items()
-        took = ", ".join(f"{count} {name}" for name, count in others if count)
-        return f"{kept[1]} of {self.total} responses kept" + (f" ({took})" if took else "")
+        """Returns one line: how many responses are kept, and how many are in each other bin."""
+        bins = self.bins
+        dropped = ", ".join(f"{count} {name}" for name, count in bins.items() if count and name != "kept")
+        return f"{bins['kept']} of {self.total} responses kept" + (f" ({dropped})" if dropped else "")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: `total`, `bins`, `questions` (answered, with_kept), `stages` (in order: in, dropped, out),
-        `sources` (per model: total, its non-empty bins) and `per_question`: its non-empty bins.
+        """Returns the counts as JSON data.
 
-        Raises RuntimeError as `check` does.
+        Returns:
+          `total`, `bins`, `questions` (answered, with_kept), `stages` (in order: in, dropped, out), `sources` (per
+          model its total and non-empty bins) and `per_question` (non-empty bins).
+
+        Raises:
+          RuntimeError: as `check` does.
         """
         self.check()
         with_kept = sum("kept" in counts for counts in self._bins.values())
@@ -127,17 +143,17 @@ class Ledger:
             "bins": self.bins,
             "questions": {"answered": len(self._received), "with_kept": with_kept},
             "stages": [
-                {"stage": name, "in": came, "dropped": dropped, "out": came - dropped}
-                for name, came, dropped in self._in_order()
+                {"stage": name, "in": received, "dropped": dropped, "out": received - dropped}
+                for name, received, dropped in self._stages_in_order()
             ],
             "sources": {
-                source: {"total": total, "bins": _ordered(self._sources[source])}
+                source: {"total": total, "bins": _in_order(self._sources[source])}
                 for source, total in sorted(self._source_totals.items())
             },
-            "per_question": {question_id: _ordered(counts) for question_id, counts in sorted(self._bins.items())},
+            "per_question": {question_id: _in_order(counts) for question_id, counts in sorted(self._bins.items())},
         }
 
-    def _in_order(self) -> list[tuple[str, int, int]]:
+    def _stages_in_order(self) -> list[tuple[str, int, int]]:
         return [(name, *self._stages[name]) for name in STAGES if name in self._stages]
 
 
@@ -145,5 +161,5 @@ def _add(counts: dict[str, int], key: str, count: int) -> None:
     counts[key] = counts.get(key, 0) + count
 
 
-def _ordered(counts: Mapping[str, int]) -> dict[str, int]:
+def _in_order(counts: Mapping[str, int]) -> dict[str, int]:
     return {bin_: counts[bin_] for bin_ in BINS if bin_ in counts}

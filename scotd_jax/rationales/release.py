@@ -1,4 +1,4 @@
-"""Responses out again, as a dataset that others load without this package: JSON lines or Parquet with a card.
+"""Releases responses as a dataset that can be loaded without this package: JSON lines or Parquet, and a card.
 
     FOLDER/data/train-00000-of-00001.jsonl   (or .parquet)
     FOLDER/README.md                         the card; written last, so a folder that has one is complete
@@ -9,6 +9,7 @@ One row per response, with its question in full. Equal responses give equal byte
 """
 
 import collections
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from scotd_jax.records import Question, Response
 KINDS = ("jsonl", "parquet")
 ROW_GROUP = 4096  # rows in memory at a time
 
-# Columns with their types as `datasets` calls them. What is not known is null.
+# Columns with their types in `datasets`. Unknown values are null.
 COLUMNS = {
     "question_id": "string",
     "sample_index": "int64",
@@ -47,7 +48,7 @@ COLUMNS = {
 
 def is_released(folder: epath.Path, kind: str) -> bool:
     """Whether `folder` holds a complete release of this kind."""
-    return (folder / "README.md").exists() and _data(folder, kind).exists()
+    return (folder / "README.md").exists() and _data_path(folder, kind).exists()
 
 
 def release(
@@ -59,38 +60,46 @@ def release(
     kind: str,
     name: str,
 ) -> None:
-    """Writes `responses` to `folder`, in their order; what was there is replaced.
+    """Writes responses to `folder`, in their order, and replaces an earlier release.
 
-    `prompt(question)` is the text that was asked and `name` what the card calls the set. Raises InputError on an
-    unknown kind, on no responses at all, and on a response to none of the questions.
+    Args:
+      folder: folder of the release.
+      responses: responses to release.
+      questions: their questions by id.
+      prompt: returns the text with which a question was prompted.
+      kind: one of `KINDS`.
+      name: title of the card.
+
+    Raises:
+      InputError: if `kind` is unknown, there are no responses, or a response belongs to none of the questions.
     """
     if kind not in KINDS:
         raise InputError(f"release: {kind!r} is not one of {', '.join(KINDS)}")
     if folder.exists():
         (folder / "README.md").unlink(missing_ok=True)
         folder.rmtree()
-    counts = _Counts()
-    rows = (counts.add(_row(response, questions, prompt)) for response in responses)
-    with atomic_write(_data(folder, kind)) as file:
+    statistics = _ReleaseStatistics()
+    rows = (statistics.add(_row(response, questions, prompt)) for response in responses)
+    with atomic_write(_data_path(folder, kind)) as file:
         if kind == "jsonl":
             file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
         else:
             _write_parquet(file, rows)
-        if not counts.rows:
+        if not statistics.rows:
             raise InputError(f"{folder}: there are no responses to release")
     with atomic_write(folder / "README.md") as file:
-        file.write(_card(name, kind, counts).encode())
+        file.write(_card(name, kind, statistics).encode())
 
 
-def _data(folder: epath.Path, kind: str) -> epath.Path:
+def _data_path(folder: epath.Path, kind: str) -> epath.Path:
     return folder / "data" / f"train-00000-of-00001.{kind}"
 
 
 def _row(response: Response, questions: Mapping[str, Question], prompt: Callable[[Question], str]) -> dict[str, Any]:
     if response.question_id not in questions:
-        raise InputError(f"release: question {response.question_id!r} of a response is not one of those asked")
+        raise InputError(f"release: question {response.question_id!r} of a response is not one of the set's questions")
     question = questions[response.question_id]
-    known = response.num_tokens > 0  # responses of others come without token counts
+    is_counted = response.num_tokens > 0  # imported responses may lack token counts
     return {
         "question_id": question.id,
         "sample_index": response.sample_index,
@@ -106,16 +115,14 @@ def _row(response: Response, questions: Mapping[str, Question], prompt: Callable
         "answer": response.answer,
         "correct": response.correct,
         "finish_reason": response.finish_reason,
-        "logprob": response.logprob if known else None,
-        "num_tokens": response.num_tokens if known else None,
+        "logprob": response.logprob if is_counted else None,
+        "num_tokens": response.num_tokens if is_counted else None,
         "model": response.model,
         "sampling": response.sampling,
     }
 
 
 def _write_parquet(file: Any, rows: Iterator[dict[str, Any]]) -> None:
-    import itertools
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -126,14 +133,14 @@ def _write_parquet(file: Any, rows: Iterator[dict[str, Any]]) -> None:
             writer.write_table(pa.Table.from_pylist(block, schema))
 
 
-class _Counts:
-    """What the card tells, counted while the rows go by."""
+class _ReleaseStatistics:
+    """The figures of the card, counted while the rows are written."""
 
     def __init__(self) -> None:
         self.rows = self.right = self.compared = self.answered = self.truncated = 0
         self.questions: set[str] = set()
         self.sets: collections.Counter[str] = collections.Counter()
-        self.speakers: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.models: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def add(self, row: dict[str, Any]) -> dict[str, Any]:
         self.rows += 1
@@ -143,20 +150,20 @@ class _Counts:
         self.truncated += row["finish_reason"] == "length"
         self.questions.add(row["question_id"])
         self.sets[f"{row['task']}.{row['split']}"] += 1
-        self.speakers[row["model"], row["sampling"]] += 1
+        self.models[row["model"], row["sampling"]] += 1
         return row
 
 
-def _card(name: str, kind: str, counts: _Counts) -> str:
+def _card(name: str, kind: str, statistics: _ReleaseStatistics) -> str:
     features = "".join(
         f"  - name: {column}\n    " + ("list: string\n" if type_ == "list" else f"dtype: {type_}\n")
         for column, type_ in COLUMNS.items()
     )
-    speakers = "".join(
+    models = "".join(
         f"| {model} | {sampling or 'not known'} | {rows:,} |\n"
-        for (model, sampling), rows in sorted(counts.speakers.items())
+        for (model, sampling), rows in sorted(statistics.models.items())
     )
-    share = f"{counts.right / counts.compared:.1%}" if counts.compared else "not known"
+    share = f"{statistics.right / statistics.compared:.1%}" if statistics.compared else "not known"
     return f"""---
 license: other
 license_name: unknown
@@ -176,23 +183,23 @@ dataset_info:
 
 # {name}
 
-Chains of thought for distillation: {counts.rows:,} responses to {len(counts.questions):,} questions of \
-{", ".join(sorted(counts.sets))}, one per row, with their questions. Written by `scotd_jax`.
+Chains of thought for distillation: {statistics.rows:,} responses to {len(statistics.questions):,} questions of \
+{", ".join(sorted(statistics.sets))}, one per row, with their questions. Written by `scotd_jax`.
 
-The license is not known: it follows from those of the questions and of the model that answered them. Look them up and \
-write them into the first lines of this file before you pass the data on.
+The license is not known: it follows from those of the questions and of the model that generated the responses. Look \
+them up and write the license into the first lines of this file before you pass the data on.
 
 | model | sampling | responses |
 |---|---|---|
-{speakers}
+{models}
 | | |
 |---|---|
-| responses with an answer | {counts.answered:,} |
-| compared with a gold answer | {counts.compared:,} |
-| of these right | {counts.right:,} ({share}) |
-| cut off at the length limit | {counts.truncated:,} |
+| responses with an answer | {statistics.answered:,} |
+| compared with a gold answer | {statistics.compared:,} |
+| of these correct | {statistics.right:,} ({share}) |
+| cut off at the length limit | {statistics.truncated:,} |
 
-Responses are not filtered: wrong ones are in it. `correct` is null where there is no gold answer, `answer` and \
-`rationale` where none could be read, `logprob` (natural, of the whole response) and `num_tokens` where they are not \
-known. The dataset's only split is "train"; the column `split` is the one of the questions' task.
+Responses are not filtered: wrong ones are included. `correct` is null where there is no gold answer, `answer` and \
+`rationale` where they could not be parsed, `logprob` (natural, of the whole response) and `num_tokens` where they are \
+unknown. The dataset's only split is "train"; the column `split` is that of the question in its task.
 """

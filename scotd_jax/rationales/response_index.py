@@ -1,7 +1,7 @@
-"""Names of responses, and where the responses lie, in little memory: some tens of megabytes for a million of them.
+"""Compact indexes of responses by key: some tens of megabytes for a million of them.
 
-A name is (question_id, sample_index). `Names` is a set of them that holds one number per question, whose bits are the
-samples; `Places` holds six numbers per row.
+The key of a response is (question_id, sample_index). `ResponseKeySet` is a set of keys with one integer per question,
+whose bits are the samples. `RowLocations` holds six integers per row.
 """
 
 import array
@@ -16,21 +16,23 @@ ResponseKey = tuple[str, int]
 
 
 class ResponseKeySet(collections.abc.MutableSet):
-    """A set of names, equal to the ordinary set of the same names."""
+    """A set of keys, equal to the ordinary set of the same keys."""
 
-    _BITS = 4096  # samples from this number on, which nobody asks for but a file may hold, are kept as they are
+    # Larger sample indices are stored one by one: no job uses them, but an imported file may, and a bit set of each
+    # question would be as long as its largest index.
+    _MAX_BITS = 4096
 
-    def __init__(self, names: Iterable[ResponseKey] = ()):
+    def __init__(self, keys: Iterable[ResponseKey] = ()):
         self._samples: dict[str, int] = {}
         self._others: set[ResponseKey] = set()
         self._count = 0
-        for name in names:
-            self.add(name)
+        for key in keys:
+            self.add(key)
 
-    def __contains__(self, name: object) -> bool:
-        question_id, sample_index = name
-        if sample_index >= self._BITS:
-            return name in self._others
+    def __contains__(self, key: object) -> bool:
+        question_id, sample_index = key
+        if sample_index >= self._MAX_BITS:
+            return key in self._others
         return bool(self._samples.get(question_id, 0) >> sample_index & 1)
 
     def __iter__(self) -> Iterator[ResponseKey]:
@@ -41,28 +43,29 @@ class ResponseKeySet(collections.abc.MutableSet):
     def __len__(self) -> int:
         return self._count
 
-    def add(self, name: ResponseKey) -> None:
-        if name not in self:
+    def add(self, key: ResponseKey) -> None:
+        if key not in self:
             self._count += 1
-            self._flip(name)
+            self._flip(key)
 
-    def discard(self, name: ResponseKey) -> None:
-        if name in self:
+    def discard(self, key: ResponseKey) -> None:
+        if key in self:
             self._count -= 1
-            self._flip(name)
+            self._flip(key)
 
-    def _flip(self, name: ResponseKey) -> None:
-        if name[1] >= self._BITS:
-            self._others ^= {name}
+    def _flip(self, key: ResponseKey) -> None:
+        question_id, sample_index = key
+        if sample_index >= self._MAX_BITS:
+            self._others ^= {key}
         else:
-            self._samples[name[0]] = self._samples.get(name[0], 0) ^ 1 << name[1]
+            self._samples[question_id] = self._samples.get(question_id, 0) ^ 1 << sample_index
 
     def __repr__(self) -> str:
-        return f"Names({list(self)!r})"
+        return f"ResponseKeySet({list(self)!r})"
 
 
 class RowLocation(NamedTuple):
-    """Where a row lies: the line of a file, counted from 1, its first byte and its bytes with the line end."""
+    """Location of a row: file, line (from 1), first byte, and number of bytes with the line end."""
 
     path: epath.Path
     line: int
@@ -71,40 +74,46 @@ class RowLocation(NamedTuple):
 
 
 class RowLocations:
-    """Rows in the order in which they were added. The rows themselves stay on disk."""
+    """Locations of rows by key, in the order in which they were added. The rows themselves stay on disk."""
 
-    _WIDTH = 6  # question, sample, file, line, begin, size
+    _COLUMNS = 6  # question, sample, file, line, begin, size
 
-    def __init__(self):
-        self._numbers: dict[str, int] = {}  # of questions
+    def __init__(self) -> None:
+        self._questions: dict[str, int] = {}
         self._paths: dict[epath.Path, int] = {}
         self._cells = array.array("q")
 
-    def add(self, name: ResponseKey, place: RowLocation) -> None:
-        question = self._numbers.setdefault(name[0], len(self._numbers))
-        file = self._paths.setdefault(place.path, len(self._paths))
-        self._cells.extend((question, name[1], file, place.line, place.begin, place.size))
+    def add(self, key: ResponseKey, location: RowLocation) -> None:
+        question_id, sample_index = key
+        question = self._questions.setdefault(question_id, len(self._questions))
+        file = self._paths.setdefault(location.path, len(self._paths))
+        self._cells.extend((question, sample_index, file, location.line, location.begin, location.size))
 
     def sorted(self, order: Sequence[str] | None = None) -> Iterator[tuple[ResponseKey, list[RowLocation]]]:
-        """Every name once, by question (as in `order`, else as they came) and sample, with the places of its rows.
+        """Yields every key once, with the locations of its rows.
 
-        Raises KeyError with the Place of a row whose question is not in `order`.
+        Args:
+          order: question ids in the order of the output; None is the order in which they were added. The samples of
+            a question are sorted by index.
+
+        Raises:
+          KeyError: with location and question id of a row whose question is not in `order`.
         """
-        table = np.frombuffer(self._cells, np.int64).reshape(-1, self._WIDTH)
-        ids, paths = list(self._numbers), list(self._paths)
+        table = np.frombuffer(self._cells, np.int64).reshape(-1, self._COLUMNS)
+        ids, paths = list(self._questions), list(self._paths)
         rank = np.arange(len(ids))
         if order is not None:
-            known = {question_id: i for i, question_id in enumerate(order)}
-            rank = np.array([known.get(question_id, -1) for question_id in ids], np.int64)
+            rank_of = {question_id: i for i, question_id in enumerate(order)}
+            rank = np.array([rank_of.get(question_id, -1) for question_id in ids], np.int64)
             for row in table[rank[table[:, 0]] < 0][:1]:
                 raise KeyError(RowLocation(paths[row[2]], *row[3:].tolist()), ids[row[0]])
-        before, found = None, []
-        for at in np.lexsort((table[:, 1], rank[table[:, 0]])):  # stable: of equal names the first that came
-            question, sample, file, *where = table[at].tolist()
-            if before != (question, sample):
-                if before is not None:
-                    yield (ids[before[0]], before[1]), found
-                before, found = (question, sample), []
-            found.append(RowLocation(paths[file], *where))
-        if before is not None:
-            yield (ids[before[0]], before[1]), found
+        previous, locations = None, []
+        for i in np.lexsort((table[:, 1], rank[table[:, 0]])):  # stable: rows of one key stay in the order of addition
+            question, sample, file, *location = table[i].tolist()
+            if previous != (question, sample):
+                if previous is not None:
+                    yield (ids[previous[0]], previous[1]), locations
+                previous, locations = (question, sample), []
+            locations.append(RowLocation(paths[file], *location))
+        if previous is not None:
+            yield (ids[previous[0]], previous[1]), locations

@@ -1,14 +1,14 @@
-"""Responses on disk: written as they are said, never lost and never doubled.
+"""Response store: responses are on disk as soon as they are generated, and are never lost or duplicated.
 
-While a set is being sampled, every batch becomes one immutable part; at the end the parts are merged:
+While a set is sampled, every batch becomes one immutable part; at the end the parts are merged:
 
     FOLDER/parts/STEM-host00000-000012-1f0c9a3e.jsonl      one call of `write`, by process 0
-    FOLDER/STEM-00000-of-00004.jsonl ...  (or STEM.jsonl)   one call of `finish`, sorted
+    FOLDER/STEM-00000-of-00004.jsonl ...  (or STEM.jsonl)   one call of `merge`, sorted
 
-Each file appears whole or not at all (`scotd_jax.atomic`). One invariant makes every moment safe to be killed at: a row
-that was written is in at least one of these files, and whoever reads them together takes equal copies of a row for
-one. So `finish` may be cut between any two renames or removals, and only has to be called again. It first writes the
-merged files as parts, which they are, and gives them their names when all of them are there.
+Each file appears complete or not at all (`scotd_jax.atomic`). The invariant that makes every moment safe to be killed
+at: a written row is in at least one of these files, and reading them together counts equal copies of a row once. So
+`merge` may be interrupted between any two renames or removals, and only has to be called again. It first writes the
+merged files as further parts, and renames them when all of them are complete.
 """
 
 import itertools
@@ -22,68 +22,115 @@ from etils import epath
 from scotd_jax.atomic import atomic_write, disk_full_as_input_error, remove_partial_files, sync_folder
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.response_index import ResponseKey, ResponseKeySet, RowLocation, RowLocations
-from scotd_jax.records import Question, R, Response, from_json, to_json
+from scotd_jax.records import Response, from_json, to_json
+
+
+def response_files(folder: epath.PathLike) -> list[epath.Path]:
+    """Returns the merged files of the set of responses in `folder`, in the order of their questions."""
+    return sorted(epath.Path(folder).glob("responses-*.jsonl"))
+
+
+def read_responses(paths: Iterable[epath.PathLike]) -> Iterator[Response]:
+    """Reads the responses of JSONL files one at a time, in order.
+
+    Raises:
+      InputError: if a line is no Response, or a key occurs twice; the message begins with file and line.
+    """
+    seen = ResponseKeySet()
+    for path in map(epath.Path, paths):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; expected JSONL, one Response per line")
+        for number, line in _read_lines(path):
+            response = _parse(line, path, number)
+            if response.key in seen:
+                raise InputError(
+                    f"{path} line {number}: {_describe(response.key)} comes twice; (question_id, sample_index) must "
+                    "be unique"
+                )
+            seen.add(response.key)
+            yield response
 
 
 class ResponseWriter:
-    """Collects one set of responses in `folder` under the name `stem`, over any number of runs and processes.
+    """Writes one set of responses to `folder` under the name `stem`, over any number of runs and processes.
 
-    `host` is this process' index. All processes may write at once; one of them calls `finish` after all are done.
+    All processes may write at once; one of them calls `merge` after all are done.
     """
 
     def __init__(self, folder: epath.PathLike, stem: str = "responses", host: int = 0):
+        """Opens a set of responses, which need not exist yet.
+
+        Args:
+          folder: folder of the set.
+          stem: name of the set, with which its files begin.
+          host: index of this process.
+        """
         self._folder = epath.Path(folder)
         self._parts = self._folder / "parts"
         self._stem, self._host = stem, host
-        self._part = re.compile(re.escape(stem) + r"-host\d{5,}-(\d{6,})-[0-9a-f]{8}\.jsonl")
-        self._merged = re.compile(re.escape(stem) + r"(-\d{5,}-of-\d{5,})?\.jsonl")
-        self._done: ResponseKeySet | None = None
-        self._next = 0
+        self._part_name = re.compile(re.escape(stem) + r"-host\d{5,}-(\d{6,})-[0-9a-f]{8}\.jsonl")
+        self._merged_name = re.compile(re.escape(stem) + r"(-\d{5,}-of-\d{5,})?\.jsonl")
+        self._written: ResponseKeySet | None = None
+        self._next_part = 0
 
     def written_keys(self) -> ResponseKeySet:
-        """Names (question_id, sample_index) of all rows that are safely on disk.
+        """Returns the keys of all rows that are on disk.
 
-        Raises InputError on a damaged file, and on two rows of one name that differ.
+        Raises:
+          InputError: if a file is damaged, or two rows with one key differ.
         """
-        self._done = ResponseKeySet(name for name, _ in self._rows())
-        return ResponseKeySet(self._done)
+        self._written = ResponseKeySet(key for key, _ in self._locate_rows())
+        return ResponseKeySet(self._written)
 
     def write(self, rows: Iterable[Response]) -> None:
-        """Makes `rows` permanent, all or none of them: they are on the disk when this returns.
+        """Writes all of `rows` or none of them; they are flushed to disk when this returns.
 
-        Raises InputError, and writes nothing, when a row's name is taken and when the disk is full.
+        Raises:
+          InputError: if a row's key is written already, or the disk is full. Nothing is then written.
         """
-        if self._done is None:
+        if self._written is None:
             self.written_keys()
         rows = list(rows)
         new: set[ResponseKey] = set()
         for row in rows:
-            if row.key in self._done or row.key in new:
-                raise InputError(f"{self._folder}: {_name(row.key)} is written twice; every response has its own name")
+            if row.key in self._written or row.key in new:
+                raise InputError(
+                    f"{self._folder}: {_describe(row.key)} is written twice; (question_id, sample_index) must be unique"
+                )
             new.add(row.key)
         if not rows:
             return
         self._write_part(to_json(row).encode() + b"\n" for row in rows)
-        self._done |= new
+        self._written |= new
 
     def merge(self, order: Sequence[str], shards: int | None) -> list[epath.Path]:
-        """Merges all rows into the final files, removes the parts and returns the files.
+        """Merges all rows into the final files and removes the parts.
 
-        Rows are sorted by `order` (ids of all questions) and sample index, so the files do not depend on how often
-        the sampling was cut; each of the `shards` files holds consecutive questions. None is one file STEM.jsonl.
-        Raises InputError on a row of a question that is not in `order`, and as `done` does.
+        Rows are sorted by question and sample index, so the files do not depend on how often sampling was interrupted.
+
+        Args:
+          order: ids of all questions in the order of the output.
+          shards: number of files, each of which holds consecutive questions. None is one file STEM.jsonl.
+
+        Returns:
+          The paths of the final files.
+
+        Raises:
+          InputError: if a row's question is not in `order`, or as `written_keys` does.
         """
-        place = {question_id: i for i, question_id in enumerate(order)}
-        old, paths, count = self._files(), self.merged_paths(shards), shards or 1
-        rows = itertools.groupby(self._rows(order), lambda row: place[row[0][0]] * count // len(order))
-        shard, some = next(rows, (count, ()))
+        rank = {question_id: i for i, question_id in enumerate(order)}
+        old, paths, count = self._existing_files(), self.merged_paths(shards), shards or 1
+        by_shard = itertools.groupby(self._locate_rows(order), lambda row: rank[row[0][0]] * count // len(order))
+        shard, rows = next(by_shard, (count, ()))
         staged = []
         with _LineReader() as lines:
             for i in range(count):
-                staged.append(self._write_part(lines.read(at) for _, at in (some if shard == i else ())))
-                if shard == i:
-                    shard, some = next(rows, (count, ()))
-        # Only now, with every row in a new file, may old files be replaced and removed.
+                if shard != i:
+                    staged.append(self._write_part(()))
+                    continue
+                staged.append(self._write_part(lines.read(location) for _, location in rows))
+                shard, rows = next(by_shard, (count, ()))
+        # Every row is in a new file now, so old files may be replaced and removed.
         with disk_full_as_input_error(self._folder / self._stem):
             for part, path in zip(staged, paths, strict=True):
                 part.replace(path)
@@ -97,148 +144,109 @@ class ResponseWriter:
         return paths
 
     def merged_paths(self, shards: int | None) -> list[epath.Path]:
-        """The files that `finish` makes."""
+        """Returns the paths that `merge` writes."""
         if shards is None:
             return [self._folder / f"{self._stem}.jsonl"]
         return [self._folder / f"{self._stem}-{i:05d}-of-{shards:05d}.jsonl" for i in range(shards)]
 
     def _write_part(self, lines: Iterable[bytes]) -> epath.Path:
-        path = self._parts / f"{self._stem}-host{self._host:05d}-{self._next:06d}-{uuid4().hex[:8]}.jsonl"
+        path = self._parts / f"{self._stem}-host{self._host:05d}-{self._next_part:06d}-{uuid4().hex[:8]}.jsonl"
         with atomic_write(path) as file:
             file.writelines(lines)
-        self._next += 1
+        self._next_part += 1
         return path
 
-    def _files(self) -> list[epath.Path]:
-        """Every complete file of this set, merged ones first."""
-        merged = [p for p in self._list(self._folder) if self._merged.fullmatch(p.name)]
-        return merged + [p for p in self._list(self._parts) if self._part.fullmatch(p.name)]
+    def _existing_files(self) -> list[epath.Path]:
+        """All complete files of this set, merged ones first."""
+        merged = [path for path in _list_folder(self._folder) if self._merged_name.fullmatch(path.name)]
+        return merged + [path for path in _list_folder(self._parts) if self._part_name.fullmatch(path.name)]
+
+    def _locate_rows(self, order: Sequence[str] | None = None) -> Iterator[tuple[ResponseKey, RowLocation]]:
+        """Locations of all rows by key, sorted if `order` is set; equal copies count once. Sets `_next_part`."""
+        locations = RowLocations()
+        for path in self._existing_files():
+            begin = 0
+            for number, line in _read_lines(path):
+                key = self._parse_row(line, path, number).key
+                locations.add(key, RowLocation(path, number, begin, len(line)))
+                begin += len(line)
+        parts = (self._part_name.fullmatch(path.name) for path in _list_folder(self._parts))
+        self._next_part = max((int(part[1]) for part in parts if part), default=-1) + 1
+        try:
+            yield from self._deduplicate(locations.sorted(order))
+        except KeyError as error:
+            location, question_id = error.args
+            raise InputError(
+                f"{location.path} line {location.line}: question {question_id!r} is not one of the set's questions"
+            ) from None
 
     @staticmethod
-    def _parse(line: bytes, path: epath.Path, number: int) -> Response:
+    def _parse_row(line: bytes, path: epath.Path, number: int) -> Response:
         try:
-            return _parse(Response, line, path, number)
+            return _parse(line, path, number)
         except InputError as error:
             raise InputError(
-                f"{error}. If the file cannot be mended, remove it: its rows will be sampled again"
+                f"{error}. If the file cannot be fixed, remove it: its rows will be sampled again"
             ) from None
 
     @staticmethod
-    def _list(folder: epath.Path) -> list[epath.Path]:
-        return sorted(folder.iterdir()) if folder.is_dir() else []
-
-    def _rows(self, order: Sequence[str] | None = None) -> Iterator[tuple[ResponseKey, RowLocation]]:
-        """All rows of all files by name, sorted by `order` if it is given; equal copies are one."""
-        places = RowLocations()
-        for path in self._files():
-            begin = 0
-            for number, line in _lines(path):
-                places.add(self._parse(line, path, number).key, RowLocation(path, number, begin, len(line)))
-                begin += len(line)
-        parts = [int(m[1]) for m in map(self._part.fullmatch, (p.name for p in self._list(self._parts))) if m]
-        self._next = max(parts, default=-1) + 1
-        try:
-            yield from self._once(places.sorted(order))
-        except KeyError as error:
-            place, question_id = error.args
-            raise InputError(
-                f"{place.path} line {place.line}: question {question_id!r} is not one of those asked"
-            ) from None
-
-    @staticmethod
-    def _once(rows: Iterable[tuple[ResponseKey, list[RowLocation]]]) -> Iterator[tuple[ResponseKey, RowLocation]]:
-        """The first place of every name. Raises InputError where another one holds something else."""
+    def _deduplicate(
+        rows: Iterable[tuple[ResponseKey, list[RowLocation]]],
+    ) -> Iterator[tuple[ResponseKey, RowLocation]]:
+        """The first location of every key. Raises InputError if the rows of one key differ."""
         with _LineReader() as lines:
-            for name, (first, *others) in rows:
+            for key, (first, *others) in rows:
                 for other in others:
                     if lines.read(other) != lines.read(first):
                         raise InputError(
-                            f"{other.path} line {other.line}: {_name(name)} is also in {first.path} line {first.line} "
-                            "and says something else there; two different runs wrote into this folder: remove the "
-                            "file that does not belong here"
+                            f"{other.path} line {other.line}: {_describe(key)} is also in {first.path} line "
+                            f"{first.line} with different content; two different runs wrote into this folder: remove "
+                            "the file that does not belong here"
                         )
-                yield name, first
+                yield key, first
 
 
 class _LineReader:
-    """Reads rows by their place. A few files stay open: the samples of a question lie in neighbouring ones."""
+    """Reads rows by location. Keeps a few files open, as the samples of a question are in neighbouring files."""
 
-    OPEN = 16
+    MAX_OPEN = 16
 
     def __enter__(self) -> "_LineReader":
-        self._files: dict[epath.Path, IO[bytes]] = {}  # the one used last comes last
+        self._files: dict[epath.Path, IO[bytes]] = {}  # the most recently used file is last
         return self
 
     def __exit__(self, *exception: object) -> None:
         for file in self._files.values():
             file.close()
 
-    def read(self, place: RowLocation) -> bytes:
-        file = self._files.pop(place.path, None) or place.path.open("rb")
-        self._files[place.path] = file
-        if len(self._files) > self.OPEN:
+    def read(self, location: RowLocation) -> bytes:
+        file = self._files.pop(location.path, None) or location.path.open("rb")
+        self._files[location.path] = file
+        if len(self._files) > self.MAX_OPEN:
             self._files.pop(next(iter(self._files))).close()
-        file.seek(place.begin)
-        return _ended(file.read(place.size))
+        file.seek(location.begin)
+        line = file.read(location.size)
+        return line if line.endswith(b"\n") else line + b"\n"  # a hand-edited file may lack the last line end
 
 
-def read_responses(paths: Iterable[epath.PathLike]) -> Iterator[Response]:
-    """The responses of some JSONL files, one at a time, in order.
-
-    Raises InputError ("FILE line N: ...") on a line that is not a Response and on a name that comes twice.
-    """
-    seen = ResponseKeySet()
-    for path, number, response in _records(Response, paths):
-        if response.key in seen:
-            raise InputError(
-                f"{path} line {number}: {_name(response.key)} comes twice; (question_id, sample_index) must be unique"
-            )
-        seen.add(response.key)
-        yield response
+def _list_folder(folder: epath.Path) -> list[epath.Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def read_questions(path: epath.PathLike) -> list[Question]:
-    """The questions of a JSONL file. Raises InputError as `read_responses` does; ids must be unique."""
-    questions: dict[str, Question] = {}
-    for where, number, question in _records(Question, [path]):
-        if question.id in questions:
-            raise InputError(f"{where} line {number}: question {question.id!r} comes twice; ids must be unique")
-        questions[question.id] = question
-    return list(questions.values())
-
-
-def _records(kind: type[R], paths: Iterable[epath.PathLike]) -> Iterator[tuple[epath.Path, int, R]]:
-    for path in map(epath.Path, paths):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; expected JSONL, one {kind.__name__} per line")
-        for number, line in _lines(path):
-            yield path, number, _parse(kind, line, path, number)
-
-
-def _lines(path: epath.Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines as bytes: only "\\n" ends a line, whatever else Unicode takes for a line end."""
+def _read_lines(path: epath.Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines as bytes, split at "\\n" only and not at the other line ends of Unicode."""
     with path.open("rb") as file:
         yield from enumerate(file, 1)
 
 
-def _ended(line: bytes) -> bytes:
-    """The line with its end, which the last line of a hand-made file may lack."""
-    return line if line.endswith(b"\n") else line + b"\n"
-
-
-def _parse(kind: type[R], line: bytes, path: epath.Path, number: int) -> R:
+def _parse(line: bytes, path: epath.Path, number: int) -> Response:
     where = f"{path} line {number}"
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from None
-    return from_json(kind, text, where)
+    return from_json(Response, text, where)
 
 
-def _name(name: tuple[str, int]) -> str:
-    return f"sample {name[1]} of question {name[0]!r}"
-
-
-def response_files(folder: epath.PathLike) -> list[epath.Path]:
-    """Returns the merged files of the set of responses in `folder`, in the order of their questions."""
-    return sorted(epath.Path(folder).glob("responses-*.jsonl"))
+def _describe(key: ResponseKey) -> str:
+    return f"sample {key[1]} of question {key[0]!r}"

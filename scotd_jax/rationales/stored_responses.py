@@ -1,8 +1,8 @@
-"""Sets of responses as a stream by question, from disk and in bounded memory.
+"""Random access by question to a finished set of responses, from disk and in bounded memory.
 
-The files of a finished set are sorted (store.py): all rows of a question lie together. So one quick pass, which parses
-next to nothing, finds where each question begins; its rows are read when their turn comes. Whoever makes a part of a
-corpus reads only that part.
+The files of a finished set are sorted (store.py), so all rows of a question are consecutive. One quick pass, which
+parses almost nothing, finds where the rows of each question begin; they are read when they are needed. A process that
+builds one shard of a corpus reads only the rows of that shard.
 """
 
 import collections
@@ -18,78 +18,60 @@ from etils import epath
 from scotd_jax.errors import InputError
 from scotd_jax.records import Response, from_json
 
-# How the store writes a line. Any other way of writing it is parsed.
-_BEGIN = re.compile(rb'\{"question_id": ("(?:[^"\\]|\\.)*"),')
+# The begin of a line as the store writes it; any other line is parsed as a whole.
+_QUESTION_ID = re.compile(rb'\{"question_id": ("(?:[^"\\]|\\.)*"),')
 
 
 class StoredResponses:
-    """One finished set of responses, by the place of their question in an order.
+    """One finished set of responses, indexed by the position of the question.
 
-    `counts` int64[questions] says how many there are to each. `foreign` counts those to questions that are not in the
-    order, by (question id, model).
+    Attributes:
+      counts: int64[questions], the number of responses to each question.
+      unmatched: number of responses to other questions, by (question id, model).
     """
 
-    def __init__(self, paths: Sequence[epath.Path], place: Mapping[str, int]):
-        """Looks through `paths`; `place` numbers the ids of all questions from 0.
+    def __init__(self, paths: Sequence[epath.Path], positions: Mapping[str, int]):
+        """Scans the files of a set.
 
-        Raises InputError, naming file and line, if the rows of a question do not lie together or are no responses.
+        Args:
+          paths: files of the set, in order.
+          positions: the position of each question id, from 0.
+
+        Raises:
+          InputError: if the rows of a question are not consecutive, or a row is no response; the message names file
+            and line.
         """
         self._paths = list(paths)
-        self.counts, self._file, self._line, self._begin, self._size = np.zeros((5, len(place)), np.int64)
+        self.counts, self._file, self._line, self._begin, self._size = np.zeros((5, len(positions)), np.int64)
         self.unmatched: collections.Counter[tuple[str, str]] = collections.Counter()
         self._open: tuple[int, BinaryIO] | None = None
         for number, path in enumerate(self._paths):
             if not path.is_file():
                 raise InputError(f"{path}: no such file; make the set of responses again: --overwrite=sample")
-            self._look_through(number, path, place)
+            self._scan(number, path, positions)
 
-    def _look_through(self, number: int, path: epath.Path, place: Mapping[str, int]) -> None:
-        begin, last, at = 0, b"", -1
-        with path.open("rb") as file:
-            for line, data in enumerate(file, 1):
-                found = _BEGIN.match(data)
-                key = found[1] if found else data
-                if key != last:
-                    where = f"{path} line {line}"
-                    id_ = json.loads(key) if found else _parsed(data, where).question_id
-                    last, at = key, self._begin_of(number, line, begin, place.get(id_, -1), at, id_, where)
-                if at < 0:
-                    row = _parsed(data, f"{path} line {line}")
-                    self.unmatched[row.question_id, row.model] += 1
-                else:
-                    self.counts[at] += 1
-                    self._size[at] += len(data)
-                begin += len(data)
+    def read(self, position: int) -> list[Response]:
+        """Reads all responses to the question at `position`.
 
-    def _begin_of(self, number: int, line: int, begin: int, at: int, before: int, id_: str, where: str) -> int:
-        """Notes where the rows of the question at place `at` begin; the place."""
-        if at < 0 or at == before:
-            return at
-        if self.counts[at]:
-            raise InputError(
-                f"{where}: question {id_!r} comes again after others; the rows of a question lie together in a "
-                "finished set: make it again with --overwrite=sample"
-            )
-        self._file[at], self._line[at], self._begin[at] = number, line, begin
-        return at
-
-    def read(self, place: int) -> list[Response]:
-        """All responses to the question at `place`. Raises InputError ("FILE line N: ...") on a damaged one."""
-        if not self.counts[place]:
+        Raises:
+          InputError: if a row is damaged; the message names file and line.
+        """
+        if not self.counts[position]:
             return []
-        number, begin, size = int(self._file[place]), int(self._begin[place]), int(self._size[place])
-        path, line = self._paths[number], int(self._line[place])
+        number, begin, size = int(self._file[position]), int(self._begin[position]), int(self._size[position])
+        path, line = self._paths[number], int(self._line[position])
         name = str(path)
         if self._open is None or self._open[0] != number:
             self.close()
             self._open = number, path.open("rb")
         file = self._open[1]
-        if file.tell() != begin:  # neighbours are read without a jump, which is dear in a bucket
+        if file.tell() != begin:  # consecutive questions are read without a seek, which is expensive in a bucket
             file.seek(begin)
         lines = file.read(size).removesuffix(b"\n").split(b"\n")
-        return [_parsed(data, f"{name} line {line + i}") for i, data in enumerate(lines)]
+        return [_parse(data, f"{name} line {line + i}") for i, data in enumerate(lines)]
 
     def close(self) -> None:
+        """Closes the open file; `read` opens it again."""
         if self._open is not None:
             self._open[1].close()
             self._open = None
@@ -97,19 +79,53 @@ class StoredResponses:
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_open": None}
 
+    def _scan(self, number: int, path: epath.Path, positions: Mapping[str, int]) -> None:
+        """Records where the rows of each question in file `number` begin."""
+        begin, last_key, position = 0, b"", -1
+        with path.open("rb") as file:
+            for line, data in enumerate(file, 1):
+                match = _QUESTION_ID.match(data)
+                key = match[1] if match else data
+                if key != last_key:
+                    where = f"{path} line {line}"
+                    question_id = json.loads(key) if match else _parse(data, where).question_id
+                    previous, position = position, positions.get(question_id, -1)
+                    if position not in (-1, previous):
+                        self._begin_question(position, question_id, number, line, begin, where)
+                    last_key = key
+                if position < 0:
+                    row = _parse(data, f"{path} line {line}")
+                    self.unmatched[row.question_id, row.model] += 1
+                else:
+                    self.counts[position] += 1
+                    self._size[position] += len(data)
+                begin += len(data)
+
+    def _begin_question(self, position: int, question_id: str, number: int, line: int, begin: int, where: str) -> None:
+        if self.counts[position]:
+            raise InputError(
+                f"{where}: question {question_id!r} comes again after others; the rows of a question are consecutive "
+                "in a finished set: make it again with --overwrite=sample"
+            )
+        self._file[position], self._line[position], self._begin[position] = number, line, begin
+
 
 def concatenate_sets(sets: Iterable[Sequence[Response]]) -> list[Response]:
-    """The responses of several sets to one question in a row: first those of the first set, under their own sample
-    index, then those of the second, numbered on from the last; and so on."""
+    """Concatenates the responses of several sets to one question.
+
+    The first set keeps its sample indices; those of every further set are shifted to follow the last index before.
+    """
     rows: list[Response] = []
     offset = 0
-    for each in sets:
-        rows += [dataclasses.replace(r, sample_index=r.sample_index + offset) for r in each] if offset else each
+    for responses in sets:
+        if offset:
+            responses = [dataclasses.replace(row, sample_index=row.sample_index + offset) for row in responses]
+        rows += responses
         offset = max((row.sample_index + 1 for row in rows), default=0)
     return rows
 
 
-def _parsed(data: bytes, where: str) -> Response:
+def _parse(data: bytes, where: str) -> Response:
     try:
         return from_json(Response, data.decode(), where)
     except UnicodeDecodeError as error:

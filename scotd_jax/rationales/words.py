@@ -1,4 +1,4 @@
-"""Texts as the words that comparisons see: lower case, without punctuation."""
+"""Words for comparing texts: lower case, without punctuation."""
 
 import re
 
@@ -6,5 +6,5 @@ _PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text. "It's well-known." has the two words "its" and "wellknown"."""
+    """Splits a text into words. "It's well-known." has the two words "its" and "wellknown"."""
     return _PUNCTUATION.sub("", text.lower()).split()

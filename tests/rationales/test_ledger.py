@@ -194,7 +194,7 @@ def test_stages_and_sources_must_add_up_too():
         return new
 
     ledger(("questions", 2, 0), ("keep", 2, 1), ("cap", 1, 0)).check()
-    with pytest.raises(RuntimeError, match="2 responses came to stage 'cap', the one before let 1 pass"):
+    with pytest.raises(RuntimeError, match="stage 'cap' received 2, 1 passed the one before"):
         ledger(("questions", 2, 0), ("keep", 2, 1), ("cap", 2, 0)).check()
     with pytest.raises(RuntimeError, match="2 responses passed all stages, 1 are kept"):
         ledger(("questions", 2, 0)).check()
