@@ -196,7 +196,10 @@ def test_a_student_reads_what_it_is_asked(home, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": c.Model(architecture="opt-tiny", tokenizer="task:home", chat=True)}, r"model\.chat: a tokenizer trained"),
+        (
+            {"model": c.Model(architecture="opt-tiny", tokenizer="task:home", chat=True)},
+            r"model\.chat: a tokenizer trained",
+        ),
     ],
 )
 def test_settings_that_cannot_be(home, changes, message):
