@@ -77,16 +77,16 @@ class ScotdTraining:
         from scotd_jax.models import registry
         from scotd_jax.models.api import Precision
         from scotd_jax.models.hf.loading import load_config, load_pretrained
-        from scotd_jax.training.programs import programs_of
+        from scotd_jax.training.programs import training_programs
         from scotd_jax.training.step import ONE_PART
 
         self.memory = {"imports_mib": resident_mib()[0]}
         config = load_config(folder)
         model = registry.build(config, Precision("bfloat16"))
         settings = c.Training(optimizer=OPTIMIZER, steps=1000, microbatches=case.microbatches, remat=case.remat)
-        programs = programs_of(model, settings, ONE_PART, make_mesh(c.Mesh(), jax.devices()[:1]))
-        _, params = load_pretrained(folder, programs.places)
-        self.state, self.step = programs.start(params, 0), programs.step
+        programs = training_programs(model, settings, ONE_PART, make_mesh(c.Mesh(), jax.devices()[:1]))
+        _, params = load_pretrained(folder, programs.param_shardings)
+        self.state, self.step = programs.init_state(params, 0), programs.step
         batch = _batch(case, config.vocab_size, model.start_token)
         (questions, prompt), (_, group, response) = batch["prompt"].shape, batch["targets"].shape
         self.flops = training_flops(config, questions=questions, group=group, prompt=prompt, response=response)

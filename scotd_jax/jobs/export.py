@@ -12,7 +12,7 @@ from scotd_jax.records import Prompt
 from scotd_jax.reporting.cards import model_card
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.exemplars import join_prompt
-from scotd_jax.training.trainable import summary
+from scotd_jax.training.trainable import describe_trainable
 from scotd_jax.workdir import read_json
 
 PROMPTS = 4  # that are compared
@@ -47,7 +47,7 @@ def export(run: Run, name: str) -> None:
         style = own_style or task.format
         prompt = recipes.build_prompt(recipe, style, question, question.answer)
         prompts.append(join_prompt(run.opening(as_taught)(task, style, few_shot), prompt))
-    learned = summary(model.abstract(), spec.training.freeze, spec.training.lora)
+    learned = describe_trainable(model.abstract(), spec.training.freeze, spec.training.lora)
     card = _card(run, name, prompts[0], style.stops, length, learned)
     export_pretrained(artefact.path, model.config, params, tokenizer, card, max_new_tokens=length)
     if importlib.util.find_spec("torch"):
@@ -77,7 +77,7 @@ def _card(run: Run, name: str, prompt: Prompt, stops: tuple[str, ...], length: i
         "started from": spec.model.student or spec.model.path or f"random weights ({spec.model.architecture})",
     }
     if learned:
-        facts["what learned"] = learned
+        facts["trainable parameters"] = learned
     return model_card(
         name,
         kind=run.model_config(spec.model).kind,

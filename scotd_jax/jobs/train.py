@@ -19,12 +19,13 @@ from scotd_jax.jobs.generation.provided_rationales import identity, load_given
 from scotd_jax.models import api
 from scotd_jax.models.kernels import fused_attention
 from scotd_jax.sampling.decode_loop import cast_for_inference
-from scotd_jax.training import accounting, trainable
+from scotd_jax.training.accounting import summarize_cost
 from scotd_jax.training.checkpoints import best_step
-from scotd_jax.training.loop import check_sizes
+from scotd_jax.training.loop import check_batch_size
 from scotd_jax.training.loop import train as train_loop
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.optimizer import make_optimizer
+from scotd_jax.training.trainable import describe_trainable
 from scotd_jax.workdir import write_text
 
 # Fields of config.Training that change nothing of what is learnt but its rounding, as the mesh does: a run that was cut
@@ -75,8 +76,8 @@ def train(run: Run, name: str) -> None:
     overview = parameter_overview.get_parameter_overview(model.abstract(), include_stats=False)
     if hosts.is_primary():
         write_text(artefact.path / "parameters.txt", overview + "\n")
-    if learns := trainable.summary(model.abstract(), spec.training.freeze, spec.training.lora):
-        run.log(f"  {learns} learn")
+    if trainable := describe_trainable(model.abstract(), spec.training.freeze, spec.training.lora):
+        run.log(f"  trainable parameters: {trainable}")
     with run.progress(spec.training.steps, f"  {name}", "updates") as progress:
         spent = train_loop(
             model,
@@ -92,7 +93,7 @@ def train(run: Run, name: str) -> None:
             log=lambda step, values: progress.advance(step - progress.done, note(values)),
         )
     best = best_step(artefact.path / "checkpoints")
-    cost = accounting.summary(read_metrics(artefact.path / "metrics.jsonl") if hosts.is_primary() else [], spent)
+    cost = summarize_cost(read_metrics(artefact.path / "metrics.jsonl") if hosts.is_primary() else [], spent)
     run.log("  " + ", ".join(f"{key} {value}" for key, value in best.items()))
     run.log(f"  goodput {100 * cost['goodput']:.0f} %, {cost['rationales_per_second']:.3g} rationales/s of updates")
     artefact.finish({**best, "cost": cost})
@@ -104,11 +105,11 @@ def check_settings(run: Run, name: str) -> None:
     spec = run.config.students[name]
     training = spec.training
     try:
-        check_sizes(training, run.mesh)
+        check_batch_size(training, run.mesh)
         make_optimizer(training.optimizer, training.steps)
         fused_attention.attention(training.attention, run.mesh)
         if training.freeze or training.lora.rank:
-            trainable.summary(run.model(spec.model, spec.precision).abstract(), training.freeze, training.lora)
+            describe_trainable(run.model(spec.model, spec.precision).abstract(), training.freeze, training.lora)
     except InputError as error:
         raise InputError(f"config.students.{name}: {error}") from None
 

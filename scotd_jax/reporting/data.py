@@ -72,7 +72,7 @@ class ReportData:
 
     `sets` fixes the order of the sets, the first is the main one. `facts` says what was run, short names to short
     values. `ledgers` maps a corpus to its `Ledger.to_json`. `curves` maps a student to rows of (step, training loss or
-    None, dev accuracy or None), `costs` to what its manifest says of time and work (`training.accounting.summary`).
+    None, dev accuracy or None), `costs` to the cost in its manifest (`training.accounting.summarize_cost`).
     `config` is the resolved config as JSON text. `method` names the arm that is compared
     with all others; "" takes the one with most samples.
     """

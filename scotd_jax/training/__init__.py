@@ -1,1 +1,1 @@
-"""How a model learns: losses, optimizer, step, loop, checkpoints, metrics."""
+"""Training: losses, optimizers, train step, training loop, checkpoints, metrics, LoRA and frozen parameters."""

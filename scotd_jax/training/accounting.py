@@ -1,12 +1,12 @@
-"""What a training costs and where its wall time goes: work per update, seconds by purpose, goodput.
+"""Cost of a training run: FLOPs per update, wall time by category, and goodput.
 
-Every second between the beginning of `loop.train` and now counts for exactly one purpose: inside of a block
-`with spent.on(NAME)` for that name, outside of all blocks for the updates. Goodput is the updates' share of all of
-them. Reading the clock waits for no device, and it need not: the host runs at most one update ahead of the devices.
+Every second between the start of `loop.train` and now belongs to exactly one category: inside a block
+`with tracker.measure(NAME)` to that name, outside of all blocks to the updates. Goodput is the updates' share of the
+total. Reading the clock does not wait for the devices, and need not: the host runs at most one update ahead of them.
 
-The lines of metrics hold the seconds so far, so a run that goes on begins with those of its last line. Updates that
-were made but come after the checkpoint have to be made again; what they took is `lost`. Two things no line can tell,
-and they are left out: what a killed process did after its last line, and the time in which no process ran.
+Metrics lines contain the totals so far, so a resumed run starts from those of its last line. Updates made after the
+last checkpoint are repeated; their time counts as `lost`. Two times are unknown and left out: what a killed process did
+after its last line, and the time during which no process ran.
 """
 
 import contextlib
@@ -21,65 +21,74 @@ from scotd_jax.distributed.chips import peak_flops
 from scotd_jax.distributed.flops import training_flops
 from scotd_jax.training.metrics import read_metrics
 
-PURPOSES = ("compile", "input", "checkpoint", "evaluation", "other", "lost")
+CATEGORIES = ("compile", "input", "checkpoint", "evaluation", "other", "lost")
 
 
-class Spent:
-    """Seconds by purpose:
+class GoodputTracker:
+    """Measures seconds by category.
 
     updates     everything that is not below
-    compile     calls that translate the update for batches of a new shape
-    input       waiting for the next batch while the devices had nothing to do
-    checkpoint  saving, as far as the next update had to wait for it, and restoring
-    evaluation  answering the dev questions
-    other       placing the parameters and making the optimizer state
-    lost        updates of earlier processes that had to be made again
+    compile     calls that compile the update for batches of a new shape
+    input       waiting for the next batch while the devices are idle
+    checkpoint  saving, as far as the next update has to wait for it, and restoring
+    evaluation  evaluating the dev questions
+    other       sharding the parameters and initializing the optimizer
+    lost        updates of earlier processes that have to be repeated
+
+    Args:
+      previous: seconds of earlier processes (`previous_seconds`).
+      clock: returns the time in seconds.
     """
 
-    def __init__(self, before: Mapping[str, float] | None = None, clock: Callable[[], float] = time.perf_counter):
-        """`before`: what earlier processes spent (`earlier`)."""
-        self._clock, self._begin = clock, clock()
-        self._seconds = dict.fromkeys(PURPOSES, 0.0) | dict(before or {})
-        self._updates = self._seconds.pop("updates", 0.0)
-        self._past = sum(self._seconds.values())
+    def __init__(self, previous: Mapping[str, float] | None = None, clock: Callable[[], float] = time.perf_counter):
+        self._clock, self._start = clock, clock()
+        self._seconds = dict.fromkeys(CATEGORIES, 0.0) | dict(previous or {})
+        self._previous_updates = self._seconds.pop("updates", 0.0)
+        self._previous_others = sum(self._seconds.values())
 
     @contextlib.contextmanager
-    def on(self, purpose: str, counts: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """The block is time spent on `purpose`, unless `counts()` says at its end that it is part of an update."""
-        begin = self._clock()
+    def measure(self, category: str, counts: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Adds the time of the block to `category`, or to the updates if `counts()` is False at its end."""
+        start = self._clock()
         try:
             yield
         finally:
             if counts():
-                self._seconds[purpose] += self._clock() - begin
+                self._seconds[category] += self._clock() - start
 
-    def updates(self) -> float:
-        """Seconds of updates, from the first process to now."""
-        return self._updates + self._clock() - self._begin - (sum(self._seconds.values()) - self._past)
+    def update_seconds(self) -> float:
+        """Seconds spent on updates since the first process started."""
+        others = sum(self._seconds.values()) - self._previous_others
+        return self._previous_updates + self._clock() - self._start - others
 
     def totals(self) -> dict[str, float]:
-        """goodput (0 to 1) and seconds_PURPOSE, from the first process to now."""
-        seconds = {"updates": self.updates(), **self._seconds}
+        """`goodput`, 0 to 1, and `seconds_CATEGORY`, since the first process started."""
+        seconds = {"updates": self.update_seconds(), **self._seconds}
         goodput = seconds["updates"] / max(sum(seconds.values()), 1e-9)
         return {"goodput": goodput, **{f"seconds_{name}": round(value, 3) for name, value in seconds.items()}}
 
 
-def earlier(path: epath.PathLike, step: int) -> dict[str, float]:
-    """What earlier processes spent, by the metrics lines in `path`, of which those up to `step` are to stay."""
+def previous_seconds(path: epath.PathLike, step: int) -> dict[str, float]:
+    """Seconds by category of earlier processes.
+
+    Args:
+      path: metrics file; it may be missing.
+      step: the restored step; the time of updates after it counts as lost.
+    """
     if not epath.Path(path).exists():
         return {}
     rows = [row for row in read_metrics(path) if "goodput" in row]
     if not rows:
         return {}
-    spent = {name: rows[-1][f"seconds_{name}"] for name in ("updates", *PURPOSES)}
-    kept = max((row["seconds_updates"] for row in rows if row["step"] <= step), default=0.0)
-    return spent | {"updates": kept, "lost": spent["lost"] + spent["updates"] - kept}
+    seconds = {name: rows[-1][f"seconds_{name}"] for name in ("updates", *CATEGORIES)}
+    retained = max((row["seconds_updates"] for row in rows if row["step"] <= step), default=0.0)
+    return seconds | {"updates": retained, "lost": seconds["lost"] + seconds["updates"] - retained}
 
 
-def work_of(config: Any, batch: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, float]:
-    """The `flops` of an update on a batch, all parts together (none for unknown models).
+def batch_flops(config: Any, batch: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, float]:
+    """`{"flops": operations of one update on the batch}`, or `{}` for a model without a formula.
 
-    Counted are the places of the arrays, those of padding too: what the devices compute.
+    All positions of the arrays count, including padding, because the devices compute them.
     """
     flops = 0
     for part in batch.values():
@@ -88,19 +97,27 @@ def work_of(config: Any, batch: Mapping[str, Mapping[str, jax.Array]]) -> dict[s
     return {"flops": float(flops)} if flops else {}
 
 
-def peak_of(mesh: jax.sharding.Mesh) -> float | None:
-    """Operations per second of all devices at their best; None where it is not known."""
+def mesh_peak_flops(mesh: jax.sharding.Mesh) -> float | None:
+    """Peak operations per second of all devices of the mesh; None if it is unknown."""
     peaks = [peak_flops(device.device_kind) for device in mesh.devices.flat]
     return None if None in peaks else sum(peaks)
 
 
-def summary(lines: Sequence[Mapping[str, int | float]], spent: Mapping[str, float]) -> dict[str, float]:
-    """What the manifest says of a training: `Spent.totals`, all rationales, how many in a second of updates, and MFU
-    over the updates whose lines have one (so it holds for runs that changed their devices)."""
+def summarize_cost(lines: Sequence[Mapping[str, int | float]], totals: Mapping[str, float]) -> dict[str, float]:
+    """Cost of a training run for its manifest.
+
+    Args:
+      lines: all metrics lines.
+      totals: `GoodputTracker.totals` at the end.
+
+    Returns:
+      `totals`, the number of rationales, rationales per second of updates, and the model FLOPs utilization (`mfu`) over
+      the updates whose lines have one, so it is also valid for runs that changed devices.
+    """
     rationales = sum(line.get("rationales", 0.0) for line in lines)
-    found = {"rationales": rationales, "rationales_per_second": rationales / max(spent["seconds_updates"], 1e-9)}
+    rates = {"rationales": rationales, "rationales_per_second": rationales / max(totals["seconds_updates"], 1e-9)}
     measured = [line for line in lines if line.get("mfu")]
     if measured:
-        best = sum(line["flops"] / line["mfu"] for line in measured)
-        found["mfu"] = sum(line["flops"] for line in measured) / best
-    return {**spent, **{name: round(value, 4) for name, value in found.items()}}
+        possible = sum(line["flops"] / line["mfu"] for line in measured)
+        rates["mfu"] = sum(line["flops"] for line in measured) / possible
+    return {**totals, **{name: round(value, 4) for name, value in rates.items()}}

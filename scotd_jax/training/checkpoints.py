@@ -1,12 +1,10 @@
-"""Checkpoints of a run: parameters, optimizer, and where the data iterator stands, committed together or not at all.
+"""Checkpoints: parameters, optimizer state and data iterator state, committed together or not at all.
 
-This file alone knows Orbax. A checkpoint has two items, `params` and `optimizer` (its state and the number of
-updates), so that a student's parameters can be read without its optimizer; the state of the data iterator, which is
-a few numbers, travels in the checkpoint's own metadata. It is the same on every host, so a run may go on with another
-number of hosts and another mesh.
-
-Numbers that do not learn (trainable.py) are a third item, `frozen`. Every checkpoint has them, so that each is whole:
-a run goes on from it bit for bit, and `load_params` makes plain parameters of it whatever was trained.
+This is the only file that uses Orbax. A checkpoint has the items `params` and `optimizer` (its state and the number of
+updates), so that parameters can be loaded without the optimizer, and `frozen` if some parameters are frozen
+(trainable.py). Every checkpoint is complete: a run resumes from it bit for bit, and `load_params` returns plain model
+parameters whatever was trained. The state of the data iterator, a few numbers, is in the metadata. It is the same on
+every host, so a run can resume with another number of hosts and another mesh.
 """
 
 import json
@@ -19,18 +17,23 @@ from orbax.checkpoint import v1 as ocp
 
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Params
-from scotd_jax.training import trainable
 from scotd_jax.training.step import TrainState
+from scotd_jax.training.trainable import combine, partition_shardings
 
-BEST = "dev_accuracy"  # the metric by which the best checkpoint is chosen; the larger the better
+BEST_METRIC = "dev_accuracy"  # chooses the best checkpoint; larger is better
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder: the last `keep` of them and the best one. A context manager."""
+    """The checkpoints of one run: the last few and the best one. A context manager.
 
-    def __init__(self, folder: epath.PathLike, keep: int = 2):
+    Args:
+      folder: folder of the checkpoints.
+      max_to_keep: number of latest checkpoints to keep, besides the best one.
+    """
+
+    def __init__(self, folder: epath.PathLike, max_to_keep: int = 2):
         self._folder = epath.Path(folder)
-        self._orbax = _open(self._folder, _Keep(keep), writes=True)
+        self._checkpointer = _open(self._folder, max_to_keep, writable=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -41,16 +44,19 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the last committed checkpoint."""
-        latest = self._orbax.latest
+        latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
     def save(self, step: int, state: TrainState, data_state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Copies `state` off the devices and returns; the files are written behind the next updates.
+        """Copies `state` off the devices and returns; files are written in the background of the next updates.
 
-        `data_state` is what the data iterator's get_state() gives, taken before the iterator is advanced for the next
-        update. `metrics` with the entry `dev_accuracy` makes the checkpoint a candidate for the best one.
+        Args:
+          step: number of updates made.
+          state: the training state.
+          data_state: `get_state()` of the data iterator, taken before it is advanced for the next update.
+          metrics: with the entry `dev_accuracy` the checkpoint is a candidate for the best one.
         """
-        self._orbax.save_checkpointables_async(
+        self._checkpointer.save_checkpointables_async(
             step,
             _items(state),
             metrics=dict(metrics) or None,
@@ -58,129 +64,146 @@ class Checkpoints:
         )
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Any]:
-        """State (placed as the shardings of `abstract` say) and data iterator state of the last checkpoint.
+        """Restores the last checkpoint.
 
-        Raises InputError if the checkpoint was written by another model or optimizer.
+        Args:
+          abstract: shapes, dtypes and shardings of the state.
+
+        Returns:
+          The training state and the state of the data iterator.
+
+        Raises:
+          InputError: if the checkpoint was written by another model or optimizer.
         """
         step = self.latest
         target = _items(abstract)
-        found = self._orbax.checkpointables_metadata(step)
+        found = self._checkpointer.checkpointables_metadata(step)
         for item in target:
-            _check_same(found.metadata.get(item, {}), target[item], f"{self._folder / str(step)}", item)
-        loaded = self._orbax.load_checkpointables(step, target)
+            _check_shapes(found.metadata.get(item, {}), target[item], f"{self._folder / str(step)}", item)
+        loaded = self._checkpointer.load_checkpointables(step, target)
         optimizer = loaded["optimizer"]
         state = TrainState(optimizer["step"], loaded["params"], optimizer["opt_state"], loaded.get("frozen"))
         return state, json.loads(found.custom_metadata["data"])
 
     def close(self) -> None:
-        """Waits until everything is written. Raises what the writing raised (a full disk, for instance)."""
-        self._orbax.close()
+        """Waits until everything is written, and raises any error of the writing (a full disk, for instance)."""
+        self._checkpointer.close()
 
 
 def load_params(
     folder: epath.PathLike, abstract: Params, which: Literal["best", "last"] = "best"
 ) -> tuple[Params, int]:
-    """Parameters of the best (or last) checkpoint in `folder`, LoRA's matrices added to their kernels, and its step.
+    """Loads model parameters from a checkpoint, with LoRA matrices merged into their kernels.
 
-    `abstract` gives shapes and, where its leaves have shardings, places; leaves without one go to the first device.
-    Without any `dev_accuracy` the last checkpoint is the best. Raises InputError if there is no checkpoint or if it
-    is one of another model.
+    Args:
+      folder: folder of the checkpoints.
+      abstract: shapes and, optionally, shardings of the model parameters; leaves without a sharding are loaded to the
+        first local device.
+      which: the best or the last checkpoint. If none has a `dev_accuracy`, the last one is the best.
+
+    Returns:
+      The parameters and the step of the checkpoint.
+
+    Raises:
+      InputError: if there is no checkpoint or it belongs to another model.
     """
     folder = epath.Path(folder)
     if not folder.exists():
         raise InputError(f"{folder}: there are no checkpoints here; run the job 'train' first")
-    with _open(folder, _Keep(1), writes=False) as orbax:
-        steps = orbax.checkpoints
+    with _open(folder, 1, writable=False) as checkpointer:
+        steps = checkpointer.checkpoints
         if not steps:
             raise InputError(f"{folder}: no finished checkpoint here; run the job 'train' first")
-        chosen = steps[best_of([step.metrics for step in steps])] if which == "best" else steps[-1]
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        places = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or here, abstract)
-        found = orbax.checkpointables_metadata(chosen.step).metadata
-        items = [item for item in ("params", "frozen") if item in found]
-        trees = [jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found[item]) for item in items]
-        trees = (*trees, None)[:2]
-        _check_same(jax.eval_shape(trainable.combine, *trees), abstract, f"{folder / str(chosen.step)}", "params")
-        target = {
-            item: jax.tree.map(
-                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-                tree,
-                trainable.shardings(tree, places),
-            )
-            for item, tree in zip(items, trees, strict=False)
-        }
-        loaded = orbax.load_checkpointables(chosen.step, target)
+        chosen = steps[best_index([step.metrics for step in steps])] if which == "best" else steps[-1]
+        local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or local, abstract)
+        saved = _parameter_items(checkpointer.checkpointables_metadata(chosen.step).metadata)
+        combined = jax.eval_shape(combine, saved["params"], saved.get("frozen"))
+        _check_shapes(combined, abstract, f"{folder / str(chosen.step)}", "params")
+        target = {item: _with_shardings(tree, partition_shardings(tree, shardings)) for item, tree in saved.items()}
+        loaded = checkpointer.load_checkpointables(chosen.step, target)
     if "frozen" not in loaded:
         return loaded["params"], chosen.step
-    combine = jax.jit(trainable.combine, out_shardings=places)
-    return combine(loaded["params"], loaded["frozen"]), chosen.step
+    return jax.jit(combine, out_shardings=shardings)(loaded["params"], loaded["frozen"]), chosen.step
 
 
 def best_step(folder: epath.PathLike) -> dict[str, int | float]:
-    """Step and metrics of the best checkpoint in `folder`, and the last step."""
-    with _open(epath.Path(folder), _Keep(1), writes=False) as orbax:
-        steps = orbax.checkpoints
-        best = steps[best_of([step.metrics for step in steps])]
+    """Returns `step` and metrics of the best checkpoint in `folder`, and `last_step`."""
+    with _open(epath.Path(folder), 1, writable=False) as checkpointer:
+        steps = checkpointer.checkpoints
+        best = steps[best_index([step.metrics for step in steps])]
         return {"step": best.step, "last_step": steps[-1].step, **(best.metrics or {})}
 
 
-def best_of(metrics: Sequence[Mapping[str, float] | None]) -> int:
-    """Index of the best entry: the largest `dev_accuracy`, the later one of equals; the last if none has any."""
-    scores = [-1.0 if entry is None else float(entry.get(BEST, -1.0)) for entry in metrics]
+def best_index(metrics: Sequence[Mapping[str, float] | None]) -> int:
+    """Index of the largest `dev_accuracy`, the later one of equals; the last index if no entry has one."""
+    scores = [-1.0 if entry is None else float(entry.get(BEST_METRIC, -1.0)) for entry in metrics]
     return max(range(len(scores)), key=lambda i: (scores[i], i))
 
 
-class _Keep:
-    """Orbax preservation policy: the last `keep` checkpoints and the best one."""
+class _KeepLastAndBest:
+    """Orbax preservation policy: the last `max_to_keep` checkpoints and the best one."""
 
-    def __init__(self, keep: int):
-        self._keep = max(keep, 1)
+    def __init__(self, max_to_keep: int):
+        self._max_to_keep = max(max_to_keep, 1)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        best = best_of([step.metrics for step in checkpoints]) if checkpoints else 0
-        return [i == best or i >= len(checkpoints) - self._keep for i in range(len(checkpoints))]
+        best = best_index([step.metrics for step in checkpoints]) if checkpoints else 0
+        return [i == best or i >= len(checkpoints) - self._max_to_keep for i in range(len(checkpoints))]
+
+
+def _open(folder: epath.Path, max_to_keep: int, writable: bool) -> ocp.training.Checkpointer:
+    return ocp.training.Checkpointer(
+        folder,
+        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides
+        preservation_policy=_KeepLastAndBest(max_to_keep),
+        cleanup_tmp_directories=writable,
+    )
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """What is saved together."""
+    """The items of a checkpoint."""
     items = {"params": state.params, "optimizer": {"step": state.step, "opt_state": state.opt_state}}
     return items if state.frozen is None else items | {"frozen": state.frozen}
 
 
-def _open(folder: epath.Path, keep: _Keep, writes: bool) -> ocp.training.Checkpointer:
-    return ocp.training.Checkpointer(
-        folder,
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides
-        preservation_policy=keep,
-        cleanup_tmp_directories=writes,
+def _parameter_items(metadata: Mapping[str, Any]) -> dict[str, Params]:
+    """Shapes and dtypes of the items `params` and, if the checkpoint has it, `frozen`."""
+    return {
+        item: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata[item])
+        for item in ("params", "frozen")
+        if item in metadata
+    }
+
+
+def _with_shardings(tree: Params, shardings: Params) -> Params:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
     )
 
 
-def _check_same(found: Any, expected: Any, where: str, item: str) -> None:
-    """Raises InputError at the first leaf that one of the two trees lacks or whose shape differs."""
+def _check_shapes(found: Any, expected: Any, where: str, item: str) -> None:
+    """Raises InputError at the first leaf that is missing in one of the trees or has another shape there."""
     found_shapes, expected_shapes = _shapes(found), _shapes(expected)
-    if found_shapes == expected_shapes:
-        return
     for name in sorted(found_shapes.keys() | expected_shapes.keys()):
         saved, wanted = found_shapes.get(name), expected_shapes.get(name)
         if saved != wanted:
-            what = "model" if item == "params" else "optimizer"
+            kind = "model" if item == "params" else "optimizer"
             raise InputError(
-                f"{where}: checkpoint of another {what}: {name} is {_written(saved)} there and {_written(wanted)} in "
-                "this config; restore the old config, or train anew with --overwrite=train"
+                f"{where}: checkpoint of another {kind}: {name} is {_shape_text(saved)} there and "
+                f"{_shape_text(wanted)} in this config; restore the old config, or train anew with --overwrite=train"
             )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape by path. Orbax names tuple entries by number and fields by name, and so does this."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    """Shape by path. As in Orbax, tuple entries are named by number and fields by name."""
     return {
         "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path): tuple(
             leaf.shape
         )
-        for path, leaf in leaves
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def _written(shape: tuple[int, ...] | None) -> str:
+def _shape_text(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else str(list(shape))

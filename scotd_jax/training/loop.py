@@ -1,18 +1,18 @@
 """The training loop. The order of operations, which the code below follows and which must not change:
 
-1. Place parameters and optimizer state on the mesh, already split.
-2. If there is a checkpoint, restore the state, set the data iterator to where it stood, drop metrics past it.
-3. Before the first update of a start, the first batch is checked against separate pairs (check.py).
+1. Create parameters and optimizer state on the mesh, already sharded.
+2. If there is a checkpoint, restore the state, set the data iterator to its saved position, drop metrics after it.
+3. Before the first update of a process, check the first batch against separate pairs (startup_check.py).
    For every update:
-   a. take the next batch from the iterator and hand it to the devices (which are busy with the update before),
+   a. take the next batch from the iterator and send it to the devices (which are busy with the previous update),
    b. dispatch the update,
-   c. read the metrics of the update *before* it, so that the host never waits for the one just dispatched, and
-      write the means at a logging step, with where the time went (accounting.py).
+   c. fetch the metrics of the *previous* update, so that the host never waits for the one just dispatched, and at a
+      logging step write their means and the wall time by category (accounting.py).
 4. At an evaluation or saving step, still inside the loop:
    a. wait for the update and write its metrics,
-   b. score the dev questions,
-   c. save state and iterator *before* the iterator is advanced. A checkpoint is always "n updates made, n batches
-      taken"; so a run that is cut and goes on makes exactly the updates of one that was not.
+   b. evaluate the dev questions,
+   c. save state and iterator *before* the iterator is advanced. A checkpoint always means "n updates made, n batches
+      taken", so an interrupted and resumed run makes exactly the updates of an uninterrupted one.
 5. Wait until the last checkpoint is written.
 """
 
@@ -30,20 +30,20 @@ from scotd_jax.distributed import sharding
 from scotd_jax.distributed.profiling import NO_PROFILE, profile_steps
 from scotd_jax.errors import SizesError
 from scotd_jax.models.api import Model, Params
-from scotd_jax.training.accounting import Spent, earlier, peak_of, work_of
+from scotd_jax.training.accounting import GoodputTracker, batch_flops, mesh_peak_flops, previous_seconds
 from scotd_jax.training.checkpoints import Checkpoints
-from scotd_jax.training.metrics import LateMetrics, MetricWriter
-from scotd_jax.training.programs import programs_of
-from scotd_jax.training.startup_check import check_pairs
+from scotd_jax.training.metrics import DeferredMetrics, MetricWriter
+from scotd_jax.training.programs import training_programs
+from scotd_jax.training.startup_check import check_against_pairs
 from scotd_jax.training.step import ONE_PART
 
 
 @runtime_checkable
-class Batches(Protocol):
-    """An endless iterator of batches (see step.py) that can say where it stands: grain's DatasetIterator.
+class BatchIterator(Protocol):
+    """An endless iterator of batches (step.py) whose position can be saved, for example grain's `DatasetIterator`.
 
-    Batch t depends on the seed and t alone. On several hosts each yields its own rows of it, and the state is the
-    same on all of them.
+    Batch t depends only on the seed and t. With several hosts each yields its own rows of the batch, and the state is
+    the same on all hosts.
     """
 
     def __next__(self) -> Mapping[str, Mapping[str, np.ndarray]]: ...
@@ -53,8 +53,8 @@ class Batches(Protocol):
 
 def train(
     model: Model,
-    begin: Callable[[], Params] | None,
-    loader: Batches,
+    initial_params: Callable[[], Params] | None,
+    batches: BatchIterator,
     training: config.Training,
     folder: epath.PathLike,
     mesh: jax.sharding.Mesh,
@@ -64,86 +64,103 @@ def train(
     parts: Sequence[tuple[str, float]] = ONE_PART,
     profile: config.Profile = NO_PROFILE,
 ) -> dict[str, float]:
-    """Trains for `training.steps` updates, or goes on from the last checkpoint in FOLDER/checkpoints.
+    """Trains for `training.steps` updates, or resumes from the last checkpoint in FOLDER/checkpoints.
 
-    `begin()` makes the parameters where training starts (host or device arrays, which are copied), if there is no
-    checkpoint: a function, so that nobody holds them while training runs. None draws them from `seed`, each device
-    making its own part only. `evaluate(params, step)` gives numbers of the dev questions; its
-    `dev_accuracy` chooses the best checkpoint. `log(step, values)` receives every line of FOLDER/metrics.jsonl.
-    `parts` are the parts of a batch and the weights of their losses (step.py). The updates that `profile` names are
-    recorded in FOLDER/profile. Returns where the time went (`accounting.Spent.totals`).
-    Raises InputError if the sizes do not fit together, `training.freeze` or `training.lora` do not fit the model, the
-    checkpoint is one of another model or optimizer, or the loss is no longer finite.
+    Args:
+      model: the model to train.
+      initial_params: returns the initial parameters (host or device arrays, which are copied); called only if there is
+        no checkpoint. A function, so that the caller does not hold them during training. None draws them from `seed`,
+        each device its own shard.
+      batches: iterator of batches.
+      training: training settings.
+      folder: folder of checkpoints, metrics.jsonl, profile and TensorBoard files.
+      mesh: devices to train on.
+      seed: seed of initial parameters, LoRA matrices and dropout.
+      evaluate: called with parameters and step; returns metrics of the dev questions. Its `dev_accuracy` chooses the
+        best checkpoint.
+      log: called with step and values of every line of metrics.jsonl.
+      parts: names of the parts of a batch and weights of their losses (step.py).
+      profile: updates to record in FOLDER/profile.
+
+    Returns:
+      Goodput and seconds by category (`GoodputTracker.totals`).
+
+    Raises:
+      InputError: if the sizes do not fit together, `training.freeze` or `training.lora` do not fit the model, the
+        checkpoint belongs to another model or optimizer, or the loss is not finite.
     """
-    check_sizes(training, mesh)
+    check_batch_size(training, mesh)
     folder = epath.Path(folder)
-    board = folder / "tensorboard" if training.tensorboard else None
+    tensorboard = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.max_to_keep))
         done = checkpoints.latest or 0
-        spent = Spent(earlier(folder / "metrics.jsonl", done))
-        with spent.on("other"):
-            programs = programs_of(model, training, parts, mesh)
-            noise = programs.noise(seed) if training.dropout > 0 else ()
+        tracker = GoodputTracker(previous_seconds(folder / "metrics.jsonl", done))
+        with tracker.measure("other"):
+            programs = training_programs(model, training, parts, mesh)
+            dropout_seed = programs.dropout_seed(seed) if training.dropout > 0 else ()
             if not done:
-                state = programs.start(begin and begin(), seed)
+                state = programs.init_state(initial_params and initial_params(), seed)
         if done:
-            with spent.on("checkpoint"):
-                state, data_state = checkpoints.restore(programs.abstract)
-                loader.set_state(data_state)
-        writer = stack.enter_context(MetricWriter(folder / "metrics.jsonl", done, board))
+            with tracker.measure("checkpoint"):
+                state, data_state = checkpoints.restore(programs.abstract_state)
+                batches.set_state(data_state)
+        writer = stack.enter_context(MetricWriter(folder / "metrics.jsonl", done, tensorboard))
 
         def emit(step: int, values: Mapping[str, float]) -> None:
             writer.write(step, values)
             if log is not None:
                 log(step, values)
 
-        def line(step: int, values: Mapping[str, float]) -> None:
-            emit(step, {**values, **spent.totals()})
+        def emit_with_times(step: int, values: Mapping[str, float]) -> None:
+            emit(step, {**values, **tracker.totals()})
 
-        metrics = LateMetrics(training.log_every, line, spent.updates, peak_of(mesh))
+        metrics = DeferredMetrics(training.log_every, emit_with_times, tracker.update_seconds, mesh_peak_flops(mesh))
         steps = profile_steps(range(done + 1, training.steps + 1), profile, folder / "profile", done + 1, metrics.wait)
         for step in stack.enter_context(contextlib.closing(steps)):
-            with spent.on("input", metrics.idle):
-                rows = next(loader)
+            with tracker.measure("input", metrics.devices_idle):
+                host_batch = next(batches)
             if step == done + 1 and training.startup_check:
-                with spent.on("other"):
-                    check_pairs(model, programs.combined(state), rows, mesh, programs.attention)
-            with jax.transfer_guard("disallow"):  # nothing moves to or from a device by accident
-                batch = sharding.shard_batch(rows, programs.batch)
-                with spent.on("compile") if programs.is_new(batch) else contextlib.nullcontext():
-                    state, update = programs.step(state, batch, *noise)
-                metrics.add(step, update, work_of(model.config, batch))
+                with tracker.measure("other"):
+                    check_against_pairs(model, programs.model_params(state), host_batch, mesh, programs.attention)
+            with jax.transfer_guard("disallow"):  # no accidental transfers to or from a device
+                batch = sharding.shard_batch(host_batch, programs.batch_sharding)
+                with tracker.measure("compile") if programs.is_new_shape(batch) else contextlib.nullcontext():
+                    state, update_metrics = programs.step(state, batch, *dropout_seed)
+                metrics.add(step, update_metrics, batch_flops(model.config, batch))
 
-            evaluates, saves = _due(step, training)
+            evaluates, saves = _evaluates_and_saves(step, training)
             if not saves:
                 continue
             metrics.drain()
-            with spent.on("evaluation"):
-                scores = dict(evaluate(programs.combined(state), step)) if evaluates and evaluate is not None else {}
+            with tracker.measure("evaluation"):
+                scores = {}
+                if evaluates and evaluate is not None:
+                    scores = dict(evaluate(programs.model_params(state), step))
             if scores:
                 emit(step, scores)
             writer.flush()
-            with spent.on("checkpoint"):
-                checkpoints.save(step, state, loader.get_state(), scores)
+            with tracker.measure("checkpoint"):
+                checkpoints.save(step, state, batches.get_state(), scores)
             metrics.restart()
-        with spent.on("checkpoint"):
+        with tracker.measure("checkpoint"):
             stack.close()
-    return spent.totals()
+    return tracker.totals()
 
 
-def _due(step: int, training: config.Training) -> tuple[bool, bool]:
-    """(evaluate, save) after this update. Every evaluation saves, and so does the end."""
+def check_batch_size(training: config.Training, mesh: sharding.AnyMesh) -> None:
+    """Raises SizesError if micro-batches and batch shards do not divide the batch size."""
+    shards = meshes.batch_shards(mesh)
+    divisor = training.microbatches * shards
+    if training.batch_size % divisor != 0:
+        raise SizesError(
+            f"training.batch_size is {training.batch_size}, which {training.microbatches} micro-batches over "
+            f"{shards} devices along data and fsdp do not divide; make it a multiple of {divisor}"
+        )
+
+
+def _evaluates_and_saves(step: int, training: config.Training) -> tuple[bool, bool]:
+    """Whether to evaluate and to save after this update. Every evaluation saves, and so does the last update."""
     last = step == training.steps
     evaluates = last or (training.eval_every > 0 and step % training.eval_every == 0)
     return evaluates, evaluates or (training.save_every > 0 and step % training.save_every == 0)
-
-
-def check_sizes(training: config.Training, mesh: sharding.AnyMesh) -> None:
-    """Raises SizesError if a batch cannot be cut as asked."""
-    parts = training.microbatches * meshes.batch_shards(mesh)
-    if training.batch_size % parts != 0:
-        raise SizesError(
-            f"training.batch_size is {training.batch_size}, which {training.microbatches} micro-batches over "
-            f"{meshes.batch_shards(mesh)} devices along data and fsdp do not divide; make it a multiple of {parts}"
-        )

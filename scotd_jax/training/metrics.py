@@ -1,7 +1,7 @@
-"""Numbers of a run, one JSON object per line, and the same on TensorBoard where asked.
+"""Training metrics: one JSON object per line, and optionally TensorBoard.
 
-The file agrees with the checkpoint from which a run goes on: lines past that step are dropped, and so is a last line
-that a kill has torn, so an interrupted run leaves the file of an uninterrupted one.
+The file agrees with the checkpoint from which a run resumes: lines after that step are dropped, and so is an incomplete
+last line left by a kill. An interrupted run therefore leaves the same file as an uninterrupted one.
 """
 
 import json
@@ -14,15 +14,18 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 
-SUMS = ("tokens", "rationales", "flops")  # over the updates of a line; the other numbers are means
+SUMS = ("tokens", "rationales", "flops")  # summed over the updates of a line; other numbers are averaged
 
 
 class MetricWriter:
-    """Appends `{"step": n, name: number, ...}` lines to `path`. A context manager.
+    """Appends lines `{"step": n, name: number, ...}` to a file. A context manager.
 
-    Lines past `restored_step` are dropped first. Object stores cannot append, so there the whole file is written anew
-    at every `flush`. With `tensorboard` the numbers also go to that folder, through clu (needs TensorFlow). On hosts
-    other than the first nothing is written.
+    Object stores cannot append, so there `flush` writes the whole file. Only the first host writes.
+
+    Args:
+      path: metrics file.
+      restored_step: lines after this step are dropped.
+      tensorboard: folder for TensorBoard, written through clu (needs TensorFlow); None for none.
     """
 
     def __init__(self, path: epath.PathLike, restored_step: int, tensorboard: epath.PathLike | None = None):
@@ -34,9 +37,9 @@ class MetricWriter:
         self._lines = _lines_up_to(self._path, restored_step)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._rewrite()
-        self._board = None if tensorboard is None else _board(tensorboard)
+        self._board = None if tensorboard is None else _tensorboard_writer(tensorboard)
         if "://" not in str(path):
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115  # closed by close()
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -49,6 +52,7 @@ class MetricWriter:
             self._board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line."""
         if self._silent:
             return
         line = json.dumps({"step": step, **values})
@@ -73,15 +77,22 @@ class MetricWriter:
         temporary.replace(self._path)
 
 
-class LateMetrics:
-    """Means over the updates since the last line, each update's numbers fetched one update late.
+class DeferredMetrics:
+    """Aggregates metrics over the updates of a line and fetches those of each update one update late.
 
-    Fetching the numbers of the update just dispatched would make the host wait for it, and the devices then for the
-    host. losses, `objective` and `token_accuracy` are weighted by `tokens`, which is a sum, as are `rationales` and
-    `flops`; `grad_norm` is a plain mean; the rest is that of the last update. Of all sums the line also has the rate
-    per second, and `mfu`, that of flops as a share of `peak`, where this is known. `emit(step, values)` receives each
-    line. `seconds()` is how long updates have taken so far: what a batch of a new shape took to compile, which may come
-    at any time, says nothing about the speed.
+    Fetching the numbers of the update just dispatched would make the host wait for the devices, and then the devices
+    for the host.
+
+    Losses, `objective` and `token_accuracy` are averaged with the tokens as weights, `grad_norm` is a plain mean, and
+    tokens, rationales and flops are sums; of everything else a line has the value of its last update. For every sum a
+    line also has the rate per second, and `mfu`, the rate of flops as a share of the peak, if the peak is known.
+
+    Args:
+      log_every: updates per line.
+      emit: receives step and values of each line.
+      seconds: returns the seconds spent on updates so far. Compilations, which can happen at any update, do not count,
+        so they do not distort the rates.
+      peak: peak operations per second of all devices; None if unknown.
     """
 
     def __init__(
@@ -96,44 +107,45 @@ class LateMetrics:
         self.restart()
 
     def restart(self) -> None:
-        """Begins a new line."""
+        """Starts a new line."""
         self._rows: list[dict[str, float]] = []
         self._since = self._seconds()
 
-    def add(self, step: int, metrics: Mapping[str, jax.Array], work: Mapping[str, float]) -> None:
-        """Takes note of the update just dispatched, and of the `work` in it, and reads the one before it."""
-        late, self._pending = self._pending, (step, metrics, work)
-        if late is not None:
-            self._read(*late, line=late[0] % self._log_every == 0)
+    def add(self, step: int, metrics: Mapping[str, jax.Array], flops: Mapping[str, float]) -> None:
+        """Registers the update just dispatched, and fetches the metrics of the one before it."""
+        previous, self._pending = self._pending, (step, metrics, flops)
+        if previous is not None:
+            self._fetch(*previous, end_line=previous[0] % self._log_every == 0)
 
     def drain(self) -> None:
-        """Waits for the last update and writes the line up to it."""
-        late, self._pending = self._pending, None
-        if late is not None:
-            self._read(*late, line=True)
+        """Waits for the last update and emits the line up to it."""
+        previous, self._pending = self._pending, None
+        if previous is not None:
+            self._fetch(*previous, end_line=True)
 
-    def idle(self) -> bool:
-        """Whether the devices have nothing left to do. Waits for nothing."""
+    def devices_idle(self) -> bool:
+        """Whether the devices have finished every dispatched update. Does not wait."""
         return self._pending is None or self._pending[1]["loss"].is_ready()
 
     def wait(self) -> None:
-        """Returns when the devices have done what they were given."""
+        """Waits until the devices have finished every dispatched update."""
         jax.block_until_ready(self._pending and self._pending[1])
 
-    def _read(self, step: int, metrics: Mapping[str, jax.Array], work: Mapping[str, float], line: bool) -> None:
-        row = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()} | work
+    def _fetch(self, step: int, metrics: Mapping[str, jax.Array], flops: Mapping[str, float], end_line: bool) -> None:
+        row = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()} | flops
         if not math.isfinite(row["loss"]):
             raise InputError(
                 f"training diverged: the loss of update {step} is {row['loss']}; lower optimizer.learning_rate, "
                 "lengthen optimizer.warmup_steps or lower optimizer.clip_norm, then start again with --overwrite=train"
             )
         self._rows.append(row)
-        if line:
-            self._emit(step, _means(self._rows, self._seconds() - self._since, self._peak))
+        if end_line:
+            self._emit(step, _aggregate(self._rows, self._seconds() - self._since, self._peak))
             self.restart()
 
 
-def _means(rows: list[dict[str, float]], seconds: float, peak: float | None) -> dict[str, float]:
+def _aggregate(rows: list[dict[str, float]], seconds: float, peak: float | None) -> dict[str, float]:
+    """The values of one line."""
     tokens = [row["tokens"] for row in rows]
     values = dict(rows[-1])
     for name in (name for name in values if name.startswith("loss") or name in ("objective", "token_accuracy")):
@@ -149,11 +161,15 @@ def _means(rows: list[dict[str, float]], seconds: float, peak: float | None) -> 
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The lines of a metrics file, a torn last one left out. Raises InputError on a broken line before that."""
+    """Reads a metrics file, without an incomplete last line.
+
+    Raises:
+      InputError: if another line is not a JSON object.
+    """
     text = epath.Path(path).read_text()
-    whole, _, _ = text.rpartition("\n")
+    complete, _, _ = text.rpartition("\n")
     rows = []
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(complete.splitlines(), 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
@@ -167,7 +183,7 @@ def _lines_up_to(path: epath.Path, step: int) -> list[str]:
     return [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
 
 
-def _board(folder: epath.PathLike) -> Any:
+def _tensorboard_writer(folder: epath.PathLike) -> Any:
     try:
         from clu import metric_writers
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""Which update is made of a gradient: AdamW, Adafactor or Muon behind one learning-rate schedule and one clip.
+"""Optimizers: AdamW, Adafactor or Muon with a learning-rate schedule and gradient clipping.
 
-Weight decay is decoupled and reaches matrices only; biases, T5's table of them, and norm scales are left alone, and by
-Muon all that are not its kernels.
+Weight decay is decoupled and applies to matrices only, not to biases, T5's relative position biases or norm scales.
+With Muon it applies only to the kernels that Muon itself updates.
 """
 
 import functools
@@ -17,55 +17,75 @@ from scotd_jax.errors import InputError
 
 
 def make_schedule(settings: config.Optimizer, steps: int) -> optax.Schedule:
-    """Learning rate of update `step` (0-based): linear warm-up to the peak, then the chosen decay.
+    """Learning-rate schedule: linear warm-up to the peak, then the decay of `settings.schedule`.
 
-    The first update has rate peak / warmup_steps, and `final_fraction` of the peak would be reached by the update
-    after the last one: no update is made at rate zero. Raises InputError if the warm-up does not end before the run.
+    The first update has the rate peak / warmup_steps. The update after the last one would have `final_fraction` of the
+    peak, so no update has rate zero.
+
+    Args:
+      settings: optimizer settings.
+      steps: number of updates of the run.
+
+    Returns:
+      A function from the number of updates made so far to the learning rate.
+
+    Raises:
+      InputError: if the warm-up does not end before the run.
     """
     peak, warmup = settings.learning_rate, settings.warmup_steps
     if not 0 <= warmup < steps:
         raise InputError(
             f"optimizer.warmup_steps is {warmup}, but training lasts {steps} steps; the warm-up must end before"
         )
-    left = steps - warmup
+    decay_steps = steps - warmup
     if settings.schedule == "linear":
-        decay = optax.linear_schedule(peak, peak * settings.final_fraction, left)
+        decay = optax.linear_schedule(peak, peak * settings.final_fraction, decay_steps)
     elif settings.schedule == "cosine":
-        decay = optax.cosine_decay_schedule(peak, left, settings.final_fraction)
+        decay = optax.cosine_decay_schedule(peak, decay_steps, settings.final_fraction)
     else:
         decay = optax.constant_schedule(peak)
-    rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
-    return _promoting(optax.join_schedules([rise, decay], [warmup]))
+    warmup_schedule = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
+    return _with_dtype_promotion(optax.join_schedules([warmup_schedule, decay], [warmup]))
 
 
 def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTransformation:
-    """The transformation of `settings` for a run of `steps` updates.
+    """Builds the gradient transformation of a run of `steps` updates.
 
-    adamw: Loshchilov and Hutter, arXiv 1711.05101. adafactor: Shazeer and Stern, arXiv 1804.04235, with the given
-    learning rate as it stands (no scaling by parameter size) and updates clipped to RMS 1. muon: Jordan 2024 for
-    kernels, with its momentum of 0.95, scaled to the RMS of an AdamW update (arXiv 2502.16982), and Adam with Nesterov
-    momentum for embeddings, the output matrix, biases and norms, so that one rate serves both; `b1` and `b2` are those
-    of its Adam. Adafactor has neither, nor `eps`: its second moments decay on a schedule of their own.
+    adamw: Loshchilov and Hutter, arXiv 1711.05101.
 
-    `moments="bfloat16"` keeps the first moments of adamw and muon in two bytes a number instead of four (adamw's state
-    shrinks from 8 to 6 bytes, muon's from 4 to 2 for kernels). An update computes with float32 moments and rounds
-    what it keeps: with b1 = 0.9 a moment may end up to 2 % beside a gradient that no longer changes. Second moments
-    stay float32: v <- v + (1 - b2) * (g^2 - v) with b2 = 0.999 would change v by a thousandth, where bfloat16 tells
-    numbers apart that differ by 1/256, so v would never shrink again after one large gradient, nor rise before g^2
-    exceeds some three times v. Adafactor keeps no first moment, and its second moments are thin already.
+    adafactor: Shazeer and Stern, arXiv 1804.04235, with the learning rate as configured (no scaling by parameter size)
+    and updates clipped to RMS 1. `b1`, `b2` and `eps` do not apply: its second moments decay on their own schedule.
 
-    Raises InputError on bfloat16 moments of adafactor, which would change nothing.
+    muon: Jordan 2024 for kernels, with momentum 0.95 and scaled to the RMS of an AdamW update (arXiv 2502.16982). All
+    other parameters use Adam with Nesterov momentum, so that one learning rate serves both; `b1` and `b2` are those of
+    Adam.
+
+    `moments="bfloat16"` stores the first moments of adamw and muon in two bytes per number instead of four: the state
+    of adamw shrinks from 8 to 6 bytes per parameter, that of muon from 4 to 2 per kernel parameter. An update computes
+    in float32 and rounds what it stores; with b1 = 0.9 a moment can differ by up to 2 % from a gradient that no longer
+    changes. Second moments stay float32: v <- v + (1 - b2) * (g^2 - v) with b2 = 0.999 changes v by a thousandth, but
+    bfloat16 only distinguishes numbers that differ by 1/256. So v would never shrink after one large gradient, nor grow
+    before g^2 exceeds about three times v. Adafactor stores no first moments, and its second moments are factored.
+
+    Args:
+      settings: optimizer settings.
+      steps: number of updates of the run.
+
+    Raises:
+      InputError: if the warm-up does not end before the run, or for bfloat16 moments of adafactor, which has none.
     """
     schedule = make_schedule(settings, steps)
-    kept = None if settings.moments == "float32" else settings.moments
-    if kept and settings.name == "adafactor":
+    moments_dtype = None if settings.moments == "float32" else settings.moments
+    if moments_dtype and settings.name == "adafactor":
         raise InputError(
             "optimizer.moments: adafactor keeps no first moments, so bfloat16 would change nothing; leave it float32"
         )
-    decay = optax.add_decayed_weights(settings.weight_decay, _matrices)
+    decay = optax.add_decayed_weights(settings.weight_decay, _decay_mask)
     descend = optax.scale_by_learning_rate(schedule)
     if settings.name == "adamw":
-        update = optax.chain(optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=kept), decay, descend)
+        update = optax.chain(
+            optax.scale_by_adam(settings.b1, settings.b2, settings.eps, mu_dtype=moments_dtype), decay, descend
+        )
     elif settings.name == "adafactor":
         update = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0), decay, descend)
     else:
@@ -75,37 +95,40 @@ def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTran
             adam_b1=settings.b1,
             adam_b2=settings.b2,
             eps=settings.eps,
-            mu_dtype=kept,
-            muon_weight_dimension_numbers=_kernels,
-            consistent_rms=0.2,
+            mu_dtype=moments_dtype,
+            muon_weight_dimension_numbers=_muon_dimensions,
+            consistent_rms=0.2,  # the RMS of an AdamW update, by arXiv 2502.16982
         )
     if settings.clip_norm > 0:
         update = optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
-    return optax.GradientTransformation(update.init, _promoting(update.update))
+    return optax.GradientTransformation(update.init, _with_dtype_promotion(update.update))
 
 
-def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Optax raises Python floats to integer powers; here alone JAX may promote dtypes, however strict it is outside."""
+def _with_dtype_promotion(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets `function` promote dtypes even if JAX is strict: optax raises Python floats to integer powers."""
 
     @functools.wraps(function)
-    def promoting(*args):
+    def wrapped(*args):
         with jax.numpy_dtype_promotion("standard"):
             return function(*args)
 
-    return promoting
+    return wrapped
 
 
-def _matrices(params):
+def _decay_mask(params):
+    """True for the parameters to which weight decay applies."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.ndim >= 2 and path[-1].key != "rel_bias", params)
 
 
-def _kernels(params):
-    """Muon's own parameters: maps between hidden spaces, or the two thin maps that learn for one (trainable.py).
-    Embeddings and the output matrix are tables, not maps."""
+def _muon_dimensions(params):
+    """Selects the parameters that Muon updates: kernels, and the LoRA matrices of kernels (trainable.py).
 
-    def numbers(path, leaf):
+    Embeddings and the output matrix are lookup tables, which it leaves to Adam.
+    """
+
+    def dimensions(path, leaf):
         names = [key.key for key in path]
-        is_map = leaf.ndim == 2 and "kernel" in names[-2:] and "lm_head" not in names
-        return contrib.MuonDimensionNumbers() if is_map else None
+        is_kernel = leaf.ndim == 2 and "kernel" in names[-2:] and "lm_head" not in names
+        return contrib.MuonDimensionNumbers() if is_kernel else None
 
-    return jax.tree_util.tree_map_with_path(numbers, params)
+    return jax.tree_util.tree_map_with_path(dimensions, params)

@@ -1,4 +1,4 @@
-"""The programs of training: compiled once, shared by all runs of the same shape. And where their arrays lie."""
+"""The jitted programs of training and the shardings of their arrays, shared by all runs with equal settings."""
 
 import dataclasses
 import functools
@@ -16,132 +16,182 @@ from scotd_jax.models import matmul
 from scotd_jax.models.api import Model, Params
 from scotd_jax.models.forward_options import Attention, compiler_options
 from scotd_jax.models.kernels import fused_attention
-from scotd_jax.training import trainable
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
 from scotd_jax.training.options import forward_options
-from scotd_jax.training.step import TrainState, chunk_tokens, make_train_step
+from scotd_jax.training.step import TrainState, logits_chunk_tokens, make_train_step
+from scotd_jax.training.trainable import combine, partition, partition_shardings
 
 
 @dataclasses.dataclass(frozen=True)
-class Programs:
-    """`step(state, batch)` takes a state like `abstract` and a batch split as `batch`."""
+class TrainingPrograms:
+    """Jitted functions of one model, training config and mesh.
 
-    abstract: TrainState  # shapes, dtypes and places
-    places: Params  # of the model's parameters
-    batch: jax.sharding.NamedSharding
+    Attributes:
+      abstract_state: shapes, dtypes and shardings of the training state.
+      param_shardings: shardings of the model parameters.
+      batch_sharding: sharding of every array of a batch.
+      init_params: draws model parameters from a key.
+      partition: (params, key) -> trainable and frozen parameters; donates `params`.
+      combine: (trainable, frozen) -> model parameters.
+      init_optimizer: optimizer state of trainable parameters.
+      step: the train step of `make_train_step`; donates the state.
+      attention: the fused attention that `step` uses, if any.
+      seen_shapes: shapes of the batches so far.
+    """
+
+    abstract_state: TrainState
+    param_shardings: Params
+    batch_sharding: jax.sharding.NamedSharding
     init_params: Callable[[jax.Array], Params]
-    split: Callable[[Params, jax.Array], tuple[Params, Params | None]]  # takes its parameters' buffers
+    partition: Callable[[Params, jax.Array], tuple[Params, Params | None]]
     combine: Callable[[Params, Params | None], Params]
     init_optimizer: Callable[[Params], Any]
-    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]  # of make_train_step
-    attention: Attention | None  # of which it makes use
-    shapes: set[Any] = dataclasses.field(default_factory=set)  # of the batches so far
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    attention: Attention | None
+    seen_shapes: set[Any] = dataclasses.field(default_factory=set)
 
-    def is_new(self, batch: Mapping[str, Mapping[str, jax.Array]]) -> bool:
-        """Whether a batch is the first one of its shape, so that `step` has to be compiled for it."""
+    def is_new_shape(self, batch: Mapping[str, Mapping[str, jax.Array]]) -> bool:
+        """Whether a batch is the first one of its shape, so that `step` will be compiled for it."""
         shapes = tuple((name, key, array.shape) for name, part in batch.items() for key, array in part.items())
-        new = shapes not in self.shapes
-        self.shapes.add(shapes)
-        return new
+        is_new = shapes not in self.seen_shapes
+        self.seen_shapes.add(shapes)
+        return is_new
 
-    def start(self, params: Params | None, seed: int) -> TrainState:
-        """The state before the first update."""
+    def init_state(self, params: Params | None, seed: int) -> TrainState:
+        """The state before the first update.
+
+        Args:
+          params: initial parameters; None draws them from `seed`.
+          seed: seed of initial parameters and LoRA matrices.
+        """
         if params is None:
-            placed = self.init_params(jax.random.key(seed))
+            params = self.init_params(jax.random.key(seed))
         else:
-            placed = sharding.shard_params(params, self.places)
-        step = jax.device_put(jnp.zeros((), jnp.int32), self.abstract.step.sharding)
-        learns, frozen = (placed, None) if self.abstract.frozen is None else self.split(placed, jax.random.key(seed))
-        return TrainState(step, learns, self.init_optimizer(learns), frozen)
+            params = sharding.shard_params(params, self.param_shardings)
+        step = jax.device_put(jnp.zeros((), jnp.int32), self.abstract_state.step.sharding)
+        trainable, frozen = params, None
+        if self.abstract_state.frozen is not None:
+            trainable, frozen = self.partition(params, jax.random.key(seed))
+        return TrainState(step, trainable, self.init_optimizer(trainable), frozen)
 
-    def combined(self, state: TrainState) -> Params:
-        """The parameters with which the model is called."""
+    def model_params(self, state: TrainState) -> Params:
+        """The model parameters of a training state."""
         return state.params if state.frozen is None else self.combine(state.params, state.frozen)
 
-    def noise(self, seed: int) -> tuple[jax.Array]:
-        """What `step` takes besides where there is dropout: the seed, whatever its size, as 32 bits."""
-        return (jax.device_put(np.uint32(seed % 2**32), self.abstract.step.sharding),)
+    def dropout_seed(self, seed: int) -> tuple[jax.Array]:
+        """The additional argument of `step` with dropout: the lowest 32 bits of the seed."""
+        return (jax.device_put(np.uint32(seed % 2**32), self.abstract_state.step.sharding),)
 
 
-def programs_of(
+def training_programs(
     model: Model, training: config.Training, parts: Sequence[tuple[str, float]], mesh: sharding.AnyMesh
-) -> Programs:
-    """What `loop.train` runs. Kept, so that the students of one chain that differ in their data alone compile once.
+) -> TrainingPrograms:
+    """Returns the programs of a training run.
 
-    Raises InputError if `training.freeze` or `training.lora` do not fit the model, or `training.attention` the devices.
+    They are cached, so that students of one chain that differ only in their data are compiled once.
+
+    Args:
+      model: the model to train.
+      training: training settings.
+      parts: names of the parts of a batch and weights of their losses.
+      mesh: devices, possibly abstract ones.
+
+    Raises:
+      InputError: if `training.freeze` or `training.lora` do not fit the model, or `training.attention` does not fit the
+        devices.
     """
-    given = {field.name: getattr(training, field.name) for field in dataclasses.fields(training)}
-    compiled = {name: value for name, value in given.items() if name not in _NOT_COMPILED}
-    return _programs(model, config.Training(**compiled), tuple(parts), mesh)
+    settings = {field.name: getattr(training, field.name) for field in dataclasses.fields(training)}
+    compiled = {name: value for name, value in settings.items() if name not in _NOT_COMPILED}
+    return _cached_programs(model, config.Training(**compiled), tuple(parts), mesh)
 
 
-# Fields of config.Training that change nothing of a program. Batches are told apart by their shapes.
+# Fields of config.Training that do not change a program. Batch shapes are part of jit's own cache key.
 _NOT_COMPILED = (
-    *("batch_size", "group_size", "balance_window", "max_shapes", "startup_check"),
-    *("eval_every", "save_every", "log_every", "max_to_keep", "tensorboard"),
+    "balance_window",
+    "batch_size",
+    "eval_every",
+    "group_size",
+    "log_every",
+    "max_shapes",
+    "max_to_keep",
+    "save_every",
+    "startup_check",
+    "tensorboard",
 )
 
 
 @functools.lru_cache(maxsize=8)
-def _programs(
+def _cached_programs(
     model: Model, training: config.Training, parts: tuple[tuple[str, float], ...], mesh: sharding.AnyMesh
-) -> Programs:
+) -> TrainingPrograms:
     optimizer = make_optimizer(training.optimizer, training.steps)
-    schedule = make_schedule(training.optimizer, training.steps)
-    split = functools.partial(trainable.split, freeze=training.freeze, lora=training.lora)
-    params, key = model.abstract(), jax.eval_shape(lambda: jax.random.key(0))
-    places = sharding.param_shardings(mesh, model.axes(), params)
-    learns, frozen = jax.eval_shape(lambda params, key: split(params, key=key), params, key)
-    learn_places, frozen_places = trainable.shardings(learns, places), trainable.shardings(frozen, places)
-    opt_state = jax.eval_shape(optimizer.init, learns)
-    opt_places = sharding.shardings_like(opt_state, learns, learn_places, mesh)
-    whole, batch = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    state_places = TrainState(whole, learn_places, opt_places, frozen_places)
-    abstract = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        TrainState(jax.ShapeDtypeStruct((), jnp.int32), learns, opt_state, frozen),
-        state_places,
-    )
-    chunk = chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh))
+    partition_params = functools.partial(_partition, training)
+    param_shardings = sharding.param_shardings(mesh, model.axes(), model.abstract())
+    abstract, shardings = _abstract_state(model, training, optimizer, param_shardings, mesh)
     attention = fused_attention.attention(training.attention, mesh)
+    replicated, batch_sharding = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     options = dataclasses.replace(
         forward_options(training, meshes.mesh_platform(mesh)),
-        activation_sharding=batch if mesh.shape["fsdp"] > 1 else None,
-        param_shardings=places,
+        activation_sharding=batch_sharding if mesh.shape["fsdp"] > 1 else None,
+        param_shardings=param_shardings,
         attention=attention,
     )
-    step = jax.jit(
-        matmul.for_mesh(mesh)(
-            make_train_step(
-                model,
-                optimizer,
-                schedule,
-                training.microbatches,
-                chunk,
-                parts,
-                options=options,
-                label_smoothing=training.label_smoothing,
-                z_loss=training.z_loss,
-            )
-        ),
-        in_shardings=(state_places, batch, *([whole] if options.dropout > 0 else [])),
-        out_shardings=(state_places, whole),
-        donate_argnums=0,
-        compiler_options=compiler_options(meshes.mesh_platform(mesh)),
+    step = make_train_step(
+        model,
+        optimizer,
+        make_schedule(training.optimizer, training.steps),
+        training.microbatches,
+        logits_chunk_tokens(model.config.vocab_size, meshes.batch_shards(mesh)),
+        parts,
+        options=options,
+        label_smoothing=training.label_smoothing,
+        z_loss=training.z_loss,
     )
-    return Programs(
-        abstract=abstract,
-        places=places,
-        batch=batch,
-        init_params=jax.jit(model.init, out_shardings=places),
-        split=jax.jit(
-            lambda params, key: split(params, key=key),
-            out_shardings=(learn_places, frozen_places),
+    return TrainingPrograms(
+        abstract_state=abstract,
+        param_shardings=param_shardings,
+        batch_sharding=batch_sharding,
+        init_params=jax.jit(model.init, out_shardings=param_shardings),
+        partition=jax.jit(partition_params, out_shardings=(shardings.params, shardings.frozen), donate_argnums=0),
+        # Without LoRA nothing is computed, and parameters that are passed through take no memory.
+        combine=jax.jit(combine, out_shardings=param_shardings) if training.lora.rank else combine,
+        init_optimizer=jax.jit(optimizer.init, out_shardings=shardings.opt_state),
+        step=jax.jit(
+            matmul.for_mesh(mesh)(step),
+            in_shardings=(shardings, batch_sharding, *([replicated] if options.dropout > 0 else [])),
+            out_shardings=(shardings, replicated),
             donate_argnums=0,
+            compiler_options=compiler_options(meshes.mesh_platform(mesh)),
         ),
-        # Without LoRA nothing is computed, and what is passed on as it is takes no memory.
-        combine=jax.jit(trainable.combine, out_shardings=places) if training.lora.rank else trainable.combine,
-        init_optimizer=jax.jit(optimizer.init, out_shardings=opt_places),
-        step=step,
         attention=attention,
     )
+
+
+def _partition(training: config.Training, params: Params, key: jax.Array) -> tuple[Params, Params | None]:
+    return partition(params, training.freeze, training.lora, key)
+
+
+def _abstract_state(
+    model: Model,
+    training: config.Training,
+    optimizer: Any,
+    param_shardings: Params,
+    mesh: sharding.AnyMesh,
+) -> tuple[TrainState, TrainState]:
+    """The training state as abstract arrays with shardings, and the shardings alone."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    trainable, frozen = jax.eval_shape(functools.partial(_partition, training), model.abstract(), key)
+    opt_state = jax.eval_shape(optimizer.init, trainable)
+    trainable_shardings = partition_shardings(trainable, param_shardings)
+    shardings = TrainState(
+        step=sharding.replicated(mesh),
+        params=trainable_shardings,
+        opt_state=sharding.shardings_like(opt_state, trainable, trainable_shardings, mesh),
+        frozen=partition_shardings(frozen, param_shardings),
+    )
+    abstract = jax.tree.map(
+        lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding),
+        TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, opt_state, frozen),
+        shardings,
+    )
+    return abstract, shardings

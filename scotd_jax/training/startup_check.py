@@ -1,10 +1,10 @@
-"""Before the first update: what is computed fast is what separate pairs of prompt and response compute.
+"""Startup check: before the first update, compares the fast computation with separate prompt-response pairs.
 
-Grouping, packing and fused attention change nothing of the loss in exact arithmetic. Whether that holds for this model,
-in this precision, over these devices and by this compiler, is looked at here on a few rows of the first batch: their
-responses are taken out of the arrays one by one, each is laid beside its own copy of its prompt, without neighbours,
-with plain masks and positions and attention by XLA, and both go through the model. It proves that masks, positions and
-the sharing of prompts do what they should in these shapes, forward, and nothing of a batch's data or of the derivative.
+Grouping, packing and fused attention do not change the loss in exact arithmetic. This module verifies that for the
+model, precision, devices and compiler at hand, on a few rows of the first batch: it takes single responses out of the
+arrays, puts each beside its own copy of its prompt, without neighbors, with plain masks and positions and with
+attention by XLA, and runs both through the model. It verifies masks, positions and the sharing of prompts in these
+shapes in the forward pass; it verifies neither the data of the batch nor the gradient.
 """
 
 import functools
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int32
 
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
@@ -21,110 +22,137 @@ from scotd_jax.models import matmul
 from scotd_jax.models.api import Model, Params
 from scotd_jax.models.forward_options import Attention, ForwardOptions
 from scotd_jax.training.losses import response_loss
-from scotd_jax.training.step import hidden
+from scotd_jax.training.step import hidden_states
 
-RESPONSES = 4  # of a row are compared
-# Hidden states may differ by so much of their size, losses by so much of theirs. A neighbour that is seen makes tenths.
-TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}  # accelerators multiply float32 matrices in fewer bits, too
+PAIRS_PER_ROW = 4
+# Allowed relative differences of hidden states and of losses, by compute dtype. Accelerators multiply float32 matrices
+# in fewer bits, too. Attending to a neighbor makes differences of some tenths.
+TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}
 
 
-def check_pairs(
+def check_against_pairs(
     model: Model,
     params: Params,
     batch: Mapping[str, Mapping[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
     attention: Attention | None = None,
 ) -> dict[str, float]:
-    """By how much the hidden states of each part of `batch` (this process' rows) differ, relative to their size; parts
-    that are separate pairs themselves (unless they attend in another way), or have no finite loss, are left out. Raises
-    RuntimeError if that is more than rounding."""
+    """Compares the hidden states and losses of a batch with those of separate pairs.
+
+    Args:
+      model: the model to train.
+      params: its parameters.
+      batch: the rows of this process, by part.
+      mesh: devices.
+      attention: the fused attention that training uses, if any.
+
+    Returns:
+      The relative difference of the hidden states by part. Parts that consist of separate pairs already (unless they
+      use fused attention) and parts without a finite loss are left out.
+
+    Raises:
+      RuntimeError: if a difference exceeds rounding.
+    """
     rows = max(1, meshes.batch_shards(mesh) // jax.process_count())
-    found = {}
+    differences = {}
     for name, part in batch.items():
         if part["inputs"].shape[1] == 1 and "positions" not in part and attention is None:
             continue
-        cut = {key: array[:rows] for key, array in part.items()}
-        given = sharding.shard_batch((cut, *separate(cut)), sharding.batch_sharding(mesh))
-        difference, fast, slow = (float(x) for x in _compared(model, mesh, attention)(params, *given))
-        if not math.isfinite(slow):
-            continue  # of such a model the loop says what is wrong
+        first_rows = {key: array[:rows] for key, array in part.items()}
+        arrays = sharding.shard_batch((first_rows, *extract_pairs(first_rows)), sharding.batch_sharding(mesh))
+        difference, loss, pair_loss = (float(x) for x in _compiled_comparison(model, mesh, attention)(params, *arrays))
+        if not math.isfinite(pair_loss):
+            continue  # the training loop reports a loss that is not finite
         allowed = TOLERANCE[model.precision.compute]
-        if not (difference <= allowed and abs(fast - slow) <= allowed * abs(slow)):
-            other = "training.attention=xla" if attention else "training.max_shapes=1"
+        if not (difference <= allowed and abs(loss - pair_loss) <= allowed * abs(pair_loss)):
+            alternative = "training.attention=xla" if attention else "training.max_shapes=1"
             raise RuntimeError(
                 f"training.startup_check: part {name!r}: {'packed' if 'positions' in part else 'grouped'} responses do "
-                f"not compute what separate pairs of prompt and response compute: loss {fast:.5f} against {slow:.5f} "
-                f"nats per token, hidden states differ by {100 * difference:.2g} % of their size, {100 * allowed:g} % "
-                f"is what rounding may do. No setting of yours is at fault; {other} trains without "
-                f"{'fused attention' if attention else 'packing'}, and training.startup_check=False without this check"
+                f"not compute what separate pairs of prompt and response compute: loss {loss:.5f} against "
+                f"{pair_loss:.5f} nats per token, hidden states differ by {100 * difference:.2g} % of their size, "
+                f"rounding explains at most {100 * allowed:g} %. No setting of yours is at fault; {alternative} trains "
+                f"without {'fused attention' if attention else 'packing'}, and training.startup_check=False without "
+                "this check"
             )
-        found[name] = difference
-    return found
+        differences[name] = difference
+    return differences
 
 
-def separate(cut: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """RESPONSES pairs of every row (fewer are repeated), and int32[rows, RESPONSES, R]: where their tokens lie among
-    the G * R of the row."""
-    rows, G, R = cut["inputs"].shape
-    P = cut["prompt"].shape[1]
+def extract_pairs(
+    part: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], Int32[np.ndarray, "rows pairs R"]]:
+    """Extracts PAIRS_PER_ROW pairs of prompt and response from every row; fewer responses are repeated.
+
+    Args:
+      part: rows of a part of a batch.
+
+    Returns:
+      The pairs, as a part with one response per question, and the index of each of their tokens among the G * R tokens
+      of the row.
+    """
+    rows, G, R = part["inputs"].shape
+    P = part["prompt"].shape[1]
     pairs = {
-        "prompt": np.zeros((rows, RESPONSES, P), np.int32),
-        "prompt_mask": np.zeros((rows, RESPONSES, P), bool),
-        "weights": np.zeros((rows, RESPONSES, R), np.float32),
+        "prompt": np.zeros((rows, PAIRS_PER_ROW, P), np.int32),
+        "prompt_mask": np.zeros((rows, PAIRS_PER_ROW, P), bool),
+        "weights": np.zeros((rows, PAIRS_PER_ROW, R), np.float32),
     }
-    at = np.zeros((rows, RESPONSES, R), np.int32)
+    token_index = np.zeros((rows, PAIRS_PER_ROW, R), np.int32)
     for i in range(rows):
-        said = _responses({key: array[i] for key, array in cut.items()})
-        for j in range(RESPONSES):
-            # From the last one backwards: it has most neighbours before it.
-            g, begin, end = said[-1 - (j * max(1, len(said) // RESPONSES)) % len(said)]
-            mine = cut["prompt_mask"][i]
-            if "questions" in cut:
-                mine = mine & (cut["prompt_questions"][i] == cut["questions"][i, g, begin])
-            prompt = cut["prompt"][i][mine]
+        responses = _response_spans({key: array[i] for key, array in part.items()})
+        for j in range(PAIRS_PER_ROW):
+            # From the last response backwards: it has the most neighbors before it.
+            g, begin, end = responses[-1 - (j * max(1, len(responses) // PAIRS_PER_ROW)) % len(responses)]
+            prompt_mask = part["prompt_mask"][i]
+            if "questions" in part:
+                prompt_mask = prompt_mask & (part["prompt_questions"][i] == part["questions"][i, g, begin])
+            prompt = part["prompt"][i][prompt_mask]
             pairs["prompt"][i, j, : len(prompt)], pairs["prompt_mask"][i, j, : len(prompt)] = prompt, True
             pairs["weights"][i, j, : end - begin] = 1
-            at[i, j] = g * R + np.minimum(begin + np.arange(R), end - 1)
+            token_index[i, j] = g * R + np.minimum(begin + np.arange(R), end - 1)
     for key in ("inputs", "targets"):
-        flat = cut[key].reshape(rows, 1, G * R)
-        pairs[key] = np.take_along_axis(flat, at, 2) * (pairs["weights"] > 0)
-    flattened = {key: array.reshape(rows * RESPONSES, -1) for key, array in pairs.items()}
-    return {k: v if k.startswith("prompt") else v[:, None] for k, v in flattened.items()}, at
+        flat = part[key].reshape(rows, 1, G * R)
+        pairs[key] = np.take_along_axis(flat, token_index, 2) * (pairs["weights"] > 0)
+    flattened = {key: array.reshape(rows * PAIRS_PER_ROW, -1) for key, array in pairs.items()}
+    return {k: v if k.startswith("prompt") else v[:, None] for k, v in flattened.items()}, token_index
 
 
-def _responses(row: Mapping[str, np.ndarray]) -> list[tuple[int, int, int]]:
+def _response_spans(row: Mapping[str, np.ndarray]) -> list[tuple[int, int, int]]:
     """(g, begin, end) of every response of one row of a batch."""
-    said = []
-    for g, real in enumerate(row["weights"] > 0):
-        length = int(real.sum())  # responses lie at the beginning, one behind the other
+    spans = []
+    for g, is_token in enumerate(row["weights"] > 0):
+        length = int(is_token.sum())  # responses are packed at the beginning, without gaps
         if not length:
             continue
         begins = np.flatnonzero(row["positions"][g, :length] == 0).tolist() if "positions" in row else [0]
-        said += [(g, begin, end) for begin, end in zip(begins, [*begins[1:], length], strict=True)]
-    return said
+        spans += [(g, begin, end) for begin, end in zip(begins, [*begins[1:], length], strict=True)]
+    return spans
 
 
 @functools.lru_cache(maxsize=8)
-def _compared(
+def _compiled_comparison(
     model: Model, mesh: jax.sharding.Mesh, attention: Attention | None
 ) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
-    """Compiled once per model, attention and shapes: relative difference of hidden states, and both mean losses."""
+    """A jitted function that returns the relative difference of hidden states and the mean losses of both."""
 
     @jax.jit
     @matmul.for_mesh(mesh)
-    def compare(params, cut, pairs, at):
-        table, rows = model.unembedding(params), at.shape[0]
-        fast = hidden(model, params, cut, ForwardOptions(attention=attention))
-        fast = jnp.take_along_axis(fast.reshape(rows, -1, fast.shape[-1]), at.reshape(rows, -1, 1), axis=1)
-        slow = hidden(model, params, pairs).reshape(fast.shape)
-        real = pairs["weights"].reshape(rows, 1, -1)
-        targets = pairs["targets"].reshape(real.shape)
+    def compare(params, part, pairs, token_index):
+        unembedding, rows = model.unembedding(params), token_index.shape[0]
+        fast = hidden_states(model, params, part, ForwardOptions(attention=attention))
+        fast = jnp.take_along_axis(fast.reshape(rows, -1, fast.shape[-1]), token_index.reshape(rows, -1, 1), axis=1)
+        separate = hidden_states(model, params, pairs).reshape(fast.shape)
+        weights = pairs["weights"].reshape(rows, 1, -1)
+        targets = pairs["targets"].reshape(weights.shape)
 
-        def loss(states):
-            states = states[:, None]
-            return response_loss(states, table, targets, real, model.precision.compute, chunk=1024)[0].mean()
+        def loss(hidden):
+            return response_loss(hidden[:, None], unembedding, targets, weights, model.precision.compute, chunk=1024)[
+                0
+            ].mean()
 
-        size = jnp.sqrt(jnp.sum(real[:, 0, :, None] * jnp.square(slow)))
-        return jnp.sqrt(jnp.sum(real[:, 0, :, None] * jnp.square(fast - slow))) / size, loss(fast), loss(slow)
+        def norm(hidden):
+            return jnp.sqrt(jnp.sum(weights[:, 0, :, None] * jnp.square(hidden)))
+
+        return norm(fast - separate) / norm(separate), loss(fast), loss(separate)
 
     return compare

@@ -1,12 +1,13 @@
-"""One update, as a pure function of state and batch.
+"""One training update, as a pure function of state and batch.
 
-A batch has parts, most often one ("train"). A part holds, for B questions with G responses each: prompt[B, P] int32,
-prompt_mask[B, P] bool, inputs[B, G, R] int32, targets[B, G, R] int32, weights[B, G, R] float32 (1 on response tokens,
-0 on padding). The loss of a batch is the weighted sum of the mean losses of its parts, each over its own tokens.
+A batch has parts, usually one ("train"). For B questions with G responses each, a part has prompt[B, P] int32,
+prompt_mask[B, P] bool, inputs[B, G, R] int32, targets[B, G, R] int32 and weights[B, G, R] float32 (1 on response
+tokens, 0 on padding). The loss of a batch is the weighted sum of the mean losses of its parts, each over the tokens of
+that part.
 
-Where responses are packed, a part also holds positions[B, G, R] int32, and where questions are, questions[B, G, R] and
-prompt_questions[B, P] int32 (models/packed_masks.py): B and G then count rows. A response that a visit shows several
-times may be there once, with so many times the weight.
+If responses are packed, a part also has positions[B, G, R] int32, and if questions are packed, questions[B, G, R] and
+prompt_questions[B, P] int32 (models/packed_masks.py); B and G then count rows. A response that a draw contains several
+times may appear once, with a multiple of the weight.
 """
 
 import dataclasses
@@ -16,81 +17,35 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from scotd_jax.models.api import Model, Params
 from scotd_jax.models.forward_options import ForwardOptions
-from scotd_jax.training.losses import Weighted, response_loss
+from scotd_jax.training.losses import WeightedSum, response_loss
 from scotd_jax.training.trainable import combine
 
-Part = Mapping[str, jax.Array]
-Batch = Mapping[str, Part]
-ONE_PART = (("train", 1.0),)
+BatchPart = Mapping[str, jax.Array]
+TrainBatch = Mapping[str, BatchPart]
 Metrics = dict[str, jax.Array]
-LOGITS_BYTES = 256 * 2**20  # of float32 logits that may exist at one time on one batch shard
+
+ONE_PART = (("train", 1.0),)
+MAX_LOGITS_BYTES = 256 * 2**20  # of float32 logits per batch shard at a time
 
 
 class TrainState(NamedTuple):
-    """All that an update reads and writes. `step` is int32[], the number of updates made.
+    """Everything that an update reads and writes.
 
-    `params` are the numbers that learn, `frozen` those that do not (trainable.py); None where all of them learn.
+    Attributes:
+      step: int32[], number of updates made.
+      params: trainable parameters (trainable.py).
+      opt_state: optimizer state.
+      frozen: frozen parameters; None if all parameters are trainable.
     """
 
     step: jax.Array
     params: Params
     opt_state: Any
     frozen: Params | None = None
-
-
-def make_loss(
-    model: Model,
-    chunk: int = 0,
-    *,
-    options: ForwardOptions = ForwardOptions(),
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-) -> Callable[..., tuple[Weighted, ...]]:
-    """fn(params, part, key=None) -> (cross entropy, correct tokens), each a weighted sum over response tokens, and the
-    objective after them where it is another number (`response_loss`). With dropout the key names the masks.
-
-    The prompt is computed once per question and shared by its G responses. `chunk`, `label_smoothing` and `z_loss` as
-    in `response_loss`.
-    """
-
-    def loss(params: Params, batch: Part, key: jax.Array | None = None) -> tuple[Weighted, ...]:
-        hidden_BGRE = hidden(model, params, batch, dataclasses.replace(options, dropout_key=key))
-        return response_loss(
-            hidden_BGRE,
-            model.unembedding(params),
-            batch["targets"],
-            batch["weights"],
-            model.precision.compute,
-            chunk,
-            label_smoothing,
-            z_loss,
-        )
-
-    return loss
-
-
-def hidden(model: Model, params: Params, batch: Part, options: ForwardOptions = ForwardOptions()) -> jax.Array:
-    """[B, G, R, E], ready for the output matrix."""
-    prompts = {"questions": batch["prompt_questions"]} if "prompt_questions" in batch else {}
-    context = model.prefill(params, batch["prompt"], batch["prompt_mask"], **prompts, options=options)
-    packed = {"positions": batch["positions"]} if "positions" in batch else {}
-    if prompts:
-        packed["questions"] = batch["prompt_questions"], batch["questions"]
-    return model.extend(params, context, batch["inputs"], **packed, options=options)[0]
-
-
-def shown(part: Part) -> jax.Array:
-    """How many responses a part shows: the weights of their first tokens, since a packed one may stand for several."""
-    places = part["positions"] if "positions" in part else jnp.arange(part["inputs"].shape[2])[None, None]
-    return jnp.sum(jnp.where(places == 0, part["weights"], 0.0))
-
-
-def chunk_tokens(vocab_size: int, batch_shards: int) -> int:
-    """Tokens of a batch whose logits may exist at one time, so that each batch shard holds at most LOGITS_BYTES."""
-    return max(1, LOGITS_BYTES // (4 * vocab_size)) * batch_shards
 
 
 def make_train_step(
@@ -105,79 +60,160 @@ def make_train_step(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """step(state, batch) -> (state, metrics), to be jitted with the state donated. With dropout it is
-    step(state, batch, seed), seed being uint32[].
+    """Returns step(state, batch) -> (state, metrics), or with dropout step(state, batch, seed) with a uint32[] seed.
 
-    `parts` are the names of a batch's parts and the weights of their mean losses. The batch is cut into `microbatches`
-    equal parts, one after another in memory; every token's weight is a share of the whole batch beforehand, so their
-    sums add up and the update does not depend on the cut. Metrics are float32 scalars: loss (nats per response token,
-    summed over parts by weight), token_accuracy, tokens, rationales, grad_norm (before clipping) and learning_rate;
-    with several parts also loss_PART, each part's mean; with label smoothing or z-loss also objective, which is what is
-    optimized.
+    The batch is split into micro-batches of equal size, which are processed one after another. Token weights are shares
+    of the whole batch before the split, so sums add up and the update does not depend on the split. Dropout masks
+    depend on seed, update, micro-batch and part, so a repeated update draws the same masks.
 
-    Masks of dropout are named by seed, update, micro-batch and part, so an update that is made again draws them again.
+    Args:
+      model: the model to train.
+      optimizer: gradient transformation.
+      schedule: learning rate by step, for the metrics.
+      microbatches: number of micro-batches.
+      chunk: tokens whose logits may exist at a time, as in `response_loss`.
+      parts: names of a batch's parts and weights of their mean losses.
+      options: options of the forward pass, without the dropout key.
+      label_smoothing: as in `response_loss`.
+      z_loss: as in `response_loss`.
+
+    Returns:
+      The step function, to be jitted with a donated state. Its metrics are float32 scalars: loss (nats per response
+      token, the weighted sum over parts), token_accuracy, tokens, rationales, grad_norm (before clipping) and
+      learning_rate. Several parts add loss_PART, the mean of each; label smoothing or z-loss add objective, which is
+      optimized in place of the loss.
     """
-    loss_fn = make_loss(model, chunk, options=options, label_smoothing=label_smoothing, z_loss=z_loss)
-    objective = label_smoothing > 0 or z_loss > 0  # optimizes another number than the cross entropy
+    loss_fn = make_loss_fn(model, chunk, options=options, label_smoothing=label_smoothing, z_loss=z_loss)
+    has_objective = label_smoothing > 0 or z_loss > 0
+    optimized = 2 if has_objective else 0  # index into the sums of `response_loss`
 
-    def sums(state: TrainState, batch: Batch, key: jax.Array | None) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
-        def total(learns):
-            params = combine(learns, state.frozen)
+    def grads_and_sums(
+        state: TrainState, batch: TrainBatch, key: jax.Array | None
+    ) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
+        """Gradients, and the sums of `response_loss` of each part."""
+
+        def total(trainable):
+            params = combine(trainable, state.frozen)
             keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(parts))]
-            said = {
+            sums = {
                 name: tuple(each.sum for each in loss_fn(params, batch[name], part_key))
                 for (name, _), part_key in zip(parts, keys, strict=True)
             }
-            return sum(each[2 if objective else 0] for each in said.values()), said
+            return sum(part_sums[optimized] for part_sums in sums.values()), sums
 
         return jax.grad(total, has_aux=True)(state.params)
 
-    def step(state: TrainState, batch: Batch, seed: jax.Array | None = None) -> tuple[TrainState, Metrics]:
+    def accumulate(
+        state: TrainState, batch: TrainBatch, keys: jax.Array | None
+    ) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
+        """`grads_and_sums` over all micro-batches."""
+        if microbatches == 1:
+            return grads_and_sums(state, batch, None if keys is None else keys[0])
+        pieces = jax.tree.map(lambda array: split_microbatches(array, microbatches), batch)
+
+        def add(carry, piece):
+            return jax.tree.map(jnp.add, carry, grads_and_sums(state, *piece)), None
+
+        zero_sums = {name: (jnp.zeros(()),) * (3 if has_objective else 2) for name, _ in parts}
+        init = jax.tree.map(jnp.zeros_like, state.params), zero_sums
+        return jax.lax.scan(add, init, (pieces, keys))[0]
+
+    def step(state: TrainState, batch: TrainBatch, seed: jax.Array | None = None) -> tuple[TrainState, Metrics]:
         tokens = {name: jnp.sum(batch[name]["weights"]) for name, _ in parts}
         shares = {
-            name: {**batch[name], "weights": Weighted(weight * batch[name]["weights"], tokens[name]).mean()}
+            name: {**batch[name], "weights": WeightedSum(weight * batch[name]["weights"], tokens[name]).mean()}
             for name, weight in parts
         }
-        keys = mask_keys(seed, state.step, microbatches) if options.dropout > 0 else None
-        if microbatches == 1:
-            grads, said = sums(state, shares, None if keys is None else keys[0])
-        else:
-            pieces = jax.tree.map(lambda array: split(array, microbatches), shares)
-
-            def add(carry, piece):
-                return jax.tree.map(jnp.add, carry, sums(state, *piece)), None
-
-            zero = {name: (jnp.zeros(()),) * (3 if objective else 2) for name, _ in parts}
-            (grads, said), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), zero), (pieces, keys))
+        keys = dropout_keys(seed, state.step, microbatches) if options.dropout > 0 else None
+        grads, sums = accumulate(state, shares, keys)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {
-            "loss": sum(loss for loss, *_ in said.values()),
-            "token_accuracy": sum(correct for _, correct, *_ in said.values()) / sum(weight for _, weight in parts),
+            "loss": sum(loss for loss, *_ in sums.values()),
+            "token_accuracy": sum(correct for _, correct, *_ in sums.values()) / sum(weight for _, weight in parts),
             "tokens": sum(tokens.values()),
-            "rationales": sum(shown(batch[name]) for name, _ in parts),
+            "rationales": sum(count_responses(batch[name]) for name, _ in parts),
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
-        if objective:
-            metrics["objective"] = sum(each[2] for each in said.values())
+        if has_objective:
+            metrics["objective"] = sum(part_sums[optimized] for part_sums in sums.values())
         if len(parts) > 1:
-            metrics |= {f"loss_{name}": said[name][0] / weight for name, weight in parts}
+            metrics |= {f"loss_{name}": sums[name][0] / weight for name, weight in parts}
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
     return step
 
 
-def mask_keys(seed: jax.Array, step: jax.Array, microbatches: int) -> jax.Array:
-    """The keys of dropout of one update, one per micro-batch. They depend on the three numbers alone."""
+def make_loss_fn(
+    model: Model,
+    chunk: int = 0,
+    *,
+    options: ForwardOptions = ForwardOptions(),
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Callable[..., tuple[WeightedSum, ...]]:
+    """Returns loss(params, part, dropout_key=None), which computes the sums of `response_loss` on a part of a batch.
+
+    The prompt is computed once per question and shared by its G responses.
+
+    Args:
+      model: the model to train.
+      chunk: tokens whose logits may exist at a time, as in `response_loss`.
+      options: options of the forward pass, without the dropout key.
+      label_smoothing: as in `response_loss`.
+      z_loss: as in `response_loss`.
+    """
+
+    def loss(params: Params, part: BatchPart, dropout_key: jax.Array | None = None) -> tuple[WeightedSum, ...]:
+        hidden_BGRE = hidden_states(model, params, part, dataclasses.replace(options, dropout_key=dropout_key))
+        return response_loss(
+            hidden_BGRE,
+            model.unembedding(params),
+            part["targets"],
+            part["weights"],
+            model.precision.compute,
+            chunk,
+            label_smoothing,
+            z_loss,
+        )
+
+    return loss
+
+
+def hidden_states(
+    model: Model, params: Params, part: BatchPart, options: ForwardOptions = ForwardOptions()
+) -> Float[Array, "B G R E"]:
+    """Runs the model on a part of a batch; the result is ready for the output matrix."""
+    prompt_packing = {"questions": part["prompt_questions"]} if "prompt_questions" in part else {}
+    context = model.prefill(params, part["prompt"], part["prompt_mask"], **prompt_packing, options=options)
+    packing = {"positions": part["positions"]} if "positions" in part else {}
+    if prompt_packing:
+        packing["questions"] = part["prompt_questions"], part["questions"]
+    return model.extend(params, context, part["inputs"], **packing, options=options)[0]
+
+
+def count_responses(part: BatchPart) -> Float[Array, ""]:
+    """Number of responses in a part: the weights of their first tokens, since a packed one can stand for several."""
+    positions = part["positions"] if "positions" in part else jnp.arange(part["inputs"].shape[2])[None, None]
+    return jnp.sum(jnp.where(positions == 0, part["weights"], 0.0))
+
+
+def logits_chunk_tokens(vocab_size: int, batch_shards: int) -> int:
+    """Tokens of a batch whose logits may exist at a time, so that each batch shard holds at most MAX_LOGITS_BYTES."""
+    return max(1, MAX_LOGITS_BYTES // (4 * vocab_size)) * batch_shards
+
+
+def dropout_keys(seed: UInt32[Array, ""], step: Int[Array, ""], microbatches: int) -> Key[Array, " microbatches"]:
+    """The dropout keys of one update, one per micro-batch; a function of the three numbers alone."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(microbatches))
 
 
-def split(array: jax.Array, parts: int) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...]; part i is rows i, i + parts, ...
+def split_microbatches(array: jax.Array, microbatches: int) -> jax.Array:
+    """[B, ...] -> [microbatches, B / microbatches, ...]; micro-batch i has rows i, i + microbatches, ...
 
-    Taking every parts-th row leaves each row on its device when B is sharded; consecutive rows would have to move.
+    With strided rows every row of a sharded batch stays on its device; consecutive rows would have to move.
     """
-    rows = array.reshape(array.shape[0] // parts, parts, *array.shape[1:])
+    rows = array.reshape(array.shape[0] // microbatches, microbatches, *array.shape[1:])
     return jnp.moveaxis(rows, 1, 0)

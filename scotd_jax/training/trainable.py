@@ -1,16 +1,16 @@
-"""Which numbers learn: all parameters, those that no pattern freezes, or thin matrices in place of kernels (LoRA).
+"""Trainable parameters: all of them, those that no pattern freezes, or low-rank matrices in place of kernels (LoRA).
 
-Training holds two trees. The *trainable* one is what gradients are taken of and what the optimizer keeps moments for;
-the *frozen* one is only read. `split` makes them of a model's parameters, `combine` makes the parameters of them with
-which a model is called. Where everything learns there is no frozen tree, and the trainable one is the parameters.
+Training holds two trees. Gradients and optimizer moments exist for the *trainable* tree; the *frozen* tree is only
+read. `partition` makes both from model parameters, `combine` makes model parameters from both. If everything is
+trainable, there is no frozen tree, and the trainable one is the parameters.
 
 LoRA (Hu et al., arXiv 2106.09685): for a target kernel W[D, F] the trainable tree holds `kernel/A`, float32[D, rank],
 and `kernel/B`, float32[rank, F], and the frozen tree holds `kernel/base`, which is W, and `kernel/scale`, float32[],
-which is alpha / rank. Together they are W + scale * A @ B. So two trees say all that is needed to combine them.
+which is alpha / rank. Combined they are W + scale * A @ B.
 
-What this saves: the moments of everything that is frozen, and its gradients between micro-batches. A frozen
-parameter's gradient is not computed at all. What LoRA does not save: the backward pass computes the derivative of each
-whole combined kernel before it becomes those of A and B, and the combined kernel exists beside its base.
+This saves the moments of everything frozen and its gradients between micro-batches; gradients of frozen parameters are
+not computed at all. It does not save memory in the backward pass: the derivative of each whole combined kernel is
+computed before those of A and B, and the combined kernel exists beside its base.
 """
 
 import re
@@ -30,120 +30,152 @@ from scotd_jax.models.api import Params
 NO_LORA = LoRA()
 
 
-def split(
+def partition(
     params: Params, freeze: Names = (), lora: LoRA = NO_LORA, key: jax.Array | None = None
 ) -> tuple[Params, Params | None]:
-    """(trainable, frozen), both nested dicts like `params`, which may be abstract if `jax.eval_shape` calls this.
+    """Splits model parameters into trainable and frozen ones.
 
-    Patterns fit whole paths ("layers/0/attn/q/kernel"). With LoRA only the targets' thin matrices learn, `freeze`
-    takes kernels out of the targets, and `key` is needed: A is normal with variance 1 / D, drawn from the key and the
-    parameter's path alone, and B is zero, so that training starts from the parameters as they are.
-    Raises InputError on a pattern that fits no parameter, patterns that leave nothing to learn, a target that is no
-    matrix, and a rank beyond one of its sides.
+    Patterns match whole paths ("layers/0/attn/q/kernel"). With LoRA only the low-rank matrices of the targets are
+    trainable, and `freeze` removes kernels from the targets. A is normal with variance 1 / D, drawn from the key and
+    the path of the parameter alone; B is zero, so that training starts from the parameters as they are.
+
+    Args:
+      params: model parameters; abstract ones inside `jax.eval_shape`.
+      freeze: patterns of the parameters to freeze.
+      lora: LoRA settings; rank 0 disables it.
+      key: key for the matrices A; needed with LoRA.
+
+    Returns:
+      The trainable tree and the frozen one, nested like `params`; None if nothing is frozen.
+
+    Raises:
+      InputError: if a pattern matches no parameter, nothing is trainable, a target is not a matrix, or the rank exceeds
+        one of its sides.
     """
     flat = flatten_dict(params, sep="/")
-    stay = _matching(flat, freeze, "training.freeze")
+    frozen_names = _matching(flat, freeze, "training.freeze")
     if lora.rank < 0:
         raise InputError(f"training.lora.rank: expected 0 (off) or more, found {lora.rank}")
     if lora.rank == 0:
-        if len(stay) == len(flat):
-            raise InputError(f"training.freeze: {_quoted(freeze)} leave nothing to learn; there are {_some(flat)}")
-        learn = {name: leaf for name, leaf in flat.items() if name not in stay}
-        return _nested(learn), _nested({name: flat[name] for name in stay}) if stay else None
-    targets = [name for name in _matching(flat, lora.targets, "training.lora.targets") if name not in stay]
+        if len(frozen_names) == len(flat):
+            raise InputError(
+                f"training.freeze: {_quoted(freeze)} leave no trainable parameters; there are {_some(flat)}"
+            )
+        trainable = {name: leaf for name, leaf in flat.items() if name not in frozen_names}
+        frozen = {name: flat[name] for name in frozen_names}
+        return _nested(trainable), _nested(frozen) if frozen else None
+    targets = [name for name in _matching(flat, lora.targets, "training.lora.targets") if name not in frozen_names]
     _check_lora(flat, lora, targets, freeze)
-    frozen, learn = dict(flat), {}
+    frozen, trainable = dict(flat), {}
     for name in targets:
         kernel = frozen.pop(name)
-        own = jax.random.fold_in(key, zlib.crc32(f"{name}/A".encode()))
+        kernel_key = jax.random.fold_in(key, zlib.crc32(f"{name}/A".encode()))
         rows, columns = kernel.shape
-        learn[f"{name}/A"] = jax.random.normal(own, (rows, lora.rank), jnp.float32) * rows**-0.5
-        learn[f"{name}/B"] = jnp.zeros((lora.rank, columns), jnp.float32)
+        trainable[f"{name}/A"] = jax.random.normal(kernel_key, (rows, lora.rank), jnp.float32) * rows**-0.5
+        trainable[f"{name}/B"] = jnp.zeros((lora.rank, columns), jnp.float32)
         frozen |= {f"{name}/base": kernel, f"{name}/scale": jnp.float32(lora.alpha / lora.rank)}
-    return _nested(learn), _nested(frozen)
+    return _nested(trainable), _nested(frozen)
 
 
 def combine(trainable: Params, frozen: Params | None) -> Params:
-    """The parameters of a model. Arrays of one tree are passed on as they are; only LoRA's kernels are computed."""
+    """Inverse of `partition`: the model parameters. Only LoRA kernels are computed; other arrays are passed through."""
     if frozen is None:
         return trainable
     flat = flatten_dict(trainable, sep="/") | flatten_dict(frozen, sep="/")
     for name in [name.removesuffix("/A") for name in flat if name.endswith("/A")]:
         base, scale, a, b = (flat.pop(f"{name}/{part}") for part in ("base", "scale", "A", "B"))
-        # A thin product costs little, and as an accelerator's default it would be rounded to bfloat16.
+        # A low-rank matmul is cheap, and at the default precision accelerators would round it to bfloat16.
         flat[name] = base + scale * jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     return _nested(flat)
 
 
-def shardings(tree: Params | None, places: Params) -> Params | None:
-    """Where the leaves of one of the two trees lie, given where the parameters lie.
+def partition_shardings(tree: Params | None, param_shardings: Params) -> Params | None:
+    """Shardings of the trainable or the frozen tree.
 
-    A parameter lies where it would lie; A is split as its kernel's input axis is, B as its output axis is.
+    Parameters keep their sharding; A is sharded like the input axis of its kernel, B like the output axis.
+
+    Args:
+      tree: one of the trees of `partition`.
+      param_shardings: shardings of the model parameters.
     """
     if tree is None:
         return None
-    known = flatten_dict(places, sep="/")
+    known = flatten_dict(param_shardings, sep="/")
 
-    def place(name: str) -> jax.sharding.Sharding:
-        parent, _, part = name.rpartition("/")
-        whole = known.get(name) or known[parent]
+    def sharding(name: str) -> jax.sharding.Sharding:
+        kernel_name, _, part = name.rpartition("/")
+        whole = known.get(name) or known[kernel_name]
         if name in known or part == "base" or not isinstance(whole, NamedSharding):
             return whole
         rows, columns = (*whole.spec, None, None)[:2]
         spec = {"A": (rows, None), "B": (None, columns), "scale": ()}[part]
         return NamedSharding(whole.mesh, PartitionSpec(*spec))
 
-    return _nested({name: place(name) for name in flatten_dict(tree, sep="/")})
+    return _nested({name: sharding(name) for name in flatten_dict(tree, sep="/")})
 
 
-def summary(params: Params, freeze: Names, lora: LoRA) -> str:
-    """What learns, for people; "" where everything does. Raises as `split` does. `params` may be abstract."""
-    learns, frozen = jax.eval_shape(lambda p, k: split(p, freeze, lora, k), params, jax.random.key(0))
+def describe_trainable(params: Params, freeze: Names, lora: LoRA) -> str:
+    """Returns for example "1,312 of 125,239,296 (0.001 %), LoRA of rank 8, alpha 16", or "" if everything is trainable.
+
+    Args:
+      params: model parameters, possibly abstract.
+      freeze: patterns of frozen parameters.
+      lora: LoRA settings.
+
+    Raises:
+      InputError: as `partition` does.
+    """
+    trainable, frozen = jax.eval_shape(lambda p, k: partition(p, freeze, lora, k), params, jax.random.key(0))
     if frozen is None:
         return ""
-    named = [f"LoRA of rank {lora.rank}, alpha {lora.alpha:g}"] if lora.rank else []
-    named += [f"all but {', '.join(freeze)}"] if freeze else []
-    return f"{'; '.join(named)}: {count(learns):,} of {count(params):,} numbers"
+    trained, total = num_params(trainable), num_params(params)
+    description = f"{trained:,} of {total:,} ({100 * trained / total:.3g} %)"
+    if lora.rank:
+        description += f", LoRA of rank {lora.rank}, alpha {lora.alpha:g}"
+    if freeze:
+        description += f", frozen: {', '.join(freeze)}"
+    return description
 
 
-def count(tree: Any) -> int:
-    """Numbers in a tree of arrays."""
+def num_params(tree: Any) -> int:
+    """Number of entries of all arrays of a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _matching(flat: Mapping[str, Any], patterns: Sequence[str], where: str) -> dict[str, None]:
-    """The names that a pattern fits, in the order of `flat`."""
+    """The names that match one of the patterns, in the order of `flat`."""
     found: set[str] = set()
     for pattern in patterns:
         try:
-            fits = {name for name in flat if re.fullmatch(pattern, name)}
+            matches = {name for name in flat if re.fullmatch(pattern, name)}
         except re.error as error:
             raise InputError(f"{where}: {pattern!r} is not a regular expression ({error})") from None
-        if not fits:
+        if not matches:
             near = nearest(pattern, flat, cutoff=0.4)
             hint = f"did you mean {near!r}? There" if near else "there"
-            raise InputError(f"{where}: {pattern!r} fits no parameter, as a whole path; {hint} are {_some(flat)}")
-        found |= fits
+            raise InputError(f"{where}: {pattern!r} matches no parameter, as a whole path; {hint} are {_some(flat)}")
+        found |= matches
     return {name: None for name in flat if name in found}
 
 
 def _check_lora(flat: Mapping[str, Any], lora: LoRA, targets: Sequence[str], freeze: Names) -> None:
     if not targets:
-        without = f" without those that training.freeze {_quoted(freeze)} takes out" if freeze else ""
+        without = f" without those that training.freeze {_quoted(freeze)} removes" if freeze else ""
         raise InputError(
-            f"training.lora.targets: {_quoted(lora.targets)}{without} leave nothing to learn; there are {_some(flat)}"
+            f"training.lora.targets: {_quoted(lora.targets)}{without} leave no trainable parameters; there are "
+            f"{_some(flat)}"
         )
     for name in targets:
         shape = flat[name].shape
         if len(shape) != 2:
             raise InputError(
-                f"training.lora.targets: {name} is no matrix, its shape is {list(shape)}; "
+                f"training.lora.targets: {name} is not a matrix, its shape is {list(shape)}; "
                 'let the patterns end in "/kernel"'
             )
         if lora.rank > min(shape):
             raise InputError(
-                f"training.lora.rank: {lora.rank} is more than a side of {name}, {list(shape)}; a rank below "
-                f"{min(shape)} makes thin matrices of it"
+                f"training.lora.rank: {lora.rank} exceeds a side of {name}, {list(shape)}; set a rank below "
+                f"{min(shape)}"
             )
 
 
@@ -152,7 +184,7 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _some(flat: Mapping[str, Any], most: int = 6) -> str:
-    """A few names spread over all of them."""
+    """A few names, spread over all of them."""
     names = list(flat)
     step = max(1, len(names) // most)
     return ", ".join(names[::step][:most]) + (", ..." if len(names) > most else "")

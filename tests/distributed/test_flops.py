@@ -16,7 +16,7 @@ from scotd_jax.distributed.chips import peak_flops
 from scotd_jax.distributed.flops import matmul_sizes, prefill_flops, training_flops
 from scotd_jax.models import registry
 from scotd_jax.models.api import Precision
-from scotd_jax.training.step import make_loss
+from scotd_jax.training.step import make_loss_fn
 from tests.helpers.training_fixtures import BagConfig
 
 TOLERANCE = 0.05
@@ -62,7 +62,7 @@ def test_training_flops_are_within_five_percent_of_xla(name, B, G, P, R):
         "targets": responses,
         "weights": shape_struct(B, G, R, dtype=jnp.float32),
     }
-    loss = make_loss(model)
+    loss = make_loss_fn(model)
     counted = xla_flops(jax.grad(lambda params, batch: loss(params, batch)[0].sum), model.abstract(), batch)
     formula = training_flops(model.config, questions=B, group=G, prompt=P, response=R)
     assert formula == pytest.approx(counted, rel=TOLERANCE)

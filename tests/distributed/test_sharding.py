@@ -12,8 +12,8 @@ from scotd_jax.distributed.mesh import AXES, batch_shards, make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Precision
 from scotd_jax.models.registry import build, config_for
-from scotd_jax.training.programs import programs_of
-from scotd_jax.training.step import ONE_PART, make_loss
+from scotd_jax.training.programs import training_programs
+from scotd_jax.training.step import ONE_PART, make_loss_fn
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import bag_model, batch_of
 
@@ -85,13 +85,13 @@ def test_partition_spec_follows_the_logical_axis_rules(eight, axes, shape, expec
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_optimizer_moments_are_sharded_like_their_parameters(eight, name):
-    programs = programs_of(small("opt"), training(config.Optimizer(name=name, warmup_steps=0)), ONE_PART, eight)
-    kernel = programs.abstract.params["layers"]["0"]["mlp"]["up"]["kernel"]
+    programs = training_programs(small("opt"), training(config.Optimizer(name=name, warmup_steps=0)), ONE_PART, eight)
+    kernel = programs.abstract_state.params["layers"]["0"]["mlp"]["up"]["kernel"]
     assert kernel.sharding.spec == P("fsdp", "tensor")
-    moments = [leaf for leaf in jax.tree.leaves(programs.abstract.opt_state) if leaf.shape == kernel.shape]
+    moments = [leaf for leaf in jax.tree.leaves(programs.abstract_state.opt_state) if leaf.shape == kernel.shape]
     assert moments
     assert all(leaf.sharding.spec == P("fsdp", "tensor") for leaf in moments)
-    counters = [leaf for leaf in jax.tree.leaves(programs.abstract.opt_state) if leaf.shape == ()]
+    counters = [leaf for leaf in jax.tree.leaves(programs.abstract_state.opt_state) if leaf.shape == ()]
     assert counters
     assert all(leaf.sharding.spec == P() for leaf in counters)
 
@@ -107,7 +107,7 @@ def test_batch_is_sharded_by_questions(eight):
 def test_initial_parameters_are_sharded_and_equal_on_every_mesh(one_device, eight):
     model = bag_model()
     initial = [
-        programs_of(model, training(config.Optimizer(warmup_steps=0)), ONE_PART, mesh).start(None, 7).params
+        training_programs(model, training(config.Optimizer(warmup_steps=0)), ONE_PART, mesh).init_state(None, 7).params
         for mesh in (one_device, eight)
     ]
     table = initial[1]["embed"]["tokens"]
@@ -128,7 +128,7 @@ def test_loss_and_gradients_agree_on_eight_devices_and_one(one_device, eight, ki
         @jax.jit
         def value_and_grad(params, batch):
             def mean(params):
-                loss, correct = make_loss(model, chunk=16)(params, batch)
+                loss, correct = make_loss_fn(model, chunk=16)(params, batch)
                 return loss.mean(), correct.sum
 
             (loss, correct), grads = jax.value_and_grad(mean, has_aux=True)(params)

@@ -1,6 +1,7 @@
 """A training run that a test can kill: `python -m tests.helpers.resume_program FOLDER SECONDS_PER_STEP`.
 
-It prints each step as its batch is taken, so that the killer can choose a moment, and trains on one CPU device.
+It prints the number of each batch when it is taken, so that the test can choose when to kill it, and trains on one CPU
+device.
 """
 
 import sys
@@ -25,30 +26,30 @@ TRAINING = config.Training(
 )
 
 
-class Told:
-    """Batches that say when they are taken, slowly enough to be interrupted in between."""
+class PrintingBatches:
+    """Batches that print their number when they are taken, and then wait so that a kill can hit that moment."""
 
-    def __init__(self, loader, seconds: float):
-        self._loader, self._seconds, self._taken = loader, seconds, 0
-        self.get_state = loader.get_state
+    def __init__(self, batch_iterator, seconds: float):
+        self._batches, self._seconds, self._taken = batch_iterator, seconds, 0
+        self.get_state = batch_iterator.get_state
 
     def set_state(self, state):
-        self._loader.set_state(state)
+        self._batches.set_state(state)
 
     def __next__(self):
         self._taken += 1
         print(self._taken, flush=True)
         time.sleep(self._seconds)
-        return next(self._loader)
+        return next(self._batches)
 
 
 def evaluate(params, step):
     return {"dev_accuracy": float(abs(params["mlp"]["up"]["kernel"]).mean())}
 
 
-def run(folder, mesh, loader=None, training=TRAINING):
-    train(MODEL, None, loader or batches(4), training, folder, mesh, seed=3, evaluate=evaluate)
+def run(folder, mesh, batch_iterator=None, training=TRAINING):
+    train(MODEL, None, batch_iterator or batches(4), training, folder, mesh, seed=3, evaluate=evaluate)
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], make_mesh(config.Mesh(), jax.devices()[:1]), Told(batches(4), float(sys.argv[2])))
+    run(sys.argv[1], make_mesh(config.Mesh(), jax.devices()[:1]), PrintingBatches(batches(4), float(sys.argv[2])))

@@ -1,4 +1,4 @@
-"""A model and a data set so small that a training run compiles in a second: for tests of the loop, not of models."""
+"""A model and a data set so small that a training run compiles in a second; for tests of the training loop."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class BagConfig:
 
 
 def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> Model:
-    """Predicts the next token from the mean of the prompt and the present token, through one hidden layer."""
+    """Predicts the next token from the mean of the prompt and the current token, through one hidden layer."""
 
     def init(key):
         def draw(i, *shape):
@@ -67,7 +67,7 @@ def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> Mode
 
 
 def example(index: int, vocab: int = VOCAB, G: int = 2, P: int = 4, R: int = 6) -> dict[str, np.ndarray]:
-    """One question: the responses repeat the prompt's first token, so that there is something to learn."""
+    """One question. Its responses count up from the first prompt token, so that the loss can decrease."""
     rng = np.random.default_rng(index)
     prompt = rng.integers(1, vocab, P).astype(np.int32)
     lengths = rng.integers(2, R + 1, G)
@@ -82,12 +82,13 @@ def example(index: int, vocab: int = VOCAB, G: int = 2, P: int = 4, R: int = 6) 
 
 
 def batch_of(size: int, **sizes: int) -> dict[str, np.ndarray]:
+    """A batch of `size` examples; `sizes` are those of `example`."""
     rows = [example(i, **sizes) for i in range(size)]
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
 def is_time(name: str) -> bool:
-    """Whether a number of a metrics line says how long something took, and so is another one in every run."""
+    """Whether an entry of a metrics line is a time or a rate, which differ between runs."""
     return name in ("goodput", "mfu") or name.startswith("seconds_") or name.endswith("_per_second")
 
 

@@ -22,7 +22,8 @@ def run(tmp_path_factory) -> Run:
     workdir = str(tmp_path_factory.mktemp("thin"))
     done = door("--config=tests/configs/thin.py", f"--workdir={workdir}", hurry=True)
     assert done.returncode == 0, done.stderr
-    assert "LoRA of rank 3, alpha 6: 1,344 of " in done.stderr
+    assert "trainable parameters: 1,344 of " in done.stderr
+    assert "LoRA of rank 3, alpha 6" in done.stderr
     return Run(c.from_mapping(c.Config, get_config()), Workdir(workdir))
 
 

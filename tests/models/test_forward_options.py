@@ -20,8 +20,8 @@ from scotd_jax.training.checkpoints import load_params
 from scotd_jax.training.loop import train
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.options import forward_options
-from scotd_jax.training.programs import programs_of
-from scotd_jax.training.step import ONE_PART, make_loss, mask_keys
+from scotd_jax.training.programs import training_programs
+from scotd_jax.training.step import ONE_PART, dropout_keys, make_loss_fn
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import batch_of, batches, is_time
 from tests.models.test_attention import close
@@ -47,7 +47,7 @@ def small(kind, **shape):
 def gradient(kind, remat):
     """Loss and gradients with dropout."""
     model, batch = small(kind), batch_of(2, vocab=V)
-    loss = make_loss(model, options=ForwardOptions(remat=remat, dropout=0.2))
+    loss = make_loss_fn(model, options=ForwardOptions(remat=remat, dropout=0.2))
 
     @jax.jit
     def run(params, batch, key):
@@ -67,7 +67,7 @@ def gradients_by_remat(layers, **options):
     model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
     compiled = {}
     for remat in ("none", "dots", "full"):
-        loss = make_loss(model, options=ForwardOptions(remat=remat, **options))
+        loss = make_loss_fn(model, options=ForwardOptions(remat=remat, **options))
         grad = jax.jit(jax.grad(lambda params, batch, loss=loss: loss(params, batch)[0].mean()))
         compiled[remat] = grad.lower(model.abstract(), batch).compile(compiler_options(jax.default_backend()))
     return compiled
@@ -92,7 +92,7 @@ def test_a_backward_pass_in_order_holds_less(monkeypatch):
     model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
 
     def held():
-        grad = jax.jit(jax.grad(lambda params, batch: make_loss(model)(params, batch)[0].mean()))
+        grad = jax.jit(jax.grad(lambda params, batch: make_loss_fn(model)(params, batch)[0].mean()))
         compiled = grad.lower(model.abstract(), batch).compile(compiler_options("cpu"))
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -143,7 +143,7 @@ def test_responses_share_the_dropped_prompt_and_draw_their_own_masks(kind):
 
 def test_masks_are_named_by_seed_update_and_micro_batch():
     def keys(seed, step):
-        return np.asarray(jax.random.key_data(mask_keys(jnp.uint32(seed), jnp.int32(step), 3)))
+        return np.asarray(jax.random.key_data(dropout_keys(jnp.uint32(seed), jnp.int32(step), 3)))
 
     names = [keys(*name) for name in ((0, 0), (0, 1), (1, 0))]
     assert len({tuple(key) for each in names for key in each}) == 9
@@ -158,9 +158,9 @@ def test_eight_devices_make_the_update_of_one_with_every_option(one_device, kind
     model, settings = small(kind), config.Optimizer(warmup_steps=0)
     drawn, states = model.init(jax.random.key(0)), []
     for mesh in (one_device, make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))):
-        programs = programs_of(model, config.Training(microbatches=2, optimizer=settings, **ALL), ONE_PART, mesh)
-        batch = {"train": sharding.shard_batch(batch_of(8, vocab=V), programs.batch)}
-        state, metrics = programs.step(programs.start(drawn, 0), batch, *programs.noise(2**40 + 3))
+        programs = training_programs(model, config.Training(microbatches=2, optimizer=settings, **ALL), ONE_PART, mesh)
+        batch = {"train": sharding.shard_batch(batch_of(8, vocab=V), programs.batch_sharding)}
+        state, metrics = programs.step(programs.init_state(drawn, 0), batch, *programs.dropout_seed(2**40 + 3))
         states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
     (mu, metrics), (mu_8, metrics_8) = jax.tree.map(np.asarray, states)
     assert metrics["objective"] > metrics["loss"] > 0
@@ -214,9 +214,9 @@ def test_off_is_the_program_that_knows_no_options(one_device):
     settings = config.Optimizer(warmup_steps=0)
     texts = []
     for option in ({}, {"dropout": 0.1}, {"z_loss": 1e-4}, {"remat": "full"}):
-        programs = programs_of(model, config.Training(optimizer=settings, **option), ONE_PART, one_device)
-        noise = programs.noise(0) if "dropout" in option else ()
-        texts.append(programs.step.lower(programs.abstract, batch, *noise).as_text())
+        programs = training_programs(model, config.Training(optimizer=settings, **option), ONE_PART, one_device)
+        noise = programs.dropout_seed(0) if "dropout" in option else ()
+        texts.append(programs.step.lower(programs.abstract_state, batch, *noise).as_text())
     assert len(set(texts)) == 4
     assert "threefry" not in texts[0]
     barriers = [text.count("optimization_barrier") for text in texts]

@@ -18,8 +18,8 @@ from scotd_jax.models.api import Precision
 from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.models.registry import build, config_for
 from scotd_jax.training.options import scans_layers
-from scotd_jax.training.programs import programs_of
-from scotd_jax.training.step import ONE_PART, make_loss
+from scotd_jax.training.programs import training_programs
+from scotd_jax.training.step import ONE_PART, make_loss_fn
 from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import batch_of
 from tests.models.test_attention import close, flat
@@ -46,7 +46,7 @@ def params(kind, layers):
 
 
 def value_and_gradient(kind, batch, compute="float32", **options):
-    loss = make_loss(deep(kind, LAYERS, compute), options=ForwardOptions(**options))
+    loss = make_loss_fn(deep(kind, LAYERS, compute), options=ForwardOptions(**options))
     run = jax.jit(jax.value_and_grad(lambda p, batch, key: loss(p, batch, key)[0].mean()))
     return run(params(kind, LAYERS), batch, jax.random.key(1))
 
@@ -88,7 +88,7 @@ def test_a_loop_rounds_as_layers_written_out():
 
 def products(kind, layers, rolled):
     """Matrix products that a compiler sees in a gradient."""
-    loss = make_loss(deep(kind, layers), options=ForwardOptions(scan_layers=rolled))
+    loss = make_loss_fn(deep(kind, layers), options=ForwardOptions(scan_layers=rolled))
     grad = jax.grad(lambda p, batch: loss(p, batch)[0].mean())
     return jax.jit(grad).lower(deep(kind, layers).abstract(), batch_of(2, vocab=V)).as_text().count("dot_general")
 
@@ -107,7 +107,7 @@ def test_the_loop_keeps_no_copy_of_what_it_reads(kind):
     model, layers = deep(kind, 4, "bfloat16"), params(kind, 4)
     kernels = {leaf.shape for leaf in jax.tree.leaves(layers) if leaf.ndim == 2}
     for rolled in (True, False):
-        loss = make_loss(model, options=ForwardOptions(scan_layers=rolled))
+        loss = make_loss_fn(model, options=ForwardOptions(scan_layers=rolled))
         jaxpr = jax.make_jaxpr(jax.grad(lambda p, batch, loss=loss: loss(p, batch)[0].mean()))(layers, batch)
         loops = [e for e in flat(jaxpr.jaxpr.eqns) if e.primitive.name == "scan" and e.params["length"] == 4]
         forward = [e for e in loops if not e.params["reverse"]]
@@ -134,9 +134,9 @@ def test_eight_devices_with_a_loop_make_the_update_of_one_without(one_device):
     settings = {"microbatches": 2, "optimizer": config.Optimizer(warmup_steps=0), **DROPPED}
     drawn, model, states = params("t5-v1.1", LAYERS), deep("t5-v1.1", LAYERS), []
     for scan, mesh in (("off", one_device), ("on", make_mesh(config.Mesh(data=2, fsdp=2, tensor=2)))):
-        programs = programs_of(model, config.Training(scan_layers=scan, **settings), ONE_PART, mesh)
-        batch = {"train": sharding.shard_batch(batch_of(8, vocab=V), programs.batch)}
-        state, metrics = programs.step(programs.start(drawn, 0), batch, *programs.noise(3))
+        programs = training_programs(model, config.Training(scan_layers=scan, **settings), ONE_PART, mesh)
+        batch = {"train": sharding.shard_batch(batch_of(8, vocab=V), programs.batch_sharding)}
+        state, metrics = programs.step(programs.init_state(drawn, 0), batch, *programs.dropout_seed(3))
         states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
     (mu, metrics), (mu_8, metrics_8) = jax.tree.map(np.asarray, states)
     for name, value in metrics.items():
@@ -149,8 +149,8 @@ def test_layers_of_which_some_are_frozen_and_others_thin_learn_the_same(one_devi
     found = []
     for scan in ("on", "off"):
         training = config.Training(scan_layers=scan, optimizer=config.Optimizer(warmup_steps=0), **what)
-        programs = programs_of(deep("opt", LAYERS), training, ONE_PART, one_device)
-        state, metrics = programs.step(programs.start(params("opt", LAYERS), 0), {"train": batch_of(4, vocab=V)})
+        programs = training_programs(deep("opt", LAYERS), training, ONE_PART, one_device)
+        state, metrics = programs.step(programs.init_state(params("opt", LAYERS), 0), {"train": batch_of(4, vocab=V)})
         found.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics["grad_norm"]))
     assert found[0][1] > 0
     close(*found, GRADIENT)

@@ -13,7 +13,7 @@ from scotd_jax.corpus.batching import collate
 from scotd_jax.corpus.batching.shapes import Shape
 from scotd_jax.models.api import Context, Segment
 from scotd_jax.models.packed_masks import own_prompt, own_response, places
-from scotd_jax.training.step import hidden, make_loss
+from scotd_jax.training.step import hidden_states, make_loss_fn
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.models.test_attention import close
 from tests.models.test_models import PLAIN, V, model, params, right_padded, tokens
@@ -53,7 +53,7 @@ def pairs(rows: list[collate.DrawnExample], start: int | None) -> dict[str, np.n
 @functools.cache
 def loss_fn(kind):
     m = model(kind)
-    return jax.jit(jax.value_and_grad(lambda p, batch: make_loss(m, chunk=7)(p, batch)[0].mean()))
+    return jax.jit(jax.value_and_grad(lambda p, batch: make_loss_fn(m, chunk=7)(p, batch)[0].mean()))
 
 
 @pytest.mark.parametrize("kind", THREE)
@@ -91,7 +91,7 @@ def test_what_padding_and_neighbours_hold_changes_no_bit(kind):
     start = model(kind).start_token
     batch = collate.collate_packed([rows], Shape(1, 16, 2, 12, packed=True), start)
     m, p = model(kind), params(kind)  # made outside of what is traced, since both are kept
-    run = jax.jit(lambda batch: hidden(m, p, batch))
+    run = jax.jit(lambda batch: hidden_states(m, p, batch))
     want = run(batch)
     assert jnp.isfinite(want).all()
     padding = batch["weights"] == 0

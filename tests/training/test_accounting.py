@@ -1,4 +1,4 @@
-"""Where the time of a training goes: with clocks that the tests set, so nothing depends on how fast a machine is."""
+"""Wall time by category, goodput, FLOPs and profiles. Tests set the clock, so they do not depend on the machine."""
 
 import contextlib
 import gzip
@@ -18,10 +18,10 @@ from scotd_jax.jobs.graph import check
 from scotd_jax.models import registry
 from scotd_jax.models.api import Precision
 from scotd_jax.training import accounting
-from scotd_jax.training.accounting import PURPOSES, Spent, earlier, summary, work_of
+from scotd_jax.training.accounting import CATEGORIES, GoodputTracker, batch_flops, previous_seconds, summarize_cost
 from scotd_jax.training.checkpoints import load_params
 from scotd_jax.training.loop import train
-from scotd_jax.training.metrics import LateMetrics, read_metrics
+from scotd_jax.training.metrics import DeferredMetrics, read_metrics
 from tests.helpers.training_fixtures import BagConfig, bag_model, batch_of, batches, is_time
 
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
@@ -41,53 +41,61 @@ class Clock:
         return self.now
 
 
-def test_every_second_has_one_purpose():
+def test_every_second_belongs_to_one_category():
     clock = Clock()
-    spent = Spent(clock=clock)
+    tracker = GoodputTracker(clock=clock)
     clock.now += 2
-    with spent.on("compile"):
+    with tracker.measure("compile"):
         clock.now += 5
-    with spent.on("input", lambda: False):  # the devices were busy: no wait, part of an update
+    with tracker.measure("input", lambda: False):  # the devices are busy, so this is part of an update
         clock.now += 1
-    with spent.on("input", lambda: True):
+    with tracker.measure("input", lambda: True):
         clock.now += 0.5
-    with contextlib.suppress(ZeroDivisionError), spent.on("evaluation"):
+    with contextlib.suppress(ZeroDivisionError), tracker.measure("evaluation"):
         clock.now += 1.5
         _ = 1 / 0
     zero = dict.fromkeys(("checkpoint", "other", "lost"), 0.0)
     expected = {"updates": 3.0, "compile": 5.0, "input": 0.5, "evaluation": 1.5, **zero}
-    assert spent.totals() == {"goodput": 0.3, **{f"seconds_{name}": value for name, value in expected.items()}}
+    assert tracker.totals() == {"goodput": 0.3, **{f"seconds_{name}": value for name, value in expected.items()}}
 
 
-def line(step: int, **seconds: float) -> dict[str, float]:
-    return {"step": step, "goodput": 0.5, **{f"seconds_{n}": float(seconds.get(n, 0)) for n in ("updates", *PURPOSES)}}
+def metrics_line(step: int, **seconds: float) -> dict[str, float]:
+    return {
+        "step": step,
+        "goodput": 0.5,
+        **{f"seconds_{n}": float(seconds.get(n, 0)) for n in ("updates", *CATEGORIES)},
+    }
 
 
-def test_a_run_that_goes_on_counts_what_must_be_made_again_as_lost(tmp_path):
+def test_resumed_run_counts_repeated_updates_as_lost(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert earlier(path, 0) == {}
-    rows = [line(5, updates=10, compile=3), {"step": 5, "dev_accuracy": 0.5}, line(10, updates=18, compile=3, input=2)]
+    assert previous_seconds(path, 0) == {}
+    rows = [
+        metrics_line(5, updates=10, compile=3),
+        {"step": 5, "dev_accuracy": 0.5},
+        metrics_line(10, updates=18, compile=3, input=2),
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    before = earlier(path, 5)
-    assert before == dict.fromkeys(PURPOSES, 0.0) | {"updates": 10.0, "compile": 3.0, "input": 2.0, "lost": 8.0}
-    assert earlier(path, 0)["lost"] == 18.0  # no checkpoint at all
-    assert earlier(path, 10)["lost"] == 0.0
+    before = previous_seconds(path, 5)
+    assert before == dict.fromkeys(CATEGORIES, 0.0) | {"updates": 10.0, "compile": 3.0, "input": 2.0, "lost": 8.0}
+    assert previous_seconds(path, 0)["lost"] == 18.0  # no checkpoint at all
+    assert previous_seconds(path, 10)["lost"] == 0.0
     clock = Clock()
-    spent = Spent(before, clock)
+    tracker = GoodputTracker(before, clock)
     clock.now += 4
-    with spent.on("checkpoint"):
+    with tracker.measure("checkpoint"):
         clock.now += 1
-    found = spent.totals()
+    found = tracker.totals()
     assert (found["seconds_updates"], found["seconds_lost"], found["seconds_checkpoint"]) == (14.0, 8.0, 1.0)
     assert found["goodput"] == 14 / 28
     path.write_text('{"step": 5, "loss": 1.0}\n')  # a file without times
-    assert earlier(path, 5) == {}
+    assert previous_seconds(path, 5) == {}
 
 
-def test_work_is_that_of_the_arrays():
+def test_flops_include_all_positions_of_the_arrays():
     model = registry.build(registry.config_for("opt-tiny"), Precision("float32"))
     batch = jax.tree.map(jnp.asarray, {"predict": batch_of(4, G=1, R=3), "explain": batch_of(4, G=3, R=6, P=5)})
-    work = work_of(model.config, batch)
+    flops = batch_flops(model.config, batch)
     shapes = (
         {"questions": 4, "group": 1, "prompt": 4, "response": 3},
         {
@@ -97,29 +105,29 @@ def test_work_is_that_of_the_arrays():
             "response": 6,
         },
     )
-    assert work == {"flops": sum(training_flops(model.config, **shape) for shape in shapes)}
-    assert work_of(BagConfig(), batch) == {}
+    assert flops == {"flops": sum(training_flops(model.config, **shape) for shape in shapes)}
+    assert batch_flops(BagConfig(), batch) == {}
 
 
-def test_a_line_adds_up_work_and_knows_mfu_where_the_peak_is_known():
+def test_metrics_line_sums_flops_and_has_mfu_if_the_peak_is_known():
     lines, clock = {}, Clock()
-    metrics = LateMetrics(2, lambda step, values: lines.update({step: values}), clock, peak=1e9)
+    metrics = DeferredMetrics(2, lambda step, values: lines.update({step: values}), clock, peak=1e9)
     numbers = {"loss": 1.0, "token_accuracy": 0.5, "tokens": 8.0, "grad_norm": 1.0}
     for step in (1, 2, 3, 4):
         metrics.add(step, jax.tree.map(jnp.asarray, numbers), {"rationales": 3.0, "flops": 1e6})
         clock.now += step
     metrics.drain()
-    assert metrics.idle()
+    assert metrics.devices_idle()
     assert (lines[4]["rationales"], lines[4]["flops"], lines[4]["tokens"]) == (6.0, 2e6, 16.0)
-    # The line of update 2 is written when update 3 has been dispatched, after 1 + 2 seconds; 3 + 4 are left.
+    # The line of update 2 is emitted after update 3 is dispatched, at 1 + 2 seconds; 3 + 4 seconds remain.
     assert [line["seconds_per_step"] for line in lines.values()] == [1.5, 3.5]
     np.testing.assert_allclose(lines[4]["flops_per_second"], 2e6 / 7)
     np.testing.assert_allclose(lines[4]["rationales_per_second"], 6 / 7)
     np.testing.assert_allclose(lines[4]["mfu"], lines[4]["flops_per_second"] / 1e9)
 
 
-class Widening:
-    """Batches of which every fourth begins a new shape."""
+class WideningBatches:
+    """Batches whose shape changes with every fourth one."""
 
     def __init__(self):
         self.step = 0
@@ -135,60 +143,60 @@ class Widening:
         self.step = state["step"]
 
 
-def test_what_a_new_shape_takes_to_compile_is_in_no_rate(one_device, tmp_path):
-    train(MODEL, None, Widening(), settings(steps=8, log_every=2), tmp_path, one_device)
+def test_compile_time_of_new_shapes_does_not_count_in_rates(one_device, tmp_path):
+    train(MODEL, None, WideningBatches(), settings(steps=8, log_every=2), tmp_path, one_device)
     rows = read_metrics(tmp_path / "metrics.jsonl")
-    assert len({row["seconds_compile"] for row in rows}) == 3  # one shape after the other
+    assert len({row["seconds_compile"] for row in rows}) == 3
     updates = np.cumsum([2 * row["seconds_per_step"] for row in rows])
     assert all(updates <= [row["seconds_updates"] for row in rows])
 
 
-def test_mfu_of_a_run_that_changed_its_devices():
-    """100 operations in 2 s on devices that can do 100 a second, 300 in 1 s where 400 are possible."""
+def test_mfu_of_a_run_that_changed_devices():
+    """100 operations in 2 s at a peak of 100 per second, then 300 in 1 s at a peak of 400."""
     lines = [{"flops": 100.0, "mfu": 0.5, "rationales": 5.0}, {"dev_accuracy": 0.1}, {"flops": 300.0, "mfu": 0.75}]
-    found = summary(lines, {"goodput": 0.9, "seconds_updates": 10.0})
+    found = summarize_cost(lines, {"goodput": 0.9, "seconds_updates": 10.0})
     assert found["mfu"] == round(400 / (200 + 400), 4)
     assert (found["rationales"], found["rationales_per_second"], found["goodput"]) == (5.0, 0.5, 0.9)
-    assert "mfu" not in summary([{"flops": 1.0}], {"goodput": 0.9, "seconds_updates": 0.0})
+    assert "mfu" not in summarize_cost([{"flops": 1.0}], {"goodput": 0.9, "seconds_updates": 0.0})
 
 
-def test_the_loop_says_where_its_time_went(one_device, tmp_path, monkeypatch):
+def test_training_loop_returns_and_logs_time_by_category(one_device, tmp_path, monkeypatch):
     monkeypatch.setattr(accounting, "training_flops", lambda config, **sizes: 1000)
     monkeypatch.setattr(accounting, "peak_flops", lambda kind: 1e15)
     options = {"evaluate": lambda params, step: {"dev_accuracy": 0.5}}
-    spent = train(MODEL, None, batches(4), settings(eval_every=6), tmp_path, one_device, **options)
+    totals = train(MODEL, None, batches(4), settings(eval_every=6), tmp_path, one_device, **options)
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row]
-    names = {"goodput", *(f"seconds_{name}" for name in ("updates", *PURPOSES))}
-    assert spent.keys() == names
+    names = {"goodput", *(f"seconds_{name}" for name in ("updates", *CATEGORIES))}
+    assert totals.keys() == names
     for row in rows:
         assert row.keys() >= names | {f"{name}_per_second" for name in ("tokens", "rationales", "flops")} | {"mfu"}
         assert row["rationales"] == row["flops"] / 1000 * 8  # four questions of two responses
     assert [row["seconds_compile"] for row in rows] == [rows[0]["seconds_compile"]] * len(rows)
-    assert 0 < spent["goodput"] < 1
+    assert 0 < totals["goodput"] < 1
     for name in names - {"goodput"}:
-        assert spent[name] >= rows[-1][name] >= rows[0][name] >= 0.0
-    assert spent["seconds_lost"] == 0.0
+        assert totals[name] >= rows[-1][name] >= rows[0][name] >= 0.0
+    assert totals["seconds_lost"] == 0.0
     again = train(MODEL, None, batches(4), settings(eval_every=6), tmp_path, one_device, **options)  # nothing to do
     assert again["seconds_updates"] >= rows[-1]["seconds_updates"]
 
 
-def test_updates_are_recorded_and_nothing_else_changes(one_device, tmp_path):
-    plain, watched = tmp_path / "plain", tmp_path / "watched"
+def test_profile_records_updates_and_changes_nothing_else(one_device, tmp_path):
+    plain, profiled = tmp_path / "plain", tmp_path / "profiled"
     train(MODEL, None, batches(4), settings(), plain, one_device)
-    train(MODEL, None, batches(4), settings(), watched, one_device, profile=config.Profile(first=5, last=7))
-    found = [load_params(folder / "checkpoints", MODEL.abstract()) for folder in (plain, watched)]
+    train(MODEL, None, batches(4), settings(), profiled, one_device, profile=config.Profile(first=5, last=7))
+    found = [load_params(folder / "checkpoints", MODEL.abstract()) for folder in (plain, profiled)]
     jax.tree.map(np.testing.assert_array_equal, *found)
     numbers = [
         [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(folder / "metrics.jsonl")]
-        for folder in (plain, watched)
+        for folder in (plain, profiled)
     ]
     assert numbers[0] == numbers[1]
     assert not (plain / "profile").exists()
-    assert steps_of(watched / "profile") == {5, 6, 7}
+    assert steps_of(profiled / "profile") == {5, 6, 7}
 
 
 def steps_of(folder: Path) -> set[int]:
-    """The steps that a recording has, read as Perfetto reads it."""
+    """The steps in a profile, read as Perfetto reads it."""
     (trace,) = folder.rglob("*.trace.json.gz")
     assert list(trace.parent.glob("*.xplane.pb"))
     with gzip.open(trace) as file:
@@ -196,7 +204,7 @@ def steps_of(folder: Path) -> set[int]:
     return {int(event["args"]["step_num"]) for event in events if event.get("name") == "step" and "args" in event}
 
 
-def test_recordings_end_with_the_items_or_with_an_exception(tmp_path):
+def test_profile_ends_with_the_items_or_with_the_generator(tmp_path):
     seen, waited = [], []
     for item in profile_steps("abcde", config.Profile(first=2), tmp_path / "a", wait=lambda: waited.append(len(seen))):
         seen.append(item)
@@ -213,6 +221,6 @@ def test_recordings_end_with_the_items_or_with_an_exception(tmp_path):
 
 
 @pytest.mark.parametrize("profile", [config.Profile(-1), config.Profile(0, 3), config.Profile(5, 4)])
-def test_a_profile_that_has_no_steps_is_refused(profile):
+def test_profile_without_steps_is_refused(profile):
     with pytest.raises(InputError, match=r"config.profile: .* expected 1 <= first <= last"):
         check(config.Config(profile=profile))

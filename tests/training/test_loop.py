@@ -1,4 +1,4 @@
-"""One update and the loop around it: micro-batches, one compilation, metrics, checkpoints, messages."""
+"""The train step and the training loop: micro-batches, compilations, metrics, checkpoints, error messages."""
 
 import contextlib
 
@@ -9,12 +9,12 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
-from scotd_jax.training.checkpoints import best_of, load_params
+from scotd_jax.training.checkpoints import best_index, load_params
 from scotd_jax.training.loop import train
 from scotd_jax.training.losses import response_loss_reference
 from scotd_jax.training.metrics import MetricWriter, read_metrics
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
-from scotd_jax.training.step import ONE_PART, TrainState, make_loss, make_train_step
+from scotd_jax.training.step import ONE_PART, TrainState, make_loss_fn, make_train_step
 from tests.helpers.tolerances import FLOAT32
 from tests.helpers.training_fixtures import BagConfig, bag_model, batch_of, batches
 
@@ -28,7 +28,7 @@ def settings(**changes):
 
 
 def one_update(batch, microbatches=1, name="adamw", parts=ONE_PART):
-    """`batch` is that of the one part unless there are several."""
+    """With a single part, `batch` is that part."""
     chosen = config.Optimizer(name=name, learning_rate=0.02, warmup_steps=0, clip_norm=0.0)
     optimizer = make_optimizer(chosen, 10)
     params = MODEL.init(jax.random.key(0))
@@ -38,7 +38,7 @@ def one_update(batch, microbatches=1, name="adamw", parts=ONE_PART):
     )
 
 
-def same(found, expected, tolerance=FLOAT32):
+def assert_close(found, expected, tolerance=FLOAT32):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1e-30, float(np.max(np.abs(b))))),
         found,
@@ -46,22 +46,22 @@ def same(found, expected, tolerance=FLOAT32):
     )
 
 
-def bit_equal(found, expected):
+def assert_bit_equal(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_micro_batches_change_nothing_even_one_that_is_all_padding():
+def test_microbatches_do_not_change_the_update_even_if_one_is_all_padding():
     batch = batch_of(8)
     batch["weights"][::2] = 0.0  # with two micro-batches the first one is all padding
-    whole, metrics = one_update(batch)
-    for parts in (2, 4):
-        cut, cut_metrics = one_update(batch, parts)
-        same(cut_metrics, metrics)
-        same(cut.opt_state[0].mu, whole.opt_state[0].mu)  # linear in the gradient
+    state, metrics = one_update(batch)
+    for microbatches in (2, 4):
+        split_state, split_metrics = one_update(batch, microbatches)
+        assert_close(split_metrics, metrics)
+        assert_close(split_state.opt_state[0].mu, state.opt_state[0].mu)  # linear in the gradient
     assert float(metrics["tokens"]) == batch["weights"].sum() > 0
 
 
-def test_metrics_are_those_of_the_plain_formula():
+def test_metrics_equal_those_of_the_reference_loss():
     batch = jax.tree.map(jnp.asarray, batch_of(4))
     _, metrics = one_update(batch)
     params = MODEL.init(jax.random.key(0))
@@ -83,41 +83,41 @@ def test_metrics_are_those_of_the_plain_formula():
         "grad_norm": squares**0.5,
         "learning_rate": 0.02,
     }
-    same(metrics, expected)
+    assert_close(metrics, expected)
 
 
-def test_a_response_that_stands_for_several_counts_as_so_many():
-    """A visit that repeats a response says so by its weight where rows are packed, and by another row elsewhere."""
+def test_response_weight_counts_as_number_of_rationales():
+    """A draw that repeats a response repeats its row, or in packed rows increases its weight."""
     batch = batch_of(4)
     batch["weights"][:, 0] *= 3.0
     assert float(one_update(batch)[1]["rationales"]) == 4 * (3 + 1)
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
-def test_the_gradient_of_weighted_parts_is_the_weighted_sum_of_their_gradients(microbatches):
-    """Parts of other shapes and other numbers of tokens: each counts by its weight, not by its length."""
+def test_gradient_of_weighted_parts_is_the_weighted_sum_of_their_gradients(microbatches):
+    """Parts of different shapes and numbers of tokens: each counts by its weight, not by its length."""
     batch = {"predict": batch_of(4, G=1, R=3), "explain": batch_of(4, G=3, R=6, P=5)}
     parts = (("predict", 0.3), ("explain", 0.7))
     state, metrics = one_update(batch, microbatches, parts=parts)
     params = MODEL.init(jax.random.key(0))
 
     def mean(params, name):
-        return make_loss(MODEL)(params, jax.tree.map(jnp.asarray, batch[name]))[0].mean()
+        return make_loss_fn(MODEL)(params, jax.tree.map(jnp.asarray, batch[name]))[0].mean()
 
     losses, grads = zip(*(jax.value_and_grad(mean)(params, name) for name, _ in parts), strict=True)
     expected = jax.tree.map(lambda a, b: 0.3 * a + 0.7 * b, *grads)
-    same(jax.tree.map(lambda mu: mu / (1 - ADAM.b1), state.opt_state[0].mu), expected)
-    same([metrics["loss_predict"], metrics["loss_explain"]], list(losses))
-    same(metrics["loss"], 0.3 * losses[0] + 0.7 * losses[1])
+    assert_close(jax.tree.map(lambda mu: mu / (1 - ADAM.b1), state.opt_state[0].mu), expected)
+    assert_close([metrics["loss_predict"], metrics["loss_explain"]], list(losses))
+    assert_close(metrics["loss"], 0.3 * losses[0] + 0.7 * losses[1])
     assert batch["predict"]["weights"].sum() != batch["explain"]["weights"].sum()
 
 
-def test_the_loop_learns_logs_means_and_compiles_once(one_device, tmp_path):
+def test_loop_reduces_the_loss_logs_means_and_compiles_once(one_device, tmp_path):
     seen = []
 
     def log(step, values):
         seen.append((step, values))
-        if step == 1:  # from here on nothing may be traced
+        if step == 1:  # after the first update nothing may be traced
             stack.enter_context(jax.no_tracing(True))
 
     with contextlib.ExitStack() as stack:
@@ -140,8 +140,8 @@ def test_the_loop_learns_logs_means_and_compiles_once(one_device, tmp_path):
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-def test_best_and_last_checkpoints_hold_what_was_evaluated(one_device, tmp_path):
-    """Saving goes on behind the next updates, whose buffers are those of the state being saved."""
+def test_best_and_last_checkpoints_contain_the_evaluated_parameters(one_device, tmp_path):
+    """Saving runs in the background of the next updates, which reuse the buffers of the state being saved."""
     accuracy = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.9, 10: 0.2, 12: 0.4}
     seen = {}
 
@@ -152,10 +152,10 @@ def test_best_and_last_checkpoints_hold_what_was_evaluated(one_device, tmp_path)
     train(MODEL, None, batches(4), settings(eval_every=2, max_to_keep=1), tmp_path, one_device, evaluate=evaluate)
     folder = tmp_path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
-    for which, step in (("best", 8), ("last", 12)):  # of equals the later one is the best
+    for which, step in (("best", 8), ("last", 12)):  # the later one of equals is the best
         params, found = load_params(folder, MODEL.abstract(), which)
         assert found == step
-        bit_equal(params, seen[step])
+        assert_bit_equal(params, seen[step])
     assert {
         row["step"]: row["dev_accuracy"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" not in row
     } == accuracy
@@ -165,12 +165,12 @@ def test_best_and_last_checkpoints_hold_what_was_evaluated(one_device, tmp_path)
     ("metrics", "best"),
     [([None, None], 1), ([{"dev_accuracy": 0.0}, None], 0), ([{"dev_accuracy": 0.5}, {"dev_accuracy": 0.5}, {}], 1)],
 )
-def test_the_best_checkpoint(metrics, best):
-    assert best_of(metrics) == best
+def test_best_index_prefers_the_later_of_equal_checkpoints(metrics, best):
+    assert best_index(metrics) == best
 
 
-class Counted:
-    """Batches that know how many were taken."""
+class CountingBatches:
+    """Batches that count how many were taken."""
 
     def __init__(self):
         self.taken = 0
@@ -186,34 +186,34 @@ class Counted:
         self.taken = state["taken"]
 
 
-def test_a_checkpoint_is_n_updates_and_n_batches(one_device, tmp_path):
-    loader = Counted()
-    train(MODEL, None, loader, settings(steps=6, save_every=3), tmp_path, one_device)
-    loader.taken = 99
-    train(MODEL, None, loader, settings(steps=6, save_every=3), tmp_path, one_device)
-    assert loader.taken == 6  # restored, and no batch was taken to find out that nothing is left to do
+def test_checkpoint_after_n_updates_has_taken_n_batches(one_device, tmp_path):
+    batch_iterator = CountingBatches()
+    train(MODEL, None, batch_iterator, settings(steps=6, save_every=3), tmp_path, one_device)
+    batch_iterator.taken = 99
+    train(MODEL, None, batch_iterator, settings(steps=6, save_every=3), tmp_path, one_device)
+    assert batch_iterator.taken == 6  # restored, and no batch is taken because no update is left
 
 
 @pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("kind", ["numpy", "jax"])
-def test_the_parameters_handed_in_are_left_alone(one_device, tmp_path, kind):
+def test_initial_parameters_are_not_modified(one_device, tmp_path, kind):
     start = jax.tree.map(np.asarray, MODEL.init(jax.random.key(5)))
-    handed = start if kind == "numpy" else jax.tree.map(jnp.array, start)
-    before = jax.tree.map(lambda leaf: np.array(leaf, copy=True), handed)
+    initial = start if kind == "numpy" else jax.tree.map(jnp.array, start)
+    before = jax.tree.map(lambda leaf: np.array(leaf, copy=True), initial)
     states = []
 
     def evaluate(params, step):
         states.append(jax.tree.map(lambda leaf: np.array(leaf, copy=True), params))
         return {}
 
-    train(MODEL, lambda: handed, batches(4), settings(steps=3), tmp_path, one_device, evaluate=evaluate)
-    bit_equal(handed, before)
+    train(MODEL, lambda: initial, batches(4), settings(steps=3), tmp_path, one_device, evaluate=evaluate)
+    assert_bit_equal(initial, before)
     assert not np.array_equal(states[0]["mlp"]["up"]["kernel"], before["mlp"]["up"]["kernel"])
     first = read_metrics(tmp_path / "metrics.jsonl")[0]
     assert first["learning_rate"] < ADAM.learning_rate  # 3 updates of a linear decay
 
 
-def test_a_checkpoint_of_another_model_or_optimizer_is_refused(one_device, tmp_path):
+def test_checkpoint_of_another_model_or_optimizer_is_refused(one_device, tmp_path):
     train(MODEL, None, batches(4), settings(steps=3), tmp_path, one_device)
     wide = bag_model(BagConfig(width=12))
     where = rf"{tmp_path}/checkpoints/3: checkpoint of another "
@@ -228,14 +228,14 @@ def test_a_checkpoint_of_another_model_or_optimizer_is_refused(one_device, tmp_p
         load_params(tmp_path / "nothing", MODEL.abstract())
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(one_device, tmp_path):
+def test_loss_that_is_not_finite_raises(one_device, tmp_path):
     start = jax.tree.map(np.array, MODEL.init(jax.random.key(0)))
     start["embed"]["tokens"][:] = np.nan
     with pytest.raises(InputError, match="the loss of update 1 is nan; lower"):
         train(MODEL, lambda: start, batches(4), settings(), tmp_path, one_device)
 
 
-def test_sizes_that_do_not_fit(one_device, tmp_path):
+def test_batch_size_not_divisible_by_microbatches_is_refused(one_device, tmp_path):
     with pytest.raises(InputError, match="batch_size is 6, .* make it a multiple of 4"):
         train(MODEL, None, batches(4), settings(batch_size=6, microbatches=4), tmp_path, one_device)
 
@@ -243,12 +243,12 @@ def test_sizes_that_do_not_fit(one_device, tmp_path):
 @pytest.mark.parametrize(
     "name", ["steps", "batch_size", "group_size", "microbatches", "balance_window", "max_shapes", "log_every"]
 )
-def test_counts_are_at_least_one(name):
+def test_training_counts_below_one_are_refused(name):
     with pytest.raises(InputError, match=f"Training.{name}: expected at least 1, found 0"):
         settings(**{name: 0})
 
 
-def test_metrics_past_the_restored_step_and_a_torn_line_are_dropped(tmp_path):
+def test_metrics_after_the_restored_step_and_an_incomplete_line_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with MetricWriter(path, 0) as writer:
         for step in (1, 2, 3):
@@ -262,7 +262,7 @@ def test_metrics_past_the_restored_step_and_a_torn_line_are_dropped(tmp_path):
         read_metrics(path)
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
+def test_tensorboard_receives_the_same_numbers(tmp_path):
     pytest.importorskip("tensorboard", reason="clu writes for TensorBoard with it; in the extra 'tensorboard'")
     with MetricWriter(tmp_path / "metrics.jsonl", 0, tmp_path / "board") as writer:
         writer.write(1, {"loss": 0.5})

@@ -1,5 +1,5 @@
-"""What a mesh makes of every model, looked at without running it: where parameters lie, that the training step lowers
-for accelerators that are not there, and how often devices talk to each other in it."""
+"""Training programs on meshes, inspected without running them: parameter shardings, lowering of the train step for
+absent accelerators, and the number of collectives."""
 
 import dataclasses
 import functools
@@ -15,15 +15,15 @@ from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.models.registry import PRESETS, build, config_for
-from scotd_jax.training.programs import programs_of
+from scotd_jax.training.programs import training_programs
 from scotd_jax.training.step import ONE_PART
 
-# What travels is decided before XLA makes code.
+# Collectives are chosen before XLA generates code, so a fast compilation has the same ones.
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
 TRAINING = config.Training(steps=10, optimizer=config.Optimizer(warmup_steps=0))
-ROLLED = dataclasses.replace(TRAINING, scan_layers="on")
-# Every kind of parameter of the three families, and where it lies on a mesh of all axes.
-PLACES = {
+SCANNED = dataclasses.replace(TRAINING, scan_layers="on")
+# Sharding of every kind of parameter of the three families on a mesh with all axes.
+SHARDINGS = {
     "opt-tiny": {
         "embed/positions": P(None, "fsdp"),
         "embed/tokens": P("tensor", "fsdp"),
@@ -56,7 +56,7 @@ PLACES = {
         "lm_head/kernel": P("tensor", "fsdp"),
         "final_norm/scale": P(None),
         "layers/N/attn/q/kernel": P("fsdp", "tensor"),
-        "layers/N/attn/[kv]/kernel": P("fsdp", None),  # few heads, which every device of `tensor` has
+        "layers/N/attn/[kv]/kernel": P("fsdp", None),  # replicated over `tensor`: there are few heads
         "layers/N/attn/o/kernel": P("tensor", "fsdp"),
         "layers/N/attn_norm/scale": P(None),
         "layers/N/mlp/(gate|up)/kernel": P("fsdp", "tensor"),
@@ -66,15 +66,15 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("name", PLACES)
-def test_where_every_parameter_lies(name):
+@pytest.mark.parametrize("name", SHARDINGS)
+def test_sharding_of_every_parameter(name):
     model = build(config_for(name))
-    places = sharding.param_shardings(
+    shardings = sharding.param_shardings(
         meshes.make_abstract_mesh(config.Mesh(data=2, fsdp=2, tensor=2), 8), model.axes(), model.abstract()
     )
-    found = {"/".join(k.key for k in path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(places)}
+    found = {"/".join(k.key for k in path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(shardings)}
     patterns = {re.escape(key) if "/" not in key else key.replace("N", r"\d+").replace("*", ".*"): spec
-                for key, spec in PLACES[name].items()}  # fmt: skip
+                for key, spec in SHARDINGS[name].items()}  # fmt: skip
     unused = set(patterns)
     for path, spec in found.items():
         (pattern,) = [each for each in patterns if re.fullmatch(each, path)]
@@ -84,26 +84,25 @@ def test_where_every_parameter_lies(name):
 
 
 def shallow(name):
-    """The preset with two layers per stack, which are enough for a loop: all that differs between architectures is in
-    it."""
+    """The preset with two layers per stack, which suffice for a scan over layers."""
     preset = PRESETS[name]
     few = {"num_layers": 2} if preset.kind == "t5" else {"num_hidden_layers": 2}
     return build(config_for(name, few))
 
 
 def batch_like(B, G, P, R):
-    whole = {"inputs": (B, G, R), "targets": (B, G, R), "prompt": (B, P)}
-    batch = {key: jax.ShapeDtypeStruct(shape, jnp.int32) for key, shape in whole.items()}
+    shapes = {"inputs": (B, G, R), "targets": (B, G, R), "prompt": (B, P)}
+    batch = {key: jax.ShapeDtypeStruct(shape, jnp.int32) for key, shape in shapes.items()}
     batch["prompt_mask"] = jax.ShapeDtypeStruct((B, P), bool)
     return {"train": batch | {"weights": jax.ShapeDtypeStruct((B, G, R), jnp.float32)}}
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_step_of_every_architecture_lowers_for_a_mesh_without_devices(name):
-    """As it is on accelerators, in loops; small models on CPU devices lower written out in other tests."""
+def test_train_step_of_every_architecture_lowers_for_a_mesh_without_devices(name):
+    """With a scan over layers, as on accelerators; other tests lower small unrolled models on CPU devices."""
     mesh = meshes.make_abstract_mesh(config.Mesh(data=2, fsdp=4, tensor=4), 32)
-    programs = programs_of(shallow(name), ROLLED, ONE_PART, mesh)
-    lowered = programs.step.trace(programs.abstract, batch_like(16, 2, 16, 8)).lower(lowering_platforms=("tpu",))
+    programs = training_programs(shallow(name), SCANNED, ONE_PART, mesh)
+    lowered = programs.step.trace(programs.abstract_state, batch_like(16, 2, 16, 8)).lower(lowering_platforms=("tpu",))
     assert '"fsdp"' in lowered.as_text()
 
 
@@ -111,51 +110,53 @@ COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-a
 
 
 @functools.cache
-def found_in_step(sizes, training=TRAINING, layers=2) -> list[tuple[re.Match, str]]:
+def collectives_in_step(sizes, training=TRAINING, layers=2) -> list[tuple[re.Match, str]]:
     """The collectives of the compiled step of a small OPT on eight devices, and their lines."""
     shape = {"hidden_size": 64, "ffn_dim": 128, "num_attention_heads": 8, "vocab_size": 64, "num_hidden_layers": layers}
     model = build(config_for("opt-tiny", shape))
-    programs = programs_of(model, training, ONE_PART, meshes.make_mesh(sizes))
-    text = programs.step.lower(programs.abstract, batch_like(8, 2, 8, 8)).compile().as_text()
+    programs = training_programs(model, training, ONE_PART, meshes.make_mesh(sizes))
+    text = programs.step.lower(programs.abstract_state, batch_like(8, 2, 8, 8)).compile().as_text()
     return [(match, line) for line in text.splitlines() if (match := COLLECTIVE.search(line))]
 
 
 def collectives(sizes) -> tuple[Counter, set[str]]:
-    """How often each collective occurs, and the shapes of activations, which have four axes in a product with weights,
-    that travel inside of layers."""
-    found = found_in_step(sizes)
+    """Count of each collective, and the shapes of activations that collectives inside layers move.
+
+    Activations have four axes in a matmul with weights.
+    """
+    found = collectives_in_step(sizes)
     shapes = {match[1] for match, line in found if "layers_" in line}
     assert shapes or sizes.data == 8
     return Counter(match[2] for match, _ in found), {each for each in shapes if re.search(r"\[(\d+,){3,}\d+\]", each)}
 
 
-def test_over_data_only_sums_travel():
+def test_data_parallelism_uses_only_all_reduce():
     counts, activations = collectives(config.Mesh(data=8))
     assert set(counts) == {"all-reduce"}
     assert not activations
 
 
-def test_over_fsdp_parameters_travel_and_activations_stay():
+def test_fsdp_gathers_parameters_and_moves_no_activations():
     counts, activations = collectives(config.Mesh(fsdp=8))
     assert not activations
     kernels = 2 * 6
-    # Where they are used, by prompts and by responses, and again in the backward pass: between them nothing is kept.
-    gathered = [match[1] for match, _ in found_in_step(config.Mesh(fsdp=8)) if match[2] == "all-gather"]
+    # Gathered for prompts, for responses and again in the backward pass, because nothing is stored in between.
+    gathered = [match[1] for match, _ in collectives_in_step(config.Mesh(fsdp=8)) if match[2] == "all-gather"]
     assert 3 * kernels <= sum(not shape.startswith("s32") for shape in gathered) <= 4 * kernels  # s32: tokens
-    assert counts["all-to-all"] <= 8  # of embedded tokens, whose table is split by its columns
+    assert counts["all-to-all"] <= 8  # of embedded tokens, whose table is sharded by columns
 
 
-def test_over_tensor_every_sublayer_adds_up_once_each_way():
+def test_tensor_parallelism_reduces_once_per_sublayer_and_direction():
     counts, _ = collectives(config.Mesh(tensor=8))
     assert set(counts) == {"all-reduce"}
     # Two sublayers in each of two layers, for prompts and responses, forward and backward; embedding, loss and norm.
     assert counts["all-reduce"] <= 2 * 2 * 2 * 2 + 6
 
 
-def test_in_a_loop_one_layer_is_gathered_at_a_time():
-    """Gathers of kernels, forward and backward, for prompts and responses: as many for five layers as for three, and
-    none of all layers together."""
-    few, many = (found_in_step(config.Mesh(fsdp=8), ROLLED, layers) for layers in (3, 5))
+def test_scan_over_layers_gathers_one_layer_at_a_time():
+    """Kernels are gathered forward and backward, for prompts and responses: as often for five layers as for three, and
+    never for all layers at once."""
+    few, many = (collectives_in_step(config.Mesh(fsdp=8), SCANNED, layers) for layers in (3, 5))
     gathers = [match[1] for match, line in many if match[2] == "all-gather" and "layers_all" in line]
     assert 6 <= len(gathers) <= 4 * 6
     assert not [shape for shape in gathers if re.search(r"\[5,", shape)]

@@ -1,6 +1,6 @@
-"""First moments in bfloat16: half their bytes, the same course, and second moments that still forget.
+"""First moments in bfloat16: half the bytes, nearly the same loss curve, and second moments that still decay.
 
-That a run with them goes on bit for bit is seen in test_trainable.py.
+test_trainable.py tests that a run with them resumes bit for bit.
 """
 
 import jax
@@ -33,7 +33,7 @@ def bytes_of_moments(state, params):
     ("name", "moments", "per_kernel", "per_table"),
     [("adamw", "float32", 8, 8), ("adamw", "bfloat16", 6, 6), ("muon", "float32", 4, 8), ("muon", "bfloat16", 2, 6)],
 )
-def test_bytes_of_the_state(name, moments, per_kernel, per_table):
+def test_bytes_of_the_optimizer_state(name, moments, per_kernel, per_table):
     params = MODEL.abstract()
     kernels = 2 * 8 * 16
     rest = sum(leaf.size for leaf in jax.tree.leaves(params)) - kernels
@@ -42,20 +42,20 @@ def test_bytes_of_the_state(name, moments, per_kernel, per_table):
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_the_course_is_nearly_that_of_float32(one_device, tmp_path, name):
-    courses = []
+def test_loss_curve_is_close_to_float32(one_device, tmp_path, name):
+    curves = []
     for moments in ("float32", "bfloat16"):
         spec = config.Training(steps=60, batch_size=4, log_every=1, optimizer=settings(name, moments))
         train(MODEL, None, batches(4), spec, tmp_path / moments, one_device)
-        courses.append(np.array([line["loss"] for line in read_metrics(tmp_path / moments / "metrics.jsonl")]))
-    exact, rounded = courses
+        curves.append(np.array([line["loss"] for line in read_metrics(tmp_path / moments / "metrics.jsonl")]))
+    exact, rounded = curves
     assert exact[-5:].mean() < 0.6 * exact[0]
     np.testing.assert_allclose(rounded, exact, rtol=0.02)
     assert not np.array_equal(rounded, exact)
 
 
-def test_second_moments_forget_a_large_gradient():
-    """They are float32 for this: in bfloat16 a moment that shrinks by a thousandth stays where it is."""
+def test_second_moments_decay_after_a_large_gradient():
+    """They are float32 because in bfloat16 a moment that shrinks by a thousandth does not change."""
     optimizer = make_optimizer(settings("adamw", "bfloat16", clip_norm=0.0, b2=0.999), 2000)
     params = {"kernel": jnp.ones((2, 2))}
 
@@ -67,14 +67,14 @@ def test_second_moments_forget_a_large_gradient():
     adam = next(part for part in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(part))
     assert adam.mu["kernel"].dtype == jnp.bfloat16
     np.testing.assert_allclose(adam.nu["kernel"], 0.001 * 100.0**2 * 0.999**999, rtol=1e-3)
-    kept = jnp.bfloat16(10.0)
-    assert kept + jnp.bfloat16(0.001) * (jnp.bfloat16(0.0) - kept) == kept
+    moment = jnp.bfloat16(10.0)
+    assert moment + jnp.bfloat16(0.001) * (jnp.bfloat16(0.0) - moment) == moment
 
 
 def _is_adam(node):
     return isinstance(node, optax.ScaleByAdamState)
 
 
-def test_adafactor_has_none_to_round():
+def test_bfloat16_moments_of_adafactor_are_refused():
     with pytest.raises(InputError, match=r"^optimizer\.moments: adafactor keeps no first moments"):
         make_optimizer(settings("adafactor", "bfloat16"), 10)

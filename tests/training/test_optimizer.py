@@ -1,4 +1,4 @@
-"""Schedules by table; what each optimizer does to which parameter."""
+"""Learning-rate schedules, and the updates of each optimizer by kind of parameter."""
 
 import jax
 import jax.numpy as jnp
@@ -41,18 +41,18 @@ def params():
         ({"schedule": "cosine", "warmup_steps": 4}, [0.25, 0.5, 0.75, 1, 1, 0.853553, 0.5, 0.146447]),
     ],
 )
-def test_rates_of_a_run_of_eight_updates(changes, rates):
+def test_learning_rates_of_a_run_of_eight_updates(changes, rates):
     schedule = make_schedule(settings(**changes), 8)
     np.testing.assert_allclose([float(schedule(jnp.int32(i))) for i in range(8)], rates, atol=1e-6)
 
 
-def test_a_warm_up_longer_than_the_run_is_refused():
+def test_warmup_longer_than_the_run_is_refused():
     with pytest.raises(InputError, match="warmup_steps is 8, but training lasts 8 steps"):
         make_optimizer(settings(warmup_steps=8), 8)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_finds_the_bottom_of_a_bowl(name):
+def test_optimizers_minimize_a_quadratic(name):
     target, start = params(), jax.tree.map(jnp.zeros_like, params())
     optimizer = make_optimizer(settings(name=name, learning_rate=0.1, schedule="linear"), 300)
 
@@ -70,7 +70,7 @@ def test_each_finds_the_bottom_of_a_bowl(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_decay_reaches_matrices_only(name):
+def test_weight_decay_applies_to_matrices_only(name):
     start = params()
     optimizer = make_optimizer(settings(name=name, learning_rate=0.5, weight_decay=0.1), 10)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, start), optimizer.init(start), start)
@@ -81,32 +81,34 @@ def test_decay_reaches_matrices_only(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_long_gradient_is_cut_to_the_norm(name):
+def test_large_gradient_is_clipped_to_the_norm(name):
     start = params()
-    optimizer, free = (make_optimizer(settings(name=name, clip_norm=norm), 10) for norm in (2.0, 0.0))
-    long = jax.tree.map(lambda leaf: 100 * leaf, start)
-    cut = jax.tree.map(lambda leaf: leaf * (2.0 / optax.tree.norm(long)), long)
-    clipped, _ = optimizer.update(long, optimizer.init(start), start)
-    expected, _ = free.update(cut, free.init(start), start)
+    optimizer, unclipped = (make_optimizer(settings(name=name, clip_norm=norm), 10) for norm in (2.0, 0.0))
+    large = jax.tree.map(lambda leaf: 100 * leaf, start)
+    scaled = jax.tree.map(lambda leaf: leaf * (2.0 / optax.tree.norm(large)), large)
+    clipped, _ = optimizer.update(large, optimizer.init(start), start)
+    expected, _ = unclipped.update(scaled, unclipped.init(start), start)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), clipped, expected)
-    moments = [jax.tree.leaves(o.update(long, o.init(start), start)[1]) for o in (optimizer, free)]
+    moments = [jax.tree.leaves(o.update(large, o.init(start), start)[1]) for o in (optimizer, unclipped)]
     assert max(float(jnp.max(jnp.abs(leaf))) for leaf in moments[0]) < max(
         float(jnp.max(jnp.abs(leaf))) for leaf in moments[1]
     )
 
 
-def test_muon_turns_kernels_and_leaves_tables_to_adam():
+def test_muon_orthogonalizes_kernels_and_uses_adam_for_tables():
     start = params()
     grads = jax.tree.map(lambda leaf: jnp.sin(7 * leaf) + 0.1, start)
     optimizer = make_optimizer(settings(name="muon", clip_norm=0.0), 10)
     updates, _ = optimizer.update(grads, optimizer.init(start), start)
     singular = np.linalg.svd(np.asarray(updates["mlp"]["kernel"]), compute_uv=False)
-    assert singular.max() / singular.min() < 2.5  # Newton-Schulz brings all of them near one value
+    assert singular.max() / singular.min() < 2.5  # Newton-Schulz makes all singular values similar
     assert np.linalg.svd(np.asarray(grads["mlp"]["kernel"]), compute_uv=False)[[0, -1]] @ [1, -2.5] > 0
     rms = float(np.sqrt(np.mean(np.square(updates["mlp"]["kernel"]))))
-    assert 0.1 < rms < 0.3  # that of an AdamW update
+    assert 0.1 < rms < 0.3  # as in an AdamW update
     for table in ("embed/tokens", "lm_head/kernel"):
         outer, inner = table.split("/")
         size = np.abs(updates[outer][inner])
-        np.testing.assert_allclose(size, size.mean(), rtol=1e-4)  # Adam's first update: every entry moves alike
+        np.testing.assert_allclose(
+            size, size.mean(), rtol=1e-4
+        )  # Adam's first update has the same size for every entry
         assert np.array_equal(np.sign(updates[outer][inner]), -np.sign(grads[outer][inner]))

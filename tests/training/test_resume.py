@@ -1,4 +1,4 @@
-"""A run that is cut and goes on ends where one ends that was never cut."""
+"""An interrupted and resumed run ends with the same bits as an uninterrupted one."""
 
 import contextlib
 import random
@@ -24,32 +24,32 @@ pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
 
 
 @pytest.fixture(scope="module")
-def uncut(tmp_path_factory, one_device):
-    folder = tmp_path_factory.mktemp("uncut")
+def uninterrupted(tmp_path_factory, one_device):
+    folder = tmp_path_factory.mktemp("uninterrupted")
     run(folder, one_device)
     return folder
 
 
-def lines(folder):
+def metrics_lines(folder):
     return [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(folder / "metrics.jsonl")]
 
 
-def final(folder):
+def final_params(folder):
     return load_params(folder / "checkpoints", MODEL.abstract(), "last")
 
 
-def assert_same_end(folder, uncut):
-    params, step = final(folder)
-    expected, _ = final(uncut)
+def assert_same_end(folder, uninterrupted):
+    params, step = final_params(folder)
+    expected, _ = final_params(uninterrupted)
     assert step == STEPS
     jax.tree.map(np.testing.assert_array_equal, params, expected)
-    assert lines(folder) == lines(uncut)
-    names = [sorted(path.name for path in (f / "checkpoints").iterdir()) for f in (folder, uncut)]
+    assert metrics_lines(folder) == metrics_lines(uninterrupted)
+    names = [sorted(path.name for path in (f / "checkpoints").iterdir()) for f in (folder, uninterrupted)]
     assert names[0] == names[1]
 
 
 def killed_at(folder, batch: int) -> int:
-    """Runs the program and kills it while it takes its `batch`-th batch. The exit status (0: it ended before)."""
+    """Runs the program, kills it while it takes its `batch`-th batch, and returns the exit status (0 if not killed)."""
     command = [sys.executable, "-m", "tests.helpers.resume_program", str(folder), "0.02"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as program:
         for line in program.stdout:
@@ -59,65 +59,65 @@ def killed_at(folder, batch: int) -> int:
     return program.returncode
 
 
-def test_kill_9_at_random_steps_ends_bit_equal(uncut, tmp_path):
+def test_run_killed_at_random_steps_resumes_bit_equal(uninterrupted, tmp_path):
     draw = random.Random()
     moments = [draw.randint(4, 12), draw.randint(1, 8)]
-    print(f"killed while taking batches {moments} of each start")  # seen when the test fails
+    print(f"killed while taking batches {moments} of each start")  # shown if the test fails
     for moment in moments:
         assert killed_at(tmp_path, moment) == -signal.SIGKILL
     assert killed_at(tmp_path, STEPS + 1) == 0
-    assert_same_end(tmp_path, uncut)
+    assert_same_end(tmp_path, uninterrupted)
 
 
-class CutError(Exception):
-    """Stops a run from outside."""
+class InterruptError(Exception):
+    """Interrupts a run."""
 
 
-class CutAt:
-    """Batches that end a run while its batch number `last` is taken."""
+class InterruptingBatches:
+    """Batches that interrupt a run while batch number `last` is taken."""
 
     def __init__(self, last: int):
-        self._loader, self._left = batches(4), last
-        self.get_state = self._loader.get_state
-        self.set_state = self._loader.set_state
+        self._batches, self._left = batches(4), last
+        self.get_state = self._batches.get_state
+        self.set_state = self._batches.set_state
 
     def __next__(self):
         self._left -= 1
         if self._left == 0:
-            raise CutError
-        return next(self._loader)
+            raise InterruptError
+        return next(self._batches)
 
 
 @pytest.mark.parametrize("moment", [1, 4, 9, STEPS])
-def test_an_exception_at_a_step_ends_bit_equal(uncut, one_device, tmp_path, moment):
-    with contextlib.suppress(CutError):
-        run(tmp_path, one_device, CutAt(moment))
+def test_run_interrupted_by_an_exception_resumes_bit_equal(uninterrupted, one_device, tmp_path, moment):
+    with contextlib.suppress(InterruptError):
+        run(tmp_path, one_device, InterruptingBatches(moment))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert (checkpoints.latest or 0) < STEPS
     run(tmp_path, one_device)
-    assert_same_end(tmp_path, uncut)
+    assert_same_end(tmp_path, uninterrupted)
 
 
-def test_a_run_goes_on_with_another_mesh_and_the_same_batches(uncut, one_device, tmp_path):
-    with contextlib.suppress(CutError):
-        run(tmp_path, one_device, CutAt(11))
+def test_run_resumes_on_another_mesh_with_the_same_batches(uninterrupted, one_device, tmp_path):
+    with contextlib.suppress(InterruptError):
+        run(tmp_path, one_device, InterruptingBatches(11))
     eight = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
     run(tmp_path, eight)
-    (params, step), (expected, _) = final(tmp_path), final(uncut)
+    (params, step), (expected, _) = final_params(tmp_path), final_params(uninterrupted)
     assert step == STEPS
     scale = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(expected))
-    # 14 updates each repeat the rounding of a gradient
+    # 14 updates, each of which rounds a gradient
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=14 * GRADIENT * scale), params, expected)
-    for found, line in zip(lines(tmp_path), lines(uncut), strict=True):
+    for found, line in zip(metrics_lines(tmp_path), metrics_lines(uninterrupted), strict=True):
         assert found["step"] == line["step"]
         assert found.get("tokens") == line.get("tokens")  # the same batches
         np.testing.assert_allclose(found.get("loss", 0.0), line.get("loss", 0.0), rtol=1e-4)
 
 
-def test_what_a_kill_left_half_written_is_no_checkpoint(uncut, one_device, tmp_path):
-    shutil.copytree(uncut, tmp_path, dirs_exist_ok=True)
+def test_incomplete_checkpoint_is_ignored(uninterrupted, one_device, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     last = tmp_path / "checkpoints" / str(STEPS)
-    shutil.copytree(last, last.with_name("20.orbax-checkpoint-tmp"))  # swept away
-    last.rename(last.with_name(last.name + ".orbax-checkpoint-tmp"))  # and never taken for the last checkpoint
+    shutil.copytree(last, last.with_name("20.orbax-checkpoint-tmp"))  # removed
+    last.rename(last.with_name(last.name + ".orbax-checkpoint-tmp"))  # not the last checkpoint
     run(tmp_path, one_device)
-    assert_same_end(tmp_path, uncut)
+    assert_same_end(tmp_path, uninterrupted)

@@ -1,4 +1,4 @@
-"""Freezing and LoRA: which numbers learn, that no other one moves, and what is left of it in a checkpoint."""
+"""Frozen parameters and LoRA: which parameters are trainable, that no others change, and what checkpoints contain."""
 
 import dataclasses
 
@@ -16,9 +16,9 @@ from scotd_jax.models.api import Precision
 from scotd_jax.models.registry import build, config_for
 from scotd_jax.training.checkpoints import load_params
 from scotd_jax.training.loop import train
-from scotd_jax.training.programs import programs_of
+from scotd_jax.training.programs import training_programs
 from scotd_jax.training.step import ONE_PART
-from scotd_jax.training.trainable import combine, count, split
+from scotd_jax.training.trainable import combine, num_params, partition
 from tests.helpers.tolerances import FLOAT32, TRAJECTORY
 from tests.helpers.training_fixtures import bag_model, batches
 
@@ -53,65 +53,65 @@ def trained(tmp_path, mesh, **changes):
     return flat(load_params(tmp_path / "checkpoints", MODEL.abstract(), "last")[0])
 
 
-# Two trees
+# Trainable and frozen trees
 
 
-def test_without_either_everything_learns():
+def test_all_parameters_are_trainable_by_default():
     params = start()
-    assert split(params) == (params, None)
+    assert partition(params) == (params, None)
     assert combine(params, None) is params
 
 
-def test_frozen_parameters_come_back_as_they_are():
+def test_frozen_parameters_are_combined_unchanged():
     params = start()
-    learns, frozen = split(params, FROZEN)
-    assert set(flat(learns)) == {"mlp/up/bias", "mlp/down/kernel"}
+    trainable, frozen = partition(params, FROZEN)
+    assert set(flat(trainable)) == {"mlp/up/bias", "mlp/down/kernel"}
     assert set(flat(frozen)) == {"embed/tokens", "mlp/up/kernel"}
-    combined = combine(learns, frozen)
+    combined = combine(trainable, frozen)
     assert jax.tree.structure(combined) == jax.tree.structure(params)
     assert all(a is b for a, b in zip(jax.tree.leaves(combined), jax.tree.leaves(params), strict=True))
 
 
 @pytest.mark.parametrize("architecture", ["opt-tiny", "t5-tiny", "decoder-tiny", "opt-350m", "t5-v1.1-small"])
-def test_the_targets_are_the_kernels_of_attention_and_mlp(architecture):
+def test_default_lora_targets_are_the_kernels_of_attention_and_mlp(architecture):
     params = build(config_for(architecture)).abstract()
     lora = config.LoRA(rank=4)
-    learns, frozen = jax.eval_shape(lambda p, k: split(p, lora=lora, key=k), params, jax.random.key(0))
+    trainable, frozen = jax.eval_shape(lambda p, k: partition(p, lora=lora, key=k), params, jax.random.key(0))
     shapes = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
     kernels = {name for name in shapes if name.endswith("kernel") and "project" not in name and "lm_head" not in name}
-    found = {name: leaf.shape for name, leaf in flatten_dict(learns, sep="/").items()}
+    found = {name: leaf.shape for name, leaf in flatten_dict(trainable, sep="/").items()}
     assert found == {f"{name}/A": (shapes[name][0], 4) for name in kernels} | {
         f"{name}/B": (4, shapes[name][1]) for name in kernels
     }
-    combined = jax.eval_shape(combine, learns, frozen)
+    combined = jax.eval_shape(combine, trainable, frozen)
     assert jax.tree.map(lambda leaf: leaf.shape, combined) == jax.tree.map(lambda leaf: leaf.shape, params)
 
 
-def test_lora_begins_where_the_model_stands():
+def test_lora_starts_from_the_model_parameters():
     params = start()
-    learns, frozen = split(params, lora=LORA, key=jax.random.key(1))
-    jax.tree.map(np.testing.assert_array_equal, combine(learns, frozen), params)
-    assert count(learns) == 2 * (8 * 2 + 2 * 16)
+    trainable, frozen = partition(params, lora=LORA, key=jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, combine(trainable, frozen), params)
+    assert num_params(trainable) == 2 * (8 * 2 + 2 * 16)
     wide = {"up": {"kernel": jnp.zeros((400, 300))}, "down": {"kernel": jnp.zeros((400, 300))}}
     lora = config.LoRA(rank=50, targets=(".*",))
-    drawn, again, other = (flat(split(wide, lora=lora, key=jax.random.key(seed))[0]) for seed in (1, 1, 2))
+    drawn, again, other = (flat(partition(wide, lora=lora, key=jax.random.key(seed))[0]) for seed in (1, 1, 2))
     np.testing.assert_allclose(drawn["up/kernel/A"].std(), 400**-0.5, rtol=0.05)
-    assert not np.array_equal(drawn["up/kernel/A"], drawn["down/kernel/A"])  # each name has its own numbers
+    assert not np.array_equal(drawn["up/kernel/A"], drawn["down/kernel/A"])  # A depends on the parameter name
     assert not np.array_equal(drawn["up/kernel/A"], other["up/kernel/A"])
     np.testing.assert_array_equal(drawn["up/kernel/A"], again["up/kernel/A"])
-    alone = flat(split({"up": wide["up"]}, lora=lora, key=jax.random.key(1))[0])
+    alone = flat(partition({"up": wide["up"]}, lora=lora, key=jax.random.key(1))[0])
     np.testing.assert_array_equal(drawn["up/kernel/A"], alone["up/kernel/A"])
 
 
-def test_a_combined_kernel_maps_as_its_two_paths_do():
+def test_combined_kernel_equals_the_sum_of_both_paths():
     rng = np.random.default_rng(0)
     kernel, x = (jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in ((12, 20), (7, 12)))
     lora = config.LoRA(rank=3, alpha=12.0, targets=("kernel",))
-    learns, frozen = split({"kernel": kernel}, lora=lora, key=jax.random.key(0))
-    a, b = learns["kernel"]["A"], jnp.asarray(rng.standard_normal((3, 20), np.float32))
-    learns["kernel"]["B"] = b
+    trainable, frozen = partition({"kernel": kernel}, lora=lora, key=jax.random.key(0))
+    a, b = trainable["kernel"]["A"], jnp.asarray(rng.standard_normal((3, 20), np.float32))
+    trainable["kernel"]["B"] = b
     expected = x @ kernel + 4.0 * (x @ a) @ b
-    found = x @ combine(learns, frozen)["kernel"]
+    found = x @ combine(trainable, frozen)["kernel"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=FLOAT32 * float(jnp.max(jnp.abs(expected))))
 
 
@@ -120,18 +120,18 @@ def test_a_combined_kernel_maps_as_its_two_paths_do():
 
 @pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("choice", list(CHOICES))
-def test_nothing_else_moves_and_a_cut_run_goes_on_bit_for_bit(one_device, tmp_path, choice):
+def test_only_trainable_parameters_change_and_interrupted_run_resumes_bit_equal(one_device, tmp_path, choice):
     changes = CHOICES[choice]
 
-    class CutError(Exception):
+    class InterruptError(Exception):
         pass
 
-    def cut(step, values):
+    def interrupt(step, values):
         if step == 6:
-            raise CutError
+            raise InterruptError
 
-    with pytest.raises(CutError):
-        train(MODEL, start, batches(4), settings(**changes), tmp_path / "cut", one_device, seed=3, log=cut)
+    with pytest.raises(InterruptError):
+        train(MODEL, start, batches(4), settings(**changes), tmp_path / "resumed", one_device, seed=3, log=interrupt)
     seen = {}
 
     def evaluate(params, step):
@@ -139,15 +139,15 @@ def test_nothing_else_moves_and_a_cut_run_goes_on_bit_for_bit(one_device, tmp_pa
         return {"dev_accuracy": 1.0 if step == 6 else 0.0}
 
     spec = settings(**changes, eval_every=6)
-    train(MODEL, start, batches(4), spec, tmp_path / "whole", one_device, seed=3, evaluate=evaluate)
-    whole = flat(load_params(tmp_path / "whole" / "checkpoints", MODEL.abstract(), "last")[0])
-    best, step = load_params(tmp_path / "whole" / "checkpoints", MODEL.abstract(), "best")
+    train(MODEL, start, batches(4), spec, tmp_path / "uninterrupted", one_device, seed=3, evaluate=evaluate)
+    uninterrupted = flat(load_params(tmp_path / "uninterrupted" / "checkpoints", MODEL.abstract(), "last")[0])
+    best, step = load_params(tmp_path / "uninterrupted" / "checkpoints", MODEL.abstract(), "best")
     assert step == 6
-    for name, value in trained(tmp_path / "cut", one_device, **changes).items():
-        np.testing.assert_array_equal(value, whole[name])
+    for name, value in trained(tmp_path / "resumed", one_device, **changes).items():
+        np.testing.assert_array_equal(value, uninterrupted[name])
         np.testing.assert_array_equal(value, seen[12][name])
         np.testing.assert_array_equal(flat(best)[name], seen[6][name])
-    moved = {name for name, value in flat(start()).items() if not np.array_equal(value, whole[name])}
+    moved = {name for name, value in flat(start()).items() if not np.array_equal(value, uninterrupted[name])}
     assert (
         moved
         == {
@@ -159,29 +159,29 @@ def test_nothing_else_moves_and_a_cut_run_goes_on_bit_for_bit(one_device, tmp_pa
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-def test_the_base_is_untouched_and_only_thin_matrices_have_moments(one_device):
-    programs = programs_of(MODEL, settings(lora=LORA, microbatches=2), ONE_PART, one_device)
-    state, loader = programs.start(start(), 3), batches(4)
+def test_lora_leaves_the_base_unchanged_and_only_low_rank_matrices_have_moments(one_device):
+    programs = training_programs(MODEL, settings(lora=LORA, microbatches=2), ONE_PART, one_device)
+    state, batch_iterator = programs.init_state(start(), 3), batches(4)
     for _ in range(4):
-        state, metrics = programs.step(state, next(loader))
+        state, metrics = programs.step(state, next(batch_iterator))
     before, frozen = flat(start()), flat(state.frozen)
     for name, value in before.items():
         np.testing.assert_array_equal(frozen[f"{name}/base" if name in KERNELS else name], value)
     assert all(np.any(leaf) for leaf in flat(state.params).values())
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
-    assert sum(leaf.nbytes for leaf in moments) == 2 * 4 * count(state.params)
+    assert sum(leaf.nbytes for leaf in moments) == 2 * 4 * num_params(state.params)
     assert metrics["grad_norm"] > 0
 
 
-def test_without_lora_parameters_are_those_of_the_state_and_no_copies(one_device):
-    programs = programs_of(MODEL, settings(freeze=FROZEN), ONE_PART, one_device)
-    state = programs.start(start(), 3)
-    there = {id(leaf) for leaf in jax.tree.leaves((state.params, state.frozen))}
-    assert there == {id(leaf) for leaf in jax.tree.leaves(programs.combined(state))}
+def test_model_params_without_lora_are_not_copied(one_device):
+    programs = training_programs(MODEL, settings(freeze=FROZEN), ONE_PART, one_device)
+    state = programs.init_state(start(), 3)
+    state_leaves = {id(leaf) for leaf in jax.tree.leaves((state.params, state.frozen))}
+    assert state_leaves == {id(leaf) for leaf in jax.tree.leaves(programs.model_params(state))}
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
-def test_every_optimizer_learns_with_thin_matrices(one_device, tmp_path, name):
+def test_every_optimizer_trains_lora(one_device, tmp_path, name):
     losses = []
     optimizer = config.Optimizer(name=name, learning_rate=0.03, warmup_steps=2)
     spec = settings(lora=dataclasses.replace(LORA, alpha=8.0), optimizer=optimizer, steps=60, save_every=0)
@@ -192,15 +192,15 @@ def test_every_optimizer_learns_with_thin_matrices(one_device, tmp_path, name):
 @pytest.mark.usefixtures("compiled_for_users")
 def test_gradients_of_frozen_parameters_are_not_computed(one_device):
     def flops(freeze):
-        programs = programs_of(MODEL, settings(freeze=freeze), ONE_PART, one_device)
+        programs = training_programs(MODEL, settings(freeze=freeze), ONE_PART, one_device)
         batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, next(batches(64))))
-        return programs.step.lower(programs.abstract, batch).compile().cost_analysis()["flops"]
+        return programs.step.lower(programs.abstract_state, batch).compile().cost_analysis()["flops"]
 
-    tokens, product = 64 * 2 * 6, 2 * 8 * 16
-    assert flops(()) - flops(("mlp/down/kernel",)) > tokens * product
+    tokens, flops_per_token = 64 * 2 * 6, 2 * 8 * 16
+    assert flops(()) - flops(("mlp/down/kernel",)) > tokens * flops_per_token
 
 
-def test_eight_devices_give_what_one_gives(one_device, tmp_path):
+def test_lora_on_eight_devices_equals_one_device(one_device, tmp_path):
     shape = {"hidden_size": 16, "ffn_dim": 32, "vocab_size": 16, "num_attention_heads": 4, "num_hidden_layers": 1}
     model = build(config_for("opt-tiny", shape), Precision("float32"))
     eight = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
@@ -215,17 +215,17 @@ def test_eight_devices_give_what_one_gives(one_device, tmp_path):
         np.testing.assert_allclose(found[1][name], value, rtol=0, atol=TRAJECTORY * scale, err_msg=name)
         assert np.array_equal(value, before[name]) is not name.endswith("kernel")
 
-    programs = programs_of(model, spec, ONE_PART, eight)
-    layer, base = (tree["layers"]["0"] for tree in (programs.abstract.params, programs.abstract.frozen))
-    for thin, kernel, wanted in (
+    programs = training_programs(model, spec, ONE_PART, eight)
+    layer, base = (tree["layers"]["0"] for tree in (programs.abstract_state.params, programs.abstract_state.frozen))
+    for low_rank, kernel, wanted in (
         (layer["mlp"]["up"]["kernel"], base["mlp"]["up"]["kernel"], P("fsdp", "tensor")),
         (layer["attn"]["o"]["kernel"], base["attn"]["o"]["kernel"], P("tensor", "fsdp")),
     ):
         assert kernel["base"].sharding.spec == wanted
-        assert thin["A"].sharding.spec == P(wanted[0], None)
-        assert thin["B"].sharding.spec == P(None, wanted[1])
+        assert low_rank["A"].sharding.spec == P(wanted[0], None)
+        assert low_rank["B"].sharding.spec == P(None, wanted[1])
         assert kernel["scale"].sharding.spec == P()
-    moments = [leaf for leaf in jax.tree.leaves(programs.abstract.opt_state) if leaf.shape == (2, 32)]
+    moments = [leaf for leaf in jax.tree.leaves(programs.abstract_state.opt_state) if leaf.shape == (2, 32)]
     assert {leaf.sharding.spec for leaf in moments} == {P(None, "tensor")}
 
 
@@ -235,25 +235,29 @@ def test_eight_devices_give_what_one_gives(one_device, tmp_path):
 @pytest.mark.parametrize(
     ("freeze", "lora", "message"),
     [
-        (("embd/tokens",), {}, r"freeze: 'embd/tokens' fits no parameter, .*; did you mean 'embed/tokens'\? There are"),
-        (("embed/.*", "embed"), {}, "freeze: 'embed' fits no parameter, as a whole path; .*mlp/up/bias"),
-        ((".*",), {}, r"freeze: '\.\*' leave nothing to learn; there are .*embed/tokens"),
+        (
+            ("embd/tokens",),
+            {},
+            r"freeze: 'embd/tokens' matches no parameter, .*; did you mean 'embed/tokens'\? There are",
+        ),
+        (("embed/.*", "embed"), {}, "freeze: 'embed' matches no parameter, as a whole path; .*mlp/up/bias"),
+        ((".*",), {}, r"freeze: '\.\*' leave no trainable parameters; there are .*embed/tokens"),
         (("layers/[",), {}, r"freeze: 'layers/\[' is not a regular expression"),
         ((), {"rank": -1}, "rank: expected 0 .* found -1"),
-        ((), {"rank": 9, "targets": KERNELS}, r"lora.rank: 9 is more than a side of mlp/.*/kernel, \[(8, 16|16, 8)\]"),
-        ((), {"rank": 2, "targets": ("mlp/ip/kernel",)}, "lora.targets: 'mlp/ip/kernel' fits no .*'mlp/up/kernel'"),
-        ((), {"rank": 2, "targets": ("mlp/.*",)}, r"targets: mlp/up/bias is no matrix, its shape is \[16\]"),
-        ((), {"rank": 2, "targets": ()}, "targets:  leave nothing to learn"),
-        (("mlp/.*",), {"rank": 2, "targets": KERNELS}, "without those that training.freeze 'mlp/.*' takes out"),
+        ((), {"rank": 9, "targets": KERNELS}, r"lora.rank: 9 exceeds a side of mlp/.*/kernel, \[(8, 16|16, 8)\]"),
+        ((), {"rank": 2, "targets": ("mlp/ip/kernel",)}, "lora.targets: 'mlp/ip/kernel' matches no .*'mlp/up/kernel'"),
+        ((), {"rank": 2, "targets": ("mlp/.*",)}, r"targets: mlp/up/bias is not a matrix, its shape is \[16\]"),
+        ((), {"rank": 2, "targets": ()}, "targets:  leave no trainable parameters"),
+        (("mlp/.*",), {"rank": 2, "targets": KERNELS}, "without those that training.freeze 'mlp/.*' removes"),
     ],
 )
-def test_patterns_that_do_not_fit_are_refused(one_device, tmp_path, freeze, lora, message):
+def test_invalid_patterns_and_ranks_are_refused(one_device, tmp_path, freeze, lora, message):
     spec = settings(freeze=freeze, lora=config.LoRA(**lora))
     with pytest.raises(InputError, match=rf"^training\..*{message}"):
         train(MODEL, None, batches(4), spec, tmp_path, one_device)
 
 
-def test_a_checkpoint_of_another_choice_is_refused(one_device, tmp_path):
+def test_checkpoint_with_other_trainable_parameters_is_refused(one_device, tmp_path):
     trained(tmp_path / "plain", one_device)
     with pytest.raises(InputError, match=r"another model: embed/tokens is \[16, 8\] there and absent in this config"):
         trained(tmp_path / "plain", one_device, freeze=FROZEN)

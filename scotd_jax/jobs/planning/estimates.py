@@ -31,7 +31,7 @@ from scotd_jax.jobs.planning.workloads import Speaking, Training, Work, program_
 from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_size
 from scotd_jax.training.options import scans_layers
-from scotd_jax.training.step import LOGITS_BYTES, chunk_tokens
+from scotd_jax.training.step import MAX_LOGITS_BYTES, logits_chunk_tokens
 
 PARTS = ("weights", "optimizer", "cache", "beside", "other", "temporaries", "code")
 Numbers = Mapping[str, float | int]
@@ -123,7 +123,7 @@ def _training(work: Training, mesh: AnyMesh, platform: str, held: Numbers) -> tu
     # Of what follows the batch, hidden units and heads are split over `tensor`: most, but not the residual stream.
     kept = each["batch"] * rows * (0.25 + 0.75 / tensor) + each["copied"] / (tensor * fsdp)
     gradients = held["derived"] + held["combined"] + (held["learns"] if settings.microbatches > 1 else 0)
-    logits = 2 * min(LOGITS_BYTES, 4 * work.architecture.vocab_size * rows * work.group * work.response)
+    logits = 2 * min(MAX_LOGITS_BYTES, 4 * work.architecture.vocab_size * rows * work.group * work.response)
     return each["flops"] * settings.batch_size / mesh.size, kept + gradients + logits
 
 
@@ -135,7 +135,7 @@ def _question(work: Training, platform: str) -> Numbers:
 
     def counted(layers: int) -> dict[str, Numbers]:
         model = model_of(work, platform, layers)
-        chunk, batch = chunk_tokens(model.config.vocab_size, 1), batch_of(work, rows, None)
+        chunk, batch = logits_chunk_tokens(model.config.vocab_size, 1), batch_of(work, rows, None)
         options = ForwardOptions(remat=work.settings.remat)
         kept = sum(jaxpr_costs.kept(model, part, chunk, options) for part in batch.values()) / rows
         flops = jaxpr_costs.flops(jaxpr_costs.gradient(model, chunk, work.parts, options), model.abstract(), batch)

@@ -14,7 +14,7 @@ from jax.extend import core
 
 from scotd_jax.models.api import Model
 from scotd_jax.models.forward_options import ForwardOptions
-from scotd_jax.training.step import make_loss
+from scotd_jax.training.step import make_loss_fn
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -65,14 +65,14 @@ def gradient(
     model: Model, chunk: int, parts: Sequence[tuple[str, float]], options: ForwardOptions = ForwardOptions()
 ) -> Callable[..., Any]:
     """f(params, batch): loss and gradient as an update without dropout computes them."""
-    loss = make_loss(model, chunk, options=options)
+    loss = make_loss_fn(model, chunk, options=options)
     return jax.grad(lambda params, batch: sum(weight * loss(params, batch[name])[0].sum for name, weight in parts))
 
 
 def kept(model: Model, part: Any, chunk: int, options: ForwardOptions = ForwardOptions()) -> int:
     """Bytes that the derivative of the loss of a part keeps between forward and backward pass, without parameters."""
     params = model.abstract()
-    loss = make_loss(model, chunk, options=options)
+    loss = make_loss_fn(model, chunk, options=options)
     saved = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b)[0].sum, p)[1], params, part)
     shapes = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(saved) if leaf.shape not in shapes)

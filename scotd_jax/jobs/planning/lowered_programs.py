@@ -57,14 +57,14 @@ def training_call(work: Training, mesh: AnyMesh, platform: str, layers: int = 0)
     """The update. Raises SizesError if the sizes of batch and mesh do not fit, and InputError, which names the student,
     on settings that fit nowhere."""
     try:
-        loop.check_sizes(work.settings, mesh)
+        loop.check_batch_size(work.settings, mesh)
         fused_attention.check(work.settings.attention, platform)
-        made = loop.programs_of(model_of(work, platform, layers), work.settings, work.parts, mesh)
+        made = loop.training_programs(model_of(work, platform, layers), work.settings, work.parts, mesh)
     except SizesError:
         raise
     except InputError as error:
         raise InputError(f"config.students.{work.names[0]}: {error}") from None
-    state, batch = made.abstract, batch_of(work, work.settings.batch_size, made.batch)
+    state, batch = made.abstract_state, batch_of(work, work.settings.batch_size, made.batch_sharding)
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=state.step.sharding)
     arguments = (state, batch, *([seed] if work.settings.dropout > 0 else []))
     held = {"weights": (state.params, state.frozen), "optimizer": state.opt_state}

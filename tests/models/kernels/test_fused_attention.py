@@ -21,8 +21,8 @@ from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.models.kernels import fused_attention_tpu
 from scotd_jax.models.kernels.fused_attention import Fused, attention
 from scotd_jax.models.packed_masks import own_response
-from scotd_jax.training.startup_check import check_pairs
-from scotd_jax.training.step import make_loss
+from scotd_jax.training.startup_check import check_against_pairs
+from scotd_jax.training.step import make_loss_fn
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.models.test_attention import close, flat, gives_zeros, is_close_in_bfloat16, value_and_gradient
 from tests.models.test_models import model, params
@@ -124,7 +124,7 @@ def test_a_model_learns_the_same(kind, remat):
     batch = collate.collate_packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
 
     def learnt(attend):
-        loss = make_loss(model(kind), 7, options=dataclasses.replace(options, attention=attend))
+        loss = make_loss_fn(model(kind), 7, options=dataclasses.replace(options, attention=attend))
         return jax.jit(jax.value_and_grad(lambda p, batch: loss(p, batch)[0].mean()))(params(kind), batch)
 
     close(learnt(FUSED), learnt(None), GRADIENT)
@@ -158,13 +158,13 @@ def test_the_check_before_the_first_update_compares_with_xla(one_device):
     m = model("opt")
     rows = [questions(3, [(4, [3, 5])]), questions(4, [(5, [2])])]
     batch = {"train": collate.collate_packed(rows, Shape(2, 6, 2, 8, packed=True), None)}
-    assert check_pairs(m, params("opt"), batch, one_device, FUSED)["train"] < FLOAT32
+    assert check_against_pairs(m, params("opt"), batch, one_device, FUSED)["train"] < FLOAT32
 
     def careless(query, segments, own, scale):
         return FUSED(query, segments, [(k, v, jnp.ones_like(mask), None) for k, v, mask, _ in own], scale)
 
     with pytest.raises(RuntimeError, match=r"training\.attention=xla trains without fused attention"):
-        check_pairs(m, params("opt"), batch, one_device, careless)
+        check_against_pairs(m, params("opt"), batch, one_device, careless)
 
 
 def test_is_refused_elsewhere_and_known_to_the_plan(one_device):
