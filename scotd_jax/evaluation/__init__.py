@@ -1,1 +1,1 @@
-"""How well it answers: scoring, voting, contrast, statistics."""
+"""Evaluation: scoring, self-consistency voting, contrast groups and statistics."""

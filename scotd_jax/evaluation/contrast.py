@@ -1,8 +1,8 @@
-"""Contrast groups: a question and its minimal edits, whose answers differ (Gardner et al. 2020, arXiv 2004.02709).
+"""Contrast consistency on groups of a question and its minimal edits (Gardner et al. 2020, arXiv 2004.02709).
 
-Whoever answers by a surface cue gets some members of a group right and the others wrong. Consistency is the share of
-groups of which *every* member is right. Members are found by `Question.group` in all sets together, so the test
-questions and their edits may lie in different sets.
+The members of a group have different answers, so a model that answers from a surface cue gets some right and others
+wrong. Consistency is the share of groups in which *every* member is right. Groups are formed by `Question.group` over all sets together, because the
+test questions and their edits may be in different sets.
 """
 
 import math
@@ -16,48 +16,61 @@ from scotd_jax.records import Question
 
 
 def contrast_groups(questions: Iterable[Question]) -> dict[str, list[Question]]:
-    """Groups with two members or more, in order of appearance; questions without a group belong to none."""
-    found: dict[str, list[Question]] = defaultdict(list)
+    """Returns the groups of two or more members in order of appearance; questions without a group are left out."""
+    grouped: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         if question.group is not None:
-            found[question.group].append(question)
-    return {name: members for name, members in found.items() if len(members) > 1}
+            grouped[question.group].append(question)
+    return {name: members for name, members in grouped.items() if len(members) > 1}
 
 
 def contrast_consistency(
     questions: Iterable[Question], right: Mapping[str, float | bool], confidence: float = 0.95
 ) -> dict[str, Any] | None:
-    """Contrast consistency as plain JSON values; None if there is no group of two.
+    """Computes contrast consistency as plain JSON values.
 
-    right: question id -> right or not (`scoring.outcomes` of all sets together). Where that is a share of several
-    samples, groups count with the chance that one sample of each member is right. Returns n groups,
-    accuracy (= consistency) with Wilson interval, `chance` (guessing every member; None for open questions), `some`
-    (share of groups with right and wrong members) and `none` (no member right), `alone` (questions whose group has no
-    other member here: left out) and by_split: split -> n, accuracy, interval of the members. Raises InputError when
-    a member was not answered.
+    Args:
+      questions: questions of all sets.
+      right: question id -> whether its response is right (`scoring.outcomes` of all sets together). For a share of
+        several samples, a group counts with the probability that one sample of each member is right.
+      confidence: of the intervals.
+
+    Returns:
+      None if there is no group of two members; else a dict of
+        n: number of groups,
+        accuracy, interval: the consistency with its Wilson interval,
+        confidence: as passed,
+        chance: consistency of guessing at random; None for questions without choices,
+        some: share of groups with right and wrong members,
+        none: share of groups without a right member,
+        alone: number of questions that are left out because no other member of their group is in `questions`,
+        by_split: split -> n, accuracy and interval of the members.
+
+    Raises:
+      InputError: if a member has no response.
     """
     questions = list(questions)
-    found = contrast_groups(questions)
-    if not found:
+    grouped = contrast_groups(questions)
+    if not grouped:
         return None
-    members = [q for group in found.values() for q in group]
+    members = [q for group in grouped.values() for q in group]
     if missing := next((q.id for q in members if q.id not in right), None):
-        raise InputError(f"question {missing!r} of contrast group has no response; evaluate its set again")
-    every = [math.prod(float(right[q.id]) for q in group) for group in found.values()]
-    no_one = [math.prod(1 - float(right[q.id]) for q in group) for group in found.values()]
+        raise InputError(f"question {missing!r} of a contrast group has no response; evaluate its set again")
+    all_right = [math.prod(float(right[q.id]) for q in group) for group in grouped.values()]
+    all_wrong = [math.prod(1 - float(right[q.id]) for q in group) for group in grouped.values()]
     splits: dict[str, list[float]] = defaultdict(list)
     for question in members:
         splits[question.split].append(float(right[question.id]))
     chance = None
     if all(q.choices for q in members):
-        guesses = [math.prod(1 / len(q.choices) for q in group) for group in found.values()]
+        guesses = [math.prod(1 / len(q.choices) for q in group) for group in grouped.values()]
         chance = sum(guesses) / len(guesses)
     return {
-        **scoring.accuracy_with_interval(every, confidence),
+        **scoring.accuracy_with_interval(all_right, confidence),
         "confidence": confidence,
         "chance": chance,
-        "some": 1 - (sum(every) + sum(no_one)) / len(found),
-        "none": sum(no_one) / len(found),
+        "some": 1 - (sum(all_right) + sum(all_wrong)) / len(grouped),
+        "none": sum(all_wrong) / len(grouped),
         "alone": sum(q.group is not None for q in questions) - len(members),
         "by_split": {split: scoring.accuracy_with_interval(values, confidence) for split, values in splits.items()},
     }

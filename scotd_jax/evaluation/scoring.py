@@ -1,7 +1,7 @@
-"""Right or wrong, and what else a set of responses tells: how often no answer could be read, how often it was cut.
+"""Accuracy of a set of responses, and the rates of format failures and truncated responses.
 
-Accuracy is over questions: a question with several samples counts with the mean of them. An answer that cannot be
-read is wrong, never left out; how often that happened is reported beside the accuracy.
+Accuracy is over questions: a question with several samples counts with their mean. An answer that cannot be parsed is
+wrong and is never left out; the rate of such answers is reported beside the accuracy.
 """
 
 from collections import defaultdict
@@ -13,11 +13,54 @@ from scotd_jax.evaluation import statistics
 from scotd_jax.records import Question, Response
 
 
-def group_by_question(questions: Sequence[Question], responses: Iterable[Response]) -> dict[str, list[Response]]:
-    """The responses of every question, by sample index, in the order of `questions`.
+def score(questions: Sequence[Question], responses: Iterable[Response], confidence: float = 0.95) -> dict[str, Any]:
+    """Scores the responses of one set; returns plain JSON values, with rates as fractions.
 
-    Raises InputError on a response to another question, a question without response, one named twice, one whose
-    answer could not be compared for want of a gold answer, and on questions that got different numbers of samples.
+    Args:
+      questions: all questions of the set.
+      responses: an equal number of samples for every question, in any order.
+      confidence: of the Wilson intervals.
+
+    Returns:
+      A dict of
+        n: number of questions,
+        accuracy, interval: with the Wilson interval,
+        confidence: as passed,
+        samples: per question,
+        chance: accuracy of guessing; None if a question has no choices,
+        format_failure_rate: share of responses without a parsable answer,
+        truncation_rate: share of responses that reached the token limit,
+        mean_tokens: mean length, end token included,
+        by_tag: tag -> n, accuracy, interval.
+
+    Raises:
+      InputError: like `group_by_question`.
+    """
+    grouped = group_by_question(questions, responses)
+    right = {name: _mean(r.correct for r in group) for name, group in grouped.items()}
+    all_responses = [r for group in grouped.values() for r in group]
+    tags: dict[str, list[float]] = defaultdict(list)
+    for question in questions:
+        for tag in question.tags:
+            tags[tag].append(right[question.id])
+    return {
+        **accuracy_with_interval(list(right.values()), confidence),
+        "confidence": confidence,
+        "samples": len(all_responses) // len(grouped),
+        "chance": chance_level(questions),
+        "format_failure_rate": _mean(r.answer is None for r in all_responses),
+        "truncation_rate": _mean(r.finish_reason == "length" for r in all_responses),
+        "mean_tokens": _mean(r.num_tokens for r in all_responses),
+        "by_tag": {tag: accuracy_with_interval(values, confidence) for tag, values in sorted(tags.items())},
+    }
+
+
+def group_by_question(questions: Sequence[Question], responses: Iterable[Response]) -> dict[str, list[Response]]:
+    """Groups responses by question id, in the order of `questions`, each group sorted by sample index.
+
+    Raises:
+      InputError: if a response has no question or no gold answer to compare with, if a question has no response or
+        occurs twice, or if the questions have different numbers of samples.
     """
     grouped: dict[str, list[Response]] = {q.id: [] for q in questions}
     if not questions:
@@ -43,45 +86,23 @@ def group_by_question(questions: Sequence[Question], responses: Iterable[Respons
 
 
 def outcomes(questions: Sequence[Question], responses: Iterable[Response]) -> dict[str, float]:
-    """Question id -> share of its samples that are right (0.0 or 1.0 for one sample). Raises as `group_by_question`."""
+    """Returns the share of right samples per question id (0.0 or 1.0 for one sample).
+
+    Raises:
+      InputError: like `group_by_question`.
+    """
     return {name: _mean(r.correct for r in group) for name, group in group_by_question(questions, responses).items()}
 
 
 def chance_level(questions: Sequence[Question]) -> float | None:
-    """Expected accuracy of guessing among the choices; None where some question has no choices."""
+    """Returns the expected accuracy of guessing among the choices; None if a question has no choices."""
     if not all(q.choices for q in questions):
         return None
     return _mean(1 / len(q.choices) for q in questions)
 
 
-def score(questions: Sequence[Question], responses: Iterable[Response], confidence: float = 0.95) -> dict[str, Any]:
-    """One set's results as plain JSON values; rates are fractions.
-
-    n questions, samples per question, accuracy with its Wilson interval at `confidence`, chance level (None for open
-    questions), format_failure_rate (no answer could be read), truncation_rate (ran into the token limit), mean_tokens
-    (end token included), by_tag: tag -> n, accuracy, interval. Raises InputError as `group_by_question`.
-    """
-    grouped = group_by_question(questions, responses)
-    right = {name: _mean(r.correct for r in group) for name, group in grouped.items()}
-    everything = [r for group in grouped.values() for r in group]
-    tags: dict[str, list[float]] = defaultdict(list)
-    for question in questions:
-        for tag in question.tags:
-            tags[tag].append(right[question.id])
-    return {
-        **accuracy_with_interval(list(right.values()), confidence),
-        "confidence": confidence,
-        "samples": len(everything) // len(grouped),
-        "chance": chance_level(questions),
-        "format_failure_rate": _mean(r.answer is None for r in everything),
-        "truncation_rate": _mean(r.finish_reason == "length" for r in everything),
-        "mean_tokens": _mean(r.num_tokens for r in everything),
-        "by_tag": {tag: accuracy_with_interval(values, confidence) for tag, values in sorted(tags.items())},
-    }
-
-
 def accuracy_with_interval(values: Sequence[float], confidence: float) -> dict[str, Any]:
-    """n, accuracy and [low, high] of per-question outcomes between 0 and 1."""
+    """Returns n, accuracy and interval ([low, high]) of per-question outcomes between 0 and 1."""
     estimate = statistics.wilson_interval(float(sum(values)), len(values), confidence)
     return {"n": len(values), "accuracy": estimate.value, "interval": [estimate.low, estimate.high]}
 

@@ -1,9 +1,9 @@
-"""How sure a number is: intervals and tests for accuracies that were measured on finitely many questions.
+"""Confidence intervals and tests for accuracies measured on finitely many questions.
 
-Two sources of chance are kept apart. *Questions*: another draw of questions would give another accuracy (Wilson
-interval, paired bootstrap, McNemar). *Seeds*: another training run would give another model (t interval over runs).
-Students are always compared on the same questions, question by question: the unpaired comparison of two
-percentages throws away most of what was measured and is not offered here.
+Two sources of variance are separate. *Questions*: another sample of questions would give another accuracy (Wilson
+interval, paired bootstrap, McNemar test). *Seeds*: another training run would give another model (t interval over
+runs). Students are always compared question by question on the same questions. The unpaired comparison of two
+percentages discards most of the information and is not provided.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,13 @@ class Estimate(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Student A minus student B on the same questions: mean difference, its interval and the p-value of no difference.
+    """Student A minus student B on the same questions.
 
-    `questions` is the number of distinct questions, `seeds` the number of paired training runs.
+    Attributes:
+      difference: mean difference in accuracy with its interval.
+      p_value: of the hypothesis of no difference.
+      questions: number of distinct questions.
+      seeds: number of paired training runs.
     """
 
     difference: Estimate
@@ -34,9 +38,15 @@ class Comparison(NamedTuple):
 
 
 def wilson_interval(successes: float | int, trials: int, confidence: float = 0.95) -> Estimate:
-    """Wilson score interval of a proportion; never leaves [0, 1], sensible at 0 and 1 and for few trials.
+    """Returns the Wilson score interval of a proportion, which stays within [0, 1] and is valid for few trials.
 
-    `successes` may be fractional (means over samples or runs). Raises ValueError without trials.
+    Args:
+      successes: may be fractional (means over samples or runs).
+      trials: at least 1.
+      confidence: confidence level.
+
+    Raises:
+      ValueError: if there are no trials, or more successes than trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes in {trials} trials is not a proportion")
@@ -48,19 +58,19 @@ def wilson_interval(successes: float | int, trials: int, confidence: float = 0.9
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Mean of independent runs with Student's t interval. Raises ValueError for fewer than two runs."""
+    """Returns the mean of independent runs with Student's t interval. Raises ValueError for fewer than two runs."""
     if len(values) < 2:
-        raise ValueError("one run says nothing about how much runs differ")
+        raise ValueError("a t interval needs at least two runs")
     mean = float(np.mean(values))
     half = float(stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
     return Estimate(mean, mean - half, mean + half)
 
 
 def accuracy_over_seeds(accuracies: Sequence[float], questions: int, confidence: float = 0.95) -> Estimate:
-    """Mean accuracy of one arm's runs, each on `questions` questions.
+    """Returns the mean accuracy of one arm's runs, each on `questions` questions.
 
-    The interval spans both the t interval over runs and the Wilson interval of a single run's questions: three runs
-    that agree by luck do not make 100 questions more than 100 questions. With one run it is the Wilson interval.
+    The interval covers both the t interval over runs and the Wilson interval of one run's questions: runs that happen
+    to agree add no questions. For one run it is the Wilson interval.
     """
     mean = float(np.mean(accuracies))
     over_questions = wilson_interval(mean * questions, questions, confidence)
@@ -75,10 +85,13 @@ def accuracy_over_seeds(accuracies: Sequence[float], questions: int, confidence:
 def paired_bootstrap(
     differences: Sequence[float] | np.ndarray, confidence: float = 0.95, *, seed: int = 0, draws: int = 10_000
 ) -> Estimate:
-    """Percentile bootstrap of a mean of per-question differences.
+    """Returns the percentile bootstrap interval of the mean of per-question differences.
 
-    Resampling n differences is a multinomial draw over their distinct values, of which there are few, so the cost
-    hardly depends on n. Raises ValueError on no differences.
+    Resampling n differences is a multinomial draw over their distinct values. There are few of them, so the cost hardly
+    depends on n.
+
+    Raises:
+      ValueError: if there are no differences.
     """
     if not len(differences):
         raise ValueError("no questions to resample")
@@ -90,7 +103,13 @@ def paired_bootstrap(
 
 
 def mcnemar_test(a: Sequence[bool], b: Sequence[bool]) -> float:
-    """Exact two-sided McNemar test: are the questions that only one of two students got right split evenly?"""
+    """Returns the p-value of the exact two-sided McNemar test on paired outcomes.
+
+    The hypothesis is that questions with one right and one wrong answer are equally often right for A and for B.
+
+    Raises:
+      ValueError: if the numbers of outcomes differ.
+    """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} outcomes cannot be paired")
     only_a = sum(bool(x) and not y for x, y in zip(a, b, strict=True))
@@ -99,9 +118,10 @@ def mcnemar_test(a: Sequence[bool], b: Sequence[bool]) -> float:
 
 
 def sign_flip_test(differences: Sequence[float] | np.ndarray, *, seed: int = 0, draws: int = 100_000) -> float:
-    """Two-sided Monte Carlo sign-flip test that per-question differences are symmetric about zero.
+    """Returns the p-value of a two-sided Monte Carlo sign-flip test of per-question differences.
 
-    With differences of -1, 0 and 1 it estimates McNemar's test; it also takes differences averaged over runs.
+    The hypothesis is that the differences are symmetric about zero. For differences of -1, 0 and 1 the test estimates
+    McNemar's; it also applies to differences averaged over runs.
     """
     nonzero = np.asarray([d for d in differences if d], np.float64)
     if not nonzero.size:
@@ -114,7 +134,7 @@ def sign_flip_test(differences: Sequence[float] | np.ndarray, *, seed: int = 0, 
 
 
 def holm_correction(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: p-values that may be read side by side, in the order given."""
+    """Returns p-values adjusted for multiple comparisons by Holm's step-down method, in the order of the input."""
     order = np.argsort(p_values, kind="stable")
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -126,13 +146,21 @@ def holm_correction(p_values: Sequence[float]) -> list[float]:
 def compare_paired(
     a: Sequence[Mapping[str, float]], b: Sequence[Mapping[str, float]], confidence: float = 0.95, *, seed: int = 0
 ) -> Comparison:
-    """Student A against student B: run r of A and run r of B answered the same questions.
+    """Compares student A with student B on paired runs: run r of A and run r of B have the same questions.
 
-    a, b: per run, question id -> 1 right, 0 wrong (or a mean over samples). One run: exact McNemar (sign-flip test if
-    outcomes are fractional) and the bootstrap over questions. Several runs: differences are first averaged per question
-    id, so that a question asked in every run counts once; the interval spans the bootstrap over questions and the t
-    interval over runs. The p-value always speaks of the runs at hand, not of new ones. Raises ValueError where runs or
-    questions do not pair up.
+    For one run: the exact McNemar test (the sign-flip test if outcomes are fractional) and the bootstrap over
+    questions. For several runs: differences are averaged per question id first, so that a question that is in every run counts
+    once; the interval covers the bootstrap over questions and the t interval over runs. The p-value is conditional on
+    the given runs.
+
+    Args:
+      a: per run, question id -> 1 right, 0 wrong (or a mean over samples).
+      b: the same for the other student.
+      confidence: of the interval.
+      seed: of the bootstrap and the sign-flip test.
+
+    Raises:
+      ValueError: if runs or questions cannot be paired.
     """
     if not a or len(a) != len(b) or any(set(x) != set(y) or not x for x, y in zip(a, b, strict=True)):
         raise ValueError("both students need the same, non-empty questions in every run")

@@ -1,8 +1,8 @@
-"""Self-consistency: many samples of one question, one vote (SCoTD section 3.1; K = 30 at T = 0.7 in the paper).
+"""Self-consistency: majority vote over many samples of a question (SCoTD section 3.1; K = 30 at T = 0.7 in the paper).
 
-An answer that cannot be read has no vote. Of answers with equally many votes the one that was sampled first wins.
-What a vote over fewer samples would give is not estimated from the first k samples but computed exactly, as the
-expectation over every draw of k of the K samples in every order, in which a tie between t answers is worth 1/t.
+Answers that cannot be parsed have no vote. Ties are broken in favour of the answer sampled first. The accuracy of a
+vote over fewer samples (maj@k) is not estimated from the first k samples but computed exactly, as the expectation over all
+subsets of k of the K samples in all orders; a tie between t answers counts 1/t.
 """
 
 import functools
@@ -17,57 +17,30 @@ from scotd_jax.evaluation import scoring
 from scotd_jax.records import Question, Response
 
 
-def majority_vote(answers: Sequence[str | None]) -> str | None:
-    """The answer with most votes; `answers` in the order of sampling. None if nobody votes."""
-    votes = Counter(a for a in answers if a is not None)  # keeps the order of first appearance
-    return max(votes, key=votes.__getitem__) if votes else None
-
-
-def vote_entropy(answers: Sequence[str | None]) -> float:
-    """Entropy in bits of the votes that were cast: 0 if all agree (or nobody votes)."""
-    counts = np.array(list(Counter(a for a in answers if a is not None).values()), np.float64)
-    shares = counts / counts.sum() if counts.size else np.ones(1)
-    return float(abs(-(shares * np.log2(shares)).sum()))
-
-
-def expected_majority_accuracy(right: int, others: Sequence[int], samples: int, k: int) -> float:
-    """Probability that a vote over k of `samples` samples, drawn and ordered at random, gives the right answer.
-
-    `right` of the samples say the right answer, `others` count the samples of each wrong one; what is left of
-    `samples` cannot be read. Raises ValueError unless 1 <= k <= samples.
-    """
-    if not 1 <= k <= samples or right + sum(others) > samples:
-        raise ValueError(f"cannot draw {k} of {samples} samples with counts {right}, {list(others)}")
-    return _expected_majority_accuracy(right, tuple(sorted(others)), samples - right - sum(others), k)
-
-
-@functools.lru_cache(maxsize=100_000)
-def _expected_majority_accuracy(right: int, others: tuple[int, ...], invalid: int, k: int) -> float:
-    total = 0.0
-    for r in range(1, min(right, k) + 1):
-        # ways[t, v]: ways to draw v samples of other answers, t of which reach r votes and none more.
-        ways = np.zeros((len(others) + 1, k - r + 1))
-        ways[0, 0] = 1.0
-        for count in others:
-            fewer = [math.comb(count, v) for v in range(min(r, k - r + 1))]
-            new = np.stack([np.convolve(row, fewer)[: k - r + 1] for row in ways])
-            if r <= min(count, k - r):
-                new[1:, r:] += math.comb(count, r) * ways[:-1, : k - r + 1 - r]
-            ways = new
-        unread = np.array([math.comb(invalid, k - r - v) for v in range(k - r + 1)], np.float64)
-        total += math.comb(right, r) * float((ways @ unread / (1 + np.arange(len(ways)))).sum())
-    return total / math.comb(right + sum(others) + invalid, k)
-
-
 def self_consistency(
     questions: Sequence[Question], responses: Iterable[Response], ks: Sequence[int] = (), confidence: float = 0.95
 ) -> dict[str, Any]:
-    """Self-consistency of one set as plain JSON values.
+    """Computes the self-consistency results of one set as plain JSON values.
 
-    n questions, k samples each, accuracy of the majority with Wilson interval, `expected`: {str(k'): accuracy} for
-    each k' of `ks` (by default 1, 3, 5, 10, 20, 30, ... up to K) computed exactly, mean vote_entropy in bits,
-    invalid_rate (samples without a vote), and abstentions (share of questions where nobody voted; counted as wrong).
-    Raises InputError as `scoring.group_by_question`.
+    Args:
+      questions: all questions of the set.
+      responses: an equal number K of samples for every question, in any order.
+      ks: numbers of samples for maj@k; () is 1, 3, 5, 10, 20, 30, ... up to K.
+      confidence: of the Wilson interval.
+
+    Returns:
+      A dict of
+        n: number of questions,
+        accuracy, interval: of the majority vote over all K samples,
+        confidence: as passed,
+        k: K,
+        expected: str(k) -> maj@k,
+        vote_entropy: mean entropy in bits,
+        invalid_rate: share of samples without a vote,
+        abstentions: share of questions without any vote, which count as wrong.
+
+    Raises:
+      InputError: like `scoring.group_by_question`.
     """
     grouped = scoring.group_by_question(questions, responses)
     size = len(next(iter(grouped.values())))
@@ -95,3 +68,51 @@ def self_consistency(
         "invalid_rate": invalid / (size * len(grouped)),
         "abstentions": abstentions / len(grouped),
     }
+
+
+def majority_vote(answers: Sequence[str | None]) -> str | None:
+    """Returns the most frequent answer, with `answers` in sampling order; None if there are no votes."""
+    votes = Counter(a for a in answers if a is not None)  # keeps the order of first appearance
+    return max(votes, key=votes.__getitem__) if votes else None
+
+
+def vote_entropy(answers: Sequence[str | None]) -> float:
+    """Returns the entropy of the votes in bits: 0 if all agree or there are none."""
+    counts = np.array(list(Counter(a for a in answers if a is not None).values()), np.float64)
+    shares = counts / counts.sum() if counts.size else np.ones(1)
+    return float(abs(-(shares * np.log2(shares)).sum()))
+
+
+def expected_majority_accuracy(right: int, others: Sequence[int], samples: int, k: int) -> float:
+    """Returns maj@k: the probability that a vote over k of the samples, drawn and ordered at random, is right.
+
+    Args:
+      right: number of samples with the right answer.
+      others: number of samples of each wrong answer.
+      samples: number of all samples; the remaining ones have no parsable answer.
+      k: number of samples in the vote.
+
+    Raises:
+      ValueError: unless 1 <= k <= samples.
+    """
+    if not 1 <= k <= samples or right + sum(others) > samples:
+        raise ValueError(f"cannot draw {k} of {samples} samples with counts {right}, {list(others)}")
+    return _expected_majority_accuracy(right, tuple(sorted(others)), samples - right - sum(others), k)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _expected_majority_accuracy(right: int, others: tuple[int, ...], invalid: int, k: int) -> float:
+    total = 0.0
+    for r in range(1, min(right, k) + 1):
+        # ways[t, v]: ways to draw v samples of wrong answers so that t answers have r votes and none has more.
+        ways = np.zeros((len(others) + 1, k - r + 1))
+        ways[0, 0] = 1.0
+        for count in others:
+            fewer = [math.comb(count, v) for v in range(min(r, k - r + 1))]
+            new = np.stack([np.convolve(row, fewer)[: k - r + 1] for row in ways])
+            if r <= min(count, k - r):
+                new[1:, r:] += math.comb(count, r) * ways[:-1, : k - r + 1 - r]
+            ways = new
+        unparsed = np.array([math.comb(invalid, k - r - v) for v in range(k - r + 1)], np.float64)
+        total += math.comb(right, r) * float((ways @ unparsed / (1 + np.arange(len(ways)))).sum())
+    return total / math.comb(right + sum(others) + invalid, k)

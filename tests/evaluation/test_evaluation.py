@@ -1,4 +1,4 @@
-"""Scoring, voting, contrast groups and statistics against brute force, scipy and hand-made cases."""
+"""Tests of scoring, voting, contrast groups and statistics, against brute force, scipy and hand-made cases."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ def response(name, answer, sample_index=0, **fields):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 300), st.data(), st.sampled_from([0.8, 0.95, 0.99]))
-def test_wilson_is_scipys(trials, data, confidence):
+def test_wilson_interval_matches_scipy(trials, data, confidence):
     successes = data.draw(st.integers(0, trials))
     ours = statistics.wilson_interval(successes, trials, confidence)
     theirs = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
@@ -39,38 +39,40 @@ def test_wilson_is_scipys(trials, data, confidence):
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_refuses_what_is_no_proportion(successes, trials):
+def test_wilson_interval_refuses_values_that_are_not_a_proportion(successes, trials):
     with pytest.raises(ValueError, match="not a proportion"):
         statistics.wilson_interval(successes, trials)
 
 
-def test_seed_interval_is_scipys_t_interval():
+def test_t_interval_matches_scipy():
     values = [0.75, 0.80, 0.71]
     ours = statistics.t_interval(values, 0.95)
     theirs = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     np.testing.assert_allclose(ours, (np.mean(values), theirs.low, theirs.high), rtol=1e-9)
-    with pytest.raises(ValueError, match="one run"):
+    with pytest.raises(ValueError, match="at least two runs"):
         statistics.t_interval([0.5])
 
 
-def test_runs_that_agree_by_luck_do_not_shrink_the_interval_of_their_questions():
-    lucky = statistics.accuracy_over_seeds([0.6, 0.6, 0.6], 100)
-    assert lucky == statistics.wilson_interval(60, 100)
+def test_runs_that_happen_to_agree_do_not_narrow_the_interval_over_questions():
+    agreeing = statistics.accuracy_over_seeds([0.6, 0.6, 0.6], 100)
+    assert agreeing == statistics.wilson_interval(60, 100)
     far_apart = statistics.accuracy_over_seeds([0.3, 0.6, 0.9], 1000)
     assert (far_apart.low, far_apart.high) == (0.0, 1.0)
     assert statistics.accuracy_over_seeds([0.6], 100) == statistics.wilson_interval(60, 100)
 
 
-def test_bootstrap_agrees_with_scipy():
+def test_bootstrap_matches_scipy():
     differences = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], size=200, p=[0.1, 0.6, 0.3])
     ours = statistics.paired_bootstrap(differences, seed=1)
     theirs = stats.bootstrap((differences,), np.mean, method="percentile", n_resamples=10_000, rng=2)
     assert ours.value == pytest.approx(differences.mean())
-    np.testing.assert_allclose(ours[1:], theirs.confidence_interval, atol=0.011)  # resolution 1/200, plus draws
+    np.testing.assert_allclose(
+        ours[1:], theirs.confidence_interval, atol=0.011
+    )  # resolution 1/200, plus Monte Carlo noise
     assert ours == statistics.paired_bootstrap(differences, seed=1)  # same seed, same interval
 
 
-def test_mcnemar_counts_only_questions_that_split_the_students():
+def test_mcnemar_counts_only_discordant_questions():
     a = [True] * 9 + [False] + [True] * 50
     b = [False] * 9 + [True] + [True] * 50
     assert statistics.mcnemar_test(a, b) == pytest.approx(stats.binomtest(9, 10).pvalue)
@@ -79,7 +81,7 @@ def test_mcnemar_counts_only_questions_that_split_the_students():
         statistics.mcnemar_test(a, b[1:])
 
 
-def test_sign_flip_estimates_mcnemar_and_sees_no_difference_in_none():
+def test_sign_flip_estimates_mcnemar():
     differences = [1.0] * 14 + [-1.0] * 4 + [0.0] * 60
     exact = stats.binomtest(14, 18).pvalue
     assert statistics.sign_flip_test(differences, draws=40_000) == pytest.approx(exact, abs=0.004)
@@ -87,21 +89,21 @@ def test_sign_flip_estimates_mcnemar_and_sees_no_difference_in_none():
     assert statistics.sign_flip_test([1.0] * 200) < 0.001
 
 
-def test_holm_on_the_textbook_example():
+def test_holm_correction_matches_the_textbook_example():
     np.testing.assert_allclose(statistics.holm_correction([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     assert statistics.holm_correction([0.6, 0.9]) == [1.0, 1.0]
     assert statistics.holm_correction([]) == []
 
 
-def test_comparison_pairs_questions_and_runs():
+def test_compare_paired_pairs_questions_and_runs():
     a = {f"q{i}": float(i % 10 < 8) for i in range(200)}
-    b = {f"q{i}": float(i % 10 < 6) for i in reversed(range(200))}  # order must not matter
+    b = {f"q{i}": float(i % 10 < 6) for i in reversed(range(200))}  # the order must not matter
     one = statistics.compare_paired([a], [b])
     assert one.difference.value == pytest.approx(0.2)
     assert 0.1 < one.difference.low < 0.2 < one.difference.high < 0.3
     assert one.p_value == pytest.approx(stats.binomtest(40, 40).pvalue)
     assert (one.questions, one.seeds) == (200, 1)
-    opposite = statistics.compare_paired([a, b], [b, a])  # two runs that contradict each other show nothing
+    opposite = statistics.compare_paired([a, b], [b, a])  # the two runs contradict each other
     assert opposite.difference.value == pytest.approx(0.0)
     assert opposite.difference.low < -0.9
     assert opposite.difference.high > 0.9
@@ -110,7 +112,7 @@ def test_comparison_pairs_questions_and_runs():
         statistics.compare_paired([a], [{**b, "other": 1.0}])
 
 
-def test_asking_the_same_questions_in_more_runs_does_not_make_them_more_questions():
+def test_more_runs_on_the_same_questions_do_not_count_as_more_questions():
     a = {f"q{i}": float(i < 12) for i in range(40)}
     b = {f"q{i}": float(6 <= i < 14) for i in range(40)}
     once, thrice = statistics.compare_paired([a], [b]), statistics.compare_paired([a] * 3, [b] * 3)
@@ -121,7 +123,7 @@ def test_asking_the_same_questions_in_more_runs_does_not_make_them_more_question
 # ---- scoring
 
 
-def test_score_counts_unreadable_answers_as_wrong_and_reports_them():
+def test_score_counts_unparsable_answers_as_wrong_and_reports_their_rate():
     questions = [question("q0", tags=("easy",)), question("q1", tags=("easy", "long")), question("q2")]
     responses = [
         response("q2", None, finish_reason="length", num_tokens=10),
@@ -138,7 +140,7 @@ def test_score_counts_unreadable_answers_as_wrong_and_reports_them():
     assert scoring.outcomes(questions, responses) == {"q0": 1.0, "q1": 0.0, "q2": 0.0}
 
 
-def test_open_questions_have_no_chance_level():
+def test_questions_without_choices_have_no_chance_level():
     assert scoring.chance_level([question("q0"), dataclasses.replace(question("q1"), choices=())]) is None
     assert scoring.chance_level(
         [question("q0"), dataclasses.replace(question("q1"), choices=("a", "b", "c", "d"))]
@@ -160,7 +162,7 @@ def test_incomplete_evaluations_are_refused(responses, message):
         scoring.score([question("q0"), question("q1")], responses)
 
 
-def test_no_questions_and_double_ids_are_refused():
+def test_empty_sets_and_duplicate_ids_are_refused():
     with pytest.raises(InputError, match="no questions"):
         scoring.score([], [])
     with pytest.raises(InputError, match="unique"):
@@ -174,13 +176,13 @@ def test_no_questions_and_double_ids_are_refused():
     ("answers", "winner"),
     [
         (["b", "a", "a"], "a"),
-        (["b", "a", "a", "b"], "b"),  # tie: first-sampled wins
-        ([None, None, None, "a"], "a"),  # unreadable answers do not vote
+        (["b", "a", "a", "b"], "b"),  # tie: the first-sampled answer wins
+        ([None, None, None, "a"], "a"),  # unparsable answers do not vote
         ([None, None], None),
         ([], None),
     ],
 )
-def test_majority(answers, winner):
+def test_majority_vote(answers, winner):
     assert voting.majority_vote(answers) == winner
 
 
@@ -192,7 +194,7 @@ def test_vote_entropy():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=6), st.data())
-def test_expected_majority_is_the_mean_over_every_ordered_draw(answers, data):
+def test_expected_majority_accuracy_is_the_mean_over_all_ordered_draws(answers, data):
     k = data.draw(st.integers(1, len(answers)))
     draws = [voting.majority_vote(d) == "a" for d in itertools.permutations(answers, k)]
     votes = collections.Counter(a for a in answers if a not in (None, "a"))
@@ -200,20 +202,20 @@ def test_expected_majority_is_the_mean_over_every_ordered_draw(answers, data):
     assert ours == pytest.approx(np.mean(draws))
 
 
-def test_expected_majority_refuses_impossible_counts():
+def test_expected_majority_accuracy_refuses_impossible_counts():
     with pytest.raises(ValueError, match="cannot draw"):
         voting.expected_majority_accuracy(1, [1], 2, 3)
     with pytest.raises(ValueError, match="cannot draw"):
         voting.expected_majority_accuracy(2, [1], 2, 1)
 
 
-def test_vote_over_a_set():
+def test_self_consistency_of_a_set():
     questions = [question("q0"), question("q1"), question("q2")]
-    said = {"q0": ["a", "b", "a"], "q1": ["b", None, "a"], "q2": [None, None, None]}
-    responses = [response(q, a, i) for q, answers in said.items() for i, a in enumerate(answers)]
+    samples = {"q0": ["a", "b", "a"], "q1": ["b", None, "a"], "q2": [None, None, None]}
+    responses = [response(q, a, i) for q, answers in samples.items() for i, a in enumerate(answers)]
     result = voting.self_consistency(questions, reversed(responses))
     assert (result["n"], result["k"]) == (3, 3)
-    assert result["accuracy"] == pytest.approx(1 / 3)  # q1 is a tie that the first-sampled b wins
+    assert result["accuracy"] == pytest.approx(1 / 3)  # q1 is a tie; b was sampled first
     assert result["expected"] == pytest.approx({"1": (2 / 3 + 1 / 3) / 3, "3": (1 + 1 / 2) / 3})
     assert result["invalid_rate"] == pytest.approx(4 / 9)
     assert result["abstentions"] == pytest.approx(1 / 3)
@@ -222,7 +224,7 @@ def test_vote_over_a_set():
 # ---- contrast
 
 
-def test_consistency_needs_every_member_right():
+def test_consistency_requires_every_member_to_be_right():
     names = ["q0", "q1", "q2", "q3"]
     questions = [question(n, group=f"g{n}") for n in names]
     questions += [dataclasses.replace(question(f"{n}c", group=f"g{n}"), split="contrast", answer="b") for n in names]
@@ -235,7 +237,7 @@ def test_consistency_needs_every_member_right():
     assert {s: v["accuracy"] for s, v in result["by_split"].items()} == {"test": 0.75, "contrast": 0.5}
     with pytest.raises(InputError, match="'q3c'"):
         contrast.contrast_consistency(questions, {n: v for n, v in right.items() if n != "q3c"})
-    shares = contrast.contrast_consistency(questions, {**right, "q0": 0.5, "q0c": 0.5})  # of several samples
+    shares = contrast.contrast_consistency(questions, {**right, "q0": 0.5, "q0c": 0.5})  # shares of several samples
     assert shares is not None
     assert (shares["accuracy"], shares["some"], shares["none"]) == (0.3125, 0.375, 0.3125)
     assert contrast.contrast_consistency([question("free")], {"free": True}) is None

@@ -64,7 +64,7 @@ def test_gold_rationales_carry_the_state_day_by_day(world):
         states = [start]
         for operation in met[:-1]:
             rest = operation == words.REST
-            states.append(states[-1] if rest else world.results[family.name][operation][states[-1]])
+            states.append(states[-1] if rest else world.facts[family.name][operation][states[-1]])
         assert named == opening + [s for pair in itertools.pairwise(states) for s in pair]
         assert [t for t in tokens if t in (*family.operations, words.REST, words.STOP)] == met
         assert states[-1] == question.answer == response.answer
@@ -207,5 +207,5 @@ def test_options_come_from_the_config_and_are_checked():
     assert task.questions("train")[0].id == "w/train/00000"
     with pytest.raises(InputError, match=r"config\.tasks\.w\.options\.trian.*train"):
         load_task("w", config.Task(options={"trian": 5}), 0)
-    with pytest.raises(InputError, match="only 0 questions for split 'unseen', 2 were asked for"):
+    with pytest.raises(InputError, match="only 0 questions for split 'unseen'; 2 were requested"):
         load_task("w", config.Task(options={**few, "held_out": 0.0, "dev": 0, "test": 0}), 0)
