@@ -1,8 +1,8 @@
 """Contrast consistency on groups of a question and its minimal edits (Gardner et al. 2020, arXiv 2004.02709).
 
 The members of a group have different answers, so a model that answers from a surface cue gets some right and others
-wrong. Consistency is the share of groups in which *every* member is right. Groups are formed by `Question.group` over all sets together, because the
-test questions and their edits may be in different sets.
+wrong. Consistency is the share of groups in which *every* member is right. Groups are formed by `Question.group` over
+all sets together, because the test questions and their edits may be in different sets.
 """
 
 import math

@@ -149,9 +149,9 @@ def compare_paired(
     """Compares student A with student B on paired runs: run r of A and run r of B have the same questions.
 
     For one run: the exact McNemar test (the sign-flip test if outcomes are fractional) and the bootstrap over
-    questions. For several runs: differences are averaged per question id first, so that a question that is in every run counts
-    once; the interval covers the bootstrap over questions and the t interval over runs. The p-value is conditional on
-    the given runs.
+    questions. For several runs: differences are averaged per question id first, so that a question that is in every run
+    counts once; the interval covers the bootstrap over questions and the t interval over runs. The p-value is
+    conditional on the given runs.
 
     Args:
       a: per run, question id -> 1 right, 0 wrong (or a mean over samples).

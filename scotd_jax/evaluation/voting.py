@@ -1,8 +1,8 @@
 """Self-consistency: majority vote over many samples of a question (SCoTD section 3.1; K = 30 at T = 0.7 in the paper).
 
 Answers that cannot be parsed have no vote. Ties are broken in favour of the answer sampled first. The accuracy of a
-vote over fewer samples (maj@k) is not estimated from the first k samples but computed exactly, as the expectation over all
-subsets of k of the K samples in all orders; a tie between t answers counts 1/t.
+vote over fewer samples (maj@k) is not estimated from the first k samples but computed exactly, as the expectation over
+all subsets of k of the K samples in all orders; a tie between t answers counts 1/t.
 """
 
 import functools
