@@ -2,14 +2,16 @@
 
 import functools
 import inspect
+import json
 import sys
 import types
 
 import pytest
 
-from scotd_jax.rationales.importers.registry import IMPORTERS
+from scotd_jax.rationales.importers.registry import IMPORTERS, Importer
 from scotd_jax.tasks import recipes, registry, row_task
 from tests.docs.pages import ROOT, blocks_of
+from tests.rationales.importers import test_broken_rows
 
 BLOCKS = [block.text for block in blocks_of(ROOT / "CONTRIBUTING.md") if block.language == "python"]
 
@@ -45,12 +47,21 @@ def test_task_how_to(tmp_path, monkeypatch):
     pears = import_block(block_with("PEARS = Dataset("), monkeypatch)
     monkeypatch.setitem(registry.KINDS, "pears", functools.partial(row_task.load, pears.PEARS))
     run_tests(block_with("def test_pears"), tmp_path)
+    lines = next(b.text for b in blocks_of(ROOT / "CONTRIBUTING.md") if b.language == "json").splitlines()
+    rows = [row_task.DataRow(json.loads(line), "docs", "pears", "train", i, {}) for i, line in enumerate(lines)]
+    assert len({pears.pears_question(row).answer for row in rows}) == len(rows) == 5
 
 
 def test_importer_how_to(tmp_path, monkeypatch):
-    import_block(block_with("def pear_file("), monkeypatch)
-    assert "pear_file" not in IMPORTERS
+    module = import_block(block_with("def pear_file("), monkeypatch)
+    monkeypatch.setitem(IMPORTERS, "pear_file", Importer(module.pear_file))
     run_tests(block_with("def test_pear_file"), tmp_path)
+    tables = dict(vars(test_broken_rows))
+    exec(block_with('"pear_file", "missing"'), tables)
+    monkeypatch.setitem(test_broken_rows.GOOD, "pear_file", tables["GOOD"]["pear_file"])
+    for _, wrong, *row in tables["BROKEN"]:
+        (tmp_path / wrong).mkdir()
+        test_broken_rows.test_a_broken_row_is_named_or_skipped(tmp_path / wrong, "pear_file", *row)
 
 
 def test_recipe_how_to(tmp_path, monkeypatch):
