@@ -1,1 +1,1 @@
-"""What others' files say: one small function per file format, each yields what was said, row by row."""
+"""Importers of others' rationales: one small function per file format, which yields responses row by row."""

@@ -1,4 +1,4 @@
-"""What can be read out of a text without knowing its question: <think> blocks, answers by a rule, bare letters."""
+"""Parses completions without knowing the question: <think> blocks, answers by pattern or marker, choice letters."""
 
 import collections
 import re
@@ -11,7 +11,13 @@ _BLOCK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 
 
 class ThinkingBlock(NamedTuple):
-    """A text with a block of thought: what is inside, what comes after, and whether the block was closed."""
+    """A completion split at its <think> block.
+
+    Attributes:
+      thinking: text inside the block; several blocks are joined by line ends.
+      rest: text outside.
+      closed: False if the completion was truncated inside the block.
+    """
 
     thinking: str
     rest: str
@@ -19,7 +25,8 @@ class ThinkingBlock(NamedTuple):
 
 
 def find_thinking_block(text: str) -> ThinkingBlock | None:
-    """The <think> block of a text, or None. The opening tag may be missing: some chat templates end with it."""
+    """Returns the <think> block of a completion, or None. Some chat templates end with the opening tag, so it may be
+    missing."""
     if "<think>" not in text and "</think>" not in text:
         return None
     if "</think>" not in text:
@@ -27,37 +34,37 @@ def find_thinking_block(text: str) -> ThinkingBlock | None:
         return ThinkingBlock(thinking.strip(), before.strip(), False)
     if "<think>" not in text.partition("</think>")[0]:
         text = f"<think>{text}"
-    thinking = "\n".join(part.strip() for part in _BLOCK.findall(text))
+    thinking = "\n".join(block.strip() for block in _BLOCK.findall(text))
     return ThinkingBlock(thinking, _BLOCK.sub("", text).strip(), True)
 
 
 def by_pattern(text: str, pattern: re.Pattern[str]) -> Parsed:
-    """Answer: the group of the last match. Rationale: the text before that match."""
-    found = _last(text, pattern)
-    if found is None:
+    """Parses by a pattern: the answer is the group of its last match, the rationale the text before that match."""
+    match = _last_match(text, pattern)
+    if match is None:
         return Parsed(None, None)
-    return Parsed(text[: found.start()].strip(), found.group(1))
+    return Parsed(text[: match.start()].strip(), match.group(1))
 
 
 def by_sentence(text: str, pattern: re.Pattern[str]) -> Parsed:
-    """As `by_pattern`, and the rationale ends before the sentence that holds the match ("Thus the answer is")."""
-    found = _last(text, pattern)
-    if found is None:
+    """As `by_pattern`, but the rationale ends before the sentence of the match ("Thus the answer is")."""
+    match = _last_match(text, pattern)
+    if match is None:
         return Parsed(None, None)
-    begin = max(text.rfind(mark, 0, found.start()) for mark in ".!?\n") + 1
-    return Parsed(text[:begin].strip(), found.group(1))
-
-
-def _last(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
-    return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
+    begin = max(text.rfind(mark, 0, match.start()) for mark in ".!?\n") + 1
+    return Parsed(text[:begin].strip(), match.group(1))
 
 
 def by_marker(text: str, marker: str) -> Parsed:
-    """Answer: what follows the last marker, without the final period. Rationale: the text before it."""
+    """Parses by a marker: the answer follows its last occurrence, without a final period; the rationale precedes it."""
     rationale, found, answer = text.rpartition(marker)
     if not found:
         return Parsed(None, None)
     return Parsed(rationale.strip(), answer.strip().removesuffix(".").strip())
+
+
+def _last_match(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
 
 
 _LETTER = re.compile(r"\(([A-Za-z])\)")
@@ -65,17 +72,20 @@ _ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:]?")
 
 
 def single_letter(text: str) -> str | None:
-    """ "(d) math problem" is "(d)": the letter with which an answer begins. "either (a) .. or (e) .." has none."""
-    found = _LETTER.match(text.strip())
-    return f"({found.group(1).lower()})" if found else None
+    """Returns the letter with which an answer begins: "(d)" for "(d) math problem".
+
+    Returns None for "either (a) .. or (e) ..".
+    """
+    match = _LETTER.match(text.strip())
+    return f"({match.group(1).lower()})" if match else None
 
 
 def bare_letter(text: str) -> str | None:
-    """The letter of an answer that is nothing but one: "D", "(d)", "D.", in lower case."""
-    found = _ALONE.fullmatch(text.strip())
-    return found.group(1).lower() if found else None
+    """Returns the letter, in lower case, of an answer that is only a letter: "D", "(d)" or "D."."""
+    match = _ALONE.fullmatch(text.strip())
+    return match.group(1).lower() if match else None
 
 
 def first_paragraph(text: str) -> str:
-    """The text up to the first blank line: completions run on into a question that they invent."""
+    """Returns the text up to the first blank line, after which completions continue with an invented question."""
     return text.lstrip("\n").split("\n\n", 1)[0]

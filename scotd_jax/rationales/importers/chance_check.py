@@ -1,42 +1,42 @@
-"""Whether an imported corpus knows the answers at all: one that was joined in the wrong order agrees at chance."""
+"""Checks that imported answers are better than guessing: a corpus joined in the wrong order agrees at chance level."""
 
 from scotd_jax.records import Response
 
-ENOUGH = 50  # rows with choices and a gold answer that a comparison with chance needs
-LEVEL = 0.01  # of the one-sided binomial test
+MIN_ROWS = 50  # rows with choices and a gold answer that the test needs
+SIGNIFICANCE = 0.01  # level of the one-sided binomial test
 
 
 class ChanceCheck:
-    """Agreement with the gold answers of questions with choices, against guessing."""
+    """Compares the accuracy of responses to multiple-choice questions with that of guessing."""
 
     def __init__(self) -> None:
-        self.rows = self.right = self.none = 0
-        self.guessed = 0.0  # expected number of right guesses
+        self._rows = self._correct = self._unparsed = 0
+        self._expected_by_chance = 0.0  # expected number of correct guesses
 
     def add(self, choices: int, response: Response) -> None:
-        """Counts a response to a question with so many choices."""
+        """Counts a response to a question with this number of choices."""
         if choices > 1 and response.correct is not None:
-            self.rows += 1
-            self.right += response.correct
-            self.none += response.answer is None
-            self.guessed += 1 / choices
+            self._rows += 1
+            self._correct += response.correct
+            self._unparsed += response.answer is None
+            self._expected_by_chance += 1 / choices
 
     def refusal(self) -> str | None:
-        """Why the corpus is refused: so many right answers or more are not unlikely by guessing. None if it is not."""
-        if self.rows < ENOUGH:
+        """Returns why the corpus is refused, or None if its accuracy is significantly better than chance."""
+        if self._rows < MIN_ROWS:
             return None
         from scipy.stats import binom
 
-        chance = self.guessed / self.rows
-        if binom.sf(self.right - 1, self.rows, chance) < LEVEL:
+        chance = self._expected_by_chance / self._rows
+        if binom.sf(self._correct - 1, self._rows, chance) < SIGNIFICANCE:
             return None
         cause = "its rows were probably joined to the questions in the wrong order"
-        if 2 * self.none > self.rows:
+        if 2 * self._unparsed > self._rows:
             cause = (
-                f"in {self.none} rows no answer could be read: they probably do not use the marker of the task's "
-                "format (option 'answer': a regular expression with one group)"
+                f"in {self._unparsed} rows no answer could be parsed: they probably do not use the marker of the "
+                "task's format (option 'answer': a regular expression with one group)"
             )
         return (
-            f"{self.right} of {self.rows} answers agree with the gold ones ({self.right / self.rows:.1%}), no better "
-            f"than chance ({chance:.1%}): {cause}. To import it all the same: option allow_chance=True"
+            f"{self._correct} of {self._rows} answers agree with the gold ones ({self._correct / self._rows:.1%}), no "
+            f"better than chance ({chance:.1%}): {cause}. To import it all the same: option allow_chance=True"
         )

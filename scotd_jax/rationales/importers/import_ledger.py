@@ -1,15 +1,15 @@
-"""Where every row of the imported files went: imported, or skipped for one reason. Per file and in total."""
+"""Ledger of imported files: every row is imported, or skipped for one reason; per file and in total."""
 
 from typing import Any
 
-FIRST = 5  # places that are told per reason
+MAX_LOCATIONS = 5  # locations that are listed per reason
 
 
 class ImportLedger:
-    """Counts rows per file. A row is one response, or one record that could not be read as any.
+    """Counts rows per file. A row is one response, or one record that could not be parsed.
 
-    Rows are counted twice, independently: `read` when one comes, `imported` or `skipped` when it is decided where it
-    goes. `check` compares the two.
+    Rows are counted twice, independently: by `count_read`, and by `count_imported` or `count_skipped`. `check` compares
+    the two.
     """
 
     def __init__(self, files: list[str]) -> None:
@@ -23,22 +23,24 @@ class ImportLedger:
         self._files[file]["read"] += 1
 
     def count_imported(self, file: str, question_id: str, answer: str | None, correct: bool | None) -> None:
-        """Counts a response by its answer: none, right, wrong, or not comparable for want of a gold answer."""
-        counts = self._files[file]
-        counts["imported"] += 1
-        counts[
-            "no_answer" if answer is None else "no_gold" if correct is None else "right" if correct else "wrong"
-        ] += 1
+        """Counts an imported response, by its answer too: none, right, wrong, or without a gold answer."""
+        self._files[file]["imported"] += 1
+        self._files[file][_outcome(answer, correct)] += 1
         self._questions[file].add(question_id)
 
     def count_skipped(self, file: str, reason: str, where: str) -> None:
+        """Counts a skipped row; the first locations per reason are listed."""
         bin_ = self._files[file]["skipped"].setdefault(reason, {"rows": 0, "first": []})
         bin_["rows"] += 1
-        if len(bin_["first"]) < FIRST:
+        if len(bin_["first"]) < MAX_LOCATIONS:
             bin_["first"].append(where)
 
     def check(self) -> None:
-        """Raises RuntimeError unless, for every file, as many rows are imported or skipped as were read."""
+        """Checks that the counts agree.
+
+        Raises:
+          RuntimeError: unless, for every file, as many rows are imported or skipped as were read.
+        """
         for file, counts in self._files.items():
             skipped = sum(bin_["rows"] for bin_ in counts["skipped"].values())
             if counts["read"] != counts["imported"] + skipped:
@@ -47,12 +49,18 @@ class ImportLedger:
 
     @property
     def num_skipped(self) -> int:
-        """Rows that were skipped, over all files."""
+        """Number of skipped rows over all files."""
         return sum(bin_["rows"] for counts in self._files.values() for bin_ in counts["skipped"].values())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: `total` and, per file, `read`, `imported`, `skipped` (reason -> rows, first places), the answers
-        (`right`, `wrong`, `no_answer`, `no_gold`) and the number of `questions`. Raises RuntimeError as `check` does.
+        """Returns the counts as JSON data.
+
+        Returns:
+          `total` and, for each file, `read`, `imported`, `skipped` (by reason the rows and the first locations), the
+          answers (`right`, `wrong`, `no_answer`, `no_gold`) and the number of `questions`.
+
+        Raises:
+          RuntimeError: as `check` does.
         """
         self.check()
         total: dict[str, Any] = {"read": 0, "imported": 0, "skipped": {}, "right": 0, "wrong": 0, "no_answer": 0}
@@ -68,7 +76,15 @@ class ImportLedger:
         return {"total": total, "files": files}
 
     def summary(self) -> str:
-        """One line: how many rows were imported and why the others were not."""
+        """Returns one line: how many rows are imported, and why others are skipped."""
         total = self.to_json()["total"]
-        took = ", ".join(f"{rows} {reason}" for reason, rows in total["skipped"].items())
-        return f"{total['imported']} of {total['read']} rows imported" + (f" (skipped: {took})" if took else "")
+        skipped = ", ".join(f"{rows} {reason}" for reason, rows in total["skipped"].items())
+        return f"{total['imported']} of {total['read']} rows imported" + (f" (skipped: {skipped})" if skipped else "")
+
+
+def _outcome(answer: str | None, correct: bool | None) -> str:
+    if answer is None:
+        return "no_answer"
+    if correct is None:
+        return "no_gold"
+    return "right" if correct else "wrong"

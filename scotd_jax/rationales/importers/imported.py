@@ -1,7 +1,7 @@
-"""What every importer yields: one `Said` per response, in the words of its file, or one `Bad` per row that is broken.
+"""What every importer yields: one `ImportedResponse` per response, and one `BadRow` per row that cannot be used.
 
-An importer only reads. It does not know the questions: which of them a row answers, whether it does so rightly and
-what becomes of a broken row is decided by who joins them (rationales/importers/joining.py).
+An importer only reads files. It does not know the questions: joining.py decides which question a row belongs to,
+whether its answer is correct, and what happens to bad rows.
 """
 
 import dataclasses
@@ -10,15 +10,31 @@ from typing import Any
 
 from etils import epath
 
+Types = type | tuple[type, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class ImportedResponse:
-    """One response as its file has it. Whatever the file does not tell is None.
+    """One response as it is in its file; fields that the file lacks are None.
 
-    `where` names file and row. `row` counts the file's records from 0; several responses may come from one record.
-    `text` is the completion; None where the file has only its parts, `rationale` and `answer`. `parsed` says that the
-    importer has read both by a rule of its own, so that None is "there is none"; else the task's format reads `text`.
-    `gold` is what the file takes for the right answer. `unique` names a response that may come only once.
+    Attributes:
+      where: file and row, for messages.
+      row: index of the file's record; several responses may come from one record.
+      text: the completion; None if the file has only `rationale` and `answer`.
+      question_id: id of the question in the file.
+      question_text: the question, or the prompt that contains it.
+      sample_index: index of the sample among those of its question.
+      parsed: whether the importer has parsed rationale and answer by its own rule, so that None means there is none.
+        Otherwise the task's prompt format parses `text`.
+      rationale: the reasoning.
+      answer: the answer.
+      gold: the answer that the file takes for correct.
+      finish_reason: "stop" or "length".
+      logprob: natural log-probability of all tokens.
+      num_tokens: number of tokens.
+      model: the model that generated the response.
+      sampling: how it was sampled.
+      unique: id of a response that must occur only once.
     """
 
     where: str
@@ -31,7 +47,7 @@ class ImportedResponse:
     rationale: str | None = None
     answer: str | None = None
     gold: str | None = None
-    finish_reason: str = "stop"  # or "length"
+    finish_reason: str = "stop"
     logprob: float | None = None
     num_tokens: int | None = None
     model: str | None = None
@@ -41,9 +57,14 @@ class ImportedResponse:
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used. `reason` is its bin in the ledger, `detail` says what was expected.
+    """A row that cannot be used.
 
-    `whole` is True where the rest of the file is lost with it, so that nobody knows how many rows that were.
+    Attributes:
+      where: file and row, for messages.
+      row: index of the file's record.
+      reason: its bin in the import ledger.
+      detail: what was found, and what was expected.
+      rest_lost: whether the rest of the file is lost with it, so that the number of its rows is unknown.
     """
 
     where: str
@@ -57,7 +78,7 @@ ImportResults = Iterator[ImportedResponse | BadRow]
 
 
 class BadRowError(Exception):
-    """Raised while a row is read; `each` makes a `Bad` of it."""
+    """Raised while a row is parsed; `parse_rows` turns it into a `BadRow`."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
@@ -66,45 +87,55 @@ class BadRowError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class SourceRow:
-    """One record of a file and its place. Reading a field of it raises BadRowError if it is not as expected."""
+    """One record of a file, with typed access to its fields, which raises BadRowError.
+
+    Attributes:
+      where: file and row, for messages.
+      number: index of the record in the file.
+      value: the parsed JSON value.
+      key: key of the record, if the file is an object of records.
+    """
 
     where: str
-    number: int  # from 0
+    number: int
     value: Any
-    key: str | None = None  # where the file is an object of records
+    key: str | None = None
 
     def response(self, text: str | None, **fields: Any) -> ImportedResponse:
+        """Returns a response from this row; `fields` are further fields of `ImportedResponse`."""
         return ImportedResponse(self.where, self.number, text, **fields)
 
     def bad_row(self, reason: str, detail: str) -> BadRow:
         return BadRow(self.where, self.number, reason, detail)
 
     def has(self, name: str) -> bool:
+        """Whether the row has a field that is not null."""
         return isinstance(self.value, Mapping) and self.value.get(name) is not None
 
-    def required(self, name: str, kind: type | tuple[type, ...] = object) -> Any:
-        """A field that must be there."""
+    def required(self, name: str, kind: Types = object) -> Any:
+        """Returns a field that must exist and be of type `kind`."""
         if not isinstance(self.value, Mapping):
             raise BadRowError("wrong form", f"expected a JSON object with the field {name!r}, found {self.value!r:.60}")
         if name not in self.value:
             raise BadRowError("missing field", f"field {name!r} is missing; found {', '.join(self.value) or 'none'}")
         return self._checked(name, kind)
 
-    def optional(self, name: str, kind: type | tuple[type, ...] = object) -> Any:
-        """A field that may be missing or null: then None."""
+    def optional(self, name: str, kind: Types = object) -> Any:
+        """Returns a field of type `kind`, or None if it is missing or null."""
         return self._checked(name, kind) if self.has(name) else None
 
-    def first_of(self, names: Iterable[str], kind: type | tuple[type, ...]) -> Any:
-        """The first of some fields that is there; one of them must be."""
+    def first_of(self, names: Iterable[str], kind: Types) -> Any:
+        """Returns the first of several fields that exists; one of them must."""
         names = tuple(names)
         return self.required(next((name for name in names if self.has(name)), names[0]), kind)
 
-    def nested(self, name: str) -> "Row":
-        """The object that a field holds, to be read in the same way."""
+    def nested(self, name: str) -> "SourceRow":
+        """Returns the object in a field as a row of its own."""
         return dataclasses.replace(self, value=self.required(name, dict))
 
-    def _checked(self, name: str, kind: type | tuple[type, ...]) -> Any:
+    def _checked(self, name: str, kind: Types) -> Any:
         value = self.value[name]
+        # JSON true is a bool, which Python counts as an int.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, float, (int, float))):
             kinds = kind if isinstance(kind, tuple) else (kind,)
             names = " or ".join(k.__name__ for k in kinds)
@@ -118,11 +149,15 @@ ReadFile = Callable[[epath.Path, ImportOptions], ImportResults]
 
 @dataclasses.dataclass(frozen=True)
 class Importer:
-    """How one kind of file is read: `read(path, options)`, and the options that it takes besides those of all.
+    """How one kind of file is read.
 
-    `files(path, options)` are further files that it reads beside `path`; their bytes belong to what was imported.
-    `ids(path)` is the file of ids, one per record, that lies beside `path` by default.
-    `answers` is False for an importer with a rule of its own for answers, which takes no option "answer".
+    Attributes:
+      read: reads a file, `read(path, options)`.
+      options: options besides `registry.COMMON_OPTIONS`.
+      files: `files(path, options)` returns further files that are read beside `path`; they are part of the import's
+        identity.
+      ids: `ids(path)` returns the default file of question ids beside `path`, if there is one.
+      answers: False if the importer parses answers by a rule of its own and has no option "answer".
     """
 
     read: ReadFile
@@ -135,12 +170,20 @@ class Importer:
 def parse_rows(
     rows: Iterable[SourceRow | BadRow], parse: Callable[[SourceRow], Iterable[ImportedResponse | BadRow]]
 ) -> ImportResults:
-    """What `parse` makes of every row; a row that it refuses is a `Bad`, and what it had yielded before stays."""
+    """Parses rows one at a time.
+
+    Args:
+      rows: rows of a file.
+      parse: yields the responses of a row; may raise BadRowError, after some responses too.
+
+    Yields:
+      The responses and bad rows, in order.
+    """
     for row in rows:
         if isinstance(row, BadRow):
             yield row
             continue
         try:
             yield from parse(row)
-        except BadRowError as bad:
-            yield row.bad_row(bad.reason, bad.detail)
+        except BadRowError as error:
+            yield row.bad_row(error.reason, error.detail)

@@ -1,6 +1,6 @@
-"""Files of OpenAI's interfaces and of servers that speak them: batch results, chat and completions bodies.
+"""Importers of files of the OpenAI API and of compatible servers: batch results, chat and completions bodies.
 
-Every choice of a body is a response of its own: n > 1 loses nothing. One that failed costs itself only.
+Every choice of a body is a response of its own (n > 1); a bad choice does not affect the others.
 """
 
 from collections.abc import Mapping
@@ -17,29 +17,35 @@ from scotd_jax.rationales.importers.imported import (
 )
 from scotd_jax.rationales.importers.row_readers import read_json_lines, read_records
 
-_ENDED = (None, "stop", "eos", "end_turn", "stop_sequence")
+_COMPLETE = (None, "stop", "eos", "end_turn", "stop_sequence")  # finish reasons of responses that are not truncated
 
 
 def openai_batch(path: epath.Path, options: ImportOptions) -> ImportResults:
-    """Batch results (also of `vllm run-batch`): lines of {"id", "custom_id", "response": {"body"}, "error"}.
+    """Batch results of the OpenAI API and of servers that copy it.
 
-    custom_id is the question's id, and may end in "#i": then i is the sample's number.
+    Source: OpenAI's batch API, or `vllm run-batch`.
+    File: JSON lines {"id", "custom_id", "response": {"body"}, "error"}; custom_id is the question's id, optionally
+      followed by "#i", where i is the index of the request among those of its question.
+    Answer: parsed by the task's prompt format.
     """
     del options
     return parse_rows(read_json_lines(path), batch_result)
 
 
 def openai_responses(path: epath.Path, options: ImportOptions) -> ImportResults:
-    """Bodies of chat/completions and completions, one per line or in a list.
+    """Bodies of chat/completions and completions.
 
-    They do not name their question, unless the request had metadata {"question_id": ..}, which is sent back; else the
-    option "ids" is needed. Where the request was kept beside the body, {"request", "response"}, its prompt is used.
+    Source: saved replies of the OpenAI API or of a compatible server.
+    File: JSON lines or a list of bodies, or of {"request", "response"}, whose request holds the prompt. A body names
+      its question if the request had the metadata {"question_id": ..}; otherwise the option "ids" is needed.
+    Answer: parsed by the task's prompt format.
     """
     del options
-    return parse_rows(read_records(path), _body)
+    return parse_rows(read_records(path), _parse_body)
 
 
 def batch_result(row: SourceRow) -> ImportResults:
+    """Yields the responses of one line of batch results."""
     identity = row.required("custom_id", str)
     if row.has("error"):
         raise BadRowError("failed", f"the request {identity!r} failed: {row.required('error')!r:.200}")
@@ -55,75 +61,91 @@ def batch_result(row: SourceRow) -> ImportResults:
     yield from parse_choices(body, question_id, int(number) if number else None, row.optional("id", str))
 
 
-def _body(row: SourceRow) -> ImportResults:
-    body = row.nested("response") if row.has("response") else row
-    metadata = body.optional("metadata", dict) or {}
-    question = _asked(row.nested("request")) if row.has("request") else None
-    yield from parse_choices(body, metadata.get("question_id"), None, body.optional("id", str), question)
-
-
 def parse_choices(
     body: SourceRow, question_id: str | None, number: int | None, unique: str | None, question: str | None = None
 ) -> ImportResults:
-    """The responses in one body. Request `number` of n choices holds the samples number * n, number * n + 1, ..."""
-    found = body.required("choices", list)
-    if not found:
+    """Yields the responses in one body.
+
+    Args:
+      body: body of chat/completions or completions.
+      question_id: id of the question.
+      number: index of the request among those of its question; with n choices it holds the samples number * n,
+        number * n + 1, ... None: unknown.
+      unique: id of the reply.
+      question: the question or its prompt.
+
+    Raises:
+      BadRowError: if the body has no choices.
+    """
+    choices = body.required("choices", list)
+    if not choices:
         raise BadRowError("failed", "the response has no choices")
-    whole = body.optional("usage", dict) or {}
-    for place, choice in enumerate(found):
-        part = SourceRow(f"{body.where} choice {place}" if len(found) > 1 else body.where, body.number, choice)
+    usage = body.optional("usage", dict) or {}
+    for i, value in enumerate(choices):
+        choice = SourceRow(f"{body.where} choice {i}" if len(choices) > 1 else body.where, body.number, value)
         try:
-            text = _text(part)
-            logprobs = _logprobs(part.value.get("logprobs"))
-        except BadRowError as bad:
-            yield part.bad_row(bad.reason, bad.detail)
+            text = _text(choice)
+            logprobs = _logprobs(choice.value.get("logprobs"))
+        except BadRowError as error:
+            yield choice.bad_row(error.reason, error.detail)
             continue
-        tokens = len(logprobs) if logprobs else whole.get("completion_tokens") if len(found) == 1 else None
-        yield part.response(
+        num_tokens = usage.get("completion_tokens") if len(choices) == 1 else None
+        if logprobs:
+            num_tokens = len(logprobs)
+        yield choice.response(
             text,
             question_id=question_id,
             question_text=question,
-            sample_index=None if number is None else number * len(found) + place,
-            finish_reason="stop" if part.optional("finish_reason", str) in _ENDED else "length",
+            sample_index=None if number is None else number * len(choices) + i,
+            finish_reason="stop" if choice.optional("finish_reason", str) in _COMPLETE else "length",
             logprob=sum(logprobs) if logprobs else None,
-            num_tokens=tokens if isinstance(tokens, int) else None,
+            num_tokens=num_tokens if isinstance(num_tokens, int) else None,
             model=body.optional("model", str),
-            unique=None if unique is None else f"{unique} choice {place}",
+            unique=None if unique is None else f"{unique} choice {i}",
         )
 
 
+def last_user_message(messages: list[Any]) -> str | None:
+    """Returns the text of the last user message of a conversation, or None."""
+    contents = [m["content"] for m in messages if isinstance(m, Mapping) and m.get("role") == "user" and "content" in m]
+    return contents[-1] if contents and isinstance(contents[-1], str) else None
+
+
+def _parse_body(row: SourceRow) -> ImportResults:
+    body = row.nested("response") if row.has("response") else row
+    metadata = body.optional("metadata", dict) or {}
+    question = _prompt(row.nested("request")) if row.has("request") else None
+    yield from parse_choices(body, metadata.get("question_id"), None, body.optional("id", str), question)
+
+
 def _text(choice: SourceRow) -> str:
-    """Of a chat message or a completion. Thoughts that the server took out of a message are put back as a block."""
+    """The text of a chat message or a completion; reasoning that the server split off becomes a <think> block again."""
     if not choice.has("message"):
         return choice.required("text", str)
     message = choice.nested("message")
-    thoughts = message.optional("reasoning_content", str) or message.optional("reasoning", str)
+    reasoning = message.optional("reasoning_content", str) or message.optional("reasoning", str)
     content = message.optional("content", str)
-    if content is None and not thoughts:
+    if content is None and not reasoning:
         raise BadRowError("failed", f"the message has no content (finish_reason {choice.value.get('finish_reason')!r})")
-    return f"<think>{thoughts}</think>{content or ''}" if thoughts else content
+    return f"<think>{reasoning}</think>{content or ''}" if reasoning else content
 
 
 def _logprobs(value: Any) -> list[float] | None:
-    """Of chat ({"content": [{"logprob"}]}) and of completions ({"token_logprobs": [..]})."""
+    """Log-probabilities of chat ({"content": [{"logprob"}]}) or of completions ({"token_logprobs": [..]})."""
     if not isinstance(value, Mapping):
         return None
     if isinstance(value.get("content"), list):
-        found = [token.get("logprob") for token in value["content"] if isinstance(token, Mapping)]
+        logprobs = [token.get("logprob") for token in value["content"] if isinstance(token, Mapping)]
     else:
-        found = value.get("token_logprobs")
-    known = bool(found) and all(isinstance(p, (int, float)) for p in found)
-    return [float(p) for p in found] if known else None
+        logprobs = value.get("token_logprobs")
+    if not logprobs or not all(isinstance(logprob, (int, float)) for logprob in logprobs):
+        return None
+    return [float(logprob) for logprob in logprobs]
 
 
-def _asked(request: SourceRow) -> str | None:
-    """The prompt of a request: its text, or its last message of the user."""
+def _prompt(request: SourceRow) -> str | None:
+    """The prompt of a request: its text, or its last user message."""
     request = request.nested("body") if request.has("body") else request
     if request.has("prompt"):
         return request.required("prompt", str)
-    return last_of_user(request.required("messages", list))
-
-
-def last_of_user(messages: list[Any]) -> str | None:
-    said = [m["content"] for m in messages if isinstance(m, Mapping) and m.get("role") == "user" and "content" in m]
-    return said[-1] if said and isinstance(said[-1], str) else None
+    return last_user_message(request.required("messages", list))

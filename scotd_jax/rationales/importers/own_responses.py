@@ -1,4 +1,4 @@
-"""Our own responses: JSON lines as the sample job writes them, from this work directory or another one."""
+"""Importer of this package's own responses."""
 
 from collections.abc import Iterator
 
@@ -18,31 +18,33 @@ from scotd_jax.records import Response, from_mapping
 
 
 def responses(path: epath.Path, options: ImportOptions) -> ImportResults:
-    """Rows keep their sample index, speaker and log-probability. Their answers are read and compared anew.
+    """Responses of the sample job, from this work directory or another one.
 
-    An answer that the task's format cannot find in the text (it was imported by another rule) is taken from the row.
+    Source: the sample job, rationales/NAME/responses-*.jsonl.
+    File: JSON lines with the fields of `Response`; sample index, model and log-probability are kept.
+    Answer: parsed by the task's prompt format, or that of the row if none is found (imported by another rule).
     """
     del options
-    return parse_rows(read_json_lines(path), _response)
+    return parse_rows(read_json_lines(path), _parse)
 
 
-def _response(row: SourceRow) -> Iterator[ImportedResponse]:
+def _parse(row: SourceRow) -> Iterator[ImportedResponse]:
     if not isinstance(row.value, dict):
         raise BadRowError("wrong form", f"expected a JSON object with the fields of Response, found {row.value!r:.60}")
     try:
-        said = from_mapping(Response, row.value, row.where)
+        response = from_mapping(Response, row.value, row.where)
     except InputError as error:
         detail = str(error).removeprefix(f"{row.where}: ")
         raise BadRowError("missing field" if "is missing" in detail else "wrong form", detail) from None
     yield row.response(
-        said.text,
-        question_id=said.question_id,
-        sample_index=said.sample_index,
-        rationale=said.rationale,
-        answer=said.answer,
-        finish_reason=said.finish_reason,
-        logprob=said.logprob,
-        num_tokens=said.num_tokens,
-        model=said.model,
-        sampling=said.sampling,
+        response.text,
+        question_id=response.question_id,
+        sample_index=response.sample_index,
+        rationale=response.rationale,
+        answer=response.answer,
+        finish_reason=response.finish_reason,
+        logprob=response.logprob,
+        num_tokens=response.num_tokens,
+        model=response.model,
+        sampling=response.sampling,
     )

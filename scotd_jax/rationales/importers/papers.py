@@ -1,7 +1,4 @@
-"""Rationale corpora of published work: QuaRel by text-davinci-003, OpenBookQA by three teachers, SCoTD, Fine-tune-CoT.
-
-Each has its own rule for answers, stated at its function; counts are those of the official files.
-"""
+"""Importers of published rationale corpora: QuaRel, OpenBookQA by three teachers, SCoTD and Fine-tune-CoT."""
 
 import functools
 import re
@@ -21,20 +18,73 @@ from scotd_jax.rationales.importers.imported import (
 )
 from scotd_jax.rationales.importers.row_readers import read_json_document
 
-OPENBOOKQA = re.compile(r"answer is[\s:<*(\-]*([A-D])\b")
-SCOTD = " So the answer is: "
+OPENBOOKQA_ANSWER = re.compile(r"answer is[\s:<*(\-]*([A-D])\b")
+SCOTD_MARKER = " So the answer is: "
 
 
 def quarel_davinci003(path: epath.Path, options: ImportOptions) -> ImportResults:
-    """QuaRel train, five samples per question (RationaleMultiRewardDistillation, data/quarel/gpt3).
+    """QuaRel train by text-davinci-003, five samples per question.
 
-    One JSON object keyed by row number; rationale and label are fields of their own.
+    Source: RationaleMultiRewardDistillation, data/quarel/gpt3.
+    File: one JSON object of rows by number, {"question", "gold_label", "predicted_label", "predicted_rationale"}.
+    Answer: predicted_label; the rationale is a field of its own.
     """
     del options
-    return parse_rows(read_json_document(path, dict), _quarel)
+    return parse_rows(read_json_document(path, dict), _parse_quarel)
 
 
-def _quarel(row: SourceRow) -> Iterator[ImportedResponse]:
+def openbookqa_multi(path: epath.Path, options: ImportOptions) -> ImportResults:
+    """OpenBookQA train by Gemini, Llama and ChatGPT, at several granularities.
+
+    Source: Distilling-CoT-Reasoning, data/.
+    File: one JSON list of {"instruction", "output"}.
+    Answer: the letter of the last match of `OPENBOOKQA_ANSWER`; the rationale ends before the sentence of the match.
+    """
+    del options
+    return parse_rows(read_json_document(path, list), _parse_openbookqa)
+
+
+def scotd_30x(path: epath.Path, options: ImportOptions) -> ImportResults:
+    """The corpora of SCoTD for CommonsenseQA, QuaRel and OpenBookQA.
+
+    Source: arXiv 2306.14050, csqa_30x.json, quarel_30x.json and openbook_30x.json.
+    File: one JSON list of {"prompt", "response", "score", "index", "rationale", "token_probs", "tokens"}; the last two
+      may be missing. The question is the last one of the prompt, which may begin with few-shot examples. `index` (a
+      row of the authors' data set) and `score` (their comparison) are not used.
+    Answer: as in SCoTD, the text up to the first blank line, after the last `SCOTD_MARKER`.
+    """
+    del options
+    return parse_rows(read_json_document(path, list), _parse_scotd)
+
+
+def reasoning_teacher(path: epath.Path, options: ImportOptions) -> ImportResults:
+    """The CompletionDataset of Fine-tune-CoT.
+
+    Source: arXiv 2212.10071.
+    File: one JSON object {"metadata", "data": {sample_index: [completion, ...]}}. sample_index is a row of the authors'
+      data set and is not used; completion_index is the sample index.
+    Answer: "completion", if there is a "reasoning_completion" (zero-shot chain of thought in two steps), which is then
+      the rationale; otherwise the task's prompt format parses "completion".
+    """
+    del options
+    model, sampling, fields = "", "", set()
+    for field in read_json_document(path, dict):
+        fields.add("data" if isinstance(field, BadRow) else field.key)
+        if isinstance(field, BadRow):
+            yield field
+        elif field.key == "metadata" and isinstance(field.value, dict):
+            model = str(field.value.get("base_model") or "")
+            temperature = field.value.get("reasoning_temperature", field.value.get("temperature"))
+            sampling = f"temperature={temperature:g}" if isinstance(temperature, (int, float)) else ""
+        elif field.key == "data":
+            parse = functools.partial(_parse_completion, model=model, sampling=sampling)
+            yield from parse_rows(_completions(path, field), parse)
+    if "data" not in fields:
+        detail = 'expected an object with the fields "metadata" and "data"'
+        yield BadRow(str(path), 0, "missing field", detail, rest_lost=True)
+
+
+def _parse_quarel(row: SourceRow) -> Iterator[ImportedResponse]:
     yield row.response(
         None,
         question_text=row.required("question", str),
@@ -46,109 +96,59 @@ def _quarel(row: SourceRow) -> Iterator[ImportedResponse]:
     )
 
 
-def openbookqa_multi(path: epath.Path, options: ImportOptions) -> ImportResults:
-    """OpenBookQA train by Gemini, Llama and ChatGPT at several granularities (Distilling-CoT-Reasoning, data/).
-
-    One JSON list of {"instruction", "output"}. The answer is the letter of the last match of `OPENBOOKQA`; the
-    rationale ends before the sentence that holds it.
-    """
-    del options
-    return parse_rows(read_json_document(path, list), _openbookqa)
-
-
-def _openbookqa(row: SourceRow) -> Iterator[ImportedResponse]:
+def _parse_openbookqa(row: SourceRow) -> Iterator[ImportedResponse]:
     output = row.required("output", str)
-    read = answer_extraction.by_sentence(output, OPENBOOKQA)
+    parsed = answer_extraction.by_sentence(output, OPENBOOKQA_ANSWER)
     question = row.required("instruction", str)
-    yield row.response(output, question_text=question, parsed=True, rationale=read.rationale, answer=read.answer)
+    yield row.response(output, question_text=question, parsed=True, rationale=parsed.rationale, answer=parsed.answer)
 
 
-def scotd_30x(path: epath.Path, options: ImportOptions) -> ImportResults:
-    """SCoTD's own corpora csqa_30x.json, quarel_30x.json, openbook_30x.json (arXiv 2306.14050).
-
-    One JSON list of {"prompt", "response", "score", "index", "rationale", "token_probs", "tokens"}; the last two may
-    be missing. The question is the last one of the prompt, which may open with worked examples. `index` is a row of
-    the authors' data set and `score` their comparison: neither is used. Read as SCoTD does: up to the first blank
-    line, the answer after the last marker.
-    """
-    del options
-    return parse_rows(read_json_document(path, list), _scotd)
-
-
-def _scotd(row: SourceRow) -> Iterator[ImportedResponse]:
+def _parse_scotd(row: SourceRow) -> Iterator[ImportedResponse]:
     text = answer_extraction.first_paragraph(row.required("response", str))
-    rationale, found, answer = text.rpartition(SCOTD)
+    rationale, found, answer = text.rpartition(SCOTD_MARKER)
     row.required("rationale", str)
-    probabilities, tokens = row.optional("token_probs", list), row.optional("tokens", list)
-    known = bool(probabilities) and all(isinstance(p, (int, float)) and p <= 0 for p in probabilities)
+    logprobs, tokens = row.optional("token_probs", list), row.optional("tokens", list)
+    are_logprobs = bool(logprobs) and all(isinstance(p, (int, float)) and p <= 0 for p in logprobs)
     yield row.response(
         text,
         question_text=row.required("prompt", str).rpartition("Q: ")[2],
         parsed=True,
         rationale=rationale.strip() if found else None,
         answer=answer.strip() if found else None,
-        logprob=float(sum(probabilities)) if known else None,
+        logprob=float(sum(logprobs)) if are_logprobs else None,
         num_tokens=len(tokens) if tokens else None,
     )
 
 
-def reasoning_teacher(path: epath.Path, options: ImportOptions) -> ImportResults:
-    """The CompletionDataset of Fine-tune-CoT (arXiv 2212.10071).
-
-    One JSON object {"metadata", "data": {sample_index: [completion, ...]}}. sample_index is a row of the authors' data
-    set and is not used; completion_index is the sample's number. Where there is a "reasoning_completion" (zero-shot
-    chain of thought in two steps) it is the rationale and "completion" the answer; else "completion" is the text.
-    """
-    del options
-    model, sampling, parts = "", "", set()
-    for part in read_json_document(path, dict):
-        parts.add("data" if isinstance(part, BadRow) else part.key)
-        if isinstance(part, BadRow):
-            yield part
-        elif part.key == "metadata" and isinstance(part.value, dict):
-            model = str(part.value.get("base_model") or "")
-            temperature = part.value.get("reasoning_temperature", part.value.get("temperature"))
-            sampling = f"temperature={temperature:g}" if isinstance(temperature, (int, float)) else ""
-        elif part.key == "data":
-            yield from parse_rows(
-                _completions(path, part), functools.partial(_completion, model=model, sampling=sampling)
-            )
-    if "data" not in parts:
-        yield BadRow(
-            str(path), 0, "missing field", 'expected an object with the fields "metadata" and "data"', rest_lost=True
-        )
-
-
-def _completions(path: epath.Path, part: SourceRow) -> Iterator[SourceRow | BadRow]:
-    if not isinstance(part.value, dict):
-        yield BadRow(
-            part.where, 0, "wrong form", "expected an object of sample_index -> list of completions", rest_lost=True
-        )
+def _completions(path: epath.Path, data: SourceRow) -> Iterator[SourceRow | BadRow]:
+    if not isinstance(data.value, dict):
+        detail = "expected an object of sample_index -> list of completions"
+        yield BadRow(data.where, 0, "wrong form", detail, rest_lost=True)
         return
     number = 0
-    for key, completions in part.value.items():
-        for place, value in enumerate(completions if isinstance(completions, list) else [completions]):
-            yield SourceRow(f"{path} row {number + 1} (data {key!r}, completion {place})", number, value, key)
+    for key, completions in data.value.items():
+        for i, value in enumerate(completions if isinstance(completions, list) else [completions]):
+            yield SourceRow(f"{path} row {number + 1} (data {key!r}, completion {i})", number, value, key)
             number += 1
 
 
-def _completion(row: SourceRow, model: str, sampling: str) -> Iterator[ImportedResponse]:
+def _parse_completion(row: SourceRow, model: str, sampling: str) -> Iterator[ImportedResponse]:
     if row.key != str(row.required("sample_index", int)):
         raise BadRowError("wrong id", f"sample_index is {row.required('sample_index')} under the key {row.key!r}")
-    two_steps = row.has("reasoning_completion")
+    in_two_steps = row.has("reasoning_completion")
     reasoning, completion = row.optional("reasoning_completion", str), row.required("completion", str)
-    if two_steps and not reasoning.strip():
+    if in_two_steps and not reasoning.strip():
         raise BadRowError("empty rationale", "the rationale is empty; expected a text in 'reasoning_completion'")
-    finish = row.optional("reasoning_finish_reason" if two_steps else "finish_reason", str)
+    finish_reason = row.optional("reasoning_finish_reason" if in_two_steps else "finish_reason", str)
     yield row.response(
-        f"{reasoning.strip()} {completion.strip()}" if two_steps else completion,
+        f"{reasoning.strip()} {completion.strip()}" if in_two_steps else completion,
         question_text=row.required("question", str),
         sample_index=row.required("completion_index", int),
-        parsed=two_steps,
-        rationale=reasoning.strip() if two_steps else None,
-        answer=completion.strip().removesuffix(".").strip() if two_steps else None,
+        parsed=in_two_steps,
+        rationale=reasoning.strip() if in_two_steps else None,
+        answer=completion.strip().removesuffix(".").strip() if in_two_steps else None,
         gold=row.optional("answer", str),
-        finish_reason="length" if finish == "length" else "stop",
+        finish_reason="length" if finish_reason == "length" else "stop",
         model=model or None,
         sampling=sampling or None,
     )

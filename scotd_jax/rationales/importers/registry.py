@@ -1,4 +1,4 @@
-"""Importers by name, and their options."""
+"""Registry of importers by name, and validation of their options."""
 
 import re
 from collections.abc import Mapping
@@ -34,20 +34,29 @@ IMPORTERS: dict[str, Importer] = {
 
 # Options of every importer, with the type of their value.
 COMMON_OPTIONS: dict[str, type] = {
-    "think": str,  # <think> blocks: "keep" them, "strip" them, or let what is inside be the "rationale"
+    "think": str,  # <think> blocks: "keep" them, "strip" them, or take their content as the "rationale"
     "answer": str,  # regular expression with one group; its last match is the answer, the text before it the rationale
-    "ids": str,  # file with the id of a question per record, in the order of all files
-    "prompt": str,  # what stands around a question in the files' prompts, e.g. "Think it over: {question}"
+    "ids": str,  # file with the question id of each record, in the order of all files
+    "prompt": str,  # the prompt around a question in the files, e.g. "Think it over: {question}"
     "renumber": bool,  # number the samples of every question anew, over all files in order
-    "subset": bool,  # leave out, and count, rows to questions that the config does not ask
+    "subset": bool,  # skip, and count, rows whose question is not in the config
     "allow_chance": bool,  # import a corpus that agrees with the gold answers no better than chance
-    "model": str,  # who said it, for the records; else what the row names, else the file's name
-    "sampling": str,  # and how
+    "model": str,  # model that generated the responses; by default what the row names, else the name of the file
+    "sampling": str,  # how they were sampled
 }
 
 
 def get_importer(name: str, options: Mapping[str, Any], where: str) -> Importer:
-    """The importer. Raises InputError on an unknown name, an unknown option and a value that is not one of it."""
+    """Returns an importer after checking its options.
+
+    Args:
+      name: a key of `IMPORTERS`.
+      options: options for it.
+      where: location in the config, with which error messages begin.
+
+    Raises:
+      InputError: if the name or an option is unknown, or an option has an invalid value.
+    """
     if name not in IMPORTERS:
         raise InputError(f"{where}.importer: unknown importer {name!r}; {did_you_mean(name, IMPORTERS)}")
     importer = IMPORTERS[name]
@@ -67,7 +76,11 @@ def get_importer(name: str, options: Mapping[str, Any], where: str) -> Importer:
 
 
 def compile_answer_pattern(options: Mapping[str, Any], where: str) -> re.Pattern[str] | None:
-    """The option "answer", compiled. Raises InputError unless it is a regular expression with one group."""
+    """Compiles the option "answer"; returns None without it.
+
+    Raises:
+      InputError: unless it is a regular expression with one group.
+    """
     if "answer" not in options:
         return None
     try:

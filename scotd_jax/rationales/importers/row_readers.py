@@ -1,7 +1,7 @@
-"""Files as rows: JSON lines, one big JSON list or object, Parquet; also gzipped, and broken in the middle.
+"""Readers of rows: JSON lines, one JSON list or object, and Parquet; also gzipped, and damaged.
 
-A line that is broken costs that line, and a file of lines that ends too early keeps the lines before its end. One big
-JSON document that is broken is one bad record: nothing of it can be told.
+A broken line is one bad row, and a truncated file of lines keeps the lines before its end. A broken JSON document is
+one bad row, as nothing of it can be parsed.
 """
 
 import contextlib
@@ -17,102 +17,62 @@ from etils import epath
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers.imported import BadRow, BadRowError, SourceRow
 
-_CUT = (EOFError, zlib.error, gzip.BadGzipFile)
+_TRUNCATED = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
-def expand_paths(path: str, where: str) -> list[epath.Path]:
-    """The files that `path` stands for, the numbers in their names in numerical order (shard 2 before shard 10).
-
-    Raises InputError if there is none.
-    """
-    if not path:
-        raise InputError(f"{where}: needs the files to import; a path may hold *")
-    if "**" in path:
-        raise InputError(f"{where}: {path}: one * per folder; ** is not supported")
-    fixed, pattern = epath.Path(path), ""
-    while "*" in str(fixed):
-        fixed, pattern = fixed.parent, f"{fixed.name}/{pattern}".rstrip("/")
-    if not pattern:
-        if fixed.is_file():
-            return [fixed]
-        raise InputError(f"{where}: {path} " + ("is a folder; name its files" if fixed.is_dir() else "is no file"))
-    found = sorted((p for p in fixed.glob(pattern) if p.is_file()), key=natural) if fixed.is_dir() else []
-    if not found:
-        raise InputError(f"{where}: no file matches {path}")
-    return found
-
-
-def natural(path: epath.Path) -> list[Any]:
-    """Sorts "part 10" after "part 2"."""
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", str(path))]
-
-
-def read_ids(path: epath.Path) -> list[str]:
-    """The lines of a text file that are not blank. Raises InputError if it is missing or names something twice."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected the id of a question per line")
-    found: dict[str, int] = {}
-    for number, line in enumerate(path.read_text().split("\n"), 1):
-        if name := line.strip():
-            if name in found:
-                raise InputError(
-                    f"{path} line {number}: {name!r} is also in line {found[name]}; expected every id once"
-                )
-            found[name] = number
-    return list(found)
-
-
-def stem(path: epath.Path) -> str:
-    """The file's name without .gz and without what is left of its ending."""
-    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-
-
-@contextlib.contextmanager
-def open_unzipped(path: epath.Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked on the way where its name ends in .gz."""
-    with path.open("rb") as file:
-        if path.name.endswith(".gz"):
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield unpacked
-        else:
-            yield file
+def read_records(path: epath.Path) -> Iterator[SourceRow | BadRow]:
+    """Yields the rows of a file in any of the usual forms: JSON lines, a JSON list, a single record, Parquet."""
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        return read_parquet(path)
+    try:
+        with _open(path) as file:
+            head = file.readline()
+            while head and not head.strip():
+                head = file.readline()
+    except _TRUNCATED:
+        head = b""
+    if head.lstrip().startswith(b"["):
+        return read_json_document(path, list)
+    if head.strip() == b"{" and not name.endswith("l"):  # an object over several lines
+        return _read_single_record(path)
+    return read_json_lines(path)
 
 
 def read_json_lines(path: epath.Path) -> Iterator[SourceRow | BadRow]:
-    """One row per line that is not blank; only a line feed ends a line."""
-    name, number, count = str(path), 0, 0  # the name of an epath is dear to make
+    """Yields one row per line that is not blank. Only a line feed ends a line."""
+    name, number, count = str(path), 0, 0  # once per file: str of an epath is slow
     try:
-        with open_unzipped(path) as file:
+        with _open(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _line(line, f"{name} line {number}", count)
+                    yield _parse_line(line, f"{name} line {number}", count)
                     count += 1
-    except _CUT as error:
-        detail = f"the file ends too early ({error}); what came before this line could be read"
+    except _TRUNCATED as error:
+        detail = f"the file is truncated ({error}); the lines before this one were read"
         yield BadRow(f"{name} line {number + 1}", count, "broken", detail, rest_lost=True)
 
 
-def _line(line: bytes, where: str, count: int) -> SourceRow | BadRow:
-    try:
-        return SourceRow(where, count, _json(line))
-    except BadRowError as bad:
-        return BadRow(where, count, bad.reason, f"{bad.detail}; expected one JSON object per line")
-
-
 def read_json_document(path: epath.Path, form: type[list] | type[dict]) -> Iterator[SourceRow | BadRow]:
-    """The items of one big JSON list, or the values of one big JSON object with their keys, in the file's order."""
-    named = {list: "list of records", dict: "object whose values are the records"}[form]
+    """Yields the items of one JSON list, or the values of one JSON object with their keys, in the order of the file.
+
+    Args:
+      path: the file.
+      form: list or dict.
+    """
+    description = {list: "list of records", dict: "object whose values are the records"}[form]
     name = str(path)
     try:
-        with open_unzipped(path) as file:
-            value = _json(file.read())
+        with _open(path) as file:
+            value = _parse_json(file.read())
         if not isinstance(value, form):
             raise BadRowError("wrong form", f"found a JSON {type(value).__name__}")
-    except _CUT as error:
-        yield BadRow(name, 0, "broken", f"the file ends too early ({error}); expected one JSON {named}", rest_lost=True)
+    except _TRUNCATED as error:
+        detail = f"the file is truncated ({error}); expected one JSON {description}"
+        yield BadRow(name, 0, "broken", detail, rest_lost=True)
         return
     except BadRowError as bad:
-        yield BadRow(name, 0, bad.reason, f"{bad.detail}; expected one JSON {named}", rest_lost=True)
+        yield BadRow(name, 0, bad.reason, f"{bad.detail}; expected one JSON {description}", rest_lost=True)
         return
     for number, item in enumerate(value.items() if form is dict else value):
         if form is dict:
@@ -121,37 +81,8 @@ def read_json_document(path: epath.Path, form: type[list] | type[dict]) -> Itera
             yield SourceRow(f"{name} row {number + 1}", number, item)
 
 
-def read_records(path: epath.Path) -> Iterator[SourceRow | BadRow]:
-    """Rows of a file in whichever of the usual forms: lines, a list, a single record, Parquet."""
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".parquet"):
-        return read_parquet(path)
-    try:
-        with open_unzipped(path) as file:
-            head = file.readline()
-            while head and not head.strip():
-                head = file.readline()
-    except _CUT:
-        head = b""
-    if head.lstrip().startswith(b"["):
-        return read_json_document(path, list)
-    if head.strip() == b"{" and not name.endswith("l"):  # an object that is spread over lines
-        return _single(path)
-    return read_json_lines(path)
-
-
-def _single(path: epath.Path) -> Iterator[SourceRow | BadRow]:
-    for row in read_json_document(path, dict):
-        if isinstance(row, BadRow):
-            yield row
-            return
-        break
-    with open_unzipped(path) as file:
-        yield SourceRow(f"{path} row 1", 0, _json(file.read()))
-
-
 def read_parquet(path: epath.Path) -> Iterator[SourceRow | BadRow]:
-    """Rows of a Parquet file, some thousand in memory at a time."""
+    """Yields the rows of a Parquet file, about a thousand in memory at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -166,20 +97,107 @@ def read_parquet(path: epath.Path) -> Iterator[SourceRow | BadRow]:
         yield BadRow(f"{path} row {number + 1}", number, "broken", f"no Parquet file ({error})", rest_lost=True)
 
 
-def _json(text: bytes) -> Any:
-    """Raises BadRowError on broken JSON, and on an object that names a key twice: of two values one would be lost."""
+def expand_paths(path: str, where: str) -> list[epath.Path]:
+    """Expands a path that may hold `*`.
+
+    Args:
+      path: a path or a pattern.
+      where: location in the config, with which error messages begin.
+
+    Returns:
+      The files, with the numbers in their names in numerical order (shard 2 before shard 10).
+
+    Raises:
+      InputError: if there is none.
+    """
+    if not path:
+        raise InputError(f"{where}: needs the files to import; a path may hold *")
+    if "**" in path:
+        raise InputError(f"{where}: {path}: one * per folder; ** is not supported")
+    fixed, pattern = epath.Path(path), ""
+    while "*" in str(fixed):
+        fixed, pattern = fixed.parent, f"{fixed.name}/{pattern}".rstrip("/")
+    if not pattern:
+        if fixed.is_file():
+            return [fixed]
+        raise InputError(f"{where}: {path} " + ("is a folder; name its files" if fixed.is_dir() else "is no file"))
+    found = sorted((p for p in fixed.glob(pattern) if p.is_file()), key=_natural_key) if fixed.is_dir() else []
+    if not found:
+        raise InputError(f"{where}: no file matches {path}")
+    return found
+
+
+def read_ids(path: epath.Path) -> list[str]:
+    """Reads a file of question ids, one per line; blank lines are ignored.
+
+    Raises:
+      InputError: if the file is missing or an id occurs twice.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected the id of a question per line")
+    found: dict[str, int] = {}
+    for number, line in enumerate(path.read_text().split("\n"), 1):
+        if name := line.strip():
+            if name in found:
+                raise InputError(
+                    f"{path} line {number}: {name!r} is also in line {found[name]}; expected every id once"
+                )
+            found[name] = number
+    return list(found)
+
+
+def stem(path: epath.Path) -> str:
+    """Returns the file's name without .gz and without its extension."""
+    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+
+
+def _read_single_record(path: epath.Path) -> Iterator[SourceRow | BadRow]:
+    for row in read_json_document(path, dict):
+        if isinstance(row, BadRow):
+            yield row
+            return
+        break
+    with _open(path) as file:
+        yield SourceRow(f"{path} row 1", 0, _parse_json(file.read()))
+
+
+def _parse_line(line: bytes, where: str, count: int) -> SourceRow | BadRow:
     try:
-        return json.loads(text.decode(), object_pairs_hook=_object)
+        return SourceRow(where, count, _parse_json(line))
+    except BadRowError as bad:
+        return BadRow(where, count, bad.reason, f"{bad.detail}; expected one JSON object per line")
+
+
+def _parse_json(text: bytes) -> Any:
+    """Parses JSON. Raises BadRowError if it is broken, or if an object has a key twice and would lose a value."""
+    try:
+        return json.loads(text.decode(), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
         raise BadRowError("broken", f"not UTF-8 ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise BadRowError("broken", f"not JSON ({error})") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         seen: set[str] = set()
         key = next(k for k, _ in pairs if k in seen or seen.add(k))
         raise BadRowError("duplicate", f"the key {key!r} comes twice in one object")
     return value
+
+
+@contextlib.contextmanager
+def _open(path: epath.Path) -> Iterator[BinaryIO]:
+    """Opens a file for reading, and decompresses it if its name ends in .gz."""
+    with path.open("rb") as file:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile(fileobj=file) as decompressed:
+                yield decompressed
+        else:
+            yield file
+
+
+def _natural_key(path: epath.Path) -> list[Any]:
+    """Sort key by which "part 10" follows "part 2"."""
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", str(path))]

@@ -1,8 +1,8 @@
-"""Distilling step-by-step (arXiv 2305.02301): raw completions of PaLM-540B, one per question, joined to rows.
+"""Importers of Distilling step-by-step (arXiv 2305.02301): completions of PaLM-540B, one per question.
 
-The prediction files SPLIT_CoT_0.json, ... are JSON lists of strings and name no question: string k belongs to row k of
-the JSON lines that were released with them, or of a file of ids. That order is not the order of the official data
-sets, so a join to those by row would be silently wrong; nothing here offers it.
+The prediction files SPLIT_CoT_0.json, SPLIT_CoT_1.json, ... are JSON lists of strings and name no question. String k
+of all shards belongs to row k of the JSON lines that were released with them, or of a file of ids. Their order is not
+that of the official data sets, so joining by row to those would be silently wrong, and no importer offers it.
 """
 
 import re
@@ -25,117 +25,129 @@ from scotd_jax.rationales.importers.row_readers import read_json_document, read_
 
 MARKER = "So the answer is"
 _SHARD = re.compile(r"(?P<split>.+)_CoT_(?P<shard>\d+)\.json(\.gz)?")
-_INPUTS = ("input", "question")
+_QUESTION_FIELDS = ("input", "question")
 
 
 def commonsenseqa_palm540b(path: epath.Path, options: ImportOptions) -> ImportResults:
-    """CommonsenseQA: cut at the first blank line, then the single letter that directly follows "So the answer is".
+    """CommonsenseQA by PaLM-540B.
 
-    "either (a) .. or (e) .." has no such letter and is no answer; "(a) ocean or (b) sea" is (a). Joined by the option
-    "ids", by default the file SPLIT_ids.txt beside SPLIT_CoT_k.json(.gz): one id per string, over all shards.
+    Source: distilling-step-by-step, datasets/cqa/llm/SPLIT_CoT_k.json.
+    File: one JSON list of completions, which end at the first blank line. The file of ids is by default SPLIT_ids.txt
+      beside it: one id per string, over all shards.
+    Answer: the single letter directly after "So the answer is": "(a) ocean or (b) sea" is (a), while "either (a) ..
+      or (e) .." is no answer.
     """
     del options
-    return parse_rows(read_json_document(path, list), lambda row: _completion(row, MARKER, None))
-
-
-def default_ids(path: epath.Path) -> epath.Path | None:
-    """SPLIT_ids.txt beside SPLIT_CoT_k.json, if there is one."""
-    found = _SHARD.fullmatch(path.name)
-    ids = path.parent / f"{found['split']}_ids.txt" if found else None
-    return ids if ids is not None and ids.exists() else None
+    return parse_rows(read_json_document(path, list), lambda row: _parse_completion(row, MARKER, None))
 
 
 def distilling_step_by_step(path: epath.Path, options: ImportOptions) -> ImportResults:
-    """Prediction files beside their rows, as they were released: NAME/llm/SPLIT_CoT_k.json and NAME/NAME_SPLIT.json.
+    """Completions of PaLM-540B beside their questions, as they were released.
 
-    Options: "rows", the file of JSON lines, if it lies elsewhere; "marker" before the answer ("So the answer is"; it
-    is "The answer is" in SVAMP and ASDiv, "Answer:" in e-SNLI). A row's "id" or "uid" names the question, or else its
-    text. Shards must begin with 0 and leave out none, for their strings count on.
+    Source: distilling-step-by-step, datasets/NAME/llm/SPLIT_CoT_k.json with datasets/NAME/NAME_SPLIT.json.
+    File: one JSON list of completions, joined to JSON lines of questions by position over all shards, which must be
+      complete from 0. The "id" or "uid" of a line names the question, or else its text.
+    Answer: what follows the last marker.
+    Options: "rows", the file of questions, if it is elsewhere; "marker", by default "So the answer is" ("The answer is"
+      in SVAMP and ASDiv, "Answer:" in e-SNLI).
     """
-    rows = _rows(path, options)
+    questions = _read_questions(path, options)
     marker = options.get("marker", MARKER)
-    begin = _strings_before(path)
+    begin = _count_earlier_strings(path)
     return parse_rows(
-        read_json_document(path, list), lambda row: _completion(row, marker, _row_of(row, rows, begin, path))
+        read_json_document(path, list),
+        lambda row: _parse_completion(row, marker, _question_row(begin + row.number, questions, path)),
     )
 
 
+def default_ids(path: epath.Path) -> epath.Path | None:
+    """Returns SPLIT_ids.txt beside SPLIT_CoT_k.json, if it exists."""
+    match = _SHARD.fullmatch(path.name)
+    ids = path.parent / f"{match['split']}_ids.txt" if match else None
+    return ids if ids is not None and ids.exists() else None
+
+
 def rows_file(path: epath.Path, options: ImportOptions) -> list[epath.Path]:
-    """The file of rows that belongs to a prediction file. Raises InputError if it cannot be told."""
+    """Returns the file of questions that belongs to a prediction file.
+
+    Raises:
+      InputError: if there is none.
+    """
     if options.get("rows"):
         return [epath.Path(options["rows"])]
-    found = _SHARD.fullmatch(path.name)
+    match = _SHARD.fullmatch(path.name)
     name = path.parent.parent.name
-    rows = path.parent.parent / f"{name}_{found['split']}.json" if found else None
+    rows = path.parent.parent / f"{name}_{match['split']}.json" if match else None
     if rows is None or not rows.exists():
         raise InputError(
-            f"{path}: its strings name no question, and {rows or 'NAME_SPLIT.json'} is not there to tell them; "
-            "give the option 'rows': JSON lines, one per string"
+            f"{path}: its strings name no question, and {rows or 'NAME_SPLIT.json'} does not exist; set the option "
+            "'rows': a file of JSON lines, one per string"
         )
     return [rows]
 
 
-def _rows(path: epath.Path, options: ImportOptions) -> list[SourceRow]:
-    rows = []
+def _read_questions(path: epath.Path, options: ImportOptions) -> list[SourceRow]:
+    questions = []
     for row in read_json_lines(rows_file(path, options)[0]):
         if isinstance(row, BadRow):
             raise InputError(f"{row.where}: {row.detail}")
-        rows.append(row)
-    return rows
+        questions.append(row)
+    return questions
 
 
-def _strings_before(path: epath.Path) -> int:
-    """How many strings the shards before this one hold. Raises InputError if one is missing or broken."""
-    found = _SHARD.fullmatch(path.name)
-    if not found:
+def _count_earlier_strings(path: epath.Path) -> int:
+    """Number of strings in the shards before this one. Raises InputError if a shard is missing or broken."""
+    match = _SHARD.fullmatch(path.name)
+    if not match:
         return 0
     shards = {
         int(m["shard"]): p
         for p in path.parent.iterdir()
-        if (m := _SHARD.fullmatch(p.name)) and m["split"] == found["split"]
+        if (m := _SHARD.fullmatch(p.name)) and m["split"] == match["split"]
     }
     count = 0
-    for number in range(int(found["shard"])):
+    for number in range(int(match["shard"])):
         if number not in shards:
             raise InputError(
-                f"{path.parent / found['split']}_CoT_{number}.json is missing: the rows of {path.name} count on from it"
+                f"{path.parent / match['split']}_CoT_{number}.json is missing: the rows of {path.name} are counted on "
+                "from it"
             )
         for row in read_json_document(shards[number], list):
             if isinstance(row, BadRow):
-                raise InputError(f"{row.where}: {row.detail}; the rows of {path.name} count on from it")
+                raise InputError(f"{row.where}: {row.detail}; the rows of {path.name} are counted on from it")
             count += 1
     return count
 
 
-def _row_of(row: SourceRow, rows: list[SourceRow], begin: int, path: epath.Path) -> SourceRow:
-    number = begin + row.number
-    if number >= len(rows):
+def _question_row(number: int, questions: list[SourceRow], path: epath.Path) -> SourceRow:
+    if number >= len(questions):
         raise BadRowError(
-            "no such question", f"string {number + 1} of all shards, but there are {len(rows)} rows in {path}"
+            "no such question", f"string {number + 1} of all shards, but there are {len(questions)} rows in {path}"
         )
-    return rows[number]
+    return questions[number]
 
 
-def _completion(row: SourceRow, marker: str, about: SourceRow | None) -> Iterator[ImportedResponse]:
+def _parse_completion(row: SourceRow, marker: str, question: SourceRow | None) -> Iterator[ImportedResponse]:
     if not isinstance(row.value, str):
         raise BadRowError("wrong form", f"expected a completion (a string), found {row.value!r:.60}")
     text = answer_extraction.first_paragraph(row.value)
-    read = answer_extraction.by_marker(text, marker)
-    answer = read.answer
+    parsed = answer_extraction.by_marker(text, marker)
+    answer = parsed.answer
     if answer is not None and "(" in answer:
         answer = answer_extraction.single_letter(answer)
+    # A completion without an answer that does not continue after a blank line was truncated.
+    is_complete = parsed.answer is not None or "\n\n" in row.value.lstrip("\n")
     yield row.response(
         text,
-        question_id=None if about is None else about.optional("id", str) or about.optional("uid", str),
-        question_text=None if about is None else _question(about),
+        question_id=None if question is None else question.optional("id", str) or question.optional("uid", str),
+        question_text=None if question is None else _question_text(question),
         parsed=True,
-        rationale=read.rationale,
+        rationale=parsed.rationale,
         answer=answer,
-        # What neither goes on after a blank line nor has come to an answer was cut off.
-        finish_reason="stop" if read.answer is not None or "\n\n" in row.value.lstrip("\n") else "length",
+        finish_reason="stop" if is_complete else "length",
         model="palm-540b",
     )
 
 
-def _question(about: SourceRow) -> str | None:
-    return next((about.optional(name, str) for name in _INPUTS if about.has(name)), None)
+def _question_text(question: SourceRow) -> str | None:
+    return next((question.optional(name, str) for name in _QUESTION_FIELDS if question.has(name)), None)

@@ -239,7 +239,7 @@ def test_half_a_zipped_file(tmp_path):
     rows = [{"prompt": KETTLE, "completion": f"{i}. {SAYS_A}"} for i in range(2000)]
     path = write(tmp_path / "p.jsonl.gz", rows, lines=True)
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(InputError, match=r"p.jsonl.gz line 1[89]\d\d: the file ends too early"):
+    with pytest.raises(InputError, match=r"p.jsonl.gz line 1[89]\d\d: the file is truncated"):
         importing(path, "prompt_completion")
     kept, job = importing(path, "prompt_completion", skip_bad=True)
     assert 1800 <= len(kept) < 2000
@@ -247,7 +247,7 @@ def test_half_a_zipped_file(tmp_path):
     assert job.ledger.to_json()["total"]["skipped"] == {"broken": 1}
     path = write(tmp_path / "q.json.gz", rows)
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(InputError, match=r"q.json.gz: the file ends too early"):
+    with pytest.raises(InputError, match=r"q.json.gz: the file is truncated"):
         importing(path, "openbookqa_multi")
 
 

@@ -141,7 +141,7 @@ def test_a_corpus_at_chance_is_refused(tmp_path):
     write(path, rows[:30] + [rows[1]] * 30, lines=True)
     assert len(importing(path, "prompt_completion")[0]) == 60
     write(path, [{"prompt": KETTLE, "completion": "The answer: A"}] * 60, lines=True)
-    with pytest.raises(InputError, match=r"0 of 60 .*in 60 rows no answer could be read.*option 'answer'"):
+    with pytest.raises(InputError, match=r"0 of 60 .*in 60 rows no answer could be parsed.*option 'answer'"):
         importing(path, "prompt_completion")
 
 
