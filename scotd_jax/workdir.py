@@ -1,8 +1,8 @@
 """The work directory: one folder per artefact, each with a manifest whose `complete: true` is the last write.
 
-An artefact knows what it was made of: its *identity* is the part of the config that made it and the digests of the
-artefacts it was made from. The same identity again means: skip it if complete, go on with it if not. Another
-identity is refused, naming the first difference, so that results of two configs never mix in one folder.
+A manifest records the *identity* of its artefact: the part of the config that determines it, and the digests of the
+artefacts that it was made from. Work with the same identity is skipped if it is complete and resumed if it is not.
+Another identity is refused with the first difference, so that results of two configs never mix in one folder.
 """
 
 import hashlib
@@ -18,45 +18,68 @@ from scotd_jax import __version__
 from scotd_jax.atomic import atomic_write
 from scotd_jax.errors import InputError
 
+# Version of manifests and artefacts. Increase it when identities or files of artefacts change, so that folders of older
+# versions are refused and not misread. Version 1, before config keys were renamed, was not recorded.
+FORMAT = 2
+
+_FOLDERS = {  # job -> folder of its artefacts
+    "sample": "rationales",
+    "build": "corpora",
+    "train": "students",
+    "evaluate": "evaluations",
+    "export": "exports",
+    "report": "report",
+}
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
-def digest(value: Any) -> str:
-    """Short hash of plain data: equal data, equal digest."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+class Workdir:
+    """DIR/{rationales,corpora,students,evaluations,exports}/NAME and DIR/report."""
 
+    def __init__(self, root: str, writes: bool = True):
+        """Opens a work directory, which the first write creates.
 
-def write_text(path: epath.Path, text: str) -> None:
-    """Writes a whole file or nothing. Raises InputError when the disk is full."""
-    with atomic_write(path) as file:
-        file.write(text.encode())
+        Args:
+          root: its path, local or in a bucket (gs://...).
+          writes: False on processes that leave manifests to the primary one.
+        """
+        # Checkpoints need an absolute path, and messages are clearer with one.
+        self.root, self._writes = epath.Path(root if "://" in root else os.path.abspath(root)), writes
 
+    def artefact(self, job: str, name: str) -> "Artefact":
+        """Returns the artefact `name` that `job` makes; the name of the report is empty."""
+        return Artefact(self.root, job, name, self._writes)
 
-def read_json(path: epath.Path) -> Any:
-    """Raises InputError that names the file if it is not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON ({error}); remove the artefact's folder and run its job again") from None
-
-
-def versions() -> dict[str, str]:
-    found = {"scotd_jax": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
-        found[library] = importlib.metadata.version(library)
-    return found
+    def save_config(self, config: dict[str, Any]) -> None:
+        """Writes the config of the last command to DIR/config.json, for reference."""
+        write_text(self.root / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 class Artefact:
-    """One folder under the work directory, made by one job."""
+    """One folder of a work directory, made by one job."""
 
-    def __init__(self, root: epath.Path, job: str, kind: str, name: str, writes: bool = True):
-        self.job, self.name, self.path = job, f"{kind}/{name}" if name else kind, root / kind / name
+    def __init__(self, root: epath.Path, job: str, name: str, writes: bool = True):
+        self.job, self.name = job, name
+        self.path = root / _FOLDERS[job] / name
         self._writes = writes
         self._manifest = self.path / "manifest.json"
 
     def manifest(self) -> dict[str, Any]:
-        return read_json(self._manifest) if self._manifest.exists() else {}
+        """Returns the manifest, or {} if there is none.
+
+        Raises:
+          InputError: if the manifest is not JSON or has the format of another version of scotd_jax.
+        """
+        if not self._manifest.exists():
+            return {}
+        manifest = read_json(self._manifest)
+        if (found := manifest.get("format", 1)) != FORMAT:
+            written_by = manifest.get("versions", {}).get("scotd_jax", "an unknown version")
+            raise InputError(
+                f"{self.path}: has work directory format {found}, written by scotd_jax {written_by}, but this is "
+                f"scotd_jax {__version__} with format {FORMAT}; use another --workdir, or start over with {self._redo}"
+            )
+        return manifest
 
     @property
     def complete(self) -> bool:
@@ -64,30 +87,48 @@ class Artefact:
 
     @property
     def digest(self) -> str:
-        """What others that are made from this artefact record of it. Raises InputError if it is not complete."""
+        """Digest of the content, which artefacts made from this one record. Raises InputError if it is incomplete."""
         if not self.complete:
             raise InputError(f"{self.path}: not complete; run it first: --jobs={self.job}")
         return self.manifest()["digest"]
 
     def begin(self, identity: dict[str, Any]) -> bool:
-        """Opens the folder for the work of `identity`; False if that work is already complete.
+        """Opens the folder for work with this identity.
 
-        Raises InputError if the folder holds the work of another identity.
+        Args:
+          identity: plain data that determines the content of the artefact.
+
+        Returns:
+          False if the work is already complete, else True.
+
+        Raises:
+          InputError: if the folder holds work with another identity.
         """
-        identity = json.loads(json.dumps(identity))
+        if difference := self.difference(identity):
+            raise InputError(difference)
         manifest = self.manifest()
-        if manifest and manifest["identity"] != identity:
-            key, there, here = _first_difference(manifest["identity"], identity, "")
-            raise InputError(
-                f"{self.path}: made by another configuration: {key} was {there!r} and is now {here!r}. "
-                f"Use another --workdir, or make it again: --overwrite={self.job}:{self.name.partition('/')[2]}"
-            )
         if not manifest and self._writes:
-            self._write({"complete": False, "identity": identity, "versions": versions()})
+            self._write({"complete": False, "identity": _as_json(identity), "versions": versions()})
         return not manifest.get("complete", False)
 
+    def difference(self, identity: dict[str, Any]) -> str:
+        """Returns a message about the first difference from the recorded identity, or "" if there is none."""
+        manifest, identity = self.manifest(), _as_json(identity)
+        if not manifest or manifest["identity"] == identity:
+            return ""
+        key, recorded, current = _first_difference(manifest["identity"], identity, "")
+        return (
+            f"{self.path}: made by another configuration: {key} was {recorded!r} and is now {current!r}. "
+            f"Use another --workdir, or start over with {self._redo}"
+        )
+
     def finish(self, counts: dict[str, Any], content: Any = None) -> None:
-        """The last write. `content` is what the digest covers besides the identity (file hashes, say)."""
+        """Marks the artefact as complete.
+
+        Args:
+          counts: what was made, for readers and reports.
+          content: what the digest covers besides the identity, e.g. hashes of files.
+        """
         if not self._writes:
             return
         manifest = self.manifest()
@@ -99,45 +140,36 @@ class Artefact:
             self._manifest.unlink(missing_ok=True)
             self.path.rmtree()
 
+    @property
+    def _redo(self) -> str:
+        return f"--overwrite={self.job}:{self.name}" if self.name else f"--overwrite={self.job}"
+
     def _write(self, manifest: dict[str, Any]) -> None:
-        order = ("complete", "digest", "counts", "identity", "versions")
+        manifest = {"format": FORMAT} | manifest
+        order = ("complete", "format", "digest", "counts", "identity", "versions")
         write_text(self._manifest, json.dumps({k: manifest[k] for k in order if k in manifest}, indent=2) + "\n")
 
 
-class Workdir:
-    """DIR/{rationales,corpora,students,evaluations,exports}/NAME and DIR/report."""
-
-    KINDS: dict[str, str] = {  # job -> folder
-        "sample": "rationales",
-        "build": "corpora",
-        "train": "students",
-        "evaluate": "evaluations",
-        "export": "exports",
-        "report": "report",
-    }
-
-    def __init__(self, root: str, writes: bool = True):
-        """`writes` is False on processes that leave manifests to another one."""
-        # Checkpoints need an absolute path, and messages are clearer with one.
-        self.root, self._writes = epath.Path(root if "://" in root else os.path.abspath(root)), writes
-
-    def artefact(self, job: str, name: str) -> Artefact:
-        return Artefact(self.root, job, self.KINDS[job], name, self._writes)
-
-    def save_config(self, config: dict[str, Any]) -> None:
-        write_text(self.root / "config.json", json.dumps(config, indent=2) + "\n")
+def _as_json(identity: dict[str, Any]) -> dict[str, Any]:
+    """The identity as it is read back from a manifest: tuples are lists."""
+    return json.loads(json.dumps(identity))
 
 
-def _first_difference(there: Any, here: Any, path: str) -> tuple[str, Any, Any]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in [*there, *(k for k in here if k not in there)]:
-            if there.get(key) != here.get(key):
-                return _first_difference(there.get(key), here.get(key), f"{path}.{key}" if path else key)
-    return path, there, here
+def _first_difference(recorded: Any, current: Any, path: str) -> tuple[str, Any, Any]:
+    if isinstance(recorded, dict) and isinstance(current, dict):
+        for key in [*recorded, *(k for k in current if k not in recorded)]:
+            if recorded.get(key) != current.get(key):
+                return _first_difference(recorded.get(key), current.get(key), f"{path}.{key}" if path else key)
+    return path, recorded, current
+
+
+def digest(value: Any) -> str:
+    """Returns a short hash of plain data: equal data, equal digest."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def file_digest(path: epath.PathLike) -> str:
-    """sha256 of a file's bytes. Raises InputError if there is no such file."""
+    """Returns the SHA-256 of a file's bytes. Raises InputError if there is no such file."""
     path = epath.Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
@@ -146,3 +178,25 @@ def file_digest(path: epath.PathLike) -> str:
         while block := file.read(1 << 20):
             sha.update(block)
     return sha.hexdigest()
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes a whole file or nothing. Raises InputError if the disk is full."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: epath.Path) -> Any:
+    """Reads a JSON file. Raises InputError with its path if it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON ({error}); remove the artefact's folder and run its job again") from None
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of this package, Python and the main libraries."""
+    found = {"scotd_jax": __version__, "python": platform.python_version()}
+    for library in _LIBRARIES:
+        found[library] = importlib.metadata.version(library)
+    return found
