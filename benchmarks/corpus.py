@@ -155,11 +155,11 @@ def build(folder: Path) -> None:
     import resource
 
     from scotd_jax.jobs.build import build
-    from scotd_jax.jobs.context import Run
+    from scotd_jax.jobs.context import make_context
     from scotd_jax.workdir import Workdir
 
     config = c.from_mapping(c.Config, json.loads((folder / "config.json").read_text()))
-    run = Run(config, Workdir(str(folder / "run")))
+    run = make_context(config, Workdir(str(folder / "run")))
     start = time.perf_counter()
     build(run, "c")
     seconds = time.perf_counter() - start

@@ -76,9 +76,9 @@ def run(
     if multihost:
         hosts.initialize(multihost)
     workdir = Workdir(workdir_path, writes=hosts.is_primary())
-    from scotd_jax.jobs.context import Run
+    from scotd_jax.jobs.context import make_context
 
-    context = Run(config, workdir, skip_bad)
+    context = make_context(config, workdir, skip_bad)
     for step in steps:
         if step.job == "train" and (step in again or not workdir.artefact(*step).complete):
             from scotd_jax.jobs.train import check_settings

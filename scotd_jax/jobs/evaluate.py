@@ -1,72 +1,95 @@
-"""The evaluate job: a student answers question sets in one of its ways, and all that it said is kept."""
+"""The evaluate job: a student answers question sets, and every response is stored and scored."""
 
 import json
+from typing import Any
 
-from scotd_jax.config import Model, plain
+from etils import epath
+
+from scotd_jax.config import EvalSpec, Model
 from scotd_jax.distributed import hosts
 from scotd_jax.evaluation.contrast import contrast_consistency
 from scotd_jax.evaluation.scoring import outcomes, score
 from scotd_jax.evaluation.voting import self_consistency
-from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation.combining import by_marginal, by_vote
-from scotd_jax.jobs.generation.local import load_speaker, read_all, speak
-from scotd_jax.jobs.generation.provided_rationales import identity, load_given
+from scotd_jax.jobs import manifests
+from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.generation.combining import answer_by_marginal, answer_by_vote
+from scotd_jax.jobs.generation.local import PromptedModel, RationalesById, generate, load_prompted_model
+from scotd_jax.jobs.generation.prompting import prompt_settings
+from scotd_jax.jobs.generation.provided_rationales import load_provided_rationales
 from scotd_jax.jobs.graph import eval_specs
+from scotd_jax.rationales.store import read_responses
+from scotd_jax.records import Question, Response
+from scotd_jax.tasks.question_loader import QuestionsById
 from scotd_jax.workdir import write_text
 
 
-def evaluate(run: Run, name: str) -> None:
-    """evaluations/NAME: TASK.SPLIT.responses.jsonl for every set, results.json, manifest.
+def evaluate(context: RunContext, name: str) -> None:
+    """Evaluates a student: evaluations/NAME with SET.responses.jsonl for every set, results.json, and manifest.
 
-    With several rationales a question, TASK.SPLIT.each.responses.jsonl holds the answer to each of them and
-    TASK.SPLIT.responses.jsonl the one they agree on.
+    With several rationales per question, SET.each.responses.jsonl holds the answer to each of them and
+    SET.responses.jsonl the combined one.
     """
-    asking, settings = eval_specs(run.config)[name], run.config.evaluation
-    spec = run.config.students[asking.student]
-    artefact = run.artefact("evaluate", name)
-    few_shot = run.config.corpora[spec.corpus].few_shot if asking.few_shot < 0 else asking.few_shot
-    made_of = {
-        "asking": plain(asking) | {"eval_sets": None, "arm": None},
-        "sampling": plain(settings.sampling),
-        "self_consistency": plain(settings.self_consistency),
-        "limit": settings.limit,
-        "student": run.artefact("train", asking.student).digest,
-        "given": identity(run, asking.rationales_from),
-        "questions": run.questions_identity(asking.eval_sets),
-        "exemplars": run.exemplars_identity(asking.eval_sets, few_shot),
-        "seed": run.config.seed,
-    }
-    if not artefact.begin(made_of):
-        run.log("  already complete")
+    spec, settings = eval_specs(context.config)[name], context.config.evaluation
+    student = context.config.students[spec.student]
+    artefact = context.artefact("evaluate", name)
+    few_shot = context.config.corpora[student.corpus].few_shot if spec.few_shot < 0 else spec.few_shot
+    if not artefact.begin(manifests.evaluation_identity(context, name, few_shot)):
+        context.log("  already complete")
         return
-    speaker = load_speaker(run, asking.student, Model(student=asking.student), spec.precision)
-    speaker = speaker._replace(few_shot=few_shot)
-    results, rows_by_set = {}, {}
-    for set_name in asking.eval_sets:
-        asked = run.reported(set_name)
-        questions = [question for question, _ in asked.values()]
-        given = load_given(run, asking.student, asking.rationales_from, asked, asking.rationale_control, asking.n)
-        folder = artefact.path
-        if given is None or (asking.n == 1 and asking.combine == "vote"):
-            common = {"seed": run.config.seed, "folder": folder, "stem": f"{set_name}.responses", "given": given}
-            rows = read_all(speak(run, speaker, asked, settings.sampling, **common))
-        else:
-            combine = by_vote if asking.combine == "vote" else by_marginal
-            rows = read_all(combine(run, speaker, asked, given, settings.sampling, folder, set_name))
-        rows_by_set[set_name] = questions, rows
+    as_trained = Model(student=spec.student)
+    prompts = prompt_settings(context.config, as_trained, few_shot=few_shot)
+    model = load_prompted_model(context, spec.student, as_trained, student.precision, prompts)
+    results: dict[str, dict[str, Any]] = {}
+    all_questions: list[Question] = []
+    correct: dict[str, float] = {}
+    for set_name in spec.eval_sets:
+        by_id = context.reported_questions(set_name)
+        questions = [question for question, _ in by_id.values()]
+        rationales = load_provided_rationales(
+            context, spec.student, spec.rationales_from, by_id, spec.rationale_control, spec.n
+        )
+        rows = _answer(context, model, spec, set_name, by_id, rationales, artefact.path)
         results[set_name] = score(questions, rows, settings.confidence)
-        if settings.self_consistency.n and given is None:
-            stem = f"{set_name}.n{settings.self_consistency.n}.responses"
-            paths = speak(
-                run, speaker, asked, settings.self_consistency, seed=run.config.seed, folder=folder, stem=stem
-            )
-            results[set_name]["self_consistency"] = self_consistency(
-                questions, read_all(paths), confidence=settings.confidence
-            )
-        run.log(f"  {set_name}: accuracy {100 * results[set_name]['accuracy']:.1f} of {len(questions)} questions")
-    questions = [question for set_questions, _ in rows_by_set.values() for question in set_questions]
-    right = {id_: r for set_questions, rows in rows_by_set.values() for id_, r in outcomes(set_questions, rows).items()}
-    output = {"sets": results, "contrast": contrast_consistency(questions, right, settings.confidence)}
+        if settings.self_consistency.n and rationales is None:
+            samples = _sample(context, model, set_name, by_id, artefact.path)
+            vote = self_consistency(questions, samples, confidence=settings.confidence)
+            results[set_name]["self_consistency"] = vote
+        context.log(f"  {set_name}: accuracy {100 * results[set_name]['accuracy']:.1f} of {len(questions)} questions")
+        all_questions += questions
+        correct |= outcomes(questions, rows)
+    output = {"sets": results, "contrast": contrast_consistency(all_questions, correct, settings.confidence)}
     if hosts.is_primary():
         write_text(artefact.path / "results.json", json.dumps(output, indent=2) + "\n")
     artefact.finish({key: result["accuracy"] for key, result in results.items()}, output)
+
+
+def _answer(
+    context: RunContext,
+    model: PromptedModel,
+    spec: EvalSpec,
+    set_name: str,
+    questions: QuestionsById,
+    rationales: RationalesById | None,
+    folder: epath.Path,
+) -> list[Response]:
+    """One answer per question: with one rationale or none it is generated, with several it is combined."""
+    sampling = context.config.evaluation.sampling
+    if rationales is None or (spec.n == 1 and spec.combine == "vote"):
+        stem, seed = f"{set_name}.responses", context.config.seed
+        paths = generate(
+            context, model, questions, sampling, seed=seed, folder=folder, stem=stem, rationales=rationales
+        )
+    else:
+        combine = answer_by_vote if spec.combine == "vote" else answer_by_marginal
+        paths = combine(context, model, questions, rationales, sampling, folder, set_name)
+    return list(read_responses(paths))
+
+
+def _sample(
+    context: RunContext, model: PromptedModel, set_name: str, questions: QuestionsById, folder: epath.Path
+) -> list[Response]:
+    """Several sampled responses per question, for self-consistency."""
+    sampling = context.config.evaluation.self_consistency
+    stem = f"{set_name}.n{sampling.n}.responses"
+    paths = generate(context, model, questions, sampling, seed=context.config.seed, folder=folder, stem=stem)
+    return list(read_responses(paths))

@@ -1,17 +1,19 @@
-"""The report job: everything that was found, on one page. Made anew each time: it is cheap and never out of date."""
+"""The report job: all results on one page. It is written anew each time, since it is cheap to make."""
 
 import json
 import platform
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
-from scotd_jax.config import EvalSpec, GeneratedSource, Student, plain
+from scotd_jax.config import EvalSpec, GeneratedSource, ModelSource, Student, TaskSource, plain
 from scotd_jax.evaluation.scoring import outcomes
-from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response
-from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
+from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, ReportData, RunResult
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 from scotd_jax.reporting.html_page import write_report
 from scotd_jax.tasks import recipes
@@ -19,147 +21,170 @@ from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import read_json, versions
 
-ABOUT = {
+# What is special about the splits of the embedded world.
+ABOUT_SPLITS = {
     "test": "Questions like those that students trained on.",
     "contrast": "Test questions with one step changed, so that the other option becomes right.",
     "unseen": "Combinations of family and number of steps that no student trained on.",
-    "longer": "More steps than anyone trained on.",
+    "longer": "More steps than any training question has.",
 }
 
 
-def report(run: Run, name: str) -> None:
-    """report/index.html. Raises InputError if a student has not been evaluated yet."""
+def report(context: RunContext, name: str) -> None:
+    """Writes report/index.html. There is one report per run, so `name` is empty.
+
+    Raises:
+      InputError: if a student has not been evaluated yet.
+    """
     del name
-    config, artefact = run.config, run.artefact("report", "")
-    asked = eval_specs(config)
-    arms = [_arm(run, name, asking) for name, asking in asked.items()]
-    labels = dict.fromkeys(label(run, set_name) for asking in asked.values() for set_name in asking.eval_sets)
-    method, plainest = _extremes(arms)
+    config, artefact = context.config, context.artefact("report", "")
+    specs = eval_specs(config)
+    results = [_run_result(context, key, spec) for key, spec in specs.items()]
+    labels = dict.fromkeys(set_label(context, set_name) for spec in specs.values() for set_name in spec.eval_sets)
+    method, label_only = _main_results(results)
     data = ReportData(
         title=config.name or "scotd_jax",
-        runs=arms,
-        sets=[EvalSet(key, about=ABOUT.get(key.rpartition(".")[2], "")) for key in labels],
-        facts=_facts(run),
-        ledgers={n: read_json(p) for n in config.corpora if (p := _corpus(run, n) / "ledger.json").exists()},
-        curves={n: _curve(run, n) for n in config.students},
-        costs={n: cost for n in config.students if (cost := run.artefact("train", n).manifest()["counts"].get("cost"))},
-        examples=_examples(run, method),
-        pairs=_pairs(run, [arm for arm in (plainest, method) if arm is not None]),
+        runs=results,
+        sets=[EvalSet(label, about=ABOUT_SPLITS.get(label.rpartition(".")[2], "")) for label in labels],
+        facts=_facts(context),
+        ledgers=_ledgers(context),
+        curves={student: _training_curve(context, student) for student in config.students},
+        costs=_costs(context),
+        examples=_examples(context, method),
+        pairs=_contrast_pairs(context, [result for result in (label_only, method) if result is not None]),
         confidence=config.evaluation.confidence,
         config=json.dumps(plain(config), indent=2),
     )
     write_report(artefact.path / "index.html", data)
-    run.log(f"  {artefact.path / 'index.html'}")
+    context.log(f"  {artefact.path / 'index.html'}")
 
 
-def label(run: Run, set_name: str) -> str:
-    """How the report calls a question set: tasks of one title (one per seed) share their columns."""
-    where = QuestionSet.parse(set_name)
-    return f"{run.config.tasks[where.task].title or where.task}.{set_name.removeprefix(where.task + '.')}"
+def set_label(context: RunContext, set_name: str) -> str:
+    """Returns the label of a question set in the report. Tasks of one title (one per seed) share their columns."""
+    task = QuestionSet.parse(set_name).task
+    return f"{context.config.tasks[task].title or task}.{set_name.removeprefix(task + '.')}"
 
 
-def _arm(run: Run, name: str, asking: EvalSpec) -> RunResult:
-    student = run.config.students[asking.student]
-    results = read_json(run.artefact("evaluate", name).path / "results.json")
-    _ = run.artefact("evaluate", name).digest  # refuses an evaluation that is not complete
+def _run_result(context: RunContext, name: str, spec: EvalSpec) -> RunResult:
+    student = context.config.students[spec.student]
+    artefact = context.artefact("evaluate", name)
+    results = read_json(artefact.path / "results.json")
+    _ = artefact.digest  # raises if the evaluation is not complete
     sets = results["sets"]
-    samples, curve = _samples(run, student)
+    samples, curve = _samples(context, student)
     return RunResult(
-        name=asking.arm,
+        name=spec.arm,
         student=name,
-        seed=run.config.seed + student.seed,
-        results={label(run, key): value for key, value in sets.items()},
-        role=_role(run, asking.student),
-        model=_model_name(run, student),
+        seed=context.config.seed + student.seed,
+        results={set_label(context, key): value for key, value in sets.items()},
+        role=_role(context, spec.student),
+        model=_model_name(context, student),
         samples=samples,
         curve=curve,
-        outcomes={label(run, key): outcomes(*_said(run, name, key)) for key in sets},
-        votes={label(run, key): r["self_consistency"] for key, r in sets.items() if "self_consistency" in r},
+        outcomes={set_label(context, key): outcomes(*_evaluated(context, name, key)) for key in sets},
+        votes={set_label(context, k): r["self_consistency"] for k, r in sets.items() if "self_consistency" in r},
         consistency=results["contrast"],
     )
 
 
-def _samples(run: Run, student: Student) -> tuple[int | None, str]:
-    """Chains of thought per question behind a student, and the name of the curve on which it is a point."""
-    corpus = run.config.corpora[student.corpus]
-    if not recipes.uses_fields(run.recipe(student.corpus), *recipes.RESPONSE_FIELDS):
+def _samples(context: RunContext, student: Student) -> tuple[int | None, str]:
+    """Chains of thought per question behind a student (None: not sampled), and the curve it belongs to."""
+    corpus = context.config.corpora[student.corpus]
+    if not recipes.uses_fields(context.recipes[student.corpus], *recipes.RESPONSE_FIELDS):
         return 0, ""
-    sources = [run.config.rationales[source] for source in corpus.rationales]
-    if any(source.source == "task" for source in sources):
+    sources = [context.config.rationales[source] for source in corpus.rationales]
+    if any(isinstance(source, TaskSource) for source in sources):
         return None, ""
-    n = max(run.artefact("sample", source).manifest()["counts"]["responses_max"] for source in corpus.rationales)
-    # One greedy chain is another thing than the first of many sampled ones, and so is another recipe.
-    sampled = corpus.recipe == "scotd" and not any(
-        isinstance(source, GeneratedSource) and source.sampling.temperature == 0 for source in sources
-    )
-    return min(corpus.n or n, n), _model_name(run, student) if sampled else ""
+    counts = [context.artefact("sample", source).manifest()["counts"] for source in corpus.rationales]
+    n = max(each["responses_max"] for each in counts)
+    # A greedy chain is not the first of many sampled ones, and another recipe is another method.
+    greedy = any(isinstance(each, GeneratedSource) and each.sampling.temperature == 0 for each in sources)
+    is_on_curve = corpus.recipe == "scotd" and not greedy
+    return min(corpus.n or n, n), _model_name(context, student) if is_on_curve else ""
 
 
-def _role(run: Run, name: str) -> str:
-    if any(r.source == "model" and r.model.student == name for r in run.config.rationales.values()):
+def _role(context: RunContext, student: str) -> str:
+    """ "teacher" of responses, "base" of other students, or "student"."""
+    sources = [source for source in context.config.rationales.values() if isinstance(source, ModelSource)]
+    if any(source.model.student == student for source in sources):
         return "teacher"
-    return "base" if any(s.model.student == name for s in run.config.students.values()) else "student"
+    return "base" if any(s.model.student == student for s in context.config.students.values()) else "student"
 
 
-def _model_name(run: Run, student: Student) -> str:
-    functions = run.model(student.model, student.precision)
+def _model_name(context: RunContext, student: Student) -> str:
+    """For example "OPT 1.3B"."""
+    functions = context.models.functions(student.model, student.precision)
     size = sum(leaf.size for leaf in jax.tree.leaves(functions.abstract()))
     digits = f"{size / 1e9:.2g}B" if size >= 1e9 else f"{size / 1e6:.2g}M"
     return f"{getattr(functions.config, 'model_type', functions.config.kind).upper()} {digits}"
 
 
-def _said(run: Run, name: str, set_name: str) -> tuple[list[Question], list[Response]]:
-    path = run.artefact("evaluate", name).path / f"{set_name}.responses.jsonl"
-    return [question for question, _ in run.reported(set_name).values()], list(read_responses([path]))
+def _evaluated(context: RunContext, name: str, set_name: str) -> tuple[list[Question], list[Response]]:
+    """The questions of an evaluated set, and the responses to them."""
+    path = context.artefact("evaluate", name).path / f"{set_name}.responses.jsonl"
+    questions = [question for question, _ in context.reported_questions(set_name).values()]
+    return questions, list(read_responses([path]))
 
 
-def _extremes(arms: list[RunResult]) -> tuple[RunResult | None, RunResult | None]:
-    """The arm with most samples, and the one of the same model that learnt from labels alone."""
-    students = [arm for arm in arms if arm.role == "student" and arm.samples is not None]
+def _main_results(results: Sequence[RunResult]) -> tuple[RunResult | None, RunResult | None]:
+    """The student with most samples, and the one of the same model that was trained on labels alone."""
+    students = [result for result in results if result.role == "student" and result.samples is not None]
     if not students:
-        return (arms[0] if arms else None), None
-    method = max(students, key=lambda arm: arm.samples)
-    alike = [arm for arm in students if (arm.model, arm.seed) == (method.model, method.seed)]
-    return method, next((arm for arm in alike if arm.samples == 0), None)
+        return (results[0] if results else None), None
+    method = max(students, key=lambda result: result.samples)
+    alike = [result for result in students if (result.model, result.seed) == (method.model, method.seed)]
+    return method, next((result for result in alike if result.samples == 0), None)
 
 
-def _examples(run: Run, arm: RunResult | None) -> list:
-    if arm is None:
+def _examples(context: RunContext, result: RunResult | None) -> list[Example]:
+    """Responses of one student to questions of its first set."""
+    if result is None:
         return []
-    main = eval_specs(run.config)[arm.student].eval_sets[0]
-    return pick_examples(*_said(run, arm.student, main), arm.name, label(run, main))
+    first_set = eval_specs(context.config)[result.student].eval_sets[0]
+    evaluated = _evaluated(context, result.student, first_set)
+    return pick_examples(*evaluated, result.name, set_label(context, first_set))
 
 
-def _pairs(run: Run, arms: list[RunResult]) -> list:
-    if not arms:
+def _contrast_pairs(context: RunContext, results: Sequence[RunResult]) -> list[ContrastPair]:
+    """Contrast pairs with the responses of these students."""
+    if not results:
         return []
-    said = {
-        arm.name: [_said(run, arm.student, s) for s in eval_specs(run.config)[arm.student].eval_sets] for arm in arms
-    }
-    questions = [question for set_questions, _ in said[arms[0].name] for question in set_questions]
-    answers = {name: {row.question_id: row for _, rows in sets for row in rows} for name, sets in said.items()}
+    specs = eval_specs(context.config)
+    evaluated = {r.name: [_evaluated(context, r.student, s) for s in specs[r.student].eval_sets] for r in results}
+    questions = [question for set_questions, _ in evaluated[results[0].name] for question in set_questions]
+    answers = {name: {row.question_id: row for _, rows in sets for row in rows} for name, sets in evaluated.items()}
     return pick_pairs(questions, answers)
 
 
-def _curve(run: Run, name: str) -> list[tuple[int, float | None, float | None]]:
-    rows = read_metrics(run.artefact("train", name).path / "metrics.jsonl")
+def _training_curve(context: RunContext, student: str) -> list[tuple[int, float | None, float | None]]:
+    """(step, loss, dev accuracy) of every metrics line."""
+    rows = read_metrics(context.artefact("train", student).path / "metrics.jsonl")
     return [(row["step"], row.get("loss"), row.get("dev_accuracy")) for row in rows]
 
 
-def _facts(run: Run) -> dict[str, str]:
-    facts = {"students": str(len(run.config.students)), "seed": str(run.config.seed)}
-    for name, rationales in run.config.rationales.items():
-        if rationales.source in ("model", "server", "batch"):
-            counts = run.artefact("sample", name).manifest().get("counts", {})
-            said = f"{counts.get('responses', 0):,} responses to {counts.get('questions', 0):,} questions"
-            # A first stage answers nothing, so nothing it says is right or wrong.
-            right = f", {100 * counts['correct_share']:.1f} % right" if counts.get("correct") else ""
-            facts[f"samples {name}"] = said + right
+def _ledgers(context: RunContext) -> dict[str, Any]:
+    """The ledger of every corpus that is made of responses."""
+    paths = {name: context.artefact("build", name).path / "ledger.json" for name in context.config.corpora}
+    return {name: read_json(path) for name, path in paths.items() if path.exists()}
+
+
+def _costs(context: RunContext) -> dict[str, Any]:
+    """Time and compute of every training that recorded them."""
+    found = {name: context.artefact("train", name).manifest()["counts"].get("cost") for name in context.config.students}
+    return {name: cost for name, cost in found.items() if cost}
+
+
+def _facts(context: RunContext) -> dict[str, str]:
+    """What was run, on which devices and with which versions."""
+    facts = {"students": str(len(context.config.students)), "seed": str(context.config.seed)}
+    for name, source in context.config.rationales.items():
+        if isinstance(source, GeneratedSource):
+            counts = context.artefact("sample", name).manifest().get("counts", {})
+            fact = f"{counts.get('responses', 0):,} responses to {counts.get('questions', 0):,} questions"
+            if counts.get("correct"):  # rationales without an answer are neither right nor wrong
+                fact += f", {100 * counts['correct_share']:.1f} % correct"
+            facts[f"samples {name}"] = fact
     devices = jax.devices()
     facts["devices"] = f"{len(devices)} x {devices[0].device_kind}, {platform.machine()}"
     found = versions()
     return facts | {key: found[key] for key in ("scotd_jax", "jax", "python")}
-
-
-def _corpus(run: Run, name: str):
-    return run.artefact("build", name).path

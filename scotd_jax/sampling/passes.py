@@ -8,6 +8,7 @@ from scotd_jax.config import Sampling
 from scotd_jax.errors import InputError
 from scotd_jax.layout import round_up, split_prompt
 from scotd_jax.models.api import Model
+from scotd_jax.models.position_table import check_positions
 from scotd_jax.sampling.requests import Request
 
 
@@ -63,9 +64,10 @@ def _check_prompt(model: Model, policy: Sampling, request: Request) -> None:
     where = f"question {request.question_id!r}"
     if not len(request.prompt_ids) and model.start_token is None:
         raise InputError(f"{where}: the prompt has no tokens; a decoder-only model needs at least one")
-    max_positions = getattr(model.config, "max_position_embeddings", None)
-    if max_positions is not None and len(request.prompt_ids) + policy.max_new_tokens > max_positions:
-        raise InputError(
-            f"{where}: {len(request.prompt_ids)} prompt tokens and max_new_tokens {policy.max_new_tokens} "
-            f"exceed the model's {max_positions} positions; shorten the prompt or lower max_new_tokens"
-        )
+    prompt, response = len(request.prompt_ids), policy.max_new_tokens
+    check_positions(
+        model.config,
+        prompt + response,
+        f"{where}: {prompt} prompt tokens and max_new_tokens {response}",
+        "shorten the prompt or lower max_new_tokens",
+    )

@@ -119,8 +119,8 @@ def test_training_that_is_killed_ends_with_the_same_parameters(whole, tmp_path):
 
 def config_of(workdir: Path):
     from scotd_jax import config as c
-    from scotd_jax.jobs.context import Run
+    from scotd_jax.jobs.context import make_context
     from scotd_jax.workdir import Workdir
 
     config = c.from_mapping(c.Config, json.loads((workdir / "config.json").read_text()))
-    return Run(config, Workdir(str(workdir))).model_config(config.students["student"].model)
+    return make_context(config, Workdir(str(workdir))).models.architecture(config.students["student"].model)

@@ -7,7 +7,7 @@ from scotd_jax import config as c
 from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.jobs.build import build
-from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.rationales.store import ResponseWriter
 from scotd_jax.records import Question, Response, to_json
 from scotd_jax.tasks import recipes
@@ -45,7 +45,13 @@ def write_questions(folder: Path, **splits: list[Question]) -> None:
         (folder / f"{split}.jsonl").write_text("".join(to_json(q) + "\n" for q in questions))
 
 
-def make_run(folder: Path, corpus: c.Corpus, said: dict[str, list[Response]], **fields) -> Run:
+def make_run(
+    folder: Path,
+    corpus: c.Corpus,
+    said: dict[str, list[Response]],
+    recipes: dict[str, c.Recipe] | None = None,
+    **fields,
+) -> RunContext:
     """A run with corpus "c", read by student "s", in FOLDER/run; the sets of responses are there.
 
     FOLDER/t holds the task's questions. `fields` are further ones of the student.
@@ -56,41 +62,42 @@ def make_run(folder: Path, corpus: c.Corpus, said: dict[str, list[Response]], **
         rationales={name: c.FileSource(questions=("t.train",)) for name in said},
         corpora={"c": dataclasses.replace(corpus, rationales=corpus.rationales or tuple(said))},
         students={"s": student},
+        recipes=recipes or {},
     )
-    run = Run(config, Workdir(str(folder / "run")))
+    run = make_context(config, Workdir(str(folder / "run")))
     for name, rows in said.items():
         artefact = run.artefact("sample", name)
         if artefact.begin({"rows": len(rows)}):
             writer = ResponseWriter(artefact.path)
             writer.write(rows)
-            writer.merge([q.id for q in run.questions("t.train")], 3)
+            writer.merge([q.id for q in run.questions.questions("t.train")], 3)
             artefact.finish({})
     return run
 
 
-def built(run: Run) -> dict[str, list[GroupedExample]]:
+def built(run: RunContext) -> dict[str, list[GroupedExample]]:
     """Builds the corpus; the records of every part."""
     build(run, "c")
-    readers = {part: CorpusReader(folder(run), part) for part in run.recipe("c").parts}
+    readers = {part: CorpusReader(folder(run), part) for part in run.recipes["c"].parts}
     return {part: [reader[i] for i in range(len(reader))] for part, reader in readers.items()}
 
 
-def folder(run: Run) -> Path:
+def folder(run: RunContext) -> Path:
     return Path(run.artefact("build", "c").path)
 
 
-def files(run: Run) -> dict[str, bytes]:
+def files(run: RunContext) -> dict[str, bytes]:
     """Everything in the corpus but what names versions and times."""
     return {p.name: p.read_bytes() for p in sorted(folder(run).iterdir()) if p.name != "manifest.json"}
 
 
-def expected(run: Run, kept: dict[str, list[Response]], flat: bool = False) -> dict[str, list[GroupedExample]]:
+def expected(run: RunContext, kept: dict[str, list[Response]], flat: bool = False) -> dict[str, list[GroupedExample]]:
     """The same without shards, batches and second thoughts: text by text."""
-    tokenizer = run.tokenizer(MODEL)
+    tokenizer = run.models.tokenizer(MODEL)
     parts: dict[str, list[GroupedExample]] = {}
-    for name, part in run.recipe("c").parts.items():
+    for name, part in run.recipes["c"].parts.items():
         parts[name] = []
-        for id_, (each, task) in run.ask(("t.train",)).items():
+        for id_, (each, task) in run.questions.by_id(("t.train",)).items():
             rows = kept.get(id_, [])
             for some in [[row] for row in rows] if flat else [rows] * bool(rows):
                 for prompt, said in recipes.training_examples(part, task.format, each, some):

@@ -1,6 +1,5 @@
 """The build job: what lands in a corpus, in which order, and that nobody can see how many hands built it."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -109,10 +108,12 @@ def test_what_no_longer_fits_after_a_control_is_too_long(home):
 
 def test_a_control_of_rationales_that_nobody_reads_is_refused(home):
     run = make_run(home, c.Corpus(recipe="teacher_label", rationale_control="shuffled"), {"said": ROWS})
-    with pytest.raises(InputError, match="config.corpora.c.rationale: recipe 'teacher_label' uses no rationale"):
+    with pytest.raises(
+        InputError, match="config.corpora.c.rationale_control: recipe 'teacher_label' uses no rationale"
+    ):
         build(run, "c")
     alone = make_run(home, c.Corpus(rationale_control="other"), {"one": ROWS[:2]})
-    with pytest.raises(InputError, match="rationale='other' needs another question"):
+    with pytest.raises(InputError, match="rationale_control='other' needs another question"):
         build(alone, "c")
 
 
@@ -198,8 +199,7 @@ def test_parts_visit_the_same_question_and_sample_at_the_same_step(home):
     options = {"batch_size": 4, "group_size": 2, "start_token": None, "seed": 3}
     for balance in ("questions", "responses"):
         recipe = c.Recipe({"ask": c.Part("{question}", "{rationale}"), "infer": c.Part("{rationale}", "{question}")})
-        run = make_run(home, c.Corpus(recipe="both", balance=balance), {"said": ROWS})
-        run.config = dataclasses.replace(run.config, recipes={"both": recipe})
+        run = make_run(home, c.Corpus(recipe="both", balance=balance), {"said": ROWS}, {"both": recipe})
         run.artefact("build", "c").remove()
         parts = built(run)
         batches = open_batches(folder(run), ("ask", "infer"), **options)

@@ -8,7 +8,7 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.context import make_context
 from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.importers.joining import Import
 from scotd_jax.rationales.store import read_responses
@@ -47,7 +47,7 @@ def run(home: Path, skip_bad: bool = False, **fields) -> Path:
     fields = {"path": f"{home}/said/*.jsonl", "importer": "prompt_completion"} | fields
     said = c.FileSource(questions=("home.train",), **fields)
     config = c.Config(tasks={"home": task}, rationales={"said": said})
-    sample(Run(config, Workdir(str(home / "w")), skip_bad), "said")
+    sample(make_context(config, Workdir(str(home / "w")), skip_bad), "said")
     return home / "w/rationales/said"
 
 

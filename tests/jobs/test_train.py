@@ -10,13 +10,14 @@ from scotd_jax import config as c
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import train
 from scotd_jax.jobs.build import build
-from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.context import RunContext, make_context
+from scotd_jax.jobs.model_loading import ModelLoader
 from tests.helpers.corpora import make_run, question, responses, write_questions
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
 
-def built(folder, **changes) -> Run:
+def built(folder, **changes) -> RunContext:
     """A run whose corpus is built; student "s" has a dev set."""
     questions = [question(i) for i in range(16)]
     write_questions(folder / "t", train=questions, dev=[question(i, "dev") for i in range(4)])
@@ -26,35 +27,35 @@ def built(folder, **changes) -> Run:
         folder, c.Corpus(decontaminate=0), {"said": responses(questions, 2)}, training=training, dev_sets=("t.dev",)
     )
     short = c.Sampling(temperature=0.0, max_new_tokens=4)
-    run.config = dataclasses.replace(run.config, evaluation=c.Evaluation(sampling=short))
+    run = make_context(dataclasses.replace(run.config, evaluation=c.Evaluation(sampling=short)), run.workdir)
     build(run, "c")
     return run
 
 
-def changed(run: Run, **changes) -> Run:
+def changed(run: RunContext, **changes) -> RunContext:
     """The same run with another training of its student."""
     student = run.config.students["s"]
     student = dataclasses.replace(student, training=dataclasses.replace(student.training, **changes))
-    return Run(dataclasses.replace(run.config, students={"s": student}), run.workdir)
+    return make_context(dataclasses.replace(run.config, students={"s": student}), run.workdir)
 
 
 def watched(monkeypatch, name: str, dtype: str) -> list[weakref.ref]:
-    """The arrays of a dtype that this method of Run will have returned."""
-    method, found = getattr(Run, name), []
+    """The arrays of a dtype that this method of ModelLoader will have returned."""
+    method, found = getattr(ModelLoader, name), []
 
-    def call(*arguments):
-        tree = method(*arguments)
+    def call(*arguments, **options):
+        tree = method(*arguments, **options)
         found.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(tree) if leaf.dtype == dtype)
         return tree
 
-    monkeypatch.setattr(Run, name, call)
+    monkeypatch.setattr(ModelLoader, name, call)
     return found
 
 
 def test_neither_what_it_starts_from_nor_who_answers_dev_questions_is_held_during_updates(tmp_path, monkeypatch):
     run = built(tmp_path)
     # A speaker's embeddings are those of the state; its kernels are its own.
-    dtypes = {"params": "float32", "on_own_devices": "bfloat16"}
+    dtypes = {"params": "float32", "to_sampling_devices": "bfloat16"}
     made = {name: watched(monkeypatch, name, dtype) for name, dtype in dtypes.items()}
     alive = []
 
@@ -65,7 +66,7 @@ def test_neither_what_it_starts_from_nor_who_answers_dev_questions_is_held_durin
     monkeypatch.setattr(train, "note", note)
     train.train(run, "s")
     assert all(made.values())
-    assert alive == [{"params": 0, "on_own_devices": 0}] * 6  # four updates, twice dev
+    assert alive == [{"params": 0, "to_sampling_devices": 0}] * 6  # four updates, twice dev
 
 
 def test_what_changes_nothing_but_rounding_may_change(tmp_path, capsys):
@@ -102,8 +103,8 @@ def test_every_dev_set_has_its_say(tmp_path):
     many = [dataclasses.replace(question(i, "dev"), id=f"u/dev/{i}", task="u") for i in range(9)]
     write_questions(tmp_path / "u", train=[], dev=many)
     tasks = {"t": task, "u": dataclasses.replace(task, path=str(tmp_path / "u"))}
-    run = Run(dataclasses.replace(run.config, tasks=tasks), run.workdir)
-    asked = [*train.in_turn(run, ("u.dev", "t.dev"), 6)]
+    run = make_context(dataclasses.replace(run.config, tasks=tasks), run.workdir)
+    asked = [*run.questions.interleaved(("u.dev", "t.dev"), 6)]
     assert asked == ["u/dev/0", "t/dev/0", "u/dev/1", "t/dev/1", "u/dev/2", "t/dev/2"]
-    assert len(train.in_turn(run, ("u.dev", "t.dev"), 0)) == 13
-    assert [*train.in_turn(run, ("t.dev",), 3)] == ["t/dev/0", "t/dev/1", "t/dev/2"]
+    assert len(run.questions.interleaved(("u.dev", "t.dev"), 0)) == 13
+    assert [*run.questions.interleaved(("t.dev",), 3)] == ["t/dev/0", "t/dev/1", "t/dev/2"]

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 from scotd_jax import config as c
-from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.workdir import Workdir, read_json
 from tests.configs.thin import RANK, get_config
 from tests.helpers.cli import door
@@ -17,19 +17,19 @@ from tests.helpers.tolerances import FLOAT32
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
+def run(tmp_path_factory) -> RunContext:
     """All jobs of the config, done."""
     workdir = str(tmp_path_factory.mktemp("thin"))
     done = door("--config=tests/configs/thin.py", f"--workdir={workdir}", hurry=True)
     assert done.returncode == 0, done.stderr
     assert "trainable parameters: 1,344 of " in done.stderr
     assert "LoRA of rank 3, alpha 6" in done.stderr
-    return Run(c.from_mapping(c.Config, get_config()), Workdir(workdir))
+    return make_context(c.from_mapping(c.Config, get_config()), Workdir(workdir))
 
 
 def params(run: Run, student: str):
     model = c.Model(student=student)
-    found = run.params(model, run.model(model, "float32"), seed=0)
+    found = run.models.params(model, run.models.functions(model, "float32"), seed=0)
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(found, sep="/").items()}
 
 

@@ -13,7 +13,7 @@ from scotd_jax import config as c
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.context import make_context
 from scotd_jax.jobs.sample import sample
 from scotd_jax.models.api import Precision
 from scotd_jax.models.decoder_config import DecoderConfig
@@ -178,7 +178,7 @@ def test_a_folder_is_a_teacher(stories, tmp_path):
     )
     task = c.Task(kind="jsonl", path=str(tmp_path / "task"), format="scotd")
     config = c.Config(tasks={"home": task}, rationales={"said": said}, mesh=c.Mesh(data=2, fsdp=2, tensor=2))
-    sample(Run(config, Workdir(str(tmp_path / "w"))), "said")
+    sample(make_context(config, Workdir(str(tmp_path / "w"))), "said")
     rows = list(read_responses(sorted((tmp_path / "w/rationales/said").glob("responses-*.jsonl"))))
     assert {row.key for row in rows} == {(q.id, i) for q in questions for i in range(2)}
     assert all(row.model == str(stories) and row.num_tokens and math.isfinite(row.logprob) for row in rows)

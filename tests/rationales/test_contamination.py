@@ -116,7 +116,7 @@ def test_labels_alone_are_decontaminated_too(home):
 def test_to_be_evaluated_on_what_is_learnt_is_refused(home):
     path, rows = home
     run = make_run(path, c.Corpus(), {"said": rows}, eval_sets=("t.train",))
-    with pytest.raises(InputError, match=r"config.corpora.c: student 's' reads 't.train' and is evaluated on it"):
+    with pytest.raises(InputError, match=r"config.corpora.c: student 's' trains on 't.train' and is evaluated on it"):
         build(run, "c")
 
 

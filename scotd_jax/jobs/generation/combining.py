@@ -1,7 +1,7 @@
-"""One answer out of several, each to another rationale of the same question: by vote, or by adding probabilities."""
+"""One answer per question from several rationales: by majority vote, or by summing the answers' probabilities."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 from etils import epath
@@ -11,77 +11,119 @@ from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation.marginalization import log_marginal
 from scotd_jax.evaluation.voting import majority_vote
-from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation.local import Asked, Given, Speaker, collect, read_all, speak
+from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.generation.local import PromptedModel, RationalesById, generate
+from scotd_jax.jobs.generation.writing import write_missing
+from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Response
 from scotd_jax.sampling.likelihood import Candidates, score_candidates
 from scotd_jax.tasks.prompt_formats import answer_forms, is_correct
+from scotd_jax.tasks.question_loader import QuestionsById
 
 
-def by_vote(
-    run: Run, speaker: Speaker, asked: Asked, given: Given, sampling: Sampling, folder: epath.Path, set_name: str
+def answer_by_vote(
+    context: RunContext,
+    model: PromptedModel,
+    questions: QuestionsById,
+    rationales: RationalesById,
+    sampling: Sampling,
+    folder: epath.Path,
+    set_name: str,
 ) -> list[epath.Path]:
-    """An answer to every rationale, and of each question's answers the one with most votes."""
-    stem = f"{set_name}.each.responses"
-    each = read_all(speak(run, speaker, asked, sampling, seed=run.config.seed, folder=folder, stem=stem, given=given))
-    said: dict[str, list[Response]] = {}
-    for row in each:
-        said.setdefault(row.question_id, []).append(row)
+    """Generates an answer to every rationale and writes, per question, the answer with most votes.
 
-    def work(done) -> tuple[int, Iterator[list[Response]]]:
-        rows = []
-        for answers in hosts.local_share([answers for id_, answers in said.items() if (id_, 0) not in done]):
-            winner = majority_vote([row.answer for row in answers])
-            first = next(row for row in answers if row.answer == winner)
-            rows.append(dataclasses.replace(first, sample_index=0, sampling=f"vote over {len(answers)} rationales"))
+    Returns:
+      The files of the combined answers. SET.each.responses.jsonl beside them holds every answer.
+    """
+    stem, seed = f"{set_name}.each.responses", context.config.seed
+    paths = generate(context, model, questions, sampling, seed=seed, folder=folder, stem=stem, rationales=rationales)
+    by_question: dict[str, list[Response]] = {}
+    for row in read_responses(paths):
+        by_question.setdefault(row.question_id, []).append(row)
+
+    def missing(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
+        votes = [answers for id_, answers in by_question.items() if (id_, 0) not in done]
+        rows = [_majority_response(answers) for answers in hosts.local_share(votes)]
         return len(rows), iter([rows])
 
-    return collect(run, work, folder, "  votes", f"{set_name}.responses", list(asked))
+    return write_missing(
+        context, missing, folder, f"{set_name}.responses", list(questions), label=f"  {set_name} majority votes"
+    )
 
 
-def by_marginal(
-    run: Run, speaker: Speaker, asked: Asked, given: Given, sampling: Sampling, folder: epath.Path, set_name: str
+def answer_by_marginal(
+    context: RunContext,
+    model: PromptedModel,
+    questions: QuestionsById,
+    rationales: RationalesById,
+    sampling: Sampling,
+    folder: epath.Path,
+    set_name: str,
 ) -> list[epath.Path]:
-    """Of every question the answer whose probability, summed over the rationales, is largest."""
-    for question, _ in asked.values():
+    """Writes, per question, the answer with the largest probability summed over the rationales.
+
+    Raises:
+      InputError: if a question has no choices, whose probabilities could be summed.
+    """
+    for question, _ in questions.values():
         if not question.choices:
             raise InputError(f"question {question.id!r} has no choices to sum over; use combine='vote'")
-    forms = {id_: answer_forms(question) for id_, (question, _) in asked.items()}
 
-    def work(done) -> tuple[int, Iterator[list[Response]]]:
-        missing = hosts.local_share([id_ for id_ in asked if (id_, 0) not in done])
-        return len(missing), rows(missing)
+    def missing(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
+        ids = hosts.local_share([id_ for id_ in questions if (id_, 0) not in done])
+        batch = {id_: questions[id_] for id_ in ids}
+        return len(ids), iter_marginal_responses(context, model, batch, rationales, sampling)
 
-    def rows(missing: list[str]) -> Iterator[list[Response]]:
-        wanted = []
-        for id_ in missing:
-            question, task = asked[id_]
-            end = speaker.style(task).end  # a stop string; where there is none the end token ends an answer
-            last = [] if end else [speaker.tokenizer.eos_id]
-            responses = [speaker.tokenizer.encode(form + end) + last for form in forms[id_]]
-            wanted += [Candidates(id_, speaker.prompt_ids(question, task, text), responses) for text in given[id_]]
-        found: dict[str, list[np.ndarray]] = {id_: [] for id_ in missing}
-        sizes = {"batch_size": sampling.batch_size, "bucket": sampling.bucket, "mesh": run.own_mesh}
-        for batch in score_candidates(speaker.model, speaker.params, wanted, **sizes):
-            for id_, log_p in batch:
-                found[id_].append(log_p)
-        yield [answer(id_, log_marginal(np.stack(log_p))) for id_, log_p in found.items()]
+    return write_missing(
+        context, missing, folder, f"{set_name}.responses", list(questions), label=f"  {set_name} summed answers"
+    )
 
-    def answer(id_: str, log_p: np.ndarray) -> Response:
-        question, best = asked[id_][0], int(log_p.argmax())
-        said = forms[id_][best]
-        return Response(
-            question_id=id_,
-            sample_index=0,
-            text=said,
-            rationale=given[id_][0],
-            answer=said,
-            correct=is_correct(said, question),
-            finish_reason="stop",
-            logprob=round(float(log_p[best]), 4),
-            num_tokens=len(speaker.tokenizer.encode(said)) + 1,
-            model=speaker.name,
-            sampling=f"summed over {len(given[id_])} rationales",
+
+def iter_marginal_responses(
+    context: RunContext,
+    model: PromptedModel,
+    questions: QuestionsById,
+    rationales: RationalesById,
+    sampling: Sampling,
+) -> Iterator[list[Response]]:
+    """Scores every answer after every rationale and yields one batch with the best answer of each question."""
+    forms = {id_: answer_forms(question) for id_, (question, _) in questions.items()}
+    candidates = []
+    for id_, (question, task) in questions.items():
+        end = model.prompts.format_for(task).end  # a stop string; formats without one end with the end token
+        last = [] if end else [model.tokenizer.eos_id]
+        answers = [model.tokenizer.encode(form + end) + last for form in forms[id_]]
+        candidates += [Candidates(id_, model.prompt_ids(question, task, text), answers) for text in rationales[id_]]
+    log_probs: dict[str, list[np.ndarray]] = {id_: [] for id_ in questions}
+    sizes = {"batch_size": sampling.batch_size, "bucket": sampling.bucket, "mesh": context.sampling_mesh}
+    for batch in score_candidates(model.model, model.params, candidates, **sizes):
+        for id_, log_p in batch:
+            log_probs[id_].append(log_p)
+    rows = []
+    for id_, found in log_probs.items():
+        log_p = log_marginal(np.stack(found))
+        best = int(log_p.argmax())
+        answer = forms[id_][best]
+        rows.append(
+            Response(
+                question_id=id_,
+                sample_index=0,
+                text=answer,
+                rationale=rationales[id_][0],
+                answer=answer,
+                correct=is_correct(answer, questions[id_][0]),
+                finish_reason="stop",
+                logprob=round(float(log_p[best]), 4),
+                num_tokens=len(model.tokenizer.encode(answer)) + 1,
+                model=model.name,
+                sampling=f"summed over {len(rationales[id_])} rationales",
+            )
         )
+    yield rows
 
-    return collect(run, work, folder, "  summed", f"{set_name}.responses", list(asked))
+
+def _majority_response(answers: list[Response]) -> Response:
+    """The first response with the answer that most of them have."""
+    winner = majority_vote([row.answer for row in answers])
+    first = next(row for row in answers if row.answer == winner)
+    return dataclasses.replace(first, sample_index=0, sampling=f"vote over {len(answers)} rationales")

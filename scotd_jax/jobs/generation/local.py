@@ -1,9 +1,9 @@
-"""A model answers questions and every answer is kept: what sampling a teacher and evaluating a student share."""
+"""Generation with a local model: sampling from a teacher and evaluating a student are the same thing."""
 
 import array
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import jax
 from etils import epath
@@ -11,204 +11,204 @@ from etils import epath
 from scotd_jax import config as c
 from scotd_jax.distributed import hosts
 from scotd_jax.distributed.profiling import profile_steps
-from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation.thinking import Thinking
+from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.generation.prompting import PromptBuilder, PromptSettings, describe, make_response
+from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
+from scotd_jax.jobs.generation.writing import write_missing
 from scotd_jax.models import api
-from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Prompt, Question, Response
-from scotd_jax.sampling import decode_loop
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.sampler import Sampler
-from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import LoadedTask
-from scotd_jax.tasks.exemplars import join_prompt
-from scotd_jax.tasks.prompt_formats import PromptFormat, is_correct
+from scotd_jax.tasks.question_loader import QuestionsById
 from scotd_jax.tokenization import Tokenizer
 
-Asked = Mapping[str, tuple[Question, LoadedTask]]
-Given = Mapping[str, Sequence[str]]  # question id -> rationales that it is asked with
+RationalesById = Mapping[str, Sequence[str]]  # question id -> the rationales with which it is prompted, one at a time
 
 
-class Speaker(NamedTuple):
-    """A model ready to speak, asked as its recipe says in a format of its own or that of each task (None).
+@dataclasses.dataclass(frozen=True)
+class PromptedModel:
+    """A local model with its parameters, its tokenizer, and the format in which it is prompted.
 
-    `prefix(task, format, few_shot)` is what comes before every prompt: a text or, if it is asked in a chat, turns.
-    Without model, params and tokenizer it speaks elsewhere (generation/servers). `thinking` None: what it says
-    has no blocks of thought, or is taken as it is.
+    Attributes:
+      name: name in the records and in progress lines.
+      model: the model functions.
+      params: parameters on the devices that sample, or abstract ones (`api.Model.abstract`) where every call of the
+        sampler is to use others, as during training.
+      tokenizer: its tokenizer.
+      prompts: how it is prompted.
+      thinking: how thinking blocks in its responses are treated.
     """
 
     name: str
-    model: api.Model | None
-    params: api.Params | None
-    tokenizer: Tokenizer | None
-    recipe: c.Recipe
-    own_style: PromptFormat | None
-    few_shot: int
-    prefix: Callable[[LoadedTask, PromptFormat, int], Prompt]
-    thinking: Thinking | None = None
-
-    def style(self, task: LoadedTask) -> PromptFormat:
-        return self.own_style or task.format
+    model: api.Model
+    params: api.Params
+    tokenizer: Tokenizer
+    prompts: PromptBuilder
+    thinking: ThinkingBlocks = IGNORE_THINKING
 
     def prompt(self, question: Question, task: LoadedTask, rationale: str | None = None) -> Prompt:
-        style = self.style(task)
-        before = self.prefix(task, style, self.few_shot)
-        return join_prompt(before, recipes.build_prompt(self.recipe, style, question, rationale))
+        """Returns the whole prompt for a question."""
+        return self.prompts.prompt(question, task, rationale)
 
     def prompt_ids(self, question: Question, task: LoadedTask, rationale: str | None = None) -> list[int]:
+        """Returns the token ids of a prompt."""
         return self.tokenizer.prompt_ids(self.prompt(question, task, rationale), self.model.config.kind)
 
-    def exemplar_ids(self, task: LoadedTask) -> list[int]:
-        """What comes before every prompt of the task, and perhaps a few tokens that end it; empty without exemplars."""
-        exemplars = self.prefix(task, self.style(task), self.few_shot)
-        return self.tokenizer.prompt_ids(exemplars, self.model.config.kind) if exemplars else []
-
-    def stops(self, asked: Asked) -> tuple[str, ...]:
-        """The strings that end a response to any of the questions. Thoughts may hold them, so then there are none."""
-        if self.thinking and self.thinking.what:
+    def stop_strings(self, questions: QuestionsById) -> tuple[str, ...]:
+        """Returns the strings that end a response to any of the questions; none if blocks may contain them."""
+        if self.thinking.is_chosen:
             return ()
-        return tuple(dict.fromkeys(stop for _, task in asked.values() for stop in self.style(task).stops))
+        stops = (stop for _, task in questions.values() for stop in self.prompts.format_for(task).stops)
+        return tuple(dict.fromkeys(stops))
+
+    def sampler(
+        self, questions: QuestionsById, sampling: c.Sampling, seed: int, mesh: jax.sharding.Mesh | None = None
+    ) -> Sampler:
+        """Returns a sampler for responses to the questions."""
+        stops = self.stop_strings(questions)
+        return Sampler(self.model, self.params, self.tokenizer, sampling, seed=seed, stops=stops, mesh=mesh)
+
+    def requests(
+        self,
+        questions: QuestionsById,
+        n: int,
+        done: Collection[tuple[str, int]] = frozenset(),
+        rationales: RationalesById | None = None,
+    ) -> list[Request]:
+        """Returns requests for the samples that are not `done`.
+
+        Args:
+          questions: the questions.
+          n: samples per question. Ignored with `rationales`.
+          done: (question id, sample index) of samples that exist.
+          rationales: rationales for the prompts; sample i of a question is prompted with its rationale i.
+        """
+        few_shot_ids: dict[str, list[int]] = {}
+        found = []
+        for id_, (question, task) in questions.items():
+            if rationales is None:
+                indices = tuple(i for i in range(n) if (id_, i) not in done)
+                prompts = [(indices, None)] if indices else []
+            else:
+                prompts = [((i,), text) for i, text in enumerate(rationales[id_]) if (id_, i) not in done]
+            for indices, rationale in prompts:
+                if task.name not in few_shot_ids:
+                    few_shot_ids[task.name] = self._few_shot_ids(task)
+                # A compact array: all requests of a run are in memory at once.
+                ids = array.array("i", self.prompt_ids(question, task, rationale))
+                found.append(Request(id_, ids, indices, shared_length=_common_prefix(ids, few_shot_ids[task.name])))
+        return found
+
+    def responses(
+        self,
+        samples: Sequence[Sample],
+        questions: QuestionsById,
+        sampling: c.Sampling,
+        rationales: RationalesById | None = None,
+    ) -> list[Response]:
+        """Parses samples and compares their answers with the gold ones."""
+        found = []
+        for sample in samples:
+            rationale = None if rationales is None else rationales[sample.question_id][sample.sample_index]
+            found.append(self.respond(sample, *questions[sample.question_id], describe(sampling), rationale))
+        return found
+
+    def respond(
+        self, sample: Sample, question: Question, task: LoadedTask, sampling: str, rationale: str | None = None
+    ) -> Response:
+        """Parses one sample. `sampling` is the policy in words, `rationale` the one in its prompt."""
+        return make_response(
+            sample,
+            question,
+            task,
+            prompts=self.prompts,
+            thinking=self.thinking,
+            model=self.name,
+            sampling=sampling,
+            rationale=rationale,
+        )
+
+    def _few_shot_ids(self, task: LoadedTask) -> list[int]:
+        """Token ids of the few-shot examples, perhaps followed by tokens that end the prompt."""
+        few_shot = self.prompts.few_shot(task)
+        return self.tokenizer.prompt_ids(few_shot, self.model.config.kind) if few_shot else []
 
 
-def load_speaker(run: Run, name: str, model: c.Model, precision: str, seed: int = 0) -> Speaker:
-    functions = run.model(model, precision)
-    # Before they move to the devices that speak: theirs is all that stays, and half as much.
-    params = decode_loop.cast_for_inference(functions, run.params(model, functions, seed, functions.precision.compute))
-    params = run.on_own_devices(params, functions)
-    return Speaker(name, functions, params, run.tokenizer(model), *run.manner(model), run.opening(model))
+def load_prompted_model(
+    context: RunContext,
+    name: str,
+    model: c.Model,
+    precision: str,
+    settings: PromptSettings,
+    *,
+    seed: int = 0,
+    thinking: ThinkingBlocks = IGNORE_THINKING,
+) -> PromptedModel:
+    """Loads a model of the config onto the devices of this process.
 
-
-def make_sampler(run: Run, speaker: Speaker, sampling: c.Sampling, stops: tuple[str, ...], seed: int) -> Sampler:
-    return Sampler(
-        speaker.model, speaker.params, speaker.tokenizer, sampling, seed=seed, stops=stops, mesh=run.own_mesh
-    )
-
-
-def requests(
-    speaker: Speaker,
-    asked: Asked,
-    n: int,
-    done: Set[tuple[str, int]] = frozenset(),
-    given: Given | None = None,
-) -> list[Request]:
-    """What is still to be sampled: n samples of every question, or one for every rationale given, less those `done`."""
-    exemplars: dict[str, list[int]] = {}
-
-    def request(id_: str, indices: tuple[int, ...], rationale: str | None = None) -> Request:
-        question, task = asked[id_]
-        if task.name not in exemplars:
-            exemplars[task.name] = speaker.exemplar_ids(task)
-        ids = array.array("i", speaker.prompt_ids(question, task, rationale))  # small: all requests wait at once
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, exemplars[task.name], strict=False))
-        return Request(id_, ids, indices, shared_length=sum(1 for _ in same))
-
-    wanted = []
-    for id_ in asked:
-        if given is None:
-            if missing := tuple(i for i in range(n) if (id_, i) not in done):
-                wanted.append(request(id_, missing))
-        else:
-            wanted += [request(id_, (i,), text) for i, text in enumerate(given[id_]) if (id_, i) not in done]
-    return wanted
-
-
-def respond(
-    sample: Sample, question: Question, task: LoadedTask, speaker: Speaker, sampling: str, given: Given | None = None
-) -> Response:
-    """The record of one sample, read as the speaker's recipe says and compared with the gold answer.
-
-    Its rationale is the one it was given where it gives none.
+    Args:
+      context: the run.
+      name: name of the model in the records.
+      model: the model.
+      precision: its compute precision.
+      settings: how it is prompted.
+      seed: seed of random parameters, for models without weights.
+      thinking: how thinking blocks in its responses are treated.
     """
-    style = speaker.style(task)
-    if speaker.thinking is None:
-        parsed = recipes.parse_response(speaker.recipe, style, sample.text, question)
-    else:
-        sample, parsed = speaker.thinking.read(sample, question, speaker.recipe, style)
-    rationale = parsed.rationale
-    if rationale is None and given is not None:
-        rationale = given[sample.question_id][sample.sample_index]
-    return Response(
-        question_id=sample.question_id,
-        sample_index=sample.sample_index,
-        text=sample.text,
-        rationale=rationale,
-        answer=parsed.answer,
-        correct=is_correct(parsed.answer, question),
-        finish_reason=sample.finish_reason,
-        logprob=round(sample.logprob, 4),
-        num_tokens=sample.num_tokens,
-        model=speaker.name,
-        sampling=sampling,
+    functions = context.models.functions(model, precision)
+    params = context.models.inference_params(model, functions, seed)
+    return PromptedModel(
+        name, functions, params, context.models.tokenizer(model), context.prompt_builder(settings), thinking
     )
 
 
-def speak(
-    run: Run,
-    speaker: Speaker,
-    asked: Asked,
+def generate(
+    context: RunContext,
+    model: PromptedModel,
+    questions: QuestionsById,
     sampling: c.Sampling,
     *,
     seed: int,
     folder: epath.Path,
     stem: str = "responses",
     shards: int | None = None,
-    given: Given | None = None,
+    rationales: RationalesById | None = None,
 ) -> list[epath.Path]:
-    """Samples what `folder` does not yet hold; rows are written as batches finish. Returns the merged files."""
-    label = describe(sampling)
-    sampler = make_sampler(run, speaker, sampling, speaker.stops(asked), seed)
+    """Generates the responses that `folder` does not hold yet and returns the merged files.
 
-    def work(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
-        wanted = hosts.local_share(requests(speaker, asked, sampling.n, done, given))
-        batches = profile_steps(sampler(wanted), run.config.profile, folder / "profile")
-        rows = ([respond(s, *asked[s.question_id], speaker, label, given) for s in some] for some in batches)
-        return sum(len(request.sample_indices) for request in wanted), rows
-
-    def note() -> str:
-        return f"slots {100 * sampler.stats.utilization:.0f} % busy"
-
-    return collect(run, work, folder, f"  {speaker.name} says {stem}", stem, list(asked), shards, note)
-
-
-def collect(
-    run: Run,
-    work: Callable[[Set[tuple[str, int]]], tuple[int, Iterator[list[Response]]]],
-    folder: epath.Path,
-    label: str,
-    stem: str,
-    order: Sequence[str],
-    shards: int | None = None,
-    note: Callable[[], str] = str,
-) -> list[epath.Path]:
-    """Writes what `work(names of the rows that are there)` yields: the number of rows missing here, and the rows.
-    What `note()` says is shown beside the progress.
-
-    With several processes each makes its share of what is missing, whoever wrote the rest; the first one merges.
+    Args:
+      context: the run.
+      model: the model.
+      questions: the questions.
+      sampling: the sampling policy; `sampling.n` responses are generated per question.
+      seed: seed of the sampling noise.
+      folder: folder of the files, which are written as batches finish.
+      stem: first part of their names.
+      shards: number of merged files; None for one named STEM.jsonl.
+      rationales: rationales for the prompts; then one response per rationale is generated.
     """
-    writer = ResponseWriter(folder, stem, host=jax.process_index())
-    done = writer.written_keys()
-    hosts.sync_processes(f"{folder} {stem} is read")  # else a fast process' rows would shift the shares of a slow one
-    missing, batches = work(done)
-    with run.progress(len(done) + missing, label, "responses", len(done)) as progress:
-        for rows in batches:
-            writer.write(rows)
-            progress.advance(len(rows), note())
-    hosts.sync_processes(f"{folder} {stem} is written")
-    if hosts.is_primary():
-        writer.merge(order, shards)
-    hosts.sync_processes(f"{folder} {stem} is merged")
-    return writer.merged_paths(shards)
+    sampler = model.sampler(questions, sampling, seed, context.sampling_mesh)
+
+    def missing(done: Collection[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
+        requests = hosts.local_share(model.requests(questions, sampling.n, done, rationales))
+        batches = profile_steps(sampler(requests), context.config.profile, folder / "profile")
+        rows = (model.responses(samples, questions, sampling, rationales) for samples in batches)
+        return sum(len(request.sample_indices) for request in requests), rows
+
+    return write_missing(
+        context,
+        missing,
+        folder,
+        stem,
+        list(questions),
+        shards=shards,
+        label=f"  {model.name} generates {stem}",
+        note=lambda: f"slots {100 * sampler.stats.utilization:.0f} % busy",
+    )
 
 
-def read_all(paths: list[epath.Path]) -> list[Response]:
-    return list(read_responses(paths))
-
-
-def describe(sampling: c.Sampling) -> str:
-    """The policy in one short string, for the records."""
-    if sampling.temperature == 0:
-        return "greedy"
-    parts = [f"temperature={sampling.temperature:g}"]
-    parts += [f"top_k={sampling.top_k}"] * bool(sampling.top_k)
-    parts += [f"top_p={sampling.top_p:g}"] * (sampling.top_p < 1)
-    return ",".join(parts)
+def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of leading tokens that two prompts share."""
+    equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return sum(1 for _ in equal)

@@ -1,9 +1,9 @@
-"""Blocks of thought, <think>...</think>: what a model that reasons by itself says before it answers."""
+"""Thinking blocks, `<think>...</think>`, in the responses of models that reason before they answer."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal
 
-from scotd_jax.config import GeneratedSource, Recipe
+from scotd_jax.config import GeneratedSource, ModelSource, Recipe
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers.answer_extraction import find_thinking_block
 from scotd_jax.records import Question
@@ -12,49 +12,70 @@ from scotd_jax.tasks import recipes
 from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat
 
 
-class Thinking(NamedTuple):
-    """How such blocks are read in one set of responses; `where` is its place in the config, `speaker` the model."""
+@dataclasses.dataclass(frozen=True)
+class ThinkingBlocks:
+    """How the thinking blocks of one set of responses are treated.
 
-    spec: GeneratedSource
-    where: str
-    speaker: str
+    Attributes:
+      mode: "ignore" parses the text as if there were no blocks; "refuse" raises on one, because the user has not
+        chosen; "keep" leaves blocks in the text, "strip" removes them, "rationale" removes them and records what is
+        inside as the rationale.
+      where: config path of the set, for messages.
+      model: name of the model, for messages.
+      remote: whether a server generated the text, which may then continue after a stop string.
+    """
+
+    mode: Literal["ignore", "refuse", "keep", "strip", "rationale"] = "ignore"
+    where: str = ""
+    model: str = ""
+    remote: bool = False
+
+    @classmethod
+    def of(cls, spec: GeneratedSource, where: str, model: str) -> "ThinkingBlocks":
+        """Returns the treatment that a set of responses chooses by its field `think`."""
+        return cls(spec.think or "refuse", where, model, remote=not isinstance(spec, ModelSource))
 
     @property
-    def what(self) -> str | None:
-        """What is to become of them: "keep", "strip" or "rationale"; None if nobody has said."""
-        return self.spec.think or None
+    def is_chosen(self) -> bool:
+        """Whether the user has chosen a treatment. Blocks may contain stop strings, which are then not sent."""
+        return self.mode in ("keep", "strip", "rationale")
 
-    def read(self, sample: Sample, question: Question, recipe: Recipe, style: PromptFormat) -> tuple[Sample, Parsed]:
-        """The sample as it is kept, and what it says. Its text ends before the format's stop string, unless that may
-        stand in a block that is kept. Who was cut while thinking has said nothing yet.
+    def parse(self, sample: Sample, question: Question, recipe: Recipe, form: PromptFormat) -> tuple[Sample, Parsed]:
+        """Returns the sample as it is stored, with rationale and answer.
 
-        Raises InputError on a block if `what` is None.
+        The text is cut at the format's stop strings where the sampler has not done that, unless a block is kept. A
+        response truncated inside a block has neither rationale nor answer.
+
+        Raises:
+          InputError: on a block, if the mode is "refuse".
         """
+        if self.mode == "ignore":
+            return sample, recipes.parse_response(recipe, form, sample.text, question)
         block = find_thinking_block(sample.text)
-        if block is not None and self.what is None:
-            raise InputError(f"{self.where}.think: {self.speaker} answers with a <think> block; {self._advice}")
+        if block is not None and not self.is_chosen:
+            raise InputError(f"{self.where}.think: {self.model} answers with a <think> block; {self._advice}")
         if block is not None and not block.closed:
             return dataclasses.replace(sample, finish_reason="length"), Parsed(None, None)
-        if self._is_uncut and (block is None or self.what != "keep"):
+        is_uncut = self.remote or self.is_chosen
+        if is_uncut and (block is None or self.mode != "keep"):
             text = sample.text if block is None else block.rest
-            ended = "stop" if any(stop in text.lstrip("\n") for stop in style.stops) else sample.finish_reason
-            sample = dataclasses.replace(sample, text=style.truncate(text), finish_reason=ended)
-        parsed = recipes.parse_response(recipe, style, sample.text, question)
-        if block is not None and self.what == "rationale":
+            stopped = any(stop in text.lstrip("\n") for stop in form.stops)
+            finish_reason = "stop" if stopped else sample.finish_reason
+            sample = dataclasses.replace(sample, text=form.truncate(text), finish_reason=finish_reason)
+        parsed = recipes.parse_response(recipe, form, sample.text, question)
+        if block is not None and self.mode == "rationale":
             parsed = parsed._replace(rationale=block.thinking)
         return sample, parsed
 
     @property
-    def _is_uncut(self) -> bool:
-        """Whether texts come with whatever follows a stop string: from servers, and where none was given (`stops`)."""
-        return self.spec.source != "model" or self.what is not None
-
-    @property
     def _advice(self) -> str:
         advice = (
-            "say what is to become of it: think='keep' leaves it in the text, 'strip' removes it, "
+            "choose what to do with it: think='keep' leaves it in the text, 'strip' removes it, "
             "'rationale' takes what is inside as the rationale"
         )
-        if self.spec.source == "model":
+        if not self.remote:
             return advice
         return f"{advice}. Stop strings may end it early; server.extra_body={{'stop': None}} sends none"
+
+
+IGNORE_THINKING = ThinkingBlocks()

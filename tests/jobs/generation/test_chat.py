@@ -11,10 +11,11 @@ from scotd_jax import config as c
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.build import build
-from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation.local import Speaker, respond
-from scotd_jax.jobs.generation.servers.remote_model import Remote
-from scotd_jax.jobs.generation.thinking import Thinking
+from scotd_jax.jobs.context import RunContext, make_context
+from scotd_jax.jobs.generation.local import PromptedModel
+from scotd_jax.jobs.generation.prompting import prompt_settings, uses_chat_template
+from scotd_jax.jobs.generation.servers.remote_model import make_remote_model
+from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
 from scotd_jax.jobs.graph import chain
 from scotd_jax.jobs.sample import sample
 from scotd_jax.models import registry
@@ -50,9 +51,13 @@ def config(home: Path, **changes) -> c.Config:
     return dataclasses.replace(c.from_mapping(c.Config, get_config(str(home))), **changes)
 
 
-def speaker(run: Run, model: c.Model) -> Speaker:
-    """As `load_speaker` makes it, without parameters."""
-    return Speaker("m", run.model(model, "float32"), None, run.tokenizer(model), *run.manner(model), run.opening(model))
+def prompted(
+    run: RunContext, model: c.Model, few_shot: int | None = None, thinking: ThinkingBlocks = IGNORE_THINKING
+) -> PromptedModel:
+    """A model of the config without parameters, prompted with so many examples (None: its own number)."""
+    functions = run.models.functions(model, "float32")
+    prompts = run.prompt_builder(prompt_settings(run.config, model, few_shot=few_shot))
+    return PromptedModel("m", functions, functions.abstract(), run.models.tokenizer(model), prompts, thinking)
 
 
 # The tokenizer
@@ -80,7 +85,7 @@ def test_a_saved_tokenizer_keeps_its_template(tmp_path, kind):
         tokenizer.save(tmp_path, kind)
         tokenizer.save(tmp_path, kind)  # over what is there
         again = Tokenizer.load(tmp_path)
-        assert again.template == tokenizer.chat_template
+        assert again.chat_template == tokenizer.chat_template
         assert again.chat_ids(TALK) == tokenizer.chat_ids(TALK)
 
 
@@ -153,34 +158,33 @@ def test_ends_that_are_no_ids(tmp_path, text, message):
 
 
 def test_here_and_behind_a_server_the_turns_are_the_same(home, tmp_path):
-    run = Run(config(home), Workdir(str(tmp_path)))
-    question, task = run.ask(("home.train",))["home/train/1"]
+    run = make_context(config(home), Workdir(str(tmp_path)))
+    question, task = run.questions.by_id(("home.train",))["home/train/1"]
     said = run.config.rationales["said"]
-    here = speaker(run, said.model)._replace(few_shot=2)
+    here = prompted(run, said.model, few_shot=2)
     server = c.Server(url="http://x/v1", model="m", kind="chat")
-    messages = Remote(run, c.ServerSource(said.questions, server, said.sampling, few_shot=2), 0, "r").body(
-        question, task, 0
-    )
+    remote = make_remote_model(run, c.ServerSource(said.questions, server, said.sampling, few_shot=2), 0, "r")
+    messages = remote.request_body(question, task, 0)
     assert list(here.prompt(question, task)) == messages["messages"]
     assert [turn["role"] for turn in messages["messages"]] == ["user", "assistant"] * 2 + ["user"]
     assert messages["messages"][1]["content"] == "Rain is water. So the answer is: (a)"
     assert messages["messages"][4]["content"] == "Q: train 1? (a) x (b) y\nA: "
-    assert here.prompt_ids(question, task) == run.tokenizer(said.model).chat_ids(messages["messages"])
+    assert here.prompt_ids(question, task) == run.models.tokenizer(said.model).chat_ids(messages["messages"])
     # Without the switch the same model reads one text, as before.
-    bare = here._replace(prefix=run.opening(c.Model(path=said.model.path)))
+    bare = prompted(run, c.Model(path=said.model.path), few_shot=2)
     assert bare.prompt(question, task).startswith("Q: What is wet? (a) rain (b) sand\nA: Rain is water.")
     with pytest.raises(InputError, match="there are 2, 3 are asked for"):
-        here._replace(few_shot=3).prompt(question, task)
+        prompted(run, said.model, few_shot=3).prompt(question, task)
 
 
 def test_a_student_reads_what_it_is_asked(home, tmp_path):
-    run = Run(config(home), Workdir(str(tmp_path)))
-    assert run.chats(c.Model(student="student"))
-    assert not run.chats(c.Model(path="x"))
+    run = make_context(config(home), Workdir(str(tmp_path)))
+    assert uses_chat_template(run.config, c.Model(student="student"))
+    assert not uses_chat_template(run.config, c.Model(path="x"))
     sample(run, "gold")
     build(run, "gold")
-    student = speaker(run, c.Model(student="student"))
-    questions = run.ask(("home.exemplars",))
+    student = prompted(run, c.Model(student="student"))
+    questions = run.questions.by_id(("home.exemplars",))
     reader = CorpusReader(run.artefact("build", "gold").path, "train")
     examples = [reader[i] for i in range(len(reader))]
     assert {e.question_id: e.prompt for e in examples} == {
@@ -188,7 +192,7 @@ def test_a_student_reads_what_it_is_asked(home, tmp_path):
     }
     assert [turn["role"] for turn in student.prompt(*next(iter(questions.values())))] == ["user", "assistant", "user"]
     other = dataclasses.replace(run.config.students["student"], model=c.Model(path=f"{home}/model"))
-    mixed = Run(config(home, students={**run.config.students, "other": other}), Workdir(str(tmp_path)))
+    mixed = make_context(config(home, students={**run.config.students, "other": other}), Workdir(str(tmp_path)))
     with pytest.raises(InputError, match="student and other"):
         build(mixed, "gold")
 
@@ -224,25 +228,25 @@ SAID = "It rains. So the answer is: (a)"
     ],
 )
 def test_thoughts_of_a_model_here(home, tmp_path, text, think, expected):
-    run = Run(config(home), Workdir(str(tmp_path)))
-    question, task = run.ask(("home.train",))["home/train/1"]
+    run = make_context(config(home), Workdir(str(tmp_path)))
+    question, task = run.questions.by_id(("home.train",))["home/train/1"]
     spec = c.ModelSource(think=think or "")
-    speaker = Speaker("m", None, None, None, *run.manner(c.Model()), run.prefix, Thinking(spec, "config.r", "m"))
-    assert speaker.stops({question.id: (question, task)}) == (() if think else ("\n\n",))
-    row = respond(Sample(question.id, 0, text, "length", -1.0, 5, ()), question, task, speaker, "greedy")
+    model = prompted(run, c.Model(path=f"{home}/model"), thinking=ThinkingBlocks.of(spec, "config.r", "m"))
+    assert model.stop_strings({question.id: (question, task)}) == (() if think else ("\n\n",))
+    row = model.respond(Sample(question.id, 0, text, "length", -1.0, 5, ()), question, task, "greedy")
     assert (row.text, row.rationale, row.answer, row.finish_reason) == expected
 
 
 def test_thoughts_of_which_nothing_is_said(home, tmp_path):
-    run = Run(config(home), Workdir(str(tmp_path)))
-    question, task = run.ask(("home.train",))["home/train/1"]
-    thinking = Thinking(c.ModelSource(), "config.rationales.r", "m")
-    speaker = Speaker("m", None, None, None, *run.manner(c.Model()), run.prefix, thinking)
+    run = make_context(config(home), Workdir(str(tmp_path)))
+    question, task = run.questions.by_id(("home.train",))["home/train/1"]
+    thinking = ThinkingBlocks.of(c.ModelSource(), "config.rationales.r", "m")
+    model = prompted(run, c.Model(path=f"{home}/model"), thinking=thinking)
     said = Sample(question.id, 0, "<think>", "stop", -1.0, 5, ())
     with pytest.raises(InputError, match=r"^config\.rationales\.r\.think: m answers with a <think> .*rationale$"):
-        respond(said, question, task, speaker, "greedy")
+        model.respond(said, question, task, "greedy")
     # When a student is evaluated, what it says is taken as it is.
-    assert respond(said, question, task, speaker._replace(thinking=None), "greedy").text == "<think>"
+    assert prompted(run, c.Model(path=f"{home}/model")).respond(said, question, task, "greedy").text == "<think>"
 
 
 # The folder that is exported
@@ -279,9 +283,9 @@ def test_through_the_door(home, tmp_path):
     model = json.loads((tmp_path / "rationales/said/manifest.json").read_text())["identity"]["model"]
     assert model["config"]["chat"]
     assert model["chat"]
-    assert model["ends"] == [2, 4]
+    assert model["eos_ids"] == [2, 4]
     found = config(home)
     said = dataclasses.replace(found.rationales["said"], model=c.Model(path=f"{home}/model"))
     plain = dataclasses.replace(found, rationales={**found.rationales, "said": said})
     with pytest.raises(InputError, match="chat was True"):
-        sample(Run(plain, Workdir(str(tmp_path))), "said")
+        sample(make_context(plain, Workdir(str(tmp_path))), "said")

@@ -1,20 +1,21 @@
-"""Batch files: requests are written for whoever runs them, and their results are read when they are back.
+"""Batch files: requests are written to files that the user sends elsewhere, and results are read when they are back.
 
-For OpenAI's batch interface and those that copy it, and for `vllm run-batch`. Every sample is a request of its own,
-named QUESTION_ID#SAMPLE, so results may come in any order, in any number of files, and with gaps: what is missing, for
-whatever reason, is asked for again and nothing else.
+The files suit OpenAI's batch interface, its copies, and `vllm run-batch`. Every sample is a request of its own, named
+QUESTION_ID#SAMPLE, so results may come in any order, in any number of files, and with gaps. Only the samples that are
+missing are requested again.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from etils import epath
 
 from scotd_jax.atomic import atomic_write
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation.local import Asked
-from scotd_jax.jobs.generation.servers.remote_model import Remote
+from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.generation.servers.remote_model import RemoteModel
 from scotd_jax.jobs.generation.servers.requests import PATHS
 from scotd_jax.rationales.importers.import_ledger import ImportLedger
 from scotd_jax.rationales.importers.imported import BadRow, BadRowError, ImportedResponse
@@ -22,52 +23,59 @@ from scotd_jax.rationales.importers.openai import openai_batch
 from scotd_jax.rationales.importers.row_readers import expand_paths
 from scotd_jax.rationales.store import ResponseWriter
 from scotd_jax.records import Response
+from scotd_jax.tasks.question_loader import QuestionsById
 from scotd_jax.workdir import write_text
 
-LINES = 50_000  # of one file, and BYTES: what OpenAI takes at once, with a margin
-BYTES = 180 * 10**6
-BLOCK = 4096  # rows that are written at once
-TOLD = 3  # refused rows that are told one by one
+MAX_REQUESTS = 50_000  # of one file: the limit of OpenAI's batch interface
+MAX_BYTES = 180 * 10**6  # of one file: its limit of 200 MB, with a margin
+ROWS_PER_WRITE = 4096
+MAX_LOGGED_ROWS = 3  # unusable rows that are logged one by one
 
 
-def ask_by_files(run: Run, remote: Remote, asked: Asked, folder: epath.Path, path: str) -> list[epath.Path]:
-    """Reads the results at `path` ("": folder/batch/results*.jsonl) and returns the merged files.
+def generate_by_batch_files(
+    context: RunContext, model: RemoteModel, questions: QuestionsById, folder: epath.Path, path: str
+) -> list[epath.Path]:
+    """Stores the results that are there and returns the merged files.
 
-    Raises InputError as long as samples are missing, with their requests in folder/batch/requests-*.jsonl.
+    Args:
+      context: the run.
+      model: the model.
+      questions: the questions.
+      folder: folder of the responses; requests are written to FOLDER/batch/requests-*.jsonl.
+      path: pattern of the result files; "" for FOLDER/batch/results*.jsonl.
+
+    Raises:
+      InputError: as long as samples are missing, after their requests are written.
     """
     batch = folder / "batch"
     path = path or f"{batch}/results*.jsonl"
     writer = ResponseWriter(folder)
     done = writer.written_keys()
-    files = _there(path)
+    files = _existing_files(path)
     ledger = ImportLedger([str(file) for file in files])
-    block: list[Response] = []
-    for row in _results(run, remote, asked, files, ledger):
-        if row.key not in done:
+    new_rows = (row for row in _read_results(context, model, questions, files, ledger) if row.key not in done)
+    while block := list(itertools.islice(new_rows, ROWS_PER_WRITE)):
+        writer.write(block)
+        for row in block:
             done.add(row.key)
-            block.append(row)
-        if len(block) == BLOCK:
-            writer.write(block)
-            block = []
-    writer.write(block)
     if files:
-        run.log(f"  {ledger.summary()}")
+        context.log(f"  {ledger.summary()}")
         write_text(folder / "ledger.json", json.dumps(ledger.to_json(), indent=2, ensure_ascii=False) + "\n")
-    names = [(id_, index) for id_ in asked for index in range(remote.sampling.n)]
-    missing = [name for name in names if name not in done]
-    requests = write_requests(batch, (_request(remote, asked, *name) for name in missing))
+    keys = [(id_, index) for id_ in questions for index in range(model.sampling.n)]
+    missing = [key for key in keys if key not in done]
+    requests = write_requests(batch, (_request(model, questions, *key) for key in missing))
     if missing:
         raise InputError(
-            f"{remote.where}: {len(missing)} of {len(names)} samples are missing; their requests are in "
+            f"{model.where}: {len(missing)} of {len(keys)} samples are missing; their requests are in "
             f"{', '.join(str(file) for file in requests)}. Send them to a batch interface (or: vllm run-batch -i FILE "
-            f"-o RESULTS --model {remote.server.model}), put the results at {path} besides those that are there, and "
-            "give the same command again"
+            f"-o RESULTS --model {model.name}), put the results at {path} beside those that are there, and "
+            "run the same command again"
         )
-    return writer.merge(list(asked), 4)
+    return writer.merge(list(questions), 4)
 
 
-def write_requests(folder: epath.Path, requests: Iterable[dict]) -> list[epath.Path]:
-    """FOLDER/requests-00000.jsonl, ...: as many files as are needed, in place of those of an earlier run."""
+def write_requests(folder: epath.Path, requests: Iterable[dict[str, Any]]) -> list[epath.Path]:
+    """Writes FOLDER/requests-00000.jsonl and as many more files as the limits need; removes those of earlier runs."""
     paths: list[epath.Path] = []
     lines: list[bytes] = []
     size = 0
@@ -80,7 +88,7 @@ def write_requests(folder: epath.Path, requests: Iterable[dict]) -> list[epath.P
 
     for request in requests:
         line = json.dumps(request, ensure_ascii=False).encode() + b"\n"
-        if lines and (len(lines) == LINES or size + len(line) > BYTES):
+        if lines and (len(lines) == MAX_REQUESTS or size + len(line) > MAX_BYTES):
             close()
             size = 0
         lines.append(line)
@@ -93,48 +101,52 @@ def write_requests(folder: epath.Path, requests: Iterable[dict]) -> list[epath.P
     return paths
 
 
-def _request(remote: Remote, asked: Asked, question_id: str, index: int) -> dict:
-    body = remote.body(*asked[question_id], index)
-    url = f"/v1/{PATHS[remote.server.kind]}"
+def _request(model: RemoteModel, questions: QuestionsById, question_id: str, index: int) -> dict[str, Any]:
+    body = model.request_body(*questions[question_id], index)
+    url = f"/v1/{PATHS[model.server.kind]}"
     return {"custom_id": f"{question_id}#{index}", "method": "POST", "url": url, "body": body}
 
 
-def _results(
-    run: Run, remote: Remote, asked: Asked, files: list[epath.Path], ledger: ImportLedger
+def _read_results(
+    context: RunContext, model: RemoteModel, questions: QuestionsById, files: list[epath.Path], ledger: ImportLedger
 ) -> Iterator[Response]:
-    """Every sample of the files once; what cannot be used is counted, and asked for again."""
+    """Every sample of the files once. Unusable rows are counted, and so requested again."""
     taken: set[tuple[str, int]] = set()
-    refused = 0
+    unusable = 0
     for file in files:
-        for said in openai_batch(file, {}):
+        for generated in openai_batch(file, {}):
             ledger.count_read(str(file))
             try:
-                row = _response(remote, asked, said, taken)
-            except BadRowError as bad:
-                ledger.count_skipped(str(file), bad.reason, said.where)
-                refused += 1
-                if refused <= TOLD:
-                    run.log(f"  {said.where}: {bad}")
+                row = _response(model, questions, generated, taken)
+            except BadRowError as error:
+                ledger.count_skipped(str(file), error.reason, generated.where)
+                unusable += 1
+                if unusable <= MAX_LOGGED_ROWS:
+                    context.log(f"  {generated.where}: {error}")
                 continue
             taken.add(row.key)
             ledger.count_imported(str(file), row.question_id, row.answer, row.correct)
             yield row
 
 
-def _response(remote: Remote, asked: Asked, said: ImportedResponse | BadRow, taken: set[tuple[str, int]]) -> Response:
-    if isinstance(said, BadRow):
-        raise BadRowError(said.reason, said.detail)
-    if said.question_id not in asked:
-        raise BadRowError("no such question", f"{said.question_id!r} is not one of the questions asked")
-    if said.sample_index is None or said.sample_index >= remote.sampling.n:
-        raise BadRowError("no such sample", f"{said.question_id!r}: sample {said.sample_index} was not asked for")
-    if (said.question_id, said.sample_index) in taken:
-        raise BadRowError("duplicate", f"sample {said.sample_index} of {said.question_id!r} came before")
-    return remote.response(said, *asked[said.question_id], said.sample_index)
+def _response(
+    model: RemoteModel, questions: QuestionsById, generated: ImportedResponse | BadRow, taken: set[tuple[str, int]]
+) -> Response:
+    if isinstance(generated, BadRow):
+        raise BadRowError(generated.reason, generated.detail)
+    question_id, index = generated.question_id, generated.sample_index
+    if question_id not in questions:
+        raise BadRowError("no such question", f"{question_id!r} is not one of the set's questions")
+    if index is None or index >= model.sampling.n:
+        raise BadRowError("no such sample", f"{question_id!r}: sample {index} was not requested")
+    if (question_id, index) in taken:
+        raise BadRowError("duplicate", f"sample {index} of {question_id!r} came before")
+    return model.respond(generated, *questions[question_id], index)
 
 
-def _there(path: str) -> list[epath.Path]:
+def _existing_files(path: str) -> list[epath.Path]:
+    """The result files; none before the first results are back."""
     try:
         return expand_paths(path, "path")
-    except InputError:  # none yet
+    except InputError:
         return []

@@ -1,11 +1,11 @@
-"""A client for OpenAI-compatible servers: a request goes out until its answer is there, whatever lies between.
+"""A client for OpenAI-compatible servers that retries a request until its answer is there.
 
-Retried with growing pauses: timeouts, lost connections, 408, 409, 425, 429, 5xx, and answers that are no JSON or have
-no choices. Not retried: whatever the server refuses for a reason that will stay. A pause that the server asks for
-(Retry-After) holds all requests, not only the one that was told.
+Retried with growing pauses: timeouts, lost connections, statuses 408, 409, 425, 429 and 5xx, and answers that are not
+JSON or have no choices. Not retried: refusals that will not change. A pause that the server requests (Retry-After)
+holds all requests, not only the one that received it.
 
-The key is read from the environment when a client is made, sent in one header, never to another host, and taken out
-of every message.
+The key is read from the environment when a client is made, sent in one header, never to another host, and removed from
+every message.
 """
 
 import email.utils
@@ -22,23 +22,29 @@ from typing import Any
 
 from scotd_jax.config import Server
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.generation.servers.requests import PATHS, keyed
+from scotd_jax.jobs.generation.servers.requests import PATHS, keyed_seed
 
-LONGEST = 60.0  # seconds between two tries, unless the server asks for more
-_AGAIN = (408, 409, 425, 429)
-_HOPELESS = (401, 402, 403, 404, 405, 407)  # for every other request as well
+MAX_PAUSE = 60.0  # seconds between two attempts, unless the server requests more
+MAX_RETRY_AFTER = 3600.0  # seconds: the longest pause that a server may request
+_RETRIED = (408, 409, 425, 429)
+_FATAL = (401, 402, 403, 404, 405, 407)  # statuses that every other request would receive, too
 
 
 class RequestError(InputError):
-    """A request that failed for good. `fatal`: every other one would too. `outage`: it was retried to the end."""
+    """A request that failed for good.
+
+    Attributes:
+      fatal: whether every other request would fail in the same way.
+      outage: whether it was retried to the end.
+    """
 
     def __init__(self, message: str, *, fatal: bool = False, outage: bool = False):
         super().__init__(message)
         self.fatal, self.outage = fatal, outage
 
 
-class _AgainError(Exception):
-    """A try that failed; another one may do better after `wait` seconds."""
+class _RetryableError(Exception):
+    """An attempt that failed; another may succeed after `wait` seconds."""
 
     def __init__(self, message: str, wait: float = 0.0):
         super().__init__(message)
@@ -46,55 +52,67 @@ class _AgainError(Exception):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would lose its body, and take the key to another host."""
+    """Refuses redirects: a redirected POST would lose its body and take the key to another host."""
 
     def redirect_request(self, *request: object) -> None:
         return None
 
 
-class Endpoint:
-    """One server. `post` may be called from many threads. `pause` is the first wait between two tries, in seconds.
-
-    Raises InputError where the key is not in the environment.
-    """
+class ServerClient:
+    """Client of one server. `post` may be called from many threads."""
 
     def __init__(self, server: Server, where: str, pause: float = 1.0):
+        """Reads the key from the environment.
+
+        Args:
+          server: the server's settings.
+          where: their config path, for messages.
+          pause: seconds before the first retry; it doubles with each.
+
+        Raises:
+          InputError: if the key is not in the environment.
+        """
         self.url = f"{server.url.rstrip('/')}/{PATHS[server.kind]}"
         self._timeout, self._retries, self._pause = server.timeout, server.retries, pause
-        self._key = _key(server.key_env, where)
+        self._key = _read_key(server.key_env, where)
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._stopped = threading.Event()
         self._not_before = 0.0  # monotonic seconds
 
     def post(self, body: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """The answer, a JSON object with a list of choices. `name` spreads the pauses of requests.
+        """Sends a request and returns the answer, a JSON object with a list of choices.
 
-        Raises RequestError, which is an InputError: URL, status and the server's words.
+        Args:
+          body: the request.
+          name: name of the request, from which its random share of every pause follows.
+
+        Raises:
+          RequestError: with URL, status and the server's message.
         """
         data = json.dumps(body).encode()
         attempt = 0
         while True:
             self._wait(max(0.0, self._not_before - time.monotonic()))
             try:
-                return self._once(data)
-            except _AgainError as error:
+                return self._attempt(data)
+            except _RetryableError as error:
                 if attempt == self._retries:
-                    raise RequestError(f"{self.url}: {error} (asked {attempt + 1} times)", outage=True) from None
+                    raise RequestError(f"{self.url}: {error} (sent {attempt + 1} times)", outage=True) from None
                 if error.wait:
                     self._not_before = max(self._not_before, time.monotonic() + error.wait)
-                spread = 0.5 + keyed(attempt, name, 0) / 2**32
-                self._wait(error.wait + spread * min(LONGEST, self._pause * 2**attempt))
+                jitter = 0.5 + keyed_seed(attempt, name, 0) / 2**32
+                self._wait(error.wait + jitter * min(MAX_PAUSE, self._pause * 2**attempt))
                 attempt += 1
 
     def stop(self) -> None:
-        """Ends all pauses: whoever waits gives up. Answers that are under way still come."""
+        """Ends all pauses: requests that wait for a retry fail. Answers that are under way still arrive."""
         self._stopped.set()
 
     def _wait(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
             raise RequestError(f"{self.url}: given up, since others failed", outage=True)
 
-    def _once(self, data: bytes) -> dict[str, Any]:
+    def _attempt(self, data: bytes) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "scotd_jax"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -106,16 +124,17 @@ class Endpoint:
             raise self._refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            message = self._clean(f"{type(reason).__name__}: {reason}")
+            message = self._without_key(f"{type(reason).__name__}: {reason}")
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise RequestError(f"{self.url}: {message}", fatal=True) from None
-            raise _AgainError(message) from None
+            raise _RetryableError(message) from None
         try:
             body = json.loads(content)
         except ValueError as error:
-            raise _AgainError(self._clean(f"the answer is no JSON ({error}): {content[:100]!r}")) from None
+            raise _RetryableError(self._without_key(f"the answer is not JSON ({error}): {content[:100]!r}")) from None
         if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-            raise _AgainError(self._clean(f"expected a JSON object with choices, found {content[:200]!r}"))
+            message = f"expected a JSON object with choices, found {content[:200]!r}"
+            raise _RetryableError(self._without_key(message))
         return body
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
@@ -124,44 +143,46 @@ class Endpoint:
                 content = error.read(1 << 16)
             except (OSError, http.client.HTTPException):
                 content = b""
-        message = self._clean(f"status {error.code} ({error.reason}): {_words(content)}")
-        if error.code in _AGAIN or error.code >= 500:
-            return _AgainError(message, _retry_after(error.headers.get("Retry-After")))
-        return RequestError(f"{self.url}: {message}", fatal=error.code in _HOPELESS or error.code < 400)
+        message = self._without_key(f"status {error.code} ({error.reason}): {_error_message(content)}")
+        if error.code in _RETRIED or error.code >= 500:
+            return _RetryableError(message, _retry_after(error.headers.get("Retry-After")))
+        return RequestError(f"{self.url}: {message}", fatal=error.code in _FATAL or error.code < 400)
 
-    def _clean(self, message: str) -> str:
+    def _without_key(self, message: str) -> str:
         return message.replace(self._key, "[key]") if self._key else message
 
 
-def _key(variable: str, where: str) -> str:
+def _read_key(variable: str, where: str) -> str:
     key = os.environ.get(variable, "").strip() if variable else ""
     if variable and not key:
         raise InputError(f"{where}.key_env: the environment variable {variable} is not set; it should hold the key")
-    if not (key.isascii() and key.isprintable()):  # http.client would say the header, with the key in it
-        raise InputError(f"{where}.key_env: what the environment variable {variable} holds is no key")
+    if not (key.isascii() and key.isprintable()):  # http.client would raise with the header, and so with the key
+        raise InputError(
+            f"{where}.key_env: the environment variable {variable} holds characters that no key has; set it again"
+        )
     return key
 
 
-def _words(content: bytes) -> str:
-    """What the server says of an error: {"error": {"message"}}, {"error"}, {"message"}, {"detail"}, or anything."""
+def _error_message(content: bytes) -> str:
+    """The server's message: {"error": {"message"}}, {"error"}, {"message"} or {"detail"}, else the whole answer."""
     text = content.decode(errors="replace").strip()
     try:
-        said = json.loads(text)
+        message = json.loads(text)
     except ValueError:
         return text[:300]
     for key in ("error", "message", "detail"):
-        if isinstance(said, dict) and said.get(key):
-            said = said[key]
-    return (said if isinstance(said, str) else json.dumps(said))[:300]
+        if isinstance(message, dict) and message.get(key):
+            message = message[key]
+    return (message if isinstance(message, str) else json.dumps(message))[:300]
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, which holds seconds or a date; 0 without one, and never more than an hour."""
+    """Seconds of a Retry-After header, which holds seconds or a date; 0 without one."""
     value = (value or "").strip()
     if value.isdecimal():
-        return min(3600.0, float(value))
+        return min(MAX_RETRY_AFTER, float(value))
     try:
         date = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return 0.0
-    return min(3600.0, max(0.0, date.timestamp() - time.time()))
+    return min(MAX_RETRY_AFTER, max(0.0, date.timestamp() - time.time()))

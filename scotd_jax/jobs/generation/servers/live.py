@@ -1,143 +1,164 @@
-"""A server is asked for the samples that are missing; rows are written as they come.
+"""Generation on a live server: requests the missing samples and writes responses as they arrive.
 
-A request that failed costs its own samples only: the others go on, and the same command asks again for what is
-missing. Where nothing gets through any more, the job stops early.
+A failed request costs its own samples only: the others go on, and the same command requests what is missing. If
+nothing succeeds any more, the job stops early.
 """
 
 import collections
 import concurrent.futures
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import NamedTuple
 
 from etils import epath
 
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation.local import Asked, collect
-from scotd_jax.jobs.generation.servers.client import Endpoint, RequestError
-from scotd_jax.jobs.generation.servers.remote_model import Remote
+from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.generation.servers.client import RequestError, ServerClient
+from scotd_jax.jobs.generation.servers.remote_model import RemoteModel
+from scotd_jax.jobs.generation.writing import write_missing
 from scotd_jax.rationales.importers.imported import ImportedResponse, SourceRow, parse_rows
 from scotd_jax.rationales.importers.openai import parse_choices
 from scotd_jax.records import Response
+from scotd_jax.tasks.question_loader import QuestionsById
 
-TOLD = 5  # failures that are told one by one
-ENOUGH = 20  # failures in a row, all alike, after which nobody asks on
-PAUSE = 1.0  # seconds before the first retry
+MAX_LOGGED_FAILURES = 5  # failures that are logged one by one
+MAX_EQUAL_FAILURES = 20  # consecutive failures of one kind after which the rest is not requested
+FIRST_PAUSE = 1.0  # seconds before the first retry of a request
 
 
-class Wanted(NamedTuple):
-    """Samples of one question that one request asks for. `fruitless` requests for them brought none."""
+class SampleRequest(NamedTuple):
+    """One request: samples of one question. `empty_answers` counts earlier requests for them that had no text."""
 
     question_id: str
     indices: tuple[int, ...]
-    fruitless: int = 0
+    empty_answers: int = 0
 
 
-def ask_server(run: Run, remote: Remote, asked: Asked, folder: epath.Path) -> list[epath.Path]:
-    """Asks for what `folder` does not yet hold and returns the merged files.
+def generate_on_server(
+    context: RunContext, model: RemoteModel, questions: QuestionsById, folder: epath.Path
+) -> list[epath.Path]:
+    """Requests the samples that `folder` does not hold yet and returns the merged files.
 
-    Raises InputError if samples are still missing at the end; those that came are there.
+    Raises:
+      InputError: if samples are missing at the end. Those that arrived are stored.
     """
-    endpoint = Endpoint(remote.server, f"{remote.where}.server", PAUSE)
+    client = ServerClient(model.server, f"{model.where}.server", FIRST_PAUSE)
 
-    def work(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
-        share = hosts.local_share(wanted(remote, asked, done))
-        return sum(len(item.indices) for item in share), Asking(run, remote, endpoint, asked).answers(share)
+    def missing(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
+        requests = hosts.local_share(missing_requests(model, questions, done))
+        rows = RequestPool(context, model, client, questions).responses(requests)
+        return sum(len(request.indices) for request in requests), rows
 
-    return collect(run, work, folder, f"  {remote.server.model} says responses", "responses", list(asked), 4)
+    label = f"  {model.name} generates responses"
+    return write_missing(context, missing, folder, "responses", list(questions), shards=4, label=label)
 
 
-def wanted(remote: Remote, asked: Asked, done: Set[tuple[str, int]]) -> list[Wanted]:
-    """The requests for all samples that are not `done`, question by question."""
-    n = remote.sampling.n
-    # Equal samples are not worth asking for at once, and some servers refuse to.
-    size = 1 if remote.sampling.temperature == 0 else remote.server.n_per_request or n
-    found = []
-    for id_ in asked:
+def missing_requests(model: RemoteModel, questions: QuestionsById, done: Set[tuple[str, int]]) -> list[SampleRequest]:
+    """Returns the requests for all samples that are not `done`, question by question."""
+    n = model.sampling.n
+    # Greedy samples are equal: several in one request are a waste, and some servers refuse them.
+    size = 1 if model.sampling.temperature == 0 else model.server.n_per_request or n
+    requests = []
+    for id_ in questions:
         missing = tuple(i for i in range(n) if (id_, i) not in done)
-        found += [Wanted(id_, missing[i : i + size]) for i in range(0, len(missing), size)]
-    return found
+        requests += [SampleRequest(id_, missing[i : i + size]) for i in range(0, len(missing), size)]
+    return requests
 
 
-class Asking:
-    """Many requests at a time; all decisions are taken in the thread that reads `answers`."""
+class RequestPool:
+    """Keeps several requests in flight. All decisions are made in the thread that iterates over `responses`."""
 
-    def __init__(self, run: Run, remote: Remote, endpoint: Endpoint, asked: Asked):
-        self._run, self._remote, self._endpoint, self._asked = run, remote, endpoint, asked
-        self._failures = self._alike = 0  # requests that failed for good; the last of them that failed in one way
-        self._told, self._last = "", ""  # the failure that is told at the end, and the way of the last one
-        self._hopeless = False
+    def __init__(self, context: RunContext, model: RemoteModel, client: ServerClient, questions: QuestionsById):
+        self._context, self._model, self._client, self._questions = context, model, client, questions
+        self._failures = 0  # requests that failed after all retries
+        self._equal_failures = 0  # the last of them that failed in the same way
+        self._last_failure = ""  # that way
+        self._reported = ""  # the failure that the final message quotes
+        self._is_hopeless = False
 
-    def answers(self, share: list[Wanted]) -> Iterator[list[Response]]:
-        """The responses as they come. Raises InputError at the end if some did not."""
-        todo = collections.deque(share)
-        left = sum(len(item.indices) for item in share)
-        with concurrent.futures.ThreadPoolExecutor(self._remote.server.concurrency) as pool:
-            running: dict[concurrent.futures.Future, Wanted] = {}
+    def responses(self, requests: Sequence[SampleRequest]) -> Iterator[list[Response]]:
+        """Yields responses as they arrive.
+
+        Raises:
+          InputError: at the end, if some did not arrive.
+        """
+        waiting = collections.deque(requests)
+        missing = sum(len(request.indices) for request in requests)
+        concurrency = self._model.server.concurrency
+        with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
+            running: dict[concurrent.futures.Future, SampleRequest] = {}
             try:
-                while running or (todo and not self._hopeless):
-                    while todo and not self._hopeless and len(running) < self._remote.server.concurrency:
-                        item = todo.popleft()
-                        running[pool.submit(self._ask, item)] = item
+                while running or (waiting and not self._is_hopeless):
+                    while waiting and not self._is_hopeless and len(running) < concurrency:
+                        request = waiting.popleft()
+                        running[pool.submit(self._send, request)] = request
                     ready, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
                     rows = []
                     for future in ready:
-                        new, rest = self._take(future, running.pop(future))
+                        new, rest = self._receive(future, running.pop(future))
                         rows += new
                         if rest is not None:
-                            todo.appendleft(rest)
+                            waiting.appendleft(rest)
                     if rows:
-                        left -= len(rows)
+                        missing -= len(rows)
                         yield rows
             finally:
-                self._endpoint.stop()
-        if left:
+                self._client.stop()
+        if missing:
+            stopped = " and the rest was not requested" if self._is_hopeless else ""
             raise InputError(
-                f"{self._remote.where}: {left} samples are missing, {self._failures} requests failed"
-                f"{' and the rest was not asked for' if self._hopeless else ''}: {self._told}. What came "
-                "is kept: the same command asks only for what is missing"
+                f"{self._model.where}: {missing} samples are missing, {self._failures} requests failed{stopped}: "
+                f"{self._reported}. The responses that arrived are stored: run the same command again to request only "
+                "what is missing"
             )
 
-    def _ask(self, wanted: Wanted) -> list[ImportedResponse]:
-        """The samples that came, at most as many as were wanted. Runs in a thread of its own."""
-        question, task = self._asked[wanted.question_id]
-        first, count = wanted.indices[0], len(wanted.indices)
-        answer = self._endpoint.post(self._remote.body(question, task, first, count), f"{wanted.question_id}#{first}")
-        return usable(answer, self._endpoint.url)[:count]
+    def _send(self, request: SampleRequest) -> list[ImportedResponse]:
+        """Sends one request, in a thread of its own; returns at most as many texts as were requested."""
+        question, task = self._questions[request.question_id]
+        first, count = request.indices[0], len(request.indices)
+        body = self._model.request_body(question, task, first, count)
+        return usable_choices(self._client.post(body, f"{request.question_id}#{first}"), self._client.url)[:count]
 
-    def _take(self, future: concurrent.futures.Future, wanted: Wanted) -> tuple[list[Response], Wanted | None]:
-        """The rows of a request that has ended, and what is to be asked for again."""
+    def _receive(
+        self, future: concurrent.futures.Future, request: SampleRequest
+    ) -> tuple[list[Response], SampleRequest | None]:
+        """The responses of a finished request, and a request for the samples that its answer lacks."""
         try:
-            said = future.result()
-            if not said and wanted.fruitless == self._remote.server.retries:
-                raise RequestError(f"{self._endpoint.url}: answers hold no text (asked {wanted.fruitless + 1} times)")
+            generated = future.result()
+            if not generated and request.empty_answers == self._model.server.retries:
+                times = request.empty_answers + 1
+                raise RequestError(f"{self._client.url}: answers hold no text (requested {times} times)")
         except RequestError as error:
-            self._failed(error, wanted)
+            self._record_failure(error, request)
             return [], None
-        question, task = self._asked[wanted.question_id]
-        rows = [self._remote.response(s, question, task, i) for s, i in zip(said, wanted.indices, strict=False)]
+        question, task = self._questions[request.question_id]
+        indexed = zip(generated, request.indices, strict=False)
+        rows = [self._model.respond(text, question, task, index) for text, index in indexed]
         if rows:
-            self._alike = 0
-        rest = wanted.indices[len(rows) :]
-        return rows, Wanted(wanted.question_id, rest, 0 if rows else wanted.fruitless + 1) if rest else None
+            self._equal_failures = 0
+        rest = request.indices[len(rows) :]
+        if not rest:
+            return rows, None
+        return rows, SampleRequest(request.question_id, rest, 0 if rows else request.empty_answers + 1)
 
-    def _failed(self, error: RequestError, wanted: Wanted) -> None:
+    def _record_failure(self, error: RequestError, request: SampleRequest) -> None:
         self._failures += 1
-        if self._hopeless:
+        if self._is_hopeless:
             return
-        self._told = str(error) if error.fatal or not self._told else self._told
-        if self._failures <= TOLD:
-            self._run.log(f"  no answer to {wanted.question_id}: {error}")
+        if error.fatal or not self._reported:
+            self._reported = str(error)
+        if self._failures <= MAX_LOGGED_FAILURES:
+            self._context.log(f"  no answer to {request.question_id}: {error}")
         kind = "outage" if error.outage else str(error)
-        self._alike = self._alike + 1 if kind == self._last else 1
-        self._last = kind
-        if error.fatal or self._alike >= ENOUGH:
-            self._hopeless = True
-            self._endpoint.stop()
+        self._equal_failures = self._equal_failures + 1 if kind == self._last_failure else 1
+        self._last_failure = kind
+        if error.fatal or self._equal_failures >= MAX_EQUAL_FAILURES:
+            self._is_hopeless = True
+            self._client.stop()
 
 
-def usable(answer: dict, where: str) -> list[ImportedResponse]:
-    """The choices of an answer that hold a text, in the server's order."""
+def usable_choices(answer: dict, where: str) -> list[ImportedResponse]:
+    """Returns the choices of an answer that hold a text, in the server's order."""
     found = parse_rows([SourceRow(where, 0, answer)], lambda row: parse_choices(row, None, None, None))
-    return [said for said in found if isinstance(said, ImportedResponse)]
+    return [choice for choice in found if isinstance(choice, ImportedResponse)]

@@ -1,36 +1,80 @@
-"""A model that speaks elsewhere: it is asked as one of ours would be, and what it says is read in the same way."""
+"""A model behind a server: prompted like a local one, with the same parsing of its responses."""
+
+import dataclasses
+from typing import Any
 
 from scotd_jax import config as c
-from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation.local import Speaker, describe, respond
-from scotd_jax.jobs.generation.servers.requests import keyed, request_body
-from scotd_jax.jobs.generation.thinking import Thinking
+from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.generation.prompting import PromptBuilder, PromptSettings, describe, make_response
+from scotd_jax.jobs.generation.servers.requests import keyed_seed, request_body
+from scotd_jax.jobs.generation.thinking import ThinkingBlocks
 from scotd_jax.rationales.importers.imported import ImportedResponse
-from scotd_jax.records import Question, Response
+from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.sampling.requests import Sample
+from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import LoadedTask
 
 
-class Remote:
-    """The speaker of one set of responses. `where` is the set's place in the config."""
+@dataclasses.dataclass(frozen=True)
+class RemoteModel:
+    """The model of one set of responses, on a server or behind batch files.
 
-    def __init__(self, run: Run, spec: c.RemoteSource, seed: int, where: str):
-        recipe, style, _ = run.manner(c.Model())
-        if spec.recipe:
-            recipe = run.recipe_named(spec.recipe, f"{where}.recipe")
-        name, before = spec.server.model, run.turns if spec.server.kind == "chat" else run.prefix
-        thinking = Thinking(spec, where, name)
-        self.speaker = Speaker(name, None, None, None, recipe, style, spec.few_shot, before, thinking)
-        self.server, self.sampling, self.where, self._seed = spec.server, spec.sampling, where, seed
+    Attributes:
+      server: the server.
+      sampling: the sampling policy.
+      seed: seed of the requests.
+      where: config path of the set, for messages.
+      prompts: how the model is prompted.
+      thinking: how thinking blocks in its responses are treated.
+    """
 
-    def body(self, question: Question, task: LoadedTask, first: int, count: int = 1) -> dict:
-        """The request for `count` samples of a question. Its seed follows from the name of the first of them."""
-        seed = keyed(self._seed, question.id, first)
-        stops = self.speaker.style(task).stops
-        return request_body(self.server, self.sampling, self.speaker.prompt(question, task), stops, count, seed)
+    server: c.Server
+    sampling: c.Sampling
+    seed: int
+    where: str
+    prompts: PromptBuilder
+    thinking: ThinkingBlocks
 
-    def response(self, said: ImportedResponse, question: Question, task: LoadedTask, index: int) -> Response:
-        """The record of what was said. Raises InputError as `Thinking.read` does."""
-        scores = said.logprob or 0.0, said.num_tokens or 0
-        sample = Sample(question.id, index, said.text, said.finish_reason, *scores, ())
-        return respond(sample, question, task, self.speaker, describe(self.sampling))
+    @property
+    def name(self) -> str:
+        """The name of the model on its server."""
+        return self.server.model
+
+    def prompt(self, question: Question, task: LoadedTask, rationale: str | None = None) -> Prompt:
+        """Returns the whole prompt for a question."""
+        return self.prompts.prompt(question, task, rationale)
+
+    def request_body(self, question: Question, task: LoadedTask, first: int, count: int = 1) -> dict[str, Any]:
+        """Returns the body of a request for samples `first` to `first + count - 1` of a question.
+
+        Its seed depends on the question and the first sample only, so that it is the same in every run.
+        """
+        seed = keyed_seed(self.seed, question.id, first)
+        stops = self.prompts.format_for(task).stops
+        return request_body(self.server, self.sampling, self.prompt(question, task), stops, count, seed)
+
+    def respond(self, generated: ImportedResponse, question: Question, task: LoadedTask, index: int) -> Response:
+        """Parses what the server generated as sample `index`.
+
+        Raises:
+          InputError: on a thinking block, if the user has not chosen how they are treated.
+        """
+        logprob, num_tokens = generated.logprob or 0.0, generated.num_tokens or 0
+        sample = Sample(question.id, index, generated.text, generated.finish_reason, logprob, num_tokens, ())
+        return make_response(
+            sample,
+            question,
+            task,
+            prompts=self.prompts,
+            thinking=self.thinking,
+            model=self.name,
+            sampling=describe(self.sampling),
+        )
+
+
+def make_remote_model(context: RunContext, spec: c.RemoteSource, seed: int, where: str) -> RemoteModel:
+    """Returns the model of a set of responses whose config path is `where`."""
+    recipe = recipes.find(spec.recipe, context.config.recipes, f"{where}.recipe")
+    settings = PromptSettings(recipe, None, spec.few_shot, chat=spec.server.kind == "chat")
+    thinking = ThinkingBlocks.of(spec, where, spec.server.model)
+    return RemoteModel(spec.server, spec.sampling, seed, where, context.prompt_builder(settings), thinking)

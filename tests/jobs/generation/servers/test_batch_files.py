@@ -8,9 +8,9 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.context import Run
+from scotd_jax.jobs.context import make_context
 from scotd_jax.jobs.generation.servers import batch_files
-from scotd_jax.jobs.generation.servers.requests import keyed
+from scotd_jax.jobs.generation.servers.requests import keyed_seed
 from scotd_jax.jobs.graph import chain
 from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.store import read_responses
@@ -38,7 +38,7 @@ def run(home: Path, **fields) -> list[Response]:
     said = c.BatchSource(questions=("home.train",), **fields)
     config = c.Config(tasks={"home": task}, rationales={"said": said}, seed=3)
     chain(config)
-    sample(Run(config, Workdir(str(home / "w"))), "said")
+    sample(make_context(config, Workdir(str(home / "w"))), "said")
     return list(read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl"))))
 
 
@@ -86,7 +86,7 @@ def test_requests_then_results(home):
             "temperature": 1.0,
             "top_p": 1.0,
             "stop": ["\n\n"],
-            "seed": keyed(3, "home/train/b#1", 1),
+            "seed": keyed_seed(3, "home/train/b#1", 1),
         },
     }
     results = [result(r, f"I say {r['custom_id']}. So the answer is: (a)") for r in requested]
@@ -119,7 +119,7 @@ def test_only_the_gaps_are_asked_again(home, capsys):
     answer(home / "back/one.jsonl", rows)
     with (home / "back/one.jsonl").open("a") as file:
         file.write('{"id": "cut in the mid')
-    with pytest.raises(InputError, match="4 of 12 samples are missing.*besides those that are there"):
+    with pytest.raises(InputError, match="4 of 12 samples are missing.*beside those that are there"):
         run(home, path=f"{home}/back/*.jsonl")
     said = capsys.readouterr().err
     assert (
@@ -147,21 +147,21 @@ def test_what_was_read_stays_when_the_files_are_gone(home):
 
 
 def test_files_are_no_longer_than_allowed(home, monkeypatch):
-    monkeypatch.setattr(batch_files, "LINES", 5)
+    monkeypatch.setattr(batch_files, "MAX_REQUESTS", 5)
     with pytest.raises(InputError, match="requests-00000.jsonl, .*requests-00001.jsonl, .*requests-00002.jsonl"):
         run(home)
     whole = requests(home)
     assert [len(p.read_text().splitlines()) for p in sorted(folder(home).iterdir())] == [5, 5, 2]
-    monkeypatch.setattr(batch_files, "LINES", 50)
+    monkeypatch.setattr(batch_files, "MAX_REQUESTS", 50)
     size = len(json.dumps(whole[4]).encode()) + 1
-    monkeypatch.setattr(batch_files, "BYTES", 3 * size)
+    monkeypatch.setattr(batch_files, "MAX_BYTES", 3 * size)
     with pytest.raises(InputError):
         run(home)
     files = sorted(folder(home).iterdir())
     assert all(path.stat().st_size <= 3 * size for path in files)
     assert len(files) >= 4
     assert requests(home) == whole
-    monkeypatch.setattr(batch_files, "BYTES", 10)
+    monkeypatch.setattr(batch_files, "MAX_BYTES", 10)
     with pytest.raises(InputError):
         run(home)
     assert requests(home) == whole, "a line that is too long by itself is a file of its own"

@@ -8,16 +8,16 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.generation.servers.client import Endpoint, RequestError
-from scotd_jax.jobs.generation.servers.requests import keyed, request_body
+from scotd_jax.jobs.generation.servers.client import RequestError, ServerClient
+from scotd_jax.jobs.generation.servers.requests import keyed_seed, request_body
 from tests.helpers.fake_server import error, serving
 
 BODY = {"model": "m", "prompt": "Q"}
 SECRET = "sk-very-secret"
 
 
-def endpoint(url: str, pause: float = 0.002, **fields) -> Endpoint:
-    return Endpoint(c.Server(url=url, model="m", **{"timeout": 5.0, "retries": 3} | fields), "config.x", pause)
+def endpoint(url: str, pause: float = 0.002, **fields) -> ServerClient:
+    return ServerClient(c.Server(url=url, model="m", **{"timeout": 5.0, "retries": 3} | fields), "config.x", pause)
 
 
 def ask(script, **fields):
@@ -71,8 +71,8 @@ def test_retries_end():
     fault, fake = refused(lambda number, body: (200, {}, b'{"choi'), retries=2)
     assert len(fake.bodies) == 3
     assert fault.outage
-    assert "the answer is no JSON" in str(fault)
-    assert "(asked 3 times)" in str(fault)
+    assert "the answer is not JSON" in str(fault)
+    assert "(sent 3 times)" in str(fault)
     assert fake.url in str(fault)
 
 
@@ -88,7 +88,7 @@ def test_what_will_stay_is_refused_at_once(status, fatal):
 def test_nobody_there():
     with serving() as fake:
         url = fake.url
-    with pytest.raises(InputError, match=f"{url}/completions: ConnectionRefusedError.*asked 2 times"):
+    with pytest.raises(InputError, match=f"{url}/completions: ConnectionRefusedError.*sent 2 times"):
         endpoint(url, retries=1).post(BODY, "q")
 
 
@@ -191,6 +191,6 @@ def test_bodies():
 
 
 def test_seeds_are_those_of_the_name():
-    assert keyed(1, "q", 0) == keyed(1, "q", 0)
-    assert len({keyed(s, q, i) for s in range(5) for q in ("a", "b", "1") for i in range(200)}) == 3000
-    assert all(0 <= keyed(0, "q", i) < 2**31 for i in range(1000))
+    assert keyed_seed(1, "q", 0) == keyed_seed(1, "q", 0)
+    assert len({keyed_seed(s, q, i) for s in range(5) for q in ("a", "b", "1") for i in range(200)}) == 3000
+    assert all(0 <= keyed_seed(0, "q", i) < 2**31 for i in range(1000))

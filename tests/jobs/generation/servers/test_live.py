@@ -15,10 +15,10 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.context import Run
-from scotd_jax.jobs.generation.servers import live as live_server
-from scotd_jax.jobs.generation.servers.remote_model import Remote
-from scotd_jax.jobs.generation.servers.requests import keyed
+from scotd_jax.jobs.context import make_context
+from scotd_jax.jobs.generation.servers import live
+from scotd_jax.jobs.generation.servers.remote_model import RemoteModel, make_remote_model
+from scotd_jax.jobs.generation.servers.requests import keyed_seed
 from scotd_jax.jobs.graph import chain
 from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.importers.imported import ImportedResponse
@@ -35,7 +35,7 @@ EXEMPLARS = [("What is wet? (a) rain (b) sand", "Rain is water."), ("What is dry
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(live_server, "PAUSE", 0.002)
+    monkeypatch.setattr(live, "FIRST_PAUSE", 0.002)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def run(home: Path, url: str, **fields) -> list[Response]:
     """Runs the job and reads what it made."""
     config = make(home, url, **fields)
     chain(config)
-    sample(Run(config, Workdir(str(home / "w"))), "said")
+    sample(make_context(config, Workdir(str(home / "w"))), "said")
     return list(read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl"))))
 
 
@@ -86,7 +86,7 @@ def test_all_samples_of_a_question_in_one_request(home):
     assert len(rows) == len(names())
     assert len(fake.bodies) == 12
     by_prompt = {body["prompt"]: body for body in fake.bodies}
-    seed = keyed(3, "home/train/0", 0)
+    seed = keyed_seed(3, "home/train/0", 0)
     assert by_prompt["Q: What is 0? (a) one (b) two\nA: "] == {
         "model": "served",
         "prompt": "Q: What is 0? (a) one (b) two\nA: ",
@@ -115,11 +115,11 @@ def test_a_finished_set_needs_no_server_and_may_move(home):
 
 def test_prompts_are_those_of_our_own_teachers(home):
     config = make(home, "http://x/v1", few_shot=2)
-    context = Run(config, Workdir(str(home / "w")))
-    asked = context.ask(("home.train",))
+    context = make_context(config, Workdir(str(home / "w")))
+    asked = context.questions.by_id(("home.train",))
     question, task = asked["home/train/0"]
-    text = Remote(context, config.rationales["said"], 0, "r").body(question, task, 0)["prompt"]
-    own = context.prefix(task, task.format, 2) + task.format.prompt(question)
+    text = make_remote_model(context, config.rationales["said"], 0, "r").request_body(question, task, 0)["prompt"]
+    own = context.questions.few_shot_prompt(task, task.format, 2, chat=False) + task.format.prompt(question)
     assert text == own
     assert text.startswith(f"Q: {EXEMPLARS[0][0]}\nA: Rain is water. So the answer is: (a)\n\nQ: What is dry?")
 
@@ -217,9 +217,9 @@ def test_a_wrong_key_stops_at_once_and_is_nowhere(home, monkeypatch, capsys):
 
 
 def test_an_outage_ends_the_job_early(home, monkeypatch):
-    monkeypatch.setattr(live_server, "ENOUGH", 4)
+    monkeypatch.setattr(live, "MAX_EQUAL_FAILURES", 4)
     with serving(lambda number, body: error(500) if number > 8 else None) as fake:
-        with pytest.raises(InputError, match="and the rest was not asked for.*status 500"):
+        with pytest.raises(InputError, match="and the rest was not requested.*status 500"):
             run(home, fake.url, server={"concurrency": 2, "retries": 1, "n_per_request": 1})
         assert len(fake.bodies) < 25
         assert len(stored(home)) == 9
@@ -248,15 +248,16 @@ def test_usage_counts_where_it_is_about_one_sample(home):
     assert {r.num_tokens for r in rows} == {7}
 
 
-def remote(home: Path, **fields) -> tuple[Remote, tuple]:
+def remote(home: Path, **fields) -> tuple[RemoteModel, tuple]:
     config = make(home, "http://x/v1", **fields)
-    context = Run(config, Workdir(str(home / "w")))
-    return Remote(context, config.rationales["said"], 0, "r"), context.ask(("home.train",))["home/train/0"]
+    context = make_context(config, Workdir(str(home / "w")))
+    model = make_remote_model(context, config.rationales["said"], 0, "r")
+    return model, context.questions.by_id(("home.train",))["home/train/0"]
 
 
 def test_stop_strings_that_the_server_kept_are_cut(home):
     speaker, asked = remote(home)
-    row = speaker.response(
+    row = speaker.respond(
         ImportedResponse("w", 0, "Yes. So the answer is: (a)\n\nQ: More", finish_reason="length"), *asked, 4
     )
     assert (row.text, row.answer, row.finish_reason) == ("Yes. So the answer is: (a)", "(a)", "stop")
@@ -272,13 +273,13 @@ def test_stop_strings_that_the_server_kept_are_cut(home):
 def test_thoughts(home, think, text, rationale):
     said = ImportedResponse("w", 0, "<think>First.\n\nThen.</think>Yes. So the answer is: (a)")
     speaker, asked = remote(home, think=think)
-    row = speaker.response(said, *asked, 0)
+    row = speaker.respond(said, *asked, 0)
     assert (row.text, row.rationale, row.answer) == (text, rationale, "(a)")
-    cut = speaker.response(ImportedResponse("w", 0, "<think>First. So the answer is: (a)"), *asked, 0)
+    cut = speaker.respond(ImportedResponse("w", 0, "<think>First. So the answer is: (a)"), *asked, 0)
     assert (cut.rationale, cut.answer, cut.correct, cut.finish_reason) == (None, None, False, "length")
     silent, asked = remote(home)
-    with pytest.raises(InputError, match="say what is to become of it"):
-        silent.response(said, *asked, 0)
+    with pytest.raises(InputError, match="choose what to do with it"):
+        silent.respond(said, *asked, 0)
 
 
 CONFIG = '''"""A teacher behind a server, for a test."""

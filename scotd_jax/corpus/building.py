@@ -1,0 +1,118 @@
+"""Building of a corpus from questions and responses: shards first, then one corpus of all shards."""
+
+import collections
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from scotd_jax.config import Corpus, Recipe
+from scotd_jax.corpus import shard_building
+from scotd_jax.corpus.description import finish_corpus
+from scotd_jax.corpus.question_examples import PromptedQuestion
+from scotd_jax.corpus.shard_building import CorpusPlan
+from scotd_jax.rationales.ledger import Ledger
+from scotd_jax.rationales.stored_responses import StoredResponses
+from scotd_jax.tokenization import PromptEncoder
+from scotd_jax.workdir import write_text
+
+
+class BuiltCorpus(NamedTuple):
+    """A finished corpus.
+
+    Attributes:
+      counts: `counts` of the description of every part.
+      left_out: number of questions left out, by reason; of a recipe that uses no responses.
+      digests: sha256 of every TFRecord file.
+    """
+
+    counts: dict[str, dict[str, Any]]
+    left_out: dict[str, int]
+    digests: list[str]
+
+
+def plan_corpus(
+    folder: epath.PathLike,
+    corpus: Corpus,
+    recipe: Recipe,
+    questions: Sequence[PromptedQuestion],
+    response_files: Iterable[Sequence[epath.Path]],
+    encoder: PromptEncoder,
+    contaminated: Iterable[str] = (),
+) -> CorpusPlan:
+    """Returns the plan of a corpus.
+
+    Args:
+      folder: folder of the corpus.
+      corpus: its settings.
+      recipe: its recipe.
+      questions: the questions, in order.
+      response_files: the files of every set of responses.
+      encoder: encodes texts for the models that read the corpus.
+      contaminated: ids of the questions to leave out.
+
+    Raises:
+      InputError: on a damaged file of responses.
+    """
+    index = {prompted.question.id: i for i, prompted in enumerate(questions)}
+    return CorpusPlan(
+        folder=str(folder),
+        corpus=corpus,
+        recipe=recipe,
+        questions=questions,
+        responses=[StoredResponses(files, index) for files in response_files],
+        contaminated=frozenset(contaminated),
+        encoder=encoder,
+        max_shards=corpus.shards,
+    )
+
+
+def build_shards(plan: CorpusPlan, process_index: int = 0, process_count: int = 1) -> Iterator[int]:
+    """Builds this process' share of the shards and yields the number of each complete one."""
+    own = own_shards(plan, process_index, process_count)
+    return shard_building.build_shards(plan, own, plan.corpus.processes)
+
+
+def own_shards(plan: CorpusPlan, process_index: int = 0, process_count: int = 1) -> range:
+    """Returns the numbers of the shards that this process builds."""
+    return range(plan.shards)[process_index::process_count]
+
+
+def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
+    """Makes one corpus of all shards, with its ledger; the shards must be complete.
+
+    Args:
+      plan: the corpus.
+      meta: plain data about its origin, for the description.
+
+    Raises:
+      InputError: if nothing is left.
+      RuntimeError: if the ledger does not account for every response.
+    """
+    ledger, left_out = Ledger(), collections.Counter[str]()
+    for responses in plan.responses:
+        for (question_id, model), count in responses.unmatched.items():
+            ledger.receive(question_id, model, count)
+            ledger.put(question_id, "not_selected", model, count)
+            ledger.record_stage("questions", count, count)
+    parts: dict[str, list[Any]] = {part: [] for part in plan.recipe.parts}
+    for note in shard_building.read_notes(plan):
+        ledger.merge(note["ledger"])
+        left_out.update(note["left_out"])
+        for part, facts in note["parts"].items():
+            parts[part].append(facts)
+    read = sum(int(each.counts.sum()) + each.unmatched.total() for each in plan.responses)
+    if ledger.total != read:
+        raise RuntimeError(f"{plan.folder}: {read} responses are in the files, {ledger.total} in the ledger")
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    reason = ledger.summary() if plan.responses else reasons
+    described = finish_corpus(plan.folder, parts, meta, plan.corpus.balance, reason)
+    if plan.responses:
+        write_text(epath.Path(plan.folder) / "ledger.json", json.dumps(ledger.to_json(), indent=2) + "\n")
+    plan.note(0).parent.rmtree()
+    return BuiltCorpus(
+        counts={part: description["counts"] for part, description in described.items()},
+        left_out=dict(left_out),
+        digests=[file["sha256"] for description in described.values() for file in description["files"]],
+    )

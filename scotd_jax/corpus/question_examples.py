@@ -1,0 +1,102 @@
+"""The examples that one question and its responses make: templates filled in, texts encoded.
+
+Imported by worker processes, so nothing here may import JAX.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from scotd_jax.config import Corpus, Recipe
+from scotd_jax.corpus.grouped_example import GroupedExample
+from scotd_jax.records import Prompt, Question, Response
+from scotd_jax.tasks import recipes
+from scotd_jax.tasks.exemplars import join_prompt
+from scotd_jax.tasks.prompt_formats import PromptFormat
+from scotd_jax.tokenization import PromptEncoder
+
+ExamplesByPart = dict[str, list[GroupedExample]]
+
+
+class PromptedQuestion(NamedTuple):
+    """A question, the format of its prompt, and the few-shot examples before it (text, or chat turns)."""
+
+    question: Question
+    format: PromptFormat
+    few_shot: Prompt = ""
+
+
+class ExampleEncoder(NamedTuple):
+    """Encodes questions and responses for one corpus.
+
+    Attributes:
+      corpus: settings of the corpus.
+      recipe: its recipe.
+      encoder: encodes texts.
+      uses_responses: whether the corpus is made of responses.
+    """
+
+    corpus: Corpus
+    recipe: Recipe
+    encoder: PromptEncoder
+    uses_responses: bool
+
+    def encode(self, prompted: PromptedQuestion, rows: Sequence[Response]) -> ExamplesByPart:
+        """Returns the examples of all parts of the recipe. Every text is encoded once.
+
+        A corpus that is balanced over responses has an example for each of them.
+        """
+        question, form, few_shot = prompted
+        one_each = self.corpus.balance == "responses" and bool(rows)
+        texts: list[tuple[str, str, list[tuple[int, str]]]] = []  # part, prompt, (sample index, target) of responses
+        for name, part in self.recipe.parts.items():
+            for group in [[row] for row in rows] if one_each else [rows]:
+                for prompt, targets in recipes.training_examples(part, form, question, group):
+                    rendered = self.encoder.render(join_prompt(few_shot, prompt))
+                    if one_each:
+                        targets = [(group[0].sample_index, text) for _, text in targets]
+                    texts.append((name, rendered, targets))
+        distinct = list(dict.fromkeys(t for _, prompt, targets in texts for t in (prompt, *(x for _, x in targets))))
+        ids = dict(zip(distinct, self.encoder(distinct), strict=True))
+        # A target that ends in a stop string needs no end token (SCoTD trains OPT without one).
+        end = [] if form.end else [self.encoder.eos_id]
+        examples: ExamplesByPart = {name: [] for name in self.recipe.parts}
+        for name, prompt, targets in texts:
+            examples[name].append(
+                GroupedExample(
+                    question_id=question.id,
+                    task=question.task,
+                    prompt=[*self.encoder.prefix_ids, *ids[prompt], *self.encoder.suffix_ids],
+                    responses=[ids[text] + end for _, text in targets],
+                    sample_index=[index for index, _ in targets],
+                )
+            )
+        return examples
+
+    def select(self, examples: ExamplesByPart, samples: Collection[int]) -> ExamplesByPart:
+        """Returns the examples with only these samples of the question, of which there must be at least one."""
+        wanted, selected = set(samples), {}
+        for name, found in examples.items():
+            if not self._is_one_per_question(name):
+                found = [part for example in found if (part := example.select_samples(wanted)) is not None]
+            selected[name] = found
+        return selected
+
+    def token_counts(self, examples: ExamplesByPart, samples: Sequence[int]) -> list[tuple[int, int]]:
+        """Returns, for every sample, the tokens of the longest prompt and the longest response that it is part of."""
+        longest = dict.fromkeys(samples, (0, 0))
+        for name, found in examples.items():
+            for example in found:
+                if self._is_one_per_question(name):
+                    pairs = [(sample, example.responses[0]) for sample in samples]
+                else:
+                    pairs = list(zip(example.sample_index, example.responses, strict=True))
+                for sample, response in pairs:
+                    prompt, target = longest[sample]
+                    longest[sample] = max(prompt, len(example.prompt)), max(target, len(response))
+        return [longest[sample] for sample in samples]
+
+    def _is_one_per_question(self, name: str) -> bool:
+        """Whether a part makes one example of a question, whatever its responses are."""
+        part = self.recipe.parts[name]
+        uses = recipes.fields_of(part.prompt, part.target) & set(recipes.RESPONSE_FIELDS)
+        return not uses and (self.corpus.balance == "questions" or not self.uses_responses)

@@ -1,0 +1,159 @@
+"""Prompts of a model, and the responses parsed from what it generates: by recipe, format and few-shot examples."""
+
+import dataclasses
+from collections.abc import Callable
+
+from scotd_jax import config as c
+from scotd_jax.jobs.generation.thinking import ThinkingBlocks
+from scotd_jax.records import Prompt, Question, Response
+from scotd_jax.sampling.requests import Sample
+from scotd_jax.tasks import recipes
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.exemplars import join_prompt
+from scotd_jax.tasks.prompt_formats import PromptFormat, get_prompt_format, is_correct
+
+# few_shot_prompt(task, format, number of examples, whether as chat turns)
+FewShotPrompt = Callable[[LoadedTask, PromptFormat, int, bool], Prompt]
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptSettings:
+    """How a model is prompted and its responses are parsed, as far as the config decides it.
+
+    Attributes:
+      recipe: template of the prompt, and how responses are parsed.
+      format: the format of every prompt; None for the format of each task.
+      few_shot: number of the task's examples before every prompt.
+      chat: whether prompts are chat turns, which the tokenizer's chat template renders.
+    """
+
+    recipe: c.Recipe
+    format: PromptFormat | None
+    few_shot: int
+    chat: bool
+
+
+def prompt_settings(
+    config: c.Config, model: c.Model, *, recipe: str = "", few_shot: int | None = None
+) -> PromptSettings:
+    """Returns the prompt settings of a model of the config.
+
+    A student is prompted as its corpus trains it, any other model by the recipe "scotd" without examples.
+
+    Args:
+      config: the whole config.
+      model: one of its models.
+      recipe: name of another recipe; "" for the model's own.
+      few_shot: another number of examples; None for the model's own.
+    """
+    own_recipe, own_format, own_few_shot = recipes.RECIPES["scotd"], None, 0
+    if model.student:
+        corpus = config.students[model.student].corpus
+        own_recipe, own_format = corpus_recipe(config, corpus), corpus_format(config, corpus)
+        own_few_shot = config.corpora[corpus].few_shot
+    if recipe:
+        own_recipe = recipes.find(recipe, config.recipes)
+    count = own_few_shot if few_shot is None else few_shot
+    return PromptSettings(own_recipe, own_format, count, uses_chat_template(config, model))
+
+
+def corpus_recipe(config: c.Config, corpus: str) -> c.Recipe:
+    """Returns the recipe of a corpus."""
+    return recipes.find(config.corpora[corpus].recipe, config.recipes, f"config.corpora.{corpus}.recipe")
+
+
+def corpus_format(config: c.Config, corpus: str) -> PromptFormat | None:
+    """Returns the format in which the students of a corpus read every task; None for the format of each task."""
+    name = config.corpora[corpus].format
+    return get_prompt_format(name, f"config.corpora.{corpus}.format") if name else None
+
+
+def corpus_question_sets(config: c.Config, corpus: str) -> tuple[str, ...]:
+    """Returns the names of the question sets of a corpus: its own, or those of its responses."""
+    spec = config.corpora[corpus]
+    of_responses = (name for source in spec.rationales for name in config.rationales[source].questions)
+    return spec.questions or tuple(dict.fromkeys(of_responses))
+
+
+def uses_chat_template(config: c.Config, model: c.Model) -> bool:
+    """Whether prompts of a model are chat turns. A student is prompted like the model it is trained from."""
+    return model.chat or bool(model.student and uses_chat_template(config, config.students[model.student].model))
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptBuilder:
+    """Builds the prompts of one model."""
+
+    settings: PromptSettings
+    few_shot_prompt: FewShotPrompt
+
+    @property
+    def recipe(self) -> c.Recipe:
+        return self.settings.recipe
+
+    def format_for(self, task: LoadedTask) -> PromptFormat:
+        """Returns the format of prompts for a task."""
+        return self.settings.format or task.format
+
+    def few_shot(self, task: LoadedTask) -> Prompt:
+        """Returns what precedes every prompt for a task: text, or chat turns; empty without examples."""
+        return self.few_shot_prompt(task, self.format_for(task), self.settings.few_shot, self.settings.chat)
+
+    def prompt(self, question: Question, task: LoadedTask, rationale: str | None = None) -> Prompt:
+        """Returns the whole prompt for a question; `rationale` fills the prompts of recipes that read one."""
+        text = recipes.build_prompt(self.recipe, self.format_for(task), question, rationale)
+        return join_prompt(self.few_shot(task), text)
+
+
+def make_response(
+    sample: Sample,
+    question: Question,
+    task: LoadedTask,
+    *,
+    prompts: PromptBuilder,
+    thinking: ThinkingBlocks,
+    model: str,
+    sampling: str,
+    rationale: str | None = None,
+) -> Response:
+    """Parses a sample by the model's recipe and compares its answer with the gold one.
+
+    Args:
+      sample: the generated text.
+      question: its question.
+      task: the task of the question.
+      prompts: how the model was prompted.
+      thinking: how blocks of thinking are treated.
+      model: name of the model.
+      sampling: the sampling policy in words (`describe`).
+      rationale: the rationale in the prompt, which is recorded where the response has none of its own.
+
+    Raises:
+      InputError: on a block of thinking, if `thinking` refuses them.
+    """
+    sample, parsed = thinking.parse(sample, question, prompts.recipe, prompts.format_for(task))
+    return Response(
+        question_id=sample.question_id,
+        sample_index=sample.sample_index,
+        text=sample.text,
+        rationale=rationale if parsed.rationale is None else parsed.rationale,
+        answer=parsed.answer,
+        correct=is_correct(parsed.answer, question),
+        finish_reason=sample.finish_reason,
+        logprob=round(sample.logprob, 4),
+        num_tokens=sample.num_tokens,
+        model=model,
+        sampling=sampling,
+    )
+
+
+def describe(sampling: c.Sampling) -> str:
+    """Returns a sampling policy as a short string, e.g. "temperature=0.7,top_p=0.9", for the records."""
+    if sampling.temperature == 0:
+        return "greedy"
+    parts = [f"temperature={sampling.temperature:g}"]
+    if sampling.top_k:
+        parts.append(f"top_k={sampling.top_k}")
+    if sampling.top_p < 1:
+        parts.append(f"top_p={sampling.top_p:g}")
+    return ",".join(parts)

@@ -1,0 +1,159 @@
+"""Identities of artefacts: everything that decides their content, as their manifests record it.
+
+An artefact is skipped, resumed or refused by its identity (`workdir.Artefact.begin`).
+"""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from etils import epath
+
+from scotd_jax.config import BatchSource, FileSource, GeneratedSource, Model, ModelSource, RemoteSource, plain
+from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.generation.prompting import uses_chat_template
+from scotd_jax.jobs.graph import eval_specs
+from scotd_jax.records import to_json
+from scotd_jax.tasks.question_sets import QuestionSet
+from scotd_jax.workdir import digest, file_digest
+
+# Fields of a student that its training does not read.
+AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
+# Fields of config.Training that change nothing but rounding, as the mesh does: an interrupted run may resume with other
+# values. Micro-batches also select the masks of dropout.
+CHANGEABLE = (
+    "log_every",
+    "save_every",
+    "max_to_keep",
+    "tensorboard",
+    "startup_check",
+    "microbatches",
+    "remat",
+    "scan_layers",
+    "attention",
+)
+
+
+def responses_identity(context: RunContext, name: str, imported_files: Sequence[epath.Path]) -> dict[str, Any]:
+    """Returns the identity of a set of responses.
+
+    A release does not change the responses, so it can be added later. Address and reach of a server may change, and so
+    may the path of batch results.
+    """
+    spec = context.config.rationales[name]
+    settings = plain(dataclasses.replace(spec, release=""))
+    if isinstance(spec, BatchSource):
+        settings["path"] = ""
+    if isinstance(spec, RemoteSource):
+        server = settings.pop("server")
+        settings["server"] = {key: server[key] for key in ("model", "kind", "extra_body")}
+    identity: dict[str, Any] = {
+        "spec": settings,
+        "seed": context.config.seed + (spec.seed if isinstance(spec, GeneratedSource) else 0),
+        "questions": questions_identity(context, spec.questions),
+    }
+    if isinstance(spec, ModelSource):
+        identity["model"] = model_identity(context, spec.model)
+    if isinstance(spec, GeneratedSource):
+        identity["exemplars"] = few_shot_identity(context, spec.questions, spec.few_shot)
+    if isinstance(spec, FileSource):
+        identity["files"] = {str(path): file_digest(path) for path in imported_files}
+    return identity
+
+
+def encoding_identity(context: RunContext, name: str, model: Model) -> dict[str, Any]:
+    """Returns how a corpus is encoded: its settings, and the tokenizer and kind of the models that read it."""
+    tokenizer = context.models.tokenizer(model)
+    # The number of processes that build a corpus does not change it.
+    settings = plain(dataclasses.replace(context.config.corpora[name], processes=1))
+    kind = context.models.architecture(model).kind
+    identity = {"tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": settings}
+    if uses_chat_template(context.config, model):
+        identity["chat"] = digest(tokenizer.chat_template)
+    return identity
+
+
+def corpus_identity(context: RunContext, name: str, model: Model, contaminated: Collection[str]) -> dict[str, Any]:
+    """Returns the identity of a corpus that `model` reads, without the `contaminated` questions."""
+    spec = context.config.corpora[name]
+    sets = context.question_sets[name]
+    return encoding_identity(context, name, model) | {
+        "recipe": plain(context.recipes[name]),
+        "questions": questions_identity(context, sets),
+        "exemplars": few_shot_identity(context, sets, spec.few_shot),
+        "contaminated": digest(sorted(contaminated)),
+        "rationales": rationales_identity(context, spec.rationales),
+    }
+
+
+def student_identity(context: RunContext, name: str) -> dict[str, Any]:
+    """Returns the identity of a student's training."""
+    spec = context.config.students[name]
+    settings = plain(spec) | dict.fromkeys(AFTER_TRAINING)
+    settings["training"] |= dict.fromkeys(CHANGEABLE)
+    if spec.training.dropout > 0:
+        settings["training"]["microbatches"] = spec.training.microbatches
+    return {
+        "spec": settings,
+        "seed": context.config.seed + spec.seed,
+        "corpus": context.artefact("build", spec.corpus).digest,
+        "model": model_identity(context, spec.model),
+        "dev": questions_identity(context, spec.dev_sets),
+        "provided_rationales": rationales_identity(context, spec.rationales_from if spec.dev_sets else ()),
+    }
+
+
+def evaluation_identity(context: RunContext, name: str, few_shot: int) -> dict[str, Any]:
+    """Returns the identity of an evaluation with `few_shot` examples."""
+    spec, settings = eval_specs(context.config)[name], context.config.evaluation
+    return {
+        "eval": plain(spec) | {"eval_sets": None, "arm": None},
+        "sampling": plain(settings.sampling),
+        "self_consistency": plain(settings.self_consistency),
+        "limit": settings.limit,
+        "student": context.artefact("train", spec.student).digest,
+        "provided_rationales": rationales_identity(context, spec.rationales_from),
+        "questions": questions_identity(context, spec.eval_sets),
+        "exemplars": few_shot_identity(context, spec.eval_sets, few_shot),
+        "seed": context.config.seed,
+    }
+
+
+def export_identity(context: RunContext, name: str) -> dict[str, Any]:
+    """Returns the identity of an exported student: its training, and the evaluation that its card reports."""
+    identity = {"student": context.artefact("train", name).digest}
+    if context.config.students[name].eval_sets:
+        identity["evaluation"] = context.artefact("evaluate", name).digest
+    return identity
+
+
+def model_identity(context: RunContext, model: Model) -> dict[str, Any]:
+    """Returns where a model comes from and how its prompts become tokens."""
+    tokenizer = context.models.tokenizer(model)
+    identity: dict[str, Any] = {
+        "config": plain(model),
+        "tokenizer": tokenizer.fingerprint(),
+        "eos_ids": list(tokenizer.eos_ids),
+    }
+    if uses_chat_template(context.config, model):
+        identity["chat"] = digest(tokenizer.chat_template)
+    if model.student:
+        identity["student"] = context.artefact("train", model.student).digest
+    return identity
+
+
+def questions_identity(context: RunContext, set_names: Sequence[str]) -> dict[str, str]:
+    """Returns a digest of the questions of every set."""
+    return {name: digest([to_json(q) for q in context.questions.questions(name)]) for name in set_names}
+
+
+def few_shot_identity(context: RunContext, set_names: Sequence[str], count: int) -> dict[str, str]:
+    """Returns a digest of the first `count` examples of every task, in its own format."""
+    names = {QuestionSet.parse(name).task for name in set_names} if count else ()
+    tasks = [context.questions.task(name) for name in sorted(names)]
+    return {t.name: digest(context.questions.few_shot_prompt(t, t.format, count, chat=False)) for t in tasks}
+
+
+def rationales_identity(context: RunContext, sources: Sequence[str]) -> list[str]:
+    """Returns the digests of some sets of responses."""
+    return [context.artefact("sample", source).digest for source in sources]

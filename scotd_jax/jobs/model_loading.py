@@ -1,0 +1,128 @@
+"""Loading of the models that a config names: architectures, tokenizers, and parameters on the devices."""
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+
+from scotd_jax import config as c
+from scotd_jax.distributed.hosts import gather_to_local_devices
+from scotd_jax.distributed.sharding import param_shardings
+from scotd_jax.jobs.generation.prompting import corpus_format, corpus_recipe
+from scotd_jax.layout import round_up
+from scotd_jax.models import api, registry
+from scotd_jax.sampling.decode_loop import cast_for_inference
+from scotd_jax.tasks import recipes
+from scotd_jax.tasks.question_loader import QuestionLoader
+from scotd_jax.tokenization import Tokenizer
+from scotd_jax.workdir import Workdir, digest
+
+WORDS_OF_TASKS = "task:"  # prefix of the tokenizers that are trained on the texts of tasks
+
+
+def base_model(config: c.Config, model: c.Model) -> c.Model:
+    """Returns the model from which a model was first trained: itself, or the base of the student that it names."""
+    return base_model(config, config.students[model.student].model) if model.student else model
+
+
+def model_config(
+    config: c.Config, model: c.Model, word_count: Callable[[c.Model], int] | None = None
+) -> registry.ModelConfig:
+    """Returns the architecture of a model.
+
+    Args:
+      config: the whole config.
+      model: one of its models.
+      word_count: returns the size of a word tokenizer that is trained on tasks, to which the vocabulary of a random
+        model is then rounded up. None keeps the preset's vocabulary.
+
+    Raises:
+      InputError: on an unknown preset or field, and if the model's folder has no readable config.json.
+    """
+    model = base_model(config, model)
+    if model.path:
+        from scotd_jax.models.hf.loading import load_config
+
+        return load_config(model.path)
+    overrides = dict(model.overrides)
+    if word_count is not None and model.tokenizer.startswith(WORDS_OF_TASKS):
+        # Such a vocabulary has no fixed size; a multiple of 8 can be sharded.
+        overrides.setdefault("vocab_size", round_up(word_count(model), 8))
+    return registry.config_for(model.architecture, overrides)
+
+
+class ModelLoader:
+    """Loads models of a config. Tokenizers are kept; parameters are not, since only their user may hold them."""
+
+    def __init__(self, config: c.Config, workdir: Workdir, questions: QuestionLoader, mesh: Mesh, sampling_mesh: Mesh):
+        """`mesh` holds the devices of all processes, `sampling_mesh` those of this process."""
+        self._config, self._workdir, self._questions = config, workdir, questions
+        self._mesh, self._sampling_mesh = mesh, sampling_mesh
+        self._tokenizers: dict[str, Tokenizer] = {}
+
+    def tokenizer(self, model: c.Model) -> Tokenizer:
+        """Returns the tokenizer of a model; a student has that of the model it is trained from."""
+        while model.student and not model.tokenizer:
+            model = self._config.students[model.student].model
+        key = digest(c.plain(model))
+        if key not in self._tokenizers:
+            if model.tokenizer.startswith(WORDS_OF_TASKS):
+                names = model.tokenizer.removeprefix(WORDS_OF_TASKS).split(",")
+                self._tokenizers[key] = self._train_tokenizer(names)
+            else:
+                self._tokenizers[key] = Tokenizer.load(model.tokenizer or model.path, model.path or None)
+        return self._tokenizers[key]
+
+    def architecture(self, model: c.Model) -> registry.ModelConfig:
+        """Returns the architecture of a model, with the vocabulary of its tokenizer."""
+        return model_config(self._config, model, lambda base: self.tokenizer(base).size)
+
+    def functions(self, model: c.Model, precision: str) -> api.Model:
+        """Returns the functions of a model, without its parameters."""
+        return registry.build(self.architecture(model), api.Precision(precision))
+
+    def params(self, model: c.Model, functions: api.Model, seed: int, kernels: str = "float32") -> api.Params:
+        """Returns the parameters of a model, sharded over the devices of all processes.
+
+        Args:
+          model: the model: a student's best checkpoint, a folder's weights, or random weights.
+          functions: its functions.
+          seed: seed of random weights.
+          kernels: dtype of the kernels of a folder's weights.
+        """
+        shardings = param_shardings(self._mesh, functions.axes(), functions.abstract())
+        if model.student:
+            from scotd_jax.training.checkpoints import load_params
+
+            folder = self._workdir.artefact("train", model.student).path / "checkpoints"
+            abstract = jax.tree.map(
+                lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                functions.abstract(),
+                shardings,
+            )
+            return load_params(folder, abstract, "best")[0]
+        if model.path:
+            from scotd_jax.models.hf.loading import load_pretrained
+
+            return load_pretrained(model.path, shardings, kernels)[1]
+        return jax.jit(functions.init, out_shardings=shardings)(jax.random.key(seed))
+
+    def inference_params(self, model: c.Model, functions: api.Model, seed: int) -> api.Params:
+        """Returns the parameters of a model, cast for inference, on the devices of this process."""
+        params = self.params(model, functions, seed, functions.precision.compute)
+        # Cast before the transfer, so that only the half-size copy reaches the devices.
+        return self.to_sampling_devices(cast_for_inference(functions, params), functions)
+
+    def to_sampling_devices(self, params: api.Params, functions: api.Model) -> api.Params:
+        """Moves parameters from the devices of all processes to those of this process."""
+        shardings = param_shardings(self._sampling_mesh, functions.axes(), functions.abstract())
+        return gather_to_local_devices(params, shardings)
+
+    def _train_tokenizer(self, task_names: list[str]) -> Tokenizer:
+        """A word tokenizer of the texts of some tasks and the words that the recipes of all corpora add to them."""
+        tasks = [self._questions.task(name) for name in task_names]
+        own_words = []
+        for corpus in self._config.corpora:
+            form = corpus_format(self._config, corpus) or tasks[0].format
+            own_words.append(recipes.literal_text(corpus_recipe(self._config, corpus), form))
+        return Tokenizer.train_word_level([*own_words, *(text for task in tasks for text in task.texts())])

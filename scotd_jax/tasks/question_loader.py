@@ -1,0 +1,88 @@
+"""Loading of the tasks, question sets and few-shot examples that a config names."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError
+from scotd_jax.records import Prompt, Question
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.exemplars import Exemplar, few_shot_prefix, few_shot_turns, load_exemplars
+from scotd_jax.tasks.prompt_formats import PromptFormat
+from scotd_jax.tasks.question_sets import QuestionSet
+from scotd_jax.tasks.registry import load_task
+
+QuestionsById = Mapping[str, tuple[Question, LoadedTask]]
+
+
+class QuestionLoader:
+    """Loads tasks on first use and keeps them for the life of the process.
+
+    Tasks may read large files or the network, and a run whose artefacts are complete needs few of them.
+    """
+
+    def __init__(self, tasks: Mapping[str, c.Task], seed: int):
+        """`seed` is the config's; generated tasks add their own to it."""
+        self._specs, self._seed = tasks, seed
+        self._tasks: dict[str, LoadedTask] = {}
+        self._sets: dict[str, tuple[Question, ...]] = {}
+        self._few_shot: dict[tuple[str, PromptFormat, int, bool], Prompt] = {}
+
+    def task(self, name: str) -> LoadedTask:
+        """Returns the task that the config calls `name`."""
+        if name not in self._tasks:
+            spec = self._specs[name]
+            self._tasks[name] = load_task(name, spec, self._seed + spec.seed)
+        return self._tasks[name]
+
+    def questions(self, set_name: str) -> tuple[Question, ...]:
+        """Returns the questions of one set ("TASK.SPLIT", or a fold of it).
+
+        Raises:
+          InputError: if the task has no such split.
+        """
+        if set_name not in self._sets:
+            parsed = QuestionSet.parse(set_name)
+            questions = self.task(parsed.task).questions(parsed.split)
+            self._sets[set_name] = tuple(question for question in questions if parsed.holds(question.text))
+        return self._sets[set_name]
+
+    def by_id(self, set_names: Sequence[str], limit: int = 0) -> dict[str, tuple[Question, LoadedTask]]:
+        """Returns the questions of several sets by id, each with its task; the first `limit` of them (0: all).
+
+        Raises:
+          InputError: if two questions share an id.
+        """
+        found: dict[str, tuple[Question, LoadedTask]] = {}
+        for set_name in set_names:
+            task = self.task(QuestionSet.parse(set_name).task)
+            for question in self.questions(set_name):
+                if question.id in found:
+                    raise InputError(f"{set_name}: question {question.id!r} comes twice; ids must be unique in a run")
+                found[question.id] = question, task
+        return dict(itertools.islice(found.items(), limit or None))
+
+    def interleaved(self, set_names: Sequence[str], limit: int = 0) -> dict[str, tuple[Question, LoadedTask]]:
+        """Like `by_id`, but takes one question of each set in turn, so that a limit leaves no set out."""
+        found = self.by_id(set_names)
+        rounds = itertools.zip_longest(*(self.questions(name) for name in set_names))
+        in_turn = (question for one_of_each in rounds for question in one_of_each if question is not None)
+        return {question.id: found[question.id] for question in itertools.islice(in_turn, limit or None)}
+
+    def few_shot_prompt(self, task: LoadedTask, form: PromptFormat, count: int, chat: bool) -> Prompt:
+        """Returns the first `count` examples of a task: text, or for a chat user and assistant turns.
+
+        Raises:
+          InputError: if the task has fewer examples.
+        """
+        key = task.name, form, count, chat
+        if key not in self._few_shot:
+            exemplars = self._exemplars(task, count)
+            self._few_shot[key] = few_shot_turns(form, exemplars) if chat else few_shot_prefix(form, exemplars)
+        return self._few_shot[key]
+
+    def _exemplars(self, task: LoadedTask, count: int) -> list[Exemplar]:
+        found = load_exemplars(self._specs[task.name].exemplars, task) if count else []
+        if len(found) < count:
+            raise InputError(f"config.tasks.{task.name}.exemplars: there are {len(found)}, {count} are asked for")
+        return found[:count]
