@@ -11,15 +11,18 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Bytecode of 23,000 files takes a minute, and most are never imported: Python writes it for those that are.
+# Compiling the bytecode of all 23,000 installed files takes a minute, and most are never imported: Python writes it on
+# first import. Without it every process of the tests would compile thousands of files again (a quarter of their time).
 INSTALL := $(PIP) install --no-compile
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help quickstart test lint format docs clean
+.PHONY: help quickstart test test-fast lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   teacher, samples, corpora, students, report, export: the embedded world, in $(WORKDIR)"
 	@echo "make test         lint and the whole test suite"
+	@echo "make test-fast    lint and the tests that are not marked slow: the inner loop"
 	@echo "make lint         ruff check, ruff format --check"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make docs         the documentation, into build/docs/index.html"
@@ -31,7 +34,10 @@ quickstart: $(VENV)/.quickstart
 	@echo "Report: $(WORKDIR)/report/index.html"
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+test-fast: lint
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

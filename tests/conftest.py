@@ -21,20 +21,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
-# Files that take long, the longest first: whole files go to the workers, and a long one that begins last is waited for.
-# pyproject.toml keeps pytest-xdist from sorting them by their number of tests, which puts the longest last.
-LONG = (
-    *("kill_sampling", "paper_configs", "end_to_end", "kill", "check", "models", "options", "benchmarks", "trainable"),
-    *("parity", "plan", "training", "mesh_programs", "sampling_models", "two_processes", "resume", "trainable_jobs"),
-    *("packed", "registry", "sharding", "sampling_sampler", "flops", "imports", "importers_job", "server_job", "chat"),
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real questions, rationales and tokenizers; never part of the repository."""
