@@ -21,6 +21,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real questions, rationales and tokenizers; never part of the repository."""
