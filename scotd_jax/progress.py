@@ -1,8 +1,7 @@
-"""How far a long piece of work is: a bar on a terminal, a plain line every few seconds elsewhere.
+"""Progress reports: a bar on a terminal, a plain line every few seconds elsewhere, and a summary at the end.
 
-Work that ends within the first interval prints its summary only. One process of a run speaks (index 0), the others
-are silent. Everything goes to standard error, so that standard output stays free for results. `rich` is imported
-when a bar is drawn, not before.
+Work that ends within the first interval prints its summary only. Only the process with index 0 prints. Everything goes
+to standard error, so that standard output stays free for results. `rich` is imported only when a bar is drawn.
 """
 
 import collections
@@ -14,20 +13,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-WINDOW = 30.0  # seconds over which the rate is taken: compilation at the start must not spoil it for ever
+WINDOW = 30.0  # seconds over which the rate is averaged, so that compilation at the start stops counting
 
 
 class Progress:
-    """Counts `unit`s of work under a `label`: a context manager.
+    """Counts units of work; a context manager.
 
-    `total` is the number of units of the whole work (None: unknown), `done` how many of them an earlier run has
-    finished already; rates count this run only. `stream` is standard error unless told otherwise, `interval` the
-    seconds between plain lines, `clock` a function that returns seconds.
-
-        with Progress(450, "sample teacher", "questions", process_index=jax.process_index()) as progress:
+        with Progress(450, "teacher", "responses", scope="world.test", process_index=jax.process_index()) as progress:
             for batch in batches:
                 ...
-                progress.advance(len(batch), note="71 % right")
+                progress.advance(len(batch), note="slots 71 % busy")
+
+    prints "teacher: 450 responses for world.test in 0.5 s (832/s, slots 71 % busy)" at its end.
     """
 
     def __init__(
@@ -36,13 +33,28 @@ class Progress:
         label: str,
         unit: str,
         *,
+        scope: str = "",
         process_index: int = 0,
         done: int = 0,
         stream: io.TextIOBase | None = None,
         interval: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ):
+        """Creates a counter.
+
+        Args:
+          total: number of units of the whole work; None if unknown.
+          label: what works, for example the name of a model; begins every line.
+          unit: plural noun of what is counted.
+          scope: what the units belong to, for example the name of a question set.
+          process_index: index of this process; only process 0 prints.
+          done: units that an earlier run has finished; rates count this run only.
+          stream: where to print; standard error by default.
+          interval: seconds between plain lines.
+          clock: returns the time in seconds.
+        """
         self.total, self.label, self.unit, self.done = total, label, unit, done
+        self._what = f"{unit} for {scope}" if scope else unit
         self._first = done
         self._quiet = process_index != 0
         self._stream = stream if stream is not None else sys.stderr
@@ -63,10 +75,10 @@ class Progress:
             _SCREEN.close(self._bar)
             self._bar = None
         if not self._quiet:
-            log(self._summary("" if kind is None else " when interrupted"), stream=self._stream)
+            log(self._summary(interrupted=kind is not None), stream=self._stream)
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Counts `units` more. `note` is shown beside the count until the next one replaces it."""
+        """Counts `units` more. `note` is printed with the count until another note replaces it."""
         self.done += units
         self._note = note or self._note
         now = self._clock()
@@ -83,19 +95,19 @@ class Progress:
             log(f"{self.label}: {self._status()}", stream=self._stream)
 
     def log(self, message: str) -> None:
-        """Prints a line above the bar; nothing on processes other than 0."""
+        """Prints a line above the bar, on process 0 only."""
         if not self._quiet:
             log(message, stream=self._stream)
 
     def _restart(self) -> None:
         self._start = self._printed = self._clock()
-        self._samples = collections.deque([(self._start, self.done)])  # (seconds, done), the last WINDOW of them
+        self._samples = collections.deque([(self._start, self.done)])  # (seconds, done) of the last WINDOW seconds
 
     def _status(self) -> str:
-        """For example "320 of 1000 questions (32 %), 12.3 questions/s, 55 s left, loss 1.23"."""
-        parts = [f"{self.done} {self.unit}"]
+        """Returns, for example, "320 of 1000 responses for world.test (32 %), 12.3/s, 55 s left, slots 78 % busy"."""
+        parts = [f"{self.done} {self._what}"]
         if self.total:
-            parts = [f"{self.done} of {self.total} {self.unit} ({100 * self.done // self.total} %)"]
+            parts = [f"{self.done} of {self.total} {self._what} ({100 * self.done // self.total} %)"]
         (t0, n0), now = self._samples[0], self._clock()
         rate = (self.done - n0) / (now - t0) if now > t0 else 0.0
         if rate > 0:
@@ -104,28 +116,31 @@ class Progress:
                 parts.append(f"{format_seconds((self.total - self.done) / rate)} left")
         return ", ".join([*parts, self._note] if self._note else parts)
 
-    def _summary(self, ending: str) -> str:
+    def _summary(self, *, interrupted: bool) -> str:
+        """Returns, for example, "teacher: 256 responses for world.test in 0.3 s (832/s, slots 78 % busy)"."""
         seconds = self._clock() - self._start
         count = f"{self.done} of {self.total}" if self.total and self.done != self.total else f"{self.done}"
         rate = (self.done - self._first) / seconds if seconds > 0 else 0.0
-        speed = f" ({format_rate(rate, self.unit)})" if rate > 0 else ""
-        note = f", {self._note}" if self._note else ""
-        return f"{self.label}: {count} {self.unit} in {format_seconds(seconds)}{speed}{ending}{note}"
+        details = [format_rate(rate, self.unit)] if rate > 0 else []
+        details += [self._note] if self._note else []
+        suffix = f" ({', '.join(details)})" if details else ""
+        ending = ", interrupted" if interrupted else ""
+        return f"{self.label}: {count} {self._what} in {format_seconds(seconds)}{suffix}{ending}"
 
 
 def log(message: str, *, process_index: int = 0, stream: io.TextIOBase | None = None) -> None:
-    """Prints one line at once, above the bars if there are any; nothing on processes other than 0."""
+    """Prints one line immediately, above any bars, on process 0 only."""
     if process_index == 0:
         _SCREEN.print(message, stream if stream is not None else sys.stderr)
 
 
 def is_terminal(stream: io.TextIOBase) -> bool:
-    """Whether a bar can be drawn there: a terminal that can move its cursor."""
+    """Returns whether the stream is a terminal that can move its cursor, so that a bar can be drawn."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
 def format_seconds(seconds: float) -> str:
-    """ "0.4 s", "55 s", "3 min 20 s", "1 h 05 min"."""
+    """Formats a duration: "0.4 s", "55 s", "3 min 20 s", "1 h 05 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -137,14 +152,14 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_rate(rate: float, unit: str) -> str:
-    """Three digits a second; what takes longer than that is told per unit ("8.5 s per step")."""
+    """Formats a rate in units per second: three digits ("12.3/s"), or the time per unit ("8.5 s per step") if slow."""
     if rate >= 0.5:
-        return f"{rate:.3g} {unit}/s" if rate < 1000 else f"{rate:,.0f} {unit}/s"
+        return f"{rate:.3g}/s" if rate < 1000 else f"{rate:,.0f}/s"
     return f"{format_seconds(1 / rate)} per {unit.removesuffix('s')}"
 
 
 class _Screen:
-    """The one live display of the process. Bars that run inside each other are lines of it."""
+    """The live display of the process. Nested bars are lines of it."""
 
     def __init__(self):
         self._lock = threading.RLock()

@@ -1,4 +1,4 @@
-"""Progress is told in time and in full on a terminal and elsewhere, by one process only."""
+"""Tests of progress lines and bars, on terminals and elsewhere."""
 
 import io
 import subprocess
@@ -10,7 +10,7 @@ from scotd_jax.progress import Progress, format_rate, format_seconds, log
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test advances."""
 
     def __init__(self):
         self.now = 100.0
@@ -33,30 +33,43 @@ def lines(stream: io.StringIO) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def test_plain_lines_come_every_interval_with_rate_and_time_left(clock):
+def test_plain_lines_are_printed_every_interval_with_rate_and_time_left(clock):
     stream = io.StringIO()
     with Progress(100, "sample teacher", "questions", stream=stream, interval=5.0, clock=clock) as progress:
         for _ in range(10):
             clock.now += 2.0
             progress.advance(5)
     assert lines(stream) == [
-        "sample teacher: 15 of 100 questions (15 %), 2.5 questions/s, 34 s left",
-        "sample teacher: 30 of 100 questions (30 %), 2.5 questions/s, 28 s left",
-        "sample teacher: 45 of 100 questions (45 %), 2.5 questions/s, 22 s left",
-        "sample teacher: 50 of 100 questions in 20 s (2.5 questions/s)",
+        "sample teacher: 15 of 100 questions (15 %), 2.5/s, 34 s left",
+        "sample teacher: 30 of 100 questions (30 %), 2.5/s, 28 s left",
+        "sample teacher: 45 of 100 questions (45 %), 2.5/s, 22 s left",
+        "sample teacher: 50 of 100 questions in 20 s (2.5/s)",
     ]
 
 
-def test_short_work_is_one_line(clock):
+def test_scope_names_what_the_units_belong_to(clock):
+    stream = io.StringIO()
+    with Progress(
+        256, "teacher", "responses", scope="world.test", stream=stream, interval=0.0, clock=clock
+    ) as progress:
+        clock.now += 0.25
+        progress.advance(256, note="slots 78 % busy")
+    assert lines(stream) == [
+        "teacher: 256 of 256 responses for world.test (100 %), 1,024/s, slots 78 % busy",
+        "teacher: 256 responses for world.test in 0.2 s (1,024/s, slots 78 % busy)",
+    ]
+
+
+def test_short_work_prints_one_line(clock):
     stream = io.StringIO()
     with Progress(8, "evaluate dev", "questions", stream=stream, clock=clock) as progress:
         for _ in range(8):
             clock.now += 0.5
             progress.advance()
-    assert lines(stream) == ["evaluate dev: 8 questions in 4.0 s (2 questions/s)"]
+    assert lines(stream) == ["evaluate dev: 8 questions in 4.0 s (2/s)"]
 
 
-def test_rate_forgets_a_slow_start(clock):
+def test_slow_start_leaves_the_rate_window(clock):
     stream = io.StringIO()
     with Progress(1000, "train", "steps", stream=stream, interval=0.0, clock=clock) as progress:
         clock.now += 60.0  # compilation
@@ -64,32 +77,32 @@ def test_rate_forgets_a_slow_start(clock):
         for _ in range(400):
             clock.now += 0.1
             progress.advance()
-        assert "10 steps/s, 1 min 00 s left" in lines(stream)[-1]
+        assert "10/s, 1 min 00 s left" in lines(stream)[-1]
 
 
-def test_resumed_work_counts_only_this_run_in_its_rate(clock):
+def test_rate_of_resumed_work_counts_this_run_only(clock):
     stream = io.StringIO()
     with Progress(100, "sample", "rows", done=60, stream=stream, interval=1.0, clock=clock) as progress:
         clock.now += 10.0
         progress.advance(20)
     assert lines(stream) == [
-        "sample: 80 of 100 rows (80 %), 2 rows/s, 10 s left",
-        "sample: 80 of 100 rows in 10 s (2 rows/s)",
+        "sample: 80 of 100 rows (80 %), 2/s, 10 s left",
+        "sample: 80 of 100 rows in 10 s (2/s)",
     ]
 
 
-def test_unknown_total_and_note(clock):
+def test_unknown_total_prints_counts_and_note(clock):
     stream = io.StringIO()
     with Progress(None, "read", "records", stream=stream, interval=1.0, clock=clock) as progress:
         clock.now += 2.0
         progress.advance(5000, note="loss 1.23")
     assert lines(stream) == [
-        "read: 5000 records, 2,500 records/s, loss 1.23",
-        "read: 5000 records in 2.0 s (2,500 records/s), loss 1.23",
+        "read: 5000 records, 2,500/s, loss 1.23",
+        "read: 5000 records in 2.0 s (2,500/s, loss 1.23)",
     ]
 
 
-def test_an_error_inside_is_reported_and_goes_on(clock):
+def test_error_inside_prints_an_interrupted_summary_and_propagates(clock):
     stream = io.StringIO()
 
     def work() -> None:
@@ -100,10 +113,10 @@ def test_an_error_inside_is_reported_and_goes_on(clock):
 
     with pytest.raises(KeyError, match="broken"):
         work()
-    assert lines(stream) == ["train: 1 of 4 steps in 1.0 s (1 steps/s) when interrupted"]
+    assert lines(stream) == ["train: 1 of 4 steps in 1.0 s (1/s), interrupted"]
 
 
-def test_other_processes_say_nothing(clock):
+def test_only_process_0_prints(clock):
     stream = Terminal()
     with Progress(10, "train", "steps", process_index=3, stream=stream, interval=0.0, clock=clock) as progress:
         clock.now += 9.0
@@ -122,7 +135,7 @@ def test_log_prints_a_line(clock):
     assert lines(stream) == ["config saved", "checkpoint at step 3", "train: 0 of 10 steps in 0.0 s"]
 
 
-def test_terminal_shows_bars_inside_each_other_and_leaves_only_the_lines(monkeypatch, clock):
+def test_nested_bars_on_a_terminal_leave_only_the_lines(monkeypatch, clock):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")
     stream = Terminal()
@@ -136,13 +149,13 @@ def test_terminal_shows_bars_inside_each_other_and_leaves_only_the_lines(monkeyp
         outer.advance(6)
     text = stream.getvalue()
     assert "\x1b[" in text  # drawn in place
-    assert "4 of 10 steps (40 %), 2 steps/s, 3.0 s left, loss 0.50" in text
-    assert text.index("train [bold]") < text.index("\x1b[?25h") < text.rindex("train [bold]")  # cursor given back
+    assert "4 of 10 steps (40 %), 2/s, 3.0 s left, loss 0.50" in text
+    assert text.index("train [bold]") < text.index("\x1b[?25h") < text.rindex("train [bold]")  # the cursor is restored
     assert "dev accuracy 61 % [of 6]" in text
-    assert text.endswith("train [bold]: 10 steps in 3.0 s (3.33 steps/s), loss 0.50\n")
+    assert text.endswith("train [bold]: 10 steps in 3.0 s (3.33/s, loss 0.50)\n")
 
 
-def test_a_dumb_terminal_gets_plain_lines(monkeypatch, clock):
+def test_dumb_terminal_prints_plain_lines(monkeypatch, clock):
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
     with Progress(2, "train", "steps", stream=stream, interval=1.0, clock=clock) as progress:
@@ -152,7 +165,7 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch, clock):
     assert lines(stream)[0] == "train: 1 of 2 steps (50 %), 4.0 s per step, 4.0 s left"
 
 
-def test_rich_is_imported_only_for_a_bar():
+def test_rich_is_imported_only_for_bars():
     code = "import sys, scotd_jax.progress as p; p.log('x'); assert not {'rich', 'jax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
 
@@ -167,7 +180,7 @@ def test_format_seconds(seconds, text):
 
 @pytest.mark.parametrize(
     ("rate", "text"),
-    [(123.4, "123 steps/s"), (12345.6, "12,346 steps/s"), (0.5, "0.5 steps/s"), (0.1, "10 s per step")],
+    [(123.4, "123/s"), (12345.6, "12,346/s"), (0.5, "0.5/s"), (0.1, "10 s per step")],
 )
 def test_format_rate(rate, text):
     assert format_rate(rate, "steps") == text
