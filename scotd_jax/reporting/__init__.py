@@ -1,1 +1,1 @@
-"""What was found: tables, plots, HTML, cards."""
+"""Reports: tables, plots, the HTML page and model cards."""

@@ -1,7 +1,7 @@
-"""README.md of an exported model: Markdown with the YAML front matter of the Hub.
+"""Model cards: README.md of an exported model, as Markdown with the YAML front matter of the Hugging Face Hub.
 
-A card says what it is, how to use it, how it was made, how well it does (with intervals) and where it should not be
-trusted. What is not known, such as a licence, is left out rather than guessed.
+A card has usage, results with intervals, training details and limitations. Unknown fields, such as the licence, are
+left out.
 """
 
 import json
@@ -34,13 +34,23 @@ def model_card(
     license: str = "",
     datasets: Sequence[str] = (),
 ) -> str:
-    """Card of an exported student.
+    """Returns the card of an exported student.
 
-    prompt: a whole example prompt, a text or the turns of a chat;
-    stops: strings at which what the model says ends, besides its end token;
-    results: set label -> `evaluation.scoring.score`; facts: how it was trained, short names to short values.
+    Args:
+      name: name of the model.
+      kind: kind of architecture, which selects the transformers class.
+      about: first paragraph.
+      prompt: a complete example prompt: text, or the turns of a chat.
+      results: set label -> result of `evaluation.scoring.score`.
+      facts: training details, short names to short values.
+      stops: strings that end a response, besides the end token.
+      max_new_tokens: for the usage example.
+      base_model: Hub name of the model that was fine-tuned.
+      license: SPDX identifier.
+      datasets: Hub names of the training data.
     """
     model_class, pipeline = _CLASSES[kind]
+    entries = [_model_index_entry(label, score) for label, score in results.items()]
     front = {
         "library_name": "transformers",
         "pipeline_tag": pipeline,
@@ -48,7 +58,7 @@ def model_card(
         "base_model": base_model,
         "license": license,
         "datasets": list(datasets),
-        "model-index": [{"name": name, "results": [_indexed(k, v) for k, v in results.items()]}] if results else [],
+        "model-index": [{"name": name, "results": entries}] if entries else [],
     }
     cut = "".join(f"\ntext = text.split({stop!r})[0]" for stop in stops)
     answer = "output[0]" if kind == "t5" else 'output[0, inputs["input_ids"].shape[1]:]'
@@ -64,15 +74,16 @@ model = {model_class}.from_pretrained(PATH)
 inputs = {inputs}
 output = model.generate(**inputs, do_sample=False, max_new_tokens={max_new_tokens})
 text = tokenizer.decode({answer}, skip_special_tokens=True){cut}"""
-    limits = (
-        "The model was trained to answer questions of the form above, and its reasoning is text that made the right "
-        "answer likely: a rationale may be wrong where the answer is right. Nothing else was trained for or tested."
+    limitations = (
+        "The model was trained to answer questions of the form above. Its rationales are generated text that makes the "
+        "right answer likely: a rationale may be wrong although the answer is right. No other use "
+        "was trained or tested."
     )
     parts = [
-        ("How to use it", f"```python\n{code}\n```"),
-        ("How well it does", _results(results) if results else "It was not evaluated in the run that made it."),
-        ("How it was trained", _facts(facts)),
-        ("Limits", limits),
+        ("Usage", f"```python\n{code}\n```"),
+        ("Evaluation", _results(results) if results else "The model was not evaluated in the run that trained it."),
+        ("Training", _facts(facts)),
+        ("Limitations", limitations),
     ]
     return _card(name, front, about, parts)
 
@@ -84,7 +95,7 @@ def _card(name: str, front: Mapping[str, Any], about: str, parts: Sequence[tuple
     return f"---\n{matter}---\n\n# {name}\n\n{about}\n{sections}"
 
 
-def _indexed(label: str, score: Mapping[str, Any]) -> dict[str, Any]:
+def _model_index_entry(label: str, score: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "task": {"type": "question-answering"},
         "dataset": {"name": label, "type": label},
@@ -104,8 +115,8 @@ def _results(results: Mapping[str, Mapping[str, Any]]) -> str:
         for label, s in results.items()
     ]
     confidence = next(iter(results.values())).get("confidence", 0.95)
-    header = ("set", f"correct, % ({100 * confidence:g} % interval)", "guessing, %", "unreadable, %", "questions")
-    note = "Intervals are about the questions; how much another training run would differ is not in them."
+    header = ("set", f"accuracy, % ({100 * confidence:g} % interval)", "chance, %", "format failures, %", "questions")
+    note = "Intervals reflect the number of questions only, not the variance between training runs."
     return f"{_table(header, lines)}\n\n{note}"
 
 

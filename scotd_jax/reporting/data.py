@@ -1,6 +1,6 @@
-"""What a report is made of: plain Python values, so that it can be written from any run, or by hand.
+"""Data of a report: plain Python values, which any run can provide.
 
-Nothing here is computed; `tables` averages and compares, `headline` puts the outcome into words.
+Nothing is computed here: `tables` averages and compares, `headline` summarizes in words.
 """
 
 import dataclasses
@@ -12,26 +12,41 @@ from scotd_jax.records import Question, Response
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-    """A question set of the report; `label` is its key in `RunResult.results` ("world.test"), `title` its name."""
+    """A question set of the report.
+
+    Attributes:
+      label: key in `RunResult.results`, for example "world.test".
+      title: name in the report; "" is the part of the label after the dot.
+      about: one sentence on what distinguishes these questions.
+    """
 
     label: str
-    title: str = ""  # "" is the part of the label after the dot
-    about: str = ""  # one sentence: what is special about these questions
+    title: str = ""
+    about: str = ""
 
     @property
     def name(self) -> str:
+        """The name in the report."""
         return self.title or self.label.rpartition(".")[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """One trained model and its results. Arms of equal `name` and `model` are runs of one row and are averaged.
+    """One trained model with its results. Runs of equal `name` and `model` form an arm: they are averaged in one row.
 
-    `results` maps set labels to `evaluation.scoring.score`, `outcomes` to `scoring.outcomes` (needed for comparisons),
-    `votes` to `evaluation.voting.vote`; `consistency` is `evaluation.contrast.consistency`. `samples` is how many
-    chains of thought per question the student's corpus was drawn from: 0 is label-only, None where it has no meaning.
-    Arms of equal `curve` (not "") are points of one accuracy-against-samples curve. Roles "teacher" and "base" are
-    shown for orientation and never compared.
+    Attributes:
+      name: name of the arm.
+      student: name of the student in the config.
+      seed: seed of the run; comparisons pair runs of equal seed.
+      results: set label -> `evaluation.scoring.score`.
+      role: "teacher" and "base" are reference models, which are never compared.
+      model: name of the base model; rows are grouped by it.
+      samples: number N of rationales per question in the student's corpus; 0 is label-only, None if not applicable.
+      curve: runs of equal curve (not "") are points of one curve of accuracy against N.
+      about: one sentence on the arm.
+      outcomes: set label -> `evaluation.scoring.outcomes`; needed for comparisons.
+      votes: set label -> `evaluation.voting.self_consistency`.
+      consistency: `evaluation.contrast.contrast_consistency`.
     """
 
     name: str
@@ -50,7 +65,7 @@ class RunResult:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A question and what an arm said to it."""
+    """A question with an arm's response."""
 
     question: Question
     response: Response
@@ -60,7 +75,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastPair:
-    """The members of a contrast group, and arm name -> what it said to each of them (same order)."""
+    """The members of a contrast group, and arm name -> its responses to them in the same order."""
 
     questions: Sequence[Question]
     answers: Mapping[str, Sequence[Response]]
@@ -68,13 +83,21 @@ class ContrastPair:
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """Everything a report shows; empty parts leave out their section.
+    """The content of a report. Sections of empty fields are left out.
 
-    `sets` fixes the order of the sets, the first is the main one. `facts` says what was run, short names to short
-    values. `ledgers` maps a corpus to its `Ledger.to_json`. `curves` maps a student to rows of (step, training loss or
-    None, dev accuracy or None), `costs` to the cost in its manifest (`training.accounting.summarize_cost`).
-    `config` is the resolved config as JSON text. `method` names the arm that is compared
-    with all others; "" takes the one with most samples.
+    Attributes:
+      title: title of the page.
+      runs: all trained models and reference models.
+      sets: question sets in the order of the report; the first one is the main set.
+      facts: settings and figures of the whole run, short names to short values.
+      ledgers: corpus -> `Ledger.to_json`.
+      curves: student -> rows of (step, training loss or None, dev accuracy or None).
+      costs: student -> the cost in its manifest (`training.accounting.summarize_cost`).
+      examples: responses to show.
+      pairs: contrast groups to show.
+      confidence: of all intervals; 1 - confidence is the significance level.
+      config: the resolved config as JSON text.
+      method: the arm to compare with all others; "" selects the one with most samples.
     """
 
     title: str

@@ -1,7 +1,7 @@
-"""The finding in words, computed from the numbers: a headline and one paragraph.
+"""Summary of the results in words: a headline and one paragraph per model.
 
-It says what was shown and what was not, in that order of care: a difference counts as shown only if its interval
-excludes zero and its p-value survives Holm's correction over every comparison of the report.
+A difference counts as significant only if its interval excludes zero and its p-value, Holm-corrected over all
+comparisons of the report, is below the significance level.
 """
 
 import itertools
@@ -22,34 +22,39 @@ from scotd_jax.reporting.tables import (
     span,
 )
 
-NOTABLE = 0.05  # share of unreadable answers from which the summary mentions them
-MOST = 4  # arms that one sentence lists
+NOTABLE = 0.05  # smallest share of format failures that the summary mentions
+MAX_LISTED = 4  # arms that one sentence lists
 
 
 class Findings(NamedTuple):
-    """`paragraphs`: one on the first model and the run, then a short one for each further model."""
+    """A headline, a paragraph on the run and its first model, and a short one for each further model."""
 
     headline: str
     paragraphs: list[str]
 
 
 def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequence[ComparisonRow]) -> Findings:
-    """What the run found, for a reader who reads nothing else.
+    """Summarizes the results for a reader who reads nothing else.
 
-    all_rows, tests: `tables.rows` and `tables.comparisons` of the data.
+    Args:
+      data: the report.
+      all_rows: `tables.rows` of the data.
+      tests: `tables.comparisons` of the data.
     """
     sets = sets_of(data)
     students = [r for r in all_rows if r.role == "student" and r.cells]
     if not students:
-        return Findings("No student was evaluated in this run.", ["Give students question sets and run evaluate."])
+        return Findings(
+            "No student was evaluated in this run.", ["Set eval_sets of a student and run the job evaluate."]
+        )
     models = [m for m in models_of(all_rows) if any(r.model == m for r in students)]
-    told = [
+    summaries = [
         _about_model(data, [r for r in students if r.model == m], sets, [t for t in tests if t.model == m])
         for m in models
     ]
-    headline, sentences = told[0]
+    headline, sentences = summaries[0]
     paragraphs = [" ".join([*sentences, *_teacher(all_rows, sets), *_cautions(students)])]
-    for model, (finding, details) in zip(models[1:], told[1:], strict=True):
+    for model, (finding, details) in zip(models[1:], summaries[1:], strict=True):
         paragraphs.append(" ".join([f"{model or 'Other students'}: {finding}", *details[1:3]]))
     if len(models) > 1:
         headline = f"{headline.removesuffix('.')} ({models[0]})." if models[0] else headline
@@ -59,7 +64,7 @@ def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequ
 def _about_model(
     data: ReportData, students: Sequence[ArmRow], sets: Sequence[EvalSet], tests: Sequence[ComparisonRow]
 ) -> tuple[str, list[str]]:
-    """Headline and sentences on the students of one model."""
+    """Returns a headline and sentences on the students of one model."""
     method = method_of(students, students[0].model, data.method)
     main = next((s for s in sets if method and s.label in method.cells), None)
     rivals = [r for r in students if r is not method and main and main.label in r.cells]
@@ -74,7 +79,9 @@ def _best(students: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData)
     share = percent(top.cells[main.label].estimate.value)
     sentences = [_level(top, main, data)]
     if len(students) > 1:
-        sentences.append("It is the highest of the students; no arm with several samples was there to compare it with.")
+        sentences.append(
+            "This is the highest accuracy of the students; there is no arm with several samples to compare."
+        )
     return f"{_quoted(top)} answers {share} % of the {main.name} questions.", sentences
 
 
@@ -88,39 +95,39 @@ def _against(
 ) -> tuple[str, list[str]]:
     label_only = next((r for r in rivals if r.samples == 0), None)
     other = label_only or max(rivals, key=lambda r: r.cells[main.label].estimate.value)
-    told = {t.set_label: t for t in tests if t.other == other.name}
+    by_set = {t.set_label: t for t in tests if t.other == other.name}
     a, b = (percent(r.cells[main.label].estimate.value) for r in (method, other))
     first, second = _described(method), _described(other)
-    test = told.get(main.label)
+    test = by_set.get(main.label)
     if test is None:
-        headline = f"{first} gives {a} %, {second} {b} % on {main.name}; the difference was not tested."
-    elif test.shown:
-        verb = "beats" if test.shown == "better" else "does worse than"
+        headline = f"{first} reaches {a} %, {second} {b} % on {main.name}; the difference was not tested."
+    elif test.significant:
+        verb = "beats" if test.significant == "better" else "does worse than"
         headline = f"{first} {verb} {second}: {a} % against {b} % on {main.name}."
     else:
-        headline = f"no difference could be shown between {first} and {second}: {a} % and {b} % on {main.name}."
+        headline = f"no significant difference between {first} and {second}: {a} % and {b} % on {main.name}."
     sentences = [_level(method, main, data)]
     if test:
-        judged = "more than chance explains" if test.shown else "which chance alone may explain"
+        judged = "which is significant" if test.significant else "which is not significant"
         sentences.append(
-            f"Against {_quoted(other)} that is {points(test.difference.value)} points "
+            f"The difference from {_quoted(other)} is {points(test.difference.value)} points "
             f"(interval {points(test.difference.low)} to {points(test.difference.high)}, p {p_text(test.p)}), {judged}."
         )
-    sentences += _elsewhere([t for label, t in told.items() if label != main.label], sets)
+    sentences += _elsewhere([t for label, t in by_set.items() if label != main.label], sets)
     aside = {r.name for r in rivals if r is not other and not (r.curve and r.curve == method.curve)}
     sentences += _others([t for t in tests if t.set_label == main.label and t.other in aside], main)
     sentences += _curve(method, rivals, main)
     if label_only:
         sentences += _below_chance(label_only, sets)
-    sentences += _unreadable([*rivals, method], main)
+    sentences += _format_failures([*rivals, method], main)
     return headline[0].upper() + headline[1:], sentences
 
 
 def _described(row: ArmRow) -> str:
     if row.samples == 0:
-        return "training on answers alone"
+        return "label-only training"
     if row.samples and row.samples > 1:
-        return f"training on {row.samples} chains of thought per question"
+        return f"training on {row.samples} rationales per question"
     return _quoted(row)
 
 
@@ -131,7 +138,7 @@ def _quoted(row: ArmRow | ComparisonRow) -> str:
 
 def _level(row: ArmRow, evalset: EvalSet, data: ReportData) -> str:
     cell = row.cells[evalset.label]
-    guessing = f"; guessing gives {percent(cell.chance)} %" if cell.chance is not None else ""
+    guessing = f"; chance is {percent(cell.chance)} %" if cell.chance is not None else ""
     runs = f", mean of {len(cell.run_accuracies)} runs" if len(cell.run_accuracies) > 1 else ""
     return (
         f"{_quoted(row)} answers {percent(cell.estimate.value)} % of {cell.n:,} {evalset.name} questions correctly "
@@ -142,26 +149,26 @@ def _level(row: ArmRow, evalset: EvalSet, data: ReportData) -> str:
 def _elsewhere(tests: Sequence[ComparisonRow], sets: Sequence[EvalSet]) -> list[str]:
     names = {s.label: s.name for s in sets}
     parts = []
-    for shown, words in (("better", "ahead"), ("worse", "behind"), ("", "not shown to differ")):
-        these = [f"{names[t.set_label]} ({points(t.difference.value)})" for t in tests if t.shown == shown]
+    for outcome, words in (("better", "ahead"), ("worse", "behind"), ("", "not significantly different")):
+        these = [f"{names[t.set_label]} ({points(t.difference.value)})" for t in tests if t.significant == outcome]
         if these:
             parts.append(f"{words} on {_join(these)}")
-    return [f"On the other sets, against the same baseline, it is {_join(parts, '; ')}."] if parts else []
+    return [f"On the other sets it is {_join(parts, '; ')}, compared with the same baseline."] if parts else []
 
 
 def _others(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
     if not tests:
         return []
     parts = [
-        f"{points(t.difference.value)} points over {_quoted(t)}" + ("" if t.shown else " (not shown)")
-        for t in tests[:MOST]
+        f"{points(t.difference.value)} points over {_quoted(t)}" + ("" if t.significant else " (not significant)")
+        for t in tests[:MAX_LISTED]
     ]
     return [f"Its lead on {main.name} is {_join(parts)}{_more(tests)}."]
 
 
-def _more(told: Sequence[object]) -> str:
-    """What a list of arms says of those that it leaves to the tables."""
-    return f"; {len(told) - MOST} more are in the tables" if len(told) > MOST else ""
+def _more(arms: Sequence[object]) -> str:
+    """Returns the end of a list of arms that leaves the others to the tables."""
+    return f"; {len(arms) - MAX_LISTED} more are in the tables" if len(arms) > MAX_LISTED else ""
 
 
 def _curve(method: ArmRow, rivals: Sequence[ArmRow], main: EvalSet) -> list[str]:
@@ -185,21 +192,21 @@ def _below_chance(row: ArmRow, sets: Sequence[EvalSet]) -> list[str]:
     below = []
     for evalset in sets:
         cell = row.cells.get(evalset.label)
-        readable = 1 - (mean_of(row, evalset.label, "format_failure_rate") or 0.0)
-        # Unreadable answers alone may push an accuracy below chance; that is no sign of a cue.
-        if cell and cell.chance and cell.against_chance == "below" and cell.estimate.value < cell.chance * readable:
+        parsable = 1 - (mean_of(row, evalset.label, "format_failure_rate") or 0.0)
+        # Format failures alone may push an accuracy below chance, which is no sign of a cue.
+        if cell and cell.chance and cell.against_chance == "below" and cell.estimate.value < cell.chance * parsable:
             below.append(evalset)
     if not below:
         return []
     parts = [f"{s.name} ({percent(row.cells[s.label].estimate.value)} %)" for s in below]
-    return [f"{_quoted(row)} falls below guessing on {_join(parts)}: a sign that it follows a surface cue there."]
+    return [f"{_quoted(row)} is below chance on {_join(parts)}, a sign that it follows a surface cue there."]
 
 
-def _unreadable(students: Sequence[ArmRow], main: EvalSet) -> list[str]:
+def _format_failures(students: Sequence[ArmRow], main: EvalSet) -> list[str]:
     shares = [(r, mean_of(r, main.label, "format_failure_rate") or 0.0) for r in students]
     parts = [f"{_quoted(r)} {percent(share)} %" for r, share in shares if share >= NOTABLE]
-    told = f"{_join(parts[:MOST])}{_more(parts)}"
-    return [f"Answers on {main.name} that could not be read count as wrong: {told}."] if parts else []
+    arms = f"{_join(parts[:MAX_LISTED])}{_more(parts)}"
+    return [f"Answers on {main.name} that could not be parsed count as wrong: {arms}."] if parts else []
 
 
 def _teacher(all_rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[str]:
@@ -207,15 +214,16 @@ def _teacher(all_rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[str]:
         main = next((s for s in sets if row.role == "teacher" and s.label in row.cells), None)
         if main:
             share = percent(row.cells[main.label].estimate.value)
-            return [f"For orientation: {_quoted(row)} is right on {share} % of the {main.name} questions."]
+            return [f"For reference, {_quoted(row)} answers {share} % of the {main.name} questions correctly."]
     return []
 
 
 def _cautions(students: Sequence[ArmRow]) -> list[str]:
     fewest = min(r.seeds for r in students)
     if fewest == 1:
-        return ["There is one training run per arm, so how much a new run would differ was not measured."]
-    return [f"Every arm was trained {'' if all(r.seeds == fewest for r in students) else 'at least '}{fewest} times."]
+        return ["There is one training run per arm, so the variance between runs was not measured."]
+    at_least = "" if all(r.seeds == fewest for r in students) else "at least "
+    return [f"Every arm was trained {at_least}{fewest} times."]
 
 
 def _join(parts: Sequence[str], comma: str = ", ") -> str:
@@ -224,5 +232,5 @@ def _join(parts: Sequence[str], comma: str = ", ") -> str:
 
 
 def _bind(text: str) -> str:
-    """No line break before a percent sign or around an equals sign."""
+    """Replaces blanks before a percent sign and around an equals sign by no-break spaces."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")

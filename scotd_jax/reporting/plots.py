@@ -1,7 +1,7 @@
-"""Plots as small inline SVG panels that follow the page: its fonts, its colours in light and dark, its width.
+"""Plots as small inline SVG panels with the fonts, the light and dark colours and the width of the page.
 
-Matplotlib draws with placeholder colours, which are then replaced by the style sheet's variables; text stays text.
-Panels are narrow so that the page can set them side by side or, on a phone, below each other.
+Matplotlib draws with placeholder colours, which are then replaced by variables of the style sheet; text stays text.
+Panels are narrow, so that the page can arrange them side by side or, on a phone, below each other.
 """
 
 import io
@@ -31,11 +31,11 @@ _VARIABLES = {
 }
 LINES = (ACCENT, SECOND, THIRD, MUTED)
 WIDTH = 3.6  # inches
-MAX_POINTS = 150  # per curve: more would only make the page heavy
+MAX_POINTS = 150  # per curve; more would only increase the size of the page
 
 _STYLE = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # a dollar sign in a name is literal
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -57,9 +57,15 @@ _STYLE = {
 def accuracy_panel(
     rows: Sequence[ArmRow], evalset: EvalSet, highlight: Iterable[tuple[str, str]] = (), *, name_models: bool = False
 ) -> str:
-    """Dots with intervals, one line per arm, on 0 to 100 %; dotted line at chance. Small dots are single runs.
+    """Returns a plot of accuracies with intervals, one line per arm, with a dotted line at chance.
 
-    Filled: students; hollow: models shown for orientation; accent colour: the (model, arm) of `highlight`.
+    Students have filled dots, reference models hollow ones; small dots are single runs.
+
+    Args:
+      rows: arms.
+      evalset: the question set.
+      highlight: (model, arm) pairs in the accent colour.
+      name_models: whether to append the model to the names of arms.
     """
     highlight = set(highlight)
     shown = [r for r in rows if evalset.label in r.cells]
@@ -105,10 +111,14 @@ def accuracy_panel(
 def samples_panel(
     curves: Mapping[str, Sequence[ArmRow]], evalset: EvalSet, references: Mapping[str, Mapping[str, float]]
 ) -> str:
-    """Accuracy against chains of thought per question (logarithmic), a line per curve with intervals.
+    """Returns a plot of accuracy against rationales per question (logarithmic), one line with intervals per curve.
 
-    curves: label -> rows with `samples`; references: label of a curve -> name -> accuracy (fraction) of arms that saw
-    no sampled chains. Names stand in the margin at the height of what they name.
+    Labels are in the margin, at the height of their line.
+
+    Args:
+      curves: label -> rows with `samples`.
+      evalset: the question set.
+      references: label of a curve -> name -> accuracy (fraction) of students trained without sampled rationales.
     """
     with mpl.rc_context(_STYLE):
         figure, axes = _panel(2.4, top=0.3, left=0.34, right=1.2)
@@ -138,17 +148,17 @@ def samples_panel(
             )  # fmt: skip
         ticks = sorted({r.samples for rows in curves.values() for r in rows if r.samples})
         axes.set_xscale("log")
-        axes.set(xlim=(min(ticks) / 1.25, max(ticks) * 1.25), ylim=(0, 100), xlabel="chains of thought per question")
-        axes.set_title("correct, %", loc="left", fontsize=8, color=MUTED)
+        axes.set(xlim=(min(ticks) / 1.25, max(ticks) * 1.25), ylim=(0, 100), xlabel="rationales per question (N)")
+        axes.set_title("accuracy, %", loc="left", fontsize=8, color=MUTED)
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()
-        return _svg(figure, f"Accuracy on {evalset.name} against the number of chains of thought per question")
+        return _svg(figure, f"Accuracy on {evalset.name} against the number of rationales per question")
 
 
 def spread(heights: Sequence[float], gap: float, top: float = 100.0) -> list[float]:
-    """Where labels of those heights fit: order kept, at least `gap` apart, within 0 and `top`, and moved little.
+    """Moves labels as little as possible so that they are at least `gap` apart, in order, within 0 and `top`.
 
-    Least squares under x[i + 1] - x[i] >= gap is isotonic regression of heights[i] - i gap.
+    Least squares under x[i + 1] - x[i] >= gap is isotonic regression of heights[i] - i * gap.
     """
     order = sorted(range(len(heights)), key=heights.__getitem__)
     if not order:
@@ -160,7 +170,7 @@ def spread(heights: Sequence[float], gap: float, top: float = 100.0) -> list[flo
 
 
 def training_panel(name: str, runs: Mapping[str, Sequence[tuple[int, float | None, float | None]]]) -> str:
-    """Training loss (above) and, where there is one, dev accuracy (below) of one arm's runs against the step."""
+    """Returns a plot of one arm's training loss and, if there is any, dev accuracy against the step."""
     has_dev = any(row[2] is not None for rows in runs.values() for row in rows)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, 2.9 if has_dev else 1.8))
@@ -175,19 +185,19 @@ def training_panel(name: str, runs: Mapping[str, Sequence[tuple[int, float | Non
             dev = thin([(step, 100 * value) for step, _, value in rows if value is not None])
             if dev:
                 all_axes[1].plot(*_columns(dev), ".-", color=colour, linewidth=width, markersize=4)
-                best = max(dev, key=lambda point: point[1])  # the earliest of equals, as checkpoints are chosen
+                best = max(dev, key=lambda point: point[1])  # the earliest of equals, as in the choice of checkpoints
                 all_axes[1].plot(*best, "o", color=colour, markerfacecolor=PAPER, markersize=6)
         all_axes[0].set_ylim(bottom=0)
         all_axes[0].set_title("training loss", loc="left", fontsize=8, color=MUTED)
         if has_dev:
             all_axes[1].set_ylim(0, 100)
-            all_axes[1].set_title("correct on dev, %", loc="left", fontsize=8, color=MUTED)
+            all_axes[1].set_title("dev accuracy, %", loc="left", fontsize=8, color=MUTED)
         all_axes[-1].set_xlabel("step")
         return _svg(figure, f"Training loss and dev accuracy of {name}")
 
 
 def thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most about MAX_POINTS of the points, evenly taken, the last one kept."""
+    """Returns about MAX_POINTS evenly spaced points, including the last one."""
     stride = -(-len(points) // MAX_POINTS) or 1
     return [*points[:-1:stride], *points[-1:]]
 
@@ -197,7 +207,7 @@ def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float
 
 
 def _panel(height: float, *, top: float, left: float, right: float) -> tuple[Figure, Axes]:
-    """A figure with one axes and fixed margins in inches (the bottom one has room for a label)."""
+    """Returns a figure with one axes and fixed margins in inches; the bottom one has room for a label."""
     figure = Figure(figsize=(WIDTH, height))
     box = (left / WIDTH, 0.4 / height, 1 - (left + right) / WIDTH, 1 - (0.4 + top) / height)
     return figure, figure.add_axes(box)
@@ -216,11 +226,13 @@ def _short(name: str, limit: int = 44) -> str:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The figure as an <svg> element that may stand in a page among others: no fixed size, ids of its own."""
+    """Returns the figure as an <svg> element for a page with other plots: without fixed size, with unique ids."""
     buffer = io.StringIO()
     salt = re.sub(r"\W+", "-", title)
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": salt}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # only measured here; the browser draws the text
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing"
+        )  # glyphs are only measured here; the browser draws the text
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -229,7 +241,7 @@ def _svg(figure: Figure, title: str) -> str:
     svg = f'<svg {box[0]} role="img" aria-label={quoteattr(title)}>' + svg[svg.index(">") + 1 :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{salt}-", svg).replace("xlink:href", "href")
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", svg)  # the family with its alternatives
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", svg)  # the font family with its fallbacks
     for placeholder, variable in _VARIABLES.items():
         svg = svg.replace(placeholder, f"var(--{variable})")
     return svg

@@ -1,4 +1,4 @@
-"""From single runs to what is shown: rows averaged over seeds, paired comparisons, formatted numbers."""
+"""Tables of a report: rows averaged over seeds, paired comparisons and formatted numbers."""
 
 import dataclasses
 import math
@@ -14,8 +14,15 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclasses.dataclass(frozen=True)
 class AccuracyCell:
-    """Accuracy of one arm on one set. `best` is the highest mean of the model's students, which is no test;
-    `against_chance` is "above" or "below" where the whole interval is, else ""."""
+    """Accuracy of one arm on one set.
+
+    Attributes:
+      estimate: mean over runs with its interval.
+      n: number of questions.
+      chance: accuracy of guessing; None if unknown.
+      run_accuracies: accuracy of every run.
+      best: whether the mean is the highest of the model's students, which is not a test.
+    """
 
     estimate: Estimate
     n: int
@@ -25,6 +32,7 @@ class AccuracyCell:
 
     @property
     def against_chance(self) -> str:
+        """Returns "above" or "below" if the whole interval is above or below chance, else ""."""
         if self.chance is None:
             return ""
         return "above" if self.estimate.low > self.chance else "below" if self.estimate.high < self.chance else ""
@@ -32,7 +40,7 @@ class AccuracyCell:
 
 @dataclasses.dataclass(frozen=True)
 class ArmRow:
-    """One arm over all its runs. `runs` are the runs in the order given."""
+    """One arm with all its runs, in input order."""
 
     name: str
     model: str
@@ -45,14 +53,24 @@ class ArmRow:
 
     @property
     def seeds(self) -> int:
+        """Number of runs."""
         return len(self.runs)
 
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonRow:
-    """Method minus other arm on one set; `p` is Holm-adjusted over all rows of the report.
+    """Method minus another arm on one set.
 
-    `shown` is "better" or "worse" when the interval excludes zero and the adjusted p-value is below 1 - confidence.
+    Attributes:
+      model: base model of both arms.
+      method: name of the method's arm.
+      other: name of the other arm.
+      set_label: label of the question set.
+      difference: difference in accuracy with its interval.
+      p: p-value, Holm-adjusted over all comparisons of the report.
+      questions: number of distinct questions.
+      seeds: number of paired runs.
+      significant: "better" or "worse" if the interval excludes zero and p is below 1 - confidence, else "".
     """
 
     model: str
@@ -63,18 +81,18 @@ class ComparisonRow:
     p: float
     questions: int
     seeds: int
-    shown: str
+    significant: str
 
 
 def sets_of(data: ReportData) -> list[EvalSet]:
-    """The sets in the order asked for, then any others that have results."""
+    """Returns the configured sets in order, then any others that have results."""
     known = {s.label: s for s in data.sets}
     used = dict.fromkeys(label for arm in data.runs for label in arm.results)
     return [s for s in known.values() if s.label in used] + [EvalSet(label) for label in used if label not in known]
 
 
 def rows(data: ReportData) -> list[ArmRow]:
-    """One row per (model, arm name) in order of appearance, students before the models shown for orientation."""
+    """Returns one row per (model, arm name) in order of appearance, students before reference models."""
     grouped: dict[tuple[str, str], list[RunResult]] = {}
     for arm in data.runs:
         grouped.setdefault((arm.model, arm.name), []).append(arm)
@@ -105,7 +123,7 @@ def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCel
 
 
 def method_of(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow | None:
-    """The arm that is compared with the others: `name`, or the student with most samples (two at least)."""
+    """Returns the arm to compare with the others: `name`, or the student with most samples, at least two."""
     students = [r for r in all_rows if r.model == model and r.role == "student"]
     if name:
         return next((r for r in students if r.name == name), None)
@@ -114,12 +132,12 @@ def method_of(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow 
 
 
 def models_of(all_rows: Sequence[ArmRow]) -> list[str]:
-    """Models that have students, in order."""
+    """Returns the models that have students, in order."""
     return list(dict.fromkeys(r.model for r in all_rows if r.role == "student"))
 
 
 def comparisons(data: ReportData, all_rows: Sequence[ArmRow]) -> list[ComparisonRow]:
-    """The method against every other student of its model on every set, runs paired by seed, questions by id."""
+    """Compares the method with every other student of its model on every set; pairs runs by seed, questions by id."""
     found = []
     for model in models_of(all_rows):
         method = method_of(all_rows, model, data.method)
@@ -143,7 +161,7 @@ def comparisons(data: ReportData, all_rows: Sequence[ArmRow]) -> list[Comparison
             p,
             result.questions,
             result.seeds,
-            _shown(result.difference, p, data.confidence),
+            _significant(result.difference, p, data.confidence),
         )
         for (method, other, label, result), p in zip(found, adjusted, strict=True)
     ]
@@ -153,30 +171,30 @@ def _outcomes(row: ArmRow | None, label: str) -> dict[int, Mapping[str, float]]:
     return {arm.seed: arm.outcomes[label] for arm in row.runs if label in arm.outcomes} if row else {}
 
 
-def _shown(difference: Estimate, p: float, confidence: float) -> str:
+def _significant(difference: Estimate, p: float, confidence: float) -> str:
     if p >= 1 - confidence or difference.low <= 0 <= difference.high:
         return ""
     return "better" if difference.low > 0 else "worse"
 
 
 def mean_of(row: ArmRow, label: str, key: str) -> float | None:
-    """Mean over the runs of one number of their scores; None if no run has it."""
+    """Returns the mean over runs of one value of their scores; None if no run has it."""
     values = [float(a.results[label][key]) for a in row.runs if a.results.get(label, {}).get(key) is not None]
     return sum(values) / len(values) if values else None
 
 
 def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell | None:
-    """AccuracyCell of several runs' results of any kind that has accuracy and n (tags, votes, consistency)."""
+    """Returns the cell of several runs' results of any kind that has accuracy and n (tags, votes, consistency)."""
     return _cell(scores, confidence) if scores else None
 
 
 def ledger_counts(ledger: Mapping[str, Any]) -> dict[str, int]:
-    """Bin -> number of responses, in the ledger's order (`rationales.ledger.Ledger.to_json`)."""
+    """Returns bin -> number of responses, in the order of the ledger (`rationales.ledger.Ledger.to_json`)."""
     return {name: int(count) for name, count in ledger["bins"].items()}
 
 
 def purposes(costs: Iterable[Mapping[str, float]]) -> list[str]:
-    """What any training spent time on: the names behind "seconds_" that are not zero everywhere."""
+    """Returns what training spent time on: the suffixes of the "seconds_" keys that are not zero everywhere."""
     names: dict[str, float] = {}
     for cost in costs:
         for name, value in cost.items():
@@ -186,7 +204,7 @@ def purposes(costs: Iterable[Mapping[str, float]]) -> list[str]:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """0.75 -> "75.0"; an en dash for None. A share is never rounded to 0 or 100 percent that is not."""
+    """Formats a share: 0.75 as "75.0", None as an en dash. Only exact 0 and 1 become 0 and 100."""
     if value is None:
         return "\N{EN DASH}"
     text = f"{100 * value:.{digits}f}"
@@ -197,7 +215,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def span(estimate: Estimate, digits: int = 0) -> str:
-    """Interval in percent: "69-80" with an en dash, rounded outwards so that it covers what was computed."""
+    """Formats an interval in percent: "69-80" with an en dash, rounded outwards so that it covers the computed one."""
     scale = 10.0**digits
     low = max(0.0, math.floor(round(100 * estimate.low * scale, 6)) / scale)
     high = math.ceil(round(100 * estimate.high * scale, 6)) / scale
@@ -205,23 +223,11 @@ def span(estimate: Estimate, digits: int = 0) -> str:
 
 
 def points(value: float, digits: int = 1) -> str:
-    """Signed difference in percentage points: "+20.3"."""
+    """Formats a signed difference in percentage points: "+20.3"."""
     text = f"{100 * value:+.{digits}f}"
     return "0.0"[: 2 + digits] if float(text) == 0 else text.replace("-", MINUS)
 
 
 def p_text(p: float) -> str:
-    """ "< 0.001" or "= 0.03", as it follows the letter p."""
+    """Formats a p-value with its relation: "< 0.001" or "= 0.03"."""
     return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
-
-
-def markdown(data: ReportData) -> str:
-    """The main table as Markdown, for cards and consoles."""
-    columns = sets_of(data)
-    lines = ["| arm | " + " | ".join(s.name for s in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for row in rows(data):
-        cells = [row.cells.get(s.label) for s in columns]
-        texts = [f"{percent(c.estimate.value)} ({span(c.estimate)})" if c else "" for c in cells]
-        texts = [f"**{t}**" if c and c.best else t for t, c in zip(texts, cells, strict=True)]
-        lines.append(f"| {row.name.replace('|', '/')} | " + " | ".join(texts) + " |")
-    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The report and the cards: what they claim follows from the data, and nothing in them can break out."""
+"""Tests of the report and the model cards: statements follow from the data, and all text is escaped."""
 
 import dataclasses
 import re
@@ -13,7 +13,8 @@ from scotd_jax.records import Question, Response
 from scotd_jax.reporting import cards, examples, plots, tables
 from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, ReportData, RunResult
 from scotd_jax.reporting.headline import Findings, summarize_findings
-from scotd_jax.reporting.html_page import changed_words, render, write_report
+from scotd_jax.reporting.html_page import render, write_report
+from scotd_jax.reporting.page_content import changed_words
 from tests.helpers.html_page import Page
 from tests.helpers.invented_report import invented
 
@@ -22,7 +23,7 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text.replace("\N{NO-BREAK SPACE}", " "))
 
 
-def told_of(data: ReportData) -> Findings:
+def findings_of(data: ReportData) -> Findings:
     rows = tables.rows(data)
     return summarize_findings(data, rows, tables.comparisons(data, rows))
 
@@ -38,7 +39,7 @@ def page(data) -> str:
 
 
 def arm(name, accuracy, *, seed=0, n=100, label="w.test", **fields) -> RunResult:
-    """An arm that is right on the first `accuracy` of n questions."""
+    """Returns a run that is right on the first share `accuracy` of n questions."""
     right = round(accuracy * n)
     outcomes = {label: {f"q{i:03}": float(i < right) for i in range(n)}}
     score = {"n": n, "accuracy": right / n, "interval": [0.0, 1.0], "chance": 0.5}
@@ -57,11 +58,11 @@ def test_page_is_well_formed_and_loads_nothing(page):
     assert re.findall(r"@import|url\((?!#)|https?://(?!www\.w3\.org)", page) == []
 
 
-def test_plots_follow_the_page(page):
+def test_plots_use_the_fonts_and_colours_of_the_page(page):
     svgs = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(svgs) == 4 + 4 + 6  # sets, sets again, arms with curves
     for svg in svgs:
-        assert "#0102" not in svg, "a placeholder colour was left"
+        assert "#0102" not in svg, "a placeholder colour remains"
         assert not re.search(r"<svg[^>]* (width|height)=", svg)
         assert "var(--sans)" in svg
         assert "DejaVu" not in svg
@@ -70,7 +71,7 @@ def test_plots_follow_the_page(page):
     assert colours <= {"#ffffff"}, f"colours that do not follow light and dark: {colours}"
 
 
-def test_every_part_of_the_data_is_shown(page, data):
+def test_page_contains_every_part_of_the_data(page, data):
     words = plain(Page(page).words)
     row = tables.rows(data)[-2]
     cell = row.cells["world.test"]
@@ -80,27 +81,27 @@ def test_every_part_of_the_data_is_shown(page, data):
         tables.span(cell.estimate),
         "128 questions",
         "seed 0",
-        "expected, without any model50.050.050.050.0",
+        "random choice50.050.050.050.0",
         "opt-tiny, 0.34M parameters, trained here",
-        "447 of 450 questions keep at least one",
+        "447 of 450 questions have a kept response",
         "kept 9,650 (74.2 %)",
         "not selected 10,750",
         data.examples[0].question.text,
         data.pairs[0].questions[1].answer,
         '"name": "invented"',
         "exact McNemar test, Holm-corrected for all 16 comparisons",
-        told_of(data).paragraphs[0].replace("\N{NO-BREAK SPACE}", " "),
+        findings_of(data).paragraphs[0].replace("\N{NO-BREAK SPACE}", " "),
     ]:
         assert text in words, text
 
 
-def test_where_the_time_went(data):
+def test_page_shows_training_time_and_goodput(data):
     spent = {"goodput": 0.75, "seconds_updates": 300.0, "seconds_input": 0.0, "seconds_compile": 95.0}
     costs = {"a": {**spent, "rationales_per_second": 12.345}, "b": {**spent, "rationales_per_second": 7.0}}
     page = Page(render(ReportData("r", [], costs=costs)))
     assert "training" in page.ids
     words = plain(page.words)
-    assert "studentupdatescompilegoodput, % rationalesper second of updates" in words  # no input anywhere, MFU unknown
+    assert "studentupdatescompilegoodput, % rationalesper second of updates" in words  # no time for input, MFU unknown
     assert "a5 min 00 s1 min 35 s75.012.35" in words
     costs["b"]["mfu"] = 0.551
     words = plain(Page(render(ReportData("r", [], costs=costs))).words)
@@ -109,7 +110,7 @@ def test_where_the_time_went(data):
     assert "75.0755.1" in words
 
 
-def test_parts_without_data_leave_no_section():
+def test_empty_parts_of_the_data_have_no_section():
     bare = ReportData("bare", [arm("only", 0.6)])
     parsed = Page(render(bare))
     assert [i for i in parsed.ids if i.isalpha()] == ["accuracy", "terms"]
@@ -118,10 +119,10 @@ def test_parts_without_data_leave_no_section():
     assert "No student was evaluated in this run." in nothing
 
 
-def test_what_models_and_files_say_is_escaped():
+def test_text_of_models_and_files_is_escaped():
     evil = "<script>alert(1)</script>\"'><b onmouseover=x> {{ 7 * 7 }} & $x$ 木"
     question = Question(evil, "t", "s", evil, ("a", "b"), evil, context=evil)
-    said = Response(evil, 0, evil, evil, evil, False, "stop", -1.0, 3, "m", "greedy")
+    response = Response(evil, 0, evil, evil, evil, False, "stop", -1.0, 3, "m", "greedy")
     data = ReportData(
         evil,
         [dataclasses.replace(arm(evil, 0.6), about=evil, curve=evil, samples=k, model=evil, seed=k) for k in (1,)]
@@ -130,8 +131,8 @@ def test_what_models_and_files_say_is_escaped():
         facts={evil: evil},
         ledgers={evil: {"bins": {"kept": 1, "wrong": 2}}},
         curves={evil: [(1, 2.0, None), (2, 1.0, 0.5)]},
-        examples=[Example(question, said, evil, "w.test")],
-        pairs=[ContrastPair([question, question], {evil: [said, said]})],
+        examples=[Example(question, response, evil, "w.test")],
+        pairs=[ContrastPair([question, question], {evil: [response, response]})],
         config=evil,
     )
     page = render(data)
@@ -140,7 +141,7 @@ def test_what_models_and_files_say_is_escaped():
     assert "{{ 7 * 7 }}" in parsed.words
 
 
-def test_names_in_plots_are_taken_literally():
+def test_names_in_plots_are_literal():
     rows = tables.rows(ReportData("r", [arm("$x$ & 木", 0.6)]))
     svg = plots.accuracy_panel(rows, EvalSet("w.test"))
     assert "$x$ &amp; 木</text>" in svg
@@ -148,14 +149,14 @@ def test_names_in_plots_are_taken_literally():
     assert set(re.findall(r"#[0-9a-f]{6}", plots.training_panel("five runs", runs))) <= {"#ffffff"}
 
 
-def test_equal_data_give_equal_bytes_written_at_once(tmp_path, data, page):
+def test_equal_data_give_equal_bytes_in_one_file(tmp_path, data, page):
     path = epath.Path(tmp_path) / "report" / "index.html"
     write_report(path, data)
     assert path.read_text() == page
     assert [p.name for p in path.parent.iterdir()] == ["index.html"]
 
 
-def test_several_seeds_and_models_are_told_apart():
+def test_seeds_and_models_have_separate_rows_and_paragraphs():
     data = invented(seeds=2, models=("opt-tiny", "t5-tiny"), per_set=16)
     words = plain(Page(render(data)).words)
     assert "Every arm was trained 2 times." in words
@@ -169,37 +170,36 @@ def test_several_seeds_and_models_are_told_apart():
     assert tables.rows(data)[-1].role == "teacher"
 
 
-# ---- the verdict
+# ---- the headline
 
 
 @pytest.mark.parametrize(
-    ("method", "baseline", "headline", "judged"),
+    ("method", "baseline", "headline", "significant"),
     [
-        (0.80, 0.50, "Training on 30 chains of thought per question beats training on answers alone: 80.0 % ", "more"),
-        (0.40, 0.70, "Training on 30 chains of thought per question does worse than training on answers", "more"),
-        (0.60, 0.58, "No difference could be shown between training on 30 chains of thought per question", "which"),
+        (0.80, 0.50, "Training on 30 rationales per question beats label-only training: 80.0 % ", True),
+        (0.40, 0.70, "Training on 30 rationales per question does worse than label-only", True),
+        (0.60, 0.58, "No significant difference between training on 30 rationales per question", False),
     ],
 )
-def test_verdict_says_what_the_numbers_say(method, baseline, headline, judged):
+def test_headline_states_the_outcome_of_the_test(method, baseline, headline, significant):
     arms = [arm("SCoTD", method, samples=30), arm("labels", baseline, samples=0)]
-    told = told_of(ReportData("r", arms))
-    assert plain(told.headline).startswith(headline)
-    assert f"{tables.points(method - baseline)} points (interval" in plain(told.paragraphs[0])
-    assert {"more": "more than chance explains", "which": "which chance alone may explain"}[judged] in told.paragraphs[
-        0
-    ]
-    assert "There is one training run per arm" in told.paragraphs[0]
+    findings = findings_of(ReportData("r", arms))
+    assert plain(findings.headline).startswith(headline)
+    assert f"{tables.points(method - baseline)} points (interval" in plain(findings.paragraphs[0])
+    judgement = "which is significant" if significant else "which is not significant"
+    assert judgement in findings.paragraphs[0]
+    assert "There is one training run per arm" in findings.paragraphs[0]
 
 
-def test_verdict_without_outcomes_does_not_pretend_to_a_test():
+def test_headline_without_outcomes_mentions_that_nothing_was_tested():
     arms = [arm("SCoTD", 0.9, samples=30), arm("labels", 0.5, samples=0)]
     arms = [dataclasses.replace(a, outcomes={}) for a in arms]
-    told = told_of(ReportData("r", arms))
-    assert "the difference was not tested" in told.headline
-    assert "chance explains" not in told.paragraphs[0]
+    findings = findings_of(ReportData("r", arms))
+    assert "the difference was not tested" in findings.headline
+    assert "significant" not in findings.paragraphs[0]
 
 
-def test_verdict_tells_the_curve_the_teacher_and_a_followed_cue():
+def test_summary_mentions_the_curve_the_teacher_and_accuracies_below_chance():
     arms = [
         arm("label-only", 0.3, samples=0),
         arm("N = 5", 0.4, samples=5, curve="c"),
@@ -208,43 +208,46 @@ def test_verdict_tells_the_curve_the_teacher_and_a_followed_cue():
         arm("greedy", 0.6, samples=1),
         arm("big one", 0.9, role="teacher"),
     ]
-    told = plain(told_of(ReportData("r", arms)).paragraphs[0])
-    assert "Accuracy rises with more samples, but not at every step: 50.0, 40.0 and 80.0 % with 1, 5 and 30" in told
-    assert "Its lead on test is +20.0 points over “greedy”." in told
-    assert "“label-only” falls below guessing on test (30.0 %)" in told
-    assert "“big one” is right on 90.0 % of the test questions" in told
+    findings = plain(findings_of(ReportData("r", arms)).paragraphs[0])
+    assert "Accuracy rises with more samples, but not at every step: 50.0, 40.0 and 80.0 % with 1, 5 and 30" in findings
+    assert "Its lead on test is +20.0 points over “greedy”." in findings
+    assert "“label-only” is below chance on test (30.0 %)" in findings
+    assert "“big one” answers 90.0 % of the test questions correctly" in findings
 
 
-def test_a_sentence_lists_four_arms_and_counts_the_others():
+def test_sentences_list_four_arms_and_count_the_others():
     others = [arm(f"way {i}", 0.4 + i / 50) for i in range(7)]
     arms = [arm("label-only", 0.3, samples=0), arm("N = 30", 0.8, samples=30), *others]
-    told = plain(told_of(ReportData("r", arms)).paragraphs[0])
+    findings = plain(findings_of(ReportData("r", arms)).paragraphs[0])
     assert re.search(
-        r"Its lead on test is (\S+ points over “way \d”( \(not shown\))?(, | and )?){4}; 3 more are in the", told
+        r"Its lead on test is (\S+ points over “way \d”( \(not significant\))?(, | and )?){4}; 3 more are in the",
+        findings,
     )
 
 
-def test_unreadable_answers_are_told_and_not_taken_for_a_cue():
-    def unreadable(made: RunResult, share: float) -> RunResult:
+def test_format_failures_are_mentioned_and_not_attributed_to_a_cue():
+    def with_failures(made: RunResult, share: float) -> RunResult:
         return dataclasses.replace(made, results={"w.test": {**made.results["w.test"], "format_failure_rate": share}})
 
     method, labels = arm("SCoTD", 0.8, samples=30), arm("labels", 0.3, samples=0)
-    broken = plain(told_of(ReportData("r", [unreadable(method, 0.02), unreadable(labels, 0.45)])).paragraphs[0])
-    assert "Answers on test that could not be read count as wrong: “labels” 45.0 %." in broken
+    broken = plain(
+        findings_of(ReportData("r", [with_failures(method, 0.02), with_failures(labels, 0.45)])).paragraphs[0]
+    )
+    assert "Answers on test that could not be parsed count as wrong: “labels” 45.0 %." in broken
     assert "surface cue" not in broken
-    misled = plain(told_of(ReportData("r", [method, unreadable(labels, 0.04)])).paragraphs[0])
-    assert "could not be read" not in misled
+    misled = plain(findings_of(ReportData("r", [method, with_failures(labels, 0.04)])).paragraphs[0])
+    assert "could not be parsed" not in misled
     assert "surface cue" in misled
 
 
-def test_a_few_runs_that_scatter_do_not_make_a_finding():
+def test_runs_with_high_variance_are_not_significant():
     wild = [0.9, 0.5, 0.7]
     arms = [arm("SCoTD", a, seed=s, samples=30) for s, a in enumerate(wild)]
     arms += [arm("labels", 0.5, seed=s, samples=0) for s in range(3)]
     (row,) = tables.comparisons(ReportData("r", arms), tables.rows(ReportData("r", arms)))
-    assert row.p < 0.001  # over the questions, for these runs
-    assert row.difference.low < 0 < row.difference.high  # but a new run may well lie elsewhere
-    assert row.shown == ""
+    assert row.p < 0.001  # over questions, conditional on these runs
+    assert row.difference.low < 0 < row.difference.high  # between runs
+    assert row.significant == ""
 
 
 # ---- tables
@@ -258,7 +261,7 @@ def test_rows_average_runs_and_mark_the_best_student():
     assert cells["a"].run_accuracies == (0.6, 0.8)
     assert (cells["a"].best, cells["b"].best, cells["t"].best) == (True, False, False)
     assert cells["b"].against_chance == "above"
-    assert cells["a"].against_chance == ""  # two runs that far apart say little
+    assert cells["a"].against_chance == ""  # two distant runs have a wide interval
 
 
 def test_comparisons_pair_equal_seeds_only():
@@ -268,7 +271,7 @@ def test_comparisons_pair_equal_seeds_only():
     assert row.seeds == 2
 
 
-def test_method_may_be_named():
+def test_method_can_be_set_by_name():
     data = ReportData("r", [arm("x", 0.8, samples=0), arm("y", 0.5, samples=30)], method="x")
     (row,) = tables.comparisons(data, tables.rows(data))
     assert (row.method, row.other) == ("x", "y")
@@ -278,7 +281,7 @@ def test_method_may_be_named():
     ("value", "text"),
     [(0.75, "75.0"), (None, "\N{EN DASH}"), (0.0, "0.0"), (1.0, "100.0"), (0.0001, "<0.1"), (0.9999, ">99.9")],
 )
-def test_percent_never_rounds_to_certainty(value, text):
+def test_percent_rounds_to_0_and_100_only_if_exact(value, text):
     assert tables.percent(value) == text
 
 
@@ -290,16 +293,9 @@ def test_formatted_numbers():
     assert [tables.p_text(p) for p in (0.0001, 0.0123, 0.5)] == ["< 0.001", "= 0.012", "= 0.50"]
 
 
-def test_ledger_counts_are_in_the_ledger_s_order():
+def test_ledger_counts_keep_the_order_of_the_ledger():
     counts = tables.ledger_counts({"total": 3, "bins": {"kept": 1, "new": 2}})
     assert list(counts.items()) == [("kept", 1), ("new", 2)]
-
-
-def test_markdown_table(data):
-    lines = tables.markdown(data).splitlines()
-    assert lines[0] == "| arm | test | contrast | unseen combinations | longer chains |"
-    assert sum("**" in line for line in lines) >= 1
-    assert {line.count("|") for line in lines} == {6}
 
 
 # ---- plots, examples
@@ -307,17 +303,17 @@ def test_markdown_table(data):
 
 def test_labels_are_spread_without_changing_order():
     heights = [50.0, 51.0, 20.0, 99.0, 98.0, 0.0]
-    placed = plots.spread(heights, 8.0)
-    assert np.argsort(placed).tolist() == np.argsort(heights).tolist()
-    assert min(np.diff(sorted(placed))) >= 8.0 - 1e-9
-    assert min(placed) >= 0
-    assert max(placed) <= 100
-    assert placed[2] == 20.0  # has room
-    assert placed[0] == pytest.approx(46.5)  # the two in the middle share the way
+    moved = plots.spread(heights, 8.0)
+    assert np.argsort(moved).tolist() == np.argsort(heights).tolist()
+    assert min(np.diff(sorted(moved))) >= 8.0 - 1e-9
+    assert min(moved) >= 0
+    assert max(moved) <= 100
+    assert moved[2] == 20.0  # has room
+    assert moved[0] == pytest.approx(46.5)  # both labels move by the same distance
     assert plots.spread([], 8.0) == []
 
 
-def test_thinned_curves_keep_their_end():
+def test_thinned_curves_keep_their_last_point():
     points = [(i, float(i)) for i in range(1001)]
     thinned = plots.thin(points)
     assert len(thinned) <= plots.MAX_POINTS + 1
@@ -326,28 +322,28 @@ def test_thinned_curves_keep_their_end():
     assert plots.thin([]) == []
 
 
-def test_examples_are_drawn_by_name_half_right_half_wrong():
+def test_examples_are_selected_by_hash_half_right_half_wrong():
     questions = [Question(f"q{i}", "t", "s", "?", ("a", "b"), "a") for i in range(100)]
-    said = [Response(f"q{i}", 0, "a", "r", "a", i % 10 > 0, "stop", -1.0, 1, "m", "s") for i in range(100)]
-    drawn = examples.pick_examples(questions, said, "arm", count=12)
-    assert [e.response.correct for e in drawn] == [True] * 6 + [False] * 6
-    assert drawn == examples.pick_examples(questions, list(reversed(said)), "arm", count=12)
-    few_wrong = examples.pick_examples(questions[:20], said[:20], "arm", count=12)
+    responses = [Response(f"q{i}", 0, "a", "r", "a", i % 10 > 0, "stop", -1.0, 1, "m", "s") for i in range(100)]
+    chosen = examples.pick_examples(questions, responses, "arm", count=12)
+    assert [e.response.correct for e in chosen] == [True] * 6 + [False] * 6
+    assert chosen == examples.pick_examples(questions, list(reversed(responses)), "arm", count=12)
+    few_wrong = examples.pick_examples(questions[:20], responses[:20], "arm", count=12)
     assert [e.response.correct for e in few_wrong] == [True] * 10 + [False] * 2
-    assert [e.question.id for e in drawn] != [f"q{i}" for i in range(12)]
+    assert [e.question.id for e in chosen] != [f"q{i}" for i in range(12)]
 
 
-def test_pairs_need_an_answer_of_every_arm():
+def test_pairs_need_a_response_of_every_arm():
     questions = [Question(f"q{i}{m}", "t", "s", m, ("a", "b"), "a", group=f"g{i}") for i in range(9) for m in "xy"]
-    said = {q.id: Response(q.id, 0, "a", "r", "a", True, "stop", -1.0, 1, "m", "s") for q in questions}
-    less = {k: v for k, v in said.items() if not k.startswith("q3")}
-    pairs = examples.pick_pairs(questions, {"one": said, "two": less}, count=20)
+    responses = {q.id: Response(q.id, 0, "a", "r", "a", True, "stop", -1.0, 1, "m", "s") for q in questions}
+    less = {k: v for k, v in responses.items() if not k.startswith("q3")}
+    pairs = examples.pick_pairs(questions, {"one": responses, "two": less}, count=20)
     assert len(pairs) == 8
     assert all(q.group != "g3" for p in pairs for q in p.questions)
     assert [len(v) for v in pairs[0].answers.values()] == [2, 2]
 
 
-def test_changed_words_are_marked_and_nothing_is_lost():
+def test_changed_words_are_marked():
     pieces = changed_words("take the red lift, then stop", ["take the old lift, then stop"])
     assert [text for text, changed in pieces if changed] == ["red"]
     assert "".join(text for text, _ in pieces) == "take the red lift, then stop"
@@ -362,7 +358,7 @@ def front_matter(card: str) -> dict:
     return yaml.safe_load(matter)
 
 
-def test_model_card_states_use_results_and_origin(data):
+def test_model_card_has_usage_results_and_training(data):
     results = data.runs[4].results
     card = cards.model_card(
         "n30: \"best\" 'yet'",
@@ -386,8 +382,8 @@ def test_model_card_states_use_results_and_origin(data):
     assert code is not None
     compile(code[1], "card", "exec")
     score = results["world.test"]
-    shown = f"{tables.percent(score['accuracy'])} ({tables.span(Estimate(score['accuracy'], *score['interval']))})"
-    assert f"| world.test | {shown} | 50.0 |" in card
+    cell = f"{tables.percent(score['accuracy'])} ({tables.span(Estimate(score['accuracy'], *score['interval']))})"
+    assert f"| world.test | {cell} | 50.0 |" in card
     assert "- Steps: 1,500" in card
     unevaluated = cards.model_card("x", kind="t5", about="", prompt="", results={}, facts={})
     assert "not evaluated" in unevaluated

@@ -1,0 +1,254 @@
+"""Content of the report's page: the values that the templates insert, section by section."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import markupsafe
+
+from scotd_jax import __version__
+from scotd_jax.evaluation import statistics
+from scotd_jax.evaluation.statistics import Estimate
+from scotd_jax.reporting import plots, tables
+from scotd_jax.reporting.data import ContrastPair, EvalSet, ReportData
+from scotd_jax.reporting.headline import summarize_findings
+from scotd_jax.reporting.tables import ArmRow, ComparisonRow
+
+
+def page_content(data: ReportData) -> dict[str, Any]:
+    """Returns the variables of the template report.html."""
+    rows, sets = tables.rows(data), tables.sets_of(data)
+    models = tables.models_of(rows)
+    methods = {(m.model, m.name) for model in models if (m := tables.method_of(rows, model, data.method))}
+    several = len(models) > 1
+    tests = tables.comparisons(data, rows)
+    context = {
+        "data": data,
+        "version": __version__,
+        "findings": summarize_findings(data, rows, tests),
+        "confidence": f"{100 * data.confidence:g}\N{NO-BREAK SPACE}%",
+        "alpha": f"{1 - data.confidence:.3g}",
+        "sets": sets,
+        "abouts": [s for s in sets if s.about],
+        "set_names": {s.label: s.name for s in (*data.sets, *sets)},
+        "rows": rows,
+        "models": models,
+        "methods": methods,
+        "several_models": several,
+        "many_seeds": any(r.seeds > 1 for r in rows if r.role == "student"),
+        "chances": {s.label: _set_facts(rows, s) for s in sets},
+        "resolution": _resolution(rows, sets, data.confidence),
+        "accuracy_panels": [(s, _markup(plots.accuracy_panel(rows, s, methods, name_models=several))) for s in sets],
+        "by_tag": [t for s in sets if (t := _tags(rows, s, data.confidence))],
+        "run_lines": _run_lines(rows, sets),
+        "comparisons": tests,
+        "comparison_rows": _comparison_rows(tests),
+        "sample_panels": _sample_panels(rows, sets),
+        "votes": _votes(rows, sets, data.confidence),
+        "consistency": _consistency(rows, data.confidence),
+        "pairs": [_pair(p) for p in data.pairs],
+        "ledgers": [_ledger(name, ledger) for name, ledger in data.ledgers.items()],
+        "training_panels": _training(data),
+        "costs": data.costs,
+        "purposes": tables.purposes(data.costs.values()),
+    }
+    sections = [
+        ("run", "Overview", data.facts),
+        ("accuracy", "Accuracy", sets),
+        ("comparisons", "Comparisons", context["comparisons"]),
+        ("samples", "Number of rationales", context["sample_panels"]),
+        ("votes", "Self-consistency", context["votes"]),
+        ("contrast", "Contrast consistency", context["consistency"] or data.pairs),
+        ("examples", "Examples", data.examples),
+        ("corpora", "Corpora", data.ledgers),
+        ("training", "Training", context["training_panels"] or data.costs),
+        ("terms", "Terms", True),
+    ]
+    return context | {"contents": [(anchor, name) for anchor, name, content in sections if content]}
+
+
+def _markup(svg: str) -> markupsafe.Markup:
+    return markupsafe.Markup(svg)
+
+
+def rows_by_model(rows: Iterable[ArmRow]) -> list[tuple[str, list[ArmRow]]]:
+    """Groups the rows of students by model; reference models form a group of their own."""
+    grouped: dict[str, list[ArmRow]] = {}
+    for row in rows:
+        grouped.setdefault(row.model if row.role == "student" else "reference models", []).append(row)
+    return list(grouped.items())
+
+
+def _set_facts(rows: Sequence[ArmRow], evalset: EvalSet) -> dict[str, Any]:
+    cells = [r.cells[evalset.label] for r in rows if evalset.label in r.cells]
+    sizes = sorted({c.n for c in cells})
+    chances = [c.chance for c in cells if c.chance is not None]
+    return {
+        "questions": "\N{EN DASH}".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1]))),
+        "chance": sum(chances) / len(chances) if len(chances) == len(cells) else None,
+    }
+
+
+def _resolution(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -> dict[str, Any] | None:
+    """Returns the size of the smallest set and the half-width of its interval around one half."""
+    sizes = [r.cells[s.label].n for r in rows for s in sets if s.label in r.cells]
+    if not sizes:
+        return None
+    middle = statistics.wilson_interval(min(sizes) / 2, min(sizes), confidence)
+    return {"n": min(sizes), "half": f"{50 * (middle.high - middle.low):.0f}"}
+
+
+def _tags(rows: Sequence[ArmRow], evalset: EvalSet, confidence: float) -> tuple[EvalSet, list[Any], list[Any]] | None:
+    sizes: dict[str, int] = {}
+    for row in rows:
+        for arm in row.runs:
+            for tag, score in arm.results.get(evalset.label, {}).get("by_tag", {}).items():
+                sizes.setdefault(tag, int(score["n"]))
+    lines = []
+    for row in rows:
+        tagged = [arm.results.get(evalset.label, {}).get("by_tag", {}) for arm in row.runs]
+        if any(tagged):
+            lines.append((row, [tables.over_runs([t[tag] for t in tagged if tag in t], confidence) for tag in sizes]))
+    return (evalset, list(sizes.items()), lines) if len(sizes) > 1 else None
+
+
+def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str, Any]]:
+    return [
+        {
+            "student": arm.student,
+            "set": evalset.name,
+            "seed": arm.seed,
+            "n": score["n"],
+            "accuracy": score["accuracy"],
+            "interval": Estimate(score["accuracy"], *score["interval"]),
+            "format_failures": score.get("format_failure_rate"),
+            "truncated": score.get("truncation_rate"),
+            "tokens": score.get("mean_tokens"),
+        }
+        for row in rows
+        for arm in row.runs
+        for evalset in sets
+        if (score := arm.results.get(evalset.label))
+    ]
+
+
+def _comparison_rows(tests: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
+    """Returns one line per pair of arms: model, names, and set label -> comparison."""
+    lines: dict[tuple[str, str, str], dict[str, ComparisonRow]] = {}
+    for test in tests:
+        lines.setdefault((test.model, test.method, test.other), {})[test.set_label] = test
+    return [{"model": m, "method": a, "other": b, "cells": cells} for (m, a, b), cells in lines.items()]
+
+
+def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tuple[EvalSet, markupsafe.Markup]]:
+    curves: dict[str, list[ArmRow]] = {}
+    for row in rows:
+        if row.curve and row.samples:
+            curves.setdefault(row.curve, []).append(row)
+    curves = {name: line for name, line in curves.items() if len({r.samples for r in line}) > 1}
+    panels = []
+    for evalset in sets:
+        curves_here = {name: line for name, line in curves.items() if any(evalset.label in r.cells for r in line)}
+        models: list[str] = []  # of the curves so far, since the references of a model are drawn once
+        references = {}
+        for name, line in curves_here.items():
+            others = [r for r in rows if r.role == "student" and r.model == line[0].model and not r.curve]
+            # With several curves only the label-only students, to limit the number of dashed lines.
+            others = [r for r in others if evalset.label in r.cells and (len(curves_here) == 1 or r.samples == 0)]
+            if line[0].model not in models:
+                references[name] = {r.name: r.cells[evalset.label].estimate.value for r in others}
+            models.append(line[0].model)
+        if curves_here:
+            panels.append((evalset, _markup(plots.samples_panel(curves_here, evalset, references))))
+    return panels
+
+
+def _votes(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -> list[dict[str, Any]]:
+    lines = []
+    for row in rows:
+        for evalset in sets:
+            votes = [arm.votes[evalset.label] for arm in row.runs if evalset.label in arm.votes]
+            if votes:
+                greedy = row.cells.get(evalset.label)
+                shared = [k for k in votes[0]["expected"] if all(k in v["expected"] for v in votes)]
+                lines.append(
+                    {
+                        "row": row,
+                        "set": evalset.name,
+                        "greedy": dataclasses.replace(greedy, best=False) if greedy else None,
+                        "vote": tables.over_runs(votes, confidence),
+                        "k": votes[0]["k"],
+                        "expected": [(k, _mean(v["expected"][k] for v in votes)) for k in shared],
+                        "entropy": _mean(v["vote_entropy"] for v in votes),
+                        "invalid": _mean(v["invalid_rate"] for v in votes),
+                    }
+                )
+    return lines
+
+
+def _consistency(rows: Sequence[ArmRow], confidence: float) -> list[dict[str, Any]]:
+    lines = []
+    for row in rows:
+        scores = [arm.consistency for arm in row.runs if arm.consistency is not None]
+        if scores:
+            cell = tables.over_runs(scores, confidence)
+            lines.append({"row": row, "cell": cell} | {k: _mean(s[k] for s in scores) for k in ("some", "none")})
+    return lines
+
+
+def _pair(pair: ContrastPair) -> list[tuple[Any, list[tuple[str, bool]], list[Any]]]:
+    texts = [q.text for q in pair.questions]
+    return [
+        (
+            question,
+            changed_words(question.text, texts[:i] + texts[i + 1 :]),
+            [(arm, responses[i]) for arm, responses in pair.answers.items()],
+        )
+        for i, question in enumerate(pair.questions)
+    ]
+
+
+def changed_words(text: str, others: Sequence[str]) -> list[tuple[str, bool]]:
+    """Splits a text into pieces, each with a flag whether it differs from the most similar of the other texts."""
+    words = re.findall(r"\s+|\w+|[^\w\s]", text)
+    matchers = [difflib.SequenceMatcher(None, re.findall(r"\s+|\w+|[^\w\s]", o), words, autojunk=False) for o in others]
+    if not matchers:
+        return [(text, False)]
+    nearest = max(matchers, key=lambda m: m.ratio())
+    return [("".join(words[j:k]), tag != "equal") for tag, _, _, j, k in nearest.get_opcodes() if k > j]
+
+
+def _ledger(name: str, ledger: Mapping[str, Any]) -> dict[str, Any]:
+    counts = tables.ledger_counts(ledger)
+    bins = [{"name": k.replace("_", " "), "count": v, "colour": _colour(k)} for k, v in counts.items()]
+    label = ", ".join(f"{b['name']} {b['count']}" for b in bins)
+    return {
+        "name": name,
+        "bins": bins,
+        "total": sum(counts.values()),
+        "label": label,
+        "questions": ledger.get("questions"),
+    }
+
+
+def _colour(bin_name: str) -> str:
+    return {"wrong": "--bin-wrong"}.get(bin_name, f"--{bin_name}")
+
+
+def _training(data: ReportData) -> list[tuple[str, markupsafe.Markup]]:
+    """Returns one panel per arm, and one for each student that belongs to no arm."""
+    arm_of = {arm.student: (arm.model, arm.name) for arm in data.runs}
+    several = len({model for model, _ in arm_of.values() if model}) > 1
+    grouped: dict[tuple[str, str], dict[str, Any]] = {}
+    for student, curve in data.curves.items():
+        if curve:
+            grouped.setdefault(arm_of.get(student, ("", student)), {})[student] = curve
+    names = {key: f"{key[1]} ({key[0]})" if several and key[0] else key[1] for key in grouped}
+    return [(names[key], _markup(plots.training_panel(names[key], runs))) for key, runs in grouped.items()]
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = [float(v) for v in values]
+    return sum(numbers) / len(numbers)
