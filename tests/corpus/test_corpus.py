@@ -1,4 +1,4 @@
-"""Corpora: grouped examples, deterministic bytes, read by plain TensorFlow, refused when they are not whole."""
+"""Corpora: grouped examples, deterministic bytes, reading by TensorFlow and TFDS, refusal of incomplete ones."""
 
 import errno
 import hashlib
@@ -33,7 +33,7 @@ def files(folder):
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
-def test_what_is_written_is_read_back_in_order_for_any_number_of_shards(tmp_path):
+def test_examples_round_trip_in_order_for_any_number_of_shards(tmp_path):
     examples = [grouped(i) for i in range(7)]
     for count in [1, 3, 7]:
         write_corpus(tmp_path, "train", iter(examples), count, META)
@@ -42,7 +42,7 @@ def test_what_is_written_is_read_back_in_order_for_any_number_of_shards(tmp_path
         assert len(list(tmp_path.glob("*.tfrecord"))) == count
 
 
-def test_no_more_shards_than_examples(tmp_path):
+def test_there_are_no_more_shards_than_examples(tmp_path):
     saved = write_corpus(tmp_path, "train", [grouped(0), grouped(1)], 4, META)
     assert [f["name"] for f in saved["files"]] == [f"train-0000{i}-of-00002.tfrecord" for i in range(2)]
 
@@ -72,9 +72,9 @@ def test_tensorflow_parses_the_documented_features(tmp_path):
     assert seen == {}
 
 
-def test_counts_and_predicted_gain(tmp_path):
-    example_ = GroupedExample("q", "t", [1] * 60, [[2] * 60] * 30, list(range(30)))
-    counts = write_corpus(tmp_path, "train", [example_], 1, META)["counts"]
+def test_counts_and_grouping_gain(tmp_path):
+    example = GroupedExample("q", "t", [1] * 60, [[2] * 60] * 30, list(range(30)))
+    counts = write_corpus(tmp_path, "train", [example], 1, META)["counts"]
     assert counts["questions"] == 1
     assert counts["responses"] == counts["responses_max"] == 30
     assert counts["prompt_tokens_max"] == counts["response_tokens_max"] == 60
@@ -82,7 +82,7 @@ def test_counts_and_predicted_gain(tmp_path):
     assert counts["grouping_gain"] == pytest.approx(30 * 120 / (60 + 1800), abs=1e-3)
 
 
-def test_digests_and_meta_are_those_of_the_files(tmp_path):
+def test_description_matches_the_files(tmp_path):
     saved = write_corpus(tmp_path, "train", [grouped(i) for i in range(5)], 2, META)
     assert description.read_description(tmp_path, "train") == saved
     assert saved["meta"] == META
@@ -93,7 +93,7 @@ def test_digests_and_meta_are_those_of_the_files(tmp_path):
     assert all(f"`{name}`" in readme for name in FEATURES)
 
 
-def test_an_empty_corpus_says_why(tmp_path):
+def test_empty_corpus_is_refused_with_the_reason(tmp_path):
     with pytest.raises(InputError, match="the corpus is empty, part 'train' has no example. Look at"):
         write_corpus(tmp_path, "train", [], 4, META)
     with shards.ShardWriter(tmp_path, "train", 0, 1) as writer:
@@ -103,7 +103,7 @@ def test_an_empty_corpus_says_why(tmp_path):
     assert not (tmp_path / "train.json").exists()
 
 
-def test_a_question_comes_once(tmp_path):
+def test_repeated_question_is_refused(tmp_path):
     for again, count in [([0, 1, 1], 1), ([1, 0, 1], 1)]:
         with pytest.raises(InputError, match="'world/train/1é' comes twice"):
             write_corpus(tmp_path, "train", map(grouped, again), count, META)
@@ -116,26 +116,26 @@ def test_a_question_comes_once(tmp_path):
         CorpusReader(tmp_path, "train")
 
 
-def test_a_build_cut_by_a_full_disk_is_no_corpus_and_is_built_again(tmp_path, monkeypatch):
+def test_corpus_interrupted_by_a_full_disk_is_incomplete_and_can_be_written_again(tmp_path, monkeypatch):
     examples = [grouped(i) for i in range(6)]
     write_corpus(tmp_path, "train", examples, 2, META)
     expected = files(tmp_path)
     calls, fsync = [], os.fsync
 
-    def full_at_last(descriptor):
+    def full_after_limit(descriptor):
         calls.append(descriptor)
         if len(calls) > limit:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(descriptor)
 
     limit = 10**6
-    monkeypatch.setattr(os, "fsync", full_at_last)
+    monkeypatch.setattr(os, "fsync", full_after_limit)
     write_corpus(tmp_path, "train", examples, 2, META)
     for limit in range(len(calls)):
         calls.clear()
         with pytest.raises(InputError, match="the disk is full"):
             write_corpus(tmp_path, "train", examples, 2, META)
-        if limit < 10:  # the very last call comes after the description has its name
+        if limit < 10:  # the last call comes after the description is renamed
             with pytest.raises(InputError, match="not built"):
                 CorpusReader(tmp_path, "train")
     monkeypatch.undo()
@@ -143,7 +143,7 @@ def test_a_build_cut_by_a_full_disk_is_no_corpus_and_is_built_again(tmp_path, mo
     assert files(tmp_path) == expected
 
 
-def test_damage_is_found_with_file_and_record(tmp_path):
+def test_damage_is_reported_with_file_and_record(tmp_path):
     write_corpus(tmp_path, "train", [grouped(i) for i in range(6)], 2, META)
     shard = tmp_path / "train-00001-of-00002.tfrecord"
     data = bytearray(shard.read_bytes())
@@ -158,7 +158,7 @@ def test_damage_is_found_with_file_and_record(tmp_path):
         CorpusReader(tmp_path, "train")
 
 
-def test_a_description_of_another_format_or_build_is_refused(tmp_path):
+def test_description_of_another_format_or_build_is_refused(tmp_path):
     write_corpus(tmp_path, "train", [grouped(i) for i in range(6)], 1, META)
     path = tmp_path / "train.json"
     saved = json.loads(path.read_text())
@@ -174,7 +174,7 @@ def test_a_description_of_another_format_or_build_is_refused(tmp_path):
         CorpusReader(tmp_path, "train")
 
 
-def test_foreign_examples_are_refused():
+def test_other_tf_examples_are_refused():
     good = tf_example.decode(grouped(1).to_bytes(), "here")
     with pytest.raises(InputError, match="here: feature 'prompt' is missing"):
         GroupedExample.from_bytes(tf_example.encode({k: v for k, v in good.items() if k != "prompt"}), "here")
@@ -186,23 +186,23 @@ def test_foreign_examples_are_refused():
 
 
 @pytest.mark.parametrize(("responses", "index"), [([], []), ([[1], []], [0, 1]), ([[1]], [0, 1])])
-def test_groups_have_responses_and_names_for_them(responses, index):
+def test_grouped_example_needs_responses_with_sample_indices(responses, index):
     with pytest.raises(ValueError, match="question 'q'"):
         GroupedExample("q", "t", [1], responses, index)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tfds_reads_the_folder_of_a_corpus(tmp_path):
+def test_tfds_reads_a_corpus(tmp_path):
     import tensorflow_datasets as tfds
 
     parts = {"predict": [grouped(i) for i in range(5)], "explain": [grouped(i, responses=1 + i) for i in range(5)]}
     facts = {}
     for part, examples in parts.items():
         facts[part] = []
-        for shard, some in enumerate([examples[:2], [], examples[2:]]):  # a shard may be empty
+        for shard, chunk in enumerate([examples[:2], [], examples[2:]]):  # a shard may be empty
             with shards.ShardWriter(tmp_path, part, shard, 3) as writer:
-                for each in some:
-                    writer.write(each)
+                for example in chunk:
+                    writer.write(example)
             facts[part].append(writer.facts)
     description.finish_corpus(tmp_path, facts, META)
     builder = tfds.builder_from_directory(tmp_path)
@@ -220,7 +220,7 @@ def test_tfds_reads_the_folder_of_a_corpus(tmp_path):
         assert [reader[i] for i in range(len(reader))] == examples
 
 
-def test_features_are_written_as_tfds_itself_writes_them(tmp_path):
+def test_features_json_equals_that_of_tfds(tmp_path):
     import numpy as np
     import tensorflow_datasets as tfds
 

@@ -1,4 +1,4 @@
-"""TFRecord framing, its index and the Example codec, against TensorFlow as the oracle."""
+"""TFRecord framing, record index and tf.train.Example encoding, compared with TensorFlow."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ def shard(tmp_path):
     return path
 
 
-def test_tensorflow_reads_our_file_and_writes_the_same_bytes(shard, tmp_path):
+def test_file_is_read_by_tensorflow_and_equals_its_bytes(shard, tmp_path):
     assert [r.numpy() for r in tf.data.TFRecordDataset(str(shard))] == RECORDS
     theirs = tmp_path / "theirs.tfrecord"
     with tf.io.TFRecordWriter(str(theirs)) as writer:
@@ -37,7 +37,7 @@ def test_tensorflow_reads_our_file_and_writes_the_same_bytes(shard, tmp_path):
     assert theirs.read_bytes() == shard.read_bytes()
 
 
-def test_random_access_in_any_order_and_after_pickling(shard):
+def test_records_are_read_in_any_order_and_after_pickling(shard):
     opened = pickle.loads(pickle.dumps(TFRecordShard(shard)))
     assert len(opened) == len(RECORDS)
     for i in [3, 0, 2, 1, 3]:
@@ -46,20 +46,20 @@ def test_random_access_in_any_order_and_after_pickling(shard):
         opened[len(RECORDS)]
 
 
-def test_random_access_without_a_local_file(shard, monkeypatch):
-    """As in a bucket: no descriptor to read from, and none to flush."""
+def test_records_are_read_without_a_local_file(shard, monkeypatch):
+    """As in a bucket, where there is no file descriptor."""
     monkeypatch.setattr(tfrecord, "is_local", lambda path: False)
     monkeypatch.setattr(os, "pread", None)
     opened = TFRecordShard(shard)
     assert [opened[i] for i in (3, 0, 2, 1)] == [RECORDS[i] for i in (3, 0, 2, 1)]
 
 
-def test_buckets_are_not_local():
+def test_bucket_paths_are_not_local():
     assert is_local("/tmp/a")
     assert not is_local(epath.Path("gs://bucket/a"))
 
 
-def test_the_index_is_as_documented(shard):
+def test_index_has_the_documented_format(shard):
     line, _, body = index_path(shard).read_bytes().partition(b"\n")
     head = json.loads(line)
     assert head["records"] == len(RECORDS)
@@ -68,14 +68,14 @@ def test_the_index_is_as_documented(shard):
     assert offsets == [0, 16, 35, 151, shard.stat().st_size]
 
 
-def test_an_empty_file_has_no_records(tmp_path):
+def test_empty_file_has_no_records(tmp_path):
     with TFRecordWriter(tmp_path / "a.tfrecord") as writer:
         pass
     assert (writer.records, writer.bytes) == (0, 0)
     assert len(TFRecordShard(tmp_path / "a.tfrecord")) == 0
 
 
-def test_every_truncation_is_refused_with_file_and_record(shard):
+def test_truncated_file_is_refused_with_file_and_record(shard):
     whole = shard.read_bytes()
     starts = [0, 16, 35, 151]
     for size in [0, 1, 11, 12, 15, 16, 17, 34, 40, 151, 160, len(whole) - 1]:
@@ -88,7 +88,7 @@ def test_every_truncation_is_refused_with_file_and_record(shard):
         TFRecordShard(shard)
 
 
-def test_every_flipped_byte_is_refused_with_file_and_record(shard):
+def test_flipped_byte_is_refused_with_file_and_record(shard):
     whole = shard.read_bytes()
     starts = [0, 16, 35, 151]
     for position in [0, 7, 8, 11, 12, 15, 16, 20, 28, 30, 31, 34, 35, 90, 150, 151, 200, len(whole) - 1]:
@@ -105,7 +105,7 @@ def test_every_flipped_byte_is_refused_with_file_and_record(shard):
                 assert opened[i] == expected
 
 
-def test_a_wrong_index_is_refused(shard):
+def test_damaged_index_is_refused(shard):
     index = index_path(shard)
     good = index.read_bytes()
     for bad, message in [
@@ -123,7 +123,7 @@ def test_a_wrong_index_is_refused(shard):
         TFRecordShard(shard)
 
 
-def test_the_index_of_another_file_of_the_same_size_is_refused(shard, tmp_path):
+def test_index_of_another_file_of_equal_size_is_refused(shard, tmp_path):
     with TFRecordWriter(tmp_path / "other.tfrecord") as writer:
         for record in [b"x", *[r[1:] if r == b"one" else r for r in RECORDS[1:]]]:
             writer.write(record)
@@ -133,7 +133,7 @@ def test_the_index_of_another_file_of_the_same_size_is_refused(shard, tmp_path):
         TFRecordShard(shard)[0]
 
 
-def test_a_full_disk_leaves_the_old_file(shard, monkeypatch):
+def test_full_disk_leaves_the_old_file(shard, monkeypatch):
     before, index = shard.read_bytes(), index_path(shard).read_bytes()
 
     def full(descriptor):
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_old_file(shard, monkeypatch):
     assert sorted(p.name for p in shard.parent.iterdir()) == [shard.name, f"{shard.name}.index"]
 
 
-def test_an_exception_while_writing_leaves_no_file(tmp_path):
+def test_exception_while_writing_leaves_no_file(tmp_path):
     with pytest.raises(TypeError), TFRecordWriter(tmp_path / "a.tfrecord") as writer:
         writer.write(None)
     assert list(tmp_path.iterdir()) == []
@@ -177,7 +177,7 @@ def test_examples_round_trip_and_agree_with_tensorflow(features):
     assert tf_example.decode(theirs.SerializeToString(), "here") == features
 
 
-def test_broken_examples_and_mixed_values_are_refused():
+def test_damaged_examples_and_mixed_values_are_refused():
     data = tf_example.encode({"a": [1, 2, 3]})
     with pytest.raises(InputError, match=r"here: not a tf\.train\.Example"):
         tf_example.decode(data[:-1], "here")

@@ -18,8 +18,7 @@ from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.programs import training_programs
 from scotd_jax.training.startup_check import check_against_pairs, extract_pairs
 from scotd_jax.training.step import ONE_PART
-from tests.corpus.batching.test_windows import OPTIONS, QUESTIONS, grouped
-from tests.helpers.corpus_files import write_corpus
+from tests.helpers.corpus_files import PACKED_OPTIONS, UNEVEN_QUESTIONS, uneven_example, write_corpus
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import bag_model, batch_of, batches
 
@@ -35,12 +34,12 @@ def model(kind: str, compute: str = "float32"):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    write_corpus(folder, "train", map(grouped, range(QUESTIONS)), 2)
+    write_corpus(folder, "train", map(uneven_example, range(UNEVEN_QUESTIONS)), 2)
     return folder
 
 
 def first(corpus, kind: str, **changes) -> dict[str, dict[str, np.ndarray]]:
-    return open_batches(corpus, **{**OPTIONS, "start_token": model(kind).start_token, **changes})[0]
+    return open_batches(corpus, **{**PACKED_OPTIONS, "start_token": model(kind).start_token, **changes})[0]
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
@@ -128,7 +127,7 @@ def test_packed_training_equals_grouped_training_and_compiles_once_per_shape(
     training = config.Training(12, 8, 5, microbatches, optimizer=ADAM, log_every=1)
     params, losses, shapes = [], [], set()
     for max_shapes in (5, 1):
-        options = {**OPTIONS, "max_shapes": max_shapes, "row_multiple": microbatches}
+        options = {**PACKED_OPTIONS, "max_shapes": max_shapes, "row_multiple": microbatches}
         loader, folder = open_batches(corpus, **options), tmp_path / str(max_shapes)
         step = training_programs(m, training, ONE_PART, one_device).step
         before = step._cache_size()

@@ -1,4 +1,4 @@
-"""Batch t is a function of (seed, t): exact resume, any number of processes, one permutation per epoch, keyed draws."""
+"""Batches as a function of (seed, step): exact resume, any number of processes, permutations per epoch, keyed draws."""
 
 import collections
 import dataclasses
@@ -61,20 +61,20 @@ def test_layout_of_a_decoder_only_batch(corpus):
             assert inputs[:length].tolist() == [example.prompt[-1], *target[: length - 1].tolist()]
 
 
-def test_an_encoder_decoder_reads_the_whole_prompt_and_starts_from_its_own_token(corpus):
+def test_encoder_decoder_batch_has_the_whole_prompt_and_its_own_start_token(corpus):
     batch = next(batch_iterator(corpus, **{**OPTIONS, "start_token": 77}))["train"]
     assert (batch["inputs"][:, :, 0] == 77).all()
-    assert batch["prompt"].shape == (4, 16)  # nine tokens, of which a decoder-only model has eight in its prefix
+    assert batch["prompt"].shape == (4, 16)  # up to nine tokens, eight of them in the prefix of a decoder-only model
     for row in range(4):
         prompt = grouped(question(batch, row)).prompt
         assert batch["prompt"][row][batch["prompt_mask"][row]].tolist() == prompt
 
 
-def test_resume_is_exact_at_every_position(corpus):
+def test_resume_is_exact_at_every_step(corpus):
     grain.experimental.assert_equal_output_after_checkpoint(batch_dataset(corpus, **OPTIONS)[:12].to_iter_dataset())
 
 
-def test_resume_of_the_loader_itself_with_its_read_ahead(corpus):
+def test_prefetching_loader_resumes_exactly(corpus):
     loader = batch_iterator(corpus, **OPTIONS)
     states, batches = [], []
     for _ in range(9):
@@ -96,12 +96,12 @@ def test_batches_do_not_depend_on_the_number_of_processes(corpus, processes):
             np.testing.assert_array_equal(np.concatenate([part[t]["train"][name] for part in parts]), array)
 
 
-def test_processes_share_a_batch_equally(corpus):
+def test_processes_must_divide_the_batch(corpus):
     with pytest.raises(InputError, match="batch_size 4 is not a multiple of the 3 processes"):
         batch_iterator(corpus, **OPTIONS, process_count=3)
 
 
-def test_every_epoch_visits_every_question_once_in_another_order(corpus):
+def test_every_epoch_is_another_permutation_of_the_questions(corpus):
     batches = batch_dataset(corpus, **{**OPTIONS, "batch_size": 5})
     epochs = [[question(batches[t]["train"], row) for t in (2 * e, 2 * e + 1) for row in range(5)] for e in range(4)]
     assert all(sorted(epoch) == list(range(QUESTIONS)) for epoch in epochs)
@@ -118,44 +118,44 @@ def test_order_and_draws_do_not_depend_on_shards_or_batch_size(corpus, tmp_path)
         np.testing.assert_array_equal(four[i // 4]["train"]["targets"][i % 4], one[i]["train"]["targets"][0])
 
 
-def drawn(batches, visits):
-    """For every question the samples (k) that each of `visits` epochs drew."""
+def drawn_samples(batches, epochs):
+    """For every question the samples (k) that each epoch draws."""
     draws = collections.defaultdict(list)
-    for row in range(visits * QUESTIONS):
-        prompt, responses = batches.texts(row)["train"]
+    for position in range(epochs * QUESTIONS):
+        prompt, responses = batches.texts(position)["train"]
         draws[prompt[-1] - 50].append([response[0] % 100 for response in responses])
     return draws
 
 
-def test_g_of_n_are_distinct_keyed_by_name_and_evenly_drawn(corpus):
+def test_draws_of_g_from_n_samples_are_distinct_independent_and_uniform(corpus):
     reader = CorpusReader(corpus, "train")
-    draws = drawn(CorpusBatches({"train": reader}, **{**OPTIONS, "group_size": 3}), visits=400)
-    for i, visits in draws.items():
+    draws = drawn_samples(CorpusBatches({"train": reader}, **{**OPTIONS, "group_size": 3}), epochs=400)
+    for i, samples in draws.items():
         if i == 9:
-            assert visits == [[0, 0, 0]] * 400  # fewer than G: its samples are repeated
+            assert samples == [[0, 0, 0]] * 400  # fewer than G samples are repeated
             continue
-        assert all(len(set(visit)) == 3 for visit in visits)
-        counts = collections.Counter(itertools.chain(*visits))
+        assert all(len(set(drawn)) == 3 for drawn in samples)
+        counts = collections.Counter(itertools.chain(*samples))
         assert sorted(counts) == list(range(SAMPLES))
         assert all(abs(count - 200) < 5 * np.sqrt(200) for count in counts.values())
-    assert len({str(visits) for visits in draws.values()}) == QUESTIONS  # questions draw apart from each other
+    assert len({str(samples) for samples in draws.values()}) == QUESTIONS  # questions draw independently
 
 
-def test_g_equal_n_shows_every_sample_at_every_visit(corpus):
-    draws = drawn(
-        CorpusBatches({"train": CorpusReader(corpus, "train")}, **{**OPTIONS, "group_size": SAMPLES}), visits=3
+def test_g_equal_to_n_draws_every_sample_in_every_epoch(corpus):
+    draws = drawn_samples(
+        CorpusBatches({"train": CorpusReader(corpus, "train")}, **{**OPTIONS, "group_size": SAMPLES}), epochs=3
     )
-    assert all(sorted(visit) == list(range(SAMPLES)) for i in range(9) for visit in draws[i])
+    assert all(sorted(drawn) == list(range(SAMPLES)) for i in range(9) for drawn in draws[i])
 
 
 def test_random_permutation_is_pinned():
-    """Runs that were begun must go on alike: these values never change."""
+    """Interrupted runs must resume with the same data, so these values never change."""
     assert random_permutation(8, "epoch", 0, 0).tolist() == PINNED
     assert random_permutation(8, "epoch", 0, 1).tolist() != PINNED
     assert sorted(random_permutation(1000, "x").tolist()) == list(range(1000))
 
 
-def test_damage_reaches_the_caller_through_the_read_ahead(tmp_path):
+def test_damaged_record_raises_through_the_prefetching_loader(tmp_path):
     write_corpus(tmp_path, "train", map(grouped, range(QUESTIONS)), 1)
     shard = tmp_path / "train-00000-of-00001.tfrecord"
     data = bytearray(shard.read_bytes())
@@ -168,7 +168,7 @@ def test_damage_reaches_the_caller_through_the_read_ahead(tmp_path):
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
-    """Part "one" has a question's six samples in one record, part "each" in a record each; question 9 has one."""
+    """Part "grouped" has the six samples of a question in one record, part "split" has one record per sample."""
     folders = {}
     for balance in ("questions", "responses"):
         folder = tmp_path_factory.mktemp(balance)
@@ -177,14 +177,14 @@ def several(tmp_path_factory):
             for example in map(grouped, range(QUESTIONS))
             for k, response in zip(example.sample_index, example.responses, strict=True)
         ]
-        write_corpus(folder, "one", map(grouped, range(QUESTIONS)), 3, balance=balance)
-        write_corpus(folder, "each", split, 3, balance=balance)
+        write_corpus(folder, "grouped", map(grouped, range(QUESTIONS)), 3, balance=balance)
+        write_corpus(folder, "split", split, 3, balance=balance)
         folders[balance] = folder
     return folders
 
 
-def test_records_of_a_question_are_found_by_their_question(several):
-    reader = CorpusReader(several["questions"], "each")
+def test_reader_finds_all_records_of_a_question(several):
+    reader = CorpusReader(several["questions"], "split")
     assert (reader.entries, len(reader)) == (QUESTIONS, 9 * SAMPLES + 1)
     for entry in range(QUESTIONS):
         examples = [reader[i] for i in reader.records(entry)]
@@ -194,11 +194,11 @@ def test_records_of_a_question_are_found_by_their_question(several):
         reader[len(reader)]
 
 
-def test_every_question_comes_equally_often_and_its_records_too(several):
-    batches = CorpusBatches({"each": CorpusReader(several["questions"], "each")}, **OPTIONS)
+def test_questions_and_their_records_are_drawn_equally_often(several):
+    batches = CorpusBatches({"split": CorpusReader(several["questions"], "split")}, **OPTIONS)
     seen = collections.Counter()
     for row in range(400 * QUESTIONS):
-        _, (response,) = batches.texts(row)["each"]
+        _, (response,) = batches.texts(row)["split"]
         seen[response[0]] += 1
     for i in range(9):
         counts = [seen[100 * (i + 1) + k] for k in range(SAMPLES)]
@@ -207,38 +207,38 @@ def test_every_question_comes_equally_often_and_its_records_too(several):
     assert seen[1000] == 400
 
 
-def test_balanced_over_responses_every_record_comes_once_an_epoch(several):
-    reader = CorpusReader(several["responses"], "each")
-    batches = CorpusBatches({"each": reader}, **OPTIONS)
+def test_corpus_balanced_over_responses_draws_every_record_once_per_epoch(several):
+    reader = CorpusReader(several["responses"], "split")
+    batches = CorpusBatches({"split": reader}, **OPTIONS)
     assert reader.entries == len(reader)
     for epoch in range(3):
-        rows = [batches.texts(epoch * len(reader) + i)["each"][1][0][0] for i in range(len(reader))]
+        rows = [batches.texts(epoch * len(reader) + i)["split"][1][0][0] for i in range(len(reader))]
         assert sorted(rows) == sorted(r[0] for i in range(QUESTIONS) for r in grouped(i).responses)
 
 
-def test_parts_show_the_same_question_and_the_same_sample_first(several):
-    batches = batch_dataset(several["questions"], ("one", "each"), **OPTIONS)
+def test_parts_draw_the_same_question_and_the_same_first_sample(several):
+    batches = batch_dataset(several["questions"], ("grouped", "split"), **OPTIONS)
     for step in range(10):
-        one, each = batches[step]["one"]["targets"], batches[step]["each"]["targets"]
-        assert one.shape == (4, 2, 16)
-        assert each.shape == (4, 1, 16)
-        np.testing.assert_array_equal(one[:, 0], each[:, 0])
+        grouped_targets, split_targets = batches[step]["grouped"]["targets"], batches[step]["split"]["targets"]
+        assert grouped_targets.shape == (4, 2, 16)
+        assert split_targets.shape == (4, 1, 16)
+        np.testing.assert_array_equal(grouped_targets[:, 0], split_targets[:, 0])
 
 
-def test_parts_of_other_questions_are_refused(several, tmp_path):
+def test_parts_with_different_questions_are_refused(several, tmp_path):
     write_corpus(tmp_path, "a", map(grouped, [0, 1]), 1)
     write_corpus(tmp_path, "b", map(grouped, [1, 0]), 1)
     with pytest.raises(InputError, match="part 'b' of the corpus holds other questions than 'a'"):
         batch_iterator(tmp_path, ("a", "b"), **OPTIONS)
-    with pytest.raises(InputError, match="part 'each' of the corpus holds other questions than 'one'"):
-        batch_iterator(several["responses"], ("one", "each"), **OPTIONS)
+    with pytest.raises(InputError, match="part 'split' of the corpus holds other questions than 'grouped'"):
+        batch_iterator(several["responses"], ("grouped", "split"), **OPTIONS)
 
 
-def test_the_index_by_question_must_be_there_and_of_this_build(several, tmp_path):
+def test_question_index_must_exist_and_match(several, tmp_path):
     for path in several["questions"].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    index = tmp_path / "each-00001-of-00003.tfrecord.questions"
-    other = (tmp_path / "each-00002-of-00003.tfrecord.questions").read_bytes()
+    index = tmp_path / "split-00001-of-00003.tfrecord.questions"
+    other = (tmp_path / "split-00002-of-00003.tfrecord.questions").read_bytes()
     for damage, message in [
         (index.read_bytes()[:-1] + b"\x01", "damaged"),
         (other, "expected 3 questions with 18 records"),
@@ -246,7 +246,7 @@ def test_the_index_by_question_must_be_there_and_of_this_build(several, tmp_path
     ]:
         index.write_bytes(damage)
         with pytest.raises(InputError, match=f"{index.name}: {message}"):
-            CorpusReader(tmp_path, "each")
+            CorpusReader(tmp_path, "split")
     index.unlink()
     with pytest.raises(InputError, match=f"{index.name}: no such file"):
-        CorpusReader(tmp_path, "each")
+        CorpusReader(tmp_path, "split")
