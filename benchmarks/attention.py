@@ -114,18 +114,28 @@ def compile_update(form: str, name: str, architecture: str) -> Any:
     """Compiles a training update of two layers over a topology."""
     from scotd_jax.distributed import topologies
     from scotd_jax.distributed.mesh import make_mesh
-    from scotd_jax.jobs.planning.lowered_programs import training_call
-    from scotd_jax.jobs.planning.workloads import Training
+    from scotd_jax.jobs.planning.training_program import training_program
+    from scotd_jax.jobs.planning.workloads import TrainingWorkload
     from scotd_jax.models import registry
     from scotd_jax.training.step import ONE_PART
 
     devices = topologies.described_devices(topologies.parse_topology(name))
     mesh = make_mesh(c.Mesh(data=1, fsdp=len(devices)), devices)
     settings = c.Training(batch_size=QUESTIONS * len(devices), group_size=8, attention=form)
-    sizes = {"prompt": PROMPT, "group": 8, "response": RESPONSE, "updates": settings.steps}
-    work = Training((), (), registry.config_for(architecture), "bfloat16", settings, ONE_PART, **sizes)
-    call = training_call(work, mesh, "tpu", layers=2)
-    return call.function.lower(*call.arguments).compile()
+    workload = TrainingWorkload(
+        names=(),
+        config_paths=(),
+        model_config=registry.config_for(architecture),
+        precision="bfloat16",
+        settings=settings,
+        parts=ONE_PART,
+        prompt_tokens=PROMPT,
+        group_size=8,
+        response_tokens=RESPONSE,
+        updates=settings.steps,
+    )
+    program = training_program(workload, mesh, "tpu", layers=2)
+    return program.function.lower(*program.arguments).compile()
 
 
 if __name__ == "__main__":

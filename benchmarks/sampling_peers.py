@@ -113,7 +113,7 @@ class ScotdSampling:
         memory = {**self.memory, "peak_mib": resident_mib()[1], **device_peak()}
         return {
             "memory": memory,
-            "occupancy": round(self.sampler.stats.utilization, 3),
+            "utilization": round(self.sampler.stats.utilization, 3),
             "shapes": len(self.sampler.shapes),
         }
 

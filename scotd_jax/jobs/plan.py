@@ -1,7 +1,7 @@
-"""The plan job: what a run will need, said before hardware is rented for it.
+"""The plan job: memory and time of a run before its hardware is rented.
 
-Every program of the chain is compiled for a named topology that need not be there, or counted where that cannot be
-done. Nothing is read but the config (and the files of tasks, if they are here), nothing is made but DIR/plan.json.
+Compiles every program of the chain for a named topology, which need not be attached, or estimates its costs where that
+is not possible. Reads the config alone (and files of tasks that are local) and writes DIR/plan.json alone.
 """
 
 import itertools
@@ -12,14 +12,15 @@ import jax
 
 from scotd_jax import config as c
 from scotd_jax.distributed import topologies
-from scotd_jax.distributed.mesh import make_abstract_mesh, mesh_shape
+from scotd_jax.distributed.mesh import mesh_shape
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import graph
-from scotd_jax.jobs.planning import render, suggestions
-from scotd_jax.jobs.planning.assumptions import Assumed
-from scotd_jax.jobs.planning.lowered_programs import check
-from scotd_jax.jobs.planning.outcomes import Planner
-from scotd_jax.jobs.planning.workloads import works
+from scotd_jax.jobs.planning import render
+from scotd_jax.jobs.planning.analysis import Analyzer, WorkloadAnalysis
+from scotd_jax.jobs.planning.assumptions import Assumptions
+from scotd_jax.jobs.planning.chain_workloads import chain_workloads
+from scotd_jax.jobs.planning.suggestions import Suggestion, find_suggestion, raise_if_too_large
+from scotd_jax.jobs.planning.training_program import check_workload
 from scotd_jax.progress import log
 from scotd_jax.workdir import Workdir, write_text
 
@@ -27,32 +28,44 @@ from scotd_jax.workdir import Workdir, write_text
 def plan(config: c.Config, workdir: str) -> None:
     """Prints the plan and writes it to WORKDIR/plan.json.
 
-    Raises InputError on a topology that there is not, sizes that do not fit it, settings that fit nowhere, and, after
-    everything is said, if something does not fit.
+    Raises:
+      InputError: on an unknown topology, a mesh that does not fit it, and training settings that no mesh can train
+        with; and at the end, if a workload does not fit.
     """
     graph.chain(config)
     if not config.plan.topology:
-        raise InputError("config.plan.topology: on what? For example --config.plan.topology=v5e-16")
+        raise InputError("config.plan.topology: missing; set one, for example --config.plan.topology=v5e-16")
     topology = topologies.parse_topology(config.plan.topology, "config.plan.topology")
     topologies.use_cpu_only(topology.chips if topology.chip.platform == "cpu" else 1)
     mesh_shape(config.mesh, topology.chips)
-    begun = time.monotonic()
-    assumed = Assumed(config)
-    planner = Planner(topology, config.plan.compile_layers, log)
-    with jax.debug_key_reuse(False):  # which keys are used how often is no question of sizes
-        todo = works(config, assumed)
-        for work in todo:  # what is wrong in the config is said before minutes of compiling
-            check(work, make_abstract_mesh(config.mesh, topology.chips), planner.platform)
-        found = [planner.look(work, config.mesh, compile=True) for work in todo]
-        advice = []
-        for job, group in itertools.groupby(sorted(found, key=lambda o: o.work.job), key=lambda o: o.work.job):
-            group = list(group)
-            if not all(outcome.fits for outcome in group):
-                log(f"  {job} does not fit: looking for what would")
-                advice.append((job, suggestions.find(planner, [outcome.work for outcome in group], config.mesh)))
-    done = render.Plan(config.name, config.plan, topology, planner.reason, found, advice, list(assumed.notes))
-    print(render.as_text(done))
+    start = time.monotonic()
+    assumptions = Assumptions(config)
+    analyzer = Analyzer(topology, config.plan.compile_layers, log)
+    with jax.debug_key_reuse(False):  # programs run on shapes only, where the check of keys has nothing to check
+        workloads = chain_workloads(config, assumptions)
+        for workload in workloads:  # before minutes of compiling
+            check_workload(workload, topology.chip.platform)
+        analyses = [analyzer.analyze(workload, config.mesh, compile=True) for workload in workloads]
+        suggestions = _suggestions(analyzer, analyses, config.mesh)
+    obstacle = analyzer.compile_obstacle
+    result = render.PlanResult(config.name, config.plan, topology, obstacle, analyses, suggestions, assumptions.notes)
+    print(render.render_text(result))
     path = Workdir(workdir).root / "plan.json"
-    write_text(path, json.dumps(render.as_json(done), indent=2) + "\n")
-    log(f"planned in {time.monotonic() - begun:.0f} s: {path}")
-    suggestions.refuse(found)
+    write_text(path, json.dumps(render.render_json(result), indent=2) + "\n")
+    log(f"planned in {time.monotonic() - start:.0f} s: {path}")
+    raise_if_too_large(analyses)
+
+
+def _suggestions(
+    analyzer: Analyzer, analyses: list[WorkloadAnalysis], sizes: c.Mesh
+) -> list[tuple[str, Suggestion | None]]:
+    """A suggestion for every job that does not fit."""
+    suggestions = []
+    by_job = sorted(analyses, key=lambda analysis: analysis.workload.job)
+    for job, group in itertools.groupby(by_job, key=lambda analysis: analysis.workload.job):
+        of_job = list(group)
+        if not all(analysis.fits for analysis in of_job):
+            log(f"  {job} does not fit: searching for settings that do")
+            workloads = [analysis.workload for analysis in of_job]
+            suggestions.append((job, find_suggestion(analyzer, workloads, sizes)))
+    return suggestions

@@ -1,12 +1,15 @@
-"""A small chain to be planned, on a task whose files are not here, and its works."""
+"""A small config for the plan job on a task whose files are missing, and its workloads."""
 
 import dataclasses
 
 from flax.traverse_util import flatten_dict
 
 from scotd_jax import config as c
-from scotd_jax.jobs.planning.assumptions import Assumed
-from scotd_jax.jobs.planning.workloads import Speaking, works
+from scotd_jax.distributed.topologies import parse_topology
+from scotd_jax.jobs.planning.analysis import Analyzer
+from scotd_jax.jobs.planning.assumptions import Assumptions
+from scotd_jax.jobs.planning.chain_workloads import chain_workloads
+from scotd_jax.jobs.planning.workloads import GenerationWorkload
 
 TINY = {"hidden_size": 32, "num_attention_heads": 2, "ffn_dim": 64, "num_hidden_layers": 1}
 MODEL = c.Model("opt-tiny", TINY, tokenizer="task:w")
@@ -14,14 +17,14 @@ LABELS = c.Corpus("label", questions=("w.train",), max_prompt_tokens=128, max_re
 SHORT = c.Sampling(max_new_tokens=8, batch_size=8, chunk=4)
 
 
-def chain(model: c.Model = MODEL, topology: str = "cpu-4", **changes) -> c.Config:
-    """A teacher that speaks, two students of one shape and one that is asked, on a task whose files are not here."""
-    learns = c.Training(steps=600, batch_size=16, optimizer=c.Optimizer(), eval_every=300)
-    corpus = c.Corpus(rationales=("said",), max_prompt_tokens=33, max_response_tokens=16)
-    student, pair = c.Student(model, "n4", learns), dataclasses.replace(SHORT, n=2)
+def small_config(model: c.Model = MODEL, topology: str = "cpu-4", **changes) -> c.Config:
+    """Returns a config with a teacher and two students of one shape, of which one is evaluated."""
+    training = c.Training(steps=600, batch_size=16, optimizer=c.Optimizer(), eval_every=300)
+    corpus = c.Corpus(rationales=("teacher",), max_prompt_tokens=33, max_response_tokens=16)
+    student, two_samples = c.Student(model, "n4", training), dataclasses.replace(SHORT, n=2)
     config = c.Config(
         tasks={"w": c.Task("openbookqa", path="datasets:nowhere")},
-        rationales={"said": c.ModelSource(questions=("w.train",), model=model, sampling=pair)},
+        rationales={"teacher": c.ModelSource(questions=("w.train",), model=model, sampling=two_samples)},
         corpora={"n4": corpus, "n1": dataclasses.replace(corpus, n=1)},
         students={
             "n4": dataclasses.replace(student, dev_sets=("w.dev",), eval_sets=("w.test",)),
@@ -33,14 +36,30 @@ def chain(model: c.Model = MODEL, topology: str = "cpu-4", **changes) -> c.Confi
     return dataclasses.replace(config, **changes)
 
 
-def asked(config):
-    return {work.title: work for work in works(config, Assumed(config)) if isinstance(work, Speaking)}
+def workloads_of(config):
+    """Returns all workloads of a config."""
+    return chain_workloads(config, Assumptions(config))
 
 
-def flat(tree):
+def first_workload(kind, config=None):
+    """Returns the first workload of a class, by default of `small_config()`."""
+    return next(workload for workload in workloads_of(config or small_config()) if isinstance(workload, kind))
+
+
+def generation_by_title(config):
+    """Returns the generation workloads of a config by title."""
+    return {workload.title: workload for workload in workloads_of(config) if isinstance(workload, GenerationWorkload)}
+
+
+def make_analyzer(topology, max_layers=0):
+    """Returns a silent analyzer that compiles at full depth by default."""
+    return Analyzer(parse_topology(topology), max_layers, log=str)
+
+
+def with_settings(workload, **changes):
+    """Returns a training workload with other training settings."""
+    return dataclasses.replace(workload, settings=dataclasses.replace(workload.settings, **changes))
+
+
+def flatten(tree):
     return flatten_dict(tree, sep="/")
-
-
-def first(kind, config=None):
-    config = config or chain()
-    return next(work for work in works(config, Assumed(config)) if isinstance(work, kind))

@@ -1,1 +1,1 @@
-"""Parts of the `plan` job: what a chain will compile, what that takes, and what to change where it does not fit."""
+"""Parts of the plan job: workloads of a config, their programs, memory and duration, and suggestions."""

@@ -1,8 +1,8 @@
-"""Memory and work of programs per chip by arithmetic on shapes: nothing is compiled and nothing deep is even traced.
+"""Memory and FLOPs of programs per chip, estimated from shapes without compiling.
 
-Layers are alike, so two shallow models tell of any: what the second layer adds is added for the others. That is exact
-for arguments and products. Of temporary memory it is an estimate, which knows what derivatives keep and what the
-largest arrays are, but not what a compiler makes of that.
+Costs are counted on two shallow models and extrapolated (depth.py). That is exact for arguments and matmul FLOPs.
+Temporary memory is an estimate from the residuals of the backward pass and the largest arrays, without what a compiler
+makes of them.
 """
 
 import dataclasses
@@ -11,43 +11,46 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 
 from scotd_jax import config as c
-from scotd_jax.distributed.mesh import AXES, batch_shards
+from scotd_jax.distributed.mesh import batch_shards, make_abstract_mesh
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.jobs.planning import jaxpr_costs
-from scotd_jax.jobs.planning.assumptions import layers_of, shallow
-from scotd_jax.jobs.planning.lowered_programs import (
-    Call,
-    batch_of,
-    bytes_of,
-    model_of,
-    rounded,
-    speaking_calls,
-    training_call,
-)
-from scotd_jax.jobs.planning.workloads import Speaking, Training, Work, program_of
+from scotd_jax.jobs.planning.depth import Costs, extrapolate_costs, extrapolate_programs
+from scotd_jax.jobs.planning.generation_programs import generation_programs, round_batch
+from scotd_jax.jobs.planning.program_specs import ProgramSpec, build_model, bytes_per_device
+from scotd_jax.jobs.planning.training_program import abstract_batch, training_program
+from scotd_jax.jobs.planning.workloads import GenerationWorkload, TrainingWorkload, Workload
 from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_size
 from scotd_jax.training.options import scans_layers
 from scotd_jax.training.step import MAX_LOGITS_BYTES, logits_chunk_tokens
 
-PARTS = ("weights", "optimizer", "cache", "beside", "other", "temporaries", "code")
-Numbers = Mapping[str, float | int]
+# Memory of a program: arguments ("inputs" are all but weights, optimizer state and caches), "resident" arrays that are
+# no arguments of it, temporary arrays and code.
+MEMORY_PARTS = ("weights", "optimizer", "cache", "resident", "inputs", "temporaries", "code")
+ESTIMATED = "estimated from shapes"
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """One program on one chip. `bytes` are by `PARTS`; `flops` of matrix products and `xla_flops` as XLA counts them
-    (0: not compiled; of a loop over layers XLA for TPUs counts one) are of one call, for "decode" of one token of every
-    row."""
+class ProgramCost:
+    """Costs of one program on one chip.
+
+    Attributes:
+      name: "update", "few_shot", "prefill", "decode", "score", or "load" for the moment when weights are loaded.
+      bytes: memory by `MEMORY_PARTS`.
+      flops: matmul FLOPs of one call; of "decode" of one token for every sequence.
+      xla_flops: FLOPs of one call as XLA counts them; 0 if not compiled. XLA for TPUs counts one layer of a scan.
+      method: how the costs were determined.
+      compile_seconds: compile time.
+    """
 
     name: str
     bytes: Mapping[str, int]
     flops: float | int
     xla_flops: float | int = 0.0
-    how: str = "by arithmetic on shapes"
+    method: str = ESTIMATED
     compile_seconds: float = 0.0
 
     @property
@@ -55,130 +58,130 @@ class Program:
         return sum(self.bytes.values())
 
 
-def line(deep: int, layers: tuple[int, ...], values: list[Numbers]) -> dict[str, float | int]:
-    """What a model of `deep` layers has, by one or two of other depths: the line through them, never falling."""
-    if len(layers) == 1:
-        return dict(values[0])
-    few, many = values
-    steps = deep - layers[1], layers[1] - layers[0]
-    return {key: many[key] + max(0, many[key] - few[key]) * steps[0] / steps[1] for key in many}
+def estimate_programs(workload: Workload, mesh: AnyMesh, platform: str) -> list[ProgramCost]:
+    """Returns estimated costs of the programs of a workload.
 
+    Raises:
+      InputError: as `training_program`.
+    """
 
-def depths(work: Work, most: int = 0) -> tuple[int, ...]:
-    """Of the models that tell of the whole one (`shallow`). Where patterns say which parameters learn, they may name
-    layers, and then only the whole one does."""
-    if isinstance(work, Training) and (work.settings.freeze or work.settings.lora.rank):
-        return (layers_of(work.architecture),)
-    return shallow(work.architecture, most)
-
-
-def by_layers(work: Work, counted: Callable[[int], Mapping[str, Numbers]]) -> dict[str, dict[str, float | int]]:
-    """`counted(layers)` of the whole model, by one or two of these depths."""
-    deep, layers = layers_of(work.architecture), depths(work)
-    found = [counted(count) for count in layers]
-    return {name: line(deep, layers, [each[name] for each in found]) for name in found[0]}
-
-
-def calls_of(
-    work: Work, mesh: AnyMesh, platform: str, layers: int, places: Callable[[Call], Any] | None = None
-) -> dict[str, Call]:
-    """The programs of a work by name, of a model with so many layers."""
-    if isinstance(work, Training):
-        return {"update": training_call(work, mesh, platform, layers)}
-    return speaking_calls(work, mesh, platform, layers, places)
-
-
-def estimated(work: Work, mesh: AnyMesh, platform: str) -> list[Program]:
-    """Raises as `training_call` does."""
-
-    def counted(layers: int) -> dict[str, Numbers]:
-        return {name: _held(call) for name, call in calls_of(work, mesh, platform, layers).items()}
-
-    held = by_layers(work, counted)
-    if isinstance(work, Training):
-        counts = {"update": _training(work, mesh, platform, held["update"])}
-    else:
-        counts = _speaking(work, mesh, platform)
-    return [
-        Program(
-            name, {part: round(each[part]) for part in PARTS} | {"temporaries": round(counts[name][1])}, counts[name][0]
-        )
-        for name, each in held.items()
-    ]
-
-
-def _held(call: Call) -> Numbers:
-    held, made = ({name: bytes_of(tree) for name, tree in trees.items()} for trees in (call.held, call.made))
-    return dict.fromkeys(PARTS, 0) | held | made | {"other": max(0, bytes_of(call.arguments) - sum(held.values()))}
-
-
-def _training(work: Training, mesh: AnyMesh, platform: str, held: Numbers) -> tuple[float | int, float | int]:
-    """Operations of an update, and its temporary bytes: what the backward pass needs, copies of parameters and the
-    kernels that LoRA makes, derivatives, sums of those that learn with micro-batches, and logits. Operations, and what
-    is kept, are those of an update of all parameters: rather too many where some are frozen."""
-    settings, tensor, fsdp = work.settings, mesh.shape["tensor"], mesh.shape["fsdp"]
-    rows = settings.batch_size // batch_shards(mesh) // settings.microbatches
-    plain = dataclasses.replace(settings, microbatches=1, freeze=(), lora=c.LoRA())
-    each = _question(dataclasses.replace(program_of(work), settings=plain), platform)
-    # Of what follows the batch, hidden units and heads are split over `tensor`: most, but not the residual stream.
-    kept = each["batch"] * rows * (0.25 + 0.75 / tensor) + each["copied"] / (tensor * fsdp)
-    gradients = held["derived"] + held["combined"] + (held["learns"] if settings.microbatches > 1 else 0)
-    logits = 2 * min(MAX_LOGITS_BYTES, 4 * work.architecture.vocab_size * rows * work.group * work.response)
-    return each["flops"] * settings.batch_size / mesh.size, kept + gradients + logits
-
-
-@functools.lru_cache(maxsize=256)
-def _question(work: Training, platform: str) -> Numbers:
-    """Of an update: operations and bytes kept for the backward pass, both per question, and bytes of copies of
-    parameters. Both are counted of layers written out; a loop keeps the same."""
-    rows = 2
-
-    def counted(layers: int) -> dict[str, Numbers]:
-        model = model_of(work, platform, layers)
-        chunk, batch = logits_chunk_tokens(model.config.vocab_size, 1), batch_of(work, rows, None)
-        options = ForwardOptions(remat=work.settings.remat)
-        kept = sum(jaxpr_costs.kept(model, part, chunk, options) for part in batch.values()) / rows
-        flops = jaxpr_costs.flops(jaxpr_costs.gradient(model, chunk, work.parts, options), model.abstract(), batch)
-        copied = jaxpr_costs.copied(model, scans_layers(work.settings, platform))
-        return {"": {"flops": flops / rows, "batch": kept, "copied": copied}}
-
-    return by_layers(work, counted)[""]
-
-
-def _speaking(work: Speaking, mesh: AnyMesh, platform: str) -> dict[str, tuple[float | int, float | int]]:
-    """Operations and temporary bytes of every program: twice the largest array, and the keys and values that it reads,
-    of all layers. Those of exemplars are its result. Those of questions lie there twice before they lie where they
-    belong, and on every shard of the batch, whose rows may take any: of OPT-13B on v5e XLA held 0.25, 0.49 and 0.91 GiB
-    with 2, 4 and 8 layers, which are 55 MiB a layer twice. Small models take less.
-    Where answers are compared they lie there once."""
-    policy, shards = rounded(work.policy, mesh), batch_shards(mesh)
-    asked = prefill_batch_size(policy.batch_size, mesh)
-    read = asked / prefill_batch_size(policy.batch_size, None)
-    copies = {"exemplars": 1, "read": 2 * asked / (contexts_per_group(policy) * policy.batch_size), "score": 1 / shards}
-    found = {}
-    for name, each in _alone(dataclasses.replace(program_of(work), policy=policy), platform).items():
-        chips = mesh.size if name != "exemplars" else mesh.shape["tensor"]  # exemplars are read by every shard
-        flops = each["flops"] * (read if name == "read" else 1) / chips
-        largest = each["largest"] / (shards if name != "exemplars" else 1)
-        found[name] = flops, 2 * largest + copies.get(name, 0) * each["made"] / mesh.shape["tensor"]
-    return found
-
-
-@functools.lru_cache(maxsize=256)
-def _alone(work: Speaking, platform: str) -> dict[str, Numbers]:
-    """Operations, and bytes of the largest array and of what is made (results, and a context that stays inside), of
-    every program of a speaker on one device."""
-    mesh = AbstractMesh((1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-
-    def counted(layers: int) -> dict[str, Numbers]:
-        calls = calls_of(work, mesh, platform, layers)
+    def argument_bytes(layers: int) -> dict[str, Costs]:
         return {
-            name: {
-                "flops": jaxpr_costs.flops(call.function, *call.arguments),
-                "largest": jaxpr_costs.largest(call.function, *call.arguments),
-                "made": bytes_of((jax.eval_shape(call.function, *call.arguments), call.made)),
-            }
-            for name, call in calls.items()
+            name: _argument_bytes(spec) for name, spec in workload_programs(workload, mesh, platform, layers).items()
         }
 
-    return by_layers(work, counted)
+    arguments = extrapolate_programs(workload, argument_bytes)
+    if isinstance(workload, TrainingWorkload):
+        costs = {"update": _update_costs(workload, mesh, platform, arguments["update"])}
+    else:
+        costs = _generation_costs(workload, mesh, platform)
+    programs = []
+    for name, sizes in arguments.items():
+        flops, temporaries = costs[name]
+        memory = {part: round(sizes[part]) for part in MEMORY_PARTS} | {"temporaries": round(temporaries)}
+        programs.append(ProgramCost(name, memory, flops))
+    return programs
+
+
+def workload_programs(
+    workload: Workload,
+    mesh: AnyMesh,
+    platform: str,
+    layers: int,
+    output_shardings: Callable[[ProgramSpec], Any] | None = None,
+) -> dict[str, ProgramSpec]:
+    """Returns the programs of a workload by name, of a model with `layers` layers."""
+    if isinstance(workload, TrainingWorkload):
+        return {"update": training_program(workload, mesh, platform, layers)}
+    return generation_programs(workload, mesh, platform, layers, output_shardings)
+
+
+def _argument_bytes(spec: ProgramSpec) -> Costs:
+    held = {name: bytes_per_device(tree) for name, tree in spec.held.items()}
+    buffers = {name: bytes_per_device(tree) for name, tree in spec.buffers.items()}
+    inputs = max(0, bytes_per_device(spec.arguments) - sum(held.values()))
+    return dict.fromkeys(MEMORY_PARTS, 0) | held | buffers | {"inputs": inputs}
+
+
+def _update_costs(
+    workload: TrainingWorkload, mesh: AnyMesh, platform: str, arguments: Costs
+) -> tuple[float | int, float | int]:
+    """FLOPs and temporary bytes of an update.
+
+    Temporaries are residuals of the backward pass, copies of parameters, merged LoRA kernels, gradients, accumulated
+    gradients of micro-batches, and logits. FLOPs and residuals are those of an update of all parameters, which
+    overestimates them if some are frozen.
+    """
+    settings, tensor, fsdp = workload.settings, mesh.shape["tensor"], mesh.shape["fsdp"]
+    questions = settings.batch_size // batch_shards(mesh) // settings.microbatches
+    all_trainable = dataclasses.replace(settings, microbatches=1, freeze=(), lora=c.LoRA())
+    per_question = _costs_per_question(dataclasses.replace(workload.canonical(), settings=all_trainable), platform)
+    # `tensor` shards hidden units and heads, which are most residuals, but not the residual stream: taken as a quarter.
+    residuals = per_question["residuals"] * questions * (0.25 + 0.75 / tensor)
+    copies = per_question["parameter_copies"] / (tensor * fsdp)
+    accumulated = arguments["trainable"] if settings.microbatches > 1 else 0
+    gradients = arguments["gradients"] + arguments["merged"] + accumulated
+    tokens = questions * workload.group_size * workload.response_tokens
+    logits = 2 * min(MAX_LOGITS_BYTES, 4 * workload.model_config.vocab_size * tokens)
+    flops = per_question["flops"] * settings.batch_size / mesh.size
+    return flops, residuals + copies + gradients + logits
+
+
+@functools.lru_cache(maxsize=256)
+def _costs_per_question(workload: TrainingWorkload, platform: str) -> Costs:
+    """FLOPs and residual bytes of an update per question, and bytes of parameter copies, all without a scan."""
+    questions = 2
+
+    def measure(layers: int) -> Costs:
+        model = build_model(workload, platform, layers)
+        chunk, batch = logits_chunk_tokens(model.config.vocab_size, 1), abstract_batch(workload, questions, None)
+        options = ForwardOptions(remat=workload.settings.remat)
+        residuals = sum(jaxpr_costs.residual_bytes(model, part, chunk, options) for part in batch.values())
+        gradient = jaxpr_costs.make_gradient(model, chunk, workload.parts, options)
+        flops = jaxpr_costs.matmul_flops(gradient, model.abstract(), batch)
+        copies = jaxpr_costs.parameter_copy_bytes(model, scans_layers(workload.settings, platform))
+        return {"flops": flops / questions, "residuals": residuals / questions, "parameter_copies": copies}
+
+    return extrapolate_costs(workload, measure)
+
+
+def _generation_costs(
+    workload: GenerationWorkload, mesh: AnyMesh, platform: str
+) -> dict[str, tuple[float | int, float | int]]:
+    """FLOPs and temporary bytes of every program: twice its largest array, and copies of the keys and values it makes.
+
+    Keys and values of few-shot examples are the result of their program. Those of questions exist twice before they are
+    stored, on every shard of the batch, since any shard may store any of them: for OPT-13B on v5e, XLA allocated 0.25,
+    0.49 and 0.91 GiB with 2, 4 and 8 layers, which is twice 55 MiB per layer. Small models need less. "score" has one
+    copy.
+    """
+    policy, shards, tensor = round_batch(workload.policy, mesh), batch_shards(mesh), mesh.shape["tensor"]
+    prompts = prefill_batch_size(policy.batch_size, mesh)
+    prompts_ratio = prompts / prefill_batch_size(policy.batch_size, None)
+    slots = contexts_per_group(policy) * policy.batch_size
+    copies = {"few_shot": 1, "prefill": 2 * prompts / slots, "score": 1 / shards}
+    results = {}
+    for name, costs in _one_device_costs(dataclasses.replace(workload.canonical(), policy=policy), platform).items():
+        chips = tensor if name == "few_shot" else mesh.size  # every batch shard encodes the few-shot examples
+        flops = costs["flops"] * (prompts_ratio if name == "prefill" else 1) / chips
+        largest = costs["largest"] / (1 if name == "few_shot" else shards)
+        results[name] = flops, 2 * largest + copies.get(name, 0) * costs["outputs"] / tensor
+    return results
+
+
+@functools.lru_cache(maxsize=256)
+def _one_device_costs(workload: GenerationWorkload, platform: str) -> dict[str, Costs]:
+    """FLOPs, and bytes of the largest array and of the outputs and buffers, of every program on one device."""
+    mesh: AbstractMesh = make_abstract_mesh(c.Mesh(), 1)
+
+    def measure(layers: int) -> dict[str, Costs]:
+        return {
+            name: {
+                "flops": jaxpr_costs.matmul_flops(spec.function, *spec.arguments),
+                "largest": jaxpr_costs.largest_array_bytes(spec.function, *spec.arguments),
+                "outputs": bytes_per_device((jax.eval_shape(spec.function, *spec.arguments), spec.buffers)),
+            }
+            for name, spec in workload_programs(workload, mesh, platform, layers).items()
+        }
+
+    return extrapolate_programs(workload, measure)

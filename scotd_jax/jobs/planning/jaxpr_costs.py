@@ -1,7 +1,7 @@
-"""What a program multiplies and keeps, read off its jaxpr: exact for any model and option, and nothing is compiled.
+"""Matmul FLOPs and memory of programs, counted on their jaxprs: exact for any model and option, without compiling.
 
-Counted are the matrix products that a program computes, recomputation and padding included, as two operations per pair
-of numbers. A `while` loop counts once: of a sampler that is one token for every row.
+FLOPs include recomputation and padding, with 2 FLOPs per pair of numbers. The body of a `while` loop counts once, which
+for a sampler is one token of every sequence.
 """
 
 import math
@@ -17,12 +17,57 @@ from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.training.step import make_loss_fn
 
 
-def flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """Of the products of one call, over all devices together."""
-    return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+def matmul_flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """Returns the matmul FLOPs of one call, summed over all devices."""
+    return _jaxpr_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _products(jaxpr: core.Jaxpr) -> int:
+def largest_array_bytes(function: Callable[..., Any], *arguments: Any) -> int:
+    """Returns the bytes of the largest array that one call computes, unsharded."""
+
+    def largest(jaxpr: core.Jaxpr) -> int:
+        sizes = [0]
+        for equation in jaxpr.eqns:
+            sizes += [_aval_bytes(variable.aval) for variable in equation.outvars]
+            sizes += [largest(inner) for inner in _inner_jaxprs(equation)]
+        return max(sizes)
+
+    return largest(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def make_gradient(
+    model: Model, chunk: int, parts: Sequence[tuple[str, float]], options: ForwardOptions = ForwardOptions()
+) -> Callable[..., Any]:
+    """Returns gradient(params, batch) of the loss of an update without dropout."""
+    loss = make_loss_fn(model, chunk=chunk, options=options)
+    return jax.grad(lambda params, batch: sum(weight * loss(params, batch[name])[0].sum for name, weight in parts))
+
+
+def residual_bytes(model: Model, part: Any, chunk: int, options: ForwardOptions = ForwardOptions()) -> int:
+    """Returns the bytes that the loss of a part keeps for its backward pass, without parameters."""
+    params = model.abstract()
+    loss = make_loss_fn(model, chunk=chunk, options=options)
+    saved = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b)[0].sum, p)[1], params, part)
+    parameter_shapes = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
+    return sum(_aval_bytes(leaf) for leaf in jax.tree.leaves(saved) if leaf.shape not in parameter_shapes)
+
+
+def parameter_copy_bytes(model: Model, scan_layers: bool) -> int:
+    """Returns the bytes of the copies of parameters that an update computes with.
+
+    Without a scan these are the matrices in the compute dtype. With a scan they are the stacked parameters of all
+    layers; if prompts and responses go through the same layers (decoder-only), each has stacked gradients of its own.
+    """
+    params = model.abstract()
+    if not scan_layers:
+        size = jnp.dtype(model.precision.compute).itemsize
+        return sum(size * leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1 and size < 4)
+    copies = 2 if "layers" in params else 1
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return copies * sum(_aval_bytes(leaf) for path, leaf in leaves if any(key.key == "layers" for key in path))
+
+
+def _jaxpr_flops(jaxpr: core.Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -30,7 +75,7 @@ def _products(jaxpr: core.Jaxpr) -> int:
             shape = equation.invars[0].aval.shape
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
             continue
-        inner = [_products(each) for each in _inside(equation)]
+        inner = [_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation)]
         if equation.primitive.name == "cond":
             total += max(inner, default=0)
         else:
@@ -38,60 +83,17 @@ def _products(jaxpr: core.Jaxpr) -> int:
     return total
 
 
-def largest(function: Callable[..., Any], *arguments: Any) -> int:
-    """Bytes of the largest array that one call makes, over all devices together."""
-
-    def of(jaxpr: core.Jaxpr) -> int:
-        sizes = [0]
-        for equation in jaxpr.eqns:
-            sizes += [_bytes(var.aval) for var in equation.outvars]
-            sizes += [of(each) for each in _inside(equation)]
-        return max(sizes)
-
-    return of(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _inside(equation: Any) -> Iterator[core.Jaxpr]:
-    """The jaxprs that an equation calls. Of a function with a derivative of its own, the function alone."""
+def _inner_jaxprs(equation: Any) -> Iterator[core.Jaxpr]:
+    """The jaxprs that an equation calls; of a function with a custom derivative, the function alone."""
     for value in equation.params.values():
-        for each in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(each, core.ClosedJaxpr):
-                yield each.jaxpr
-            elif isinstance(each, core.Jaxpr):
-                yield each
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item
 
 
-def gradient(
-    model: Model, chunk: int, parts: Sequence[tuple[str, float]], options: ForwardOptions = ForwardOptions()
-) -> Callable[..., Any]:
-    """f(params, batch): loss and gradient as an update without dropout computes them."""
-    loss = make_loss_fn(model, chunk, options=options)
-    return jax.grad(lambda params, batch: sum(weight * loss(params, batch[name])[0].sum for name, weight in parts))
-
-
-def kept(model: Model, part: Any, chunk: int, options: ForwardOptions = ForwardOptions()) -> int:
-    """Bytes that the derivative of the loss of a part keeps between forward and backward pass, without parameters."""
-    params = model.abstract()
-    loss = make_loss_fn(model, chunk, options=options)
-    saved = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b)[0].sum, p)[1], params, part)
-    shapes = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
-    return sum(_bytes(leaf) for leaf in jax.tree.leaves(saved) if leaf.shape not in shapes)
-
-
-def copied(model: Model, rolled: bool) -> int:
-    """Bytes of the forms besides their own in which parameters are multiplied: matrices in the compute dtype, or where
-    layers are rolled into a loop those of all layers as one. Prompts and responses that go through the same layers
-    (decoder-only) then have gradients of their own, each of all layers."""
-    params = model.abstract()
-    if not rolled:
-        size = jnp.dtype(model.precision.compute).itemsize
-        return sum(size * leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1 and size < 4)
-    times = 2 if "layers" in params else 1
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return times * sum(_bytes(leaf) for path, leaf in leaves if any(key.key == "layers" for key in path))
-
-
-def _bytes(aval: Any) -> int:
+def _aval_bytes(aval: Any) -> int:
     dtype = getattr(aval, "dtype", None)
     if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
         return 0

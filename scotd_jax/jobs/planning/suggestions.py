@@ -1,8 +1,8 @@
-"""What to change where a job does not fit: the mesh first, then what is computed at a time, then the hardware.
+"""Suggests settings for jobs that do not fit: first another mesh, then smaller batches, then other hardware.
 
-Candidates are gone through by arithmetic, from the least change to the largest: `mesh.fsdp`, which splits parameters
-and optimizer state, `mesh.tensor`, then micro-batches, recomputed layers and smaller batches of questions. The first
-that fits is compiled where that is possible; the works of one job share a mesh.
+Candidates are estimated in the order of least change: `mesh.fsdp`, which shards parameters and optimizer state,
+`mesh.tensor`, then micro-batches, remat and smaller batches of questions. The first that fits is compiled if possible.
+All workloads of a job share one mesh.
 """
 
 import dataclasses
@@ -14,129 +14,162 @@ from scotd_jax.distributed import topologies
 from scotd_jax.distributed.chips import CHIPS
 from scotd_jax.distributed.topologies import Topology
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.planning.outcomes import Outcome, Planner
-from scotd_jax.jobs.planning.workloads import Training, Work
+from scotd_jax.jobs.planning.analysis import Analyzer, WorkloadAnalysis
+from scotd_jax.jobs.planning.workloads import TrainingWorkload, Workload
 
-TRIES = 3  # compiled at most
-ROOM = 0.95  # of the memory: advice leaves some
+MAX_COMPILED = 3  # candidates; each takes about as long as the plan itself
+MEMORY_SHARE = 0.95  # of the usable memory; a suggestion leaves the rest free
+# Changes of a training beyond its mesh, in order: factor of the number of micro-batches, and remat. Remat costs a third
+# of the time.
+_TRAINING_STEPS = ((2, False), (1, True), (2, True), (4, True), (8, True), (16, True), (32, True))
 
 
 @dataclasses.dataclass(frozen=True)
-class Remedy:
-    """Flags of the command line, and on which topology ("" the planned one); `checked` if it was compiled."""
+class Suggestion:
+    """Settings with which a job fits.
+
+    Attributes:
+      job: the job.
+      flags: flags of the command line.
+      total: bytes per chip of the largest program.
+      compiled: whether the total is from compiled programs; else it is estimated.
+      topology: another topology; "" for the planned one.
+    """
 
     job: str
     flags: tuple[str, ...]
     total: int
-    checked: bool
+    compiled: bool
     topology: str = ""
 
 
-def find(planner: Planner, works: Sequence[Work], sizes: c.Mesh) -> Remedy | None:
-    """The first change with which all works of one job fit. None: nothing does, on any topology that is known."""
-    tries = 0
-    for mesh, changed in _candidates(planner.topology, works, sizes):
-        outcomes = [planner.look(work, mesh, compile=False) for work in changed]
-        if not all(map(_roomy, outcomes)):
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    """A mesh and the changed workloads of a job."""
+
+    mesh: c.Mesh
+    workloads: list[Workload]
+
+
+def find_suggestion(analyzer: Analyzer, workloads: Sequence[Workload], sizes: c.Mesh) -> Suggestion | None:
+    """Returns the smallest change with which all workloads of one job fit, or None if nothing fits anywhere.
+
+    Args:
+      analyzer: analyzer of the planned topology.
+      workloads: the workloads of the job.
+      sizes: the mesh that does not fit.
+    """
+    compiled_candidates = 0
+    for candidate in _candidates(analyzer.topology, workloads, sizes):
+        analyses = [analyzer.analyze(workload, candidate.mesh, compile=False) for workload in candidate.workloads]
+        if not all(map(_fits_with_margin, analyses)):
             continue
-        checked = not planner.reason
-        if checked:
-            if tries == TRIES:
+        can_compile = not analyzer.compile_obstacle
+        if can_compile:
+            if compiled_candidates == MAX_COMPILED:
                 break
-            tries += 1
-            outcomes = [planner.look(work, mesh, compile=True) for work in changed]
-            if not all(map(_roomy, outcomes)):
+            compiled_candidates += 1
+            analyses = [analyzer.analyze(workload, candidate.mesh, compile=True) for workload in candidate.workloads]
+            if not all(map(_fits_with_margin, analyses)):
                 continue
-        return _remedy(works, changed, sizes, mesh, outcomes, checked)
-    return _elsewhere(planner, works, sizes)
+        return _suggestion(workloads, sizes, candidate, analyses, compiled=can_compile)
+    return _larger_hardware(analyzer, workloads, sizes)
 
 
-def _elsewhere(planner: Planner, works: Sequence[Work], sizes: c.Mesh) -> Remedy | None:
-    """The smallest larger slice of the same chips, or else of others of the platform, by arithmetic."""
-    own = planner.topology.chip
+def raise_if_too_large(analyses: Sequence[WorkloadAnalysis]) -> None:
+    """Raises InputError if a workload does not fit."""
+    failing = [analysis.workload.title for analysis in analyses if not analysis.fits]
+    if failing:
+        raise InputError(
+            f"config.plan.topology: {', '.join(failing)} would not fit; change what the plan suggests, or choose "
+            "another topology"
+        )
+
+
+def _larger_hardware(analyzer: Analyzer, workloads: Sequence[Workload], sizes: c.Mesh) -> Suggestion | None:
+    """The smallest larger slice of the same chips, or else of chips of the platform with more memory, by estimate."""
+    own = analyzer.topology.chip
     others = [chip for chip in CHIPS.values() if chip.platform == own.platform and chip.usable > own.usable]
     for chip in (own, *sorted(others, key=lambda chip: chip.usable)):
         for count in topologies.slice_sizes(chip):
-            topology = topologies.make_topology(chip, count)
-            if chip is own and count <= planner.topology.chips:
+            if chip is own and count <= analyzer.topology.chips:
                 continue
-            for mesh, changed in _candidates(topology, works, c.Mesh(), coarse=True):
-                outcomes = [planner.look(work, mesh, compile=False, topology=topology) for work in changed]
-                if all(map(_roomy, outcomes)):
-                    return _remedy(works, changed, sizes, mesh, outcomes, False, topology.name)
+            topology = topologies.make_topology(chip, count)
+            for candidate in _candidates(topology, workloads, c.Mesh(), coarse=True):
+                analyses = [
+                    analyzer.analyze(workload, candidate.mesh, compile=False, topology=topology)
+                    for workload in candidate.workloads
+                ]
+                if all(map(_fits_with_margin, analyses)):
+                    return _suggestion(workloads, sizes, candidate, analyses, topology=topology.name)
     return None
 
 
 def _candidates(
-    topology: Topology, works: Sequence[Work], sizes: c.Mesh, coarse: bool = False
-) -> Iterator[tuple[c.Mesh, list[Work]]]:
-    """Meshes and works, from the least change on, beginning with none. Coarse: ends of scales, works as they are."""
-    for step in range(1 if coarse else 8):
-        changed = [_lighter(work, step) for work in works]
-        if any(each is None for each in changed):
+    topology: Topology, workloads: Sequence[Workload], sizes: c.Mesh, coarse: bool = False
+) -> Iterator[_Candidate]:
+    """Candidates in the order of least change, the unchanged workloads first.
+
+    Coarse: only the smallest and largest mesh axes, and unchanged workloads.
+    """
+    trains = any(isinstance(workload, TrainingWorkload) for workload in workloads)
+    for step in range(1 if coarse else 1 + len(_TRAINING_STEPS)):
+        changed = [_reduced(workload, step) for workload in workloads]
+        if any(workload is None for workload in changed):
             return
         for tensor in _doublings(max(1, sizes.tensor), topology.per_host, coarse):
-            # Parameters that are gathered for every token make a speaker slow.
-            most = topology.chips // tensor if topology.hosts > 1 or _trains(works) else max(1, sizes.fsdp)
-            # More than now first; less of it makes room for `tensor`, or for a batch that it does not divide.
-            for fsdp in sorted(_doublings(1, most, coarse), key=lambda size: (size < sizes.fsdp, size)):
-                yield c.Mesh(fsdp=fsdp, tensor=tensor), changed
+            # On one host, generation does not gather parameters for every token unless the config says so.
+            maximum = topology.chips // tensor if topology.hosts > 1 or trains else max(1, sizes.fsdp)
+            # Larger fsdp first. A smaller one makes room for `tensor`, or for a batch that it does not divide.
+            for fsdp in sorted(_doublings(1, maximum, coarse), key=lambda size: (size < sizes.fsdp, size)):
+                yield _Candidate(c.Mesh(fsdp=fsdp, tensor=tensor), changed)
 
 
-def _roomy(outcome: Outcome) -> bool:
-    return outcome.fits and outcome.total <= ROOM * outcome.usable
-
-
-def _trains(works: Sequence[Work]) -> bool:
-    return any(isinstance(work, Training) for work in works)
+def _fits_with_margin(analysis: WorkloadAnalysis) -> bool:
+    return analysis.fits and analysis.total <= MEMORY_SHARE * analysis.usable
 
 
 def _doublings(first: int, last: int, coarse: bool) -> list[int]:
-    found = [first * 2**i for i in range(16) if first * 2**i <= last]
-    return found[:: max(1, len(found) - 1)] if coarse else found
+    sizes = [first * 2**i for i in range(16) if first * 2**i <= last]
+    return sizes[:: max(1, len(sizes) - 1)] if coarse else sizes
 
 
-def _lighter(work: Work, step: int) -> Work | None:
-    """The same work, of which less is computed at a time; None where it cannot be cut any more."""
+def _reduced(workload: Workload, step: int) -> Workload | None:
+    """The workload with less computed at a time, or None if it cannot be split any further."""
     if step == 0:
-        return work
-    if isinstance(work, Training):
-        # Two micro-batches, layers computed again (which costs a third of the time), both, then smaller ones.
-        cuts = work.settings.microbatches * (2, 1, 2, 4, 8, 16, 32)[step - 1]
-        if cuts > work.settings.batch_size:
+        return workload
+    if isinstance(workload, TrainingWorkload):
+        factor, remat = _TRAINING_STEPS[step - 1]
+        settings = workload.settings
+        microbatches = settings.microbatches * factor
+        if microbatches > settings.batch_size:
             return None
-        remat = "full" if step > 1 else work.settings.remat
-        return dataclasses.replace(work, settings=dataclasses.replace(work.settings, microbatches=cuts, remat=remat))
-    batch = max(1, work.policy.batch_size // 2**step)
-    return dataclasses.replace(work, policy=dataclasses.replace(work.policy, batch_size=batch))
+        settings = dataclasses.replace(settings, microbatches=microbatches, remat="full" if remat else settings.remat)
+        return dataclasses.replace(workload, settings=settings)
+    batch_size = max(1, workload.policy.batch_size // 2**step)
+    return dataclasses.replace(workload, policy=dataclasses.replace(workload.policy, batch_size=batch_size))
 
 
-def _remedy(
-    works: Sequence[Work],
-    changed: Sequence[Work],
+def _suggestion(
+    workloads: Sequence[Workload],
     sizes: c.Mesh,
-    mesh: c.Mesh,
-    outcomes: Sequence[Outcome],
-    checked: bool,
+    candidate: _Candidate,
+    analyses: Sequence[WorkloadAnalysis],
+    *,
+    compiled: bool = False,
     topology: str = "",
-) -> Remedy:
-    job = "train" if isinstance(works[0], Training) else works[0].job
-    flags = [f"--config.mesh.{axis}={getattr(mesh, axis)}" for axis in _differ(sizes, mesh)]
-    for before, after in zip(works, changed, strict=True):
-        old, new = (w.settings if isinstance(w, Training) else w.policy for w in (before, after))
-        flags += [f"--config.{path}.{name}={getattr(new, name)}" for path in after.paths for name in _differ(old, new)]
-    return Remedy(job, tuple(dict.fromkeys(flags)), max(o.total for o in outcomes), checked, topology)
+) -> Suggestion:
+    flags = [f"--config.mesh.{axis}={getattr(candidate.mesh, axis)}" for axis in _changed_fields(sizes, candidate.mesh)]
+    for before, after in zip(workloads, candidate.workloads, strict=True):
+        old, new = (w.settings if isinstance(w, TrainingWorkload) else w.policy for w in (before, after))
+        flags += [
+            f"--config.{path}.{name}={getattr(new, name)}"
+            for path in after.config_paths
+            for name in _changed_fields(old, new)
+        ]
+    total = max(analysis.total for analysis in analyses)
+    return Suggestion(workloads[0].job, tuple(dict.fromkeys(flags)), total, compiled, topology)
 
 
-def _differ(old: Any, new: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(new) if getattr(old, f.name) != getattr(new, f.name)]
-
-
-def refuse(outcomes: Sequence[Outcome]) -> None:
-    """Raises InputError if anything does not fit."""
-    failing = [outcome.work.title for outcome in outcomes if not outcome.fits]
-    if failing:
-        raise InputError(
-            f"config.plan.topology: {', '.join(failing)} would not fit; change what the plan says, or choose another "
-            "topology"
-        )
+def _changed_fields(old: Any, new: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(new) if getattr(old, field.name) != getattr(new, field.name)]

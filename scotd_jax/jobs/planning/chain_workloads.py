@@ -1,0 +1,163 @@
+"""Lists the workloads of a config: sampling from teachers, training of students, and evaluations."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.generation.prompting import corpus_recipe, prompt_settings
+from scotd_jax.jobs.graph import eval_specs
+from scotd_jax.jobs.planning.assumptions import Assumptions
+from scotd_jax.jobs.planning.workloads import GenerationWorkload, TrainingWorkload, Workload, canonical_settings
+from scotd_jax.layout import round_up
+
+UNLIMITED = 10**9
+
+
+def chain_workloads(config: c.Config, assumptions: Assumptions) -> list[Workload]:
+    """Returns the workloads of all jobs. Workloads that share programs and their place in the chain are merged.
+
+    Raises:
+      InputError: if there is none, or the architecture of a model is unknown.
+    """
+    merged: dict[Any, Workload] = {}
+    for workload in (
+        *_teachers(config, assumptions),
+        *_students(config, assumptions),
+        *_evaluations(config, assumptions),
+    ):
+        key = workload.group_key()
+        merged[key] = merged[key].merge(workload) if key in merged else workload
+    if not merged:
+        raise InputError("config: it trains no student and generates with no local model, so there is nothing to plan")
+    return list(merged.values())
+
+
+def _teachers(config: c.Config, assumptions: Assumptions) -> Iterator[GenerationWorkload]:
+    for name, spec in config.rationales.items():
+        if not isinstance(spec, c.ModelSource):
+            continue
+        model_config = assumptions.model_config(spec.model)
+        limits = [corpus.max_prompt_tokens for corpus in config.corpora.values() if name in corpus.rationales]
+        questions = assumptions.count_questions(spec.questions)
+        yield _generation(
+            config.plan,
+            config.plan.prompt_tokens or max(limits, default=c.Corpus.max_prompt_tokens),
+            prompt_settings(config, spec.model, few_shot=spec.few_shot or None).few_shot,
+            names=(name,),
+            config_paths=(f"rationales.{name}.sampling",),
+            job="sample",
+            model_config=model_config,
+            precision="bfloat16",
+            policy=spec.sampling,
+            questions=questions,
+            samples=questions * spec.sampling.n,
+            loads_inference_dtype=bool(spec.model.path),
+        )
+
+
+def _students(config: c.Config, assumptions: Assumptions) -> Iterator[Workload]:
+    """Training of every student, and its dev evaluations."""
+    for name, student in config.students.items():
+        model_config = assumptions.model_config(student.model)
+        corpus, training = config.corpora[student.corpus], student.training
+        yield TrainingWorkload(
+            names=(name,),
+            config_paths=(f"students.{name}.training",),
+            model_config=model_config,
+            precision=student.precision,
+            settings=training,
+            parts=tuple((part, spec.weight) for part, spec in corpus_recipe(config, student.corpus).parts.items()),
+            prompt_tokens=round_up(corpus.max_prompt_tokens - _moved_to_response(model_config), 8),
+            group_size=max(1, min(training.group_size, _responses_per_question(config, corpus))),
+            response_tokens=round_up(corpus.max_response_tokens, 8),
+            updates=training.steps,
+        )
+        if student.dev_sets:
+            questions = assumptions.count_questions(student.dev_sets)
+            questions = min(questions, config.evaluation.dev_questions or questions)
+            evaluations = -(-training.steps // training.eval_every) if training.eval_every else 1
+            yield _evaluation(
+                config,
+                name,
+                c.EvalSpec(name),
+                model_config,
+                questions * evaluations,
+                job="train",
+                paused_training=canonical_settings(training),
+            )
+
+
+def _responses_per_question(config: c.Config, corpus: c.Corpus) -> int:
+    """The most responses to one question in a corpus."""
+    if corpus.n:
+        return corpus.n
+    sources = [config.rationales[name] for name in corpus.rationales]
+    if all(isinstance(source, c.ModelSource) for source in sources):
+        return sum(source.sampling.n for source in sources)
+    return UNLIMITED
+
+
+def _evaluations(config: c.Config, assumptions: Assumptions) -> Iterator[GenerationWorkload]:
+    settings = config.evaluation
+    for name, spec in eval_specs(config).items():
+        model_config = assumptions.model_config(config.students[spec.student].model)
+        questions = assumptions.count_questions(spec.eval_sets, settings.limit)
+        if not spec.rationales_from:
+            yield _evaluation(config, name, spec, model_config, questions, settings.sampling.n)
+            if n := settings.self_consistency.n:
+                yield _evaluation(config, name, spec, model_config, questions, n, policy="self_consistency")
+        elif spec.combine == "marginal":
+            answers = assumptions.max_answers(spec.eval_sets)
+            yield _evaluation(config, name, spec, model_config, questions * spec.n, candidate_answers=answers)
+        else:  # one response per provided rationale
+            yield _evaluation(config, name, spec, model_config, questions * spec.n)
+
+
+def _evaluation(
+    config: c.Config,
+    name: str,
+    spec: c.EvalSpec,
+    model_config: Any,
+    questions: int,
+    samples: int = 1,
+    policy: str = "sampling",
+    **fields: Any,
+) -> GenerationWorkload:
+    """The evaluation of a student with `samples` responses per question."""
+    student, plan = config.students[spec.student], config.plan
+    corpus = config.corpora[student.corpus]
+    # The limit of a corpus includes the few-shot examples with which the student is trained.
+    longest = plan.prompt_tokens or max(1, corpus.max_prompt_tokens - corpus.few_shot * plan.exemplar_tokens)
+    few_shot = None if spec.few_shot < 0 else spec.few_shot
+    return _generation(
+        plan,
+        longest,
+        prompt_settings(config, c.Model(student=spec.student), few_shot=few_shot).few_shot,
+        names=(name,),
+        config_paths=(f"evaluation.{policy}",),
+        model_config=model_config,
+        precision=student.precision,
+        policy=getattr(config.evaluation, policy),
+        questions=questions,
+        samples=questions * samples,
+        **{"job": "evaluate", **fields},
+    )
+
+
+def _generation(plan: c.Plan, longest: int, few_shot: int, **fields: Any) -> GenerationWorkload:
+    """A workload with prompts of up to `longest` tokens after `few_shot` examples."""
+    model_config, bucket = fields["model_config"], fields["policy"].bucket
+    exemplar_tokens = few_shot * plan.exemplar_tokens
+    if model_config.start_token is not None:  # an encoder encodes examples and question together
+        longest, exemplar_tokens = longest + exemplar_tokens, 0
+    prompt_tokens = round_up(longest - _moved_to_response(model_config), bucket)
+    exemplar_tokens = round_up(exemplar_tokens, bucket) if exemplar_tokens else 0
+    if fields.get("candidate_answers"):  # scoring encodes examples and question together
+        prompt_tokens, exemplar_tokens = round_up(prompt_tokens + exemplar_tokens, bucket), 0
+    return GenerationWorkload(prompt_tokens=prompt_tokens, exemplar_tokens=exemplar_tokens, **fields)
+
+
+def _moved_to_response(model_config: Any) -> int:
+    """Prompt tokens that belong to the response: of decoder-only models the last one, its first input."""
+    return 0 if model_config.start_token is not None else 1

@@ -1,0 +1,113 @@
+"""The sampler's programs of a generation workload as ProgramSpecs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from scotd_jax import config as c
+from scotd_jax.distributed import sharding
+from scotd_jax.distributed.mesh import batch_shards
+from scotd_jax.distributed.sharding import AnyMesh
+from scotd_jax.jobs.planning.program_specs import ProgramSpec, abstract_array, build_model, with_shardings
+from scotd_jax.jobs.planning.workloads import GenerationWorkload
+from scotd_jax.layout import round_up
+from scotd_jax.models import api
+from scotd_jax.sampling import decode_loop
+from scotd_jax.sampling.compiled import sampling_programs
+from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_size
+from scotd_jax.sampling.likelihood import make_score_fn
+from scotd_jax.sampling.noise import base_key
+
+ANSWER_TOKENS = 8  # of a candidate answer: a letter or a few words
+STOP_STATES = 8  # of the stop-string table, which is small for any stop strings
+
+
+def generation_programs(
+    workload: GenerationWorkload,
+    mesh: AnyMesh,
+    platform: str,
+    layers: int = 0,
+    output_shardings: Callable[[ProgramSpec], Any] | None = None,
+) -> dict[str, ProgramSpec]:
+    """Returns the programs by name, made by the functions of the sampler.
+
+    Args:
+      workload: the workload.
+      mesh: mesh of described devices, or abstract mesh.
+      platform: platform of the devices.
+      layers: depth of the model; 0 for its own.
+      output_shardings: returns the shardings that the compiler chooses for the results of a program. None replicates
+        them.
+
+    Returns:
+      "few_shot" (if there are examples), "prefill" and "decode"; or "score" alone if candidate answers are scored.
+    """
+    model, policy = build_model(workload, platform, layers), round_batch(workload.policy, mesh)
+    if workload.candidate_answers:
+        return {"score": _score_program(workload, model, policy.batch_size, mesh)}
+    compiled = sampling_programs(model, policy, (0,), workload.model_config.vocab_size, mesh)
+    params, unembedding = _inference_weights(model, mesh)
+    weights = decode_loop.InferenceWeights(params, unembedding)
+    B, W = policy.batch_size, contexts_per_group(policy)
+    by_question, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    programs: dict[str, ProgramSpec] = {}
+    few_shot = None
+    if workload.exemplar_tokens:
+        arguments = (params, *_prompts(1, workload.exemplar_tokens, replicated))
+        spec = ProgramSpec(compiled.prefill_few_shot, arguments, {"weights": params})
+        shapes = jax.eval_shape(compiled.prefill_few_shot, *arguments)
+        shardings = output_shardings(spec) if output_shardings else jax.tree.map(lambda _: replicated, shapes)
+        programs["few_shot"], few_shot = spec, with_shardings(shapes, shardings)
+    initial = jax.eval_shape(lambda p: decode_loop.init_state(model, policy, p, B, W, workload.prompt_tokens), params)
+    shardings = jax.tree.map(lambda leaf: sharding.cache_sharding(mesh, leaf.shape), initial)
+    contexts, state, cache = with_shardings(initial, shardings)
+    prompts = _prompts(prefill_batch_size(B, mesh), workload.prompt_tokens, by_question)
+    source = abstract_array((W, B), jnp.int32, replicated)
+    arguments = (params, few_shot, contexts, *prompts, source)
+    programs["prefill"] = ProgramSpec(compiled.prefill, arguments, {"weights": params, "cache": (few_shot, contexts)})
+    stop_table = abstract_array((STOP_STATES, workload.model_config.vocab_size), jnp.int32, replicated)
+    inputs, base = _step_inputs(policy, by_question), jax.eval_shape(lambda: base_key(0))
+    arguments = (weights, few_shot, contexts, state, cache, inputs, base, stop_table)
+    held = {"weights": weights, "cache": (few_shot, contexts, state, cache)}
+    programs["decode"] = ProgramSpec(compiled.decode_steps, arguments, held)
+    return programs
+
+
+def round_batch(policy: c.Sampling, mesh: AnyMesh) -> c.Sampling:
+    """Returns the policy with the batch size that a sampler on that mesh uses."""
+    return dataclasses.replace(policy, batch_size=round_up(policy.batch_size, batch_shards(mesh)))
+
+
+def _score_program(workload: GenerationWorkload, model: api.Model, questions: int, mesh: AnyMesh) -> ProgramSpec:
+    """Scores all answers of as many prompts at a time as a sampler decodes. The context of the prompts is internal."""
+    by_question, shape = sharding.batch_sharding(mesh), (questions, workload.candidate_answers, ANSWER_TOKENS)
+    prompts = _prompts(questions, workload.prompt_tokens, by_question)
+    answers = (abstract_array(shape, dtype, by_question) for dtype in (jnp.int32, jnp.int32, jnp.bool_))
+    params, _ = _inference_weights(model, mesh)
+    buffers = {"context": jax.eval_shape(model.prefill, params, *prompts)}
+    return ProgramSpec(jax.jit(make_score_fn(model)), (params, *prompts, *answers), {"weights": params}, buffers)
+
+
+def _prompts(count: int, length: int, at: NamedSharding) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Token ids and mask of prompts."""
+    return abstract_array((count, length), jnp.int32, at), abstract_array((count, length), jnp.bool_, at)
+
+
+def _step_inputs(policy: c.Sampling, at: NamedSharding) -> decode_loop.StepInputs:
+    """The inputs of "decode" [B, G] in the order of the fields of StepInputs."""
+    fields = ((jnp.bool_, ()), (jnp.int32, ()), (jnp.int32, ()), (jnp.uint32, (2,)), (jnp.int32, ()))
+    shape = (policy.batch_size, policy.n)
+    return decode_loop.StepInputs(*(abstract_array((*shape, *more), dtype, at) for dtype, more in fields))
+
+
+def _inference_weights(model: api.Model, mesh: AnyMesh) -> tuple[Any, jax.ShapeDtypeStruct]:
+    """Parameters cast for inference, and the unembedding matrix."""
+    abstract = model.abstract()
+    shardings = sharding.param_shardings(mesh, model.axes(), abstract)
+    weights = jax.eval_shape(lambda params: decode_loop.inference_weights(model, params), abstract)
+    unembedding = shardings["lm_head"]["kernel"] if "lm_head" in shardings else shardings["embed"]["tokens"]
+    return with_shardings(weights.params, shardings), with_shardings(weights.unembedding, unembedding)

@@ -1,0 +1,62 @@
+"""Jitted programs with abstract arguments: shapes, dtypes and shardings without values.
+
+With a mesh of described devices a program can be compiled. With an abstract mesh its costs can be counted.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from scotd_jax.jobs.planning.depth import with_layers
+from scotd_jax.jobs.planning.workloads import Workload
+from scotd_jax.models import api, registry
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramSpec:
+    """A program and its abstract arguments.
+
+    Attributes:
+      function: jitted function.
+      arguments: its arguments as trees of `jax.ShapeDtypeStruct`.
+      held: parts of the arguments by name: "weights", "optimizer", "cache".
+      buffers: large arrays that the program allocates, by name: those of `update_buffers`, or the "context" of the
+        prompts in "score".
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    held: dict[str, Any]
+    buffers: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def build_model(workload: Workload, platform: str, layers: int = 0) -> api.Model:
+    """Returns the functions of a workload's model with `layers` layers (0: its own number)."""
+    config = with_layers(workload.model_config, layers) if layers else workload.model_config
+    return registry.build(config, api.Precision(workload.precision), platform)
+
+
+def abstract_array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """Returns a tree of abstract arrays with the given shardings."""
+    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, shardings)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Returns the bytes of a tree of abstract arrays on one device."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            total += 8  # a key is two uint32
+        else:
+            shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+            total += math.prod(shape) * jnp.dtype(leaf.dtype).itemsize
+    return total
