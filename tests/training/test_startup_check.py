@@ -82,7 +82,7 @@ def test_extracted_pairs_are_single_responses_with_their_prompts(corpus):
     ):
         length = int(weights.sum())
         response = targets[0, :length].tolist()
-        question = grouped(response[0] // 10)
+        question = uneven_example(response[0] // 10)
         assert response in question.responses
         assert prompt[mask].tolist() == question.prompt[:-1]
         assert inputs[0, :length].tolist() == [question.prompt[-1], *response[:-1]]
