@@ -1,8 +1,8 @@
-"""Files that appear complete or not at all, locally and in a bucket.
+"""Atomic file writes, local and remote (gs://).
 
-A file is written under a temporary name beside its final one, flushed to the disk and then renamed. Whoever sees the
-final name sees every byte. A process that is killed leaves at most a temporary file, which no reader looks at and
-which `remove_partial_files` removes.
+A file is written under a temporary name beside its final one, flushed to disk and then renamed, so a file with its
+final name is always complete. A killed process leaves at most a temporary file, which readers ignore and which
+`remove_partial_files` deletes.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_local(path: epath.PathLike) -> bool:
-    """Whether `path` is on a file system of this machine (and not gs://)."""
+    """Returns whether the path is local, and not remote like gs://."""
     return "://" not in os.fspath(path)
 
 
 @contextlib.contextmanager
 def disk_full_as_input_error(path: epath.PathLike) -> Iterator[None]:
-    """Raises InputError, which names `path`, in place of the OSError of a full disk or quota."""
+    """Converts the OSError of a full disk or quota to an InputError that names the path."""
     try:
         yield
     except OSError as error:
@@ -35,16 +35,18 @@ def disk_full_as_input_error(path: epath.PathLike) -> Iterator[None]:
             raise
         raise InputError(
             f"{path}: the disk is full, the file was not written ({error.strerror}). Nothing that was complete "
-            "before is lost: free some space and give the same command again"
+            "before is lost: free some space and run the same command again"
         ) from error
 
 
 @contextlib.contextmanager
 def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
-    """A binary file to write to; it gets its name `path` when the block ends without an exception.
+    """Opens a binary file that is renamed to `path` when the block ends without an exception.
 
-    The folder is made where it is missing. Raises InputError when the disk is full; the file that had the name
-    before is then untouched, and so is every other file.
+    Creates missing folders.
+
+    Raises:
+      InputError: if the disk is full. An existing file at `path` is left unchanged.
     """
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
@@ -59,15 +61,15 @@ def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
             temporary.replace(path)
             sync_folder(path.parent)
         except BaseException:
-            with contextlib.suppress(OSError):  # the error that brought us here matters more
+            with contextlib.suppress(OSError):  # keep the original error
                 temporary.unlink()
             raise
 
 
 def remove_partial_files(folder: epath.PathLike, prefix: str = "") -> None:
-    """Removes the temporary files of killed writers whose final names begin with `prefix`.
+    """Deletes the temporary files that killed processes have left of files whose names begin with `prefix`.
 
-    Only for whoever is alone in writing such names.
+    Call it only from the single process that writes such names: it would delete the files of a live writer.
     """
     folder = epath.Path(folder)
     if not folder.is_dir():
@@ -78,7 +80,7 @@ def remove_partial_files(folder: epath.PathLike, prefix: str = "") -> None:
 
 
 def sync_folder(folder: epath.Path) -> None:
-    """Makes renames in `folder` survive a power cut; a rename is only an entry of the folder. A bucket needs none."""
+    """Flushes a folder, so that renames in it survive a power cut. Does nothing for remote folders."""
     if not is_local(folder):
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -21,9 +21,14 @@ _STAGING = ".staging-"
 
 @contextlib.contextmanager
 def local_copy(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[pathlib.Path]:
-    """A local path with the contents of `path`: itself if local, else a temporary copy of its `wanted` files.
+    """Yields a local path with the contents of `path`: itself if local, else a temporary copy.
 
-    Subfolders are not copied. Raises InputError if `path` does not exist.
+    Args:
+      path: a file or folder.
+      wanted: selects files of a folder by name. Subfolders are not copied.
+
+    Raises:
+      InputError: if `path` does not exist.
     """
     source = epath.Path(path)
     if not source.exists():
@@ -45,25 +50,25 @@ def local_copy(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name
 
 @contextlib.contextmanager
 def staged_folder(folder: epath.PathLike) -> Iterator[pathlib.Path]:
-    """A local staging folder; on success its files are renamed into `folder`, which is made if need be.
+    """Yields a local staging folder, whose files are renamed into `folder` when the block ends without an exception.
 
-    A failure inside leaves `folder` as it was. Other files of `folder` stay. What a killed process had staged there
-    is removed, so one process at a time may deliver to a folder.
+    Creates `folder` if needed; its other files stay, and an exception leaves it unchanged. Staging folders of killed
+    processes are deleted, so only one process at a time may write to a folder.
     """
     target = epath.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     parent = os.fspath(target) if is_local(target) else None
     if parent is not None:
-        for left in pathlib.Path(parent).glob(f"{_STAGING}*"):
-            shutil.rmtree(left)
+        for leftover in pathlib.Path(parent).glob(f"{_STAGING}*"):
+            shutil.rmtree(leftover)
     staging = pathlib.Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
     try:
         yield staging
         for item in sorted(staging.iterdir()):
             if parent is None:
-                item_there = target / f".{item.name}.part"
-                epath.Path(item).copy(item_there, overwrite=True)
-                item_there.replace(target / item.name)
+                remote_part = target / f".{item.name}.part"
+                epath.Path(item).copy(remote_part, overwrite=True)
+                remote_part.replace(target / item.name)
             else:
                 _flush(item)
                 os.replace(item, os.path.join(parent, item.name))
@@ -72,7 +77,7 @@ def staged_folder(folder: epath.PathLike) -> Iterator[pathlib.Path]:
 
 
 def _flush(file: pathlib.Path) -> None:
-    """To the disk before the rename, so that a power cut cannot leave the name with nothing behind it."""
+    """Flushes a file before its rename, so that a power cut cannot leave an empty file under the final name."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)

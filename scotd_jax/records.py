@@ -1,7 +1,7 @@
-"""The two records that pass between all stages: a `Question` is asked, a `Response` is what a model said.
+"""The two records that pass between all stages: `Question` and `Response`.
 
-Both are one JSON object per line on disk. Reading is strict: unknown, missing or wrongly typed fields are refused,
-so that a file of another format can never be taken for one of ours.
+On disk each is one JSON object per line. Reading is strict: unknown, missing or wrongly typed fields are refused, so a
+file of another format is never mistaken for one of these.
 """
 
 import dataclasses
@@ -13,18 +13,24 @@ from typing import Any, TypeVar
 from scotd_jax.errors import InputError
 
 R = TypeVar("R", "Question", "Response")
-Turn = Mapping[str, str]  # of a chat: {"role": "user" or "assistant", "content": TEXT}
-Prompt = str | Sequence[Turn]  # how a question reaches a model: as a text, or as the turns of a chat
+Turn = Mapping[str, str]  # one turn of a chat: {"role": "user" or "assistant", "content": TEXT}
+Prompt = str | Sequence[Turn]  # a text, or the turns of a chat
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
     """One question of a task.
 
-    `id` is unique over everything a run reads (by convention "task/split/name"). `answer` is the gold answer in
-    the form in which students are asked to print it; None where it is not known. `group` ties the members of a
-    contrast pair together. `context` is a passage that the question is about. `tags` are free labels by which
-    results are broken down (family, number of steps).
+    Attributes:
+      id: unique over all questions of a run, by convention "task/split/name".
+      task: name of the task.
+      split: name of the split.
+      text: the question.
+      choices: texts of the answer options; empty for open questions.
+      answer: gold answer in the form that students generate; None if unknown.
+      group: common to the members of a contrast group.
+      context: a passage that the question refers to.
+      tags: free labels for breaking down results (family, number of steps).
     """
 
     id: str
@@ -40,13 +46,20 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """One thing a model said to one question. `(question_id, sample_index)` is its name and is unique in a file.
+    """One response of a model to a question, identified by `(question_id, sample_index)`.
 
-    `text` is what was said, up to the stop string; `rationale` and `answer` are what the task parsed out of it
-    (None: unparsable) and `correct` compares that answer with the gold one (None: no gold answer).
-    `finish_reason` is "stop" (end token or stop string) or "length" (ran into the limit). `logprob` is the natural
-    log-probability of all `num_tokens` tokens, the end token included, under the untempered model. `model` names
-    the speaker and `sampling` the policy.
+    Attributes:
+      question_id: id of the question.
+      sample_index: index of the sample, from 0.
+      text: generated text up to the stop string.
+      rationale: parsed rationale; None if there is none.
+      answer: parsed answer; None if it cannot be parsed.
+      correct: whether the answer equals the gold answer; None without a gold answer.
+      finish_reason: "stop" (end token or stop string) or "length" (token limit).
+      logprob: natural log-probability of all `num_tokens` tokens under the model at temperature 1.
+      num_tokens: number of generated tokens, end token included.
+      model: name of the model.
+      sampling: description of the sampling policy.
     """
 
     question_id: str
@@ -77,14 +90,20 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def to_json(record: Question | Response) -> str:
-    """One line of JSON, without the line end; keys in declaration order, so equal records give equal bytes."""
+    """Returns a line of JSON without the line end. Keys are in declaration order: equal records give equal bytes."""
     return json.dumps({f.name: getattr(record, f.name) for f in dataclasses.fields(record)}, ensure_ascii=False)
 
 
 def from_json(kind: type[R], line: str, where: str) -> R:
-    """Reads one line back. `where` ("FILE line 12") opens every message.
+    """Parses one line.
 
-    Raises InputError on broken JSON and on unknown, missing or wrongly typed fields.
+    Args:
+      kind: `Question` or `Response`.
+      line: a JSON object.
+      where: "FILE line 12", which begins every message.
+
+    Raises:
+      InputError: on malformed JSON and on unknown, missing or wrongly typed fields.
     """
     try:
         fields = json.loads(line)
@@ -96,8 +115,8 @@ def from_json(kind: type[R], line: str, where: str) -> R:
 
 
 def from_mapping(kind: type[R], fields: Mapping[str, Any], where: str) -> R:
-    """A record from its fields. Raises InputError as `from_json` does."""
-    declared, required = _form(kind)
+    """Creates a record from its fields. Raises InputError like `from_json`."""
+    declared, required = _schema(kind)
     if unknown := sorted(fields.keys() - declared.keys()):
         raise InputError(f"{where}: unknown field {unknown[0]!r}; a {kind.__name__} has {', '.join(declared)}")
     if missing := [n for n in required if n not in fields]:
@@ -116,9 +135,8 @@ def from_mapping(kind: type[R], fields: Mapping[str, Any], where: str) -> R:
 
 
 @functools.cache
-def _form(kind: type) -> tuple[dict[str, tuple[str, tuple[type, ...]]], list[str]]:
-    """The fields of a kind of record, each with the name of its type and what may be read for it, and those that must
-    be there."""
+def _schema(kind: type) -> tuple[dict[str, tuple[str, tuple[type, ...]]], list[str]]:
+    """Returns field name -> (name of its type, accepted Python types), and the names of the required fields."""
     fields = dataclasses.fields(kind)
     names = {f.name: str(f.type).replace("<class '", "").replace("'>", "") for f in fields}
     return (
