@@ -1,6 +1,6 @@
-"""The import rules: the core runs on a bare accelerator image, imports point down the module list, the door is fast.
+"""Import rules: the core runs on a bare accelerator image, imports point down, and the command line starts fast.
 
-The list is the one in the README ("Development"); a new folder has to be given its place in it.
+The layers are those of docs/architecture.md; a new folder or module at the top level needs an entry in LAYERS.
 """
 
 import ast
@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "scotd_jax"
 
-# Topmost first: a module may import its own folder and whatever stands below, nothing above.
+# From top to bottom: a module may import from its own folder and from layers below.
 LAYERS = [
     {"main"},
     {"jobs"},
@@ -30,6 +30,7 @@ LAYERS = [
     {"models"},
     {"distributed"},
     {"workdir", "tokenization"},
+    {"chat_templates", "tokenizer_files"},
     {"local_files"},
     {"atomic"},
     {"config", "progress", "records", "layout", "keyed_random"},
@@ -42,7 +43,7 @@ CORE_FILES = {
     *(f"sampling/{name}.py" for name in ("decode_loop", "noise", "policies")),
     *(f"training/{name}.py" for name in ("losses", "step", "optimizer", "trainable")),
 }
-# safetensors, ml_dtypes and etils are small, and jax, flax and orbax bring the last two along.
+# safetensors, ml_dtypes and etils are small; jax, flax and orbax depend on the last two.
 CORE_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping", "orbax", "safetensors", "ml_dtypes", "etils"}
 STDLIB_ONLY = {"config/__init__.py", "config/schema.py", "config/loading.py", "records.py", "errors.py"}
 LAZY = {"tensorflow", "tensorflow_datasets", "datasets", "clu.metric_writers", "grain", "torch", "transformers"}
@@ -51,7 +52,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imports(file: Path, *, top_only: bool) -> Iterator[str]:
-    """Dotted names that a file imports, with `if` and `try` blocks; with functions' bodies unless `top_only`."""
+    """Yields the dotted names that a file imports; with `top_only`, without those in function bodies."""
     todo: list[ast.AST] = [ast.parse(file.read_text())]
     while todo:
         node = todo.pop()
@@ -60,7 +61,7 @@ def imports(file: Path, *, top_only: bool) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import; the project writes scotd_jax.… in full"
+            assert node.level == 0, f"{file}: relative import; write the full name scotd_jax.…"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         todo.extend(ast.iter_child_nodes(node))
 
@@ -70,7 +71,7 @@ def name_of(file: Path) -> str:
 
 
 def part_of(file: Path) -> str:
-    """Folder of a file, or its own name where it lies at the top of the package."""
+    """Returns the folder of a file, or the name of a module at the top level of the package."""
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -78,8 +79,8 @@ def is_core(file: Path) -> bool:
     return name_of(file).startswith(CORE) or name_of(file) in CORE_FILES
 
 
-def own(name: str) -> str:
-    """The part of the package that "scotd_jax.part.thing" belongs to; "" for the package itself."""
+def layer_of(name: str) -> str:
+    """Returns "part" for "scotd_jax.part.thing", and "" for the package itself."""
     return name.split(".")[1] if "." in name else ""
 
 
@@ -88,9 +89,9 @@ def foreign(file: Path, allowed: set[str]) -> list[str]:
     return sorted({name for name in imports(file, top_only=True) if name.split(".")[0] not in allowed})
 
 
-def test_every_file_has_its_place_and_its_folder_is_a_package():
+def test_every_file_has_a_layer_and_its_folder_is_a_package():
     for file in FILES:
-        assert part_of(file) in LEVEL or part_of(file) == "__init__", f"give {name_of(file)} its place in LAYERS"
+        assert part_of(file) in LEVEL or part_of(file) == "__init__", f"add {name_of(file)} to LAYERS"
         assert (file.parent / "__init__.py").is_file(), f"{file.parent} needs an __init__.py, or wheels leave it out"
 
 
@@ -100,7 +101,7 @@ def test_core_imports_only_what_a_bare_accelerator_image_has(file):
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if name_of(f) in STDLIB_ONLY], ids=name_of)
-def test_ground_floor_is_standard_library(file):
+def test_lowest_layer_imports_only_the_standard_library(file):
     assert foreign(file, set()) == []
 
 
@@ -108,9 +109,9 @@ def test_ground_floor_is_standard_library(file):
 def test_imports_point_down(file):
     part = part_of(file)
     for name in imports(file, top_only=False):
-        if name.split(".")[0] == "scotd_jax" and own(name) not in ("", "__version__", part):
-            assert own(name) in LEVEL, f"{name_of(file)} imports {name}, which is no part of the package"
-            assert LEVEL[own(name)] > LEVEL[part], f"{name_of(file)} imports {name} from above or beside it"
+        if name.split(".")[0] == "scotd_jax" and layer_of(name) not in ("", "__version__", part):
+            assert layer_of(name) in LEVEL, f"{name_of(file)} imports {name}, which is not in LAYERS"
+            assert LEVEL[layer_of(name)] > LEVEL[part], f"{name_of(file)} imports {name} from above or beside it"
 
 
 def test_no_import_cycles():
@@ -123,8 +124,8 @@ def test_no_import_cycles():
     assert set(order) == set(modules)
 
 
-def test_importing_everything_leaves_the_heavy_packages_out():
-    """Also what the files say through others: one process imports all of the package and looks at what came along."""
+def test_importing_the_package_does_not_import_heavy_libraries():
+    """Covers indirect imports: one process imports the whole package and lists the loaded modules."""
     names = [name_of(f).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for f in FILES]
     modules = [f"scotd_jax.{name}" for name in names if name not in ("__init__", "main")]
     code = (
@@ -136,8 +137,8 @@ def test_importing_everything_leaves_the_heavy_packages_out():
     assert done.stdout.split() == [], "imported at the top somewhere"
 
 
-def test_help_is_fast_and_leaves_jax_alone():
-    """Processor time, not wall time: other work on the machine must not fail the test."""
+def test_help_is_fast_and_does_not_import_jax():
+    """Measures processor time, so that other work on the machine cannot fail the test."""
     code = (
         "import runpy, sys\n"
         "sys.argv = ['main', '--help']\n"

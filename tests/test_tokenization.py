@@ -1,4 +1,4 @@
-"""Tokenizers: the real ones against data.md and the libraries, the trained one against its definition."""
+"""Tests of the tokenizers: pretrained ones against their libraries, word-level ones against their definition."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotd_jax.errors import InputError
-from scotd_jax.tokenization import SPECIALS, Tokenizer
+from scotd_jax.tokenization import SPECIAL_TOKENS, Tokenizer
 
 WORDS = ["the red box is in the hall .", "the answer is (a) .", "the hall is red ."]
 
@@ -34,25 +34,25 @@ def questions(shared_data, count=200) -> list[str]:
     return [*stems, "Q: x\n\nA: {y}", "naïve 日本 ½ ﬁne", " two  blanks "]
 
 
-def adds_up(tokenizer: Tokenizer, ids: list[int]) -> bool:
+def token_bytes_match_decode(tokenizer: Tokenizer, ids: list[int]) -> bool:
     texts = tokenizer.token_bytes()
     joined = b"".join(texts[i] for i in ids).decode(errors="replace")
     return joined.removeprefix(" ") == tokenizer.decode(ids).removeprefix(" ")
 
 
-# The word tokenizer
+# ---- word-level tokenizers
 
 
-def test_words_are_counted_and_ordered(words):
+def test_word_level_ids_are_ordered_by_frequency(words):
     assert (words.pad_id, words.eos_id, words.bos_id) == (0, 1, 3)
     assert words.encode("the . is") == [4, 5, 6]  # four times, three, three
-    assert words.size == len(SPECIALS) + len({w for text in WORDS for w in text.split()})
+    assert words.size == len(SPECIAL_TOKENS) + len({w for text in WORDS for w in text.split()})
     assert words.encode("the  green\nbox") == [words.encode("the")[0], 2, words.encode("box")[0]]
     assert Tokenizer.train_word_level(reversed(WORDS)).fingerprint() == words.fingerprint()
     assert Tokenizer.train_word_level(WORDS[:2]).fingerprint() != words.fingerprint()
 
 
-def test_words_round_trip_and_specials_vanish(words):
+def test_word_level_round_trip_drops_special_tokens(words):
     for text in WORDS:
         assert words.decode(words.encode(text)) == text
     assert words.decode([0, *words.encode("red box"), 2, 1, 0]) == "red box"
@@ -65,16 +65,16 @@ def test_words_round_trip_and_specials_vanish(words):
 
 @settings(max_examples=50, deadline=None)
 @given(ids=st.lists(st.integers(0, 12)))
-def test_word_token_texts_add_up(ids):
-    assert adds_up(Tokenizer.train_word_level(WORDS), ids)
+def test_word_level_token_bytes_match_decode(ids):
+    assert token_bytes_match_decode(Tokenizer.train_word_level(WORDS), ids)
 
 
 @pytest.mark.parametrize("kind", [None, "opt", "t5", "decoder"])
 @pytest.mark.parametrize("model_type", [None, "opt", "t5"])
-def test_words_saved_and_loaded(words, tmp_path, kind, model_type):
+def test_saved_word_level_tokenizer_loads_here_and_in_transformers(words, tmp_path, kind, model_type):
     transformers = pytest.importorskip("transformers")
     words.save(tmp_path, kind)
-    if model_type:  # beside a model's config AutoTokenizer could prefer that model's own class
+    if model_type:  # AutoTokenizer could prefer the class of the model beside it
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     again = Tokenizer.load(tmp_path)
     assert again.fingerprint() == words.fingerprint()
@@ -87,19 +87,19 @@ def test_words_saved_and_loaded(words, tmp_path, kind, model_type):
     assert not list(tmp_path.glob(".staging*"))
 
 
-# T5
+# ---- T5
 
 
-def test_t5_ids_are_those_of_sentencepiece(t5, shared_data):
+def test_t5_ids_match_sentencepiece(t5, shared_data):
     sentencepiece = pytest.importorskip("sentencepiece")
     oracle = sentencepiece.SentencePieceProcessor(model_file=str(shared_data / "tokenizers/t5/spiece.model"))
     for text in questions(shared_data):
         assert t5.encode(text) == oracle.encode(text)
         assert t5.prompt_ids(text, "t5") == [*oracle.encode(text), 1]
-        assert adds_up(t5, t5.encode(text))
+        assert token_bytes_match_decode(t5, t5.encode(text))
 
 
-def test_t5_facts(t5):
+def test_t5_known_ids(t5):
     assert (t5.pad_id, t5.eos_id, t5.bos_id, t5.size) == (0, 1, 1, 32100)
     assert t5.encode("\n\n") == []
     assert t5.encode("{ } < ~ \\ ^ `")[1::2] == [2] * 7
@@ -108,10 +108,10 @@ def test_t5_facts(t5):
     assert (texts[8774], texts[0], texts[1], texts[2], texts[32099]) == (b" Hello", b"", b"", b"", b"")
 
 
-# OPT
+# ---- OPT
 
 
-def test_opt_facts(opt):
+def test_opt_known_ids(opt):
     assert (opt.bos_id, opt.eos_id, opt.pad_id, opt.size) == (2, 2, 1, 50265)
     assert opt.encode("\n\n") == [50140]
     assert opt.encode("\n\nQ:")[:2] == [50118, 50118]
@@ -123,7 +123,7 @@ def test_opt_facts(opt):
     assert (texts[50140], texts[50118], texts[1437], texts[2], texts[1]) == (b"\n\n", b"\n", b" ", b"", b"")
 
 
-def test_opt_round_trips_any_text(opt, shared_data):
+def test_opt_round_trips_arbitrary_text(opt, shared_data):
     texts = opt.token_bytes()
     for text in questions(shared_data):
         ids = opt.encode(text)
@@ -132,12 +132,12 @@ def test_opt_round_trips_any_text(opt, shared_data):
         assert opt.prompt_ids(text, "opt") == [2, *ids]
 
 
-# Saving and loading real ones; other sources
+# ---- saving and loading
 
 
 @pytest.mark.parametrize("kind", ["t5", "opt"])
 @pytest.mark.parametrize("name", ["t5", "opt"])
-def test_real_tokenizers_saved_and_loaded(name, kind, request, tmp_path):
+def test_saved_pretrained_tokenizer_loads_here_and_in_transformers(name, kind, request, tmp_path):
     transformers = pytest.importorskip("transformers")
     tokenizer = request.getfixturevalue(name)
     tokenizer.save(tmp_path, kind)
@@ -152,31 +152,37 @@ def test_real_tokenizers_saved_and_loaded(name, kind, request, tmp_path):
 def test_byte_fallback_tokens_become_bytes(shared_data):
     llama = Tokenizer.load(shared_data / "checkpoints" / "stories260K")
     assert llama.encode("Once upon a time") == [403, 407, 261, 378]
-    assert llama.prompt_ids("Once upon a time", "decoder") == [1, 403, 407, 261, 378]  # as its own template begins
+    assert llama.prompt_ids("Once upon a time", "decoder") == [
+        1,
+        403,
+        407,
+        261,
+        378,
+    ]  # begins with <s> like the tokenizer itself
     ids = llama.encode("Once\nupon é")
     texts = llama.token_bytes()
     assert b"\n" in [texts[i] for i in ids]
-    assert adds_up(llama, ids)
+    assert token_bytes_match_decode(llama, ids)
 
 
-def test_a_decoder_prompt_begins_and_never_ends_as_the_tokenizer_says(words):
+def test_decoder_prompt_has_only_the_leading_special_tokens_of_the_tokenizer(words):
     from tokenizers import processors
 
-    begun = Tokenizer.train_word_level(WORDS)
-    begun._backend.post_processor = processors.TemplateProcessing(
+    tokenizer = Tokenizer.train_word_level(WORDS)
+    tokenizer._backend.post_processor = processors.TemplateProcessing(
         single=["<s>", "$A", "</s>"], special_tokens=[("<s>", 3), ("</s>", 1)]
     )
-    assert begun._backend.encode("red").ids == [3, *words.encode("red"), 1]
-    assert begun.prompt_ids("red box", "decoder") == [3, *words.encode("red box")]
-    assert begun.encoder("decoder").prefix_ids == (3,)
+    assert tokenizer._backend.encode("red").ids == [3, *words.encode("red"), 1]
+    assert tokenizer.prompt_ids("red box", "decoder") == [3, *words.encode("red box")]
+    assert tokenizer.encoder("decoder").prefix_ids == (3,)
 
 
-def test_folder_of_a_bare_spiece_model(t5, shared_data, tmp_path):
+def test_folder_with_a_bare_spiece_model_loads(t5, shared_data, tmp_path):
     shutil.copy(shared_data / "tokenizers/t5/spiece.model", tmp_path / "spiece.model")
     assert Tokenizer.load(tmp_path).fingerprint() == t5.fingerprint()
 
 
-def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
+def test_missing_and_unreadable_tokenizers_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no such file"):
         Tokenizer.load(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"no tokenizer found; expected tokenizer\.json"):
@@ -188,11 +194,11 @@ def test_what_is_no_tokenizer_is_refused_by_name(tmp_path):
         folder = tmp_path / name.replace(".", "_")
         folder.mkdir()
         (folder / name).write_bytes(b"\x00garbage")
-        with pytest.raises(InputError, match="not a tokenizer that can be read"):
+        with pytest.raises(InputError, match="cannot be read as a tokenizer"):
             Tokenizer.load(folder)
 
 
-def test_a_failed_save_leaves_the_folder_as_it_was(words, tmp_path, monkeypatch):
+def test_failed_save_leaves_the_folder_unchanged(words, tmp_path, monkeypatch):
     words.save(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     other = Tokenizer.train_word_level(["quite other words"])
