@@ -16,7 +16,7 @@ from scotd_jax.layout import pad_rows, round_up
 from scotd_jax.models.api import Context, Model
 from scotd_jax.sampling.compiled import SamplingPrograms
 from scotd_jax.sampling.decode_loop import InferenceWeights
-from scotd_jax.sampling.passes import SamplingPass, prompt_parts
+from scotd_jax.sampling.passes import SamplingPass, padded_few_shot_length, prompt_parts
 from scotd_jax.sampling.requests import Request
 from scotd_jax.sampling.scheduler import Scheduler
 from scotd_jax.sampling.slot_buffers import SlotBuffers
@@ -102,7 +102,7 @@ class DecodePass:
         self._prompt_length = sampling_pass.prompt_length
         self._scheduler = Scheduler(policy.batch_size, policy.n, num_contexts)
         self._slots = SlotBuffers(policy.batch_size, policy.n, policy.max_new_tokens)
-        self._few_shot = self._prefill_few_shot(sampling_pass.few_shot_ids)
+        self._few_shot = self._prefill_few_shot(sampling_pass)
         self._contexts, self._state, self._cache = engine.programs.init_state(
             weights.params, policy.batch_size, num_contexts, self._prompt_length
         )
@@ -125,10 +125,11 @@ class DecodePass:
     def _start_token(self, request: Request) -> int:
         return prompt_parts(self._engine.model, request).start_token
 
-    def _prefill_few_shot(self, few_shot_ids: Sequence[int]) -> Context | None:
-        if not few_shot_ids:
+    def _prefill_few_shot(self, sampling_pass: SamplingPass) -> Context | None:
+        if not sampling_pass.few_shot_ids:
             return None
-        tokens, mask = pad_rows([few_shot_ids], round_up(len(few_shot_ids), self._engine.policy.bucket))
+        width = padded_few_shot_length(self._engine.policy, sampling_pass)
+        tokens, mask = pad_rows([sampling_pass.few_shot_ids], width)
         return self._engine.programs.prefill_few_shot(self._weights.params, tokens, mask)
 
     def _admit_questions(self) -> None:
@@ -191,10 +192,18 @@ class DecodePass:
 
 
 def contexts_per_group(policy: Sampling) -> int:
-    """Number of questions whose contexts a group of slots holds at a time."""
+    """Number of questions whose contexts a group of slots holds at a time.
+
+    A single slot needs one. Otherwise two: for 96 questions in 16 groups of 30 slots, with responses of 35 tokens on
+    average and 56 at most, slot utilization was 0.67 with two, 0.62 with one and 0.67 with three.
+    """
     return 1 if policy.n == 1 else 2
 
 
 def prefill_batch_size(batch_size: int, mesh: AnyMesh | None) -> int:
-    """Number of prompts that one prefill call computes: a quarter of the batch, rounded up to the batch shards."""
+    """Number of prompts that one prefill call computes: a quarter of the batch, rounded up to the batch shards.
+
+    It hardly affects slot utilization: in the case of `contexts_per_group`, the whole batch, a quarter and an eighth
+    gave 0.67, half of it 0.64.
+    """
     return round_up(-(-batch_size // 4), 1 if mesh is None else batch_shards(mesh))

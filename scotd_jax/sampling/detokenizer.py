@@ -51,5 +51,5 @@ class Detokenizer:
         found = [at for at in (spelled.find(stop.encode("utf-8")) for stop in self._stops) if at >= 0]
         if not found:
             return text
-        ends = np.cumsum([len(each) for each in token_bytes])
+        ends = np.cumsum([len(part) for part in token_bytes])
         return self._tokenizer.decode(ids[: int(np.searchsorted(ends, min(found), side="right"))])

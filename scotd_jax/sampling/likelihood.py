@@ -62,12 +62,12 @@ def score_candidates(
     if not candidates:
         return
     B = round_up(batch_size, 1 if mesh is None else batch_shards(mesh))
-    C = max(len(each.responses) for each in candidates)
-    R = round_up(max(len(response) for each in candidates for response in each.responses), 8)
+    C = max(len(item.responses) for item in candidates)
+    R = round_up(max(len(response) for item in candidates for response in item.responses), 8)
     buckets: dict[int, list[Candidates]] = defaultdict(list)
-    for each in candidates:
-        prefix, _ = split_prompt(each.prompt_ids, model.start_token)
-        buckets[round_up(len(prefix), bucket)].append(each)
+    for item in candidates:
+        prefix, _ = split_prompt(item.prompt_ids, model.start_token)
+        buckets[round_up(len(prefix), bucket)].append(item)
     score = _compiled_score_fn(model)
     for P, group in sorted(buckets.items(), reverse=True):
         for begin in range(0, len(group), B):
@@ -76,7 +76,7 @@ def score_candidates(
             if mesh is not None:
                 arrays = jax.device_put(arrays, batch_sharding(mesh))
             scores = np.asarray(score(params, *arrays))
-            yield [(each.key, row[: len(each.responses)]) for each, row in zip(batch, scores, strict=False)]
+            yield [(item.key, row[: len(item.responses)]) for item, row in zip(batch, scores, strict=False)]
 
 
 def make_score_fn(model: Model) -> Callable[..., Float[Array, "B C"]]:
@@ -116,11 +116,11 @@ def _compiled_score_fn(model: Model) -> Callable[..., Float[Array, "B C"]]:
 
 def _batch_arrays(batch: Sequence[Candidates], start_token: int | None, B: int, C: int, R: int, P: int):
     """The arguments of the score function after `params`, padded to the sizes of the batch."""
-    splits = [split_prompt(each.prompt_ids, start_token) for each in batch]
+    splits = [split_prompt(item.prompt_ids, start_token) for item in batch]
     prompt, mask = pad_rows([prefix for prefix, _ in splits] + [[]] * (B - len(batch)), P)
     inputs, targets = [], []
-    for each, (_, start) in zip(batch, splits, strict=True):
-        responses = [list(response) for response in each.responses] + [[]] * (C - len(each.responses))
+    for item, (_, start) in zip(batch, splits, strict=True):
+        responses = [list(response) for response in item.responses] + [[]] * (C - len(item.responses))
         targets += responses
         inputs += [[start, *response[:-1]] for response in responses]
     targets += [[]] * (B * C - len(targets))

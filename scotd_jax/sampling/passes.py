@@ -50,6 +50,12 @@ def plan_passes(model: Model, policy: Sampling, requests: Iterable[Request]) -> 
     return [SamplingPass(*key, passes[key]) for key in longest_first]
 
 
+def padded_few_shot_length(policy: Sampling, sampling_pass: SamplingPass) -> int:
+    """Padded number of few-shot tokens of a pass; 0 without few-shot examples."""
+    length = len(sampling_pass.few_shot_ids)
+    return round_up(length, policy.bucket) if length else 0
+
+
 def prompt_parts(model: Model, request: Request) -> PromptParts:
     """Splits a prompt into few-shot examples, the rest and the start token.
 

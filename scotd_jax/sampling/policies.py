@@ -37,37 +37,6 @@ def sample_token(
     return _sample_unrestricted(logits, uniform, policy.temperature, vocab_limit)
 
 
-def _sample_unrestricted(
-    logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"], temperature: float, vocab_limit: int | None
-) -> tuple[Int[Array, "*rows"], Float[Array, "*rows"]]:
-    """`sample_token` without top-k and top-p: finds the block of the token first, then the token in it."""
-    blocks = _blocks(logits)
-    block_max = _apply_limit(vocab_limit, blocks, jnp.max(blocks, axis=-1), jnp.max, -jnp.inf)
-    top = _materialize(jnp.max(block_max, axis=-1, keepdims=True))
-    sums = _materialize(_block_sums(blocks, top))
-    if temperature == 0:
-        block, target = jnp.argmax(block_max, axis=-1), None
-    else:
-        # Scaled before the subtraction, not after: XLA splits two sums that have a term in common, writes this term for
-        # the whole vocabulary and takes three times as long.
-        scale = 1 / temperature
-        weights = sums if scale == 1 else _materialize(_block_sums(blocks * scale, top * scale))
-        weights = _apply_limit(vocab_limit, blocks, weights, lambda x, axis: _block_sums(x * scale, top * scale), 0.0)
-        target = uniform * jnp.sum(weights, axis=-1)
-        block, before = _first_above(weights, target)
-    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
-    first_id = block.astype(jnp.int32) * blocks.shape[-1]
-    allowed = inside
-    if vocab_limit is not None:
-        allowed = jnp.where(first_id[..., None] + _indices(inside) < vocab_limit, inside, -jnp.inf)
-    if target is None:
-        index = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
-    else:
-        index, _ = _first_above(jnp.exp(allowed * scale - top * scale), target - before)
-    chosen = jnp.take_along_axis(inside, index[..., None], axis=-1)[..., 0]
-    return first_id + index, chosen - top[..., 0] - jnp.log(jnp.sum(sums, axis=-1))
-
-
 def log_probability(logits: Float[Array, "*rows V"], token: Int[Array, "*rows"]) -> Float[Array, "*rows"]:
     """Natural log-probability of `token` under softmax(logits)."""
     chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
@@ -100,6 +69,51 @@ def restrict_logits(
     return logits if temperature == 1 else logits / temperature
 
 
+def inverse_cdf(logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"]) -> Int[Array, "*rows"]:
+    """The token into whose interval of the cumulative distribution of softmax(logits) `uniform` falls.
+
+    Two levels: the block, then the token in it. Only the block sums touch the whole vocabulary, and the running sums
+    are short, hence accurate in float32.
+    """
+    top, blocks = _materialize(jnp.max(logits, axis=-1, keepdims=True)), _blocks(logits)
+    sums = _materialize(_block_sums(blocks, top))
+    target = uniform * jnp.sum(sums, axis=-1)
+    block, before = _first_above(sums, target)
+    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    return block * blocks.shape[-1] + _first_above(jnp.exp(inside - top), target - before)[0]
+
+
+def _sample_unrestricted(
+    logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"], temperature: float, vocab_limit: int | None
+) -> tuple[Int[Array, "*rows"], Float[Array, "*rows"]]:
+    """`sample_token` without top-k and top-p: finds the block of the token first, then the token in it."""
+    blocks = _blocks(logits)
+    block_max = _apply_limit(vocab_limit, blocks, jnp.max(blocks, axis=-1), jnp.max, -jnp.inf)
+    top = _materialize(jnp.max(block_max, axis=-1, keepdims=True))
+    sums = _materialize(_block_sums(blocks, top))
+    if temperature == 0:
+        block, target = jnp.argmax(block_max, axis=-1), None
+    else:
+        # Scaled before the subtraction, not after: XLA splits two sums that have a term in common, writes this term for
+        # the whole vocabulary and takes three times as long.
+        scale = 1 / temperature
+        weights = sums if scale == 1 else _materialize(_block_sums(blocks * scale, top * scale))
+        weights = _apply_limit(vocab_limit, blocks, weights, lambda x, axis: _block_sums(x * scale, top * scale), 0.0)
+        target = uniform * jnp.sum(weights, axis=-1)
+        block, before = _first_above(weights, target)
+    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    first_id = block.astype(jnp.int32) * blocks.shape[-1]
+    allowed = inside
+    if vocab_limit is not None:
+        allowed = jnp.where(first_id[..., None] + _indices(inside) < vocab_limit, inside, -jnp.inf)
+    if target is None:
+        index = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
+    else:
+        index, _ = _first_above(jnp.exp(allowed * scale - top * scale), target - before)
+    chosen = jnp.take_along_axis(inside, index[..., None], axis=-1)[..., 0]
+    return first_id + index, chosen - top[..., 0] - jnp.log(jnp.sum(sums, axis=-1))
+
+
 def _nucleus_of_sorted(logits: Float[Array, "*rows k"], temperature: float, top_p: float) -> Float[Array, "*rows"]:
     """Lowest of the logits, sorted in descending order, that a share `top_p` of their probability needs."""
     weights = jnp.exp((logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature)
@@ -130,20 +144,6 @@ def _nucleus(logits: Float[Array, "*rows V"], temperature: float, top_p: float) 
     return jax.lax.bitcast_convert_type(
         jnp.where(threshold >> 31 == 1, threshold & jnp.uint32((1 << 31) - 1), ~threshold), jnp.float32
     )
-
-
-def inverse_cdf(logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"]) -> Int[Array, "*rows"]:
-    """The token into whose interval of the cumulative distribution of softmax(logits) `uniform` falls.
-
-    Two levels: the block, then the token in it. Only the block sums touch the whole vocabulary, and the running sums
-    are short, hence accurate in float32.
-    """
-    top, blocks = _materialize(jnp.max(logits, axis=-1, keepdims=True)), _blocks(logits)
-    sums = _materialize(_block_sums(blocks, top))
-    target = uniform * jnp.sum(sums, axis=-1)
-    block, before = _first_above(sums, target)
-    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
-    return block * blocks.shape[-1] + _first_above(jnp.exp(inside - top), target - before)[0]
 
 
 def _materialize(x: Array) -> Array:

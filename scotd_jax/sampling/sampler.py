@@ -22,7 +22,7 @@ from scotd_jax.sampling.decode_loop import inference_weights
 from scotd_jax.sampling.decode_pass import DecodeEngine, DecodePass, FinishedSequence, SamplerStats
 from scotd_jax.sampling.detokenizer import Detokenizer, SamplerTokenizer
 from scotd_jax.sampling.noise import base_key
-from scotd_jax.sampling.passes import plan_passes
+from scotd_jax.sampling.passes import padded_few_shot_length, plan_passes
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.stop_strings import stop_table
 
@@ -92,10 +92,9 @@ class Sampler:
         weights = inference_weights(model, self.params)
         num_slots, last_yield = policy.batch_size * policy.n, time.monotonic()
         samples: list[Sample] = []
-        for each in passes:
-            few_shot_length = round_up(len(each.few_shot_ids), policy.bucket) if each.few_shot_ids else 0
-            self.shapes.add((few_shot_length, each.prompt_length))
-            for finished in DecodePass(self._engine, weights, each, self.stats).run():
+        for sampling_pass in passes:
+            self.shapes.add((padded_few_shot_length(policy, sampling_pass), sampling_pass.prompt_length))
+            for finished in DecodePass(self._engine, weights, sampling_pass, self.stats).run():
                 samples += map(self._to_sample, finished)
                 waited = time.monotonic() - last_yield
                 if len(samples) >= num_slots or (samples and waited > MAX_WAIT_SECONDS):

@@ -27,13 +27,13 @@ CATEGORIES = ("compile", "input", "checkpoint", "evaluation", "other", "lost")
 class GoodputTracker:
     """Measures seconds by category.
 
-    updates     everything that is not below
-    compile     calls that compile the update for batches of a new shape
-    input       waiting for the next batch while the devices are idle
-    checkpoint  saving, as far as the next update has to wait for it, and restoring
-    evaluation  evaluating the dev questions
-    other       sharding the parameters and initializing the optimizer
-    lost        updates of earlier processes that have to be repeated
+    - `updates`: everything that is not below
+    - `compile`: calls that compile the update for batches of a new shape
+    - `input`: waiting for the next batch while the devices are idle
+    - `checkpoint`: saving, as far as the next update has to wait for it, and restoring
+    - `evaluation`: evaluating the dev questions
+    - `other`: sharding the parameters, initializing the optimizer, the startup check
+    - `lost`: updates of earlier processes that have to be repeated
 
     Args:
       previous: seconds of earlier processes (`previous_seconds`).

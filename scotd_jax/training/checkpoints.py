@@ -3,8 +3,8 @@
 This is the only file that uses Orbax. A checkpoint has the items `params` and `optimizer` (its state and the number of
 updates), so that parameters can be loaded without the optimizer, and `frozen` if some parameters are frozen
 (trainable.py). Every checkpoint is complete: a run resumes from it bit for bit, and `load_params` returns plain model
-parameters whatever was trained. The state of the data iterator, a few numbers, is in the metadata. It is the same on
-every host, so a run can resume with another number of hosts and another mesh.
+parameters also for LoRA. The state of the data iterator, a few numbers, is in the metadata. It is the same on every
+host, so a run can resume with another number of hosts and another mesh.
 """
 
 import json

@@ -93,12 +93,13 @@ def train(
     folder = epath.Path(folder)
     tensorboard = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
+        # 1. and 2.
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.max_to_keep))
         done = checkpoints.latest or 0
         tracker = GoodputTracker(previous_seconds(folder / "metrics.jsonl", done))
         with tracker.measure("other"):
             programs = training_programs(model, training, parts, mesh)
-            dropout_seed = programs.dropout_seed(seed) if training.dropout > 0 else ()
+            dropout_args = (programs.dropout_seed(seed),) if training.dropout > 0 else ()
             if not done:
                 state = programs.init_state(initial_params and initial_params(), seed)
         if done:
@@ -116,6 +117,7 @@ def train(
             emit(step, {**values, **tracker.totals()})
 
         metrics = DeferredMetrics(training.log_every, emit_with_times, tracker.update_seconds, mesh_peak_flops(mesh))
+        # 3.
         steps = profile_steps(range(done + 1, training.steps + 1), profile, folder / "profile", done + 1, metrics.wait)
         for step in stack.enter_context(contextlib.closing(steps)):
             with tracker.measure("input", metrics.devices_idle):
@@ -126,9 +128,10 @@ def train(
             with jax.transfer_guard("disallow"):  # no accidental transfers to or from a device
                 batch = sharding.shard_batch(host_batch, programs.batch_sharding)
                 with tracker.measure("compile") if programs.is_new_shape(batch) else contextlib.nullcontext():
-                    state, update_metrics = programs.step(state, batch, *dropout_seed)
+                    state, update_metrics = programs.step(state, batch, *dropout_args)
                 metrics.add(step, update_metrics, batch_flops(model.config, batch))
 
+            # 4.
             evaluates, saves = _evaluates_and_saves(step, training)
             if not saves:
                 continue
@@ -143,6 +146,7 @@ def train(
             with tracker.measure("checkpoint"):
                 checkpoints.save(step, state, batches.get_state(), scores)
             metrics.restart()
+        # 5.
         with tracker.measure("checkpoint"):
             stack.close()
     return tracker.totals()

@@ -2,9 +2,9 @@
 
 Grouping, packing and fused attention do not change the loss in exact arithmetic. This module verifies that for the
 model, precision, devices and compiler at hand, on a few rows of the first batch: it takes single responses out of the
-arrays, puts each beside its own copy of its prompt, without neighbors, with plain masks and positions and with
-attention by XLA, and runs both through the model. It verifies masks, positions and the sharing of prompts in these
-shapes in the forward pass; it verifies neither the data of the batch nor the gradient.
+arrays, gives each its own copy of the prompt, without neighbors, with plain masks and positions and with attention by
+XLA, and runs both through the model. It verifies masks, positions and the sharing of prompts in these shapes in the
+forward pass; it verifies neither the data of the batch nor the gradient.
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 Training holds two trees. Gradients and optimizer moments exist for the *trainable* tree; the *frozen* tree is only
 read. `partition` makes both from model parameters, `combine` makes model parameters from both. If everything is
-trainable, there is no frozen tree, and the trainable one is the parameters.
+trainable, there is no frozen tree, and the trainable tree is the model parameters.
 
 LoRA (Hu et al., arXiv 2106.09685): for a target kernel W[D, F] the trainable tree holds `kernel/A`, float32[D, rank],
 and `kernel/B`, float32[rank, F], and the frozen tree holds `kernel/base`, which is W, and `kernel/scale`, float32[],
@@ -10,7 +10,7 @@ which is alpha / rank. Combined they are W + scale * A @ B.
 
 This saves the moments of everything frozen and its gradients between micro-batches; gradients of frozen parameters are
 not computed at all. It does not save memory in the backward pass: the derivative of each whole combined kernel is
-computed before those of A and B, and the combined kernel exists beside its base.
+computed before those of A and B, and the combined kernel exists in addition to its base.
 """
 
 import re
@@ -104,12 +104,12 @@ def partition_shardings(tree: Params | None, param_shardings: Params) -> Params 
 
     def sharding(name: str) -> jax.sharding.Sharding:
         kernel_name, _, part = name.rpartition("/")
-        whole = known.get(name) or known[kernel_name]
-        if name in known or part == "base" or not isinstance(whole, NamedSharding):
-            return whole
-        rows, columns = (*whole.spec, None, None)[:2]
+        full = known.get(name) or known[kernel_name]
+        if name in known or part == "base" or not isinstance(full, NamedSharding):
+            return full
+        rows, columns = (*full.spec, None, None)[:2]
         spec = {"A": (rows, None), "B": (None, columns), "scale": ()}[part]
-        return NamedSharding(whole.mesh, PartitionSpec(*spec))
+        return NamedSharding(full.mesh, PartitionSpec(*spec))
 
     return _nested({name: sharding(name) for name in flatten_dict(tree, sep="/")})
 

@@ -136,7 +136,7 @@ def test_eight_devices_with_a_loop_make_the_update_of_one_without(one_device):
     for scan, mesh in (("off", one_device), ("on", make_mesh(config.Mesh(data=2, fsdp=2, tensor=2)))):
         programs = training_programs(model, config.Training(scan_layers=scan, **settings), ONE_PART, mesh)
         batch = {"train": sharding.shard_batch(batch_of(8, vocab=V), programs.batch_sharding)}
-        state, metrics = programs.step(programs.init_state(drawn, 0), batch, *programs.dropout_seed(3))
+        state, metrics = programs.step(programs.init_state(drawn, 0), batch, programs.dropout_seed(3))
         states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
     (mu, metrics), (mu_8, metrics_8) = jax.tree.map(np.asarray, states)
     for name, value in metrics.items():

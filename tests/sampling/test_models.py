@@ -41,9 +41,9 @@ def model_and_params(kind):
 
 
 def sampler(kind, policy, *, params=None, mesh=None, **changes):
-    model, placed = model_and_params(kind)
+    model, default_params = model_and_params(kind)
     policy = dataclasses.replace(policy, **{"n": G, "max_new_tokens": T, "batch_size": B, "bucket": 16, **changes})
-    return Sampler(model, params or placed, TOKENIZER, policy, seed=SEED, stops=STOPS, mesh=mesh)
+    return Sampler(model, params or default_params, TOKENIZER, policy, seed=SEED, stops=STOPS, mesh=mesh)
 
 
 def requests(kind, indices=range(G)):
@@ -64,7 +64,7 @@ def default_samples(kind, policy):
 
 @functools.cache
 def teacher_forced_logits(kind):
-    """Logits of whole responses in one call, without a cache: [B, G, T, V]."""
+    """Logits of all response tokens in one call without a cache, [B, G, T, V]."""
     model, _ = model_and_params(kind)
 
     def run(params, prompt, mask, inputs):
@@ -123,9 +123,9 @@ def test_other_requests_in_the_batch_do_not_change_a_bit(kind):
 def test_samples_on_eight_devices_equal_those_on_one(kind):
     model, params = model_and_params(kind)
     mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
-    placed = jax.device_put(params, param_shardings(mesh, model.axes(), model.abstract()))
+    sharded_params = jax.device_put(params, param_shardings(mesh, model.axes(), model.abstract()))
     policy = {"opt-tiny": "greedy", "t5-tiny": "sampled"}[kind]
-    sharded = generate(sampler(kind, POLICIES[policy], params=placed, mesh=mesh), requests(kind))
+    sharded = generate(sampler(kind, POLICIES[policy], params=sharded_params, mesh=mesh), requests(kind))
     for name, sample in default_samples(kind, policy).items():
         assert sharded[name].token_ids == sample.token_ids
         np.testing.assert_allclose(sharded[name].logprob, sample.logprob, rtol=FLOAT32)
@@ -136,11 +136,11 @@ def test_sharing_few_shot_examples_does_not_change_samples(kind):
     """All prompts start alike, and one has other few-shot examples. An encoder encodes the whole prompt in any case."""
     plain = requests(kind)
     few_shot = TOKENIZER.prompt_ids(" ".join(f"word{3 * i % 40}" for i in range(9)), "opt")
-    whole = [dataclasses.replace(r, prompt_ids=[*few_shot, *r.prompt_ids], shared_length=10) for r in plain]
-    whole[1] = dataclasses.replace(whole[1], shared_length=7)
-    separate = [dataclasses.replace(r, shared_length=0) for r in whole]
+    shared = [dataclasses.replace(r, prompt_ids=[*few_shot, *r.prompt_ids], shared_length=10) for r in plain]
+    shared[1] = dataclasses.replace(shared[1], shared_length=7)
+    separate = [dataclasses.replace(r, shared_length=0) for r in shared]
     sharing_sampler = sampler(kind, POLICIES["sampled"])
-    found, expected = generate(sharing_sampler, whole), generate(sampler(kind, POLICIES["sampled"]), separate)
+    found, expected = generate(sharing_sampler, shared), generate(sampler(kind, POLICIES["sampled"]), separate)
     for name, sample in expected.items():
         assert found[name].token_ids == sample.token_ids
         np.testing.assert_allclose(found[name].logprob, sample.logprob, rtol=FLOAT32)

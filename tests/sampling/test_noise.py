@@ -19,12 +19,12 @@ def noise(seed, question_ids, indices, positions):
 
 
 def test_noise_is_the_same_in_every_batch_order_and_group():
-    whole = noise(7, QUESTION_IDS, np.arange(8), 3)
+    full = noise(7, QUESTION_IDS, np.arange(8), 3)
     order = np.random.default_rng(0).permutation(8)
-    np.testing.assert_array_equal(noise(7, [QUESTION_IDS[i] for i in order], order, 3), whole[order][:, order])
-    np.testing.assert_array_equal(noise(7, QUESTION_IDS[5:6], [6], 3), whole[5:6, 6:7])
+    np.testing.assert_array_equal(noise(7, [QUESTION_IDS[i] for i in order], order, 3), full[order][:, order])
+    np.testing.assert_array_equal(noise(7, QUESTION_IDS[5:6], [6], 3), full[5:6, 6:7])
     per_question = (np.arange(8) + np.arange(8)[:, None]) % 8
-    np.testing.assert_array_equal(noise(7, QUESTION_IDS, per_question, 3), np.take_along_axis(whole, per_question, 1))
+    np.testing.assert_array_equal(noise(7, QUESTION_IDS, per_question, 3), np.take_along_axis(full, per_question, 1))
 
 
 def test_positions_can_differ_between_sequences():
