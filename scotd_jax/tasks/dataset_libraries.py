@@ -1,8 +1,8 @@
-"""Where rows come from: a folder of files, `datasets` or `tensorflow-datasets`; as plain Python, in a fixed order.
+"""Rows from `datasets` and `tensorflow-datasets`, as plain Python values in a fixed order.
 
-A path "datasets:NAME" or "tfds:NAME" may name something on the network or a local folder: for `datasets` one of data
-files or one written by `save_to_disk`, for `tfds` one that `builder_from_directory` reads. A configuration follows
-after a slash: "datasets:allenai/ai2_arc/ARC-Easy" (names on the Hub have two parts), "tfds:ai2_arc/ARC-Easy".
+NAME in a path "datasets:NAME" or "tfds:NAME" is a dataset on the network or a local folder: for `datasets` a folder of
+data files or one written by `save_to_disk`, for `tfds` a folder that `builder_from_directory` reads. A configuration
+follows after a slash: "datasets:allenai/ai2_arc/ARC-Easy" (names on the Hub have two parts), "tfds:ai2_arc/ARC-Easy".
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,13 +14,18 @@ from scotd_jax.errors import InputError
 from scotd_jax.tasks.row_files import LocatedRow
 
 RowReader = Callable[[], Iterable[LocatedRow]]
-RowReaders = dict[str, RowReader]  # per split
+RowReaders = dict[str, RowReader]  # by split
 
 
 def library_source(path: str, where: str) -> RowReaders | None:
-    """The splits of "datasets:NAME" or "tfds:NAME"; None for any other path.
+    """Returns one row reader per split of "datasets:NAME" or "tfds:NAME"; None for any other path.
 
-    `where` opens messages. Raises InputError where NAME cannot be loaded, with what the library says.
+    Args:
+      path: the path of a task.
+      where: its config key, for messages.
+
+    Raises:
+      InputError: if the dataset cannot be loaded; the message contains the error of the library.
     """
     library, _, name = path.partition(":")
     if library not in ("datasets", "tfds"):
@@ -42,7 +47,7 @@ def _located(rows: Iterable[Any], where: str) -> Iterator[LocatedRow]:
 
 
 def plain_row(value: Any) -> Any:
-    """Bytes as text, numpy's scalars and arrays as numbers and lists, at any depth."""
+    """Converts bytes to text and numpy scalars and arrays to numbers and lists, recursively."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, Mapping):
@@ -70,13 +75,13 @@ def _tfds(name: str) -> Mapping[str, Iterable[Any]]:
     import tensorflow_datasets as tfds
 
     if tf.config.list_physical_devices("GPU"):
-        tf.config.set_visible_devices([], "GPU")  # it would take the memory that JAX needs
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow would reserve the memory that JAX needs
     if epath.Path(name).is_dir():
         builder = tfds.builder_from_directory(name)
     else:
         builder = tfds.builder(name)
         builder.download_and_prepare()
-    # One shard after the other: the default interleaves them.
+    # One shard after another; the default interleaves them.
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     return {
         split: tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, read_config=config))
@@ -85,7 +90,7 @@ def _tfds(name: str) -> Mapping[str, Iterable[Any]]:
 
 
 def _local(name: str) -> tuple[epath.Path | None, str | None]:
-    """The folder that NAME or NAME without its last part is, and that last part."""
+    """Splits NAME into an existing folder (or None) and the configuration that follows it (or None)."""
     path = epath.Path(name)
     if path.is_dir():
         return path, None

@@ -44,7 +44,7 @@ class QuestionLoader:
         if set_name not in self._sets:
             parsed = QuestionSet.parse(set_name)
             questions = self.task(parsed.task).questions(parsed.split)
-            self._sets[set_name] = tuple(question for question in questions if parsed.holds(question.text))
+            self._sets[set_name] = tuple(question for question in questions if parsed.contains(question.text))
         return self._sets[set_name]
 
     def by_id(self, set_names: Sequence[str], limit: int = 0) -> dict[str, tuple[Question, LoadedTask]]:

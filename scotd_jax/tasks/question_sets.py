@@ -1,9 +1,8 @@
-"""Names of question sets: "TASK.SPLIT", or a fold of one.
+"""Names of question sets: "TASK.SPLIT", or a fold of a split.
 
-"csqa.train@0/5" is the first of five folds of a split and "csqa.train@!0/5" the four others.
-Cross-fitting needs them: a model that learnt from "@!0/5" speaks on "@0/5", so that nothing it says comes from a
-question it has seen. Which fold a question is in follows from its text, so that copies of one question are never on
-both sides.
+"csqa.train@0/5" is the first of five folds of a split and "csqa.train@!0/5" the other four. Folds serve cross-fitting:
+a model trained on "@!0/5" generates for "@0/5", so no response comes from a question in its training data. A hash of
+the question's text determines the fold, so copies of a question are always in the same fold.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ _NAME = re.compile(r"(?P<task>.+)\.(?P<split>[^.@]+)(@(?P<out>!?)(?P<fold>\d+)/(
 
 
 class QuestionSet(NamedTuple):
-    """What a name says: fold `fold` of `folds`, or with `others` all folds but that one."""
+    """A parsed name: fold `fold` of `folds`, or, with `others`, all folds but that one."""
 
     task: str
     split: str
@@ -26,7 +25,7 @@ class QuestionSet(NamedTuple):
 
     @classmethod
     def parse(cls, name: str, where: str = "question set") -> "QuestionSet":
-        """Raises InputError if `name` is no such name."""
+        """Parses a name. Raises InputError if it is malformed; `where` begins the message."""
         found = _NAME.fullmatch(name)
         if not found:
             raise InputError(f"{where}: {name!r} should be TASK.SPLIT, or TASK.SPLIT@0/5 or @!0/5 for a fold of it")
@@ -34,10 +33,10 @@ class QuestionSet(NamedTuple):
             return cls(found["task"], found["split"])
         fold, folds = int(found["fold"]), int(found["folds"])
         if fold >= folds:
-            raise InputError(f"{where}: {name!r}: there is no fold {fold} of {folds}; they count from 0")
+            raise InputError(f"{where}: {name!r}: there is no fold {fold} of {folds}; folds are numbered from 0")
         return cls(found["task"], found["split"], fold, folds, bool(found["out"]))
 
-    def holds(self, text: str) -> bool:
-        """Whether the question of that text is in the set."""
+    def contains(self, text: str) -> bool:
+        """Returns whether the question with this text belongs to the set."""
         digest = hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest()
         return (int.from_bytes(digest, "big") % self.folds == self.fold) != self.others

@@ -1,8 +1,8 @@
-"""From a config's entry to a task.
+"""Task registry: loads a task from its config entry.
 
-A task of your own is a Python file whose path is the `kind`. It defines one function `question(row)` that makes a
-`Question` of a row (tasks/row_task.py) and may define `FILES`, the file per split; or, where rows do not fit, a
-function `task(name, spec, seed)` that returns a `LoadedTask`.
+A custom task is a Python file whose path is the `kind`. It defines a function `question(row)` that converts a row to a
+`Question` (tasks/row_task.py) and optionally `FILES`, a file name per split. Tasks that are not made of rows define a
+function `task(name, spec, seed)` instead, which returns a `LoadedTask`.
 """
 
 import functools
@@ -46,24 +46,30 @@ KINDS: dict[str, TaskFactory] = {
 
 
 def load_task(name: str, task: config.Task, seed: int) -> LoadedTask:
-    """The task that a config calls `name`. `seed` matters only to tasks that are generated.
+    """Loads a task.
 
-    Raises InputError on an unknown kind, an unknown option or files that are not there.
+    Args:
+      name: key of the task in the config.
+      task: its config entry.
+      seed: seed of generated tasks; others ignore it.
+
+    Raises:
+      InputError: on an unknown kind, an unknown option or missing files.
     """
     if task.kind.endswith(".py"):
-        made = _own(task.kind, f"config.tasks.{name}.kind")(name, task, seed)
+        loaded = _custom(task.kind, f"config.tasks.{name}.kind")(name, task, seed)
     elif task.kind in KINDS:
-        made = KINDS[task.kind](name, task, seed)
+        loaded = KINDS[task.kind](name, task, seed)
     else:
         hint = did_you_mean(task.kind, [*KINDS, "the path of a Python file"])
         raise InputError(f"config.tasks.{name}.kind: unknown kind {task.kind!r}; {hint}")
-    if isinstance(made, SplitTask) and (task.exemplars or own_exemplars(made)):
-        made.add_split(EXEMPLARS, functools.partial(exemplar_split, task.exemplars, made))
-    return made
+    if isinstance(loaded, SplitTask) and (task.exemplars or own_exemplars(loaded)):
+        loaded.add_split(EXEMPLARS, functools.partial(exemplar_split, task.exemplars, loaded))
+    return loaded
 
 
-def _own(path: str, where: str) -> TaskFactory:
-    """What the Python file at `path` defines. An error inside the file keeps its traceback."""
+def _custom(path: str, where: str) -> TaskFactory:
+    """Returns the factory that the Python file at `path` defines. An error inside the file keeps its traceback."""
     file = epath.Path(path)
     if not file.exists():
         raise InputError(f"{where}: {path}: no such file")

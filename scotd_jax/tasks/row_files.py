@@ -1,6 +1,6 @@
-"""Rows of data files, each with its place: JSON lines, a JSON list, a JSON object keyed by row, CSV, TSV; `.gz` too.
+"""Readers of data files: JSON lines, a JSON list, a JSON object of rows, CSV and TSV, all optionally gzipped.
 
-What a file holds is told by its contents where names mislead: QuaRel's `dev.jsonl` is one object {"0": {...}, ...}.
+The contents decide between the forms of JSON, since names mislead: QuaRel's `dev.jsonl` is one object {"0": {}, ...}.
 """
 
 import csv
@@ -15,29 +15,38 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 
-LocatedRow = tuple[str, Mapping[str, Any]]  # "FILE line N" or "FILE row N" for messages, and the row
+# "FILE line N" or "FILE row N", for messages, and the fields of the row.
+LocatedRow = tuple[str, Mapping[str, Any]]
 
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
 
 def split_name(path: epath.Path) -> str | None:
-    """The name without its ending: "train" for train.csv.gz; None for a file that does not hold rows."""
+    """Returns the file name without its suffix, "train" for train.csv.gz; None for a file of another type."""
     name = path.name.removesuffix(".gz")
-    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), None)
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
 def read_rows(path: epath.Path) -> Iterator[LocatedRow]:
-    """The rows of a file in its order. Raises InputError on a file that is missing, damaged or of another kind."""
+    """Returns the rows of a file in order.
+
+    Raises:
+      InputError: if the file is missing, damaged or of another type.
+    """
     name = path.name.removesuffix(".gz")
     if name.endswith((".jsonl", ".json")):
         return _json_rows(path)
     if name.endswith((".csv", ".tsv")):
         return _table_rows(path, "\t" if name.endswith(".tsv") else ",")
-    raise InputError(f"{path}: expected a file whose name ends with {', '.join(ENDINGS)} (or one of these and .gz)")
+    raise InputError(f"{path}: expected a file whose name ends with {', '.join(SUFFIXES)} (or one of these and .gz)")
 
 
 def read_text(path: epath.Path) -> str:
-    """The text of a file, unpacked if its name ends with .gz. Raises InputError if that is not possible."""
+    """Returns the text of a file, decompressed if its name ends with .gz.
+
+    Raises:
+      InputError: if the file is missing, is not UTF-8 or is not a complete gzip file.
+    """
     try:
         data = path.read_bytes()
         text = gzip.decompress(data) if path.name.endswith(".gz") else data
@@ -47,16 +56,16 @@ def read_text(path: epath.Path) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
+        raise InputError(f"{path}: not a complete gzip file ({error}); download it again") from None
 
 
 def read_lines(path: epath.Path) -> list[tuple[str, str]]:
-    """("FILE line N", line) of every line that is not blank. Raises InputError as `read_text` does."""
+    """Returns ("FILE line N", line) for every non-blank line. Raises InputError like `read_text`."""
     return _lines(path, read_text(path))
 
 
 def _lines(path: epath.Path, text: str) -> list[tuple[str, str]]:
-    # Not splitlines: a question may hold one of the rarer line separators of Unicode.
+    # Not splitlines: a question may contain one of the rarer Unicode line separators.
     return [(f"{path} line {i}", line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
@@ -66,7 +75,7 @@ def _json_rows(path: epath.Path) -> Iterator[LocatedRow]:
         whole = json.loads(text)
     except json.JSONDecodeError as error:
         if text.lstrip().startswith("["):
-            raise InputError(f"{path} line {error.lineno}: not a whole JSON list ({error})") from None
+            raise InputError(f"{path} line {error.lineno}: not a complete JSON list ({error})") from None
         whole = None
     if isinstance(whole, list):
         for i, row in enumerate(whole, start=1):
@@ -90,7 +99,7 @@ def _object(row: Any, where: str) -> LocatedRow:
 
 
 def _table_rows(path: epath.Path, delimiter: str) -> Iterator[LocatedRow]:
-    """Quoted as CSV is, whatever the delimiter; the first line names the columns."""
+    """Yields the rows of a table with CSV quoting; the first line names the columns."""
     lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(lines, [])

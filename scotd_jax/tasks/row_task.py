@@ -1,9 +1,9 @@
-"""A dataset is one small function from a row to a question; everything else that datasets share is here.
+"""Tasks made of rows: a dataset is one small function from a row to a question; the shared parts are here.
 
-`DataRow` is what such a function gets: the fields of the row as the official file or a library delivers them, with
-helpers that report a broken row by its place. `Dataset` adds the names of the official files. `load` makes a task.
+The function gets a `DataRow`: the fields of the row as the official file or a library delivers them, with helpers that
+report a malformed row by its file and line. `Dataset` adds the names of the official files. `load` creates the task.
 
-Options of every task that is made so: `files`, a file name per split (also with *, several files one after the other).
+All such tasks have the option `files`, a file name per split (with *, several files are read one after another).
 """
 
 import dataclasses
@@ -24,14 +24,23 @@ from scotd_jax.tasks.row_files import LocatedRow, read_rows, split_name
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataRow(Mapping[str, Any]):
-    """The fields of one row. A missing one raises InputError; `get` gives None instead."""
+    """The fields of one row. A missing field raises InputError; `get` returns a default instead.
+
+    Attributes:
+      fields: the fields as they were read.
+      where: "FILE line N", for messages.
+      task: name of the task.
+      split: name of the split.
+      number: index of the row in its split, from 0.
+      options: options of the dataset, including defaults.
+    """
 
     fields: Mapping[str, Any]
-    where: str  # "FILE line N", for messages
+    where: str
     task: str
     split: str
-    number: int  # of the row in its split, from 0
-    options: Mapping[str, Any]  # of the dataset, complete with defaults
+    number: int
+    options: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.fields:
@@ -39,6 +48,7 @@ class DataRow(Mapping[str, Any]):
         return self.fields[name]
 
     def get(self, name: str, default: Any = None) -> Any:
+        """Returns a field, or `default` if it is missing."""
         return self.fields.get(name, default)
 
     def __contains__(self, name: object) -> bool:
@@ -51,7 +61,7 @@ class DataRow(Mapping[str, Any]):
         return len(self.fields)
 
     def text(self, *names: str) -> str:
-        """The first of these fields that the row has, as text without surplus white space; InputError if empty."""
+        """Returns the first existing field of `names` as text with single blanks. Raises InputError if it is empty."""
         name = next((name for name in names if name in self.fields), names[0])
         text = tidy(self[name])
         if not text:
@@ -59,20 +69,28 @@ class DataRow(Mapping[str, Any]):
         return text
 
     def label(self, forms: Mapping[str, str], *names: str) -> str | None:
-        """The answer that a label stands for, by its lower-case text ("1", "true", "positive") in `forms`.
+        """Returns the answer that a label stands for.
 
-        None where there is no label: an empty one, or -1. Raises InputError on any other.
+        Args:
+          forms: maps the lower-case text of a label ("1", "true", "positive") to its answer.
+          *names: fields of the label; the first existing one is read.
+
+        Returns:
+          The answer; None if the label is missing, empty or -1.
+
+        Raises:
+          InputError: on any other label.
         """
         name = next((name for name in names if name in self.fields), None)
-        said = "" if name is None else str("" if self[name] is None else self[name]).strip().lower()
-        if said in ("", "-1", "-"):
+        label = "" if name is None else str("" if self[name] is None else self[name]).strip().lower()
+        if label in ("", "-1", "-"):
             return None
-        if said not in forms:
+        if label not in forms:
             raise InputError(f"{self.where}: {name} {self[name]!r} is not a label; expected one of {', '.join(forms)}")
-        return forms[said]
+        return forms[label]
 
     def lines(self, *parts: str) -> str:
-        """The parts on lines of their own; a format that has none writes blanks instead."""
+        """Returns the parts on separate lines; prompt formats without line ends replace them by blanks."""
         return "\n".join(parts)
 
     def question(
@@ -86,7 +104,7 @@ class DataRow(Mapping[str, Any]):
         group: str | None = None,
         tags: tuple[str, ...] = (),
     ) -> Question:
-        """The question. Its id is "TASK/SPLIT/ID", with the row's number for an `id` that is None."""
+        """Returns a question with the id "TASK/SPLIT/ID"; an `id` of None stands for the row number."""
         return Question(
             id=f"{self.task}/{self.split}/{self.number if id is None else id}",
             task=self.task,
@@ -102,13 +120,18 @@ class DataRow(Mapping[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """`question` makes the question of a row. `files` names, per split, the official files, the first that is there.
+    """How to read a dataset. "{option}" in file and split names and in `exemplars` stands for the value of the option.
 
-    With `files` empty every SPLIT.jsonl, .json, .csv and .tsv of the folder is a split. `read` gives the rows of one
-    file, `rationales` those that come with a row. `options` names further options, each with its allowed values, the
-    first being the default; "{option}" in a name of a file or of a library's split stands for the value. `splits`
-    gives splits of libraries another name. `expected` says in messages what a row should look like.
-    `exemplars` is a name of tasks/exemplars, "{option}" as above.
+    Attributes:
+      question: converts a row to a question.
+      files: candidate file names per split, in order of preference; if empty, every SPLIT.jsonl, .json, .csv and .tsv
+        of the folder is a split.
+      read: reads the rows of one file.
+      rationales: returns the rationales that come with a row.
+      options: further options with their allowed values; the first one is the default.
+      splits: renames splits of the dataset libraries.
+      expected: an example of a row, for messages.
+      exemplars: name of the default few-shot examples in tasks/exemplars.
     """
 
     question: Callable[[DataRow], Question]
@@ -122,7 +145,7 @@ class Dataset:
 
 
 class RowTask(SplitTask):
-    """A task whose questions are rows of a dataset. `ask` makes a question of a row, also of one from elsewhere."""
+    """A task whose questions are the rows of a dataset."""
 
     def __init__(
         self,
@@ -131,23 +154,25 @@ class RowTask(SplitTask):
         prompt_format: PromptFormat,
         spec: config.Task,
         options: Mapping,
-        source: RowReaders,
+        readers: RowReaders,
     ):
+        """Creates a task from one row reader per split; see `load` for the usual way."""
         self.dataset = dataset
         self.options = options
-        loaders = {split: (lambda split=split: self._read(split, source[split], spec.limit)) for split in source}
+        loaders = {split: (lambda split=split: self._read(split, readers[split], spec.limit)) for split in readers}
         super().__init__(name, prompt_format, loaders, spec.limit)
-
-    def row(self, fields: Mapping[str, Any], where: str, split: str, number: int) -> DataRow:
-        return DataRow(fields, where, self.name, split, number, self.options)
 
     @property
     def exemplars(self) -> str:
-        """The name of the dataset's own exemplars."""
+        """The name of the dataset's default exemplars."""
         return self.dataset.exemplars.format_map(self.options).lower()
 
+    def row(self, fields: Mapping[str, Any], where: str, split: str, number: int) -> DataRow:
+        """Returns a row of this task from its fields."""
+        return DataRow(fields, where, self.name, split, number, self.options)
+
     def to_question(self, row: DataRow) -> Question:
-        """The question of a row. Raises InputError if the row or what the dataset makes of it is not in order."""
+        """Converts a row to a question. Raises InputError if the row or the resulting question is malformed."""
         try:
             question = self.dataset.question(row)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -166,32 +191,47 @@ class RowTask(SplitTask):
                 raise InputError(f"{where}: the id {question.id!r} occurs twice; ids must be unique")
             questions[question.id] = question
             if question.answer is not None:
-                said = [tidy(text) for text in self.dataset.rationales(row)]
-                responses += [
-                    gold_response(question, i, text, self.format) for i, text in enumerate(filter(None, said))
-                ]
+                rationales = filter(None, [tidy(text) for text in self.dataset.rationales(row)])
+                responses += [gold_response(question, i, text, self.format) for i, text in enumerate(rationales)]
         return list(questions.values()), responses
 
 
 def load(dataset: Dataset, name: str, spec: config.Task, seed: int) -> RowTask:
-    """The task. Raises InputError on unknown options or files; a broken row is reported when its split is read."""
+    """Loads a task of rows.
+
+    Args:
+      dataset: how to read its rows.
+      name: key of the task in the config.
+      spec: its config entry.
+      seed: unused; every task factory has it.
+
+    Raises:
+      InputError: on unknown options or files. Malformed rows raise it later, when their split is loaded.
+    """
     del seed
     here = f"config.tasks.{name}"
     options = _options(dataset, spec, here)
     files = {split: tuple(f.format_map(options) for f in names) for split, names in dataset.files.items()}
     if not spec.path:
         raise InputError(f"{here}.path: needs the folder of its files, or datasets:NAME, or tfds:NAME")
-    source = library_source(spec.path, f"{here}.path")
-    if source is None:
-        source = _folder(epath.Path(spec.path), files, spec.options.get("files"), dataset.read, here)
+    readers = library_source(spec.path, f"{here}.path")
+    if readers is None:
+        readers = _folder(epath.Path(spec.path), files, spec.options.get("files"), dataset.read, here)
     else:
         names = {"validation": "dev"} | {old.format_map(options): new for old, new in dataset.splits.items()}
-        source = {names.get(split, split): rows for split, rows in source.items()}
-    return RowTask(dataset, name, get_prompt_format(spec.format or "scotd", f"{here}.format"), spec, options, source)
+        readers = {names.get(split, split): rows for split, rows in readers.items()}
+    return RowTask(dataset, name, get_prompt_format(spec.format or "scotd", f"{here}.format"), spec, options, readers)
+
+
+def gold_response(question: Question, index: int, rationale: str, prompt_format: PromptFormat) -> Response:
+    """Returns a rationale of the data as a response: log-probability 0, number of tokens counted in words."""
+    text = prompt_format.target(rationale, question.answer).removesuffix(prompt_format.end)
+    words = len(text.split())
+    return Response(question.id, index, text, rationale, question.answer, True, "stop", 0.0, words, "data", "gold")
 
 
 def tidy(text: Any) -> str:
-    """Text without white space at its ends and with single blanks inside. Raises TypeError on anything but text."""
+    """Returns stripped text with single blanks. Raises TypeError if the value is not a string."""
     if not isinstance(text, str):
         raise TypeError(f"expected text, found {text!r}")
     return " ".join(text.split())
@@ -215,37 +255,44 @@ def _folder(
     read: Callable[[epath.Path], Iterator[LocatedRow]],
     here: str,
 ) -> RowReaders:
+    """Returns one row reader per split: of the chosen files, else of the official ones, else of every data file."""
     if chosen is not None:
-        if not isinstance(chosen, Mapping) or not all(isinstance(file, str) for file in chosen.values()):
-            raise InputError(f"{here}.options.files: expected a file name per split, found {chosen!r}")
-        found = {split: _matches(folder, file) for split, file in chosen.items()}
-        if missing := [split for split, paths in found.items() if not paths]:
-            raise InputError(f"{here}.options.files: {folder / chosen[missing[0]]}: no such file")
+        found = _chosen_files(folder, chosen, here)
     elif official:
-        tried = {s: [p for name in names for p in (name, f"{name}.gz")] for s, names in official.items()}
-        found = {s: next(filter(None, (_matches(folder, name) for name in names)), []) for s, names in tried.items()}
+        names_by_split = {s: [p for name in names for p in (name, f"{name}.gz")] for s, names in official.items()}
+        found = {
+            split: next(filter(None, (_matches(folder, name) for name in names)), [])
+            for split, names in names_by_split.items()
+        }
         found = {split: paths for split, paths in found.items() if paths}
     else:
-        found = {}
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if split := split_name(path):
-                if split in found:
-                    raise InputError(f"{here}.path: {found[split][0]} and {path} are one split; say options.files")
-                found[split] = [path]
+        found = _all_files(folder, here)
     if not found:
         names = ", ".join(name for names in official.values() for name in names) or "SPLIT.jsonl, .json, .csv or .tsv"
-        raise InputError(f"{here}.path: {folder} holds none of the files {names}; name yours by options.files")
+        raise InputError(f"{here}.path: {folder} holds none of the files {names}; set options.files to name yours")
     return {split: (lambda paths=paths: itertools.chain(*map(read, paths))) for split, paths in found.items()}
+
+
+def _chosen_files(folder: epath.Path, chosen: Any, here: str) -> dict[str, list[epath.Path]]:
+    if not isinstance(chosen, Mapping) or not all(isinstance(file, str) for file in chosen.values()):
+        raise InputError(f"{here}.options.files: expected a file name per split, found {chosen!r}")
+    found = {split: _matches(folder, file) for split, file in chosen.items()}
+    if missing := [split for split, paths in found.items() if not paths]:
+        raise InputError(f"{here}.options.files: {folder / chosen[missing[0]]}: no such file")
+    return found
+
+
+def _all_files(folder: epath.Path, here: str) -> dict[str, list[epath.Path]]:
+    found: dict[str, list[epath.Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if split := split_name(path):
+            if split in found:
+                raise InputError(f"{here}.path: {found[split][0]} and {path} are one split; set options.files")
+            found[split] = [path]
+    return found
 
 
 def _matches(folder: epath.Path, name: str) -> list[epath.Path]:
     if "*" in name:
         return sorted(folder.glob(name))
     return [folder / name] if (folder / name).exists() else []
-
-
-def gold_response(question: Question, index: int, rationale: str, prompt_format: PromptFormat) -> Response:
-    """A rationale that came with the data: certain (log-probability zero), counted in words."""
-    text = prompt_format.target(rationale, question.answer).removesuffix(prompt_format.end)
-    words = len(text.split())
-    return Response(question.id, index, text, rationale, question.answer, True, "stop", 0.0, words, "data", "gold")

@@ -1,9 +1,9 @@
 """SST-2 (sentences) and IMDb (reviews, with the contrast set of arXiv 2004.02709): positive or negative.
 
-SST-2 files are tab-separated without quoting: GLUE's have a header, others are "label<TAB>sentence". The files of the
-contrast set are tab-separated *with* CSV quoting; row k of `test_contrast.tsv` is row k of `test_original.tsv`, changed
-so that its label flips, and the two are one group. Large IMDb is a folder per split with a file per review. Reviews
-stay as they are, with their `<br />`.
+SST-2 files are tab-separated without quoting: those of GLUE have a header, others are "label<TAB>sentence". The files
+of the contrast set are tab-separated *with* CSV quoting. Row k of `test_contrast.tsv` is row k of `test_original.tsv`,
+edited so that its label flips; the two form a group. The full IMDb is a folder per split with one file per review.
+Reviews are left unchanged, including `<br />`.
 """
 
 from collections.abc import Iterator
@@ -20,18 +20,19 @@ _LABELS = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive
 
 
 def sst2_question(row: DataRow) -> Question:
-    """GLUE's `idx` is the row's number, so rows are named by their number in all files."""
+    """Uses the row number in the id, for all files: GLUE's `idx` is the same number."""
     text = row.lines("What is the sentiment of the following sentence?", row.text("sentence"))
     return row.question(text, row.label(_LABELS, "label"), CHOICES)
 
 
 def imdb_question(row: DataRow) -> Question:
+    """Groups a review with its contrast edit by the field `pair` (see `read_imdb`)."""
     text = row.lines("What is the sentiment of the following review?", row.text("text", "Text"))
     return row.question(text, row.label(_LABELS, "label", "Sentiment"), CHOICES, group=row.get("pair"))
 
 
 def read_sst2(path: epath.Path) -> Iterator[LocatedRow]:
-    """Rows of an unquoted table, with or without a header."""
+    """Yields the rows of an unquoted table, with or without a header."""
     lines = read_lines(path)
     header = lines[0][1].strip().split("\t") if lines else []
     if "sentence" in header:
@@ -46,9 +47,9 @@ def read_sst2(path: epath.Path) -> Iterator[LocatedRow]:
 
 
 def read_imdb(path: epath.Path) -> Iterator[LocatedRow]:
-    """Rows of a quoted table or of a folder with `neg` and `pos`.
+    """Yields the rows of a quoted table, or of a folder with subfolders `neg` and `pos`.
 
-    Rows of X_original and X_contrast get the name of their pair, "X/k", as field `pair`.
+    Row k of X_original and of X_contrast gets the field `pair` with the value "X/k".
     """
     if path.is_dir():
         for label in ("neg", "pos"):

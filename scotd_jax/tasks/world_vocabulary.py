@@ -1,8 +1,8 @@
-"""The words of the embedded world: three families of questions, their states, operations and wordings.
+"""Vocabulary of the embedded world: three question families with their states, operations and templates.
 
-Every family has twelve states, of two kinds that the reasoning never mentions, and four operations. A question walks
-through the days of a week: on each day an operation is met, or nothing happens ("rest"), or the walk ends ("stop").
-All texts are lower case with blanks between words and punctuation, so that one word is one token.
+Every family has twelve states of two kinds, which the reasoning never mentions, and four operations. A question steps
+through the days of a week: each day applies an operation, changes nothing ("rest") or ends the question ("stop"). All
+texts are lower case with blanks between words and punctuation, so that one word is one token.
 """
 
 import dataclasses
@@ -10,10 +10,15 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class QuestionFamily:
-    """One family. The first six states are of the kind that the cue favours; operations come by falling frequency.
+    """States, operations and templates of one family.
 
-    `questions` and `openings` are templates: `{name}`, `{start}`, `{days}` (the week, day by day), `{a}` and `{b}`
-    (the two options). `verb` is what an operation does in a sentence.
+    Attributes:
+      name: name of the family; the first tag of its questions.
+      states: the first six are of the kind that the spurious cue favours.
+      operations: in order of decreasing frequency (FREQUENCIES).
+      verb: what an operation does in a sentence.
+      questions: templates with `{name}`, `{start}`, `{days}` (the operations day by day), and the options `{a}`, `{b}`.
+      opening: template of the optional first sentence of a rationale.
     """
 
     name: str
@@ -26,7 +31,7 @@ class QuestionFamily:
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 NAMES = ("dan", "mia", "tom", "eve", "sam", "amy")
-FREQUENCIES = (4, 3, 2, 2)  # of a family's operations, in questions and in statements alike
+FREQUENCIES = (4, 3, 2, 2)  # relative frequencies of a family's operations in questions
 
 FAMILIES = (
     QuestionFamily(
@@ -73,8 +78,8 @@ FAMILIES = (
     ),
 )
 
-# One day of a rationale. A day of rest is worded as any other and takes as many words, so that a longer chain, which
-# has fewer days of rest, is no longer as a text: a student with learned positions has seen all of them.
+# One day of a rationale. A day of rest has as many words as any other, so the length of a text does not grow with the
+# number of steps: longer chains need no positions that a student with learned positions has not been trained on.
 STEPS = (
     "from {state} the {day} {operation} {verb} {result} .",
     "{day} {operation} : {state} , then {result} .",

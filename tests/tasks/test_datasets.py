@@ -175,7 +175,7 @@ def test_strategyqa_is_a_list_with_facts(tmp_path):
     assert (fact.rationale, fact.answer, fact.correct) == ("Cows are animals. None reads.", "no", True)
     assert fact.text == "Cows are animals. None reads. So the answer is: no"
     (tmp_path / "strategyqa_train.json").write_text(json.dumps([row])[:-1])
-    with pytest.raises(InputError, match=r"strategyqa_train\.json line 1: not a whole JSON list"):
+    with pytest.raises(InputError, match=r"strategyqa_train\.json line 1: not a complete JSON list"):
         ask("strategyqa", tmp_path, "train")
 
 
@@ -257,7 +257,7 @@ def test_gz_files_are_read_where_they_lie(tmp_path):
     assert ask("gsm8k", tmp_path, "train")[0].answer == "1"
     assert [file.name for file in tmp_path.iterdir()] == ["train.jsonl.gz"]
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(InputError, match=r"train\.jsonl\.gz: not a whole gzip file"):
+    with pytest.raises(InputError, match=r"train\.jsonl\.gz: not a complete gzip file"):
         ask("gsm8k", tmp_path, "train")
 
 

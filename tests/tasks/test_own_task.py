@@ -57,7 +57,7 @@ def test_without_names_every_file_is_a_split(tmp_path):
     (data / "notes.txt").write_text("no rows here")
     assert own(kind, data).splits == ("test", "train")
     (data / "test.json").write_text("[]")
-    with pytest.raises(InputError, match=r"test\.json and .*test\.tsv are one split; say options\.files"):
+    with pytest.raises(InputError, match=r"test\.json and .*test\.tsv are one split; set options\.files"):
         own(kind, data)
 
 
