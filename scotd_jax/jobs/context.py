@@ -71,9 +71,9 @@ class RunContext:
         """Prints a line on the first process."""
         log(message, process_index=jax.process_index())
 
-    def progress(self, total: int, label: str, unit: str, done: int = 0) -> Progress:
+    def progress(self, total: int, label: str, unit: str, done: int = 0, scope: str = "") -> Progress:
         """Returns a progress line that the first process prints."""
-        return Progress(total, label, unit, done=done, process_index=jax.process_index())
+        return Progress(total, label, unit, scope=scope, done=done, process_index=jax.process_index())
 
 
 def make_context(config: c.Config, workdir: Workdir, skip_bad: bool = False) -> RunContext:

@@ -47,7 +47,7 @@ def answer_by_vote(
         return len(rows), iter([rows])
 
     return write_missing(
-        context, missing, folder, f"{set_name}.responses", list(questions), label=f"  {set_name} majority votes"
+        context, missing, folder, f"{set_name}.responses", list(questions), label="  majority vote", scope=set_name
     )
 
 
@@ -75,7 +75,7 @@ def answer_by_marginal(
         return len(ids), iter_marginal_responses(context, model, batch, rationales, sampling)
 
     return write_missing(
-        context, missing, folder, f"{set_name}.responses", list(questions), label=f"  {set_name} summed answers"
+        context, missing, folder, f"{set_name}.responses", list(questions), label="  marginalization", scope=set_name
     )
 
 

@@ -203,7 +203,8 @@ def generate(
         stem,
         list(questions),
         shards=shards,
-        label=f"  {model.name} generates {stem}",
+        label=f"  {model.name}",
+        scope=stem.removesuffix("responses").removesuffix("."),
         note=lambda: f"slots {100 * sampler.stats.utilization:.0f} % busy",
     )
 

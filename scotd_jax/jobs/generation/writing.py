@@ -23,6 +23,7 @@ def write_missing(
     *,
     shards: int | None = None,
     label: str,
+    scope: str = "",
     note: Callable[[], str] = str,
 ) -> list[epath.Path]:
     """Writes the missing responses batch by batch, merges all of them, and returns the merged files.
@@ -36,7 +37,8 @@ def write_missing(
       stem: first part of their names.
       order: ids of all questions, in the order of the merged files.
       shards: number of merged files; None for one named STEM.jsonl.
-      label: label of the progress line.
+      label: name of the model or method, for the progress line.
+      scope: name of the question set, for the progress line.
       note: returns the note beside it.
     """
     writer = ResponseWriter(folder, stem, host=jax.process_index())
@@ -44,7 +46,7 @@ def write_missing(
     # All processes read before any writes: otherwise rows of a fast one would shift the shares of a slow one.
     hosts.sync_processes(f"{folder} {stem} is read")
     missing, batches = generate_missing(done)
-    with context.progress(len(done) + missing, label, "responses", len(done)) as progress:
+    with context.progress(len(done) + missing, label, "responses", len(done), scope) as progress:
         for rows in batches:
             writer.write(rows)
             progress.advance(len(rows), note())

@@ -50,8 +50,7 @@ def generate_on_server(
         rows = RequestPool(context, model, client, questions).responses(requests)
         return sum(len(request.indices) for request in requests), rows
 
-    label = f"  {model.name} generates responses"
-    return write_missing(context, missing, folder, "responses", list(questions), shards=4, label=label)
+    return write_missing(context, missing, folder, "responses", list(questions), shards=4, label=f"  {model.name}")
 
 
 def missing_requests(model: RemoteModel, questions: QuestionsById, done: Set[tuple[str, int]]) -> list[SampleRequest]:
