@@ -18,7 +18,7 @@ PACKAGE = ROOT / "scotd_jax"
 
 # From top to bottom: a module may import from its own folder and from layers below.
 LAYERS = [
-    {"main"},
+    {"main", "api"},
     {"jobs"},
     {"reporting"},
     {"corpus"},

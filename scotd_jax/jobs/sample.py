@@ -18,7 +18,7 @@ from scotd_jax.jobs.generation.servers.batch_files import generate_by_batch_file
 from scotd_jax.jobs.generation.servers.live import generate_on_server
 from scotd_jax.jobs.generation.servers.remote_model import make_remote_model
 from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
-from scotd_jax.rationales.importers.joining import Import
+from scotd_jax.rationales.importers.joining import FileImport
 from scotd_jax.rationales.release import is_released, release
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Response
@@ -40,7 +40,7 @@ def sample(context: RunContext, name: str) -> None:
     imported = None
     if isinstance(spec, FileSource):
         # `skip_bad` is not part of the identity: files with broken rows are only ever imported with it.
-        imported = Import(spec, f"config.rationales.{name}", context.skip_bad)
+        imported = FileImport(spec, f"config.rationales.{name}", context.skip_bad)
     identity = manifests.responses_identity(context, name, imported.files if imported else ())
     if not artefact.begin(identity):
         context.log("  already complete")
@@ -109,7 +109,7 @@ def _task_responses(context: RunContext, set_names: Sequence[str]) -> list[Respo
 
 
 def _from_files(
-    context: RunContext, imported: Import, questions: QuestionsById, artefact: Artefact
+    context: RunContext, imported: FileImport, questions: QuestionsById, artefact: Artefact
 ) -> list[epath.Path]:
     """Imports files, all or nothing: what a refused file leaves behind is removed."""
     try:

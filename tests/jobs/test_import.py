@@ -10,7 +10,7 @@ from scotd_jax import config as c
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import make_context
 from scotd_jax.jobs.sample import sample
-from scotd_jax.rationales.importers.joining import Import
+from scotd_jax.rationales.importers.joining import FileImport
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, to_json
 from scotd_jax.tasks.registry import load_task
@@ -105,7 +105,7 @@ def test_what_was_sampled_can_be_imported(home):
     spec = c.FileSource(path=f"{folder}/responses-*.jsonl", importer="responses")
     task = load_task("home", c.Task(kind="jsonl", path=str(home / "task")), 0)
     asked = {q.id: (q, task) for q in task.questions("train")}
-    assert list(Import(spec, "r").responses(asked)) == rows
+    assert list(FileImport(spec, "r").responses(asked)) == rows
 
 
 def test_a_release_may_be_asked_for_later(home):
@@ -187,7 +187,7 @@ def test_commonsenseqa_by_palm(shared_data, tmp_path):
     asked = ask(shared_data / "commonsenseqa", "train_rand_split.jsonl", "block")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/train_CoT_*.json.gz"
     spec = c.FileSource(path=path, importer="commonsenseqa_palm540b")
-    job = Import(spec, "r")
+    job = FileImport(spec, "r")
     assert sum("\n\n" in row.text for row in job.responses(asked)) == 0
     total = job.ledger.to_json()["total"]
     assert (total["read"], total["right"], total["no_answer"], total["questions"]) == (9741, 7377, 182, 9741)
@@ -195,13 +195,13 @@ def test_commonsenseqa_by_palm(shared_data, tmp_path):
     (tmp_path / "ids.txt").write_text("".join(f"{id_}\n" for id_ in asked))
     by_row = c.FileSource(path=path, importer=spec.importer, options={"ids": str(tmp_path / "ids.txt")})
     with pytest.raises(InputError, match=r"of 9741 .*\(20.5%\), no better than chance \(20.0%\): .*wrong order"):
-        list(Import(by_row, "r").responses(asked))
+        list(FileImport(by_row, "r").responses(asked))
 
 
 def test_commonsenseqa_dev_by_palm(shared_data):
     asked = ask(shared_data / "commonsenseqa", "dev_rand_split.jsonl")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/test_CoT_*.json.gz"
-    job = Import(c.FileSource(path=path, importer="commonsenseqa_palm540b"), "r")
+    job = FileImport(c.FileSource(path=path, importer="commonsenseqa_palm540b"), "r")
     list(job.responses(asked))
     total = job.ledger.to_json()["total"]
     assert (total["read"], total["right"], total["no_answer"]) == (1221, 961, 16)

@@ -1,98 +1,111 @@
-"""Which question a row of an imported file belongs to: by id or by the question's text, never by row.
+"""Matching of imported rows to questions: by id or by the text of the question, never by the order of the rows.
 
-Texts are compared with white space collapsed, in the forms in which question files and prompts write them.
+Texts are compared with white space collapsed, in all forms in which question files and prompts write them.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 from scotd_jax.rationales.importers.imported import BadRowError, ImportedResponse
 from scotd_jax.records import Question
-from scotd_jax.tasks.base import LoadedTask
 from scotd_jax.tasks.prompt_formats import choice_letters
+from scotd_jax.tasks.question_loader import QuestionsById
 
 _OPENING = re.compile(r"(?:Q|Question|question) ?: ")
 _CLOSING = re.compile(r" (?:A|Answer|answer) ?:$")
 _LABEL = re.compile(r"\s*\(?[A-Za-z0-9][).:]$")
 _HEADING = re.compile(r"\s*(?:answer |possible )?(?:choices|options):?$", re.IGNORECASE)
 
-NO_QUESTION = "no such question"
+NO_QUESTION = "no such question"  # reason of rows that match no question
 
 
-class Matcher:
-    """Finds questions among those of a config. Of several with equal text the first takes the responses."""
+class QuestionMatcher:
+    """Finds the question of a row. If several questions have the same text, the first one is found."""
 
-    def __init__(self, asked: Mapping[str, tuple[Question, LoadedTask]], prompt: str = "{question}"):
-        """`prompt` is what stands around a question in the prompts of the files."""
-        self._asked = asked
-        self._before, _, self._after = (tidy(part) for part in prompt.partition("{question}"))
-        self._ids: dict[str, str | None] = {}
-        for id_ in asked:
+    def __init__(self, questions: QuestionsById, prompt: str = "{question}"):
+        """Indexes the questions.
+
+        Args:
+          questions: the questions of the config.
+          prompt: what precedes and follows "{question}" in the prompts of the files.
+        """
+        self._questions = questions
+        self._before, _, self._after = (collapse_spaces(part) for part in prompt.partition("{question}"))
+        self._ids: dict[str, str | None] = {}  # id or alias -> id; None if the alias is ambiguous
+        for id_ in questions:
             for alias in _aliases(id_):
                 self._ids[alias] = None if alias in self._ids else id_
-        self._ids |= {id_: id_ for id_ in asked}
+        self._ids |= {id_: id_ for id_ in questions}
         self._texts: dict[str, str] = {}
-        for id_, (question, _) in asked.items():
-            self._texts.setdefault(tidy(question.text), id_)
-        self._more: dict[str, str | None] | None = None
+        for id_, (question, _) in questions.items():
+            self._texts.setdefault(collapse_spaces(question.text), id_)
+        self._other_forms: dict[str, str | None] | None = None
 
-    def find(self, said: ImportedResponse) -> str:
-        """The id of the row's question. Raises BadRowError where there is none, or where id and text name two."""
-        by_id = None if said.question_id is None else self._ids.get(said.question_id)
-        by_text = None if said.question_text is None else self.by_text(said.question_text)
-        if by_id and by_text and not self._same(by_id, by_text):
+    def find(self, row: ImportedResponse) -> str:
+        """Returns the id of the row's question.
+
+        Raises:
+          BadRowError: if there is no such question, or id and text belong to two questions.
+        """
+        by_id = None if row.question_id is None else self._ids.get(row.question_id)
+        by_text = None if row.question_text is None else self._find_text(row.question_text)
+        if by_id and by_text and not self._have_same_text(by_id, by_text):
             raise BadRowError(
-                "wrong id", f"the id {said.question_id!r} is that of {by_id!r}, but the text that of {by_text!r}"
+                "wrong id", f"the id {row.question_id!r} belongs to {by_id!r}, but the text belongs to {by_text!r}"
             )
         if found := by_id or by_text:
             return found
-        if said.question_id is not None and said.question_id in self._ids:
-            raise BadRowError(NO_QUESTION, f"several of the config's questions have the id {said.question_id!r}")
-        names = [] if said.question_id is None else [f"the id {said.question_id!r}"]
-        names += [] if said.question_text is None else [f"the text {tidy(said.question_text)[:100]!r}"]
-        raise BadRowError(NO_QUESTION, f"none of the config's {len(self._asked)} questions has {' or '.join(names)}")
+        if row.question_id is not None and row.question_id in self._ids:
+            raise BadRowError(NO_QUESTION, f"several of the config's questions have the id {row.question_id!r}")
+        names = [] if row.question_id is None else [f"the id {row.question_id!r}"]
+        names += [] if row.question_text is None else [f"the text {collapse_spaces(row.question_text)[:100]!r}"]
+        expected = " or ".join(names)
+        raise BadRowError(NO_QUESTION, f"none of the config's {len(self._questions)} questions has {expected}")
 
-    def by_text(self, text: str) -> str | None:
-        """The question of a text, or of a prompt that asks it."""
-        bare = tidy(text)
+    def _find_text(self, text: str) -> str | None:
+        """The id of the question with a text, or of the question in a prompt."""
+        bare = collapse_spaces(text)
         if self._before and bare.startswith(self._before):
             bare = bare.removeprefix(self._before).lstrip()
         if self._after and bare.endswith(self._after):
             bare = bare.removesuffix(self._after).rstrip()
-        for form in (bare, _CLOSING.sub("", _OPENING.sub("", bare, count=1) if _OPENING.match(bare) else bare)):
+        without_opening = _OPENING.sub("", bare, count=1) if _OPENING.match(bare) else bare
+        for form in (bare, _CLOSING.sub("", without_opening)):
             if form in self._texts:
                 return self._texts[form]
-            if self._more is None:
-                self._more = dict(self._other_forms())
-            if self._more.get(form):
-                return self._more[form]
+            if self._other_forms is None:
+                # Built only for rows that do not have the task's own text: it takes the memory of several copies of all
+                # questions.
+                self._other_forms = self._build_other_forms()
+            if self._other_forms.get(form):
+                return self._other_forms[form]
         return None
 
-    def _same(self, one: str, other: str) -> bool:
-        return tidy(self._asked[one][0].text) == tidy(self._asked[other][0].text)
+    def _have_same_text(self, one: str, other: str) -> bool:
+        return collapse_spaces(self._questions[one][0].text) == collapse_spaces(self._questions[other][0].text)
 
-    def _other_forms(self) -> dict[str, str | None]:
-        """Made only when a row is not in the task's own words: it takes the memory of several copies of all texts."""
+    def _build_other_forms(self) -> dict[str, str | None]:
+        """Ids by the texts of prompts, of contexts with questions, of layouts of choices, and of stems."""
         forms: dict[str, str | None] = {}
         stems: dict[str, str | None] = {}
-        for id_, (question, task) in self._asked.items():
-            forms.setdefault(tidy(task.format.prompt(question)), id_)
+        for id_, (question, task) in self._questions.items():
+            forms.setdefault(collapse_spaces(task.format.prompt(question)), id_)
             if question.context:
-                forms.setdefault(tidy(f"{question.context} {question.text}"), id_)
+                forms.setdefault(collapse_spaces(f"{question.context} {question.text}"), id_)
             stem = stem_of(question)
             if stem is None:
                 continue
-            for form in layouts(stem, question.choices):
+            for form in choice_layouts(stem, question.choices):
                 forms.setdefault(form, id_)
-            # A stem alone is no name where two different questions share it.
+            # A stem that two different questions share identifies neither.
             first = stems.setdefault(stem, id_)
-            if first is not None and not self._same(first, id_):
+            if first is not None and not self._have_same_text(first, id_):
                 stems[stem] = None
         return stems | forms
 
 
-def layouts(stem: str, choices: tuple[str, ...]) -> Iterator[str]:
-    """Ways in which a question with choices is written, white space collapsed."""
+def choice_layouts(stem: str, choices: Sequence[str]) -> Iterator[str]:
+    """Yields the texts in which files write a question with choices, white space collapsed."""
     small = choice_letters(len(choices))
     large = tuple(letter.upper() for letter in small)
     for labels in (small, large):
@@ -104,13 +117,13 @@ def layouts(stem: str, choices: tuple[str, ...]) -> Iterator[str]:
 
 
 def stem_of(question: Question) -> str | None:
-    """The question without its choices at the end, in whichever layout; None if they are not there."""
-    text = tidy(question.text)
+    """Returns a question without the choices at its end, in any layout; None if it does not end with them."""
+    text = collapse_spaces(question.text)
     if not question.choices:
         return None
     for choice in reversed(question.choices):
         text = text.rstrip(" ,;.")
-        choice = tidy(choice).rstrip(" ,;.")
+        choice = collapse_spaces(choice).rstrip(" ,;.")
         if not text.endswith(choice):
             return None
         text = text[: len(text) - len(choice)].rstrip()
@@ -118,7 +131,8 @@ def stem_of(question: Question) -> str | None:
     return _HEADING.sub("", text).rstrip()
 
 
-def tidy(text: str) -> str:
+def collapse_spaces(text: str) -> str:
+    """Returns a text with single blanks for all white space."""
     return " ".join(text.split())
 
 

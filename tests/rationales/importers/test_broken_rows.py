@@ -130,7 +130,7 @@ BROKEN = [
     ("responses", "empty", put(" ", "text"), "the response is empty", "empty text"),
     ("quarel_davinci003", "missing", drop("predicted_label"), "field 'predicted_label' is missing", "missing field"),
     ("quarel_davinci003", "wrong id", put(NOT_OURS, "question"), "has the text 'Who sang?'", "no such question"),
-    ("quarel_davinci003", "wrong gold", put("(a)", "gold_label"), "the row's right answer is '(a)'", "gold differs"),
+    ("quarel_davinci003", "wrong gold", put("(a)", "gold_label"), "the row's gold answer is '(a)'", "gold differs"),
     ("quarel_davinci003", "empty", put("", "predicted_rationale"), "the rationale is empty", "empty rationale"),
     ("openbookqa_multi", "missing", drop("output"), "field 'output' is missing", "missing field"),
     ("openbookqa_multi", "wrong id", put(f"Q: {NOT_OURS}", "instruction"), "Who sang?", "no such question"),
@@ -231,7 +231,7 @@ def test_half_a_file(tmp_path, importer):
         assert {r.question_id for r in kept} == {"home/train/k1", "home/train/k2"}
         assert job.ledger.to_json()["total"]["skipped"] == {"broken": 1}
         return
-    with pytest.raises(InputError, match="cannot be told|no row of it could be imported"):
+    with pytest.raises(InputError, match="cannot be assigned|no row could be imported"):
         importing(path, importer, skip_bad=True)
 
 
@@ -276,7 +276,7 @@ def test_one_broken_document_among_several_is_one_bad_record(tmp_path):
         ("reasoning_teacher", '{"data": []}', "expected an object of sample_index -> list of completions"),
         ("reasoning_teacher", '{"data": {"1": [{"sample_index": 2}]}}', "sample_index is 2 under the key '1'"),
         ("prompt_completion", "\xff", "x.json line 1: not UTF-8"),
-        ("prompt_completion", "", "x.json: no row of it could be imported"),
+        ("prompt_completion", "", "x.json: no row could be imported"),
         ("prompt_completion", "nonsense", "x.json line 1: not JSON"),
         ("openai_responses", '{"id": "x", "choices": []}', "x.json line 1: the response has no choices"),
         ("open_r1", '{"problem": "x", "generations": []}', "x.json line 1: the row has no generations"),

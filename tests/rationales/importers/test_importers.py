@@ -10,7 +10,7 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.importers.joining import Import
+from scotd_jax.rationales.importers.joining import FileImport
 from scotd_jax.rationales.importers.registry import IMPORTERS
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import SplitTask
@@ -37,9 +37,11 @@ def write(path: Path, content: Any, lines: bool = False) -> Path:
     return path
 
 
-def importing(path: Path | str, importer: str, skip_bad: bool = False, **options: Any) -> tuple[list[Response], Import]:
+def importing(
+    path: Path | str, importer: str, skip_bad: bool = False, **options: Any
+) -> tuple[list[Response], FileImport]:
     spec = c.FileSource(path=str(path), importer=importer, options=options)
-    job = Import(spec, "config.rationales.r", skip_bad)
+    job = FileImport(spec, "config.rationales.r", skip_bad)
     return list(job.responses(ASKED)), job
 
 

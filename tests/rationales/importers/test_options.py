@@ -3,7 +3,7 @@
 import pytest
 
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.importers.joining import as_form
+from scotd_jax.rationales.importers.row_parsing import normalize_answer
 from scotd_jax.rationales.importers.row_readers import expand_paths
 from scotd_jax.records import Question
 from tests.rationales.importers.test_importers import (
@@ -107,7 +107,7 @@ def test_several_files_are_one_set(tmp_path):
 def test_id_and_text_must_agree(tmp_path):
     row = {"id": "k1", "prompt": LADDER, "completion": SAYS_B}
     with pytest.raises(
-        InputError, match="the id 'k1' is that of 'home/train/k1', but the text that of 'home/train/k2'"
+        InputError, match="the id 'k1' belongs to 'home/train/k1', but the text belongs to 'home/train/k2'"
     ):
         importing(write(tmp_path / "p.json", [row]), "prompt_completion")
     assert short(importing(write(tmp_path / "p.json", [row | {"id": "k3"}]), "prompt_completion")[0])[0][0] == "k3"
@@ -116,7 +116,7 @@ def test_id_and_text_must_agree(tmp_path):
 
 def test_another_gold_answer_is_another_question(tmp_path):
     row = {"problem": KETTLE, "answer": "B", "generations": [SAYS_A]}
-    with pytest.raises(InputError, match=r"o.json row 1: the row's right answer is '\(b\)'"):
+    with pytest.raises(InputError, match=r"o.json row 1: the row's gold answer is '\(b\)'"):
         importing(write(tmp_path / "o.json", [row]), "open_r1")
 
 
@@ -150,9 +150,9 @@ def test_a_corpus_at_chance_is_refused(tmp_path):
     [("(B)", "(b)"), ("B.", "(b)"), ("b", "(b)"), (" ladder", "(b)"), ("(c)", None), ("soup or ladder", None)],
 )
 def test_answers_take_the_form_of_the_question(answer, form):
-    assert as_form(answer, QUESTIONS[1]) == form
+    assert normalize_answer(answer, QUESTIONS[1]) == form
 
 
 def test_letters_become_texts_where_texts_are_asked_for():
     question = Question("x", "x", "x", "Good?", ("positive", "negative"), "negative")
-    assert as_form("(B)", question) == "negative"
+    assert normalize_answer("(B)", question) == "negative"

@@ -1,0 +1,413 @@
+"""The Python API: questions, models, sampling, training, evaluation and export, without a work directory.
+
+The jobs of the command line use the same functions. They add what a long run needs: artefacts on disk that an
+interrupted run resumes from, several hosts, and reports.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+from etils import epath
+
+from scotd_jax import config as c
+from scotd_jax.corpus.batching.loader import open_batches, prefetch_batches
+from scotd_jax.corpus.building import build_shards, merge_shards, plan_corpus
+from scotd_jax.corpus.question_examples import PromptedQuestion
+from scotd_jax.distributed.mesh import batch_shards, make_mesh
+from scotd_jax.errors import InputError
+from scotd_jax.evaluation.scoring import score as score_responses
+from scotd_jax.jobs.generation.local import PromptedModel
+from scotd_jax.jobs.generation.prompting import PromptBuilder, PromptSettings
+from scotd_jax.models import api, registry
+from scotd_jax.models.hf import export, loading
+from scotd_jax.rationales import filters
+from scotd_jax.rationales.ledger import Ledger
+from scotd_jax.rationales.store import ResponseWriter
+from scotd_jax.records import Prompt, Question, Response
+from scotd_jax.reporting.cards import model_card
+from scotd_jax.sampling.decode_loop import cast_for_inference
+from scotd_jax.tasks import recipes
+from scotd_jax.tasks.base import LoadedTask, SplitTask
+from scotd_jax.tasks.exemplars import few_shot_prefix, load_exemplars
+from scotd_jax.tasks.prompt_formats import PromptFormat, get_prompt_format
+from scotd_jax.tasks.question_loader import QuestionsById
+from scotd_jax.tasks.registry import load_task as load_configured_task
+from scotd_jax.tokenization import Tokenizer
+from scotd_jax.training.checkpoints import load_params
+from scotd_jax.training.loop import BatchIterator
+from scotd_jax.training.loop import train as train_loop
+
+WORD_MULTIPLE = 8  # the vocabulary of a random model is rounded up to a multiple of this, so that it can be sharded
+
+
+def load_task(kind: str, *, path: str = "", limit: int = 0, seed: int = 0, **options: Any) -> LoadedTask:
+    """Loads a task: named splits of questions, gold rationales where it has them, and a prompt format.
+
+    Args:
+      kind: name of a task ("world", "commonsenseqa", "gsm8k", ...) or path of a Python file that defines one.
+      path: folder of its files, or "datasets:NAME" for the Hugging Face Hub. The embedded world needs none.
+      limit: number of questions to keep from the start of every split; 0 keeps all.
+      seed: seed of a generated task.
+      **options: options of the task.
+
+    Returns:
+      The task. `task.questions(split)` returns its questions and `task.gold(split)` its own responses to them.
+
+    Raises:
+      InputError: if there is no such task, or its files are missing.
+    """
+    name = "task" if kind.endswith(".py") else kind
+    return load_configured_task(name, c.Task(kind=kind, path=path, limit=limit, options=options), seed)
+
+
+def load_pretrained(
+    folder: str,
+    task: LoadedTask | None = None,
+    *,
+    recipe: str = "scotd",
+    few_shot: int = 0,
+    precision: Literal["bfloat16", "float32"] = "bfloat16",
+) -> PromptedModel:
+    """Loads a model with its tokenizer from a Hugging Face folder (OPT, T5, Llama, Qwen, ...).
+
+    Args:
+      folder: local folder with config, safetensors and tokenizer.
+      task: a task, whose format is then used; without one it is that of SCoTD for the kind of model.
+      recipe: name of the recipe by which the model is prompted and its responses are parsed.
+      few_shot: number of the task's few-shot examples before every prompt.
+      precision: compute dtype. Parameters are float32.
+
+    Returns:
+      The model on the devices of this process.
+
+    Raises:
+      InputError: if the folder is incomplete, its architecture is not supported, or the task has fewer examples.
+    """
+    config, params = loading.load_pretrained(folder)
+    model = registry.build(config, api.Precision(precision))
+    prompts = _prompt_builder(task, config.kind, recipe, few_shot)
+    return PromptedModel(folder, model, jax.device_put(params), Tokenizer.load(folder), prompts)
+
+
+def random_model(
+    architecture: str,
+    task: LoadedTask,
+    *,
+    recipe: str = "scotd",
+    seed: int = 0,
+    precision: Literal["bfloat16", "float32"] = "bfloat16",
+    **overrides: Any,
+) -> PromptedModel:
+    """Makes a model with random weights and a word-level tokenizer of a task's texts.
+
+    Args:
+      architecture: name of a preset ("opt-tiny", "t5-small", ...).
+      task: the task.
+      recipe: name of the recipe by which the model is prompted and its responses are parsed.
+      seed: seed of the weights.
+      precision: compute dtype. Parameters are float32.
+      **overrides: fields of the preset to replace, e.g. `hidden_size=64`.
+
+    Raises:
+      InputError: if there is no such preset, or it has no such field.
+    """
+    words = recipes.literal_text(recipes.find(recipe, {}), task.format)
+    tokenizer = Tokenizer.train_word_level([words, *task.texts()])
+    vocab_size = -(-tokenizer.size // WORD_MULTIPLE) * WORD_MULTIPLE
+    config = registry.config_for(architecture, {"vocab_size": vocab_size} | overrides)
+    model = registry.build(config, api.Precision(precision))
+    prompts = _prompt_builder(task, config.kind, recipe, 0)
+    return PromptedModel(architecture, model, model.init(jax.random.key(seed)), tokenizer, prompts)
+
+
+def sample(
+    model: PromptedModel,
+    questions: Sequence[Question],
+    *,
+    n: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 128,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> list[Response]:
+    """Samples responses to questions.
+
+    A response depends on the seed, its question and its index only, not on the batch or the other questions.
+
+    Args:
+      model: the model.
+      questions: the questions.
+      n: responses per question.
+      temperature: sampling temperature; 0 is greedy.
+      top_k: samples from the k most likely tokens; 0 is off.
+      top_p: samples from the smallest set of tokens with this probability.
+      max_new_tokens: longest response, in tokens.
+      batch_size: questions that are decoded at a time, each with n responses.
+      seed: seed of the sampling noise.
+
+    Returns:
+      `n` responses per question, in the order of the questions.
+
+    Raises:
+      InputError: if a prompt does not fit the model's positions, or two questions share an id.
+    """
+    sampling = c.Sampling(n, temperature, top_k, top_p, max_new_tokens, min(batch_size, max(1, len(questions))))
+    by_id = _by_id(model, questions)
+    model = dataclasses.replace(model, params=cast_for_inference(model.model, model.params))
+    sampler = model.sampler(by_id, sampling, seed)
+    batches = sampler(model.requests(by_id, n))
+    rows = [row for samples in batches for row in model.responses(samples, by_id, sampling)]
+    position = {id_: i for i, id_ in enumerate(by_id)}
+    return sorted(rows, key=lambda row: (position[row.question_id], row.sample_index))
+
+
+def filter_responses(
+    responses: Sequence[Response],
+    *,
+    keep: Literal["correct", "all", "wrong"] = "correct",
+    max_per_question: int = 0,
+    dedup: bool = False,
+) -> list[Response]:
+    """Selects responses to train on, as the corpora of the command line do.
+
+    Truncated responses and responses without an answer are always dropped.
+
+    Args:
+      responses: the responses.
+      keep: which to keep, by their answer.
+      max_per_question: number to keep per question, the first ones; 0 keeps all.
+      dedup: whether to drop responses with the text of an earlier one.
+
+    Raises:
+      InputError: if `keep` needs gold answers and a question has none.
+    """
+    settings = c.Corpus(keep=keep, cap=max_per_question, dedup=dedup)
+    by_question: dict[str, list[Response]] = {}
+    for response in responses:
+        by_question.setdefault(response.question_id, []).append(response)
+    kept = []
+    for rows in by_question.values():
+        kept += filters.filter_responses(rows, settings, lambda some: [(0, 0)] * len(some), Ledger())
+    return kept
+
+
+def score(questions: Sequence[Question], responses: Sequence[Response], confidence: float = 0.95) -> dict[str, Any]:
+    """Scores responses to questions.
+
+    Args:
+      questions: the questions.
+      responses: the same number of responses to each.
+      confidence: level of the interval.
+
+    Returns:
+      A dict with "accuracy" (0 to 1), its Wilson "interval", "n" questions, "chance", "format_failure_rate",
+      "truncation_rate", "mean_tokens", and "by_tag".
+
+    Raises:
+      InputError: if a question has no response or no gold answer.
+    """
+    return score_responses(questions, responses, confidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingBatches:
+    """An endless iterator of batches with the settings that `train` needs. `make_batches` makes one."""
+
+    iterator: BatchIterator
+    batch_size: int
+    group_size: int
+    parts: tuple[tuple[str, float], ...]
+    folder: Any  # a temporary folder that lives as long as this object, or a path
+
+
+def make_batches(
+    model: PromptedModel,
+    questions: Sequence[Question],
+    responses: Sequence[Response] = (),
+    *,
+    batch_size: int = 16,
+    group_size: int = 1,
+    keep: Literal["correct", "all", "wrong"] = "correct",
+    seed: int = 0,
+    folder: str = "",
+) -> TrainingBatches:
+    """Encodes questions and responses for a student and batches them.
+
+    Args:
+      model: the student; its tokenizer, recipe and format are used.
+      questions: the questions.
+      responses: responses to them; none for the recipe "label".
+      batch_size: questions per update.
+      group_size: responses per question and update, which share one prompt.
+      keep: which responses to keep, by their answer.
+      seed: seed of the order of the questions and of the drawn responses.
+      folder: folder of the TFRecord corpus; "" is a temporary one.
+
+    Raises:
+      InputError: if no response is left after the filters.
+    """
+    temporary = None if folder else tempfile.TemporaryDirectory(prefix="scotd_jax_")
+    root = epath.Path(folder or temporary.name)
+    by_id = _by_id(model, questions)
+    files = []
+    if responses:
+        writer = ResponseWriter(root / "responses")
+        writer.write(responses)
+        files = [writer.merge(list(by_id), None)]
+    recipe, kind = model.prompts.recipe, model.model.config.kind
+    prompted = [
+        PromptedQuestion(question, model.prompts.format_for(task), model.prompts.few_shot(task))
+        for question, task in by_id.values()
+    ]
+    settings = c.Corpus(keep=keep, decontaminate=0, shards=1)
+    plan = plan_corpus(root / "corpus", settings, recipe, prompted, files, model.tokenizer.encoder(kind))
+    for _ in build_shards(plan):
+        pass
+    merge_shards(plan, {"model": model.name})
+    batches = open_batches(
+        root / "corpus",
+        tuple(recipe.parts),
+        batch_size=batch_size,
+        group_size=group_size,
+        start_token=model.model.start_token,
+        seed=seed,
+        row_multiple=batch_shards(make_mesh(c.Mesh())),
+    )
+    parts = tuple((name, part.weight) for name, part in recipe.parts.items())
+    return TrainingBatches(prefetch_batches(batches), batch_size, group_size, parts, temporary or root)
+
+
+def train(
+    model: PromptedModel,
+    batches: TrainingBatches,
+    *,
+    steps: int,
+    learning_rate: float = 1e-4,
+    optimizer: Literal["adamw", "adafactor", "muon"] = "adamw",
+    warmup_steps: int = 0,
+    seed: int = 0,
+    log: Callable[[int, Mapping[str, float]], None] | None = None,
+    log_every: int = 20,
+) -> PromptedModel:
+    """Trains a model on all devices and returns the trained one.
+
+    Args:
+      model: the model to start from; it stays as it is.
+      batches: its batches, from `make_batches`.
+      steps: number of updates.
+      learning_rate: peak learning rate; it decays linearly to 0.
+      optimizer: name of the optimizer.
+      warmup_steps: updates of linear warm-up.
+      seed: seed of dropout and of other noise of the training.
+      log: called with step and metrics ("loss", "grad_norm", ...) at every logging step.
+      log_every: updates between logging steps.
+
+    Raises:
+      InputError: if the batch size does not fit the devices, or the loss is not finite.
+    """
+    settings = c.Training(
+        steps=steps,
+        batch_size=batches.batch_size,
+        group_size=batches.group_size,
+        optimizer=c.Optimizer(optimizer, learning_rate, warmup_steps=warmup_steps),
+        log_every=log_every,
+        startup_check=False,
+    )
+    with tempfile.TemporaryDirectory(prefix="scotd_jax_") as folder:
+        train_loop(
+            model.model,
+            lambda: model.params,
+            batches.iterator,
+            settings,
+            folder,
+            mesh=make_mesh(c.Mesh()),
+            seed=seed,
+            log=log,
+            parts=batches.parts,
+        )
+        params, _ = load_params(f"{folder}/checkpoints", model.model.abstract(), "last")
+    return dataclasses.replace(model, params=params)
+
+
+def evaluate(
+    model: PromptedModel,
+    questions: Sequence[Question],
+    *,
+    max_new_tokens: int = 128,
+    batch_size: int = 32,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Answers questions greedily and scores the answers.
+
+    Args:
+      model: the model.
+      questions: questions with gold answers.
+      max_new_tokens: longest response, in tokens.
+      batch_size: questions that are decoded at a time.
+      confidence: level of the interval.
+
+    Returns:
+      The results of `score`: "accuracy" (0 to 1), its "interval", and more.
+    """
+    rows = sample(model, questions, temperature=0.0, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    return score(questions, rows, confidence)
+
+
+def save_pretrained(model: PromptedModel, folder: str, *, max_new_tokens: int = 128) -> None:
+    """Saves a model with its tokenizer as a folder that PyTorch transformers and `load_pretrained` load.
+
+    Args:
+      model: the model.
+      folder: folder to write.
+      max_new_tokens: default length of generation in transformers, in tokens.
+
+    Raises:
+      InputError: if the disk is full.
+    """
+    example = Question("example", "example", "example", "QUESTION")
+    ((question, task),) = _by_id(model, [example]).values()
+    card = model_card(
+        epath.Path(folder).name,
+        kind=model.model.config.kind,
+        about="A small language model trained with scotd_jax.",
+        prompt=model.prompt(question, task),
+        results={},
+        facts={},
+        stops=model.prompts.format_for(task).stops,
+        max_new_tokens=max_new_tokens,
+    )
+    export.export_pretrained(
+        folder, model.model.config, model.params, model.tokenizer, card, max_new_tokens=max_new_tokens
+    )
+
+
+def _prompt_builder(task: LoadedTask | None, kind: str, recipe: str, few_shot: int) -> PromptBuilder:
+    """Prompts in a task's format, or without a task in SCoTD's format for a kind of model."""
+    prompt_format = task.format if task is not None else get_prompt_format("t5" if kind == "t5" else "scotd")
+    if few_shot and task is None:
+        raise InputError(f"few_shot={few_shot}: pass the task that has the examples")
+    exemplars = load_exemplars("", task)[:few_shot] if few_shot else []
+    if len(exemplars) < few_shot:
+        raise InputError(f"few_shot={few_shot}: task {task.name!r} has {len(exemplars)} examples")
+
+    def few_shot_prompt(task: LoadedTask, prompt_format: PromptFormat, count: int, chat: bool) -> Prompt:
+        del task, count, chat
+        return few_shot_prefix(prompt_format, exemplars)
+
+    settings = PromptSettings(recipes.find(recipe, {}), prompt_format, few_shot, chat=False)
+    return PromptBuilder(settings, few_shot_prompt)
+
+
+def _by_id(model: PromptedModel, questions: Sequence[Question]) -> QuestionsById:
+    """The questions with a task in the model's format. Raises InputError if two questions share an id."""
+    prompt_format = model.prompts.settings.format
+    tasks = {question.task: SplitTask(question.task, prompt_format, {}) for question in questions}
+    found = {question.id: (question, tasks[question.task]) for question in questions}
+    if len(found) < len(questions):
+        raise InputError(f"{len(questions) - len(found)} questions share an id with another; ids must be unique")
+    return found

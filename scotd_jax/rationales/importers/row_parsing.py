@@ -1,0 +1,103 @@
+"""Rationale and answer of an imported row, parsed by the importer, an answer pattern, or the task's prompt format."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from scotd_jax.errors import InputError
+from scotd_jax.rationales.importers import answer_extraction
+from scotd_jax.rationales.importers.imported import BadRowError, ImportedResponse
+from scotd_jax.records import Question
+from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.prompt_formats import Parsed, choice_letters, parse_answer
+
+
+class RowParser:
+    """Parses the rows of one import."""
+
+    def __init__(self, options: Mapping[str, Any], answer_pattern: re.Pattern[str] | None):
+        """`options` are those of the importer; a pattern replaces the task's prompt format."""
+        self._options, self._pattern = options, answer_pattern
+        self._answers: dict[tuple[str, str], str | None] = {}
+
+    def parse(self, row: ImportedResponse, question: Question, task: LoadedTask) -> ImportedResponse:
+        """Returns the row with rationale and answer, and without the thinking block that the options remove.
+
+        A response truncated inside a block has neither rationale nor answer.
+
+        Raises:
+          BadRowError: if the response is empty.
+          InputError: if it has a block and the options do not say what to do with it.
+        """
+        _check_not_empty(row)
+        if row.text is None or row.parsed:
+            return self._without_block_in_rationale(row)
+        block = self._removed_block(row.where, row.text)
+        if block is not None and not block.closed:
+            return dataclasses.replace(row, rationale=None, answer=None, finish_reason="length")
+        text = row.text if block is None else block.rest
+        if self._pattern is not None:
+            parsed = answer_extraction.by_pattern(text, self._pattern)
+        else:
+            parsed = task.format.parse(text, question)
+            if parsed.answer is None and row.answer is not None:
+                parsed = Parsed(row.rationale, row.answer)
+        if block is not None and self._options["think"] == "rationale":
+            return dataclasses.replace(row, rationale=block.thinking, answer=parsed.answer)
+        return dataclasses.replace(row, text=text, rationale=parsed.rationale, answer=parsed.answer)
+
+    def answer_in_form(self, answer: str | None, question: Question) -> str | None:
+        """Returns `normalize_answer`, computed once per answer: many responses share one."""
+        if answer is None:
+            return None
+        key = question.id, answer
+        if key not in self._answers:
+            self._answers[key] = normalize_answer(answer, question)
+        return self._answers[key]
+
+    def _without_block_in_rationale(self, row: ImportedResponse) -> ImportedResponse:
+        block = self._removed_block(row.where, row.rationale or "")
+        if block is None:
+            return row
+        use_thinking = self._options["think"] == "rationale" or not block.closed
+        return dataclasses.replace(row, rationale=block.thinking if use_thinking else block.rest)
+
+    def _removed_block(self, where: str, text: str) -> answer_extraction.ThinkingBlock | None:
+        """The thinking block of a text, if the options remove it."""
+        block = answer_extraction.find_thinking_block(text)
+        if block is not None and "think" not in self._options:
+            raise InputError(
+                f"{where}: holds a <think> block; choose what to do with it by the option 'think': 'keep' leaves "
+                "it in the text, 'strip' removes it, 'rationale' takes what is inside as the rationale"
+            )
+        return None if self._options.get("think") == "keep" else block
+
+
+def normalize_answer(answer: str, question: Question) -> str | None:
+    """Returns an answer in the question's own form, or None if it is no answer to the question.
+
+    "D" and "(d)" are the fourth choice, whether the question wants a letter or a text, and the text of exactly one
+    choice is that choice.
+    """
+    form = parse_answer(answer, question)
+    if form is not None or not question.choices:
+        return form
+    labels = choice_letters(len(question.choices))
+    letter = answer_extraction.bare_letter(answer)
+    if letter is not None and f"({letter})" in labels:
+        index = labels.index(f"({letter})")
+    else:
+        text = " ".join(answer.split()).casefold()
+        matching = [i for i, choice in enumerate(question.choices) if " ".join(choice.split()).casefold() == text]
+        if len(matching) != 1:
+            return None
+        (index,) = matching
+    return parse_answer(labels[index], question) or parse_answer(question.choices[index], question)
+
+
+def _check_not_empty(row: ImportedResponse) -> None:
+    if row.text is not None and not row.text.strip():
+        raise BadRowError("empty text", "the response is empty; expected a rationale and an answer")
+    if row.text is None and not (row.rationale or "").strip():
+        raise BadRowError("empty rationale", "the rationale is empty; expected a text")
