@@ -28,9 +28,8 @@ def main() -> None:
 
     results = scotd.evaluate(model, questions, max_new_tokens=64)
     low, high = results["interval"]
-    print(
-        f"accuracy {100 * results['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f}) of {results['n']} questions"
-    )
+    print(f"accuracy {100 * results['accuracy']:.1f} % of {results['n']} questions")
+    print(f"confidence interval: {100 * low:.1f} to {100 * high:.1f} %")
     print(f"no answer in {100 * results['format_failure_rate']:.1f} % of the responses")
     if results["chance"] is not None:
         print(f"guessing would give {100 * results['chance']:.1f} %")
