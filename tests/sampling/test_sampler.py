@@ -28,29 +28,30 @@ def sampler(policy=POLICY, **options):
     return Sampler(MODEL, PARAMS, LetterTokenizer(), policy, **{"seed": 3, "stops": STOPS, **options})
 
 
-def by_name(batches):
-    found = [sample for batch in batches for sample in batch]
-    named = {(sample.question_id, sample.sample_index): sample for sample in found}
-    assert len(named) == len(found)
-    return named
+def by_key(batches):
+    """Samples by (question id, sample index)."""
+    samples = [sample for batch in batches for sample in batch]
+    keyed = {(sample.question_id, sample.sample_index): sample for sample in samples}
+    assert len(keyed) == len(samples)
+    return keyed
 
 
 @pytest.fixture(scope="module")
 def default_samples():
-    return by_name(sampler()(requests()))
+    return by_key(sampler()(requests()))
 
 
 def test_every_requested_sample_is_yielded_once(default_samples):
     assert set(default_samples) == {(f"q{i}", g) for i in range(len(LENGTHS)) for g in range(4)}
     assert len({sample.token_ids for sample in default_samples.values()}) > 30
-    assert len({sample.token_ids for name, sample in default_samples.items() if name[0] == "q1"}) > 1
+    assert len({sample.token_ids for key, sample in default_samples.items() if key[0] == "q1"}) > 1
 
 
 @pytest.mark.parametrize("change", ["order", "batch size", "bucket", "chunk", "some missing", "fewer slots", "devices"])
 def test_sample_depends_only_on_question_and_sample_index(default_samples, change):
-    policy, changed, options = POLICY, requests(), {}
+    policy, others, options = POLICY, requests(), {}
     if change == "order":
-        changed = changed[::-1]
+        others = others[::-1]
     elif change == "batch size":
         policy = dataclasses.replace(POLICY, batch_size=3)
     elif change == "bucket":
@@ -58,24 +59,22 @@ def test_sample_depends_only_on_question_and_sample_index(default_samples, chang
     elif change == "chunk":
         policy = dataclasses.replace(POLICY, chunk=3)
     elif change == "some missing":
-        changed = [dataclasses.replace(r, sample_indices=(3, 1)[: 1 + i % 2]) for i, r in enumerate(changed[2:])]
+        others = [dataclasses.replace(r, sample_indices=(3, 1)[: 1 + i % 2]) for i, r in enumerate(others[2:])]
     elif change == "fewer slots":
         policy = dataclasses.replace(POLICY, n=3)
     else:
         options["mesh"] = jax.make_mesh(
             (4, 2, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3
         )
-    again = by_name(sampler(policy, **options)(changed))
-    assert set(again) == {(r.question_id, i) for r in changed for i in r.sample_indices}
-    assert again == {name: default_samples[name] for name in again}
+    again = by_key(sampler(policy, **options)(others))
+    assert set(again) == {(r.question_id, i) for r in others for i in r.sample_indices}
+    assert again == {key: default_samples[key] for key in again}
 
 
 def test_seed_changes_samples(default_samples):
-    again = by_name(sampler(seed=4)(requests()))
-    assert (
-        sum(again[name].token_ids == default_samples[name].token_ids for name in default_samples)
-        < len(default_samples) / 4
-    )
+    again = by_key(sampler(seed=4)(requests()))
+    equal = sum(again[key].token_ids == sample.token_ids for key, sample in default_samples.items())
+    assert equal < len(default_samples) / 4
 
 
 def test_text_ends_before_the_stop_string_or_end_token(default_samples):
@@ -104,17 +103,17 @@ def test_stop_string_hidden_by_decoding_is_found_in_the_tokens():
 
 def test_compilations_depend_on_buckets_and_not_on_parameters():
     policy = dataclasses.replace(POLICY, temperature=0.9)
-    one = sampler(policy)
-    before = compilations(one)
-    first = by_name(one(requests()))
+    first_sampler = sampler(policy)
+    before = compilations(first_sampler)
+    first = by_key(first_sampler(requests()))
     buckets = {max(4, -(-(length - 1) // 4) * 4) for length in LENGTHS}
-    assert one.shapes == {(0, bucket) for bucket in buckets}
-    assert compilations(one) - before == 2 * len(buckets)
-    one.params = {"table": markov_table(9)}
-    assert by_name(one(requests()[::-1])) != first
-    other = sampler(policy)
-    assert list(other([Request("q", [1], range(9))]))
-    assert compilations(other) - before == 2 * len(buckets)
+    assert first_sampler.shapes == {(0, bucket) for bucket in buckets}
+    assert compilations(first_sampler) - before == 2 * len(buckets)
+    first_sampler.params = {"table": markov_table(9)}
+    assert by_key(first_sampler(requests()[::-1])) != first
+    second_sampler = sampler(policy)
+    assert list(second_sampler([Request("q", [1], range(9))]))
+    assert compilations(second_sampler) - before == 2 * len(buckets)
 
 
 def compilations(sampler):
@@ -134,26 +133,26 @@ def test_longest_prompts_are_sampled_first():
 def test_shared_few_shot_examples_have_their_own_pass_and_change_nothing(default_samples):
     shared = [dataclasses.replace(r, shared_length=(0, 0, 2, 3)[i % 4]) for i, r in enumerate(requests())]
     sharing_sampler = sampler()
-    assert by_name(sharing_sampler(shared)) == default_samples
+    assert by_key(sharing_sampler(shared)) == default_samples
     assert {few_shot_length for few_shot_length, _ in sharing_sampler.shapes} == {0, 4}
 
 
 def test_finished_samples_are_yielded_in_batches(default_samples):
     batches = list(sampler()(requests()))
     num_slots = POLICY.batch_size * POLICY.n
-    assert by_name(batches) == default_samples
+    assert by_key(batches) == default_samples
     assert len(batches) > 1
     assert all(num_slots <= len(batch) < 2 * num_slots for batch in batches[:-1])
 
 
 def test_slots_stay_busy():
     """24 questions with 9 samples in 8 slots: slots are idle only for the rest of a chunk and at the end."""
-    one = sampler(dataclasses.replace(POLICY, max_new_tokens=40, chunk=2, batch_size=2), stops=())
-    samples = by_name(one(Request(f"q{i}", [i % 6], tuple(range(9))) for i in range(24)))
-    assert one.stats.tokens == sum(sample.num_tokens for sample in samples.values())
-    assert one.stats.utilization > 0.8
+    busy_sampler = sampler(dataclasses.replace(POLICY, max_new_tokens=40, chunk=2, batch_size=2), stops=())
+    samples = by_key(busy_sampler(Request(f"q{i}", [i % 6], tuple(range(9))) for i in range(24)))
+    assert busy_sampler.stats.tokens == sum(sample.num_tokens for sample in samples.values())
+    assert busy_sampler.stats.utilization > 0.8
     question_by_question = sum(max(samples[f"q{i}", g].num_tokens for g in range(9)) for i in range(24)) * 9
-    assert one.stats.slot_steps < 0.7 * question_by_question
+    assert busy_sampler.stats.slot_steps < 0.7 * question_by_question
 
 
 def test_empty_requests_yield_nothing():
@@ -181,5 +180,5 @@ def test_slots_are_sharded_over_the_mesh():
     assert state.last_token.shape == (4, 4)
     assert len({str(shard.index) for shard in state.last_token.addressable_shards}) == 4
     before = compilations(sharded)
-    assert by_name(sharded(requests()))
+    assert by_key(sharded(requests()))
     assert compilations(sharded) - before == 2 * len(sharded.shapes)

@@ -34,6 +34,8 @@ def settings(**changes):
 
 
 class Clock:
+    """A clock that the tests set."""
+
     def __init__(self):
         self.now = 100.0
 
@@ -78,7 +80,7 @@ def test_resumed_run_counts_repeated_updates_as_lost(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = previous_seconds(path, 5)
     assert before == dict.fromkeys(CATEGORIES, 0.0) | {"updates": 10.0, "compile": 3.0, "input": 2.0, "lost": 8.0}
-    assert previous_seconds(path, 0)["lost"] == 18.0  # no checkpoint at all
+    assert previous_seconds(path, 0)["lost"] == 18.0  # no checkpoint
     assert previous_seconds(path, 10)["lost"] == 0.0
     clock = Clock()
     tracker = GoodputTracker(before, clock)
@@ -98,12 +100,7 @@ def test_flops_include_all_positions_of_the_arrays():
     flops = batch_flops(model.config, batch)
     shapes = (
         {"questions": 4, "group": 1, "prompt": 4, "response": 3},
-        {
-            "questions": 4,
-            "group": 3,
-            "prompt": 5,
-            "response": 6,
-        },
+        {"questions": 4, "group": 3, "prompt": 5, "response": 6},
     )
     assert flops == {"flops": sum(training_flops(model.config, **shape) for shape in shapes)}
     assert batch_flops(BagConfig(), batch) == {}
@@ -176,7 +173,8 @@ def test_training_loop_returns_and_logs_time_by_category(one_device, tmp_path, m
     for name in names - {"goodput"}:
         assert totals[name] >= rows[-1][name] >= rows[0][name] >= 0.0
     assert totals["seconds_lost"] == 0.0
-    again = train(MODEL, None, batches(4), settings(eval_every=6), tmp_path, one_device, **options)  # nothing to do
+    # No update is left to make.
+    again = train(MODEL, None, batches(4), settings(eval_every=6), tmp_path, one_device, **options)
     assert again["seconds_updates"] >= rows[-1]["seconds_updates"]
 
 

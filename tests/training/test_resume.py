@@ -48,7 +48,7 @@ def assert_same_end(folder, uninterrupted):
     assert names[0] == names[1]
 
 
-def killed_at(folder, batch: int) -> int:
+def run_and_kill(folder, batch: int) -> int:
     """Runs the program, kills it while it takes its `batch`-th batch, and returns the exit status (0 if not killed)."""
     command = [sys.executable, "-m", "tests.helpers.resume_program", str(folder), "0.02"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as program:
@@ -60,12 +60,12 @@ def killed_at(folder, batch: int) -> int:
 
 
 def test_run_killed_at_random_steps_resumes_bit_equal(uninterrupted, tmp_path):
-    draw = random.Random()
-    moments = [draw.randint(4, 12), draw.randint(1, 8)]
-    print(f"killed while taking batches {moments} of each start")  # shown if the test fails
-    for moment in moments:
-        assert killed_at(tmp_path, moment) == -signal.SIGKILL
-    assert killed_at(tmp_path, STEPS + 1) == 0
+    rng = random.Random()
+    kill_batches = [rng.randint(4, 12), rng.randint(1, 8)]
+    print(f"killed while taking batches {kill_batches} of each process")  # shown if the test fails
+    for batch in kill_batches:
+        assert run_and_kill(tmp_path, batch) == -signal.SIGKILL
+    assert run_and_kill(tmp_path, STEPS + 1) == 0
     assert_same_end(tmp_path, uninterrupted)
 
 
@@ -88,10 +88,10 @@ class InterruptingBatches:
         return next(self._batches)
 
 
-@pytest.mark.parametrize("moment", [1, 4, 9, STEPS])
-def test_run_interrupted_by_an_exception_resumes_bit_equal(uninterrupted, one_device, tmp_path, moment):
+@pytest.mark.parametrize("batch", [1, 4, 9, STEPS])
+def test_run_interrupted_by_an_exception_resumes_bit_equal(uninterrupted, one_device, tmp_path, batch):
     with contextlib.suppress(InterruptError):
-        run(tmp_path, one_device, InterruptingBatches(moment))
+        run(tmp_path, one_device, InterruptingBatches(batch))
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert (checkpoints.latest or 0) < STEPS
     run(tmp_path, one_device)
@@ -117,7 +117,7 @@ def test_run_resumes_on_another_mesh_with_the_same_batches(uninterrupted, one_de
 def test_incomplete_checkpoint_is_ignored(uninterrupted, one_device, tmp_path):
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     last = tmp_path / "checkpoints" / str(STEPS)
-    shutil.copytree(last, last.with_name("20.orbax-checkpoint-tmp"))  # removed
-    last.rename(last.with_name(last.name + ".orbax-checkpoint-tmp"))  # not the last checkpoint
+    shutil.copytree(last, last.with_name("20.orbax-checkpoint-tmp"))  # will be removed
+    last.rename(last.with_name(last.name + ".orbax-checkpoint-tmp"))  # must not count as the last checkpoint
     run(tmp_path, one_device)
     assert_same_end(tmp_path, uninterrupted)

@@ -38,7 +38,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def first(corpus, kind: str, **changes) -> dict[str, dict[str, np.ndarray]]:
+def first_batch(corpus, kind: str, **changes) -> dict[str, dict[str, np.ndarray]]:
     return open_batches(corpus, **{**PACKED_OPTIONS, "start_token": model(kind).start_token, **changes})[0]
 
 
@@ -48,9 +48,9 @@ def test_packed_and_grouped_rows_pass_and_separate_pairs_are_skipped(one_device,
     m = model(kind, compute)
     params = m.init(jax.random.key(0))
     for changes in ({}, {"max_shapes": 1}):
-        found = check_against_pairs(m, params, first(corpus, kind, **changes), one_device)
+        found = check_against_pairs(m, params, first_batch(corpus, kind, **changes), one_device)
         assert found["train"] < (FLOAT32 if compute == "float32" else 0.02)
-    assert check_against_pairs(m, params, first(corpus, kind, max_shapes=1, group_size=1), one_device) == {}
+    assert check_against_pairs(m, params, first_batch(corpus, kind, max_shapes=1, group_size=1), one_device) == {}
 
 
 def without(m, *names: str):
@@ -68,13 +68,15 @@ def without(m, *names: str):
 def test_model_that_attends_to_neighbors_is_refused(one_device, corpus, kind, ignored, compute):
     """With initial weights, for which attending to other tokens changes hidden states the least."""
     m = without(model(kind, compute), ignored)
-    wrong = r"part 'train': packed responses do not compute what separate pairs .* loss \d+\.\d+ against \d+\.\d+ nats"
-    with pytest.raises(RuntimeError, match=wrong):
-        check_against_pairs(m, m.init(jax.random.key(0)), first(corpus, kind), one_device)
+    message = (
+        r"part 'train': packed responses do not compute what separate pairs .* loss \d+\.\d+ against \d+\.\d+ nats"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        check_against_pairs(m, m.init(jax.random.key(0)), first_batch(corpus, kind), one_device)
 
 
 def test_extracted_pairs_are_single_responses_with_their_prompts(corpus):
-    rows = {key: array[:1] for key, array in first(corpus, "opt")["train"].items()}
+    rows = {key: array[:1] for key, array in first_batch(corpus, "opt")["train"].items()}
     pairs, token_index = extract_pairs(rows)
     assert pairs["inputs"].shape[:2] == (4, 1)
     for prompt, mask, inputs, targets, weights, index in zip(
@@ -93,13 +95,13 @@ def test_extracted_pairs_are_single_responses_with_their_prompts(corpus):
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 def test_startup_check_on_eight_devices(corpus, kind):
     mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
-    batch = first(corpus, kind, row_multiple=4)
+    batch = first_batch(corpus, kind, row_multiple=4)
     assert batch["train"]["inputs"].shape[0] == 4
     m = model(kind)
     assert check_against_pairs(m, m.init(jax.random.key(0)), batch, mesh)["train"] < FLOAT32
-    ignorant = without(m, "positions")
+    broken = without(m, "positions")
     with pytest.raises(RuntimeError, match="hidden states differ"):
-        check_against_pairs(ignorant, ignorant.init(jax.random.key(0)), batch, mesh)
+        check_against_pairs(broken, broken.init(jax.random.key(0)), batch, mesh)
 
 
 def test_run_checks_before_the_first_update_unless_disabled(one_device, tmp_path):
@@ -114,9 +116,8 @@ def test_run_checks_before_the_first_update_unless_disabled(one_device, tmp_path
         train(bad, None, batches(4), training, tmp_path / "a", one_device)
     assert not read_metrics(tmp_path / "a" / "metrics.jsonl")
     train(bad, None, batches(4), dataclasses.replace(training, startup_check=False), tmp_path / "b", one_device)
-    assert (
-        check_against_pairs(good, good.init(jax.random.key(0)), {"train": batch_of(4)}, one_device)["train"] < FLOAT32
-    )
+    differences = check_against_pairs(good, good.init(jax.random.key(0)), {"train": batch_of(4)}, one_device)
+    assert differences["train"] < FLOAT32
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
@@ -128,11 +129,11 @@ def test_packed_training_equals_grouped_training_and_compiles_once_per_shape(
     params, losses, shapes = [], [], set()
     for max_shapes in (5, 1):
         options = {**PACKED_OPTIONS, "max_shapes": max_shapes, "row_multiple": microbatches}
-        loader, folder = open_batches(corpus, **options), tmp_path / str(max_shapes)
+        corpus_batches, folder = open_batches(corpus, **options), tmp_path / str(max_shapes)
         step = training_programs(m, training, ONE_PART, one_device).step
         before = step._cache_size()
-        train(m, None, prefetch_batches(loader), training, folder, one_device)
-        shapes = {str(jax.tree.map(np.shape, loader[t])) for t in range(12)}
+        train(m, None, prefetch_batches(corpus_batches), training, folder, one_device)
+        shapes = {str(jax.tree.map(np.shape, corpus_batches[t])) for t in range(12)}
         assert step._cache_size() - before == len(shapes)
         assert len(shapes) == 1 if max_shapes == 1 else 2 <= len(shapes) <= 3
         losses.append([row["loss"] for row in read_metrics(folder / "metrics.jsonl")])

@@ -33,6 +33,11 @@ CHOICES = {
     "lora": {"lora": LORA, "optimizer": dataclasses.replace(ADAM, name="muon", moments="bfloat16")},
     "lora of one kernel": {"lora": LORA, "freeze": ("mlp/up/.*",)},
 }
+EXPECTED_CHANGES = {
+    "freeze": {"mlp/up/bias", "mlp/down/kernel"},
+    "lora": set(KERNELS),
+    "lora of one kernel": {"mlp/down/kernel"},
+}
 
 
 def settings(**changes):
@@ -44,12 +49,12 @@ def flat(tree):
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(tree, sep="/").items()}
 
 
-def start(seed=0):
+def initial_params(seed=0):
     return MODEL.init(jax.random.key(seed))
 
 
-def trained(tmp_path, mesh, **changes):
-    train(MODEL, start, batches(4), settings(**changes), tmp_path, mesh, seed=3)
+def train_and_load(tmp_path, mesh, **changes):
+    train(MODEL, initial_params, batches(4), settings(**changes), tmp_path, mesh, seed=3)
     return flat(load_params(tmp_path / "checkpoints", MODEL.abstract(), "last")[0])
 
 
@@ -57,13 +62,13 @@ def trained(tmp_path, mesh, **changes):
 
 
 def test_all_parameters_are_trainable_by_default():
-    params = start()
+    params = initial_params()
     assert partition(params) == (params, None)
     assert combine(params, None) is params
 
 
 def test_frozen_parameters_are_combined_unchanged():
-    params = start()
+    params = initial_params()
     trainable, frozen = partition(params, FROZEN)
     assert set(flat(trainable)) == {"mlp/up/bias", "mlp/down/kernel"}
     assert set(flat(frozen)) == {"embed/tokens", "mlp/up/kernel"}
@@ -88,7 +93,7 @@ def test_default_lora_targets_are_the_kernels_of_attention_and_mlp(architecture)
 
 
 def test_lora_starts_from_the_model_parameters():
-    params = start()
+    params = initial_params()
     trainable, frozen = partition(params, lora=LORA, key=jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, combine(trainable, frozen), params)
     assert num_params(trainable) == 2 * (8 * 2 + 2 * 16)
@@ -131,40 +136,44 @@ def test_only_trainable_parameters_change_and_interrupted_run_resumes_bit_equal(
             raise InterruptError
 
     with pytest.raises(InterruptError):
-        train(MODEL, start, batches(4), settings(**changes), tmp_path / "resumed", one_device, seed=3, log=interrupt)
-    seen = {}
+        train(
+            MODEL,
+            initial_params,
+            batches(4),
+            settings(**changes),
+            tmp_path / "resumed",
+            one_device,
+            seed=3,
+            log=interrupt,
+        )
+    evaluated = {}
 
     def evaluate(params, step):
-        seen[step] = flat(params)
+        evaluated[step] = flat(params)
         return {"dev_accuracy": 1.0 if step == 6 else 0.0}
 
-    spec = settings(**changes, eval_every=6)
-    train(MODEL, start, batches(4), spec, tmp_path / "uninterrupted", one_device, seed=3, evaluate=evaluate)
+    training = settings(**changes, eval_every=6)
+    train(
+        MODEL, initial_params, batches(4), training, tmp_path / "uninterrupted", one_device, seed=3, evaluate=evaluate
+    )
     uninterrupted = flat(load_params(tmp_path / "uninterrupted" / "checkpoints", MODEL.abstract(), "last")[0])
     best, step = load_params(tmp_path / "uninterrupted" / "checkpoints", MODEL.abstract(), "best")
     assert step == 6
-    for name, value in trained(tmp_path / "resumed", one_device, **changes).items():
+    for name, value in train_and_load(tmp_path / "resumed", one_device, **changes).items():
         np.testing.assert_array_equal(value, uninterrupted[name])
-        np.testing.assert_array_equal(value, seen[12][name])
-        np.testing.assert_array_equal(flat(best)[name], seen[6][name])
-    moved = {name for name, value in flat(start()).items() if not np.array_equal(value, uninterrupted[name])}
-    assert (
-        moved
-        == {
-            "freeze": {"mlp/up/bias", "mlp/down/kernel"},
-            "lora": set(KERNELS),
-            "lora of one kernel": {"mlp/down/kernel"},
-        }[choice]
-    )
+        np.testing.assert_array_equal(value, evaluated[12][name])
+        np.testing.assert_array_equal(flat(best)[name], evaluated[6][name])
+    changed = {name for name, value in flat(initial_params()).items() if not np.array_equal(value, uninterrupted[name])}
+    assert changed == EXPECTED_CHANGES[choice]
 
 
 @pytest.mark.usefixtures("compiled_for_users")
 def test_lora_leaves_the_base_unchanged_and_only_low_rank_matrices_have_moments(one_device):
     programs = training_programs(MODEL, settings(lora=LORA, microbatches=2), ONE_PART, one_device)
-    state, batch_iterator = programs.init_state(start(), 3), batches(4)
+    state, batch_iterator = programs.init_state(initial_params(), 3), batches(4)
     for _ in range(4):
         state, metrics = programs.step(state, next(batch_iterator))
-    before, frozen = flat(start()), flat(state.frozen)
+    before, frozen = flat(initial_params()), flat(state.frozen)
     for name, value in before.items():
         np.testing.assert_array_equal(frozen[f"{name}/base" if name in KERNELS else name], value)
     assert all(np.any(leaf) for leaf in flat(state.params).values())
@@ -175,7 +184,7 @@ def test_lora_leaves_the_base_unchanged_and_only_low_rank_matrices_have_moments(
 
 def test_model_params_without_lora_are_not_copied(one_device):
     programs = training_programs(MODEL, settings(freeze=FROZEN), ONE_PART, one_device)
-    state = programs.init_state(start(), 3)
+    state = programs.init_state(initial_params(), 3)
     state_leaves = {id(leaf) for leaf in jax.tree.leaves((state.params, state.frozen))}
     assert state_leaves == {id(leaf) for leaf in jax.tree.leaves(programs.model_params(state))}
 
@@ -184,8 +193,16 @@ def test_model_params_without_lora_are_not_copied(one_device):
 def test_every_optimizer_trains_lora(one_device, tmp_path, name):
     losses = []
     optimizer = config.Optimizer(name=name, learning_rate=0.03, warmup_steps=2)
-    spec = settings(lora=dataclasses.replace(LORA, alpha=8.0), optimizer=optimizer, steps=60, save_every=0)
-    train(MODEL, start, batches(4), spec, tmp_path, one_device, log=lambda _, values: losses.append(values["loss"]))
+    training = settings(lora=dataclasses.replace(LORA, alpha=8.0), optimizer=optimizer, steps=60, save_every=0)
+    train(
+        MODEL,
+        initial_params,
+        batches(4),
+        training,
+        tmp_path,
+        one_device,
+        log=lambda _, values: losses.append(values["loss"]),
+    )
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
 
 
@@ -204,10 +221,10 @@ def test_lora_on_eight_devices_equals_one_device(one_device, tmp_path):
     shape = {"hidden_size": 16, "ffn_dim": 32, "vocab_size": 16, "num_attention_heads": 4, "num_hidden_layers": 1}
     model = build(config_for("opt-tiny", shape), Precision("float32"))
     eight = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
-    spec = settings(lora=config.LoRA(rank=2), batch_size=8, steps=6, optimizer=ADAM)
+    training = settings(lora=config.LoRA(rank=2), batch_size=8, steps=6, optimizer=ADAM)
     found = []
     for name, mesh in (("one", one_device), ("eight", eight)):
-        train(model, None, batches(8), spec, tmp_path / name, mesh, seed=1)
+        train(model, None, batches(8), training, tmp_path / name, mesh, seed=1)
         found.append(flat(load_params(tmp_path / name / "checkpoints", model.abstract(), "last")[0]))
     before = flat(model.init(jax.random.key(1)))
     for name, value in found[0].items():
@@ -215,21 +232,21 @@ def test_lora_on_eight_devices_equals_one_device(one_device, tmp_path):
         np.testing.assert_allclose(found[1][name], value, rtol=0, atol=TRAJECTORY * scale, err_msg=name)
         assert np.array_equal(value, before[name]) is not name.endswith("kernel")
 
-    programs = training_programs(model, spec, ONE_PART, eight)
+    programs = training_programs(model, training, ONE_PART, eight)
     layer, base = (tree["layers"]["0"] for tree in (programs.abstract_state.params, programs.abstract_state.frozen))
-    for low_rank, kernel, wanted in (
+    for low_rank, kernel, spec in (
         (layer["mlp"]["up"]["kernel"], base["mlp"]["up"]["kernel"], P("fsdp", "tensor")),
         (layer["attn"]["o"]["kernel"], base["attn"]["o"]["kernel"], P("tensor", "fsdp")),
     ):
-        assert kernel["base"].sharding.spec == wanted
-        assert low_rank["A"].sharding.spec == P(wanted[0], None)
-        assert low_rank["B"].sharding.spec == P(None, wanted[1])
+        assert kernel["base"].sharding.spec == spec
+        assert low_rank["A"].sharding.spec == P(spec[0], None)
+        assert low_rank["B"].sharding.spec == P(None, spec[1])
         assert kernel["scale"].sharding.spec == P()
     moments = [leaf for leaf in jax.tree.leaves(programs.abstract_state.opt_state) if leaf.shape == (2, 32)]
     assert {leaf.sharding.spec for leaf in moments} == {P(None, "tensor")}
 
 
-# Refusals
+# Invalid settings
 
 
 @pytest.mark.parametrize(
@@ -252,17 +269,17 @@ def test_lora_on_eight_devices_equals_one_device(one_device, tmp_path):
     ],
 )
 def test_invalid_patterns_and_ranks_are_refused(one_device, tmp_path, freeze, lora, message):
-    spec = settings(freeze=freeze, lora=config.LoRA(**lora))
+    training = settings(freeze=freeze, lora=config.LoRA(**lora))
     with pytest.raises(InputError, match=rf"^training\..*{message}"):
-        train(MODEL, None, batches(4), spec, tmp_path, one_device)
+        train(MODEL, None, batches(4), training, tmp_path, one_device)
 
 
 def test_checkpoint_with_other_trainable_parameters_is_refused(one_device, tmp_path):
-    trained(tmp_path / "plain", one_device)
+    train_and_load(tmp_path / "plain", one_device)
     with pytest.raises(InputError, match=r"another model: embed/tokens is \[16, 8\] there and absent in this config"):
-        trained(tmp_path / "plain", one_device, freeze=FROZEN)
-    trained(tmp_path / "lora", one_device, lora=LORA)
+        train_and_load(tmp_path / "plain", one_device, freeze=FROZEN)
+    train_and_load(tmp_path / "lora", one_device, lora=LORA)
     with pytest.raises(InputError, match=r"another model: mlp/down/kernel/A is \[16, 2\] there and \[16, 3\] in this"):
-        trained(tmp_path / "lora", one_device, lora=dataclasses.replace(LORA, rank=3))
+        train_and_load(tmp_path / "lora", one_device, lora=dataclasses.replace(LORA, rank=3))
     with pytest.raises(InputError, match=r"another model: embed/tokens is absent there and \[16, 8\] in this"):
-        trained(tmp_path / "lora", one_device)
+        train_and_load(tmp_path / "lora", one_device)
