@@ -1,8 +1,8 @@
 """Host-side scheduling of the sampler: which slot decodes which sample, and when a group takes its next question.
 
 The slots of one group decode the samples of a question, and a group holds the contexts of up to W questions. A free
-slot starts the next waiting sample of its group, oldest question first. A group takes another question as soon as no
-sample of its questions is waiting, that is, before any of its slots is idle.
+slot starts the next waiting sample of its group, oldest question first. A group can take another question as soon as no
+sample of its questions is waiting, so usually before any of its slots is idle.
 """
 
 import collections

@@ -27,6 +27,7 @@ from scotd_jax.training.trainable import combine
 BatchPart = Mapping[str, jax.Array]
 TrainBatch = Mapping[str, BatchPart]
 Metrics = dict[str, jax.Array]
+LossSums = dict[str, tuple[jax.Array, ...]]  # part name -> sums of `response_loss`
 
 ONE_PART = (("train", 1.0),)
 # Bytes of float32 logits per batch shard at a time. On two CPU cores, loss and gradient of 2,688 tokens with OPT-125M's
@@ -89,26 +90,22 @@ def make_train_step(
     has_objective = label_smoothing > 0 or z_loss > 0
     optimized = 2 if has_objective else 0  # index into the sums of `response_loss`
 
-    def grads_and_sums(
-        state: TrainState, batch: TrainBatch, key: jax.Array | None
-    ) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
-        """Gradients, and the sums of `response_loss` of each part."""
+    def grads_and_sums(state: TrainState, batch: TrainBatch, key: jax.Array | None) -> tuple[Params, LossSums]:
+        """Gradients and loss sums of one micro-batch."""
 
         def total(trainable):
             params = combine(trainable, state.frozen)
             keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(parts))]
             sums = {
-                name: tuple(each.sum for each in loss_fn(params, batch[name], part_key))
+                name: tuple(term.sum for term in loss_fn(params, batch[name], part_key))
                 for (name, _), part_key in zip(parts, keys, strict=True)
             }
             return sum(part_sums[optimized] for part_sums in sums.values()), sums
 
         return jax.grad(total, has_aux=True)(state.params)
 
-    def accumulate(
-        state: TrainState, batch: TrainBatch, keys: jax.Array | None
-    ) -> tuple[Params, dict[str, tuple[jax.Array, ...]]]:
-        """`grads_and_sums` over all micro-batches."""
+    def accumulate(state: TrainState, batch: TrainBatch, keys: jax.Array | None) -> tuple[Params, LossSums]:
+        """Gradients and loss sums of the whole batch."""
         if microbatches == 1:
             return grads_and_sums(state, batch, None if keys is None else keys[0])
         pieces = jax.tree.map(lambda array: split_microbatches(array, microbatches), batch)
@@ -141,8 +138,8 @@ def make_train_step(
     return step
 
 
-def _loss_metrics(sums: Mapping[str, tuple[jax.Array, ...]], parts: Sequence[tuple[str, float]]) -> Metrics:
-    """Metrics from the sums of `response_loss` of each part, whose weights are shares of the batch."""
+def _loss_metrics(sums: LossSums, parts: Sequence[tuple[str, float]]) -> Metrics:
+    """Metrics from loss sums whose token weights are shares of the batch."""
     metrics = {
         "loss": sum(loss for loss, *_ in sums.values()),
         "token_accuracy": sum(correct for _, correct, *_ in sums.values()) / sum(weight for _, weight in parts),

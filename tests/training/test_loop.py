@@ -28,14 +28,13 @@ def settings(**changes):
 
 
 def one_update(batch, microbatches=1, name="adamw", parts=ONE_PART):
-    """With a single part, `batch` is that part."""
-    chosen = config.Optimizer(name=name, learning_rate=0.02, warmup_steps=0, clip_norm=0.0)
-    optimizer = make_optimizer(chosen, 10)
+    """State and metrics after one update. With a single part, `batch` is that part."""
+    settings = config.Optimizer(name=name, learning_rate=0.02, warmup_steps=0, clip_norm=0.0)
+    optimizer = make_optimizer(settings, 10)
     params = MODEL.init(jax.random.key(0))
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    return jax.jit(make_train_step(MODEL, optimizer, make_schedule(chosen, 10), microbatches, parts=parts))(
-        state, batch if len(parts) > 1 else {"train": batch}
-    )
+    step = make_train_step(MODEL, optimizer, make_schedule(settings, 10), microbatches, parts=parts)
+    return jax.jit(step)(state, batch if len(parts) > 1 else {"train": batch})
 
 
 def assert_close(found, expected, tolerance=FLOAT32):
@@ -69,8 +68,8 @@ def test_metrics_equal_those_of_the_reference_loss():
     def loss(params):
         context = MODEL.prefill(params, batch["prompt"], batch["prompt_mask"])
         hidden, _ = MODEL.extend(params, context, batch["inputs"])
-        table = MODEL.unembedding(params)
-        nats, correct = response_loss_reference(hidden, table, batch["targets"], batch["weights"])
+        unembedding = MODEL.unembedding(params)
+        nats, correct = response_loss_reference(hidden, unembedding, batch["targets"], batch["weights"])
         return nats.mean(), correct.mean()
 
     (nats, accuracy), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -113,24 +112,24 @@ def test_gradient_of_weighted_parts_is_the_weighted_sum_of_their_gradients(micro
 
 
 def test_loop_reduces_the_loss_logs_means_and_compiles_once(one_device, tmp_path):
-    seen = []
+    logged = []
 
     def log(step, values):
-        seen.append((step, values))
+        logged.append((step, values))
         if step == 1:  # after the first update nothing may be traced
             stack.enter_context(jax.no_tracing(True))
 
     with contextlib.ExitStack() as stack:
         train(MODEL, None, batches(4), settings(steps=60, log_every=1), tmp_path / "fine", one_device, log=log)
-    losses = [values["loss"] for _, values in seen]
-    assert [step for step, _ in seen] == list(range(1, 61))
+    losses = [values["loss"] for _, values in logged]
+    assert [step for step, _ in logged] == list(range(1, 61))
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
 
     train(MODEL, None, batches(4), settings(steps=60, log_every=25), tmp_path / "coarse", one_device)
     lines = read_metrics(tmp_path / "coarse" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [25, 50, 60]
     for line, first in zip(lines, (0, 25, 50), strict=True):
-        rows = [values for _, values in seen[first : line["step"]]]
+        rows = [values for _, values in logged[first : line["step"]]]
         tokens = np.array([row["tokens"] for row in rows])
         assert line["tokens"] == tokens.sum()
         assert line["learning_rate"] == rows[-1]["learning_rate"]
@@ -143,10 +142,10 @@ def test_loop_reduces_the_loss_logs_means_and_compiles_once(one_device, tmp_path
 def test_best_and_last_checkpoints_contain_the_evaluated_parameters(one_device, tmp_path):
     """Saving runs in the background of the next updates, which reuse the buffers of the state being saved."""
     accuracy = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.9, 10: 0.2, 12: 0.4}
-    seen = {}
+    evaluated = {}
 
     def evaluate(params, step):
-        seen[step] = jax.tree.map(lambda leaf: np.array(leaf, copy=True), params)
+        evaluated[step] = jax.tree.map(lambda leaf: np.array(leaf, copy=True), params)
         return {"dev_accuracy": accuracy[step]}
 
     train(MODEL, None, batches(4), settings(eval_every=2, max_to_keep=1), tmp_path, one_device, evaluate=evaluate)
@@ -155,7 +154,7 @@ def test_best_and_last_checkpoints_contain_the_evaluated_parameters(one_device, 
     for which, step in (("best", 8), ("last", 12)):  # the later one of equals is the best
         params, found = load_params(folder, MODEL.abstract(), which)
         assert found == step
-        assert_bit_equal(params, seen[step])
+        assert_bit_equal(params, evaluated[step])
     assert {
         row["step"]: row["dev_accuracy"] for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" not in row
     } == accuracy
