@@ -41,14 +41,14 @@ def calls_are_not_retraced():
 @pytest.fixture(scope="module")
 def compiled_in_a_hurry():
     """For modules that compile much and compare within a tolerance (tests/helpers/fast_compile.py)."""
-    with fast_compile.hurry():
+    with fast_compile.fast_compilation():
         yield
 
 
 @pytest.fixture
 def compiled_for_users():
     """For tests of bits in such a module."""
-    with fast_compile.hurry(False):
+    with fast_compile.fast_compilation(False):
         yield
 
 

@@ -1,4 +1,4 @@
-"""A small model with a chat template: bytes as tokens, turns as ChatML writes them, and an end of turns of its own."""
+"""A small model with a chat template: byte tokens, ChatML turns, and a separate end-of-turn token."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ QUESTIONS = 4
 
 
 def fast(template: str | dict[str, str] | None = TEMPLATE) -> Any:
-    """Of transformers. Its own framing begins every text with `<s>`, as the template does, and ends it with `</s>`."""
+    """A transformers tokenizer that frames every text as `<s>` ... `</s>`; the template also begins with `<s>`."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
     from tokenizers import Tokenizer as Backend
     from transformers import PreTrainedTokenizerFast
@@ -32,14 +32,14 @@ def fast(template: str | dict[str, str] | None = TEMPLATE) -> Any:
     backend.add_special_tokens([AddedToken(token, special=True) for token in specials])
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    framed = [(token, specials.index(token)) for token in (BEGIN, END)]
-    backend.post_processor = processors.TemplateProcessing(single=[BEGIN, "$A", END], special_tokens=framed)
+    special_ids = [(token, specials.index(token)) for token in (BEGIN, END)]
+    backend.post_processor = processors.TemplateProcessing(single=[BEGIN, "$A", END], special_tokens=special_ids)
     names = {"pad_token": PAD, "bos_token": BEGIN, "eos_token": END}
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **names)
 
 
 def write_model(folder: Path) -> Path:
-    """A random Llama of one layer in FOLDER/model, which ends its turns by TURN_END."""
+    """Writes a random one-layer Llama to FOLDER/model, whose turns end with TURN_END."""
     tokenizer = Tokenizer(fast(), [4])
     config = DecoderConfig(
         vocab_size=tokenizer.size,
@@ -54,7 +54,7 @@ def write_model(folder: Path) -> Path:
 
 
 def write_task(folder: Path) -> Path:
-    """QUESTIONS questions in FOLDER/task/train.jsonl and as many in test.jsonl; EXEMPLARS beside the task."""
+    """Writes QUESTIONS questions each to FOLDER/task/train.jsonl and test.jsonl, and EXEMPLARS to FOLDER."""
     (folder / "task").mkdir()
     for split in ("train", "test"):
         rows = [

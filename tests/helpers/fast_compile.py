@@ -1,8 +1,8 @@
-"""XLA in a hurry, for tests of values within a tolerance: they compute for no time and compile for long.
+"""Faster XLA compilation, for tests that compare values within a tolerance and spend most of their time compiling.
 
-Left alone, XLA spends most of such a test on LLVM's optimizations. Without them, and without the newer way of making
-code for fusions, a gradient of a tiny model compiles in a seventh of the time. The operations are the same and sum in
-another order. Tests of bits, of memory and of work stay with what users get.
+By default XLA spends most of such a test on LLVM optimizations. Without them, and without the newer fusion emitters, a
+gradient of a tiny model compiles in a seventh of the time. The operations are the same but sum in another order. Tests
+of exact bits, of memory and of FLOPs keep the default options.
 """
 
 import contextlib
@@ -11,50 +11,56 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax._src import compiler
+from jax._src import compiler  # private: jax 0.10 has no public way to set default compile options
 
-_HURRY = {
+_FAST_OPTIONS = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-_options = compiler.get_compile_options
+_default_get_compile_options = compiler.get_compile_options
 
 
 @functools.cache
-def in_a_hurry() -> dict[str, Any]:
-    """The options that this XLA knows; it refuses others, and newer ones have fewer."""
+def fast_options() -> dict[str, Any]:
+    """The options that this version of XLA supports; it refuses others, and newer versions have fewer."""
 
-    def known(name: str) -> bool:
+    def is_supported(name: str) -> bool:
         try:
-            jax.jit(lambda: 0).lower().compile(compiler_options={name: _HURRY[name]})
+            jax.jit(lambda: 0).lower().compile(compiler_options={name: _FAST_OPTIONS[name]})
         except jax.errors.JaxRuntimeError:
             return False
         return True
 
-    return {name: value for name, value in _HURRY.items() if known(name)}
+    return {name: value for name, value in _FAST_OPTIONS.items() if is_supported(name)}
 
 
 def flags() -> str:
-    """XLA_FLAGS of other processes."""
-    return " ".join(f"--{name}={str(value).lower()}" for name, value in in_a_hurry().items())
+    """The value of XLA_FLAGS for fast compilation in other processes."""
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in fast_options().items())
 
 
-def _in_a_hurry(*args, env_options_overrides=None, **more):
-    return _options(*args, env_options_overrides=in_a_hurry() | (env_options_overrides or {}), **more)
+def _fast_get_compile_options(*args, env_options_overrides=None, **more):
+    return _default_get_compile_options(
+        *args, env_options_overrides=fast_options() | (env_options_overrides or {}), **more
+    )
 
 
 @contextlib.contextmanager
-def hurry(yes: bool = True) -> Iterator[None]:
-    """Compiles in a hurry, or not. JAX has no setting for it that a process can change. No program of the one kind is
-    left for the other: bits that are compared have to come from the same compiler."""
+def fast_compilation(enabled: bool = True) -> Iterator[None]:
+    """Compiles with the fast options, or with the default ones if not `enabled`.
+
+    JAX has no setting for this that can change within a process. Compiled programs are discarded at the change, because
+    results that are compared bit by bit must come from the same compiler options.
+    """
     before = compiler.get_compile_options
-    in_a_hurry()  # found out as users compile
-    if before is (_in_a_hurry if yes else _options):
+    fast_options()  # must be computed with the default options
+    wanted = _fast_get_compile_options if enabled else _default_get_compile_options
+    if before is wanted:
         yield
         return
     jax.clear_caches()
-    compiler.get_compile_options = _in_a_hurry if yes else _options
+    compiler.get_compile_options = wanted
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""A model whose next token depends on the last one only, so that every probability is known: for tests of sampling.
+"""A model whose next token depends only on the last one, so that all probabilities are known, for tests of sampling.
 
-Its tokens are the letters "a", "b", ... followed by a line end and the end token.
+Its tokens are the letters "a", "b", ..., then a newline and the end token.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class MarkovConfig:
 
 
 def markov_model(config: MarkovConfig = MarkovConfig()) -> Model:
-    """`params["table"]` is [V, V]: logits of the next token in the row of the last one."""
+    """`params["table"]` is [V, V]: row i holds the logits of the token after token i."""
 
     def extend(params, context, tokens, cache=None):
         hidden = jax.nn.one_hot(tokens, config.vocab_size)
@@ -48,14 +48,14 @@ def markov_model(config: MarkovConfig = MarkovConfig()) -> Model:
 
 
 def markov_table(seed: int, end: float = -1.0) -> np.ndarray:
-    """Random logits; `end` is that of the end token."""
+    """Random logits; `end` is the logit of the end token."""
     table = np.random.default_rng(seed).normal(size=(len(LETTERS) + 2,) * 2).astype(np.float32)
     table[:, EOS] = end
     return table
 
 
 class LetterTokenizer:
-    """One token per letter, as scotd_jax.tokenization.Tokenizer would have it."""
+    """Has one token per letter and the interface of scotd_jax.tokenization.Tokenizer."""
 
     eos_ids = (EOS,)
     size = len(LETTERS) + 2

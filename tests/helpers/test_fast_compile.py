@@ -1,8 +1,8 @@
-"""Compiling in a hurry begins and ends where it should (tests/helpers/fast_compile.py)."""
+"""Fast compilation begins and ends where it should (tests/helpers/fast_compile.py)."""
 
 import jax
 import pytest
-from jax._src import compiler as of_jax
+from jax._src import compiler  # jax 0.10: where fast_compile.py replaces the options
 
 from tests.helpers import fast_compile
 
@@ -10,36 +10,36 @@ OWN = {"xla_cpu_max_isa": "AVX2"}
 
 
 def options() -> dict:
-    """What XLA is told about a function with an option of its own."""
-    return dict(of_jax.get_compile_options(1, 1, env_options_overrides=OWN).env_option_overrides)
+    """The options that XLA receives for a function with an option of its own."""
+    return dict(compiler.get_compile_options(1, 1, env_options_overrides=OWN).env_option_overrides)
 
 
-def test_the_compiler_is_told_and_what_a_function_asks_for_stays():
+def test_fast_options_are_set_and_options_of_functions_are_kept():
     assert options() == OWN
-    with fast_compile.hurry():
-        assert options() == fast_compile.in_a_hurry() | OWN
-        with fast_compile.hurry(False):
+    with fast_compile.fast_compilation():
+        assert options() == fast_compile.fast_options() | OWN
+        with fast_compile.fast_compilation(False):
             assert options() == OWN
-        assert options() == fast_compile.in_a_hurry() | OWN
+        assert options() == fast_compile.fast_options() | OWN
     assert options() == OWN
 
 
-def test_it_ends_with_an_error_too():
-    with pytest.raises(RuntimeError), fast_compile.hurry():
+def test_fast_options_are_reset_after_an_error():
+    with pytest.raises(RuntimeError), fast_compile.fast_compilation():
         raise RuntimeError
-    assert of_jax.get_compile_options is fast_compile._options
+    assert compiler.get_compile_options is fast_compile._default_get_compile_options
 
 
-def test_no_program_is_left_for_the_other_kind():
+def test_programs_are_not_reused_across_compiler_settings():
     twice = jax.jit(lambda x: 2.0 * x)
     twice(1.0)
     assert twice._cache_size() == 1
-    with fast_compile.hurry():
+    with fast_compile.fast_compilation():
         assert twice._cache_size() == 0
         twice(1.0)
-        with fast_compile.hurry():  # the same kind
+        with fast_compile.fast_compilation():  # no change
             assert twice._cache_size() == 1
-        with fast_compile.hurry(False):
+        with fast_compile.fast_compilation(False):
             assert twice._cache_size() == 0
         twice(1.0)
     assert twice._cache_size() == 0
