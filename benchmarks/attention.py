@@ -89,11 +89,11 @@ def compile_attention(form: str, chip: Any, G: int, H: int, K: int, Dh: int) -> 
 
     from scotd_jax.distributed.mesh import make_mesh
     from scotd_jax.distributed.sharding import replicated
-    from scotd_jax.models.attention import causal, grouped_attention
+    from scotd_jax.models.attention import causal_mask, grouped_attention
     from scotd_jax.models.kernels import fused_attention
 
     mesh = make_mesh(c.Mesh(), [chip])
-    attend = fused_attention.attention(form, mesh) or grouped_attention
+    attend = fused_attention.select_attention(form, mesh) or grouped_attention
 
     def array(shape: Sequence[int], dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
@@ -101,7 +101,7 @@ def compile_attention(form: str, chip: Any, G: int, H: int, K: int, Dh: int) -> 
     def loss(query, shared, own, mask):
         # Keys and values have the layout that projections produce.
         shared, own = ([x.swapaxes(-3, -2) for x in pair] for pair in (shared, own))
-        out = attend(query, [(*shared, mask)], [(*own, causal(RESPONSE, RESPONSE), None)], Dh**-0.5)
+        out = attend(query, [(*shared, mask)], [(*own, causal_mask(RESPONSE, RESPONSE), None)], Dh**-0.5)
         return jnp.square(out.astype(jnp.float32)).sum()
 
     B, P, R = QUESTIONS, PROMPT, RESPONSE

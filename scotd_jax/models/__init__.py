@@ -1,1 +1,1 @@
-"""T5 and OPT behind one functional seam, and their Hugging Face directories."""
+"""T5, OPT and a modern decoder as pure functions, with Hugging Face import and export."""

@@ -1,13 +1,14 @@
-"""The seam: what every model is to the rest of the package, and the arrays that pass through it.
+"""The interface of all models and the arrays that pass through it.
 
-Axes used in names throughout the package:
+Axis letters, used in shapes and as suffixes of names throughout the package:
 
-    B questions in a batch     G responses of one question     P prompt tokens      R response tokens
-    S tokens of one segment    T slots of a cache, C recent    V vocabulary         E width of the output embedding
-    D model width              H query heads                   K key heads          Dh width of a head
+    B questions in a batch     G responses per question    P prompt tokens        R response tokens
+    S tokens of a segment      T past slots of a cache     C recent slots         V vocabulary
+    D model width              E output embedding width    F MLP width            L layers
+    H query heads              K key heads                 Dh head width
 
-A model is used through `prefill` and `extend` only. Training is `prefill` then `extend` over whole responses;
-sampling is `prefill` then `extend` one token at a time with a cache.
+A model is used only through `prefill` and `extend`. Training is one `prefill` and one `extend` of whole responses;
+sampling is one `prefill` and many `extend`s of one token each, with a cache.
 """
 
 import dataclasses
@@ -20,11 +21,13 @@ Params = Any  # nested dict of arrays, string keys
 
 
 class Segment(NamedTuple):
-    """Keys and values that several responses share: one pair of arrays per layer, or, where the layers are rolled into
-    a loop (rolling.py), one pair for all of them, whose first axis are the layers.
+    """Keys and values that several responses share.
 
-    `keys[layer]` and `values[layer]` are [B, K, S, Dh], B being 1 where the whole batch shares the segment; `mask` is
-    bool[B, S], False on padding, or bool[B, G, S] or bool[B, G, R, S] where responses see different tokens of it.
+    Attributes:
+      keys: one array [B, K, S, Dh] per layer, with B = 1 where the whole batch shares the segment; or, after a scan
+        over layers (layer_scan.py), one array [L, B, K, S, Dh].
+      values: like keys.
+      mask: bool[B, S], False on padding; or bool[B, G, S] or bool[B, G, R, S] where responses see different tokens.
     """
 
     keys: tuple[jax.Array, ...] | jax.Array
@@ -33,10 +36,12 @@ class Segment(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a response can look back on besides itself: shared segments, in order, and where the response begins.
+    """What a response attends to besides itself.
 
-    `length` is int32[B] or int32[B, G], the number of real tokens before the response. Encoder-decoders ignore it:
-    their decoder counts from zero.
+    Attributes:
+      segments: shared segments, in order.
+      length: int32[B] or int32[B, G], the number of real tokens before the response. Encoder-decoders ignore it: their
+        decoder counts from zero.
     """
 
     segments: tuple[Segment, ...]
@@ -44,12 +49,18 @@ class Context(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """The own past of every response while it is being sampled, in two parts, so that rows may be of different age.
+    """The KV cache of responses during sampling: past and recent tokens, so that rows may differ in age.
 
-    `keys[layer]`, `values[layer]` are [B, G, K, T, Dh], of which every row has filled `length`, int32[B, G], slots.
-    `recent_keys[layer]`, `recent_values[layer]` are [B, G, K, C, Dh]: the tokens since then, `index`, int32[], of
-    them. `extend` writes all rows into the same recent slots and leaves the rest alone; `settle` (cache.py) moves them
-    to where each row's past ends.
+    `extend` writes all rows into the same recent slots and leaves the past alone; `flush_recent` (cache.py) moves the
+    recent tokens to the end of each row's past.
+
+    Attributes:
+      keys: one array [B, G, K, T, Dh] per layer: the past.
+      values: like keys.
+      length: int32[B, G], the number of past slots in use.
+      recent_keys: one array [B, G, K, C, Dh] per layer: the tokens since then.
+      recent_values: like recent_keys.
+      index: int32[], the number of recent slots in use.
     """
 
     keys: tuple[jax.Array, ...]
@@ -62,9 +73,9 @@ class Cache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """Which dtype does what. Parameters, logits, softmax and losses are float32 whatever is chosen here.
+    """`compute` is the dtype of matmul inputs and activations, "bfloat16" or "float32".
 
-    `compute` is the dtype of matmul inputs and activations ("bfloat16" or "float32"); accumulation is float32.
+    Accumulation, parameters, logits, softmax and losses are always float32.
     """
 
     compute: str = "bfloat16"
@@ -72,21 +83,28 @@ class Precision:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model as pure functions of its parameters (a nested dict of float32 arrays). Made by `models.registry.build`.
+    """A model as pure functions of its parameters, a nested dict of float32 arrays. Built by `registry.build`.
 
     init(key) -> params
+
     prefill(params, tokens[B, P], mask[B, P], context=None, options=ForwardOptions(), questions=None) -> Context
-        Right-padded prefixes. With a context the tokens come after it (question after shared exemplars). With
-        `questions` each row holds the prompts of several questions (packed.py). `options` is that of training
-        (forward_options.py); everything else leaves it out.
+        Encodes right-padded prompts once so that any number of responses can attend to them. With a context they follow
+        it (a question after shared few-shot examples). With `questions` a row holds the prompts of several questions
+        (packed_masks.py). `options` are for training (forward_options.py).
+
     extend(params, context, tokens[B, G, R], cache=None, options=ForwardOptions(), positions=None, questions=None)
             -> hidden[B, G, R, E], cache
-        Without a cache: causal attention over the R tokens and the context, returns None for the cache. With a
-        cache: the R tokens become recent ones of it. `hidden` is ready for the output matrix (norms, projections and
-        scales applied). With `positions` each of the G rows holds several responses, one behind the other, and with
-        `questions` they belong to several prompts of the context's last segment (packed.py); no cache then.
+        Runs R tokens of every response, which attend to the context and causally to each other. With a cache they also
+        attend to it and are appended to its recent slots; without, the returned cache is None. `hidden` is ready for
+        the output matrix (norms, projections and scales applied). With `positions` a row holds several responses one
+        after the other, and with `questions` they belong to several prompts of the context's last segment
+        (packed_masks.py); neither can be combined with a cache.
+
     unembedding(params) -> [V, E], the output matrix; logits are hidden @ unembedding.T (`logits` in layers.py).
-    new_cache(batch, group, length, recent) -> Cache, empty, with so many slots of either kind per response.
+
+    new_cache(batch, group, length, recent) -> Cache, empty, with `length` past and `recent` recent slots per response.
+
+    axes() -> a tree like params: a tuple of logical axis names per parameter.
     """
 
     config: Any
@@ -96,13 +114,13 @@ class Model:
     extend: Callable[..., tuple[jax.Array, Cache | None]]
     unembedding: Callable[[Params], jax.Array]
     new_cache: Callable[[int, int, int, int], Cache]
-    axes: Callable[[], Any]  # tree like params: a tuple of logical axis names per parameter
+    axes: Callable[[], Any]
 
     @property
     def start_token(self) -> int | None:
-        """First decoder input; None where the prompt's last token is it (decoder-only)."""
+        """The first decoder input; None if that is the prompt's last token (decoder-only)."""
         return self.config.start_token
 
     def abstract(self) -> Params:
-        """Shapes and dtypes of the parameters, nothing allocated."""
+        """Shapes and dtypes of the parameters; nothing is allocated."""
         return jax.eval_shape(self.init, jax.random.key(0))

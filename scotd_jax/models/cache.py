@@ -1,9 +1,10 @@
-"""The own past of responses under way: how a layer reads it, and how rows of different age live in one array.
+"""The KV cache of responses during sampling: how layers append to it, and how rows of different age share one array.
 
-A step writes the keys of all rows into one slot, the next of the recent ones, whatever the rows' ages are: an update of
-a slice, which costs nothing. Every C steps the recent slots of every row are moved to the end of its past. As long as
-rows begin at such a moment only, a row's tokens are split into past and recent ones by its own position alone, so
-that what is computed for it, to the last bit, does not depend on when it began or on who is beside it.
+A decode step writes the keys of all rows into the same slot, the next of the *recent* ones, whatever the age of a row:
+an update of a slice, which is cheap. Every C steps the recent slots of every row are moved to the end of its *past*
+(`flush_recent`). As long as rows begin only at such a moment, a row's tokens are split into past and recent ones by
+their own position alone; so what is computed for a row is bit for bit the same whenever it begins and whatever other
+rows are in the batch.
 """
 
 from collections.abc import Sequence
@@ -14,13 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from scotd_jax.models.api import Cache
-from scotd_jax.models.attention import OwnPart, causal
+from scotd_jax.models.attention import OwnKV, causal_mask
+from scotd_jax.models.packed_masks import packed_positions
 
-Sight = tuple[Array, Array | None]  # mask and bias of an own part, as in attention.OwnPart
+MaskAndBias = tuple[Array, Array | None]  # of the response's own keys, as in attention.OwnKV
 
 
 class LayerCache(NamedTuple):
-    """What one layer sees of a Cache: keys and values [B, G, K, T, Dh], recent ones [B, G, K, C, Dh]."""
+    """One layer of a `Cache`: keys and values [B, G, K, T, Dh], recent ones [B, G, K, C, Dh]."""
 
     keys: Array
     values: Array
@@ -29,74 +31,106 @@ class LayerCache(NamedTuple):
     index: Array
 
 
-def of_layer(cache: Cache | None, layer: int | Array) -> LayerCache | None:
+def layer_cache(cache: Cache | None, layer: int | Array) -> LayerCache | None:
+    """The cache of one layer."""
     if cache is None:
         return None
     arrays = (cache.keys, cache.values, cache.recent_keys, cache.recent_values)
     return LayerCache(*(array[layer] for array in arrays), cache.index)
 
 
-def visible(cache: Cache | None, R: int) -> list[Bool[Array, "_ _ _ _"]]:
-    """The masks of the own parts for R new tokens."""
+def cache_masks(cache: Cache | None, R: int) -> list[Bool[Array, "_ _ _ _"]]:
+    """The masks of R new tokens: over the past and the recent slots, or, without a cache, over themselves."""
     if cache is None:
-        return [causal(R, R)]
+        return [causal_mask(R, R)]
     past = jnp.arange(cache.keys[0].shape[3])[None, None, None] < cache.length[..., None, None]
-    return [past, causal(R, cache.recent_keys[0].shape[3], cache.index)]
+    return [past, causal_mask(R, cache.recent_keys[0].shape[3], cache.index)]
 
 
-def own_parts(
-    past: LayerCache | None,
+def token_positions(
+    start: Int[Array, "..."], R: int, cache: Cache | None, packed_mask: Bool[Array, "B G R R"] | None
+) -> Int[Array, "_ _ R"]:
+    """The positions of R new tokens in their texts.
+
+    Args:
+      start: the number of tokens before the response, int32[B], [B, G] or [B, G, R].
+      R: the number of new tokens.
+      cache: the response so far.
+      packed_mask: which tokens of its row a token sees, where several texts share a row.
+    """
+    first = start.reshape(*start.shape, *(1,) * (3 - start.ndim))
+    if cache is not None:
+        first = first + (cache.length + cache.index)[..., None]
+    return first + (jnp.arange(R)[None, None] if packed_mask is None else packed_positions(packed_mask))
+
+
+def append_to_cache(
+    cache: LayerCache | None,
     key: Float[Array, "B G K R Dh"],
     value: Float[Array, "B G K R Dh"],
-    sights: Sequence[Sight],
-) -> tuple[list[OwnPart], tuple[Array, Array]]:
-    """The parts of attention that a response has for itself, and the keys and values to be kept: those of its new
-    tokens, or with a past all recent ones."""
-    if past is None:
-        return [(key, value, *sights[0])], (key, value)
-    start = (0, 0, 0, past.index, 0)
-    keys = jax.lax.dynamic_update_slice(past.recent_keys, key.astype(past.keys.dtype), start)
-    values = jax.lax.dynamic_update_slice(past.recent_values, value.astype(past.values.dtype), start)
-    parts = [(past.keys, past.values, *sights[0]), (keys, values, *sights[1])]
-    return [part for part in parts if part[0].shape[3]], (keys, values)
+    masks_and_biases: Sequence[MaskAndBias],
+) -> tuple[list[OwnKV], Array, Array]:
+    """Adds the keys and values of R new tokens to one layer's cache.
+
+    Args:
+      cache: the layer's cache, or None.
+      key: keys of the new tokens.
+      value: values of the new tokens.
+      masks_and_biases: one per part of the cache: past and recent; or one for the new tokens alone.
+
+    Returns:
+      What the new tokens attend to besides shared segments, and the keys and values to store: all recent ones, or
+      without a cache those of the new tokens.
+    """
+    if cache is None:
+        return [(key, value, *masks_and_biases[0])], key, value
+    start = (0, 0, 0, cache.index, 0)
+    keys = jax.lax.dynamic_update_slice(cache.recent_keys, key.astype(cache.keys.dtype), start)
+    values = jax.lax.dynamic_update_slice(cache.recent_values, value.astype(cache.values.dtype), start)
+    own = [(cache.keys, cache.values, *masks_and_biases[0]), (keys, values, *masks_and_biases[1])]
+    return [kv for kv in own if kv[0].shape[3]], keys, values  # the past may have no slots
 
 
-def extended(cache: Cache, keys: tuple[Array, ...], values: tuple[Array, ...], R: int) -> Cache:
-    """The cache after R tokens whose `own_parts` said to keep these, one of each per layer."""
-    return cache._replace(recent_keys=keys, recent_values=values, index=cache.index + R)
+def with_recent(cache: Cache, keys: Sequence[Array], values: Sequence[Array], R: int) -> Cache:
+    """The cache after R more tokens, with the recent keys and values that `append_to_cache` returned for each layer."""
+    return cache._replace(recent_keys=tuple(keys), recent_values=tuple(values), index=cache.index + R)
 
 
-def settle(cache: Cache, C: int) -> Cache:
-    """Moves the recent tokens of every row to the end of its past, and begins again with none.
+def flush_recent(cache: Cache, C: int) -> Cache:
+    """Moves the recent tokens of every row to the end of its past and empties the recent slots.
 
-    C is the number of recent slots; `length` and T must be multiples of it. What has no room in the past is dropped:
-    it belongs to rows that are at their limit. Fewer tokens than C may be moved only if no row goes on.
+    What does not fit into the past is dropped: it belongs to rows that have reached their limit.
+
+    Args:
+      cache: `length` and the number of past slots must be multiples of C. The recent slots may be partly filled only if
+        no row is continued.
+      C: the number of recent slots.
     """
     block = cache.length // C
 
-    def moved(past: Float[Array, "B G K T Dh"], recent: Float[Array, "B G K C Dh"]) -> Float[Array, "B G K T Dh"]:
-        return jax.lax.platform_dependent(past, recent, block, default=_by_choice, cuda=_by_scatter)
+    def flush(past: Float[Array, "B G K T Dh"], recent: Float[Array, "B G K C Dh"]) -> Float[Array, "B G K T Dh"]:
+        return jax.lax.platform_dependent(past, recent, block, default=_flush_by_select, cuda=_flush_by_scatter)
 
     keys, values = (
-        jax.tree.map(moved, pasts, recents)
-        for pasts, recents in ((cache.keys, cache.recent_keys), (cache.values, cache.recent_values))
+        jax.tree.map(flush, past, recent)
+        for past, recent in ((cache.keys, cache.recent_keys), (cache.values, cache.recent_values))
     )
     return cache._replace(
         keys=keys, values=values, length=cache.length + cache.index, index=jnp.zeros_like(cache.index)
     )
 
 
-def _by_choice(past: Array, recent: Array, block: Int[Array, "B G"]) -> Array:
-    """One pass over the whole past, in place: `past` must not change its shape on the way, else XLA makes a copy.
-    CPUs and TPUs scatter row by row, which takes longer."""
+def _flush_by_select(past: Array, recent: Array, block: Int[Array, "B G"]) -> Array:
+    """One pass over the whole past, in place: `past` must not be reshaped on the way, or XLA makes a copy. On CPUs and
+    TPUs this is faster than a scatter, which they do row by row."""
     T, C = past.shape[3], recent.shape[3]
     here = (jnp.arange(T) // C)[None, None] == block[..., None]
     repeated = jnp.broadcast_to(recent[:, :, :, None], (*recent.shape[:3], T // C, *recent.shape[3:]))
     return jnp.where(here[:, :, None, :, None], repeated.reshape(past.shape), past)
 
 
-def _by_scatter(past: Array, recent: Array, block: Int[Array, "B G"]) -> Array:
-    """Touches only what changes."""
+def _flush_by_scatter(past: Array, recent: Array, block: Int[Array, "B G"]) -> Array:
+    """Writes only the slots that change."""
     blocks = past.reshape(*past.shape[:3], -1, *recent.shape[3:])
     b, g = jnp.arange(past.shape[0])[:, None], jnp.arange(past.shape[1])[None]
     return blocks.at[b, g, :, block].set(recent, mode="drop", unique_indices=True).reshape(past.shape)

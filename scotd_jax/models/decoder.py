@@ -1,39 +1,45 @@
-"""The modern decoder-only model: Llama 2 and 3, Qwen 2, 2.5 and 3, Mistral, with the weights of Hugging Face.
+"""The modern decoder-only model: Llama 2 and 3, Qwen 2, 2.5 and 3, Mistral, with Hugging Face's weights.
 
-Against OPT: no mean and no bias in the norms, positions that turn queries and keys instead of being added to the
-tokens, several query heads that share one key head, and a gate in the MLP. Keys are turned before they are kept, in a
-segment as in a cache, so what is kept depends on nothing that comes later.
+Unlike OPT it has RMS norms, rotary positions, grouped queries and a gated MLP. Keys are rotated before they are stored
+in a segment or cache, so what is stored depends on nothing that comes later.
 
-Prefix and responses run through the same layers (decoder_only.py).
+Prompts and responses run through the same layers.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
-from scotd_jax.models.attention import grouped_attention
-from scotd_jax.models.cache import own_parts
-from scotd_jax.models.decoder_config import DecoderConfig
-from scotd_jax.models.decoder_only import DecoderOnly
-from scotd_jax.models.forward_options import no_dropout, save_for_backward
-from scotd_jax.models.layers import Dense, RMSNorm, each_of, embed, gated, normal
-from scotd_jax.models.rope import frequencies, rotate, rotation
-
-# Logical axes of every parameter; the first pattern that fits counts.
-AXES = (
-    (r"embed/tokens", ("vocab", "embed")),
-    (r"lm_head/kernel", ("vocab", "embed")),
-    (r".*/attn/q/kernel", ("embed", "heads")),
-    (r".*/attn/q/bias", ("heads",)),
-    (r".*/attn/[kv]/kernel", ("embed", "kv")),
-    (r".*/attn/[kv]/bias", ("kv",)),
-    (r".*/attn/o/kernel", ("heads", "embed")),
-    (r".*/mlp/(gate|up)/kernel", ("embed", "mlp")),
-    (r".*/mlp/(gate|up)/bias", ("mlp",)),
-    (r".*/mlp/down/kernel", ("mlp", "embed")),
-    (r"(.*/)?(bias|scale)", (None,)),
+from scotd_jax.models.api import Cache, Context, Segment
+from scotd_jax.models.attention import SharedKV, grouped_attention
+from scotd_jax.models.cache import (
+    LayerCache,
+    MaskAndBias,
+    append_to_cache,
+    cache_masks,
+    layer_cache,
+    token_positions,
+    with_recent,
 )
+from scotd_jax.models.decoder_config import DecoderConfig
+from scotd_jax.models.forward_options import Attention, Dropout, ForwardOptions, no_dropout, save_for_backward
+from scotd_jax.models.layer_scan import scan_over_layers, uses_scan
+from scotd_jax.models.layers import (
+    Dense,
+    RMSNorm,
+    TokenEmbedding,
+    Unembedding,
+    embed,
+    gated_activation,
+    parallel_dense,
+)
+from scotd_jax.models.packed_masks import QuestionIds, packed_context, packed_prompt_mask, packed_response_mask
+from scotd_jax.models.rope import Rotation, frequencies, rotate, rotation
 
 _ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -42,89 +48,180 @@ _ACTIVATIONS = {
 }
 
 
-class Tokens(nnx.Module):
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        self.tokens = normal(rngs, (config.vocab_size, config.hidden_size), config.initializer_range)
-
-
-class Head(nnx.Module):
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        self.kernel = normal(rngs, (config.vocab_size, config.hidden_size), config.initializer_range)
-
-
-class Attention(nnx.Module):
-    """H query heads and K key heads of width Dh; query head h reads key head h // (H / K)."""
-
+class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
-        width, head = config.hidden_size, config.head_width
-        inner, shared = config.num_attention_heads * head, config.key_heads * head
-        shape = {"std": config.initializer_range, "dtype": dtype, "rngs": rngs}
-        self.q = Dense(width, inner, bias=config.qkv_bias, **shape)
-        self.k = Dense(width, shared, bias=config.qkv_bias, **shape)
-        self.v = Dense(width, shared, bias=config.qkv_bias, **shape)
-        self.o = Dense(inner, width, bias=config.attention_bias, **shape)
-        self.q_norm = RMSNorm(head, eps=config.rms_norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(head, eps=config.rms_norm_eps) if config.qk_norm else None
-        self.head, self.dtype = head, dtype
+        embedding = {"std": config.initializer_range, "rngs": rngs}
+        self.embed = TokenEmbedding(config.vocab_size, config.hidden_size, **embedding)
+        self.layers = nnx.Dict({str(i): DecoderLayer(config, dtype, rngs) for i in range(config.num_hidden_layers)})
+        self.final_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        if config.tie_word_embeddings:
+            self.lm_head = None
+        else:
+            self.lm_head = Unembedding(config.vocab_size, config.hidden_size, **embedding)
+        self.config = config
 
-    def __call__(self, x, turn, segments, past, sights, attention=grouped_attention):
-        """x[B, G, R, D] -> the same, and the keys and values to be kept.
+    def prefill(
+        self,
+        tokens_BP: Int[Array, "B P"],
+        mask_BP: Bool[Array, "B P"],
+        context: Context | None = None,
+        options: ForwardOptions = ForwardOptions(),
+        questions_BP: Int[Array, "B P"] | None = None,
+    ) -> Context:
+        """Computes the keys and values of right-padded prompts; see `api.Model`.
 
-        `turn` are the cosines and sines of the tokens' positions.
+        Padding comes last, so the causal mask hides it from real tokens. The segment's mask hides it from later ones.
         """
-        query, key, value = map(self._split, each_of((self.q, self.k, self.v), x))
-        if self.q_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = rotate(query, *turn), rotate(key, *turn)  # in float32, as everything between two products
-        query, key, value = (save_for_backward(each.astype(self.dtype)) for each in (query, key, value))
-        own, kept = own_parts(past, key.swapaxes(2, 3), value.swapaxes(2, 3), sights)
-        h = attention(query, segments, own, scale=self.head**-0.5)
-        return self.o(h.reshape(*h.shape[:-2], -1)), *kept
+        B = tokens_BP.shape[0]
+        start_B = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
+        segments = () if context is None else context.segments
+        packed_mask = None if questions_BP is None else packed_prompt_mask(questions_BP)
+        _, keys_values = self._run_layers(tokens_BP[:, None], start_B, segments, None, packed_mask, "prompt", options)
+        keys, values = jax.tree.map(lambda kv: kv.squeeze(-4), keys_values)
+        length = mask_BP.sum(1, dtype=jnp.int32) if questions_BP is None else 0  # `packed_context` adds a packed prompt
+        return Context((*segments, Segment(keys, values, mask_BP)), start_B + length)
 
-    def _split(self, x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:-1], -1, self.head)
+    def extend(
+        self,
+        context: Context,
+        tokens_BGR: Int[Array, "B G R"],
+        cache: Cache | None = None,
+        options: ForwardOptions = ForwardOptions(),
+        positions_BGR: Int[Array, "B G R"] | None = None,
+        questions: QuestionIds | None = None,
+    ) -> tuple[Float[Array, "B G R E"], Cache | None]:
+        """Runs responses that follow the context; see `api.Model`."""
+        context = context if questions is None else packed_context(context, questions)
+        packed_mask = None if positions_BGR is None else packed_response_mask(positions_BGR)
+        x_BGRD, keys_values = self._run_layers(
+            tokens_BGR, context.length, context.segments, cache, packed_mask, "response", options
+        )
+        hidden_BGRE = self.final_norm(x_BGRD)
+        return hidden_BGRE, None if cache is None else with_recent(cache, *keys_values, tokens_BGR.shape[2])
+
+    def _run_layers(
+        self,
+        tokens_BGR: Int[Array, "B G R"],
+        start: Int[Array, "..."],
+        segments: Sequence[Segment],
+        cache: Cache | None,
+        packed_mask: Bool[Array, "B G R R"] | None,
+        stack: str,
+        options: ForwardOptions,
+    ) -> tuple[Float[Array, "B G R D"], Any]:
+        """Embeds the tokens and runs all layers.
+
+        Args:
+          tokens_BGR: tokens of a prompt (G = 1) or of responses.
+          start: the number of tokens before them, without the cache's, int32[B], [B, G] or [B, G, R].
+          segments: keys and values of these earlier tokens.
+          cache: keys and values of the response so far.
+          packed_mask: which tokens of its row a token sees, where several texts share a row.
+          stack: "prompt" or "response"; names the dropout masks.
+          options: forward-pass options.
+
+        Returns:
+          The output of the last layer, and the keys and values of all layers for the segment or cache.
+        """
+        positions_BGR = token_positions(start, tokens_BGR.shape[2], cache, packed_mask)
+        config = self.config
+        angles = rotation(positions_BGR, *frequencies(config.head_width, config.rope_theta, config.rope_scaling))
+        x_BGRD = embed(self.embed.tokens[...], tokens_BGR)
+        masks = cache_masks(cache, tokens_BGR.shape[2]) if packed_mask is None else [packed_mask]
+        masks_and_biases = [(mask, None) for mask in masks]
+
+        def layer_step(x_BGRD, layer, i, segment_keys_values):
+            shared = [(*kv, segment.mask) for kv, segment in zip(segment_keys_values, segments, strict=True)]
+            args = x_BGRD, angles, shared, layer_cache(cache, i), masks_and_biases
+            x_BGRD, key, value = options.run_layer(stack, i, layer, *args)
+            return x_BGRD, (key, value)
+
+        if uses_scan(options, self.layers):
+            shared = [(s.keys, s.values) for s in segments]
+            keep = stack == "prompt" or cache is not None
+            return scan_over_layers(layer_step, x_BGRD, self.layers, shared, "layers/{}", options, keep_outputs=keep)
+        keys, values = [], []
+        for i in range(len(self.layers)):
+            shared = [(s.keys[i], s.values[i]) for s in segments]
+            x_BGRD, (key, value) = layer_step(x_BGRD, self.layers[str(i)], i, shared)
+            keys.append(key)
+            values.append(value)
+        return x_BGRD, (tuple(keys), tuple(values))
+
+    def unembedding(self) -> Float[Array, "V D"]:
+        return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]
 
 
-class MLP(nnx.Module):
-    def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
-        shape = {"std": config.initializer_range, "bias": config.mlp_bias, "dtype": dtype, "rngs": rngs}
-        self.gate = Dense(config.hidden_size, config.intermediate_size, narrow=True, **shape)
-        self.up = Dense(config.hidden_size, config.intermediate_size, narrow=True, **shape)
-        self.down = Dense(config.intermediate_size, config.hidden_size, **shape)
-        self.act = config.hidden_act
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(gated(_ACTIVATIONS[self.act], *each_of((self.gate, self.up), x)))
-
-
-class Layer(nnx.Module):
+class DecoderLayer(nnx.Module):
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
         self.attn_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.attn = Attention(config, dtype, rngs)
+        self.attn = DecoderAttention(config, dtype, rngs)
         self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = MLP(config, dtype, rngs)
+        self.mlp = DecoderMLP(config, dtype, rngs)
 
-    def __call__(self, x, turn, segments, past, sights, dropout=no_dropout, attention=grouped_attention):
-        h, key, value = self.attn(self.attn_norm(x), turn, segments, past, sights, attention)
+    def __call__(
+        self,
+        x: Float[Array, "B G R D"],
+        angles: Rotation,
+        segments: Sequence[SharedKV],
+        cache: LayerCache | None,
+        masks_and_biases: Sequence[MaskAndBias],
+        dropout: Dropout = no_dropout,
+        attention: Attention = grouped_attention,
+    ) -> tuple[Float[Array, "B G R D"], Array, Array]:
+        """Returns x, and the keys and values for the segment or cache."""
+        h, key, value = self.attn(self.attn_norm(x), angles, segments, cache, masks_and_biases, attention)
         x = x + dropout(h, "attn")
         return x + dropout(self.mlp(self.mlp_norm(x)), "mlp"), key, value
 
 
-class Decoder(DecoderOnly):
+class DecoderAttention(nnx.Module):
+    """H query heads and K key heads of width Dh; query head h reads key head h // (H / K)."""
+
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
-        self.embed = Tokens(config, rngs)
-        self.layers = nnx.Dict({str(i): Layer(config, dtype, rngs) for i in range(config.num_hidden_layers)})
-        self.final_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.lm_head = None if config.tie_word_embeddings else Head(config, rngs)
-        self.config = config
+        width, head_width = config.hidden_size, config.head_width
+        query_width, key_width = config.num_attention_heads * head_width, config.key_heads * head_width
+        shared = {"std": config.initializer_range, "dtype": dtype, "rngs": rngs}
+        self.q = Dense(width, query_width, bias=config.qkv_bias, **shared)
+        self.k = Dense(width, key_width, bias=config.qkv_bias, **shared)
+        self.v = Dense(width, key_width, bias=config.qkv_bias, **shared)
+        self.o = Dense(query_width, width, bias=config.attention_bias, **shared)
+        self.q_norm = RMSNorm(head_width, eps=config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(head_width, eps=config.rms_norm_eps) if config.qk_norm else None
+        self.head_width, self.dtype = head_width, dtype
 
-    def inputs(self, tokens, positions):
-        config = self.config
-        turn = rotation(positions, *frequencies(config.head_width, config.rope_theta, config.rope_scaling))
-        return embed(self.embed.tokens[...], tokens), (turn,)
+    def __call__(
+        self,
+        x: Float[Array, "B G R D"],
+        angles: Rotation,
+        segments: Sequence[SharedKV],
+        cache: LayerCache | None,
+        masks_and_biases: Sequence[MaskAndBias],
+        attention: Attention = grouped_attention,
+    ) -> tuple[Float[Array, "B G R D"], Array, Array]:
+        """Returns the attention output, and the keys and values for the segment or cache."""
+        query, key, value = map(self._split_heads, parallel_dense((self.q, self.k, self.v), x))
+        if self.q_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        # In float32, as everything between two matmuls that is not rounded by the first.
+        query, key = rotate(query, *angles), rotate(key, *angles)
+        query, key, value = (save_for_backward(array.astype(self.dtype)) for array in (query, key, value))
+        own, key, value = append_to_cache(cache, key.swapaxes(2, 3), value.swapaxes(2, 3), masks_and_biases)
+        h = attention(query, segments, own, scale=self.head_width**-0.5)
+        return self.o(h.reshape(*h.shape[:-2], -1)), key, value
 
-    def outputs(self, x):
-        return self.final_norm(x)
+    def _split_heads(self, x: Float[Array, "B G R HDh"]) -> Float[Array, "B G R H Dh"]:
+        return x.reshape(*x.shape[:-1], -1, self.head_width)
 
-    def unembedding(self):
-        return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]
+
+class DecoderMLP(nnx.Module):
+    def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
+        shared = {"std": config.initializer_range, "bias": config.mlp_bias, "dtype": dtype, "rngs": rngs}
+        self.gate = Dense(config.hidden_size, config.intermediate_size, out_dtype=dtype, **shared)
+        self.up = Dense(config.hidden_size, config.intermediate_size, out_dtype=dtype, **shared)
+        self.down = Dense(config.intermediate_size, config.hidden_size, **shared)
+        self.activation = config.hidden_act
+
+    def __call__(self, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
+        gate, up = parallel_dense((self.gate, self.up), x)
+        return self.down(gated_activation(_ACTIVATIONS[self.activation], gate, up))

@@ -1,8 +1,8 @@
-"""The config of the modern decoder family: what Llama 2 and 3, Qwen 2, 2.5 and 3, and Mistral have in common.
+"""Config of the modern decoder family: Llama 2 and 3, Qwen 2, 2.5 and 3, and Mistral.
 
-They differ in which projections have a bias and in whether queries and keys are normalized, which the model type and
-two flags decide. Whatever else a config.json asks for stops the import: a model that is computed almost right says
-almost sense, which nobody would notice.
+They differ in which projections have a bias and in whether queries and keys are normalized, which follows from the
+model type and two flags. Any other feature in a config.json is refused: a model that is computed almost right generates
+text that is almost right, which nobody would notice.
 """
 
 import dataclasses
@@ -16,22 +16,29 @@ from scotd_jax.models.hf import config_fields
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 
 
-class Family(NamedTuple):
-    """A model type: its class in transformers, which of our fields its config.json has besides the common ones, and
-    what transformers takes for keys that are left out where that differs from our defaults."""
+class DecoderFamily(NamedTuple):
+    """A model type.
+
+    Attributes:
+      architecture: its class in transformers.
+      fields: the fields of its config.json besides the common ones.
+      defaults: defaults of transformers for missing keys, where they differ from ours.
+    """
 
     architecture: str
-    own: tuple[str, ...]
-    assumed: Mapping[str, Any]
+    fields: tuple[str, ...]
+    defaults: Mapping[str, Any]
 
 
 _QWEN = {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "num_key_value_heads": 32}
 _LLAMA_TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
 FAMILIES = {
-    "llama": Family("LlamaForCausalLM", ("attention_bias", "mlp_bias", "head_dim"), _LLAMA_TOKENS),
-    "qwen2": Family("Qwen2ForCausalLM", ("sliding_window",), _QWEN),
-    "qwen3": Family("Qwen3ForCausalLM", ("attention_bias", "head_dim", "sliding_window"), {**_QWEN, "head_dim": 128}),
-    "mistral": Family(
+    "llama": DecoderFamily("LlamaForCausalLM", ("attention_bias", "mlp_bias", "head_dim"), _LLAMA_TOKENS),
+    "qwen2": DecoderFamily("Qwen2ForCausalLM", ("sliding_window",), _QWEN),
+    "qwen3": DecoderFamily(
+        "Qwen3ForCausalLM", ("attention_bias", "head_dim", "sliding_window"), {**_QWEN, "head_dim": 128}
+    ),
+    "mistral": DecoderFamily(
         "MistralForCausalLM",
         ("head_dim", "sliding_window"),
         {
@@ -43,16 +50,17 @@ FAMILIES = {
         },
     ),
 }
-_OWN = {name for family in FAMILIES.values() for name in family.own}
-# Present only where weights or layers are not what the other fields say.
+_FAMILY_FIELDS = {name for family in FAMILIES.values() for name in family.fields}
+# Set only where weights or layers differ from what the other fields describe.
 _REQUIRED = {"quantization_config": None, "is_encoder_decoder": False, "add_cross_attention": False}
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Fields as in Hugging Face's config.json, rotary positions as in that of earlier versions.
+    """Fields as in Hugging Face's config.json; rotary positions as in transformers 4.
 
-    Raises InputError on values that contradict each other or the model type.
+    Raises:
+      InputError: on values that contradict each other or the model type.
     """
 
     model_type: str = "llama"
@@ -61,16 +69,16 @@ class DecoderConfig:
     intermediate_size: int = 11008
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
-    num_key_value_heads: int | None = None  # None is num_attention_heads
-    head_dim: int | None = None  # None is hidden_size / num_attention_heads
+    num_key_value_heads: int | None = None  # None: num_attention_heads
+    head_dim: int | None = None  # None: hidden_size / num_attention_heads
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
-    attention_bias: bool = False  # of all four projections; Qwen 2 has that of three whatever this says
+    attention_bias: bool = False  # of all four projections; Qwen 2 always has those of q, k and v
     mlp_bias: bool = False
-    sliding_window: int | None = None  # tokens that one may look back on, itself included; None is all
+    sliding_window: int | None = None  # tokens that a token sees, itself included; None: all
     rope_theta: float = 10000.0
     rope_scaling: rope.RopeScaling | None = None
     bos_token_id: int | None = None
@@ -84,13 +92,13 @@ class DecoderConfig:
             raise InputError(
                 f"config.json: hidden_act is {self.hidden_act!r}; only {', '.join(ACTIVATIONS)} are supported"
             )
-        for name in sorted(_OWN - {*FAMILIES[self.model_type].own}):
+        for name in sorted(_FAMILY_FIELDS - set(FAMILIES[self.model_type].fields)):
             if getattr(self, name):
                 raise InputError(f"config.json: {name} is {getattr(self, name)!r}; a {self.model_type} has none")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"config.json: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}; change one of them or give head_dim"
+                f"{self.num_attention_heads}; change one of them or set head_dim"
             )
         if self.num_attention_heads % self.key_heads:
             raise InputError(
@@ -98,11 +106,11 @@ class DecoderConfig:
                 f"num_key_value_heads {self.key_heads}; change one of them"
             )
         if self.head_width % 2:
-            raise InputError(f"config.json: head_dim {self.head_width} is odd; rotary positions turn pairs")
+            raise InputError(f"config.json: head_dim {self.head_width} is odd; rotary positions rotate pairs")
         if self.sliding_window is not None and self.sliding_window < self.max_position_embeddings:
             raise InputError(
                 f"config.json: sliding_window {self.sliding_window} is less than max_position_embeddings "
-                f"{self.max_position_embeddings}; only texts that fit into the window are supported"
+                f"{self.max_position_embeddings}; only sequences that fit into the window are supported"
             )
 
     @property
@@ -111,7 +119,7 @@ class DecoderConfig:
 
     @property
     def start_token(self) -> int | None:
-        """None: responses start from the last token of their prompt."""
+        """None: the first input of a response is the last token of its prompt."""
         return None
 
     @property
@@ -132,18 +140,21 @@ class DecoderConfig:
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
-        """Layers, key heads, head width."""
+        """Number of layers, of key heads, and head width."""
         return self.num_hidden_layers, self.key_heads, self.head_width
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any]) -> "DecoderConfig":
-        """Raises InputError on an architecture that differs from those above.
+        """Reads a config.json.
 
-        A window shorter than the model's positions limits the positions: up to its width it hides nothing, and whoever
-        samples or trains refuses longer texts by `max_position_embeddings`.
+        A sliding window shorter than the model's positions becomes the limit of positions: up to its width it masks
+        nothing, and sampling and training refuse sequences longer than `max_position_embeddings`.
+
+        Raises:
+          InputError: on an unsupported architecture.
         """
         kind = values.get("model_type", "llama")
-        values = {**(FAMILIES[kind].assumed if kind in FAMILIES else {}), **values}
+        values = {**(FAMILIES[kind].defaults if kind in FAMILIES else {}), **values}
         for layer in values.get("layer_types") or ():
             if layer not in ("full_attention", "sliding_attention"):
                 raise InputError(f"config.json: layer_types has {layer!r}; only full_attention is supported")
@@ -161,13 +172,13 @@ class DecoderConfig:
     def to_hf(self) -> dict[str, Any]:
         family = FAMILIES[self.model_type]
         fields = dataclasses.asdict(self)
-        kept = {name: value for name, value in fields.items() if name not in _OWN or name in family.own}
-        kept["num_key_value_heads"] = self.key_heads
-        if "head_dim" in family.own:
-            kept["head_dim"] = self.head_width
+        values = {name: value for name, value in fields.items() if name not in _FAMILY_FIELDS or name in family.fields}
+        values["num_key_value_heads"] = self.key_heads
+        if "head_dim" in family.fields:
+            values["head_dim"] = self.head_width
         if self.model_type.startswith("qwen"):
-            kept["use_sliding_window"] = self.sliding_window is not None
+            values["use_sliding_window"] = self.sliding_window is not None
         if isinstance(self.eos_token_id, tuple):
-            kept["eos_token_id"] = list(self.eos_token_id)
-        kept |= rope.to_hf(self.rope_theta, self.rope_scaling)
-        return {**kept, "architectures": [family.architecture]}
+            values["eos_token_id"] = list(self.eos_token_id)
+        values |= rope.to_hf(self.rope_theta, self.rope_scaling)
+        return {**values, "architectures": [family.architecture]}

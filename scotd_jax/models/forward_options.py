@@ -98,12 +98,14 @@ class ForwardOptions:
           *args: its arguments, first of all the residual stream.
         """
         attention = {} if self.attention is None else {"attention": self.attention}
+        scope = f"{stack}_layer_{number if isinstance(number, int) else 'all'}"  # in profiles
 
         def dropout(x: Array, site: str) -> Array:
             return self.constrain(self.apply_dropout(x, f"{stack}/{site}", number))
 
         def call(x: Array, *args: Any) -> Any:
-            return layer(self.constrain(x), *args, dropout=dropout, **attention)
+            with jax.named_scope(scope):
+                return layer(self.constrain(x), *args, dropout=dropout, **attention)
 
         if self.remat == "none":
             return call(*args)

@@ -1,19 +1,18 @@
-"""The layers of a stack one after the other: written out, or rolled into one loop.
+"""Scan over layers: one `jax.lax.scan` instead of an unrolled loop.
 
-Written out, a compiler sees every layer by itself and takes time for each: XLA for TPUs minutes for a deep model. In a
-loop it compiles one layer, forward and backward, however many there are, and is sure of the order of things.
+Unrolled, a compiler sees every layer and takes time for each: minutes for a deep model in XLA for TPUs. In a scan it
+compiles one layer, forward and backward, whatever the depth, and the order of the computation is fixed.
 
-The parameters of a model stay a tree with an entry per layer, so nothing outside of a training step knows of the loop.
-Inside of it those of all layers are stacked, `[layers, ...]`, and the loop reads one slice after the other; derivatives
-come out stacked and are taken apart. The stack is float32, as derivatives are, and lies split as its parameters are, so
-that where these are gathered (fsdp), one layer is at a time. That costs a copy of the parameters and of their
-gradient. A loop that is differentiated keeps what a layer keeps, stacked; slices of what it reads it does not keep.
+The parameters stay a tree with one entry per layer, so nothing outside of a training step depends on the scan. Inside,
+the parameters of all layers are stacked to [layers, ...] and the scan reads one slice after the other; gradients come
+out stacked and are split again. The stack is float32, as gradients are, and is sharded like the parameters, so that
+where these are gathered (fsdp), one layer at a time is. The price is a copy of the parameters and of their gradient. A
+scan that is differentiated saves what a layer saves, stacked; it saves no slices of the stacked parameters.
 
-All layers go the same way, so where some of them are frozen (trainable.py), derivatives of them are computed as well.
+All layers are treated alike, so gradients are also computed for layers that are frozen (training/trainable.py).
 """
 
 import functools
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,47 +26,56 @@ from scotd_jax.models.forward_options import ForwardOptions
 Tree = Any
 
 
-def through(
+def uses_scan(options: ForwardOptions, layers: Mapping[str, nnx.Module]) -> bool:
+    """Whether to scan over these layers; a single layer is simply called."""
+    return options.scan_layers and len(layers) > 1
+
+
+def scan_over_layers(
     step: Callable[..., tuple[Tree, Tree]],
     x: Tree,
     layers: Mapping[str, nnx.Module],
-    shared: Tree,
+    per_layer: Tree,
     path: str,
     options: ForwardOptions,
+    keep_outputs: bool = True,
 ) -> tuple[Tree, Tree]:
-    """step(x, layer, its number, its part of `shared`) -> (x, kept), layer by layer; the last x, and what was kept.
+    """Computes `x, outputs[i] = step(x, layers[str(i)], i, per_layer[i])` for all layers in one scan.
 
-    Where `step` keeps an array there is a tuple in the end, an entry per layer, or rolled one array whose first axis
-    are the layers. `shared` is a tree of what was kept before, without other tuples. `path` is a layer's in the tree of
-    the parameters, {} standing for its number.
+    Args:
+      step: one layer; `i` is traced.
+      x: the input of the first layer.
+      layers: modules of one structure, by number.
+      per_layer: a tree of arrays [layers, ...] of which each layer takes its own slice.
+      path: the path of a layer in the tree of parameters, with {} for its number.
+      options: `param_shardings` shards the stacked parameters.
+      keep_outputs: whether to return `outputs`.
+
+    Returns:
+      The output of the last layer, and the outputs of all layers, [layers, ...] each, or () if they are not kept.
     """
-    if not options.scan_layers or len(layers) == 1:
-        kept = []
-        for i in range(len(layers)):
-            with jax.named_scope(path.format(i).replace("/", "_")):
-                part = jax.tree.map(operator.itemgetter(i), shared, is_leaf=lambda each: isinstance(each, tuple))
-                x, one = step(x, layers[str(i)], i, part)
-            kept.append(one)
-        return x, jax.tree.map(lambda *each: each, *kept)
     structure, _ = nnx.split(layers["0"])
 
-    def body(x, one):
-        i, params, part = one
-        return step(x, nnx.merge(structure, params), i, part)
+    def body(x, inputs):
+        i, params, slices = inputs
+        x, outputs = step(x, nnx.merge(structure, params), i, slices)
+        return x, outputs if keep_outputs else ()
 
     with jax.named_scope(path.format("all").replace("/", "_")):
-        return jax.lax.scan(body, x, (jnp.arange(len(layers)), _stacked(layers, path, options.param_shardings), shared))
+        numbers = jnp.arange(len(layers))
+        params = _stacked_params(layers, path, options.param_shardings)
+        return jax.lax.scan(body, x, (numbers, params, per_layer))
 
 
-def _stacked(layers: Mapping[str, nnx.Module], path: str, places: Tree) -> Tree:
-    """The parameters of all layers, `[layers, ...]` each, every layer's where that of the first lies."""
+def _stacked_params(layers: Mapping[str, nnx.Module], path: str, param_shardings: Tree) -> Tree:
+    """The parameters of all layers, [layers, ...] each, sharded like those of the first layer."""
     params = [nnx.to_pure_dict(nnx.state(layers[str(i)])) for i in range(len(layers))]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    if places is None:
+    if param_shardings is None:
         return stacked
-    places = functools.reduce(lambda tree, key: tree[key], path.format(0).split("/"), places)
-    return jax.tree.map(_held, stacked, places)
+    layer_shardings = functools.reduce(lambda tree, key: tree[key], path.format(0).split("/"), param_shardings)
+    return jax.tree.map(_constrain_stacked, stacked, layer_shardings)
 
 
-def _held(leaf: jax.Array, place: NamedSharding) -> jax.Array:
-    return jax.lax.with_sharding_constraint(leaf, NamedSharding(place.mesh, PartitionSpec(None, *place.spec)))
+def _constrain_stacked(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(leaf, NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec)))

@@ -1,169 +1,186 @@
-"""OPT, the decoder-only model of Zhang et al. (arXiv 2205.01068), 125M to 66B, as Hugging Face defines its weights.
+"""OPT, the decoder-only model of Zhang et al. (arXiv 2205.01068), 125M to 66B, with Hugging Face's weights.
 
 Learned positions are counted from 2 (two rows of the table are never used). All sizes normalize before attention and
 MLP except 350M, which normalizes after them, has no final norm, and embeds in a narrower space (`project_in`,
 `project_out`). The output matrix is the token embedding.
 
-Prefix and responses run through the same layers (decoder_only.py).
+Prompts and responses run through the same layers.
 """
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
-from scotd_jax.errors import InputError
-from scotd_jax.models.attention import grouped_attention
-from scotd_jax.models.cache import own_parts
-from scotd_jax.models.decoder_only import DecoderOnly
-from scotd_jax.models.forward_options import no_dropout
-from scotd_jax.models.hf import config_fields
-from scotd_jax.models.layers import Dense, Heads, LayerNorm, embed, normal, relu
-
-# Logical axes of every parameter; the first pattern that fits counts.
-AXES = (
-    (r"embed/tokens", ("vocab", "embed")),
-    (r"embed/positions", (None, "embed")),
-    (r"project_in/kernel", (None, "embed")),
-    (r"project_out/kernel", ("embed", None)),
-    (r".*/attn/[qkv]/kernel", ("embed", "heads")),
-    (r".*/attn/[qkv]/bias", ("heads",)),
-    (r".*/attn/o/kernel", ("heads", "embed")),
-    (r".*/mlp/up/kernel", ("embed", "mlp")),
-    (r".*/mlp/up/bias", ("mlp",)),
-    (r".*/mlp/down/kernel", ("mlp", "embed")),
-    (r".*/(bias|scale)", (None,)),
+from scotd_jax.models.api import Cache, Context, Segment
+from scotd_jax.models.attention import SharedKV, grouped_attention
+from scotd_jax.models.cache import (
+    LayerCache,
+    MaskAndBias,
+    append_to_cache,
+    cache_masks,
+    layer_cache,
+    token_positions,
+    with_recent,
 )
+from scotd_jax.models.forward_options import Attention, Dropout, ForwardOptions, no_dropout
+from scotd_jax.models.layer_scan import scan_over_layers, uses_scan
+from scotd_jax.models.layers import AttentionProjections, Dense, LayerNorm, embed, normal_param, relu
+from scotd_jax.models.opt_config import OPTConfig
+from scotd_jax.models.packed_masks import QuestionIds, packed_context, packed_prompt_mask, packed_response_mask
 
 _POSITION_OFFSET = 2
-_REQUIRED = {
-    "model_type": "opt",
-    "activation_function": "relu",
-    "enable_bias": True,
-    "layer_norm_elementwise_affine": True,
-    "tie_word_embeddings": True,
-}
-_NAMES = {"remove_final_layer_norm": "_remove_final_layer_norm"}
 
 
-@dataclasses.dataclass(frozen=True)
-class OPTConfig:
-    """Fields as in Hugging Face's config.json. Raises InputError on widths that the heads do not divide."""
-
-    vocab_size: int = 50272
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    ffn_dim: int = 3072
-    max_position_embeddings: int = 2048
-    word_embed_proj_dim: int | None = None  # width of the embeddings; None is hidden_size
-    do_layer_norm_before: bool = True
-    remove_final_layer_norm: bool = False
-    init_std: float = 0.02
-    pad_token_id: int = 1
-    bos_token_id: int = 2
-    eos_token_id: int = 2
-
-    def __post_init__(self):
-        if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"OPT: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}; change one of them"
-            )
-
-    @property
-    def kind(self) -> str:
-        return "opt"
-
-    @property
-    def start_token(self) -> int | None:
-        """None: responses start from the last token of their prompt."""
-        return None
-
-    @property
-    def embed_width(self) -> int:
-        return self.word_embed_proj_dim or self.hidden_size
-
-    @property
-    def final_norm(self) -> bool:
-        return self.do_layer_norm_before and not self.remove_final_layer_norm
-
-    @property
-    def cache_shape(self) -> tuple[int, int, int]:
-        """Layers, key heads, head width."""
-        return self.num_hidden_layers, self.num_attention_heads, self.hidden_size // self.num_attention_heads
-
-    @classmethod
-    def from_hf(cls, values: Mapping[str, Any]) -> "OPTConfig":
-        """Raises InputError on an architecture that differs from OPT's."""
-        return config_fields.read(cls, values, _REQUIRED, _NAMES)
-
-    def to_hf(self) -> dict[str, Any]:
-        fields = {_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()}
-        return {**_REQUIRED, **fields, "word_embed_proj_dim": self.embed_width, "architectures": ["OPTForCausalLM"]}
-
-
-class Embeddings(nnx.Module):
-    def __init__(self, config: OPTConfig, rngs: nnx.Rngs):
-        self.tokens = normal(rngs, (config.vocab_size, config.embed_width), config.init_std)
-        rows = config.max_position_embeddings + _POSITION_OFFSET
-        self.positions = normal(rngs, (rows, config.hidden_size), config.init_std)
-
-
-class MLP(nnx.Module):
+class OPT(nnx.Module):
     def __init__(self, config: OPTConfig, dtype: str, rngs: nnx.Rngs):
-        shape = {"std": config.init_std, "bias": True, "dtype": dtype, "rngs": rngs}
-        self.up = Dense(config.hidden_size, config.ffn_dim, narrow=True, **shape)
-        self.down = Dense(config.ffn_dim, config.hidden_size, **shape)
+        width, embed_width = config.hidden_size, config.embed_width
+        shared = {"std": config.init_std, "bias": False, "dtype": dtype, "rngs": rngs}
+        self.embed = OPTEmbeddings(config, rngs)
+        self.project_in = Dense(embed_width, width, **shared) if embed_width != width else None
+        self.project_out = Dense(width, embed_width, **shared) if embed_width != width else None
+        self.layers = nnx.Dict({str(i): OPTLayer(config, dtype, rngs) for i in range(config.num_hidden_layers)})
+        self.final_norm = LayerNorm(width) if config.final_norm else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(relu(self.up(x)))
+    def prefill(
+        self,
+        tokens_BP: Int[Array, "B P"],
+        mask_BP: Bool[Array, "B P"],
+        context: Context | None = None,
+        options: ForwardOptions = ForwardOptions(),
+        questions_BP: Int[Array, "B P"] | None = None,
+    ) -> Context:
+        """Computes the keys and values of right-padded prompts; see `api.Model`.
+
+        Padding comes last, so the causal mask hides it from real tokens. The segment's mask hides it from later ones.
+        """
+        B = tokens_BP.shape[0]
+        start_B = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
+        segments = () if context is None else context.segments
+        packed_mask = None if questions_BP is None else packed_prompt_mask(questions_BP)
+        _, keys_values = self._run_layers(tokens_BP[:, None], start_B, segments, None, packed_mask, "prompt", options)
+        keys, values = jax.tree.map(lambda kv: kv.squeeze(-4), keys_values)
+        length = mask_BP.sum(1, dtype=jnp.int32) if questions_BP is None else 0  # `packed_context` adds a packed prompt
+        return Context((*segments, Segment(keys, values, mask_BP)), start_B + length)
+
+    def extend(
+        self,
+        context: Context,
+        tokens_BGR: Int[Array, "B G R"],
+        cache: Cache | None = None,
+        options: ForwardOptions = ForwardOptions(),
+        positions_BGR: Int[Array, "B G R"] | None = None,
+        questions: QuestionIds | None = None,
+    ) -> tuple[Float[Array, "B G R E"], Cache | None]:
+        """Runs responses that follow the context; see `api.Model`."""
+        context = context if questions is None else packed_context(context, questions)
+        packed_mask = None if positions_BGR is None else packed_response_mask(positions_BGR)
+        x_BGRD, keys_values = self._run_layers(
+            tokens_BGR, context.length, context.segments, cache, packed_mask, "response", options
+        )
+        if self.final_norm is not None:
+            x_BGRD = self.final_norm(x_BGRD)
+        hidden_BGRE = x_BGRD if self.project_out is None else self.project_out(x_BGRD)
+        return hidden_BGRE, None if cache is None else with_recent(cache, *keys_values, tokens_BGR.shape[2])
+
+    def _run_layers(
+        self,
+        tokens_BGR: Int[Array, "B G R"],
+        start: Int[Array, "..."],
+        segments: Sequence[Segment],
+        cache: Cache | None,
+        packed_mask: Bool[Array, "B G R R"] | None,
+        stack: str,
+        options: ForwardOptions,
+    ) -> tuple[Float[Array, "B G R D"], Any]:
+        """Embeds the tokens and runs all layers.
+
+        Args:
+          tokens_BGR: tokens of a prompt (G = 1) or of responses.
+          start: the number of tokens before them, without the cache's, int32[B], [B, G] or [B, G, R].
+          segments: keys and values of these earlier tokens.
+          cache: keys and values of the response so far.
+          packed_mask: which tokens of its row a token sees, where several texts share a row.
+          stack: "prompt" or "response"; names the dropout masks.
+          options: forward-pass options.
+
+        Returns:
+          The output of the last layer, and the keys and values of all layers for the segment or cache.
+        """
+        positions_BGR = token_positions(start, tokens_BGR.shape[2], cache, packed_mask)
+        x_BGRD = embed(self.embed.tokens[...], tokens_BGR)
+        if self.project_in is not None:
+            x_BGRD = self.project_in(x_BGRD)
+        x_BGRD = x_BGRD + embed(self.embed.positions[...], positions_BGR + _POSITION_OFFSET)
+        masks = cache_masks(cache, tokens_BGR.shape[2]) if packed_mask is None else [packed_mask]
+        masks_and_biases = [(mask, None) for mask in masks]
+
+        def layer_step(x_BGRD, layer, i, segment_keys_values):
+            shared = [(*kv, segment.mask) for kv, segment in zip(segment_keys_values, segments, strict=True)]
+            args = x_BGRD, shared, layer_cache(cache, i), masks_and_biases
+            x_BGRD, key, value = options.run_layer(stack, i, layer, *args)
+            return x_BGRD, (key, value)
+
+        if uses_scan(options, self.layers):
+            shared = [(s.keys, s.values) for s in segments]
+            keep = stack == "prompt" or cache is not None
+            return scan_over_layers(layer_step, x_BGRD, self.layers, shared, "layers/{}", options, keep_outputs=keep)
+        keys, values = [], []
+        for i in range(len(self.layers)):
+            shared = [(s.keys[i], s.values[i]) for s in segments]
+            x_BGRD, (key, value) = layer_step(x_BGRD, self.layers[str(i)], i, shared)
+            keys.append(key)
+            values.append(value)
+        return x_BGRD, (tuple(keys), tuple(values))
+
+    def unembedding(self) -> Float[Array, "V E"]:
+        return self.embed.tokens[...]
 
 
-class Layer(nnx.Module):
+class OPTLayer(nnx.Module):
     def __init__(self, config: OPTConfig, dtype: str, rngs: nnx.Rngs):
         width, heads = config.hidden_size, config.num_attention_heads
         stds = dict.fromkeys("qkvo", config.init_std)
-        self.attn = Heads(width, heads, width // heads, stds=stds, bias=True, dtype=dtype, rngs=rngs)
+        self.attn = AttentionProjections(width, heads, width // heads, stds=stds, bias=True, dtype=dtype, rngs=rngs)
         self.attn_norm = LayerNorm(width)
-        self.mlp = MLP(config, dtype, rngs)
+        self.mlp = OPTMLP(config, dtype, rngs)
         self.mlp_norm = LayerNorm(width)
         self.pre_norm = config.do_layer_norm_before
 
-    def __call__(self, x, segments, past, sights, dropout=no_dropout, attention=grouped_attention):
-        """x[B, G, R, D] -> the same, and the keys and values to be kept."""
-        h = self.attn_norm(x) if self.pre_norm else x
-        query, key, value = self.attn.all_three(h)
-        own, kept = own_parts(past, key, value, sights)
+    def __call__(
+        self,
+        x: Float[Array, "B G R D"],
+        segments: Sequence[SharedKV],
+        cache: LayerCache | None,
+        masks_and_biases: Sequence[MaskAndBias],
+        dropout: Dropout = no_dropout,
+        attention: Attention = grouped_attention,
+    ) -> tuple[Float[Array, "B G R D"], Array, Array]:
+        """Returns x, and the keys and values for the segment or cache."""
+        query, key, value = self.attn.query_key_value(self.attn_norm(x) if self.pre_norm else x)
+        own, key, value = append_to_cache(cache, key, value, masks_and_biases)
         h = attention(query, segments, own, scale=query.shape[-1] ** -0.5)
         x = x + dropout(self.attn.output(h), "attn")
         x = x if self.pre_norm else self.attn_norm(x)
         x = x + dropout(self.mlp(self.mlp_norm(x) if self.pre_norm else x), "mlp")
-        return x if self.pre_norm else self.mlp_norm(x), *kept
+        return x if self.pre_norm else self.mlp_norm(x), key, value
 
 
-class OPT(DecoderOnly):
+class OPTMLP(nnx.Module):
     def __init__(self, config: OPTConfig, dtype: str, rngs: nnx.Rngs):
-        width, narrow = config.hidden_size, config.embed_width
-        shape = {"std": config.init_std, "bias": False, "dtype": dtype, "rngs": rngs}
-        self.embed = Embeddings(config, rngs)
-        self.project_in = Dense(narrow, width, **shape) if narrow != width else None
-        self.project_out = Dense(width, narrow, **shape) if narrow != width else None
-        self.layers = nnx.Dict({str(i): Layer(config, dtype, rngs) for i in range(config.num_hidden_layers)})
-        self.final_norm = LayerNorm(width) if config.final_norm else None
+        shared = {"std": config.init_std, "bias": True, "dtype": dtype, "rngs": rngs}
+        self.up = Dense(config.hidden_size, config.ffn_dim, out_dtype=dtype, **shared)
+        self.down = Dense(config.ffn_dim, config.hidden_size, **shared)
 
-    def inputs(self, tokens, positions):
-        x = embed(self.embed.tokens[...], tokens)
-        if self.project_in is not None:
-            x = self.project_in(x)
-        return x + embed(self.embed.positions[...], positions + _POSITION_OFFSET), ()
+    def __call__(self, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
+        return self.down(relu(self.up(x)))
 
-    def outputs(self, x):
-        if self.final_norm is not None:
-            x = self.final_norm(x)
-        return x if self.project_out is None else self.project_out(x)
 
-    def unembedding(self):
-        return self.embed.tokens[...]
+class OPTEmbeddings(nnx.Module):
+    def __init__(self, config: OPTConfig, rngs: nnx.Rngs):
+        self.tokens = normal_param(rngs, (config.vocab_size, config.embed_width), config.init_std)
+        rows = config.max_position_embeddings + _POSITION_OFFSET
+        self.positions = normal_param(rngs, (rows, config.hidden_size), config.init_std)

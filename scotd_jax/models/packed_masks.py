@@ -1,50 +1,60 @@
-"""Rows in which several texts lie one behind the other, and what each of them may see.
+"""Attention masks of packed rows, which hold several texts one after the other.
 
-Training lays the responses of a question, and several questions, into few long rows (corpus/batching/collate.py), so
-that little is padding. Three arrays say what lies where:
+Training packs the responses of a question, and several questions, into few long rows (corpus/batching/collate.py) to
+avoid padding. Three arrays describe a packed row:
 
-    positions int32[B, G, R]          place of a token in its own response, 0 where one begins; 0 on padding
-    questions int32[B, G, R]          which of its row's questions a response answers
-    prompt_questions int32[B, P]      to which of them a prompt's token belongs
+    positions int32[B, G, R]          index of a token within its response, 0 where one begins; 0 on padding
+    questions int32[B, G, R]          index within the row of the question that a response answers
+    prompt_questions int32[B, P]      index within the row of the question that a prompt token belongs to
 
-The last two are left out where a row holds one question. Everything else follows from masks, which are the same for
-all layers: a token sees its own text up to itself, and a response sees its own prompt. How many tokens a mask shows
-also says at which position a token stands. Padding sees itself at most, so no NaN can arise from it.
+The last two are omitted where a row holds one question. Everything else follows from masks, which are the same for all
+layers: a token sees its own text up to itself, and a response sees its own prompt. The number of tokens that a mask
+shows also determines a token's position. Padding sees at most itself, so it never makes NaN.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from scotd_jax.models.api import Context
-from scotd_jax.models.attention import causal
+from scotd_jax.models.attention import causal_mask
 
-Questions = tuple[Array, Array]  # prompt_questions[B, P], questions[B, G, R]
+QuestionIds = tuple[Array, Array]  # prompt_questions[B, P], questions[B, G, R]
 
 
-def own_response(positions: Int[Array, "B G R"]) -> Bool[Array, "B G R R"]:
+def packed_prompt_mask(prompt_questions: Int[Array, "B P"]) -> Bool[Array, "B 1 P P"]:
+    """[..., r, t]: token t belongs to the question of token r and is not after it."""
+    P = prompt_questions.shape[-1]
+    return same_id_mask(prompt_questions)[:, None] & causal_mask(P, P)
+
+
+def packed_response_mask(positions: Int[Array, "B G R"]) -> Bool[Array, "B G R R"]:
     """[..., r, t]: token t belongs to the response of token r and is not after it."""
     R = positions.shape[-1]
-    return same(jnp.cumsum(positions == 0, axis=-1)) & causal(R, R)
+    return same_id_mask(jnp.cumsum(positions == 0, axis=-1)) & causal_mask(R, R)
 
 
-def same(texts: Int[Array, "*rows R"]) -> Bool[Array, "*rows R R"]:
-    """[..., r, t]: tokens r and t carry the same number."""
-    return texts[..., :, None] == texts[..., None, :]
+def same_id_mask(ids: Int[Array, "*rows R"]) -> Bool[Array, "*rows R R"]:
+    """[..., r, t]: tokens r and t have the same id."""
+    return ids[..., :, None] == ids[..., None, :]
 
 
-def own_prompt(context: Context, questions: Questions) -> Context:
-    """`context`, whose last segment holds the packed prompts, as the response tokens of `questions` see it: the mask of
-    that segment is bool[B, G, R, P], and `length` int32[B, G, R] is what a token has before its response.
+def packed_positions(mask: Bool[Array, "B G R R"]) -> Int[Array, "B G R"]:
+    """The index of every token within its own text: the number of tokens that it sees besides itself."""
+    return mask.sum(-1, dtype=jnp.int32) - 1
 
-    `context.length` must be what comes before the packed prompts, as `prefill` says it.
+
+def packed_context(context: Context, questions: QuestionIds) -> Context:
+    """Restricts the last segment, which holds packed prompts, to each response token's own prompt.
+
+    Args:
+      context: its `length` is that of everything before the packed prompts, as `prefill` returns it.
+      questions: the question ids of prompt tokens and of response tokens.
+
+    Returns:
+      A context whose last segment has a mask [B, G, R, P], and whose `length` [B, G, R] includes a token's own prompt.
     """
-    prompts, responses = questions
+    prompt_questions_BP, questions_BGR = questions
     *before, packed = context.segments
-    mine = (prompts[:, None, None, :] == responses[..., None]) & packed.mask[:, None, None, :]
-    length = context.length[:, None, None] + mine.sum(-1, dtype=jnp.int32)
-    return Context((*before, packed._replace(mask=mine)), length)
-
-
-def places(own: Bool[Array, "B G R R"]) -> Int[Array, "B G R"]:
-    """Where a token stands in its own text, by what it sees of it."""
-    return own.sum(-1, dtype=jnp.int32) - 1
+    mask_BGRP = (prompt_questions_BP[:, None, None, :] == questions_BGR[..., None]) & packed.mask[:, None, None, :]
+    length_BGR = context.length[:, None, None] + mask_BGRP.sum(-1, dtype=jnp.int32)
+    return Context((*before, packed._replace(mask=mask_BGRP)), length_BGR)

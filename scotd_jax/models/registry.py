@@ -1,12 +1,11 @@
-"""The one seam between flax modules and the rest of the package, and the shapes that have names.
+"""Builds models from configs, and the named presets.
 
-`build` splits a module once into its structure and its parameters; from there on a model is pure functions of a nested
-dict of arrays, and everything around it is plain JAX. Nothing outside of `models/` sees a flax object.
+`build` splits a flax module once into its structure and its parameters; after that a model is pure functions of a
+nested dict of arrays, and everything around it is plain JAX. Nothing outside of `models/` uses flax modules.
 """
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,45 +14,49 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scotd_jax.errors import InputError, did_you_mean
-from scotd_jax.models import decoder, opt, t5
 from scotd_jax.models.api import Cache, Context, Model, Params, Precision
+from scotd_jax.models.decoder import Decoder
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.models.hf import config_fields
-from scotd_jax.models.opt import OPTConfig
+from scotd_jax.models.opt import OPT
+from scotd_jax.models.opt_config import OPTConfig
+from scotd_jax.models.packed_masks import QuestionIds
+from scotd_jax.models.param_axes import param_axes
 from scotd_jax.models.rope import RopeScaling
-from scotd_jax.models.t5 import T5Config
+from scotd_jax.models.t5 import T5
+from scotd_jax.models.t5_config import T5Config
 
 ModelConfig = OPTConfig | T5Config | DecoderConfig
 DEFAULT_PRECISION = Precision()
-_MODULES = {"opt": (opt, opt.OPT), "t5": (t5, t5.T5), "decoder": (decoder, decoder.Decoder)}
+_MODULES = {"opt": OPT, "t5": T5, "decoder": Decoder}
 
 
 def _opt(width: int, layers: int, heads: int, **rest) -> OPTConfig:
-    shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "ffn_dim": 4 * width}
-    return OPTConfig(**{**shape, **rest})
+    fields = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "ffn_dim": 4 * width}
+    return OPTConfig(**fields, **rest)
 
 
 def _t5(width: int, mlp: int, layers: int, heads: int, head_width: int = 64, **rest) -> T5Config:
-    shape = {"d_model": width, "d_ff": mlp, "num_layers": layers, "num_heads": heads, "d_kv": head_width}
-    return T5Config(**{**shape, **rest})
+    fields = {"d_model": width, "d_ff": mlp, "num_layers": layers, "num_heads": heads, "d_kv": head_width}
+    return T5Config(**fields, **rest)
 
 
-def _decoder(kind: str, width: int, mlp: int, layers: int, heads: int, key_heads: int, **rest) -> DecoderConfig:
-    shape = {"model_type": kind, "hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": layers}
-    return DecoderConfig(**shape, num_attention_heads=heads, num_key_value_heads=key_heads, **rest)
+def _decoder(model_type: str, width: int, mlp: int, layers: int, heads: int, key_heads: int, **rest) -> DecoderConfig:
+    fields = {"model_type": model_type, "hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": layers}
+    return DecoderConfig(**fields, num_attention_heads=heads, num_key_value_heads=key_heads, **rest)
 
 
-def _llama3(*shape: int, factor: float, **rest) -> DecoderConfig:
+def _llama3(*sizes: int, factor: float, **rest) -> DecoderConfig:
     scaling = RopeScaling("llama3", factor, 1.0, 4.0, original_max_position_embeddings=8192)
     positions = {"rope_theta": 500_000.0, "rope_scaling": scaling, "max_position_embeddings": 131_072}
     tokens = {"vocab_size": 128_256, "bos_token_id": 128_000, "eos_token_id": 128_001}
-    return _decoder("llama", *shape, rms_norm_eps=1e-5, **positions, **tokens, **rest)
+    return _decoder("llama", *sizes, rms_norm_eps=1e-5, **positions, **tokens, **rest)
 
 
-def _qwen(kind: str, *shape: int, vocab_size: int = 151_936, **rest) -> DecoderConfig:
+def _qwen(model_type: str, *sizes: int, vocab_size: int = 151_936, **rest) -> DecoderConfig:
     tokens = {"vocab_size": vocab_size, "bos_token_id": 151_643, "eos_token_id": 151_643}
-    return _decoder(kind, *shape, rope_theta=1_000_000.0, **tokens, **rest)
+    return _decoder(model_type, *sizes, rope_theta=1_000_000.0, **tokens, **rest)
 
 
 _GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
@@ -109,14 +112,15 @@ PRESETS: Mapping[str, ModelConfig] = {
 }
 
 
-def config_for(architecture: str, shape_overrides: Mapping[str, Any] | None = None) -> ModelConfig:
-    """The preset of that name with some fields replaced.
+def config_for(architecture: str, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
+    """Returns the preset `architecture` with some fields replaced.
 
-    Raises InputError on an unknown name or field, with the nearest one, and on a value of the wrong type.
+    Raises:
+      InputError: on an unknown name or field, or a value of the wrong type.
     """
     if architecture not in PRESETS:
         raise InputError(f"architecture {architecture!r} is unknown; {did_you_mean(architecture, PRESETS)}")
-    config, overrides = PRESETS[architecture], dict(shape_overrides or {})
+    config, overrides = PRESETS[architecture], dict(overrides or {})
     fields = [f.name for f in dataclasses.fields(config)]
     for name in overrides:
         if name not in fields:
@@ -126,14 +130,18 @@ def config_for(architecture: str, shape_overrides: Mapping[str, Any] | None = No
 
 @functools.cache
 def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platform: str = "") -> Model:
-    """The model of a config as pure functions (see `api.Model`), for "cpu", "tpu" or "cuda" ("": this process' own).
+    """Returns the model of a config as pure functions (see `api.Model`).
 
-    Equal arguments give the same object, so that what is compiled for one of them serves all.
+    Equal arguments return the same object, so that programs compiled for it are shared.
+
+    Args:
+      config: the model config.
+      precision: the compute dtype.
+      platform: "cpu", "tpu" or "cuda"; "" for the default backend of this process.
     """
-    source, module = _MODULES[config.kind]
 
     def construct(key: jax.Array) -> nnx.Module:
-        return module(config, precision.compute, nnx.Rngs(key))
+        return _MODULES[config.kind](config, precision.compute, nnx.Rngs(key))
 
     graphdef, _ = nnx.split(nnx.eval_shape(lambda: construct(jax.random.key(0))))
 
@@ -145,27 +153,27 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platfor
 
     def prefill(
         params: Params,
-        tokens,
-        mask,
+        tokens: jax.typing.ArrayLike,
+        mask: jax.typing.ArrayLike,
         context: Context | None = None,
         options: ForwardOptions = ForwardOptions(),
-        questions=None,
+        questions: jax.typing.ArrayLike | None = None,
     ) -> Context:
         return bind(params).prefill(jnp.asarray(tokens), jnp.asarray(mask), context, options, questions)
 
     def extend(
         params: Params,
         context: Context,
-        tokens,
+        tokens: jax.typing.ArrayLike,
         cache: Cache | None = None,
         options: ForwardOptions = ForwardOptions(),
-        positions=None,
-        questions=None,
+        positions: jax.typing.ArrayLike | None = None,
+        questions: QuestionIds | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         return bind(params).extend(context, jnp.asarray(tokens), cache, options, positions, questions)
 
-    # Called outside of programs, too: there nnx would leave a circle of references behind, in which all parameters wait
-    # for Python's collector of garbage.
+    # Jitted because it is also called outside of compiled programs: there nnx.merge leaves a reference cycle behind,
+    # which keeps all parameters in memory until the next garbage collection.
     @jax.jit
     def unembedding(params: Params) -> jax.Array:
         return bind(params).unembedding()
@@ -178,11 +186,13 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platfor
                 jnp.zeros((batch, group, heads, count, width), _cache_dtype(precision, platform)) for _ in range(layers)
             )
 
-        none, nowhere = jnp.zeros((batch, group), jnp.int32), jnp.zeros((), jnp.int32)
-        return Cache(slots(length), slots(length), none, slots(recent), slots(recent), nowhere)
+        lengths, index = jnp.zeros((batch, group), jnp.int32), jnp.zeros((), jnp.int32)
+        return Cache(slots(length), slots(length), lengths, slots(recent), slots(recent), index)
 
     def axes() -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, _: _axes_of(source.AXES, path), abstract())
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: param_axes(config.kind, "/".join(entry.key for entry in path)), abstract()
+        )
 
     def abstract() -> Params:
         return jax.eval_shape(init, jax.random.key(0))
@@ -191,11 +201,6 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platfor
 
 
 def _cache_dtype(precision: Precision, platform: str) -> str:
-    # On CPUs XLA multiplies single rows with matrices in float32 only and would convert a bfloat16 cache as a whole at
-    # every step (measured: 10 to 25 times slower). The values in the cache are the same, only their container is wide.
+    # XLA for CPUs multiplies single rows with matrices in float32 only and would convert a whole bfloat16 cache at
+    # every step (measured: 10 to 25 times slower). The cached values are the same, stored in a wider dtype.
     return "float32" if (platform or jax.default_backend()) == "cpu" else precision.compute
-
-
-def _axes_of(table, path) -> tuple[str | None, ...]:
-    name = "/".join(entry.key for entry in path)
-    return next(axes for pattern, axes in table if re.fullmatch(pattern, name))

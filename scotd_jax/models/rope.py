@@ -1,15 +1,14 @@
-"""Rotary positions (Su et al., arXiv 2104.09864): queries and keys are turned by angles that grow with their position.
+"""Rotary positions (Su et al., arXiv 2104.09864): rotate queries and keys by angles proportional to their position.
 
-Pair i of a head, its entries i and i + Dh/2, turns by `position * frequencies[i]`. Scalings that let a model read
-further than it was first trained change the frequencies once and for all, so that a key that was turned and cached
-stays right whatever follows it:
+Pair i of a head, its entries i and i + Dh/2, is rotated by `position * frequencies[i]`. Scalings, which extend a
+model's context, change the frequencies once, so a rotated and cached key stays valid whatever follows it:
 
-    linear  all frequencies divided by `factor`
-    llama3  slow pairs divided by `factor`, fast ones kept, between them a ramp over the turns in the first context
-    yarn    the same with a ramp over the pairs, and cosines and sines multiplied (Peng et al., arXiv 2309.00071)
+    linear  divides all frequencies by `factor`
+    llama3  divides slow pairs by `factor` and leaves fast ones, with a ramp over the turns within the original context
+    yarn    the same with a ramp over the pairs, and multiplies cosines and sines (Peng et al., arXiv 2309.00071)
 
-"dynamic" and "longrope" are not here: their frequencies depend on the length of the whole text, so that keys would
-have to be turned again while a response grows.
+"dynamic" and "longrope" are not supported: their frequencies depend on the length of the whole sequence, so keys would
+have to be rotated again while a response grows.
 """
 
 import dataclasses
@@ -17,7 +16,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -25,19 +23,22 @@ from jaxtyping import Array, Float, Int
 from scotd_jax.errors import InputError
 from scotd_jax.models.hf import config_fields
 
-_NEEDED: Mapping[str, tuple[str, ...]] = {
+Rotation = tuple[Array, Array]  # cosines and sines
+
+_REQUIRED_FIELDS: Mapping[str, tuple[str, ...]] = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "yarn": ("factor", "original_max_position_embeddings"),
 }
-_OPTIONAL = {"yarn": ("attention_factor", "beta_fast", "beta_slow")}
+_OPTIONAL_FIELDS = {"yarn": ("attention_factor", "beta_fast", "beta_slow")}
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Fields as in `rope_parameters` of Hugging Face's config.json; None is left out.
+    """Fields as in `rope_parameters` of Hugging Face's config.json; None: not set.
 
-    Raises InputError on an unknown type, and on fields that it lacks or does not know.
+    Raises:
+      InputError: on an unknown type, or on fields that it requires or does not have.
     """
 
     rope_type: str
@@ -50,28 +51,34 @@ class RopeScaling:
     beta_slow: float | None = None
 
     def __post_init__(self):
-        if self.rope_type not in _NEEDED:
+        if self.rope_type not in _REQUIRED_FIELDS:
             raise InputError(
-                f"config.json: rope_type is {self.rope_type!r}; only default, {', '.join(_NEEDED)} are supported"
+                f"config.json: rope_type is {self.rope_type!r}; "
+                f"only default, {', '.join(_REQUIRED_FIELDS)} are supported"
             )
-        needed, given = _NEEDED[self.rope_type], self.given().keys() - {"rope_type"}
-        if missing := [name for name in needed if name not in given]:
+        required, present = _REQUIRED_FIELDS[self.rope_type], self.set_fields().keys() - {"rope_type"}
+        if missing := [name for name in required if name not in present]:
             raise InputError(f"config.json: rope_parameters.{missing[0]} is missing; {self.rope_type} needs it")
-        if unknown := sorted(given - {*needed, *_OPTIONAL.get(self.rope_type, ())}):
+        if unknown := sorted(present - {*required, *_OPTIONAL_FIELDS.get(self.rope_type, ())}):
             raise InputError(f"config.json: rope_parameters.{unknown[0]} means nothing to {self.rope_type}")
 
-    def given(self) -> dict[str, Any]:
-        """The fields that are not None."""
+    def set_fields(self) -> dict[str, Any]:
+        """Returns the fields that are not None."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 def from_hf(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """theta and scaling of a config.json, in the form of transformers 5 (`rope_parameters`) or of earlier ones
-    (`rope_theta`, `rope_scaling`). Raises InputError on what is not supported."""
+    """Reads theta and scaling from a config.json.
+
+    transformers 5 writes `rope_parameters`, transformers 4 `rope_theta` and `rope_scaling`.
+
+    Raises:
+      InputError: on anything unsupported.
+    """
     where = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
     found = values.get(where) or {}
     if not isinstance(found, dict) or any(isinstance(value, dict) for value in found.values()):
-        raise InputError(f"config.json: {where} is {found!r}; only one table for all layers is supported")
+        raise InputError(f"config.json: {where} is {found!r}; only one setting for all layers is supported")
     found = {name: value for name, value in found.items() if value is not None}
     theta = found.pop("rope_theta", values.get("rope_theta", 10000.0))
     if type(theta) not in (int, float):
@@ -79,8 +86,8 @@ def from_hf(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     partial = found.pop("partial_rotary_factor", values.get("partial_rotary_factor"))
     if partial not in (None, 1.0):
         raise InputError(f"config.json: partial_rotary_factor is {partial!r}; only 1.0 is supported")
-    older_name = found.pop("type", "default")
-    kind = found.pop("rope_type", older_name)
+    legacy_type = found.pop("type", "default")
+    kind = found.pop("rope_type", legacy_type)
     if kind == "default":
         return float(theta), None
     if kind in ("llama3", "yarn") and "max_position_embeddings" in values:
@@ -94,14 +101,14 @@ def from_hf(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
 
 
 def to_hf(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
-    """In both forms, since transformers before 5 would not see the first one and take its own theta instead."""
-    fields = {"rope_type": "default"} if scaling is None else scaling.given()
-    older = {"rope_theta": theta, "rope_scaling": None if scaling is None else fields}
-    return {"rope_parameters": {**fields, "rope_theta": theta}, **older}
+    """Writes both forms: transformers 4 ignores `rope_parameters` and would use its default theta."""
+    fields = {"rope_type": "default"} if scaling is None else scaling.set_fields()
+    legacy = {"rope_theta": theta, "rope_scaling": None if scaling is None else fields}
+    return {"rope_parameters": {**fields, "rope_theta": theta}, **legacy}
 
 
 def frequencies(width: int, theta: float, scaling: RopeScaling | None) -> tuple[np.ndarray, float]:
-    """float32[width / 2], radians per position, and what cosines and sines are multiplied with."""
+    """Returns float32[width / 2], radians per position, and the factor of cosines and sines."""
     base = 1 / np.float32(theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
     if scaling is None:
         return base, 1.0
@@ -109,39 +116,37 @@ def frequencies(width: int, theta: float, scaling: RopeScaling | None) -> tuple[
         return base / np.float32(scaling.factor), 1.0
     if scaling.rope_type == "llama3":
         turns = scaling.original_max_position_embeddings * base / (2 * math.pi)
-        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        unscaled = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
         magnitude = 1.0
     else:
-        first, last = (_pair_that_turns(turns, width, theta, scaling) for turns in _yarn_turns(scaling))
+        first, last = (_pair_with_turns(turns, width, theta, scaling) for turns in _yarn_turns(scaling))
         first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
-        kept = 1 - (np.arange(width // 2) - first) / max(last - first, 0.001)
+        unscaled = 1 - (np.arange(width // 2) - first) / max(last - first, 0.001)
         magnitude = scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
-    kept = np.clip(kept, 0, 1)
-    return (base * kept + base / scaling.factor * (1 - kept)).astype(np.float32), magnitude
+    unscaled = np.clip(unscaled, 0, 1)  # the weight of the original frequency
+    return (base * unscaled + base / scaling.factor * (1 - unscaled)).astype(np.float32), magnitude
 
 
 def _yarn_turns(scaling: RopeScaling) -> tuple[float, float]:
-    """Pairs that turn more often than the first number in the first context are kept, less often than the second
-    are divided."""
+    """Pairs with more turns than the first number within the original context are not scaled, those with fewer than the
+    second are scaled fully."""
     return scaling.beta_fast or 32.0, scaling.beta_slow or 1.0
 
 
-def _pair_that_turns(turns: float, width: int, theta: float, scaling: RopeScaling) -> float:
-    """The pair, as a real number, that turns so often in the first context."""
+def _pair_with_turns(turns: float, width: int, theta: float, scaling: RopeScaling) -> float:
+    """The index, as a real number, of the pair that makes so many turns within the original context."""
     return width * math.log(scaling.original_max_position_embeddings / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
 
-def rotation(
-    positions: Int[Array, "*lead R"], frequency: np.ndarray, magnitude: float
-) -> tuple[Float[Array, "*lead R 1 half"], Float[Array, "*lead R 1 half"]]:
-    """Cosines and sines for `rotate`, float32."""
+def rotation(positions: Int[Array, "*lead R"], frequency: np.ndarray, magnitude: float) -> Rotation:
+    """Returns cosines and sines for `rotate`, float32[*lead, R, 1, Dh / 2]."""
     angles = positions[..., None, None].astype(jnp.float32) * jnp.asarray(frequency).reshape(
         (1,) * (positions.ndim + 1) + frequency.shape
     )
     return jnp.cos(angles) * magnitude, jnp.sin(angles) * magnitude
 
 
-def rotate(x: Float[Array, "B G R N Dh"], cosine: jax.Array, sine: jax.Array) -> Float[Array, "B G R N Dh"]:
-    """The N heads of every token, turned."""
+def rotate(x: Float[Array, "B G R N Dh"], cosine: Array, sine: Array) -> Float[Array, "B G R N Dh"]:
+    """Rotates the N heads of every token."""
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)

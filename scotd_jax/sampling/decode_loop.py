@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 from scotd_jax.config import Sampling
 from scotd_jax.layout import round_up
 from scotd_jax.models.api import Cache, Context, Model, Params, Segment
-from scotd_jax.models.cache import settle
+from scotd_jax.models.cache import flush_recent
 from scotd_jax.models.layers import logits as output_logits
 from scotd_jax.sampling.noise import sample_keys, uniforms
 from scotd_jax.sampling.policies import sample_token
@@ -205,7 +205,7 @@ def decode_steps(
     keys = sample_keys(base, inputs.question_hash, inputs.sample_index)
     context = _select_contexts(few_shot, contexts, inputs.context_index)
     # Before the loop and not after it: XLA would copy a past that is read before it is written.
-    cache = settle(cache, policy.chunk)
+    cache = flush_recent(cache, policy.chunk)
     cache = cache._replace(length=jnp.where(inputs.is_new, 0, cache.length))
     state = _start_sequences(state, inputs)
 

@@ -128,7 +128,7 @@ def _cached_programs(
     partition_params = functools.partial(_partition, training)
     param_shardings = sharding.param_shardings(mesh, model.axes(), model.abstract())
     abstract, shardings = _abstract_state(model, training, optimizer, param_shardings, mesh)
-    attention = fused_attention.attention(training.attention, mesh)
+    attention = fused_attention.select_attention(training.attention, mesh)
     replicated, batch_sharding = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     options = dataclasses.replace(
         forward_options(training, meshes.mesh_platform(mesh)),

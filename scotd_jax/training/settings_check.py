@@ -32,7 +32,7 @@ def check_training(
     try:
         check_batch_size(training, mesh)
         make_optimizer(training.optimizer, training.steps)
-        fused_attention.check(training.attention, platform)
+        fused_attention.check_supported(training.attention, platform)
         if training.freeze or training.lora.rank:
             describe_trainable(abstract_params(), training.freeze, training.lora)
     except InputError as error:

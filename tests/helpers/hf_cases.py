@@ -1,13 +1,13 @@
-"""Small models of every kind, with weights in which no two tensors look alike, and a tokenizer for them."""
+"""Small random models of every kind, and a tokenizer for them."""
 
 import jax
 import numpy as np
 
 from scotd_jax.models import registry
 from scotd_jax.models.decoder_config import DecoderConfig
-from scotd_jax.models.opt import OPTConfig
+from scotd_jax.models.opt_config import OPTConfig
 from scotd_jax.models.rope import RopeScaling
-from scotd_jax.models.t5 import T5Config
+from scotd_jax.models.t5_config import T5Config
 from scotd_jax.tokenization import Tokenizer
 
 _OPT = {
@@ -57,10 +57,11 @@ CONFIGS = {
     "qwen3": DecoderConfig("qwen3", **_DECODER, head_dim=8, attention_bias=True, sliding_window=64),
     "mistral": DecoderConfig("mistral", **_DECODER, sliding_window=64, hidden_act="gelu_pytorch_tanh"),
 }
-# Whatever tokenizer lies in a folder of Qwen 2, transformers 5 reads it as Qwen's own.
+# transformers 5 loads every tokenizer in a folder of Qwen 2 as Qwen's own.
 ANY_TOKENIZER = [name for name in CONFIGS if name != "qwen2"]
 
-TEXTS = [f"one two three four five six {' '.join(f'w{i}' for i in range(26))} ."]  # 33 words + 4 specials < 40 rows
+# 33 words + 4 special tokens < 40 embedding rows
+TEXTS = [f"one two three four five six {' '.join(f'w{i}' for i in range(26))} ."]
 PROMPTS = ["one two three w1 w2", "six", "w9 w8 w7 w6 w5 w4 w3 w2 one one two w20", "four five ."]
 
 
@@ -69,7 +70,7 @@ def words() -> Tokenizer:
 
 
 def random_params(config, seed: int = 0):
-    """Numpy float32 parameters: normal numbers, with norms' scales around 1."""
+    """Random numpy float32 parameters; the scales of norms are around 1."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

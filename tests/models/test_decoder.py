@@ -1,4 +1,4 @@
-"""The modern decoder family: its configs, its positions, the real Llama, and weights that go straight to devices."""
+"""The modern decoder family: configs, rotary positions, a published Llama, and sharded loading."""
 
 import json
 import math
@@ -39,9 +39,6 @@ def stories(shared_data):
     return shared_data / "checkpoints" / "stories260K"
 
 
-# Configs
-
-
 @pytest.mark.parametrize(
     ("name", "count"),
     [
@@ -54,11 +51,11 @@ def stories(shared_data):
         ("mistral-7b", 7_248_023_552),
     ],
 )
-def test_parameter_counts_are_those_of_the_published_models(name, count):
+def test_parameter_counts_match_the_published_models(name, count):
     def size(layers):
         return sum(math.prod(pair.shape) for pair in weight_map.pairs(config_for(name, {"num_hidden_layers": layers})))
 
-    one, two = size(1), size(2)  # the other layers are like these
+    one, two = size(1), size(2)  # further layers have the same size
     assert one + (PRESETS[name].num_hidden_layers - 1) * (two - one) == count
 
 
@@ -79,12 +76,12 @@ def test_parameter_counts_are_those_of_the_published_models(name, count):
         ({"rope_scaling": {"type": "linear", "factor": "2"}}, r"rope_scaling\.factor should be"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 1.0}}, "beta_fast means nothing to linear"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, r"rope_parameters\.mscale is 1\.0"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "only one table for all layers"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "only one setting for all layers"),
         ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta should be float, found 'big'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(changes, message, tmp_path):
+def test_unsupported_config_fields_are_refused(changes, message, tmp_path):
     values = {**CONFIGS["llama"].to_hf(), "rope_scaling": None, "rope_parameters": None, **changes}
     with pytest.raises(InputError, match=f"config.json: .*{message}"):
         DecoderConfig.from_hf(values)
@@ -93,9 +90,9 @@ def test_what_is_not_supported_is_refused_by_name(changes, message, tmp_path):
         load_config(tmp_path)
 
 
-def test_configs_as_earlier_versions_wrote_them():
-    shape = {"hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "vocab_size": 32000}
-    llama2 = DecoderConfig.from_hf({"model_type": "llama", **shape, "rope_scaling": None, "pretraining_tp": 1})
+def test_configs_of_earlier_transformers_versions_load():
+    sizes = {"hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "vocab_size": 32000}
+    llama2 = DecoderConfig.from_hf({"model_type": "llama", **sizes, "rope_scaling": None, "pretraining_tp": 1})
     assert (llama2.key_heads, llama2.head_width, llama2.rope_theta, llama2.rope_scaling) == (32, 128, 10000.0, None)
     scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_type": "llama3"}
     scaling["original_max_position_embeddings"] = 8192
@@ -111,8 +108,8 @@ def test_configs_as_earlier_versions_wrote_them():
     assert DecoderConfig.from_hf({"model_type": "qwen3"}).head_width == 128
 
 
-def test_a_window_limits_the_positions():
-    """Up to its width a window hides nothing; longer texts are refused wherever positions are counted."""
+def test_sliding_window_limits_max_position_embeddings():
+    """Up to its width a window masks nothing; longer sequences are refused by their number of positions."""
     values = {"model_type": "mistral", "sliding_window": 4096, "max_position_embeddings": 32768}
     assert DecoderConfig.from_hf(values).max_position_embeddings == 4096
     assert DecoderConfig.from_hf({**values, "sliding_window": None}).max_position_embeddings == 32768
@@ -120,11 +117,8 @@ def test_a_window_limits_the_positions():
         DecoderConfig("mistral", sliding_window=8)
 
 
-# Positions
-
-
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-3.2-1b", "yarn", "yarn-given", "linear", "qwen3-0.6b"])
-def test_frequencies_are_those_of_transformers(name):
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-3.2-1b", "yarn", "yarn-all-fields", "linear", "qwen3-0.6b"])
+def test_frequencies_match_transformers(name):
     pytest.importorskip("torch")
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -132,7 +126,7 @@ def test_frequencies_are_those_of_transformers(name):
     scalings = {
         "linear": RopeScaling("linear", 4.0),
         "yarn": RopeScaling("yarn", 4.0, original_max_position_embeddings=32768),
-        "yarn-given": RopeScaling(
+        "yarn-all-fields": RopeScaling(
             "yarn", 8.0, original_max_position_embeddings=4096, attention_factor=1.5, beta_fast=16.0, beta_slow=2.0
         ),
     }
@@ -146,18 +140,15 @@ def test_frequencies_are_those_of_transformers(name):
     assert magnitude == pytest.approx(oracle.attention_scaling)
 
 
-# The real one
-
-
-def test_a_real_llama_tells_its_story(stories, tmp_path):
+def test_published_llama_matches_pytorch(stories, tmp_path):
     tokenizer = Tokenizer.load(stories)
     assert tokenizer.prompt_ids("Once upon a time", "decoder") == [1, 403, 407, 261, 378]
     config, params = load_pretrained(stories)
     model = build(config, Precision("float32"))
     greedy = c.Sampling(temperature=0.0, max_new_tokens=32, batch_size=1, bucket=16)
-    speaker = Sampler(model, params, tokenizer, greedy, seed=0)
-    [[said]] = speaker([Request("q", tokenizer.prompt_ids("", "decoder"), (0,))])
-    assert said.text.lstrip().startswith(STORY)
+    sampler = Sampler(model, params, tokenizer, greedy, seed=0)
+    [[finished]] = sampler([Request("q", tokenizer.prompt_ids("", "decoder"), (0,))])
+    assert finished.text.lstrip().startswith(STORY)
 
     export_pretrained(tmp_path, config, params, tokenizer, "")
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, stories))
@@ -167,27 +158,24 @@ def test_a_real_llama_tells_its_story(stories, tmp_path):
     assert checked["logit_error"] <= LOGITS
 
 
-def test_a_folder_is_a_teacher(stories, tmp_path):
+def test_local_folder_serves_as_teacher(stories, tmp_path):
     questions = [Question(f"q{i}", "home", "train", f"Where is the {thing}?") for i, thing in enumerate(("cat", "dog"))]
     (tmp_path / "task").mkdir()
     (tmp_path / "task/train.jsonl").write_text("".join(to_json(q) + "\n" for q in questions))
-    said = c.ModelSource(
+    rationales = c.ModelSource(
         questions=("home.train",),
         model=c.Model(path=str(stories)),
         sampling=c.Sampling(n=2, max_new_tokens=8, batch_size=8, bucket=64),
     )
     task = c.Task(kind="jsonl", path=str(tmp_path / "task"), format="scotd")
-    config = c.Config(tasks={"home": task}, rationales={"said": said}, mesh=c.Mesh(data=2, fsdp=2, tensor=2))
-    sample(make_context(config, Workdir(str(tmp_path / "w"))), "said")
-    rows = list(read_responses(sorted((tmp_path / "w/rationales/said").glob("responses-*.jsonl"))))
+    config = c.Config(tasks={"home": task}, rationales={"local": rationales}, mesh=c.Mesh(data=2, fsdp=2, tensor=2))
+    sample(make_context(config, Workdir(str(tmp_path / "w"))), "local")
+    rows = list(read_responses(sorted((tmp_path / "w/rationales/local").glob("responses-*.jsonl"))))
     assert {row.key for row in rows} == {(q.id, i) for q in questions for i in range(2)}
     assert all(row.model == str(stories) and row.num_tokens and math.isfinite(row.logprob) for row in rows)
 
 
-# Loading
-
-
-def test_frequencies_in_old_files_are_left_out(tmp_path):
+def test_rotary_frequencies_in_old_files_are_ignored(tmp_path):
     params = random_params(CONFIGS["llama"])
     export_pretrained(tmp_path, CONFIGS["llama"], params, words(), "")
     tensors = load_file(tmp_path / "model.safetensors")
@@ -199,23 +187,23 @@ def test_frequencies_in_old_files_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("name", "dtype"), [("llama", "bfloat16"), ("llama-biased", "float32"), ("t5-v1.1", "float32")]
 )
-def test_parameters_are_placed_one_by_one(name, dtype, tmp_path, monkeypatch):
+def test_parameters_are_transferred_one_at_a_time(name, dtype, tmp_path, monkeypatch):
     config = CONFIGS[name]
     export_pretrained(tmp_path, config, random_params(config), words(), "", dtype=dtype, max_shard_size=4000)
     alive: dict[int, tuple[weakref.ref, int]] = {}
     peak = 0
 
-    def watched(array):
+    def tracked(array):
         nonlocal peak
         alive[id(array)] = weakref.ref(array), array.nbytes
         peak = max(peak, sum(size for array, size in alive.values() if array() is not None))
         return array
 
-    read, place = loading._Tensors.read, jax.make_array_from_callback
-    monkeypatch.setattr(loading._Tensors, "read", lambda *args: watched(read(*args)))
-    # CPU devices would keep the array itself; others copy, as here.
+    read, make_array = loading._TensorFiles.read, jax.make_array_from_callback
+    monkeypatch.setattr(loading._TensorFiles, "read", lambda *args: tracked(read(*args)))
+    # CPU devices would alias the host array; + 0 copies it, as a transfer to other devices does.
     monkeypatch.setattr(
-        jax, "make_array_from_callback", lambda *args: place(*args[:2], lambda i: watched(args[2](i)) + 0)
+        jax, "make_array_from_callback", lambda *args: make_array(*args[:2], lambda i: tracked(args[2](i)) + 0)
     )
     expected = load_pretrained(tmp_path)[1]
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(expected)]
@@ -223,8 +211,8 @@ def test_parameters_are_placed_one_by_one(name, dtype, tmp_path, monkeypatch):
     peak = 0
 
     model = build(config)
-    places = param_shardings(make_mesh(c.Mesh(data=2, fsdp=2, tensor=2)), model.axes(), model.abstract())
-    found = load_pretrained(tmp_path, places)[1]
+    shardings = param_shardings(make_mesh(c.Mesh(data=2, fsdp=2, tensor=2)), model.axes(), model.abstract())
+    found = load_pretrained(tmp_path, shardings)[1]
     assert 0 < peak <= 2 * max(sizes) < sum(sizes) / 2
-    assert jax.tree.map(lambda leaf: leaf.sharding, found) == places
+    assert jax.tree.map(lambda leaf: leaf.sharding, found) == shardings
     jax.tree.map(np.testing.assert_array_equal, found, expected)

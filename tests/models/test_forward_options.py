@@ -1,4 +1,4 @@
-"""Options of training: rematerialisation, dropout, label smoothing and z-loss, alone, together, cut and on any mesh."""
+"""Training options: remat, dropout, label smoothing and z-loss, alone and combined, resumed, and on any mesh."""
 
 import contextlib
 import functools
@@ -38,9 +38,9 @@ SMALL = {
 }
 
 
-def small(kind, **shape):
+def small(kind, **overrides):
     architecture, common = SMALL[kind]
-    return build(config_for(architecture, {**common, **shape}), Precision("float32"))
+    return build(config_for(architecture, {**common, **overrides}), Precision("float32"))
 
 
 @functools.cache
@@ -57,12 +57,12 @@ def gradient(kind, remat):
 
 
 @pytest.mark.parametrize(("kind", "remat"), [*((kind, "dots") for kind in SMALL), ("t5", "full")])
-def test_remat_changes_no_gradient_even_of_what_was_dropped(kind, remat):
+def test_remat_does_not_change_gradients_with_dropout(kind, remat):
     close(gradient(kind, remat), gradient(kind, "none"), GRADIENT)
 
 
 def gradients_by_remat(layers, **options):
-    """Compiled, of a model with so many layers."""
+    """Compiled gradients of a model with `layers` layers, by remat mode."""
     shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": layers}
     model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
     compiled = {}
@@ -74,36 +74,36 @@ def gradients_by_remat(layers, **options):
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-def test_remat_keeps_less_and_only_full_computes_products_again():
+def test_remat_saves_memory_and_only_full_recomputes_matmuls():
     compiled = gradients_by_remat(4)
     memory = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
     work = {remat: each.cost_analysis()["flops"] for remat, each in compiled.items()}
     print(memory, work)
     assert memory["dots"] < 0.9 * memory["none"]
-    assert memory["full"] < 0.75 * memory["dots"]  # one layer's own part and the logits are as large as ever
+    assert memory["full"] < 0.75 * memory["dots"]  # the residuals of one layer and the logits remain
     assert work["dots"] < 1.06 * work["none"]  # norms and activations
-    assert 1.2 * work["none"] < work["full"] < 1.4 * work["none"]  # one more forward pass through the layers
+    assert 1.2 * work["none"] < work["full"] < 1.4 * work["none"]  # plus one forward pass through the layers
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere the compiler orders the backward pass itself")
-def test_a_backward_pass_in_order_holds_less(monkeypatch):
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the barriers do nothing on other platforms")
+def test_optimization_barriers_reduce_peak_memory(monkeypatch):
     shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": 8}
     model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
 
-    def held():
+    def peak_memory():
         grad = jax.jit(jax.grad(lambda params, batch: make_loss_fn(model)(params, batch)[0].mean()))
         compiled = grad.lower(model.abstract(), batch).compile(compiler_options("cpu"))
         return compiled.memory_analysis().temp_size_in_bytes
 
-    in_order = held()
+    with_barriers = peak_memory()
     for module in ("layers", "attention"):
         monkeypatch.setattr(f"scotd_jax.models.{module}.optimization_barrier", lambda *arrays: arrays)
-    free = held()
-    assert in_order < 0.85 * free
+    without = peak_memory()
+    assert with_barriers < 0.85 * without
 
 
-def test_dropout_keeps_the_mean_and_every_place_has_its_own_mask():
+def test_dropout_keeps_the_mean_and_each_site_has_its_own_mask():
     x = jnp.linspace(1.0, 2.0, 200).reshape(4, 50)
 
     def dropped(seed, name, layer):
@@ -120,9 +120,9 @@ def test_dropout_keeps_the_mean_and_every_place_has_its_own_mask():
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
-def test_responses_share_the_dropped_prompt_and_draw_their_own_masks(kind):
-    """Three equal responses of every question: what they compute differs by their own masks alone."""
-    layers = {} if kind == "t5" else {"num_hidden_layers": 2}  # what the first one drops, the keys of the second show
+def test_responses_share_prompt_dropout_and_draw_their_own_masks(kind):
+    """Three equal responses per question differ only by their own masks."""
+    layers = {} if kind == "t5" else {"num_hidden_layers": 2}  # the second shows dropout of the first in its keys
     model, batch = small(kind, **layers), batch_of(2, vocab=V)
     params = jax.tree.map(lambda leaf: 10 * leaf, model.init(jax.random.key(0)))
     options = ForwardOptions(dropout=0.2, dropout_key=jax.random.key(1))
@@ -141,20 +141,20 @@ def test_responses_share_the_dropped_prompt_and_draw_their_own_masks(kind):
     assert all(not np.allclose(own[:, a], own[:, b], atol=1e-3) for a, b in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_masks_are_named_by_seed_update_and_micro_batch():
+def test_dropout_keys_depend_on_seed_step_and_microbatch():
     def keys(seed, step):
         return np.asarray(jax.random.key_data(dropout_keys(jnp.uint32(seed), jnp.int32(step), 3)))
 
-    names = [keys(*name) for name in ((0, 0), (0, 1), (1, 0))]
-    assert len({tuple(key) for each in names for key in each}) == 9
-    np.testing.assert_array_equal(keys(0, 1), names[1])
+    drawn = [keys(seed, step) for seed, step in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(key) for step_keys in drawn for key in step_keys}) == 9
+    np.testing.assert_array_equal(keys(0, 1), drawn[1])
 
 
 ALL = {"remat": "dots", "dropout": 0.2, "label_smoothing": 0.1, "z_loss": 1e-2}
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
-def test_eight_devices_make_the_update_of_one_with_every_option(one_device, kind):
+def test_update_with_all_options_is_equal_on_one_and_eight_devices(one_device, kind):
     model, settings = small(kind), config.Optimizer(warmup_steps=0)
     drawn, states = model.init(jax.random.key(0)), []
     for mesh in (one_device, make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))):
@@ -169,38 +169,38 @@ def test_eight_devices_make_the_update_of_one_with_every_option(one_device, kind
     close(mu_8, mu, GRADIENT)
 
 
-class CutError(Exception):
-    """Stops a run from outside."""
+class InterruptedRunError(Exception):
+    """Interrupts a run."""
 
 
-def run(folder, mesh, cut=None, **options):
+def run(folder, mesh, interrupt_at=None, **options):
     loader = batches(4)
 
     def stop(step, values):
-        if step == cut:
-            raise CutError
+        if step == interrupt_at:
+            raise InterruptedRunError
 
     adam = config.Optimizer(learning_rate=0.02, warmup_steps=2)
     training = config.Training(
         steps=6, batch_size=4, microbatches=2, save_every=3, log_every=1, optimizer=adam, **options
     )
-    with contextlib.suppress(CutError):
+    with contextlib.suppress(InterruptedRunError):
         train(small("opt"), None, loader, training, folder, mesh, seed=3, log=stop)
 
 
-def ended(folder):
+def final_state(folder):
     lines = [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(folder / "metrics.jsonl")]
     return load_params(folder / "checkpoints", small("opt").abstract(), "last"), lines
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-def test_a_cut_run_draws_the_masks_of_an_uncut_one(one_device, tmp_path):
-    run(tmp_path / "uncut", one_device, **ALL)
-    run(tmp_path / "cut", one_device, cut=5, **ALL)
-    assert len(ended(tmp_path / "cut")[1]) < 6
-    run(tmp_path / "cut", one_device, **ALL)
-    (params, step), lines = ended(tmp_path / "cut")
-    (expected, _), want = ended(tmp_path / "uncut")
+def test_resumed_run_draws_the_same_dropout_masks(one_device, tmp_path):
+    run(tmp_path / "uninterrupted", one_device, **ALL)
+    run(tmp_path / "interrupted", one_device, interrupt_at=5, **ALL)
+    assert len(final_state(tmp_path / "interrupted")[1]) < 6
+    run(tmp_path / "interrupted", one_device, **ALL)
+    (params, step), lines = final_state(tmp_path / "interrupted")
+    (expected, _), want = final_state(tmp_path / "uninterrupted")
     assert step == len(lines) == 6
     assert lines == want
     assert all(line["objective"] != line["loss"] for line in lines)
@@ -208,7 +208,7 @@ def test_a_cut_run_draws_the_masks_of_an_uncut_one(one_device, tmp_path):
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-def test_off_is_the_program_that_knows_no_options(one_device):
+def test_disabled_options_leave_the_program_unchanged(one_device):
     assert forward_options(config.Training()) == ForwardOptions()
     model, batch = small("opt"), {"train": batch_of(4, vocab=V)}
     settings = config.Optimizer(warmup_steps=0)
@@ -236,6 +236,6 @@ def test_off_is_the_program_that_knows_no_options(one_device):
         ({"remat": "dot"}, r"training.remat: 'dot' is not one of none, dots, full; did you mean 'dots'"),
     ],
 )
-def test_options_out_of_range_are_refused_at_the_door(changes, message):
+def test_out_of_range_options_are_refused_in_the_config(changes, message):
     with pytest.raises(InputError, match=message):
         config.from_mapping(config.Student, {"training": changes})

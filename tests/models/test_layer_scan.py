@@ -1,4 +1,4 @@
-"""Layers in one loop: the loss, the gradient and the update of layers written out, in a program that does not grow."""
+"""Scan over layers: loss, gradient and update of unrolled layers, in a program that does not grow with depth."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ from scotd_jax.training.programs import training_programs
 from scotd_jax.training.step import ONE_PART, make_loss_fn
 from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import batch_of
-from tests.models.test_attention import close, flat
+from tests.models.test_attention import all_equations, close
 from tests.models.test_forward_options import gradients_by_remat
 from tests.models.test_models import KINDS, V
 from tests.models.test_packed_masks import questions
@@ -39,7 +39,7 @@ def deep(kind, layers, compute="float32"):
 
 @functools.cache
 def params(kind, layers):
-    """Random ones, so that every layer differs from the others and every part of it matters."""
+    """Random parameters, so that every layer is different and every parameter matters."""
     leaves, tree = jax.tree.flatten(deep(kind, layers).abstract())
     rng = np.random.default_rng(0)
     return tree.unflatten([jnp.asarray(rng.normal(size=x.shape) * 0.3, jnp.float32) for x in leaves])
@@ -59,79 +59,79 @@ def packed(start):
     return batch
 
 
-DROPPED = {"dropout": 0.2}
-CASES = {  # everything that there is comes together with a loop in one of them
+DROPOUT = {"dropout": 0.2}
+CASES = {  # every option is combined with a scan in one of them
     "opt": {},
-    "opt-350m": DROPPED,
-    "t5-v1.0": DROPPED | {"remat": "full"},
+    "opt-350m": DROPOUT,
+    "t5-v1.0": DROPOUT | {"remat": "full"},
     "t5-v1.1": {"remat": "dots"},
-    "decoder": DROPPED | {"remat": "dots"},
+    "decoder": DROPOUT | {"remat": "dots"},
 }
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_a_loop_gives_loss_and_gradient_of_layers_written_out(kind):
+def test_scan_gives_loss_and_gradient_of_unrolled_layers(kind):
     batch = packed(deep(kind, LAYERS).start_token) if "dropout" in CASES[kind] else batch_of(2, vocab=V)
-    close(*(value_and_gradient(kind, batch, scan_layers=rolled, **CASES[kind]) for rolled in (True, False)), GRADIENT)
+    close(*(value_and_gradient(kind, batch, scan_layers=scan, **CASES[kind]) for scan in (True, False)), GRADIENT)
 
 
-def test_a_loop_rounds_as_layers_written_out():
-    """Derivatives are float32 sums, of parameters that were never rounded as a whole."""
+def test_scan_rounds_like_unrolled_layers():
+    """Gradients are float32 sums; the stacked parameters are not rounded."""
     batch = batch_of(2, vocab=V)
-    rolled, unrolled = (value_and_gradient("opt", batch, "bfloat16", scan_layers=rolled) for rolled in (True, False))
-    close(rolled, unrolled, BFLOAT16 / 10)
-    kernels = [leaf for leaf in jax.tree.leaves(rolled[1]["layers"]) if leaf.ndim == 2]
-    for leaf in kernels:  # zero where a unit is off for all tokens
-        short = leaf.astype(jnp.bfloat16).astype(jnp.float32)
-        assert np.mean(np.asarray(short) != leaf) > 0.9 * np.mean(np.asarray(leaf) != 0) > 0
+    scanned, unrolled = (value_and_gradient("opt", batch, "bfloat16", scan_layers=scan) for scan in (True, False))
+    close(scanned, unrolled, BFLOAT16 / 10)
+    kernels = [leaf for leaf in jax.tree.leaves(scanned[1]["layers"]) if leaf.ndim == 2]
+    for leaf in kernels:  # entries are zero where a ReLU is off for all tokens
+        rounded = leaf.astype(jnp.bfloat16).astype(jnp.float32)
+        assert np.mean(np.asarray(rounded) != leaf) > 0.9 * np.mean(np.asarray(leaf) != 0) > 0
 
 
-def products(kind, layers, rolled):
-    """Matrix products that a compiler sees in a gradient."""
-    loss = make_loss_fn(deep(kind, layers), options=ForwardOptions(scan_layers=rolled))
+def num_matmuls(kind, layers, scan_layers):
+    """The number of matmuls in the program of a gradient."""
+    loss = make_loss_fn(deep(kind, layers), options=ForwardOptions(scan_layers=scan_layers))
     grad = jax.grad(lambda p, batch: loss(p, batch)[0].mean())
     return jax.jit(grad).lower(deep(kind, layers).abstract(), batch_of(2, vocab=V)).as_text().count("dot_general")
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5-v1.1"])
-def test_depth_adds_nothing_to_compile(kind):
-    few, many, written_out = products(kind, 2, True), products(kind, 5, True), products(kind, 5, False)
+def test_scanned_program_does_not_grow_with_depth(kind):
+    few, many, unrolled = num_matmuls(kind, 2, True), num_matmuls(kind, 5, True), num_matmuls(kind, 5, False)
     assert few == many
-    assert 2 * many < written_out
+    assert 2 * many < unrolled
 
 
 @pytest.mark.parametrize("kind", ["opt", "t5-v1.1", "decoder"])
-def test_the_loop_keeps_no_copy_of_what_it_reads(kind):
-    """What the derivative keeps, against layers written out: kernels as they were stacked, and little more besides."""
-    batch, kept = batch_of(2, vocab=V, G=2, P=8, R=24), {}
+def test_scan_saves_no_copies_of_parameters(kind):
+    """Compares what the backward pass saves with unrolled layers: only the stacked kernels are added."""
+    batch, saved_bytes = batch_of(2, vocab=V, G=2, P=8, R=24), {}
     model, layers = deep(kind, 4, "bfloat16"), params(kind, 4)
     kernels = {leaf.shape for leaf in jax.tree.leaves(layers) if leaf.ndim == 2}
-    for rolled in (True, False):
-        loss = make_loss_fn(model, options=ForwardOptions(scan_layers=rolled))
+    for scan in (True, False):
+        loss = make_loss_fn(model, options=ForwardOptions(scan_layers=scan))
         jaxpr = jax.make_jaxpr(jax.grad(lambda p, batch, loss=loss: loss(p, batch)[0].mean()))(layers, batch)
-        loops = [e for e in flat(jaxpr.jaxpr.eqns) if e.primitive.name == "scan" and e.params["length"] == 4]
-        forward = [e for e in loops if not e.params["reverse"]]
-        assert bool(forward) == rolled
-        for loop in forward:
-            assert not [out for out in loop.outvars if out.aval.shape[1:] in kernels]
+        scans = [e for e in all_equations(jaxpr.jaxpr.eqns) if e.primitive.name == "scan" and e.params["length"] == 4]
+        forward = [e for e in scans if not e.params["reverse"]]
+        assert bool(forward) == scan
+        for equation in forward:
+            assert not [out for out in equation.outvars if out.aval.shape[1:] in kernels]
         saved = jax.eval_shape(lambda p, b, loss=loss: jax.vjp(lambda q: loss(q, b)[0].sum, p)[1], layers, batch)
         stacks = kernels | {(4, *shape) for shape in kernels}
         sizes = [leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves(saved)
                  if leaf.shape not in stacks]  # fmt: skip
-        kept[rolled] = sum(sizes)
-    assert kept[True] < 1.05 * kept[False]
+        saved_bytes[scan] = sum(sizes)
+    assert saved_bytes[True] < 1.05 * saved_bytes[False]
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-def test_in_a_loop_remat_keeps_less():
+def test_remat_saves_memory_in_a_scan():
     compiled = gradients_by_remat(8, scan_layers=True)
-    held = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
-    assert held["dots"] < 0.9 * held["none"]
-    assert held["full"] < 0.75 * held["dots"]
+    memory = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
+    assert memory["dots"] < 0.9 * memory["none"]
+    assert memory["full"] < 0.75 * memory["dots"]
 
 
-def test_eight_devices_with_a_loop_make_the_update_of_one_without(one_device):
-    settings = {"microbatches": 2, "optimizer": config.Optimizer(warmup_steps=0), **DROPPED}
+def test_scan_on_eight_devices_gives_the_update_of_one_device_unrolled(one_device):
+    settings = {"microbatches": 2, "optimizer": config.Optimizer(warmup_steps=0), **DROPOUT}
     drawn, model, states = params("t5-v1.1", LAYERS), deep("t5-v1.1", LAYERS), []
     for scan, mesh in (("off", one_device), ("on", make_mesh(config.Mesh(data=2, fsdp=2, tensor=2)))):
         programs = training_programs(model, config.Training(scan_layers=scan, **settings), ONE_PART, mesh)
@@ -144,11 +144,11 @@ def test_eight_devices_with_a_loop_make_the_update_of_one_without(one_device):
     close(mu_8, mu, GRADIENT)
 
 
-def test_layers_of_which_some_are_frozen_and_others_thin_learn_the_same(one_device):
-    what = {"freeze": ("embed/.*", "layers/0/.*"), "lora": config.LoRA(rank=2)}
+def test_frozen_and_lora_layers_get_the_same_update_in_a_scan(one_device):
+    settings = {"freeze": ("embed/.*", "layers/0/.*"), "lora": config.LoRA(rank=2)}
     found = []
     for scan in ("on", "off"):
-        training = config.Training(scan_layers=scan, optimizer=config.Optimizer(warmup_steps=0), **what)
+        training = config.Training(scan_layers=scan, optimizer=config.Optimizer(warmup_steps=0), **settings)
         programs = training_programs(deep("opt", LAYERS), training, ONE_PART, one_device)
         state, metrics = programs.step(programs.init_state(params("opt", LAYERS), 0), {"train": batch_of(4, vocab=V)})
         found.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics["grad_norm"]))
@@ -156,13 +156,10 @@ def test_layers_of_which_some_are_frozen_and_others_thin_learn_the_same(one_devi
     close(*found, GRADIENT)
 
 
-def test_it_is_the_default_where_compilers_are_slow():
+def test_scan_is_the_default_on_accelerators():
     auto, on, off = (config.Training(scan_layers=each) for each in ("auto", "on", "off"))
     assert auto == config.Training()
-    assert [scans_layers(auto, platform) for platform in ("cpu", "", "tpu", "gpu", "cuda")] == [
-        False,
-        False,
-        *[True] * 3,
-    ]
+    assert not any(scans_layers(auto, platform) for platform in ("cpu", ""))
+    assert all(scans_layers(auto, platform) for platform in ("tpu", "gpu", "cuda"))
     assert scans_layers(on, "cpu")
     assert not scans_layers(off, "tpu")

@@ -1,4 +1,4 @@
-"""Norms and activations bring their own derivatives: they must be those of the formulas, and keep little for them."""
+"""Norms and activations define their own derivatives: these match the formulas and save few arrays."""
 
 import functools
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scotd_jax.models.layers import gated, layer_norm, relu, rms_norm
+from scotd_jax.models.layers import gated_activation, layer_norm, relu, rms_norm
 from tests.helpers.tolerances import BFLOAT16, FLOAT32
 from tests.models.test_attention import close
 
@@ -18,7 +18,7 @@ SILU = jax.nn.silu
 
 
 def row(vector):
-    """A vector as a factor of x."""
+    """A vector broadcastable to x."""
     return vector[None, None]
 
 
@@ -30,12 +30,15 @@ def rms_norm_reference(x, scale, bias):
     return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * row(scale)
 
 
-# Ours and the formula, of x[2, 3, D] and two vectors.
+# Our implementation and the formula, as functions of x[2, 3, D] and two vectors.
 FORMULAS = {
     "layer_norm": (lambda x, a, b: layer_norm(x, a, b, 1e-5), layer_norm_reference),
     "rms_norm": (lambda x, a, b: rms_norm(x, a, 1e-5), rms_norm_reference),
     "relu": (lambda x, a, b: relu(x * row(a) + row(b)), lambda x, a, b: jnp.maximum(x * row(a) + row(b), 0)),
-    "gated": (lambda x, a, b: gated(SILU, x * row(a), x + row(b)), lambda x, a, b: SILU(x * row(a)) * (x + row(b))),
+    "gated_activation": (
+        lambda x, a, b: gated_activation(SILU, x * row(a), x + row(b)),
+        lambda x, a, b: SILU(x * row(a)) * (x + row(b)),
+    ),
 }
 
 
@@ -56,7 +59,7 @@ def draw(seed):
 @pytest.mark.parametrize("name", FORMULAS)
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_values_and_derivatives_are_those_of_the_formula(name, seed):
+def test_values_and_derivatives_match_the_formula(name, seed):
     ours, formula = FORMULAS[name]
     (_, out), gradients = with_gradients(ours)(draw(seed))
     (_, expected), expected_gradients = with_gradients(formula)(draw(seed))
@@ -64,27 +67,27 @@ def test_values_and_derivatives_are_those_of_the_formula(name, seed):
     close(gradients, expected_gradients, FLOAT32)
 
 
-def test_gated_computes_in_float32_and_returns_the_dtype_it_got():
+def test_gated_activation_computes_in_float32_and_returns_the_input_dtype():
     gate, up = (jax.random.normal(jax.random.key(i), (64,), jnp.bfloat16) for i in range(2))
-    out = gated(SILU, gate, up)
+    out = gated_activation(SILU, gate, up)
     assert out.dtype == jnp.bfloat16
     exact = SILU(gate.astype(jnp.float32)) * up.astype(jnp.float32)
     assert jnp.array_equal(out, exact.astype(jnp.bfloat16))
     close(out.astype(jnp.float32), exact, BFLOAT16)
 
 
-def kept(function, *args):
-    """Numbers kept between the forward and the backward pass that are no arguments."""
+def saved_size(function, *args):
+    """The number of array entries saved between the forward and the backward pass."""
     pull = jax.eval_shape(lambda *args: jax.vjp(function, *args)[1], *args)
     return sum(leaf.size for leaf in jax.tree.leaves(pull) if leaf.ndim)
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-def test_little_is_kept_for_the_derivative():
+def test_derivatives_save_few_arrays():
     x, vector = jnp.ones((1, 8, 64)), jnp.ones(64)
-    small = 8 + 3 * 64  # a number per row; scale and bias
-    assert kept(FORMULAS["layer_norm"][0], x, vector, vector) <= x.size + small
-    assert kept(FORMULAS["rms_norm"][0], x, vector, vector) <= x.size + small
-    assert kept(relu, x) == x.size
-    assert kept(lambda gate, up: gated(SILU, gate, up), x, x) == 2 * x.size
-    assert kept(layer_norm_reference, x, vector, vector) > 2 * x.size
+    small = 8 + 3 * 64  # one number per row, scale and bias
+    assert saved_size(FORMULAS["layer_norm"][0], x, vector, vector) <= x.size + small
+    assert saved_size(FORMULAS["rms_norm"][0], x, vector, vector) <= x.size + small
+    assert saved_size(relu, x) == x.size
+    assert saved_size(lambda gate, up: gated_activation(SILU, gate, up), x, x) == 2 * x.size
+    assert saved_size(layer_norm_reference, x, vector, vector) > 2 * x.size

@@ -1,4 +1,4 @@
-"""What every model promises: shared prefixes, caches, padding and order change nothing that they must not change."""
+"""Invariants of all models: shared prefixes, caches, padding and batch order do not change results."""
 
 import functools
 import os
@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotd_jax.models.api import Context, Precision
-from scotd_jax.models.cache import settle
+from scotd_jax.models.cache import flush_recent
 from scotd_jax.models.layers import logits
 from scotd_jax.models.registry import build, config_for
 from tests.helpers.cli import environment
 from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
-from tests.models.test_attention import close, flat
+from tests.models.test_attention import all_equations, close
 
 V = 31
 _OPT = {"vocab_size": V, "hidden_size": 16, "num_attention_heads": 2, "ffn_dim": 24, "max_position_embeddings": 32}
 _DECODER = {
     **{name: _OPT[name] for name in ("vocab_size", "hidden_size", "max_position_embeddings")},
-    "model_type": "qwen3",  # with its norms and all biases it has every part that the family knows
+    "model_type": "qwen3",  # with query and key norms and all biases it covers every feature of the family
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 24,
@@ -43,7 +43,7 @@ KINDS = {
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
-PLAIN = ("opt", "t5-v1.0")  # enough where the others differ in nothing that a test is about
+REPRESENTATIVE = ("opt", "t5-v1.0")  # for tests of code that all kinds share
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def model(kind, compute="float32"):
 
 @functools.cache
 def params(kind):
-    """Random parameters, larger than the initial ones, so that every part of the model matters."""
+    """Random parameters, larger than initial ones, so that every parameter matters."""
     leaves, tree = jax.tree.flatten(model(kind).abstract())
     rng = np.random.default_rng(0)
     return tree.unflatten([jnp.asarray(rng.normal(size=x.shape) * 0.4, jnp.float32) for x in leaves])
@@ -75,7 +75,7 @@ def hidden_fn(kind, compute="float32"):
 
 @functools.cache
 def loss_fn(kind):
-    """Weighted sum of the cross entropy, and its gradient."""
+    """The weighted sum of the cross entropy, and its gradient."""
     m = model(kind)
 
     def loss(p, prompt, mask, inputs, targets, weights):
@@ -89,8 +89,8 @@ def loss_fn(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
-def test_grouped_gives_loss_and_gradient_of_the_separate_pairs(kind, data):
-    B, G, P, R = data.draw(st.sampled_from([(2, 3, 5, 4), (3, 2, 1, 3)] if kind in PLAIN else [(2, 3, 5, 4)]))
+def test_grouped_loss_and_gradient_equal_those_of_separate_pairs(kind, data):
+    B, G, P, R = data.draw(st.sampled_from([(2, 3, 5, 4), (3, 2, 1, 3)] if kind in REPRESENTATIVE else [(2, 3, 5, 4)]))
     prompt_lengths = data.draw(st.lists(st.integers(0, P), min_size=B, max_size=B))
     lengths = data.draw(st.lists(st.integers(1, R), min_size=B * G, max_size=B * G))
     seed = data.draw(st.integers(0, 2**32 - 1))
@@ -106,45 +106,47 @@ def test_grouped_gives_loss_and_gradient_of_the_separate_pairs(kind, data):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cached_steps_equal_the_whole(kind):
+def test_cached_steps_equal_the_full_forward_pass(kind):
     B, G, P, R = 2, 3, 5, 7
     m, p = model(kind), params(kind)
     prompt, mask, inputs = tokens(0, B, P), right_padded([5, 3], P), tokens(1, B, G, R)
-    whole = hidden_fn(kind)(p, prompt, mask, inputs)
+    full = hidden_fn(kind)(p, prompt, mask, inputs)
     context, cache = jax.jit(m.prefill)(p, prompt, mask), m.new_cache(B, G, 6, 3)
     extend, steps = jax.jit(m.extend), []
     for chunk in (inputs[:, :, :2], *(inputs[:, :, t : t + 1] for t in range(2, R))):
         if cache.index == 3:
-            cache = jax.jit(settle, static_argnums=1)(cache, 3)
+            cache = jax.jit(flush_recent, static_argnums=1)(cache, 3)
         hidden, cache = extend(p, context, chunk, cache)
         steps.append(hidden)
     assert (cache.length + cache.index == R).all()
-    close(jnp.concatenate(steps, 2), whole, FLOAT32)
+    close(jnp.concatenate(steps, 2), full, FLOAT32)
 
 
 @pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_that_begins_later_computes_the_same_bits(kind):
-    """Two rows begin one and two moves of the cache after the others, in lanes that hold another question too."""
+def test_row_that_begins_later_is_bit_equal(kind):
+    """Two rows begin one and two flushes after the others, and their slots hold another question in addition."""
     B, G, P, R, C = 2, 2, 5, 4, 2
     m, p = model(kind), params(kind)
     prompt, mask, inputs = tokens(0, B, P), right_padded([5, 3], P), tokens(1, B, G, R)
     (segment,), lengths = jax.jit(m.prefill)(p, prompt, mask)
     extend = jax.jit(m.extend)
 
-    def run(begins, place):
-        """Hidden states [B, G, R, E] of rows that begin at step `begins`[B, G], which are multiples of C. Each lane
-        holds both questions, that of its rows in `place`."""
+    def run(begins, index):
+        """Hidden states [B, G, R, E] of rows that begin at the steps `begins`[B, G], multiples of C.
+
+        Every row has segments of both questions; that of its own question is segment `index`.
+        """
         both = [segment, jax.tree.map(lambda x: x[::-1], segment)]
         segments = tuple(
-            s._replace(mask=jnp.full((B, G, 1), i == place) & s.mask[:, None])
-            for i, s in enumerate(both if place == 0 else both[::-1])
+            s._replace(mask=jnp.full((B, G, 1), i == index) & s.mask[:, None])
+            for i, s in enumerate(both if index == 0 else both[::-1])
         )
         context, cache = Context(segments, lengths[:, None].repeat(G, 1)), m.new_cache(B, G, 6, C)
         hidden = np.zeros(())
         for t in range(int(begins.max()) + R):
             if t and t % C == 0:
-                cache = settle(cache, C)
+                cache = flush_recent(cache, C)
             cache = cache._replace(length=jnp.where(begins == t, 0, cache.length))
             at = np.clip(t - begins, 0, R - 1)
             step, cache = extend(p, context, np.take_along_axis(np.asarray(inputs), at[..., None], 2), cache)
@@ -153,14 +155,14 @@ def test_a_row_that_begins_later_computes_the_same_bits(kind):
                 hidden[b, g, at[b, g]] = step[b, g, 0]
         return hidden
 
-    together = run(np.zeros((B, G), int), 0)
-    close(together, hidden_fn(kind)(p, prompt, mask, inputs), FLOAT32)
-    np.testing.assert_array_equal(run(np.array([[0, 2], [4, 0]]), 1), together)
+    simultaneous = run(np.zeros((B, G), int), 0)
+    close(simultaneous, hidden_fn(kind)(p, prompt, mask, inputs), FLOAT32)
+    np.testing.assert_array_equal(run(np.array([[0, 2], [4, 0]]), 1), simultaneous)
 
 
 @pytest.mark.usefixtures("compiled_for_users")
-@pytest.mark.parametrize("kind", [*PLAIN, "decoder"])
-def test_padding_is_inert(kind):
+@pytest.mark.parametrize("kind", [*REPRESENTATIVE, "decoder"])
+def test_padding_changes_nothing(kind):
     B, G, P, R = 2, 3, 5, 4
     p, prompt, inputs = params(kind), tokens(0, B, P), tokens(1, B, G, R)
     mask = right_padded([4, 2], P)
@@ -173,23 +175,23 @@ def test_padding_is_inert(kind):
     close(alone, want[1:], FLOAT32)
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_gradient_reaches_the_past_and_nothing_else(kind):
-    """All tokens differ, so a row of the embedding's gradient tells whether one token has influence."""
+@pytest.mark.parametrize("kind", REPRESENTATIVE)
+def test_gradient_reaches_only_visible_tokens(kind):
+    """All tokens differ, so each row of the embedding's gradient shows the influence of one token."""
     prompt, mask = jnp.array([[1, 2, 3], [4, 5, 6]]), right_padded([2, 3], 3)
     inputs = jnp.arange(7, 23).reshape(2, 2, 4)
 
-    def last_seen(p):  # question 0, response 1, token 2 (id 13)
+    def last_hidden(p):  # question 0, response 1, token 2 (id 13)
         return jnp.square(hidden_fn(kind)(p, prompt, mask, inputs)[0, 1, 2]).sum()
 
-    gradient = jax.grad(last_seen)(params(kind))["embed"]["tokens"]
+    gradient = jax.grad(last_hidden)(params(kind))["embed"]["tokens"]
     reached = set(np.flatnonzero(np.abs(gradient).sum(1)).tolist())
     assert reached == {1, 2, 11, 12, 13}
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_empty_prefix(kind):
-    """Nothing of an empty prefix is seen, and no NaN arises from it, in a batch with a prefix that is not empty."""
+@pytest.mark.parametrize("kind", REPRESENTATIVE)
+def test_empty_prefix_is_masked_and_makes_no_nan(kind):
+    """In a batch with another prefix that is not empty."""
     p, prompt, inputs, mask = params(kind), tokens(0, 2, 5), tokens(1, 2, 3, 4), right_padded([0, 5], 5)
     want = hidden_fn(kind)(p, prompt, mask, inputs)[:1]
     close(hidden_fn(kind)(p, prompt[:1, :1], mask[:1, :1], inputs[:1]), want, FLOAT32)
@@ -198,27 +200,27 @@ def test_empty_prefix(kind):
 
 
 @pytest.mark.parametrize("kind", ["opt", "opt-350m", "decoder"])
-def test_shared_exemplars_equal_a_longer_prompt(kind):
+def test_shared_few_shot_examples_equal_a_longer_prompt(kind):
     m, p = model(kind), params(kind)
-    exemplars, question, inputs = tokens(0, 1, 4), tokens(1, 2, 3), tokens(2, 2, 3, 4)
+    examples, question, inputs = tokens(0, 1, 4), tokens(1, 2, 3), tokens(2, 2, 3, 4)
     mask = right_padded([3, 2], 3)
     prefill = jax.jit(m.prefill)
-    context = prefill(p, question, mask, prefill(p, exemplars, jnp.ones((1, 4), bool)))
+    context = prefill(p, question, mask, prefill(p, examples, jnp.ones((1, 4), bool)))
     assert context.length.tolist() == [7, 6]
     assert [s.mask.shape[0] for s in context.segments] == [1, 2]
     got = jax.jit(m.extend)(p, context, inputs)[0]
-    prompt = jnp.concatenate([exemplars.repeat(2, 0), question], 1)
+    prompt = jnp.concatenate([examples.repeat(2, 0), question], 1)
     close(got, hidden_fn(kind)(p, prompt, right_padded([7, 6], 7), inputs), FLOAT32)
 
 
 def test_encoder_decoder_refuses_a_context_before_the_prompt():
     m, args = model("t5-v1.0"), (params("t5-v1.0"), tokens(0, 1, 3), jnp.ones((1, 3), bool))
-    with pytest.raises(ValueError, match="exemplars"):
+    with pytest.raises(ValueError, match="few-shot examples"):
         jax.eval_shape(m.prefill, *args, jax.eval_shape(m.prefill, *args))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_is_close_and_every_product_keeps_the_rule(kind):
+def test_bfloat16_model_is_close_and_all_matmuls_accumulate_in_float32(kind):
     m, p = model(kind, "bfloat16"), params(kind)
     args = tokens(0, 2, 5), right_padded([5, 3], 5), tokens(1, 2, 3, 4)
     low, high = hidden_fn(kind, "bfloat16")(p, *args), hidden_fn(kind)(p, *args)
@@ -229,11 +231,11 @@ def test_bfloat16_is_close_and_every_product_keeps_the_rule(kind):
     def loss(p):
         return logits(m.extend(p, m.prefill(p, *args[:2]), args[2])[0], m.unembedding(p), "bfloat16").sum()
 
-    equations = list(flat(jax.make_jaxpr(jax.grad(loss))(p).jaxpr.eqns))
-    products = [e for e in equations if e.primitive.name == "dot_general"]
-    assert len(products) > 50
-    assert all({v.aval.dtype.name for v in e.invars} == {"bfloat16"} for e in products)
-    assert all(e.outvars[0].aval.dtype == jnp.float32 for e in products)
+    equations = list(all_equations(jax.make_jaxpr(jax.grad(loss))(p).jaxpr.eqns))
+    matmuls = [e for e in equations if e.primitive.name == "dot_general"]
+    assert len(matmuls) > 50
+    assert all({v.aval.dtype.name for v in e.invars} == {"bfloat16"} for e in matmuls)
+    assert all(e.outvars[0].aval.dtype == jnp.float32 for e in matmuls)
 
 
 _SUM = """
@@ -246,7 +248,7 @@ for kind in ("opt", "t5-v1.1"):
 """
 
 
-def test_both_graph_modes_of_flax_give_the_same_model():
+def test_both_graph_modes_of_flax_build_the_same_model():
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     runs = [
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Packed rows: several questions and responses to a row give loss and gradients of separate pairs."""
+"""Packed rows of several questions and responses give loss and gradients of separate pairs."""
 
 import functools
 
@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 from scotd_jax.corpus.batching import collate
 from scotd_jax.corpus.batching.shapes import Shape
 from scotd_jax.models.api import Context, Segment
-from scotd_jax.models.packed_masks import own_prompt, own_response, places
+from scotd_jax.models.packed_masks import packed_context, packed_positions, packed_response_mask
 from scotd_jax.training.step import hidden_states, make_loss_fn
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.models.test_attention import close
-from tests.models.test_models import PLAIN, V, model, params, right_padded, tokens
+from tests.models.test_models import REPRESENTATIVE, V, model, params, right_padded, tokens
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
-P, R = 6, 5  # of a question and of a response, at most
-THREE = (*PLAIN, "decoder")
+P, R = 6, 5  # the largest lengths of a prompt and a response
+THREE = (*REPRESENTATIVE, "decoder")
 PAIR = Shape(1, P, 1, R, packed=False)
 
 
 def questions(seed: int, lengths: list[tuple[int, list[int]]]) -> list[collate.DrawnExample]:
-    """Questions of so many prompt tokens and responses of so many tokens; every second response counts twice."""
+    """Questions by (prompt length, response lengths); every second response counts twice."""
     rng = np.random.default_rng(seed)
 
     def text(length: int) -> list[int]:
@@ -39,7 +39,7 @@ def questions(seed: int, lengths: list[tuple[int, list[int]]]) -> list[collate.D
 
 
 def pairs(rows: list[collate.DrawnExample], start: int | None) -> dict[str, np.ndarray]:
-    """Every response beside its own copy of the prompt, as often as it counts; 16 of them, so that one is compiled."""
+    """Every response with its own copy of the prompt, as often as it counts; padded to 16 rows to compile only once."""
     every = [
         collate.DrawnExample(question.prompt, [response], [1])
         for question in rows
@@ -59,8 +59,8 @@ def loss_fn(kind):
 @pytest.mark.parametrize("kind", THREE)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
-def test_packed_gives_loss_and_gradient_of_the_separate_pairs(kind, data):
-    """Two rows of two questions each, of one to three responses, prompts of one token (no prefix) among them."""
+def test_packed_loss_and_gradient_equal_those_of_separate_pairs(kind, data):
+    """Two rows of two questions with one to three responses each; some prompts have one token (no prefix)."""
     lengths = st.tuples(st.integers(1, P), st.lists(st.integers(1, R), min_size=1, max_size=3))
     rows = questions(data.draw(st.integers(0, 2**32 - 1)), data.draw(st.lists(lengths, min_size=4, max_size=4)))
     start = model(kind).start_token
@@ -72,8 +72,8 @@ def test_packed_gives_loss_and_gradient_of_the_separate_pairs(kind, data):
     close(gradient, expected_gradient, GRADIENT)
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_one_question_to_a_row_and_the_plain_layout_agree(kind):
+@pytest.mark.parametrize("kind", REPRESENTATIVE)
+def test_packed_rows_of_one_question_equal_the_plain_layout(kind):
     rows = questions(3, [(4, [3, 5, 2]), (6, [1, 1, 4])])
     rows = [row._replace(counts=[1, 1, 1]) for row in rows]
     start = model(kind).start_token
@@ -86,11 +86,11 @@ def test_one_question_to_a_row_and_the_plain_layout_agree(kind):
 
 @pytest.mark.usefixtures("compiled_for_users")
 @pytest.mark.parametrize("kind", THREE)
-def test_what_padding_and_neighbours_hold_changes_no_bit(kind):
+def test_padding_and_neighbours_do_not_change_bits(kind):
     rows = questions(4, [(4, [3, 5]), (6, [4])])
     start = model(kind).start_token
     batch = collate.collate_packed([rows], Shape(1, 16, 2, 12, packed=True), start)
-    m, p = model(kind), params(kind)  # made outside of what is traced, since both are kept
+    m, p = model(kind), params(kind)  # cached, so built outside of tracing
     run = jax.jit(lambda batch: hidden_states(m, p, batch))
     want = run(batch)
     assert jnp.isfinite(want).all()
@@ -98,7 +98,7 @@ def test_what_padding_and_neighbours_hold_changes_no_bit(kind):
     other = {**batch, "inputs": np.where(padding, 7, batch["inputs"])}
     other["prompt"] = np.where(batch["prompt_mask"], batch["prompt"], 9)
     np.testing.assert_array_equal(run(other)[~padding], want[~padding])
-    for k in range(2):  # another question in the other's place
+    for k in range(2):  # replaces one of the two questions by another
         mine = (batch["questions"] == k) & ~padding
         other = {**batch, "inputs": np.where(mine, batch["inputs"], 7)}
         other["prompt"] = np.where(batch["prompt_questions"] == k, batch["prompt"], 9)
@@ -106,31 +106,31 @@ def test_what_padding_and_neighbours_hold_changes_no_bit(kind):
 
 
 @pytest.mark.parametrize("kind", ["opt", "decoder"])
-def test_packed_prompts_after_shared_exemplars(kind):
+def test_packed_prompts_after_shared_few_shot_examples(kind):
     """One response to each of two questions, in one row."""
     m, p = model(kind), params(kind)
-    exemplars = jax.jit(m.prefill)(p, tokens(0, 1, 4), jnp.ones((1, 4), bool))
+    examples = jax.jit(m.prefill)(p, tokens(0, 1, 4), jnp.ones((1, 4), bool))
     rows = questions(5, [(4, [5]), (6, [4])])
     packed = collate.collate_packed([rows], Shape(1, 16, 1, 12, packed=True), None)
     owners = packed["prompt_questions"], packed["questions"]
-    context = jax.jit(m.prefill)(p, packed["prompt"], packed["prompt_mask"], exemplars, questions=owners[0])
+    context = jax.jit(m.prefill)(p, packed["prompt"], packed["prompt_mask"], examples, questions=owners[0])
     got = jax.jit(m.extend)(p, context, packed["inputs"], positions=packed["positions"], questions=owners)[0]
     begin = 0
-    for row in rows:  # first_fit lays the longest response first, which is the first question's
+    for row in rows:  # first_fit packs the longest response first, that of the first question
         alone = collate.collate_plain([row], Shape(1, P, 1, R, packed=False), None)
-        context = jax.jit(m.prefill)(p, alone["prompt"], alone["prompt_mask"], exemplars)
+        context = jax.jit(m.prefill)(p, alone["prompt"], alone["prompt_mask"], examples)
         want, length = jax.jit(m.extend)(p, context, alone["inputs"])[0], len(row.responses[0])
         close(got[0, 0, begin : begin + length], want[0, 0, :length], FLOAT32)
         begin += length
 
 
-def test_a_response_sees_its_own_prompt_and_counts_from_its_end():
+def test_response_sees_only_its_own_prompt_and_continues_its_positions():
     mask = right_padded([5], 6)
     segment = Segment((), (), mask)
     prompts, answers = jnp.array([[0, 0, 1, 1, 1, 0]]), jnp.array([[[0, 0, 1, 0]]])
-    context = own_prompt(Context((segment,), jnp.array([10])), (prompts, answers))
+    context = packed_context(Context((segment,), jnp.array([10])), (prompts, answers))
     assert context.length.tolist() == [[[12, 12, 13, 12]]]
     assert context.segments[0].mask[0, 0, 2].tolist() == [False, False, True, True, True, False]
-    own = own_response(jnp.array([[[0, 1, 0, 0]]]))
+    own = packed_response_mask(jnp.array([[[0, 1, 0, 0]]]))
     assert own[0, 0].astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
-    assert places(own).tolist() == [[[0, 1, 0, 0]]]
+    assert packed_positions(own).tolist() == [[[0, 1, 0, 0]]]

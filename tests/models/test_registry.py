@@ -1,4 +1,4 @@
-"""Named shapes, configs in and out of Hugging Face's form, first parameters, logical axes."""
+"""Presets, configs from and to Hugging Face, initial parameters, logical axes."""
 
 import dataclasses
 import re
@@ -11,9 +11,10 @@ import pytest
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Precision
 from scotd_jax.models.layers import logits
-from scotd_jax.models.opt import OPTConfig
+from scotd_jax.models.opt_config import OPTConfig
 from scotd_jax.models.registry import PRESETS, build, config_for
-from scotd_jax.models.t5 import T5Config, distance_bucket
+from scotd_jax.models.t5 import distance_bucket
+from scotd_jax.models.t5_config import T5Config
 
 pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
 
@@ -30,12 +31,12 @@ pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
         ("flan-t5-base", 247_577_856),
     ],
 )
-def test_parameter_counts_are_those_of_the_published_models(name, count):
+def test_parameter_counts_match_the_published_models(name, count):
     assert sum(x.size for x in jax.tree.leaves(build(config_for(name)).abstract())) == count
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_config_survives_hugging_face(name):
+def test_config_round_trips_through_hugging_face(name):
     values = PRESETS[name].to_hf()
     again = type(PRESETS[name]).from_hf({**values, "torch_dtype": "float16", "dropout": 0.1})
     assert again.to_hf() == values
@@ -59,15 +60,15 @@ def test_unsupported_architecture_is_refused(kind, key, value):
         kind.from_hf({**kind().to_hf(), key: value})
 
 
-def test_final_norm_may_be_removed():
+def test_final_norm_can_be_removed():
     config = OPTConfig.from_hf({**OPTConfig().to_hf(), "_remove_final_layer_norm": True})
     assert not config.final_norm
     assert config.to_hf()["_remove_final_layer_norm"]
     assert "final_norm" not in build(config).abstract()
 
 
-def test_old_config_without_its_defaults():
-    """The config.json of t5-small says neither `feed_forward_proj` nor `tie_word_embeddings`."""
+def test_old_config_with_missing_fields_loads():
+    """The config.json of t5-small has neither `feed_forward_proj` nor `tie_word_embeddings`."""
     config = T5Config.from_hf({"model_type": "t5", "d_model": 512, "decoder_start_token_id": 0})
     assert (config.gated, config.tie_word_embeddings, config.start_token) == (False, True, 0)
 
@@ -78,7 +79,7 @@ def test_overrides_replace_fields_of_a_preset():
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "message"),
+    ("name", "overrides", "message"),
     [
         ("opt-125", {}, "did you mean 'opt-125m'"),
         ("opt-125m", {"hiden_size": 8}, "did you mean 'hidden_size'"),
@@ -86,9 +87,9 @@ def test_overrides_replace_fields_of_a_preset():
         ("opt-125m", {"do_layer_norm_before": 1}, "should be bool, found 1"),
     ],
 )
-def test_wrong_names_are_refused_with_the_nearest(name, shape, message):
+def test_unknown_names_are_refused_with_a_suggestion(name, overrides, message):
     with pytest.raises(InputError, match=message):
-        config_for(name, shape)
+        config_for(name, overrides)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_wrong_names_are_refused_with_the_nearest(name, shape, message):
         ),
     ],
 )
-def test_logical_axes(name, expected):
+def test_parameters_have_logical_axes(name, expected):
     model = build(config_for(name))
     paths = jax.tree_util.tree_flatten_with_path(model.axes(), is_leaf=lambda x: isinstance(x, tuple))[0]
     axes = {"/".join(k.key for k in path): value for path, value in paths}
@@ -148,8 +149,8 @@ def test_logical_axes(name, expected):
 
 
 @pytest.mark.parametrize("name", ["opt-tiny", "t5-tiny", "flan", "decoder-tiny"])
-def test_first_scores_are_of_order_one(name):
-    """A model can be trained from its first parameters: it begins near the uniform distribution."""
+def test_initial_logits_are_of_order_one(name):
+    """So training begins near the uniform distribution."""
     config = config_for("t5-tiny", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False})
     model = build(config if name == "flan" else config_for(name), Precision("float32"))
     params = model.init(jax.random.key(0))
@@ -164,7 +165,7 @@ def test_first_scores_are_of_order_one(name):
     assert not jnp.array_equal(params["embed"]["tokens"], model.init(jax.random.key(1))["embed"]["tokens"])
 
 
-def test_distance_buckets_by_hand():
+def test_distance_buckets_match_hand_computed_values():
     distances = jnp.array([-1000, -128, -127, -16, -9, -8, -7, -1, 0, 1, 7, 8, 16, 1000])
     both = [15, 15, 15, 10, 8, 8, 7, 1, 0, 17, 23, 24, 26, 31]
     back = [31, 31, 31, 16, 9, 8, 7, 1, 0, 0, 0, 0, 0, 0]

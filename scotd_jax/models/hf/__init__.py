@@ -1,1 +1,1 @@
-"""Hugging Face folders: weight maps, loading, export and verification."""
+"""Hugging Face folders: weight maps, import, export and verification."""

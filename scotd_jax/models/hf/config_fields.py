@@ -1,4 +1,4 @@
-"""Config values from outside, checked: fields of a config.json, and overrides that a user wrote."""
+"""Validates config values from outside: fields of a config.json, and overrides that a user set."""
 
 import dataclasses
 import typing
@@ -11,22 +11,29 @@ C = TypeVar("C")
 
 
 def read(kind: type[C], values: Mapping[str, Any], required: Mapping[str, Any], names: Mapping[str, str]) -> C:
-    """A config dataclass from a Hugging Face config.json.
+    """Builds a config dataclass from a Hugging Face config.json.
 
-    `required` are the only values that we support of some keys (a key left out counts as that value); `names` maps
-    fields to keys where they differ. Other keys are ignored: they do not change what a model computes.
-    Raises InputError on an unsupported value and on one of the wrong type.
+    Keys that are neither required nor fields are ignored: they do not change what a model computes.
+
+    Args:
+      kind: the dataclass.
+      values: the config.json.
+      required: the only supported values of some keys; a missing key counts as that value.
+      names: maps fields to keys where they differ.
+
+    Raises:
+      InputError: on an unsupported value, or one of the wrong type.
     """
-    for key, wanted in required.items():
-        if values.get(key, wanted) != wanted:
-            raise InputError(f"config.json: {key} is {values[key]!r}; only {wanted!r} is supported")
+    for key, expected in required.items():
+        if values.get(key, expected) != expected:
+            raise InputError(f"config.json: {key} is {values[key]!r}; only {expected!r} is supported")
     keys = {f.name: names.get(f.name, f.name) for f in dataclasses.fields(kind)}
     found = {field: values[key] for field, key in keys.items() if key in values}
     return kind(**checked(kind, found, "config.json: "))
 
 
 def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values, integers made floats where the field is one. Raises InputError on any other type that differs."""
+    """Converts integers to floats where the field is a float; raises InputError on any other type mismatch."""
     hints = typing.get_type_hints(kind)
     return {name: _convert(hints[name], value, f"{where}{name}") for name, value in values.items()}
 

@@ -1,9 +1,9 @@
-"""Our parameters as a Hugging Face folder that transformers loads without a question.
+"""Exports parameters as a Hugging Face folder that transformers loads as it is.
 
-The folder is what `save_pretrained` of transformers writes, name by name: config.json, generation_config.json,
-model.safetensors (or numbered files with an index), the tokenizer's files, and README.md as the model's card. Special
-tokens, the start token and the end token are the tokenizer's in all of them, since generation that starts from or
-ends at another token than training did is wrong without looking wrong.
+The folder is what `save_pretrained` of transformers writes: config.json, generation_config.json, model.safetensors (or
+numbered files with an index), the tokenizer's files, and README.md as the model card. All of them take special tokens,
+start token and end token from the tokenizer: generation that starts from or ends at another token than in training is
+wrong without looking wrong.
 """
 
 import contextlib
@@ -45,34 +45,44 @@ def export_pretrained(
 ) -> None:
     """Writes the folder `path` (local or remote); files appear in it only when all are written.
 
-    `dtype` is that of the stored weights, `max_shard_size` in bytes. `max_new_tokens` becomes the default of
-    `generate`. Parameters are fetched from their devices one file at a time.
+    Parameters are fetched from their devices one file at a time.
 
-    Raises InputError if the tokenizer knows more tokens than the model has, if a weight does not fit `dtype`, or if
-    the disk is full. Raises ValueError if `params` are not those of `config`.
+    Args:
+      path: the folder.
+      config: the model config.
+      params: the parameters.
+      tokenizer: the tokenizer that the model was trained with.
+      card_text: the model card, README.md.
+      dtype: the dtype of the stored weights.
+      max_shard_size: the largest size of a file, in bytes.
+      max_new_tokens: the default of `generate`.
+
+    Raises:
+      InputError: if the tokenizer has more tokens than the model, a weight overflows `dtype`, or the disk is full.
+      ValueError: if `params` do not match `config`.
     """
     if tokenizer.size > config.vocab_size:
         raise InputError(
-            f"{path}: the tokenizer has {tokenizer.size} tokens, the model only {config.vocab_size} rows for them; "
+            f"{path}: the tokenizer has {tokenizer.size} tokens, the model only {config.vocab_size} embedding rows; "
             "this tokenizer cannot be the one that the model was trained with"
         )
     leaves, pairs = weight_map.flatten(params), weight_map.pairs(config)
-    _check(leaves, pairs)
-    files = _split(pairs, DTYPES[dtype].itemsize, max_shard_size)
+    _check_shapes(leaves, pairs)
+    files = _split_into_files(pairs, DTYPES[dtype].itemsize, max_shard_size)
     with _disk_full(path), staged_folder(path) as staging:
         for name, group in files.items():
-            save_file({p.theirs: _stored(leaves[p.ours], p, dtype) for p in group}, staging / name, {"format": "pt"})
+            save_file({p.theirs: _to_tensor(leaves[p.ours], p, dtype) for p in group}, staging / name, {"format": "pt"})
         if len(files) > 1:
             _write_json(staging / INDEX, _index(files, DTYPES[dtype].itemsize))
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
         _write_json(staging / "config.json", {**config.to_hf(), **ids, "dtype": dtype})
-        _write_json(staging / "generation_config.json", _generation(config, tokenizer, ids, max_new_tokens))
+        _write_json(staging / "generation_config.json", _generation_config(config, tokenizer, ids, max_new_tokens))
         tokenizer.save(staging, config.kind)
         (staging / "README.md").write_text(card_text)
-        _remove_others(epath.Path(path), {*files, *([INDEX] if len(files) > 1 else [])})
+        _remove_old_weights(epath.Path(path), {*files, *([INDEX] if len(files) > 1 else [])})
 
 
-def _generation(
+def _generation_config(
     config: registry.ModelConfig, tokenizer: Tokenizer, ids: Mapping[str, int], max_new_tokens: int
 ) -> dict[str, Any]:
     values: dict[str, Any] = {**ids, "do_sample": False, "max_new_tokens": max_new_tokens}
@@ -81,49 +91,51 @@ def _generation(
     if config.start_token is not None:
         values["decoder_start_token_id"] = config.start_token
     if config.kind == "t5" and config.decoder_layers > config.num_layers:
-        values["use_cache"] = False  # transformers 5 makes a cache for as many layers as the encoder has
-    if config.vocab_size > tokenizer.size:  # rows of the output matrix that no token stands for
+        values["use_cache"] = False  # transformers 5 allocates a cache for the number of encoder layers
+    if config.vocab_size > tokenizer.size:  # rows of the output matrix without a token
         values["suppress_tokens"] = list(range(tokenizer.size, config.vocab_size))
     return values
 
 
-def _check(leaves: Mapping[str, Any], pairs: list[weight_map.Pair]) -> None:
+def _check_shapes(leaves: Mapping[str, Any], pairs: list[weight_map.WeightPair]) -> None:
     expected = {pair.ours: pair.shape for pair in pairs}
     found = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     if expected != found:
         name = sorted(name for name in expected | found if expected.get(name) != found.get(name))[0]
-        raise ValueError(f"parameter {name}: the config asks for {expected.get(name)}, found {found.get(name)}")
+        raise ValueError(f"parameter {name}: the config requires {expected.get(name)}, found {found.get(name)}")
 
 
-def _stored(leaf: Any, pair: weight_map.Pair, dtype: str) -> np.ndarray:
-    """The tensor as it is stored. InputError if a number of it is beyond what `dtype` holds."""
+def _to_tensor(leaf: Any, pair: weight_map.WeightPair, dtype: str) -> np.ndarray:
+    """Returns the tensor to store; raises InputError if a value overflows `dtype`."""
     value = np.asarray(leaf)
+    if pair.transpose:
+        value = value.T
     with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray((value.T if pair.transpose else value).astype(DTYPES[dtype]))
-    if dtype == "float16" and not np.array_equal(
-        np.isfinite(stored), np.isfinite(value.T if pair.transpose else value)
-    ):
+        stored = np.ascontiguousarray(value.astype(DTYPES[dtype]))
+    if dtype == "float16" and not np.array_equal(np.isfinite(stored), np.isfinite(value)):
         raise InputError(f"parameter {pair.ours} has values beyond float16; export it as bfloat16 or float32")
     return stored
 
 
-def _split(pairs: list[weight_map.Pair], itemsize: int, limit: int) -> dict[str, list[weight_map.Pair]]:
-    """File name -> its tensors, in order, each file at most `limit` bytes unless one tensor alone is larger."""
-    groups: list[list[weight_map.Pair]] = [[]]
+def _split_into_files(
+    pairs: list[weight_map.WeightPair], itemsize: int, limit: int
+) -> dict[str, list[weight_map.WeightPair]]:
+    """Returns the tensors of each file, in order; a file exceeds `limit` bytes only if a single tensor does."""
+    groups: list[list[weight_map.WeightPair]] = [[]]
     size = 0
     for pair in pairs:
-        more = int(np.prod(pair.shape)) * itemsize
-        if groups[-1] and size + more > limit:
+        pair_size = int(np.prod(pair.shape)) * itemsize
+        if groups[-1] and size + pair_size > limit:
             groups.append([])
             size = 0
         groups[-1].append(pair)
-        size += more
+        size += pair_size
     if len(groups) == 1:
         return {SINGLE: groups[0]}
     return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups)}
 
 
-def _index(files: Mapping[str, list[weight_map.Pair]], itemsize: int) -> dict[str, Any]:
+def _index(files: Mapping[str, list[weight_map.WeightPair]], itemsize: int) -> dict[str, Any]:
     count = sum(int(np.prod(pair.shape)) for group in files.values() for pair in group)
     files_by_tensor = {pair.theirs: name for name, group in files.items() for pair in group}
     return {
@@ -136,16 +148,16 @@ def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def _remove_others(folder: epath.Path, kept: set[str]) -> None:
+def _remove_old_weights(folder: epath.Path, keep: set[str]) -> None:
     """Removes weights of an earlier export: transformers would prefer a single file to new numbered ones."""
     for item in list(folder.iterdir()):
-        if item.name.startswith("model") and ".safetensors" in item.name and item.name not in kept:
+        if item.name.startswith("model") and ".safetensors" in item.name and item.name not in keep:
             item.unlink()
 
 
 @contextlib.contextmanager
 def _disk_full(path: epath.PathLike) -> Iterator[None]:
-    """Turns a full disk, which safetensors reports in its own way, into a message."""
+    """Turns the various errors of a full disk into an InputError."""
     try:
         yield
     except (OSError, SafetensorError) as error:

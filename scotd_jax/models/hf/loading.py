@@ -1,10 +1,10 @@
-"""From a Hugging Face folder to our config and parameters, with every tensor accounted for.
+"""Loads config and parameters from a Hugging Face folder and accounts for every tensor.
 
-Nothing is guessed: a tensor that is missing, left over, of another shape, or a copy that differs from its original
-stops the import with the names of file and tensor. Weights of any float type become float32.
+A tensor that is missing, unused, of the wrong shape, or a copy that differs from its original is refused, with the
+names of file and tensor. Weights of any float type become float32.
 
-With shardings every tensor goes to its devices as soon as it is read, each of them reading its own slice from the
-file, so that a model far larger than the host's memory can be loaded: no more than one tensor is held at a time.
+With shardings every tensor is transferred to its devices as soon as it is read, each of which reads its own slice from
+the file. So a model far larger than the host's memory can be loaded: the host holds at most one tensor at a time.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import pathlib
 from typing import Any
 
 import jax
-import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, which safetensors needs to hand it out
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, for safetensors
 import numpy as np
 from etils import epath
 from safetensors import SafetensorError, safe_open
@@ -23,8 +23,8 @@ from scotd_jax.local_files import local_copy
 from scotd_jax.models import registry
 from scotd_jax.models.decoder_config import FAMILIES, DecoderConfig
 from scotd_jax.models.hf import weight_map
-from scotd_jax.models.opt import OPTConfig
-from scotd_jax.models.t5 import T5Config
+from scotd_jax.models.opt_config import OPTConfig
+from scotd_jax.models.t5_config import T5Config
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIGS = {"opt": OPTConfig, "t5": T5Config, **dict.fromkeys(FAMILIES, DecoderConfig)}
@@ -32,9 +32,10 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def load_config(path: epath.PathLike) -> registry.ModelConfig:
-    """Config of the model in the folder `path`; of its files only config.json and generation_config.json are read.
+    """Loads the config of the model in the folder `path`; reads only config.json and generation_config.json.
 
-    Raises InputError if config.json is missing or broken, or describes a model that we do not have.
+    Raises:
+      InputError: if config.json is missing, broken, or describes an unsupported model.
     """
     folder = epath.Path(path)
     values = _json(folder / "config.json")
@@ -42,11 +43,12 @@ def load_config(path: epath.PathLike) -> registry.ModelConfig:
     if kind not in _CONFIGS:
         raise InputError(f"{folder / 'config.json'}: model_type is {kind!r}; supported are {', '.join(_CONFIGS)}")
     if kind == "t5":
-        # transformers 5 writes tie_word_embeddings true for every T5 and says here whether it is v1.0 (tied, scaled).
+        # transformers 5 writes tie_word_embeddings=true for every T5; scale_decoder_outputs tells v1.0 (tied, scaled).
         values["tie_word_embeddings"] = values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
         if "decoder_start_token_id" not in values and (folder / "generation_config.json").exists():
             start = _json(folder / "generation_config.json").get("decoder_start_token_id")
-            values.update({} if start is None else {"decoder_start_token_id": start})
+            if start is not None:
+                values["decoder_start_token_id"] = start
     try:
         return _CONFIGS[kind].from_hf(values)
     except InputError as error:
@@ -54,26 +56,37 @@ def load_config(path: epath.PathLike) -> registry.ModelConfig:
 
 
 def load_pretrained(
-    path: epath.PathLike, shardings: Any = None, kernels: str = "float32"
+    path: epath.PathLike, shardings: Any = None, kernel_dtype: str = "float32"
 ) -> tuple[registry.ModelConfig, dict[str, Any]]:
-    """Config and parameters (nested dict of numpy float32) of the model in the folder `path`, local or remote.
+    """Loads config and parameters of the model in the folder `path`, local or remote.
 
-    `kernels` is the dtype of what is only multiplied with: a model that does not learn needs no more than it computes
-    with.
+    Args:
+      path: a folder with config.json, and model.safetensors or the files of model.safetensors.index.json.
+      shardings: a tree like the parameters. If set, parameters are jax arrays with these shardings; a process reads
+        only what its own devices hold. Otherwise they are numpy arrays.
+      kernel_dtype: the dtype of kernels; a model that is not trained needs no more than its compute dtype.
 
-    With `shardings`, a tree like the parameters, they are arrays of jax that lie there; a process reads what its own
-    devices hold. Reads model.safetensors or the files of model.safetensors.index.json. Raises InputError as the module
-    says.
+    Returns:
+      The config, and the parameters as a nested dict, float32 apart from kernels.
+
+    Raises:
+      InputError: if a tensor is missing, unused, of the wrong shape or type, or differs from its copy.
     """
     config = load_config(path)
-    places = {} if shardings is None else weight_map.flatten(shardings)
+    by_name = {} if shardings is None else weight_map.flatten(shardings)
     with (
         local_copy(path, lambda name: name.endswith((".safetensors", ".json"))) as folder,
-        _Tensors(folder, path, config.kind) as files,
+        _TensorFiles(folder, path, config.kind) as files,
     ):
         leaves = {
-            p.ours: _parameter(files, p, path, places.get(p.ours), kernels if p.ours.endswith("/kernel") else "float32")
-            for p in weight_map.pairs(config)
+            pair.ours: _load_parameter(
+                files,
+                pair,
+                path,
+                by_name.get(pair.ours),
+                kernel_dtype if pair.ours.endswith("/kernel") else "float32",
+            )
+            for pair in weight_map.pairs(config)
         }
         if unread := sorted(name for name in files.unread() if not weight_map.is_unused(config.kind, name)):
             raise InputError(
@@ -83,15 +96,19 @@ def load_pretrained(
     return config, weight_map.nest(leaves)
 
 
-def _parameter(
-    files: "_Tensors", pair: weight_map.Pair, shown: epath.PathLike, place: Any, dtype: str
+def _load_parameter(
+    files: "_TensorFiles",
+    pair: weight_map.WeightPair,
+    path: epath.PathLike,
+    sharding: jax.sharding.Sharding | None,
+    dtype: str,
 ) -> np.ndarray | jax.Array:
     names = [name for name in (pair.theirs, *pair.copies) if name in files]
     if not names and pair.ours == "lm_head/kernel":
         # transformers 5 ties the head of an unscaled T5 when both matrices are equal, and then stores only one.
         names = [name for name in ("shared.weight", "encoder.embed_tokens.weight") if name in files][:1]
     if not names:
-        raise InputError(f"{shown}: no file holds tensor {pair.theirs!r} (our {pair.ours}), {pair.stored_shape}")
+        raise InputError(f"{path}: no file contains tensor {pair.theirs!r} (our {pair.ours}), {pair.stored_shape}")
     for name in names[1:]:
         if not np.array_equal(files.read(name, pair.stored_shape), files.read(names[0], pair.stored_shape)):
             raise InputError(
@@ -102,38 +119,41 @@ def _parameter(
         value = files.read(names[0], pair.stored_shape, index[::-1] if pair.transpose else index)
         return np.ascontiguousarray(value.T if pair.transpose else value, jax.numpy.dtype(dtype))
 
-    if place is None:
+    if sharding is None:
         return read()
-    parts: dict[str, np.ndarray] = {}  # devices that hold the same part share what was read
+    slices: dict[str, np.ndarray] = {}  # read once for all devices that hold the same slice
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
-        if (key := str(index)) not in parts:
-            parts[key] = read(index)
-        return parts[key]
+    def read_slice(index: tuple[slice, ...]) -> np.ndarray:
+        if (key := str(index)) not in slices:
+            slices[key] = read(index)
+        return slices[key]
 
-    return jax.make_array_from_callback(pair.shape, place, part)
+    return jax.make_array_from_callback(pair.shape, sharding, read_slice)
 
 
-class _Tensors(contextlib.AbstractContextManager):
-    """All tensors of a folder by name, over one or several files; remembers which were read."""
+class _TensorFiles(contextlib.AbstractContextManager):
+    """The tensors of a folder by name, in one or several files; records which were read.
 
-    def __init__(self, folder: pathlib.Path, shown: epath.PathLike, kind: str):
-        self._shown, self._kind = epath.Path(shown), kind
+    `path` is the folder as named in messages; `folder` may be a local copy of it.
+    """
+
+    def __init__(self, folder: pathlib.Path, path: epath.PathLike, kind: str):
+        self._path, self._kind = epath.Path(path), kind
         self._read: set[str] = set()
         self._stack = contextlib.ExitStack()
         self._files: dict[str, tuple[str, Any]] = {}
-        listed = self._listed(folder)
-        for file in sorted(set(listed.values())) or [SINGLE]:
+        index = self._read_index(folder)
+        for file in sorted(set(index.values())) or [SINGLE]:
             try:
                 opened = self._stack.enter_context(safe_open(folder / file, framework="numpy"))
             except (SafetensorError, OSError) as error:
                 self._stack.close()
-                raise InputError(f"{self._shown / file}: not a complete safetensors file ({error})") from error
+                raise InputError(f"{self._path / file}: not a complete safetensors file ({error})") from error
             self._files.update({self._name(key): (file, key, opened) for key in opened.keys()})  # noqa: SIM118
-        for key, file in listed.items():
+        for key, file in index.items():
             if self._files.get(self._name(key), (None,))[0] != file:
                 self._stack.close()
-                raise InputError(f"{self._shown / INDEX}: says that {file} holds {key!r}, but it does not")
+                raise InputError(f"{self._path / INDEX}: lists {key!r} in {file}, which does not contain it")
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
@@ -142,33 +162,35 @@ class _Tensors(contextlib.AbstractContextManager):
         return name in self._files
 
     def file(self, name: str) -> epath.Path:
-        return self._shown / self._files[name][0]
+        return self._path / self._files[name][0]
 
     def unread(self) -> set[str]:
         return set(self._files) - self._read
 
     def read(self, name: str, shape: tuple[int, ...], index: tuple[slice, ...] = ()) -> np.ndarray:
-        """float32[shape], or the part at `index`. InputError if the tensor is of another shape or not of floats."""
+        """Returns float32[shape], or its slice `index`; raises InputError on another shape or no float type."""
         _, key, opened = self._files[name]
         view = opened.get_slice(key)
         if tuple(view.get_shape()) != shape or view.get_dtype() not in _FLOATS:
             found = f"{view.get_dtype()} {tuple(view.get_shape())}"
-            raise InputError(f"{self.file(name)}: tensor {key!r} is {found}; config.json asks for floats {shape}")
+            raise InputError(f"{self.file(name)}: tensor {key!r} is {found}; config.json requires floats {shape}")
         self._read.add(name)
         return (view[index] if index else opened.get_tensor(key)).astype(np.float32, copy=False)
 
-    def _listed(self, folder: pathlib.Path) -> dict[str, str]:
-        """Tensor -> file as the index says; empty if there is no index. InputError if there are no weights."""
+    def _read_index(self, folder: pathlib.Path) -> dict[str, str]:
+        """Returns the file of each tensor; empty if there is no index. Raises InputError if there are no weights."""
         if (folder / SINGLE).exists():
             return {}
         if (folder / INDEX).exists():
             return _json(epath.Path(folder / INDEX)).get("weight_map", {})
         other = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".msgpack", ".h5"))
-        hint = f"; it has {other[0]}: load it once in transformers and save_pretrained it again" if other else ""
-        raise InputError(f"{self._shown}: neither {SINGLE} nor {INDEX}{hint}")
+        hint = (
+            f"; it contains {other[0]}: load it in transformers and save it again with save_pretrained" if other else ""
+        )
+        raise InputError(f"{self._path}: neither {SINGLE} nor {INDEX}{hint}")
 
     def _name(self, key: str) -> str:
-        """Files of OPT without the head around it leave the first part of names out."""
+        """Files of OPT without a language-model head omit the prefix `model.`."""
         return f"model.{key}" if self._kind == "opt" and key.startswith("decoder.") else key
 
 

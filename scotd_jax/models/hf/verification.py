@@ -1,8 +1,8 @@
-"""An export compared with PyTorch: does the folder compute there what the model computed here?
+"""Verifies an export with PyTorch: the folder must compute there what the model computes here.
 
-Three questions, in the order in which an answer would explain the next one: are the stored weights ours, are the
-float32 logits ours (on padded batches), and is the greedily generated text ours when a stranger asks the folder's own
-tokenizer and generation settings? Needs torch and transformers, imported here only.
+Three checks, each of which could explain a failure of the next: the stored weights are equal, the float32 logits agree
+(on padded batches), and greedy generation with the folder's own tokenizer and generation settings gives the same text.
+Needs torch and transformers, which are imported only here.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ LOGIT_TOLERANCE = 1e-4  # of the largest logit
 _STORED = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
-class ExportMismatch(RuntimeError):  # noqa: N818  a finding, not a fault of the program
-    """The exported folder is not the model: says what differs and by how much."""
+class ExportMismatch(RuntimeError):  # noqa: N818  a result of the check, not a bug
+    """The exported folder differs from the model; the message names the difference."""
 
 
 def verify_export(
@@ -45,33 +45,46 @@ def verify_export(
     dtype: str = "float32",
     max_new_tokens: int = 24,
 ) -> dict[str, Any]:
-    """Compares the folder `path`, exported with `dtype`, with the model and its parameters on some prompts.
+    """Compares an exported folder with the model and its parameters on some prompts.
 
-    Returns `logit_error` (largest difference, relative to the largest logit), `prompts`, `tokens` (greedy tokens
-    compared) and `ties` (prompts on which the two best tokens were equal up to the tolerance, where texts may differ).
-    Raises ExportMismatch on a difference and ValueError if there is no prompt.
+    Args:
+      path: the folder.
+      model: the model.
+      params: its parameters.
+      tokenizer: the tokenizer that was exported.
+      prompts: at least one.
+      dtype: the dtype of the stored weights.
+      max_new_tokens: the number of tokens to generate per prompt.
+
+    Returns:
+      `logit_error` (largest difference, relative to the largest logit), `prompts`, `tokens` (greedy tokens compared)
+      and `ties` (prompts on which the two best tokens are equal within the tolerance, so that texts may differ).
+
+    Raises:
+      ExportMismatch: on a difference.
+      ValueError: if there is no prompt, or one leaves no room for a response.
     """
     if not prompts:
         raise ValueError("no prompt to compare an export with")
     _, stored = load_pretrained(path)
     _compare_weights(params, stored, _STORED[dtype])
-    asked = [tokenizer.prompt_ids(prompt, model.config.kind) for prompt in prompts]
-    steps = min(max_new_tokens, _room(model, asked))
+    prompt_ids = [tokenizer.prompt_ids(prompt, model.config.kind) for prompt in prompts]
+    steps = min(max_new_tokens, _max_response(model, prompt_ids))
     with local_copy(path) as folder:
         torch_model, torch_tokenizer = _load_torch(folder, model.config.kind)
-    for prompt, ids in zip(prompts, asked, strict=True):
-        if (theirs := _their_ids(torch_tokenizer, prompt)) != ids:
-            raise ExportMismatch(f"{path}: prompt {prompt!r} is {theirs} to the exported tokenizer, {ids} to ours")
-    answers, logits = _ours(model, stored, tokenizer, asked, steps)
-    error = _compare_logits(torch_model, model, tokenizer, asked, answers, logits)
+    for prompt, ids in zip(prompts, prompt_ids, strict=True):
+        if (theirs := _torch_prompt_ids(torch_tokenizer, prompt)) != ids:
+            raise ExportMismatch(f"{path}: prompt {prompt!r} is {theirs} with the exported tokenizer, {ids} with ours")
+    responses, logits = _generate_jax(model, stored, tokenizer, prompt_ids, steps)
+    error = _compare_logits(torch_model, model, tokenizer, prompt_ids, responses, logits)
     ties = 0
-    for ids, answer, row in zip(asked, answers, logits, strict=True):
-        theirs = _generate(torch_model, model, ids, steps)
-        ties += _compare_text(path, tokenizer, answer, theirs, row)
-    return {"logit_error": error, "prompts": len(prompts), "tokens": sum(map(len, answers)), "ties": ties}
+    for ids, response, row in zip(prompt_ids, responses, logits, strict=True):
+        theirs = _generate_torch(torch_model, model, ids, steps)
+        ties += _compare_text(path, tokenizer, response, theirs, row)
+    return {"logit_error": error, "prompts": len(prompts), "tokens": sum(map(len, responses)), "ties": ties}
 
 
-def _their_ids(torch_tokenizer: Any, prompt: Prompt) -> list[int]:
+def _torch_prompt_ids(torch_tokenizer: Any, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         return torch_tokenizer(prompt).input_ids
     return torch_tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=False)
@@ -85,31 +98,31 @@ def _compare_weights(params: Any, stored: Any, dtype: Any) -> None:
             raise ExportMismatch(f"parameter {name}: the stored weights are not the model's")
 
 
-def _room(model: Model, asked: Sequence[Sequence[int]]) -> int:
-    """Tokens that may follow every prompt. Raises ValueError if one leaves none."""
+def _max_response(model: Model, prompt_ids: Sequence[Sequence[int]]) -> int:
+    """The number of tokens that can follow every prompt; raises ValueError if one leaves no room."""
     if model.start_token is not None:
         return 2**31 - 1
-    room = model.config.max_position_embeddings - max(map(len, asked))
+    room = model.config.max_position_embeddings - max(map(len, prompt_ids))
     if room < 1:
         raise ValueError(f"a prompt fills all {model.config.max_position_embeddings} positions; compare shorter ones")
     return room
 
 
-def _ours(
-    model: Model, params: Any, tokenizer: Tokenizer, asked: Sequence[Sequence[int]], steps: int
+def _generate_jax(
+    model: Model, params: Any, tokenizer: Tokenizer, prompt_ids: Sequence[Sequence[int]], steps: int
 ) -> tuple[list[list[int]], np.ndarray]:
-    """Greedy answers (end token included) with a cache, then logits[B, R, V] of the same answers without one."""
-    split = [layout.split_prompt(ids, model.start_token) for ids in asked]
+    """Returns greedy responses (with end token), generated with a cache, and their logits [B, R, V] without a cache."""
+    split = [layout.split_prompt(ids, model.start_token) for ids in prompt_ids]
     prefix, mask = layout.pad_rows([p for p, _ in split], layout.round_up(max(len(p) for p, _ in split), 8))
     start = np.array([s for _, s in split], np.int32)
-    generate = _generator(model.config, steps, min(tokenizer.size, model.config.vocab_size))
+    generate = _greedy_program(model.config, steps, min(tokenizer.size, model.config.vocab_size))
     tokens, logits = jax.device_get(generate(params, prefix, mask, start))
-    return [_until(tokenizer.eos_ids, row.tolist()) for row in tokens], np.asarray(logits)
+    return [_truncate(tokenizer.eos_ids, row.tolist()) for row in tokens], np.asarray(logits)
 
 
-@functools.lru_cache(maxsize=8)  # exports of one architecture share the compilation
-def _generator(config: registry.ModelConfig, steps: int, limit: int) -> Any:
-    """f(params, prefix[B, P], mask, start[B]) -> greedy tokens[B, steps] below `limit`, and their logits."""
+@functools.lru_cache(maxsize=8)  # exports of one architecture share the compiled program
+def _greedy_program(config: registry.ModelConfig, steps: int, limit: int) -> Any:
+    """Returns f(params, prefix[B, P], mask, start[B]) -> greedy tokens[B, steps] below `limit`, and their logits."""
     model = registry.build(config, Precision("float32"))
 
     def step(params, context, carry):
@@ -130,8 +143,8 @@ def _generator(config: registry.ModelConfig, steps: int, limit: int) -> Any:
     return generate
 
 
-def _compare_logits(torch_model, model, tokenizer, asked, answers, logits) -> float:
-    """Relative error over one padded batch of all prompts and answers. Raises ExportMismatch."""
+def _compare_logits(torch_model, model, tokenizer, prompt_ids, responses, logits) -> float:
+    """Returns the relative error over one padded batch of all prompts and responses; raises ExportMismatch."""
     import torch
 
     def batch(rows):
@@ -139,16 +152,16 @@ def _compare_logits(torch_model, model, tokenizer, asked, answers, logits) -> fl
         return torch.tensor(tokens, dtype=torch.long), torch.tensor(mask, dtype=torch.long)
 
     if model.start_token is None:
-        ids, mask = batch([[*ids, *answer[:-1]] for ids, answer in zip(asked, answers, strict=True)])
+        ids, mask = batch([[*ids, *response[:-1]] for ids, response in zip(prompt_ids, responses, strict=True)])
         with torch.no_grad():
             out = torch_model(input_ids=ids, attention_mask=mask).logits.numpy()
-        theirs = [row[len(ids) - 1 :] for row, ids in zip(out, asked, strict=True)]
+        theirs = [row[len(ids) - 1 :] for row, ids in zip(out, prompt_ids, strict=True)]
     else:
-        ids, mask = batch(asked)
-        inputs, _ = batch([[model.start_token, *answer[:-1]] for answer in answers])
+        ids, mask = batch(prompt_ids)
+        inputs, _ = batch([[model.start_token, *response[:-1]] for response in responses])
         with torch.no_grad():
             theirs = torch_model(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs).logits.numpy()
-    rows = [(ours[: len(a)], t[: len(a)]) for ours, t, a in zip(logits, theirs, answers, strict=True)]
+    rows = [(ours[: len(r)], t[: len(r)]) for ours, t, r in zip(logits, theirs, responses, strict=True)]
     error = max(float(np.abs(ours - t).max()) for ours, t in rows) / max(float(np.abs(t).max()) for _, t in rows)
     if not error <= LOGIT_TOLERANCE:  # also when it is NaN
         raise ExportMismatch(f"logits differ by {error:.1e} of the largest, more than {LOGIT_TOLERANCE:.0e}")
@@ -156,8 +169,8 @@ def _compare_logits(torch_model, model, tokenizer, asked, answers, logits) -> fl
 
 
 def _compare_text(path, tokenizer: Tokenizer, ours: list[int], theirs: list[int], logits: np.ndarray) -> int:
-    """1 if the answers differ from a tie on, 0 if they are equal. Raises ExportMismatch."""
-    theirs = _until(tokenizer.eos_ids, theirs)
+    """Returns 1 if the responses differ after a tie, 0 if they are equal; raises ExportMismatch otherwise."""
+    theirs = _truncate(tokenizer.eos_ids, theirs)
     if ours == theirs:
         return 0
     for row, a, b in zip(logits, ours, theirs, strict=False):
@@ -165,16 +178,18 @@ def _compare_text(path, tokenizer: Tokenizer, ours: list[int], theirs: list[int]
             if row[a] - row[b] <= 2 * LOGIT_TOLERANCE * np.abs(logits).max():
                 return 1
             break
-    raise ExportMismatch(f"{path}: PyTorch says {tokenizer.decode(theirs)!r}, we say {tokenizer.decode(ours)!r}")
+    raise ExportMismatch(
+        f"{path}: PyTorch generates {tokenizer.decode(theirs)!r}, this model {tokenizer.decode(ours)!r}"
+    )
 
 
-def _generate(torch_model, model: Model, ids: Sequence[int], steps: int) -> list[int]:
-    """What `generate` says with the folder's own settings, without the prompt and the start token."""
+def _generate_torch(torch_model, model: Model, ids: Sequence[int], steps: int) -> list[int]:
+    """Generates with the folder's own settings; returns the tokens without the prompt and the start token."""
     import torch
 
-    given = torch.tensor([list(ids)])
+    inputs = torch.tensor([list(ids)])
     with torch.no_grad():
-        out = torch_model.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=steps)
+        out = torch_model.generate(inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=steps)
     return out[0, 1 if model.start_token is not None else len(ids) :].tolist()
 
 
@@ -184,17 +199,19 @@ def _load_torch(folder, kind: str) -> tuple[Any, Any]:
     import transformers
 
     head = transformers.AutoModelForSeq2SeqLM if kind == "t5" else transformers.AutoModelForCausalLM
-    with _quiet(transformers.utils.logging):
+    with _silenced(transformers.utils.logging):
         model, info = head.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
     if wrong := {key: names for key, names in info.items() if names}:
-        raise ExportMismatch(f"{folder}: transformers does not find all and only its tensors: {wrong}")
+        raise ExportMismatch(f"{folder}: transformers does not match its tensors exactly: {wrong}")
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 @contextlib.contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """No bars and no remarks of transformers: what loading found is checked, and of every T5 with an output matrix of
-    its own version 5 remarks that it is not tied."""
+def _silenced(logging: Any) -> Iterator[None]:
+    """Silences progress bars and warnings of transformers.
+
+    The loading info is checked anyway, and version 5 warns of every T5 with an untied output matrix.
+    """
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -206,7 +223,7 @@ def _quiet(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
-    """`tokens` up to and with the first that is an end."""
+def _truncate(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
+    """Returns `tokens` up to and including the first end token."""
     first = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
     return list(tokens[: first + 1])

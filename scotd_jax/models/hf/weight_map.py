@@ -1,8 +1,8 @@
-"""Our parameter names and Hugging Face's, as one table per model that is read in both directions.
+"""Maps our parameter names to Hugging Face's: one table per model, used for import and export.
 
-A rule says how one parameter, or one per layer ({i}), is called there and whether it is stored transposed: PyTorch's
-linear layers are [out, in], our kernels [in, out]. Which rules apply follows from the model's own parameters, so that
-tied heads, projections and gates need no condition here. A new model is one more table.
+A rule maps one parameter, or one per layer ({i}), to a tensor, which may be stored transposed: PyTorch's linear layers
+are [out, in], our kernels [in, out]. The parameters of a model determine which rules apply, so tied heads, projections
+and gates need no conditions here. A new model needs one more table.
 """
 
 import functools
@@ -15,8 +15,8 @@ import jax
 from scotd_jax.models import registry
 
 
-class Rule(NamedTuple):
-    """`copies` are other names under which files may hold the same tensor once more, or instead."""
+class WeightRule(NamedTuple):
+    """`ours` is a parameter, `theirs` its tensor; `copies` are other tensors that may hold the same values."""
 
     ours: str
     theirs: str
@@ -24,8 +24,8 @@ class Rule(NamedTuple):
     copies: tuple[str, ...] = ()
 
 
-class Pair(NamedTuple):
-    """One parameter: its name, shape [ours], its tensor's name and whether that is the transpose."""
+class WeightPair(NamedTuple):
+    """A parameter with its shape, and its tensor, which is the transpose if `transpose`."""
 
     ours: str
     shape: tuple[int, ...]
@@ -38,18 +38,20 @@ class Pair(NamedTuple):
         return self.shape[::-1] if self.transpose else self.shape
 
 
-def _norm(ours: str, theirs: str) -> tuple[Rule, Rule]:
-    return Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")
+def _norm(ours: str, theirs: str) -> tuple[WeightRule, WeightRule]:
+    return WeightRule(f"{ours}/scale", f"{theirs}.weight"), WeightRule(f"{ours}/bias", f"{theirs}.bias")
 
 
-def _linear(ours: str, theirs: str) -> tuple[Rule, Rule]:
-    return Rule(f"{ours}/kernel", f"{theirs}.weight", transpose=True), Rule(f"{ours}/bias", f"{theirs}.bias")
+def _linear(ours: str, theirs: str) -> tuple[WeightRule, WeightRule]:
+    return WeightRule(f"{ours}/kernel", f"{theirs}.weight", transpose=True), WeightRule(
+        f"{ours}/bias", f"{theirs}.bias"
+    )
 
 
 _OPT_LAYER = "model.decoder.layers.{i}"
 OPT = (
-    Rule("embed/tokens", "model.decoder.embed_tokens.weight", copies=("lm_head.weight",)),
-    Rule("embed/positions", "model.decoder.embed_positions.weight"),
+    WeightRule("embed/tokens", "model.decoder.embed_tokens.weight", copies=("lm_head.weight",)),
+    WeightRule("embed/positions", "model.decoder.embed_positions.weight"),
     *_linear("project_in", "model.decoder.project_in"),
     *_linear("project_out", "model.decoder.project_out"),
     *_norm("final_norm", "model.decoder.final_layer_norm"),
@@ -64,64 +66,66 @@ OPT = (
 )
 
 
-def _t5_stack(stack: str) -> tuple[Rule, ...]:
-    """Self-attention is part 0 of a block; the decoder has cross-attention as part 1; the MLP comes last."""
+def _t5_stack(stack: str) -> tuple[WeightRule, ...]:
+    """Self-attention is sublayer 0 of a block; cross-attention, in the decoder, is sublayer 1; the MLP is the last."""
     ours, block = f"{stack}/layers/{{i}}", f"{stack}.block.{{i}}"
-    parts = [("attn", f"{block}.layer.0", "SelfAttention")]
+    attentions = [("attn", f"{block}.layer.0", "SelfAttention")]
     if stack == "decoder":
-        parts.append(("cross", f"{block}.layer.1", "EncDecAttention"))
-    mlp = f"{block}.layer.{len(parts)}"
+        attentions.append(("cross", f"{block}.layer.1", "EncDecAttention"))
+    mlp = f"{block}.layer.{len(attentions)}"
     rules = [
-        Rule(f"{stack}/rel_bias", f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
-        Rule(f"{stack}/final_norm/scale", f"{stack}.final_layer_norm.weight"),
-        Rule(f"{ours}/mlp_norm/scale", f"{mlp}.layer_norm.weight"),
+        WeightRule(f"{stack}/rel_bias", f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        WeightRule(f"{stack}/final_norm/scale", f"{stack}.final_layer_norm.weight"),
+        WeightRule(f"{ours}/mlp_norm/scale", f"{mlp}.layer_norm.weight"),
         *(
-            Rule(f"{ours}/mlp/{w}/kernel", f"{mlp}.DenseReluDense.{w}.weight", transpose=True)
+            WeightRule(f"{ours}/mlp/{w}/kernel", f"{mlp}.DenseReluDense.{w}.weight", transpose=True)
             for w in ("wi", "wi_0", "wi_1", "wo")
         ),
     ]
-    for name, part, kind in parts:
-        rules.append(Rule(f"{ours}/{name}_norm/scale", f"{part}.layer_norm.weight"))
-        rules.extend(Rule(f"{ours}/{name}/{w}/kernel", f"{part}.{kind}.{w}.weight", transpose=True) for w in "qkvo")
+    for name, sublayer, module in attentions:
+        rules.append(WeightRule(f"{ours}/{name}_norm/scale", f"{sublayer}.layer_norm.weight"))
+        rules.extend(
+            WeightRule(f"{ours}/{name}/{w}/kernel", f"{sublayer}.{module}.{w}.weight", transpose=True) for w in "qkvo"
+        )
     return tuple(rules)
 
 
 T5 = (
-    Rule(
+    WeightRule(
         "embed/tokens",
         "shared.weight",
         copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
     ),
-    Rule("lm_head/kernel", "lm_head.weight"),
+    WeightRule("lm_head/kernel", "lm_head.weight"),
     *_t5_stack("encoder"),
     *_t5_stack("decoder"),
 )
 
 _DECODER_LAYER = "model.layers.{i}"
 DECODER = (
-    Rule("embed/tokens", "model.embed_tokens.weight", copies=("lm_head.weight",)),
+    WeightRule("embed/tokens", "model.embed_tokens.weight", copies=("lm_head.weight",)),
     *(
         rule
         for name in "qkvo"
         for rule in _linear(f"layers/{{i}}/attn/{name}", f"{_DECODER_LAYER}.self_attn.{name}_proj")
     ),
-    Rule("layers/{i}/attn/q_norm/scale", f"{_DECODER_LAYER}.self_attn.q_norm.weight"),
-    Rule("layers/{i}/attn/k_norm/scale", f"{_DECODER_LAYER}.self_attn.k_norm.weight"),
+    WeightRule("layers/{i}/attn/q_norm/scale", f"{_DECODER_LAYER}.self_attn.q_norm.weight"),
+    WeightRule("layers/{i}/attn/k_norm/scale", f"{_DECODER_LAYER}.self_attn.k_norm.weight"),
     *(
         rule
         for name in ("gate", "up", "down")
         for rule in _linear(f"layers/{{i}}/mlp/{name}", f"{_DECODER_LAYER}.mlp.{name}_proj")
     ),
-    Rule("layers/{i}/attn_norm/scale", f"{_DECODER_LAYER}.input_layernorm.weight"),
-    Rule("layers/{i}/mlp_norm/scale", f"{_DECODER_LAYER}.post_attention_layernorm.weight"),
-    Rule("final_norm/scale", "model.norm.weight"),
-    Rule("lm_head/kernel", "lm_head.weight"),
+    WeightRule("layers/{i}/attn_norm/scale", f"{_DECODER_LAYER}.input_layernorm.weight"),
+    WeightRule("layers/{i}/mlp_norm/scale", f"{_DECODER_LAYER}.post_attention_layernorm.weight"),
+    WeightRule("final_norm/scale", "model.norm.weight"),
+    WeightRule("lm_head/kernel", "lm_head.weight"),
 )
 
-RULES: Mapping[str, tuple[Rule, ...]] = {"opt": OPT, "t5": T5, "decoder": DECODER}
+RULES: Mapping[str, tuple[WeightRule, ...]] = {"opt": OPT, "t5": T5, "decoder": DECODER}
 
-# In the files of early releases, read by no model: a position bias of T5's first cross-attention, and the frequencies
-# of Llama 2's rotary positions, which follow from its config.
+# Tensors in files of early releases that no model uses: a position bias of T5's first cross-attention, and the
+# frequencies of Llama 2's rotary positions, which follow from its config.
 UNUSED: Mapping[str, str] = {
     "t5": r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     "decoder": r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
@@ -129,32 +133,35 @@ UNUSED: Mapping[str, str] = {
 
 
 def is_unused(kind: str, tensor: str) -> bool:
-    """Whether files of this kind of model may hold the tensor though no parameter comes from it."""
+    """Whether files of this kind of model may contain the tensor although it belongs to no parameter."""
     return kind in UNUSED and re.fullmatch(UNUSED[kind], tensor) is not None
 
 
-def pairs(config: registry.ModelConfig) -> list[Pair]:
-    """One pair per parameter of the model, in the order of `RULES`, layer by layer.
+def pairs(config: registry.ModelConfig) -> list[WeightPair]:
+    """Returns one pair per parameter of the model, in the order of `RULES`, layer by layer.
 
-    Raises RuntimeError if the table does not name every parameter exactly once: the table would be wrong.
+    Raises:
+      RuntimeError: if the table is wrong: it does not name every parameter exactly once.
     """
     shapes = _shapes(config)
     found = [
-        Pair(rule.ours.format(i=i), shapes[rule.ours.format(i=i)], rule.theirs.format(i=i), rule.transpose, rule.copies)
+        WeightPair(
+            rule.ours.format(i=i), shapes[rule.ours.format(i=i)], rule.theirs.format(i=i), rule.transpose, rule.copies
+        )
         for rule in RULES[config.kind]
-        for i in (range(_layers(shapes)) if "{i}" in rule.ours else (0,))
+        for i in (range(_num_layers(shapes)) if "{i}" in rule.ours else (0,))
         if rule.ours.format(i=i) in shapes
     ]
     if sorted(p.ours for p in found) != sorted(shapes):
         raise RuntimeError(
             f"weight map of {config.kind}: {sorted(set(shapes) ^ {p.ours for p in found})} not mapped once"
         )
-    claimed = {p.theirs for p in found}
-    return [p._replace(copies=tuple(c for c in p.copies if c not in claimed)) for p in found]
+    tensors = {pair.theirs for pair in found}
+    return [pair._replace(copies=tuple(c for c in pair.copies if c not in tensors)) for pair in found]
 
 
 def flatten(params: Any) -> dict[str, Any]:
-    """Nested dict -> leaves by name, "layers/0/attn/q/kernel"."""
+    """Returns the leaves of a nested dict by name, such as "layers/0/attn/q/kernel"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {"/".join(str(entry.key) for entry in path): leaf for path, leaf in leaves}
 
@@ -176,6 +183,6 @@ def _shapes(config: registry.ModelConfig) -> Mapping[str, tuple[int, ...]]:
     return {name: leaf.shape for name, leaf in flatten(registry.build(config).abstract()).items()}
 
 
-def _layers(shapes: Mapping[str, Any]) -> int:
+def _num_layers(shapes: Mapping[str, Any]) -> int:
     numbers = [int(part) for name in shapes for part in name.split("/") if part.isdigit()]
     return max(numbers, default=-1) + 1

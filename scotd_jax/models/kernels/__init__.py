@@ -1,1 +1,1 @@
-"""Attention kernels for accelerators."""
+"""Pallas attention kernels."""

@@ -1,16 +1,16 @@
-"""`grouped_attention` for training on TPUs: one kernel forward and one backward, and scores that never leave the chip.
+"""`grouped_attention` for training on TPUs: one kernel forward and one backward; scores never leave the core.
 
-XLA writes the scores of every part, float32[b, n, k, g, m, r, t], to the memory of a TPU and reads them again, several
-times in either direction. The kernels (fused_kernels.py) write results only. They read the same arrays, and masks
-without an axis of heads. Libraries have no such kernel: splash attention, jax's and tokamax's, joins no parts (its
-public functions give the logarithm of the sum, but no derivative through it), and flash attention takes a mask that is
-no comparison of ids as float32 scores of every head.
+XLA writes the scores of every block of keys, float32[b, n, k, g, m, r, t], to HBM and reads them again, several times
+in either direction. The kernels (fused_attention_tpu.py) write results only. They read the same arrays, and masks
+without a head axis. Libraries have no such kernel: splash attention (of jax and tokamax) does not join blocks (its
+public functions return the log of the sum, but no derivative through it), and flash attention takes a mask that is not
+a comparison of ids as float32 scores of every head.
 
-Where it does not fit, attention stays with XLA, call by call: with a bias that learns (T5's own tokens; what its
-responses see of the prompt is fused), over segments of the whole batch, beyond fused_kernels.KEYS keys, and for a batch
-that the mesh does not divide.
+Calls that the kernels do not support fall back to XLA: with a trainable bias (the own tokens of T5; its cross-attention
+is fused), with a segment of the whole batch, with more than `fused_attention_tpu.MAX_KEYS` keys, and for a batch that
+the mesh does not divide.
 
-XLA cannot split a kernel over devices, so that each runs it on its own questions and heads (`jax.shard_map`).
+XLA cannot shard a kernel, so each device runs it on its own questions and heads (`jax.shard_map`).
 """
 
 import dataclasses
@@ -27,20 +27,24 @@ from scotd_jax.distributed.mesh import batch_shards, mesh_platform
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.errors import InputError
 from scotd_jax.layout import round_up
-from scotd_jax.models.attention import OwnPart, SharedPart, grouped_attention, per_token
+from scotd_jax.models.attention import OwnKV, SharedKV, grouped_attention, per_token_mask
 from scotd_jax.models.forward_options import Attention, save_for_backward
 from scotd_jax.models.kernels import fused_attention_tpu as kernels
-from scotd_jax.models.kernels.fused_attention_tpu import Heads, Part
+from scotd_jax.models.kernels.fused_attention_tpu import HeadLayout, KVBlock
 
 
-def attention(name: str, mesh: AnyMesh) -> Attention | None:
-    """What `training.attention` names; None is what models do anyway. Raises as `check` does."""
-    check(name, mesh_platform(mesh))
-    return None if name == "xla" else Fused(mesh)
+def select_attention(name: str, mesh: AnyMesh) -> Attention | None:
+    """Returns the attention that `training.attention` names; None is the default, `grouped_attention`.
+
+    Raises:
+      InputError: as `check_supported`.
+    """
+    check_supported(name, mesh_platform(mesh))
+    return None if name == "xla" else FusedAttention(mesh)
 
 
-def check(name: str, platform: str) -> None:
-    """Raises InputError where it does not run; "" is a platform that is not known."""
+def check_supported(name: str, platform: str) -> None:
+    """Raises InputError if the platform ("" if unknown) does not support the attention `name`."""
     if name != "xla" and platform not in ("tpu", ""):
         raise InputError(
             f'training.attention: "{name}" is for TPUs, and the devices of this run are {platform}; leave it at "xla"'
@@ -48,8 +52,8 @@ def check(name: str, platform: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fused:
-    """Called as `grouped_attention` is. `interpret` runs the kernels on any platform, slowly: for tests."""
+class FusedAttention:
+    """Called like `grouped_attention`. `interpret` runs the kernels on any platform, slowly, for tests."""
 
     mesh: AnyMesh
     interpret: bool = False
@@ -57,85 +61,87 @@ class Fused:
     def __call__(
         self,
         query: Float[Array, "B G R H Dh"],
-        segments: Sequence[SharedPart],
-        own: Sequence[OwnPart],
+        segments: Sequence[SharedKV],
+        own: Sequence[OwnKV],
         scale: float,
     ) -> Float[Array, "B G R H Dh"]:
         B, G, R, H, Dh = query.shape
-        parts = [(k[:, None], v[:, None], per_token(mask), None) for k, v, mask in segments]
-        parts += own
-        if not self._fits(B, parts):
+        keys_values = [(k[:, None], v[:, None], per_token_mask(mask), None) for k, v, mask in segments]
+        keys_values += own
+        if not self._supports(B, keys_values):
             return grouped_attention(query, segments, own, scale)
-        K = parts[0][0].shape[2]
-        given = tuple(Part(_side_by_side(k), _side_by_side(v), mask) for k, v, mask, _ in parts)
+        K = keys_values[0][0].shape[2]
+        blocks = tuple(KVBlock(_heads_last(k), _heads_last(v), mask) for k, v, mask, _ in keys_values)
         query = query.reshape(B, G, R, H * Dh)
-        return _attend(self, Heads(K, H // K, Dh), scale, query, given).reshape(B, G, R, H, Dh)
+        return _attention(self, HeadLayout(K, H // K, Dh), scale, query, blocks).reshape(B, G, R, H, Dh)
 
-    def _fits(self, B: int, parts: Sequence[OwnPart]) -> bool:
-        keys = sum(round_up(k.shape[3], kernels.LANES) for k, *_ in parts)
-        plain = all(bias is None and k.shape[0] == B for k, _, _, bias in parts)
-        return plain and keys <= kernels.KEYS and B % batch_shards(self.mesh) == 0
+    def _supports(self, B: int, keys_values: Sequence[OwnKV]) -> bool:
+        keys = sum(round_up(k.shape[3], kernels.LANES) for k, *_ in keys_values)
+        plain = all(bias is None and k.shape[0] == B for k, _, _, bias in keys_values)
+        return plain and keys <= kernels.MAX_KEYS and B % batch_shards(self.mesh) == 0
 
-    def over_devices(self, function: Any, heads: Heads, *arguments: Any) -> Any:
-        """function(heads, *arguments) of every device's questions and heads; the result is split as the arguments."""
+    def per_device(self, function: Any, heads: HeadLayout, *arguments: Any) -> Any:
+        """Runs function(heads, *arguments) on each device's questions and heads; results are sharded like arguments."""
         if self.mesh.size == 1:
             return function(heads, *arguments)
         tensor = self.mesh.shape["tensor"]
-        split = "tensor" if heads.keys % tensor == 0 else None
+        head_axis = "tensor" if heads.keys % tensor == 0 else None
 
-        def place(x: Any) -> PartitionSpec:
+        def spec(x: Any) -> PartitionSpec:
             questions = ("data", "fsdp") if x.shape[0] > 1 else None
-            return PartitionSpec(questions, None, None, None if x.dtype in _MASKS else split)
+            return PartitionSpec(questions, None, None, None if x.dtype in _MASK_DTYPES else head_axis)
 
-        mine = dataclasses.replace(heads, keys=heads.keys // tensor) if split else heads
+        local_heads = dataclasses.replace(heads, keys=heads.keys // tensor) if head_axis else heads
         results = jax.eval_shape(functools.partial(function, heads), *arguments)
         return jax.shard_map(
-            functools.partial(function, mine),
+            functools.partial(function, local_heads),
             mesh=self.mesh,
-            in_specs=jax.tree.map(place, arguments),
-            out_specs=jax.tree.map(place, results),
-            check_vma=False,  # kernels do not say of their results over which devices they differ
+            in_specs=jax.tree.map(spec, arguments),
+            out_specs=jax.tree.map(spec, results),
+            check_vma=False,  # a kernel does not declare over which mesh axes its results vary
         )(*arguments)
 
 
-_MASKS = (jnp.bool_, jnp.int8, jnp.int32)
+_MASK_DTYPES = (jnp.bool_, jnp.int8, jnp.int32)
 
 
-def _side_by_side(keys: Float[Array, "B N K T Dh"]) -> Float[Array, "B N T C"]:
-    """As a projection gave them: the other way round is undone."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attention(
+    fused: FusedAttention, heads: HeadLayout, scale: float, query: Array, blocks: tuple[KVBlock, ...]
+) -> Array:
+    """query and result are [B, G, R, H * Dh], masks of blocks bool[B or 1, G or 1, R or 1, T]."""
+    return _attention_forward(fused, heads, scale, query, blocks)[0]
+
+
+def _attention_forward(fused, heads, scale, query, blocks):
+    def run(heads, query, blocks):
+        return kernels.forward(heads, scale, fused.interpret, query, tuple(map(_padded, blocks)))
+
+    return save_for_backward(fused.per_device(run, heads, query, blocks)), (query, blocks)
+
+
+def _attention_backward(fused, heads, scale, residuals, d_out):
+    def run(heads, query, blocks, d_out):
+        d_query, *rest = kernels.backward(heads, scale, fused.interpret, query, tuple(map(_padded, blocks)), d_out)
+        lengths = [block.mask.shape[3] for block in blocks for _ in range(2)]
+        return d_query, *(x[:, :, :length] for x, length in zip(rest, lengths, strict=True))
+
+    d_query, *rest = fused.per_device(run, heads, *residuals, d_out)
+    return d_query, tuple(KVBlock(*both, None) for both in zip(rest[::2], rest[1::2], strict=True))
+
+
+_attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _heads_last(keys: Float[Array, "B N K T Dh"]) -> Float[Array, "B N T C"]:
+    """Heads side by side in the last axis, as the projections computed them; XLA removes both transposes."""
     B, N, K, T, Dh = keys.shape
     return keys.swapaxes(2, 3).reshape(B, N, T, K * Dh)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _attend(fused: Fused, heads: Heads, scale: float, query: Array, parts: tuple[Part, ...]) -> Array:
-    """query [B, G, R, H * Dh], parts with masks bool[B or 1, G or 1, R or 1, T] -> like query."""
-    return _attend_forward(fused, heads, scale, query, parts)[0]
-
-
-def _attend_forward(fused, heads, scale, query, parts):
-    def run(heads, query, parts):
-        return kernels.forward(heads, scale, fused.interpret, query, tuple(map(_whole, parts)))
-
-    return save_for_backward(fused.over_devices(run, heads, query, parts)), (query, parts)
-
-
-def _attend_backward(fused, heads, scale, saved, d_out):
-    def run(heads, query, parts, d_out):
-        d_query, *rest = kernels.backward(heads, scale, fused.interpret, query, tuple(map(_whole, parts)), d_out)
-        lengths = [part.mask.shape[3] for part in parts for _ in range(2)]
-        return d_query, *(x[:, :, :length] for x, length in zip(rest, lengths, strict=True))
-
-    d_query, *rest = fused.over_devices(run, heads, *saved, d_out)
-    return d_query, tuple(Part(*both, None) for both in zip(rest[::2], rest[1::2], strict=True))
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
-def _whole(part: Part) -> Part:
-    """The part as kernels read it: whole columns of keys. A single row of a mask is small, and easier to read wide."""
-    more = -part.mask.shape[3] % kernels.LANES
-    keys, values = (jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in part[:2])
-    mask = jnp.pad(part.mask, ((0, 0), (0, 0), (0, 0), (0, more)))
-    return Part(keys, values, mask.astype(jnp.int8 if mask.shape[2] > 1 else jnp.int32))
+def _padded(block: KVBlock) -> KVBlock:
+    """Pads the keys to a multiple of LANES. A mask of a single row is small, and cheaper to read as int32."""
+    more = -block.mask.shape[3] % kernels.LANES
+    keys, values = (jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in block[:2])
+    mask = jnp.pad(block.mask, ((0, 0), (0, 0), (0, 0), (0, more)))
+    return KVBlock(keys, values, mask.astype(jnp.int8 if mask.shape[2] > 1 else jnp.int32))

@@ -1,16 +1,16 @@
-"""The two kernels of fused attention, for TPUs, in Pallas. fused.py says what they are for and calls them.
+"""The two Pallas kernels of fused attention on TPUs, called by fused_attention.py.
 
-One step of the grid has some query rows of one response and all keys that they may look at, of every part, in VMEM. So
-the softmax of a row is seen whole, without a running maximum, and nothing leaves the chip's core but results. The
-backward kernel computes the weights again in the same way and needs nothing that the forward one has found. Derivatives
-of keys and values add up in VMEM over all rows that read them (of shared keys over all responses of a question) and are
-written once.
+A grid step has some query rows of one response, and all keys that they attend to, of all blocks, in VMEM. So the
+softmax of a row is computed at once, without a running maximum, and only results leave the core. The backward kernel
+recomputes the weights in the same way and needs no residuals of the forward kernel. Derivatives of keys and values
+accumulate in VMEM over all rows that attend to them (for shared keys over all responses of a question) and are written
+once.
 
-Heads lie side by side in the last axis, as the projections give them, and a block has whole columns of 128 lanes: two
-heads of width 64, one of 128. With grouped queries it has all query heads that read its key heads, which share one copy
-of keys and mask.
+Heads are side by side in the last axis, as the projections compute them, and a grid step has whole columns of 128
+lanes: two heads of width 64, or one of 128. With grouped queries it has all query heads of its key heads, which share
+one copy of keys and mask.
 
-Axes besides those of attention.py: N is 1 for a shared part and G for an own one; C = K * Dh lanes, Q = H * Dh.
+Axes besides those of attention.py: N is 1 for a shared block and G for an own one; C = K * Dh lanes, Q = H * Dh.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ from scotd_jax.layout import round_up
 from scotd_jax.models.attention import LOWEST
 
 LANES = 128
-KEYS = 4096  # of all parts together: more do not fit into VMEM
-_ROWS = 32  # blocks of query rows are multiples of this, which arrays of every dtype here can be cut into
-SCORES = 2**18  # of one head that exist at one time
-_VMEM = 64 * 2**20  # bytes, of the 128 MiB that there are
+MAX_KEYS = 4096  # of all blocks together: more do not fit into VMEM
+_ROW_MULTIPLE = 32  # blocks of query rows are multiples of this, which suits every dtype used here
+MAX_SCORES = 2**18  # of one head in VMEM at one time
+_VMEM_BYTES = 64 * 2**20  # of the 128 MiB of a core
 
 
-class Part(NamedTuple):
-    """`mask` is 0 where a key may not be seen. T is a multiple of LANES."""
+class KVBlock(NamedTuple):
+    """Keys and values of one block. `mask` is 0 on masked keys. T is a multiple of LANES in the kernels."""
 
     keys: Float[Array, "B N T C"]
     values: Float[Array, "B N T C"]
@@ -44,127 +44,133 @@ class Part(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Heads:
-    """`keys` key heads of so many lanes, each read by `readers` query heads."""
+class HeadLayout:
+    """`keys` key heads of `width` lanes, each with `queries` query heads."""
 
     keys: int
-    readers: int
+    queries: int
     width: int
 
     @property
-    def block(self) -> "Heads":
-        """Those that one step of the grid has: the fewest that fill columns of lanes, or all."""
+    def block(self) -> "HeadLayout":
+        """The heads of one grid step: the fewest that fill whole columns of lanes, or all."""
         fewest = math.lcm(self.width, LANES) // self.width
         return dataclasses.replace(self, keys=self.keys if self.keys % fewest else fewest)
 
     @property
     def lanes(self) -> list[tuple[slice, slice]]:
-        """Of every query head, and of the key head that it reads."""
-        heads = [(i, i // self.readers) for i in range(self.keys * self.readers)]
+        """The lanes of every query head and those of its key head."""
+        heads = [(i, i // self.queries) for i in range(self.keys * self.queries)]
         return [
             (slice(i * self.width, (i + 1) * self.width), slice(j * self.width, (j + 1) * self.width)) for i, j in heads
         ]
 
 
-class Blocks:
-    """How arrays are cut: a grid over questions, blocks of heads, responses and blocks of rows, the last ones fastest,
-    and for every kind of array which of its blocks a step of the grid has."""
+class KernelBlocks:
+    """The grid, and the block of every array that a grid step has.
 
-    def __init__(self, heads: Heads, query: Float[Array, "B G R Q"], parts: Sequence[Part]):
+    The grid runs over questions, blocks of heads, responses and blocks of rows; the last axis is the fastest.
+    """
+
+    def __init__(self, heads: HeadLayout, query: Float[Array, "B G R Q"], kv_blocks: Sequence[KVBlock]):
         B, G, R, _ = query.shape
-        self.width, self.keys = heads.width, sum(part.keys.shape[2] for part in parts)
-        most = max(_ROWS, SCORES // self.keys // _ROWS * _ROWS)
-        self.rows = round_up(-(-R // -(-R // most)), _ROWS)
+        self.width, self.keys = heads.width, sum(kv.keys.shape[2] for kv in kv_blocks)
+        max_rows = max(_ROW_MULTIPLE, MAX_SCORES // self.keys // _ROW_MULTIPLE * _ROW_MULTIPLE)
+        self.rows = round_up(-(-R // -(-R // max_rows)), _ROW_MULTIPLE)
         self.grid = (B, heads.keys // heads.block.keys, G, -(-R // self.rows))
         self.lanes = heads.block.keys * heads.width
-        block = (None, None, self.rows, heads.readers * self.lanes)
+        block = (None, None, self.rows, heads.queries * self.lanes)
         self.query = pl.BlockSpec(block, lambda b, j, g, i: (b, g, i, j))
-        self.parts = [spec for part in parts for spec in (*[self._keys(part)] * 2, self._mask(part))]
+        self.kv_blocks = [
+            spec for kv in kv_blocks for spec in (self._keys_spec(kv), self._keys_spec(kv), self._mask_spec(kv))
+        ]
 
-    def _keys(self, part: Part) -> pl.BlockSpec:
-        _, N, T, _ = part.keys.shape
+    def _keys_spec(self, kv: KVBlock) -> pl.BlockSpec:
+        _, N, T, _ = kv.keys.shape
         return pl.BlockSpec((None, None, T, self.lanes), lambda b, j, g, i: (b, g if N > 1 else 0, 0, j))
 
-    def _mask(self, part: Part) -> pl.BlockSpec:
-        b_size, g_size, r_size, T = part.mask.shape
+    def _mask_spec(self, kv: KVBlock) -> pl.BlockSpec:
+        b_size, g_size, r_size, T = kv.mask.shape
 
-        def place(b, j, g, i):
+        def index(b, j, g, i):
             return b if b_size > 1 else 0, g if g_size > 1 else 0, i if r_size > 1 else 0, 0
 
-        return pl.BlockSpec((None, None, self.rows if r_size > 1 else 1, T), place)
+        return pl.BlockSpec((None, None, self.rows if r_size > 1 else 1, T), index)
 
-    def mask_bytes(self, part: Part) -> int:
-        """That are read: a block is read whenever the step before had another one."""
-        (B, J, G, blocks), (b_size, g_size, r_size, T) = self.grid, part.mask.shape
+    def mask_bytes(self, kv: KVBlock) -> int:
+        """Bytes read of a mask: a block is read whenever the previous grid step had another one."""
+        (B, J, G, blocks), (b_size, g_size, r_size, T) = self.grid, kv.mask.shape
         if r_size > 1 and blocks > 1:
             times = B * J * G * blocks
         else:
             times = B * J * G if g_size > 1 else b_size
-        return times * (self.rows if r_size > 1 else 1) * T * part.mask.dtype.itemsize
+        return times * (self.rows if r_size > 1 else 1) * T * kv.mask.dtype.itemsize
 
 
 def forward(
-    heads: Heads, scale: float, interpret: bool, query: Float[Array, "B G R Q"], parts: Sequence[Part]
+    heads: HeadLayout, scale: float, interpret: bool, query: Float[Array, "B G R Q"], kv_blocks: Sequence[KVBlock]
 ) -> Array:
-    """Like query."""
-    blocks = Blocks(heads, query, parts)
+    """Returns the attention output, like query."""
+    blocks = KernelBlocks(heads, query, kv_blocks)
     return pl.pallas_call(
-        functools.partial(_forward, heads.block.lanes, scale),
+        functools.partial(_forward_kernel, heads.block.lanes, scale),
         grid=blocks.grid,
-        in_specs=[blocks.query, *blocks.parts],
+        in_specs=[blocks.query, *blocks.kv_blocks],
         out_specs=blocks.query,
         out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
         interpret=interpret,
-        **_costs(blocks, 2, [query, query], parts),
-    )(query, *(x for part in parts for x in part))
+        **_costs(blocks, 2, [query, query], kv_blocks),
+    )(query, *(x for kv in kv_blocks for x in kv))
 
 
 def backward(
-    heads: Heads,
+    heads: HeadLayout,
     scale: float,
     interpret: bool,
     query: Float[Array, "B G R Q"],
-    parts: Sequence[Part],
+    kv_blocks: Sequence[KVBlock],
     d_out: Float[Array, "B G R Q"],
 ) -> tuple[Array, ...]:
-    """The derivatives of the query and of the keys and values of every part, in their dtypes."""
-    blocks, like = Blocks(heads, query, parts), [query, *(x for part in parts for x in part[:2])]
+    """Returns the derivatives of the query and of the keys and values of every block, in their dtypes."""
+    blocks = KernelBlocks(heads, query, kv_blocks)
+    like = [query, *(x for kv in kv_blocks for x in kv[:2])]
+    own = [kv.keys.shape[1] > 1 for kv in kv_blocks]
     return pl.pallas_call(
-        functools.partial(_backward, heads.block.lanes, scale, query.shape[2], [p.keys.shape[1] > 1 for p in parts]),
+        functools.partial(_backward_kernel, heads.block.lanes, scale, query.shape[2], own),
         grid=blocks.grid,
-        in_specs=[blocks.query, *blocks.parts, blocks.query],
-        out_specs=[blocks.query, *(spec for i, spec in enumerate(blocks.parts) if i % 3 < 2)],
+        in_specs=[blocks.query, *blocks.kv_blocks, blocks.query],
+        out_specs=[blocks.query, *(spec for i, spec in enumerate(blocks.kv_blocks) if i % 3 < 2)],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like],
         scratch_shapes=[pltpu.VMEM((x.shape[2], blocks.lanes), jnp.float32) for x in like[1:]],
         interpret=interpret,
-        **_costs(blocks, 5, [query, d_out, *like], parts),
-    )(query, *(x for part in parts for x in part), d_out)
+        **_costs(blocks, 5, [query, d_out, *like], kv_blocks),
+    )(query, *(x for kv in kv_blocks for x in kv), d_out)
 
 
-def _costs(blocks: Blocks, products: int, arrays: Sequence[Array], parts: Sequence[Part]) -> dict[str, Any]:
-    """What the compiler is told of a kernel, which it cannot look into. `arrays` are read or written once, besides the
-    parts."""
+def _costs(blocks: KernelBlocks, matmuls: int, arrays: Sequence[Array], kv_blocks: Sequence[KVBlock]) -> dict[str, Any]:
+    """Cost estimate and compiler parameters of a kernel. `arrays` are read or written once, besides the blocks."""
     scores = arrays[0].size * blocks.keys
-    moved = sum(x.nbytes for x in (*arrays, *(x for part in parts for x in part[:2])))
-    moved += sum(blocks.mask_bytes(part) for part in parts)
-    cost = pl.CostEstimate(flops=2 * products * scores, transcendentals=scores // blocks.width, bytes_accessed=moved)
-    order = ("parallel", "parallel", "arbitrary", "arbitrary")  # over the last ones derivatives of keys add up
+    moved = sum(x.nbytes for x in (*arrays, *(x for kv in kv_blocks for x in kv[:2])))
+    moved += sum(blocks.mask_bytes(kv) for kv in kv_blocks)
+    cost = pl.CostEstimate(flops=2 * matmuls * scores, transcendentals=scores // blocks.width, bytes_accessed=moved)
+    semantics = ("parallel", "parallel", "arbitrary", "arbitrary")  # derivatives of keys accumulate over the last two
     return {
         "cost_estimate": cost,
-        "compiler_params": pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=_VMEM),
+        "compiler_params": pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=_VMEM_BYTES),
     }
 
 
-def _forward(lanes, scale, query, *refs):
+def _forward_kernel(lanes, scale, query, *refs):
     *refs, out = refs
-    parts, masks = _parts(refs)
-    for at, of in lanes:
-        weights, total = _weights(scale, query[:, at], [keys[:, of] for keys, _ in parts], masks)
-        found = sum(_dot(w, values[:, of], 1, 0) for w, (_, values) in zip(weights, parts, strict=True))
-        out[:, at] = (found / total).astype(out.dtype)
+    keys_values, masks = _blocks(refs)
+    for q_lanes, k_lanes in lanes:
+        weights, total = _weights(scale, query[:, q_lanes], [keys[:, k_lanes] for keys, _ in keys_values], masks)
+        weighted = sum(_dot(w, values[:, k_lanes], 1, 0) for w, (_, values) in zip(weights, keys_values, strict=True))
+        out[:, q_lanes] = (weighted / total).astype(out.dtype)
 
 
-def _backward(lanes, scale, R, own, query, *refs):
+def _backward_kernel(lanes, scale, R, own, query, *refs):
+    """`own[i]` is whether block i belongs to single responses; the others are shared by all responses of a question."""
     n = len(own)
     refs, (d_out, d_query), results, sums = (
         refs[: 3 * n],
@@ -172,45 +178,45 @@ def _backward(lanes, scale, R, own, query, *refs):
         refs[3 * n + 2 : -2 * n],
         refs[-2 * n :],
     )
-    parts, masks = _parts(refs)
+    keys_values, masks = _blocks(refs)
     rows, g, i = query.shape[0], pl.program_id(2), pl.program_id(3)
-    first = [(i == 0) if alone else (i == 0) & (g == 0) for alone in own for _ in range(2)]
+    first = [(i == 0) if is_own else (i == 0) & (g == 0) for is_own in own for _ in range(2)]
     end = i == pl.num_programs(3) - 1
-    last = [end if alone else end & (g == pl.num_programs(2) - 1) for alone in own for _ in range(2)]
-    for begins, each in zip(first, sums, strict=True):
-        pl.when(begins)(functools.partial(each.__setitem__, ..., jnp.zeros(each.shape, each.dtype)))
-    # The last block may reach beyond the array, where anything may stand.
+    last = [end if is_own else end & (g == pl.num_programs(2) - 1) for is_own in own for _ in range(2)]
+    for is_first, total in zip(first, sums, strict=True):
+        pl.when(is_first)(functools.partial(total.__setitem__, ..., jnp.zeros(total.shape, total.dtype)))
+    # The last block of rows may reach beyond the array; its contents there are undefined.
     real = jax.lax.broadcasted_iota(jnp.int32, (rows, 1), 0) < R - i * rows
-    for at, of in lanes:
-        q, d_o = (jnp.where(real, ref[:, at], 0) if R % rows else ref[:, at] for ref in (query, d_out))
-        weights, total = _weights(scale, q, [keys[:, of] for keys, _ in parts], masks)
+    for q_lanes, k_lanes in lanes:
+        q, d_o = (jnp.where(real, ref[:, q_lanes], 0) if R % rows else ref[:, q_lanes] for ref in (query, d_out))
+        weights, total = _weights(scale, q, [keys[:, k_lanes] for keys, _ in keys_values], masks)
         weights = [w / total for w in weights]
-        d_weights = [_dot(d_o, values[:, of], 1, 1) for _, values in parts]
-        # What the normalization takes from the derivative of every score.
-        along = sum((w * d).sum(-1, keepdims=True) for w, d in zip(weights, d_weights, strict=True))
+        d_weights = [_dot(d_o, values[:, k_lanes], 1, 1) for _, values in keys_values]
+        # sum over keys of weight * d_weight, which the derivative of the softmax subtracts from every d_weight
+        weighted_sum = sum((w * d).sum(-1, keepdims=True) for w, d in zip(weights, d_weights, strict=True))
         d_q = 0.0
         for w, d, (keys, values), d_keys, d_values in zip(
-            weights, d_weights, parts, sums[::2], sums[1::2], strict=True
+            weights, d_weights, keys_values, sums[::2], sums[1::2], strict=True
         ):
-            d_scores = scale * w * (d - along)
-            d_q += _dot(d_scores, keys[:, of], 1, 0)
-            d_keys[:, of] += _dot(d_scores, q.astype(keys.dtype), 0, 0)
-            d_values[:, of] += _dot(w, d_o.astype(values.dtype), 0, 0)
-        d_query[:, at] = d_q.astype(d_query.dtype)
-    for ends, each, result in zip(last, sums, results, strict=True):
+            d_scores = scale * w * (d - weighted_sum)
+            d_q += _dot(d_scores, keys[:, k_lanes], 1, 0)
+            d_keys[:, k_lanes] += _dot(d_scores, q.astype(keys.dtype), 0, 0)
+            d_values[:, k_lanes] += _dot(w, d_o.astype(values.dtype), 0, 0)
+        d_query[:, q_lanes] = d_q.astype(d_query.dtype)
+    for is_last, total, result in zip(last, sums, results, strict=True):
 
-        @pl.when(ends)
-        def _(each=each, result=result):
-            result[...] = each[...].astype(result.dtype)
+        @pl.when(is_last)
+        def _(total=total, result=result):
+            result[...] = total[...].astype(result.dtype)
 
 
-def _parts(refs):
-    """(keys, values) of every part, and bool[rows or 1, T]."""
+def _blocks(refs):
+    """Splits references into (keys, values) of every block and masks bool[rows or 1, T]."""
     return list(zip(refs[::3], refs[1::3], strict=True)), [mask[...].astype(jnp.int32) != 0 for mask in refs[2::3]]
 
 
 def _weights(scale, query, keys, masks):
-    """float32[rows, T] of every part, to be divided by float32[rows, 1], which they add up to."""
+    """Unnormalized weights float32[rows, T] of every block, and their sum float32[rows, 1] over all blocks."""
     scores = [jnp.where(mask, scale * _dot(query, k, 1, 1), -jnp.inf) for k, mask in zip(keys, masks, strict=True)]
     top = jnp.maximum(functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores]), LOWEST)
     weights = [jnp.exp(s - top) for s in scores]
@@ -219,5 +225,5 @@ def _weights(scale, query, keys, masks):
 
 
 def _dot(x, y, i, j):
-    """The product over axis i of x and axis j of y, in the dtype of y, accumulated in float32."""
+    """Contracts axis i of x with axis j of y, in the dtype of y, accumulated in float32."""
     return jax.lax.dot_general(x.astype(y.dtype), y, (((i,), (j,)), ((), ())), preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""Import and export without PyTorch: nothing lost, nothing guessed, and messages that name file and tensor."""
+"""Import and export without PyTorch: exact round trips, and errors that name file and tensor."""
 
 import json
 
@@ -12,7 +12,7 @@ from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.export import export_pretrained
 from scotd_jax.models.hf.loading import load_config, load_pretrained
 from scotd_jax.models.registry import PRESETS, config_for
-from scotd_jax.models.t5 import T5Config
+from scotd_jax.models.t5_config import T5Config
 from scotd_jax.tokenization import Tokenizer
 from tests.helpers.hf_cases import ANY_TOKENIZER, CONFIGS, random_params, words
 
@@ -27,7 +27,7 @@ def export(folder, name="opt", seed=0, **options):
 
 
 def edit(folder, change):
-    """Lets `change` alter the dict of tensors in the folder's weights."""
+    """Applies `change` to the dict of tensors in the folder's weights."""
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
@@ -41,18 +41,15 @@ def assert_same(params, other):
         assert value.tobytes() == theirs[name].tobytes(), name
 
 
-# The table
-
-
 @pytest.mark.parametrize("name", ["opt-350m", "opt-66b", "t5-11b", "flan-t5-xl", "llama-3.1-8b", "qwen3-0.6b"])
-def test_the_table_names_every_parameter_once(name):
+def test_weight_map_covers_every_parameter_once(name):
     layers = "num_layers" if PRESETS[name].kind == "t5" else "num_hidden_layers"
-    pairs = weight_map.pairs(config_for(name, {layers: 3}))  # the other layers are like these
+    pairs = weight_map.pairs(config_for(name, {layers: 3}))  # further layers follow the same rules
     assert len({p.theirs for p in pairs}) == len(pairs)
     assert not {c for p in pairs for c in p.copies} & {p.theirs for p in pairs}
 
 
-def test_a_gap_in_the_table_is_found(monkeypatch):
+def test_missing_weight_rule_is_found(monkeypatch):
     monkeypatch.setattr(weight_map, "RULES", {**weight_map.RULES, "opt": weight_map.OPT[:-1]})
     with pytest.raises(RuntimeError, match="mlp_norm/bias"):
         weight_map.pairs(CONFIGS["opt"])
@@ -63,16 +60,13 @@ def test_nest_inverts_flatten():
     assert_same(weight_map.nest(weight_map.flatten(params)), params)
 
 
-# There and back
-
-
 @pytest.mark.parametrize("shards", [5 * 10**9, 2000])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_export_then_import_is_byte_equal(name, shards, tmp_path):
+def test_export_and_import_round_trip_is_byte_equal(name, shards, tmp_path):
     config, params = export(tmp_path, name, max_shard_size=shards)
     again, found = load_pretrained(tmp_path)
     assert_same(found, params)
-    # word_embed_proj_dim and num_decoder_layers are written out where ours leave them to their default
+    # compared as dicts, because export writes out defaults of word_embed_proj_dim and num_decoder_layers
     assert again.to_hf() == config.to_hf()
     files = sorted(tmp_path.glob("model*.safetensors"))
     assert (len(files) > 1) == (shards == 2000) == (tmp_path / "model.safetensors.index.json").exists()
@@ -101,7 +95,7 @@ def test_half_precision_is_stored_and_read_as_float32(dtype, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == dtype
 
 
-def test_a_second_export_leaves_nothing_of_the_first(tmp_path):
+def test_second_export_removes_files_of_the_first(tmp_path):
     export(tmp_path, max_shard_size=2000)
     _, params = export(tmp_path, seed=1)
     assert sorted(p.name for p in tmp_path.glob("model*")) == [WEIGHTS]
@@ -122,22 +116,19 @@ def test_special_tokens_agree_in_all_files(tmp_path):
         assert generation["suppress_tokens"] == list(range(words().size, 40))
 
 
-# What transformers and older files write otherwise
-
-
-def test_tied_copies_may_be_there_if_they_are_equal(tmp_path):
+def test_equal_tied_copies_are_accepted(tmp_path):
     _, params = export(tmp_path, "t5-v1.0")
     copies = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     edit(tmp_path, lambda t: t.update(dict.fromkeys(copies, t["shared.weight"])))
     assert_same(load_pretrained(tmp_path)[1], params)
-    edit(tmp_path, lambda t: t.pop("shared.weight"))  # a copy alone is enough
+    edit(tmp_path, lambda t: t.pop("shared.weight"))  # a copy alone suffices
     assert_same(load_pretrained(tmp_path)[1], params)
     edit(tmp_path, lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
     with pytest.raises(InputError, match=r"model\.safetensors: tensor .*differs from .*tied"):
         load_pretrained(tmp_path)
 
 
-def test_opt_without_the_head_and_with_its_copy(tmp_path):
+def test_opt_loads_without_head_and_with_tied_head(tmp_path):
     _, params = export(tmp_path, "opt")
     edit(tmp_path, lambda t: t.update({"lm_head.weight": t["model.decoder.embed_tokens.weight"]}))
     assert_same(load_pretrained(tmp_path)[1], params)
@@ -151,23 +142,23 @@ def test_opt_without_the_head_and_with_its_copy(tmp_path):
     assert_same(load_pretrained(tmp_path)[1], params)
 
 
-def test_t5_quirks(tmp_path):
+def test_t5_configs_of_transformers_5_load(tmp_path):
     unused = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     _, params = export(tmp_path, "t5-v1.1")
     edit(tmp_path, lambda t: t.update({unused: np.zeros((32, 4), np.float32)}))
     assert_same(load_pretrained(tmp_path)[1], params)
-    # transformers 5 says of every T5 that it is tied; only scale_decoder_outputs tells v1.1
+    # transformers 5 writes tie_word_embeddings=true for every T5; only scale_decoder_outputs distinguishes v1.1
     config = json.loads((tmp_path / "config.json").read_text())
     config |= {"tie_word_embeddings": True, "scale_decoder_outputs": False}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert_same(load_pretrained(tmp_path)[1], params)
-    # ... and stores one of two matrices that happen to be equal
+    # and it stores only one of two equal matrices
     edit(tmp_path, lambda t: t.pop("lm_head.weight"))
     found = load_pretrained(tmp_path)[1]
     np.testing.assert_array_equal(found["lm_head"]["kernel"], params["embed"]["tokens"])
 
 
-def test_start_token_may_be_in_the_generation_config_only(tmp_path):
+def test_start_token_is_read_from_generation_config(tmp_path):
     export(tmp_path, "t5-v1.0")
     config = json.loads((tmp_path / "config.json").read_text())
     del config["decoder_start_token_id"]
@@ -177,7 +168,7 @@ def test_start_token_may_be_in_the_generation_config_only(tmp_path):
 
 
 @pytest.mark.parametrize("size", ["base", "large", "xl", "xxl"])
-def test_real_flan_configs(size, shared_data, tmp_path):
+def test_published_flan_t5_configs_load(size, shared_data, tmp_path):
     text = (shared_data / "tokenizers" / "t5" / f"flan-t5-{size}-config.json").read_text()
     (tmp_path / "config.json").write_text(text)
     config = load_config(tmp_path)
@@ -187,13 +178,13 @@ def test_real_flan_configs(size, shared_data, tmp_path):
     assert config.start_token == 0
 
 
-# Refusals
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("model.decoder.layers.1.fc1.bias"), r"no file holds tensor 'model.decoder.layers.1.fc1.bias'"),
+        (
+            lambda t: t.pop("model.decoder.layers.1.fc1.bias"),
+            r"no file contains tensor 'model.decoder.layers.1.fc1.bias'",
+        ),
         (lambda t: t.update(extra=np.zeros(2, np.float32)), r"model\.safetensors: tensor 'extra' .*no parameter"),
         (
             lambda t: t.update({"model.decoder.layers.0.fc1.weight": np.zeros((16, 24), np.float32)}),
@@ -203,14 +194,14 @@ def test_real_flan_configs(size, shared_data, tmp_path):
     ],
     ids=["missing", "unknown", "shape", "type"],
 )
-def test_weights_that_do_not_fit_are_refused(change, message, tmp_path):
+def test_mismatched_weights_are_refused(change, message, tmp_path):
     export(tmp_path)
     edit(tmp_path, change)
     with pytest.raises(InputError, match=message):
         load_pretrained(tmp_path)
 
 
-def test_files_that_do_not_fit_are_refused(tmp_path):
+def test_broken_or_missing_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"config\.json: no such file"):
         load_pretrained(tmp_path / "nowhere")
     export(tmp_path)
@@ -233,7 +224,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         load_pretrained(tmp_path)
 
 
-def test_an_index_that_does_not_fit_is_refused(tmp_path):
+def test_wrong_index_is_refused(tmp_path):
     export(tmp_path, max_shard_size=2000)
     file = tmp_path / "model.safetensors.index.json"
     index = json.loads(file.read_text())
@@ -241,14 +232,14 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path):
     moved = next(n for n in names if index["weight_map"][n] != index["weight_map"][names[0]])
     index["weight_map"][names[0]] = index["weight_map"][moved]
     file.write_text(json.dumps(index))
-    with pytest.raises(InputError, match=rf"index\.json: says that .* holds '{names[0]}', but it does not"):
+    with pytest.raises(InputError, match=rf"index\.json: lists '{names[0]}' in .*, which does not contain it"):
         load_pretrained(tmp_path)
     next(iter(tmp_path.glob("model-00001*"))).unlink()
     with pytest.raises(InputError, match=r"model-00001-of-.*: not a complete safetensors file"):
         load_pretrained(tmp_path)
 
 
-def test_an_export_that_cannot_be_right_is_refused(tmp_path):
+def test_impossible_export_is_refused(tmp_path):
     config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
     many = Tokenizer.train_word_level([" ".join(map(str, range(50)))])
     with pytest.raises(InputError, match="54 tokens, the model only 40"):
@@ -263,28 +254,28 @@ def test_an_export_that_cannot_be_right_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_previous_export(tmp_path, monkeypatch):
     _, params = export(tmp_path)
 
-    def full(*args, **kwargs):
+    def disk_full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("scotd_jax.models.hf.export.save_file", full)
+    monkeypatch.setattr("scotd_jax.models.hf.export.save_file", disk_full)
     with pytest.raises(InputError, match="the disk is full"):
         export(tmp_path, seed=1)
     assert_same(load_pretrained(tmp_path)[1], params)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_killed_export_leaves_nothing_for_ever(tmp_path):
+def test_remains_of_a_killed_export_are_removed(tmp_path):
     (tmp_path / ".staging-killed").mkdir()
     (tmp_path / ".staging-killed" / WEIGHTS).write_bytes(b"half")
     export(tmp_path)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_buckets_are_written_and_read_through_copies(tmp_path, monkeypatch):
-    monkeypatch.setattr("scotd_jax.local_files.is_local", lambda path: False)  # treats this folder as one
+def test_remote_folders_are_written_and_read_through_local_copies(tmp_path, monkeypatch):
+    monkeypatch.setattr("scotd_jax.local_files.is_local", lambda path: False)  # as if the folder were remote
     (tmp_path / "subfolder").mkdir()
     _, params = export(tmp_path, max_shard_size=2000)
     assert_same(load_pretrained(tmp_path)[1], params)

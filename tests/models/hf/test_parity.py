@@ -1,4 +1,4 @@
-"""PyTorch as the oracle: logits, cached decoding, files and generated text of small random models of every kind."""
+"""Comparison with PyTorch: logits, cached decoding, files and generated text of small random models of every kind."""
 
 import importlib.util
 import json
@@ -19,37 +19,35 @@ from tests.helpers import tolerances
 from tests.helpers.hf_cases import ANY_TOKENIZER, CONFIGS, PROMPTS, random_params, words
 
 pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None, reason="torch is not installed; it is the oracle of these tests"
-    ),
+    pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
     pytest.mark.usefixtures("compiled_in_a_hurry"),
 ]
 
 QUESTIONS = [[5, 9, 8, 7, 30, 12], [20], [3, 4, 5, 6, 7, 8, 9, 10, 11]]
-ANSWERS = [[[8, 3, 1], [9, 9, 9, 2, 1]], [[4, 1], [31, 8, 1]], [[6, 5, 4, 3, 2, 1], [1]]]  # G = 2
+RESPONSES = [[[8, 3, 1], [9, 9, 9, 2, 1]], [[4, 1], [31, 8, 1]], [[6, 5, 4, 3, 2, 1], [1]]]  # G = 2
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def case(request, tmp_path_factory):
-    """Our model, its parameters as read from a folder that PyTorch wrote, and the PyTorch model."""
+    """Our model, its parameters loaded from a folder that transformers wrote, the PyTorch model, and the folder."""
     config = CONFIGS[request.param]
-    oracle = torch_model(config)
+    reference = torch_model(config)
     folder = tmp_path_factory.mktemp("torch")
-    oracle.save_pretrained(folder)
+    reference.save_pretrained(folder)
     found, params = load_pretrained(folder)
     assert found.to_hf() == config.to_hf()
-    return registry.build(found, Precision("float32")), params, oracle, folder
+    return registry.build(found, Precision("float32")), params, reference, folder
 
 
 def torch_model(config):
-    """With weights in which no two tensors look alike; transformers' own would be all zeros and ones in part."""
+    """A model of transformers with random weights; its own initial biases and norms would be zeros and ones."""
     import torch
     import transformers
 
     values = config.to_hf()
     kind = getattr(transformers, values["architectures"][0])
     model = kind(kind.config_class(**values)).eval()
-    if config.kind == "t5" and not config.tie_word_embeddings:  # transformers 5 makes every new T5 tied
+    if config.kind == "t5" and not config.tie_word_embeddings:  # transformers 5 ties the weights of every new T5
         model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -60,20 +58,20 @@ def torch_model(config):
     return model
 
 
-def prepared(model):
-    """Padded arrays of QUESTIONS and ANSWERS in the package's layout."""
+def padded_inputs(model):
+    """QUESTIONS and RESPONSES as padded arrays."""
     split = [layout.split_prompt(q, model.start_token) for q in QUESTIONS]
     prefix, mask = layout.pad_rows([p for p, _ in split], 12)
-    inputs = [[start, *a[:-1]] for (_, start), group in zip(split, ANSWERS, strict=True) for a in group]
+    inputs = [[start, *a[:-1]] for (_, start), group in zip(split, RESPONSES, strict=True) for a in group]
     tokens, real = layout.pad_rows(inputs, 7)
     return prefix, mask, tokens.reshape(3, 2, 7), real.reshape(3, 2, 7)
 
 
-def test_logits_are_those_of_pytorch(case):
+def test_logits_match_pytorch(case):
     import torch
 
-    model, params, oracle, _ = case
-    prefix, mask, tokens, real = prepared(model)
+    model, params, reference, _ = case
+    prefix, mask, tokens, real = padded_inputs(model)
 
     @jax.jit
     def forward(params):
@@ -85,24 +83,24 @@ def test_logits_are_those_of_pytorch(case):
     rows = [(b, g) for b in range(3) for g in range(2)]
     with torch.no_grad():
         if model.start_token is None:
-            texts = [QUESTIONS[b] + ANSWERS[b][g][:-1] for b, g in rows]
+            texts = [QUESTIONS[b] + RESPONSES[b][g][:-1] for b, g in rows]
             ids, seen = (torch.tensor(x).long() for x in layout.pad_rows(texts, 16))
-            out = oracle(input_ids=ids, attention_mask=seen).logits.numpy()
+            out = reference(input_ids=ids, attention_mask=seen).logits.numpy()
             for (b, g), row in zip(rows, out, strict=True):
                 begin = len(QUESTIONS[b]) - 1
                 theirs[b, g] = row[begin : begin + 7]
         else:
             ids, seen = (torch.tensor(x).long().repeat_interleave(2, 0) for x in (prefix, mask))
-            given = torch.tensor(tokens.reshape(6, 7)).long()
-            out = oracle(input_ids=ids, attention_mask=seen, decoder_input_ids=given).logits.numpy()
+            inputs = torch.tensor(tokens.reshape(6, 7)).long()
+            out = reference(input_ids=ids, attention_mask=seen, decoder_input_ids=inputs).logits.numpy()
             theirs = out.reshape(theirs.shape)
     assert np.abs(ours - theirs)[real].max() <= tolerances.LOGITS * np.abs(theirs[real]).max()
-    assert np.abs(theirs[real]).max() > 0.5  # else the comparison would say nothing
+    assert np.abs(theirs[real]).max() > 0.5  # otherwise the comparison would prove nothing
 
 
-def test_cached_extend_token_by_token_is_the_full_forward(case):
+def test_cached_decoding_matches_the_full_forward_pass(case):
     model, params, _, _ = case
-    prefix, mask, tokens, real = prepared(model)
+    prefix, mask, tokens, real = padded_inputs(model)
     context = jax.jit(model.prefill)(params, prefix, mask)
     full, _ = jax.jit(model.extend)(params, context, tokens)
     cache, steps, extend = model.new_cache(3, 2, 0, 7), [], jax.jit(model.extend)
@@ -113,7 +111,7 @@ def test_cached_extend_token_by_token_is_the_full_forward(case):
     assert error <= tolerances.FLOAT32 * np.abs(np.asarray(full)[real]).max()
 
 
-def test_an_export_holds_what_transformers_writes(case, tmp_path):
+def test_export_matches_save_pretrained(case, tmp_path):
     model, params, _, folder = case
     export_pretrained(tmp_path, model.config, params, words(), "")
     ours, theirs = load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors")
@@ -121,24 +119,24 @@ def test_an_export_holds_what_transformers_writes(case, tmp_path):
     for name, tensor in theirs.items():
         assert ours[name].tobytes() == tensor.tobytes(), name
     ours, theirs = (json.loads((f / "config.json").read_text()) for f in (tmp_path, folder))
-    ignored = {"bos_token_id", "tie_word_embeddings"}  # T5 in transformers 5 does not keep what it was given
-    ignored |= {"rope_theta", "rope_scaling"}  # for transformers before 5, which do not know rope_parameters
+    ignored = {"bos_token_id", "tie_word_embeddings"}  # transformers 5 overwrites these for T5
+    ignored |= {"rope_theta", "rope_scaling"}  # written for transformers 4
     assert {k: v for k, v in ours.items() if k not in ignored} == {k: theirs[k] for k in ours if k not in ignored}
 
 
 @pytest.mark.parametrize("name", ANY_TOKENIZER)
-def test_an_exported_folder_says_the_same_in_pytorch(name, tmp_path, capfd):
+def test_exported_folder_generates_the_same_text_in_pytorch(name, tmp_path, capfd):
     config, params = CONFIGS[name], random_params(CONFIGS[name])
-    model = registry.build(config, Precision("bfloat16"))  # the comparison is in float32 whatever was trained in
+    model = registry.build(config, Precision("bfloat16"))  # verification uses float32 whatever the compute dtype
     export_pretrained(tmp_path, config, params, words(), "", max_shard_size=4000)
     result = verify_export(tmp_path, model, params, words(), PROMPTS, max_new_tokens=12)
     assert result["logit_error"] <= tolerances.LOGITS
     assert (result["prompts"], result["ties"]) == (4, 0)
-    assert result["tokens"] > 12  # else nothing much was said
-    assert capfd.readouterr() == ("", "")  # nothing that a newcomer would worry about
+    assert result["tokens"] > 12  # otherwise too little was generated to compare
+    assert capfd.readouterr() == ("", "")  # no warnings
 
 
-def test_a_half_precision_export_is_compared_with_what_it_stores(tmp_path):
+def test_half_precision_export_is_compared_with_the_stored_weights(tmp_path):
     config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
     model = registry.build(config)
     export_pretrained(tmp_path, config, params, words(), "", dtype="bfloat16")
@@ -149,17 +147,17 @@ def test_a_half_precision_export_is_compared_with_what_it_stores(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["weights", "map", "start", "end", "tokenizer", "head"])
-def test_a_wrong_export_does_not_pass(fault, tmp_path, monkeypatch):
+def test_wrong_export_is_detected(fault, tmp_path, monkeypatch):
     name = {"start": "t5-v1.0", "head": "t5-v1.1"}.get(fault, "opt")
     config, params = CONFIGS[name], random_params(CONFIGS[name])
     model, tokenizer = registry.build(config), words()
     export_pretrained(tmp_path, config, params, tokenizer, "")
-    asked, weights = PROMPTS, tmp_path / "model.safetensors"
+    weights = tmp_path / "model.safetensors"
     if fault == "weights":
         tensors = load_file(weights)
         tensors["model.decoder.layers.1.fc2.bias"][3] += 1e-3
         save_file(tensors, weights, {"format": "pt"})
-    if fault == "map":  # ours reads back what ours wrote, but PyTorch knows better
+    if fault == "map":  # our loader reads it back, PyTorch does not
         swapped = {"self_attn.q_proj": "self_attn.k_proj", "self_attn.k_proj": "self_attn.q_proj"}
         table = [
             r._replace(theirs=next((r.theirs.replace(a, b) for a, b in swapped.items() if a in r.theirs), r.theirs))
@@ -171,8 +169,8 @@ def test_a_wrong_export_does_not_pass(fault, tmp_path, monkeypatch):
         key, value = {"start": ("decoder_start_token_id", 9), "end": ("eos_token_id", None)}[fault]
         file = tmp_path / "generation_config.json"
         settings = json.loads(file.read_text())
-        if fault == "end":  # a token that is said early on stops PyTorch's text too soon
-            value = verify_greedy(tmp_path, tokenizer)
+        if fault == "end":  # an end token that is generated early stops PyTorch too soon
+            value = second_greedy_token(tmp_path, tokenizer)
         file.write_text(json.dumps({**settings, key: value}))
     if fault == "tokenizer":
         type(tokenizer).train_word_level(["six . two one"]).save(tmp_path, "opt")
@@ -181,11 +179,11 @@ def test_a_wrong_export_does_not_pass(fault, tmp_path, monkeypatch):
         del tensors["lm_head.weight"]
         save_file(tensors, weights, {"format": "pt"})
     with pytest.raises(ExportMismatch):
-        verify_export(tmp_path, model, params, tokenizer, asked, max_new_tokens=12)
+        verify_export(tmp_path, model, params, tokenizer, PROMPTS, max_new_tokens=12)
 
 
-def verify_greedy(folder, tokenizer) -> int:
-    """The second token that the folder's model says to the first prompt."""
+def second_greedy_token(folder, tokenizer) -> int:
+    """The second token that the folder's model generates for the first prompt."""
     import torch
     import transformers
 
@@ -195,7 +193,7 @@ def verify_greedy(folder, tokenizer) -> int:
     return int(out[0, -1])
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path):
+def test_verification_refuses_unusable_prompts(tmp_path):
     config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
     export_pretrained(tmp_path, config, params, words(), "")
     with pytest.raises(ValueError, match="no prompt"):

@@ -1,0 +1,50 @@
+"""Logical axes of all parameters; distributed/sharding.py maps them to mesh axes."""
+
+import re
+
+Axes = tuple[str | None, ...]
+
+# By kind of model; the first pattern that matches a parameter's path counts.
+PARAM_AXES: dict[str, tuple[tuple[str, Axes], ...]] = {
+    "opt": (
+        (r"embed/tokens", ("vocab", "embed")),
+        (r"embed/positions", (None, "embed")),
+        (r"project_in/kernel", (None, "embed")),
+        (r"project_out/kernel", ("embed", None)),
+        (r".*/attn/[qkv]/kernel", ("embed", "heads")),
+        (r".*/attn/[qkv]/bias", ("heads",)),
+        (r".*/attn/o/kernel", ("heads", "embed")),
+        (r".*/mlp/up/kernel", ("embed", "mlp")),
+        (r".*/mlp/up/bias", ("mlp",)),
+        (r".*/mlp/down/kernel", ("mlp", "embed")),
+        (r".*/(bias|scale)", (None,)),
+    ),
+    "t5": (
+        (r"embed/tokens", ("vocab", "embed")),
+        (r"lm_head/kernel", ("vocab", "embed")),
+        (r".*/rel_bias", (None, "heads")),
+        (r".*/(attn|cross)/[qkv]/kernel", ("embed", "heads")),
+        (r".*/(attn|cross)/o/kernel", ("heads", "embed")),
+        (r".*/mlp/wi(_0|_1)?/kernel", ("embed", "mlp")),
+        (r".*/mlp/wo/kernel", ("mlp", "embed")),
+        (r".*/scale", (None,)),
+    ),
+    "decoder": (
+        (r"embed/tokens", ("vocab", "embed")),
+        (r"lm_head/kernel", ("vocab", "embed")),
+        (r".*/attn/q/kernel", ("embed", "heads")),
+        (r".*/attn/q/bias", ("heads",)),
+        (r".*/attn/[kv]/kernel", ("embed", "kv")),
+        (r".*/attn/[kv]/bias", ("kv",)),
+        (r".*/attn/o/kernel", ("heads", "embed")),
+        (r".*/mlp/(gate|up)/kernel", ("embed", "mlp")),
+        (r".*/mlp/(gate|up)/bias", ("mlp",)),
+        (r".*/mlp/down/kernel", ("mlp", "embed")),
+        (r"(.*/)?(bias|scale)", (None,)),
+    ),
+}
+
+
+def param_axes(kind: str, path: str) -> Axes:
+    """Returns the logical axes of the parameter `path`, such as "layers/0/attn/q/kernel"."""
+    return next(axes for pattern, axes in PARAM_AXES[kind] if re.fullmatch(pattern, path))
