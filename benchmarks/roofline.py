@@ -139,6 +139,6 @@ def measured_peaks(width: int = 2048, mib: int = 512, repeats: int = 5) -> Peaks
     known = [value for name, value in KNOWN_BANDWIDTH.items() if name in kind]
     if known:
         return Peaks(flops, known[0])
-    # In place: mapping the pages of a new buffer takes longer than filling them.
+    # In-place, because mapping the pages of a new buffer takes longer than filling them.
     touch = jax.jit(lambda x: x + 1, donate_argnums=0)
     return Peaks(flops, 2 * mib * 2**20 / best_seconds(touch, jnp.zeros(mib * 2**18, jnp.float32)))

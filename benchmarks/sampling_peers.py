@@ -71,7 +71,7 @@ class EndlessTokenizer:
         return " ".join(map(str, ids))
 
     def save(self, folder, kind) -> None:
-        """Does nothing: the export calls it, and prompts are token ids here."""
+        """Does nothing: the export calls it, but the benchmark needs no tokenizer files."""
 
 
 class ScotdSampling:

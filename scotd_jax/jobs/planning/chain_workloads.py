@@ -15,7 +15,7 @@ UNLIMITED = 10**9
 
 
 def chain_workloads(config: c.Config, assumptions: Assumptions) -> list[Workload]:
-    """Returns the workloads of all jobs. Workloads that share programs and their place in the chain are merged.
+    """Returns the workloads of all jobs. Workloads that have equal programs and the same role in the chain are merged.
 
     Raises:
       InputError: if there is none, or the architecture of a model is unknown.

@@ -118,7 +118,7 @@ def _candidates(
         if any(workload is None for workload in changed):
             return
         for tensor in _doublings(max(1, sizes.tensor), topology.per_host, coarse):
-            # On one host, generation does not gather parameters for every token unless the config says so.
+            # On one host, generation does not gather parameters for every token unless the config sets fsdp.
             maximum = topology.chips // tensor if topology.hosts > 1 or trains else max(1, sizes.fsdp)
             # Larger fsdp first. A smaller one makes room for `tensor`, or for a batch that it does not divide.
             for fsdp in sorted(_doublings(1, maximum, coarse), key=lambda size: (size < sizes.fsdp, size)):

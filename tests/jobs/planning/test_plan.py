@@ -150,8 +150,8 @@ def config_with_training(topology: str = "cpu-2", **changes) -> c.Config:
             config_with_training(optimizer=c.Optimizer("adafactor", moments="bfloat16")),
             "optimizer.moments: adafactor keeps no",
         ),
-        (config_with_training(freeze=("embd/.*",)), "training.freeze: 'embd/.*' fits no parameter"),
-        (config_with_training(lora=c.LoRA(rank=64)), "training.lora.rank: 64 is more than a side"),
+        (config_with_training(freeze=("embd/.*",)), "training.freeze: 'embd/.*' matches no parameter"),
+        (config_with_training(lora=c.LoRA(rank=64)), "training.lora.rank: 64 exceeds a side"),
         (config_with_training("h200-8", attention="fused"), 'training.attention: "fused" is for TPUs.* are cuda'),
     ],
 )
