@@ -33,21 +33,21 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="module")
 def calls_are_not_retraced():
-    """For modules that call a jitted update often: the check for reused keys would trace it at every call."""
+    """For modules that call a jitted update often: the check for reused keys would retrace it at every call."""
     with jax.debug_key_reuse(False):
         yield
 
 
 @pytest.fixture(scope="module")
-def compiled_in_a_hurry():
-    """For modules that compile much and compare within a tolerance (tests/helpers/fast_compile.py)."""
+def fast_compilation():
+    """For modules that compare values within a tolerance (tests/helpers/fast_compile.py)."""
     with fast_compile.fast_compilation():
         yield
 
 
 @pytest.fixture
-def compiled_for_users():
-    """For tests of bits in such a module."""
+def default_compilation():
+    """For tests of exact bits, memory or FLOPs in such a module."""
     with fast_compile.fast_compilation(False):
         yield
 

@@ -77,7 +77,7 @@ class Decoder(nnx.Module):
         segments = () if context is None else context.segments
         packed_mask = None if questions_BP is None else packed_prompt_mask(questions_BP)
         _, keys_values = self._run_layers(tokens_BP[:, None], start_B, segments, None, packed_mask, "prompt", options)
-        keys, values = jax.tree.map(lambda kv: kv.squeeze(-4), keys_values)
+        keys, values = jax.tree.map(lambda kv: kv.squeeze(-4), keys_values)  # [B, 1, K, P, Dh] -> [B, K, P, Dh]
         length = mask_BP.sum(1, dtype=jnp.int32) if questions_BP is None else 0  # `packed_context` adds a packed prompt
         return Context((*segments, Segment(keys, values, mask_BP)), start_B + length)
 

@@ -17,7 +17,7 @@ from scotd_jax.training.step import ONE_PART, make_loss_fn
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import bag_model, batch_of
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 SMALL = {
     "opt": (
         "opt-tiny",
@@ -103,7 +103,7 @@ def test_batch_is_sharded_by_questions(eight):
     np.testing.assert_array_equal(batch["targets"], batch_of(8)["targets"])
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_initial_parameters_are_sharded_and_equal_on_every_mesh(one_device, eight):
     model = bag_model()
     initial = [

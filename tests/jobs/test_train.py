@@ -14,7 +14,7 @@ from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.model_loading import ModelLoader
 from tests.helpers.corpora import make_run, question, responses, write_questions
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 def built(folder, **changes) -> RunContext:

@@ -15,7 +15,7 @@ from scotd_jax.models.layers import logits
 from scotd_jax.models.matmul import linear
 from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 # B, G, R, query heads, key heads, (batch, length) of every segment, lengths of the own blocks, with bias
 CASES = {

@@ -26,7 +26,7 @@ from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import batch_of, batches, is_time
 from tests.models.test_attention import close
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 V = 48
 SMALL = {
     "opt": ("opt-tiny", {"hidden_size": 16, "ffn_dim": 32, "vocab_size": V, "num_hidden_layers": 1}),
@@ -73,7 +73,7 @@ def gradients_by_remat(layers, **options):
     return compiled
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_remat_saves_memory_and_only_full_recomputes_matmuls():
     compiled = gradients_by_remat(4)
     memory = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
@@ -85,7 +85,7 @@ def test_remat_saves_memory_and_only_full_recomputes_matmuls():
     assert 1.2 * work["none"] < work["full"] < 1.4 * work["none"]  # plus one forward pass through the layers
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the barriers do nothing on other platforms")
 def test_optimization_barriers_reduce_peak_memory(monkeypatch):
     shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": 8}
@@ -193,7 +193,7 @@ def final_state(folder):
     return load_params(folder / "checkpoints", small("opt").abstract(), "last"), lines
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_resumed_run_draws_the_same_dropout_masks(one_device, tmp_path):
     run(tmp_path / "uninterrupted", one_device, **ALL)
     run(tmp_path / "interrupted", one_device, interrupt_at=5, **ALL)
@@ -207,7 +207,7 @@ def test_resumed_run_draws_the_same_dropout_masks(one_device, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_disabled_options_leave_the_program_unchanged(one_device):
     assert forward_options(config.Training()) == ForwardOptions()
     model, batch = small("opt"), {"train": batch_of(4, vocab=V)}

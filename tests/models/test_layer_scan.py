@@ -27,7 +27,7 @@ from tests.models.test_forward_options import gradients_by_remat
 from tests.models.test_models import KINDS, V
 from tests.models.test_packed_masks import questions
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 LAYERS = 2
 
 
@@ -122,7 +122,7 @@ def test_scan_saves_no_copies_of_parameters(kind):
     assert saved_bytes[True] < 1.05 * saved_bytes[False]
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_remat_saves_memory_in_a_scan():
     compiled = gradients_by_remat(8, scan_layers=True)
     memory = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}

@@ -12,7 +12,7 @@ from scotd_jax.models.layers import gated_activation, layer_norm, relu, rms_norm
 from tests.helpers.tolerances import BFLOAT16, FLOAT32
 from tests.models.test_attention import close
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SILU = jax.nn.silu
 
@@ -82,7 +82,7 @@ def saved_size(function, *args):
     return sum(leaf.size for leaf in jax.tree.leaves(pull) if leaf.ndim)
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_derivatives_save_few_arrays():
     x, vector = jnp.ones((1, 8, 64)), jnp.ones(64)
     small = 8 + 3 * 64  # one number per row, scale and bias

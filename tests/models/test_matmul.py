@@ -16,7 +16,7 @@ from scotd_jax.models import matmul
 from tests.helpers.tolerances import BFLOAT16, FLOAT32
 from tests.models.test_attention import close
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 needs_onednn = pytest.mark.skipif(
     not matmul.onednn_available(), reason="this CPU does not multiply bfloat16, or jaxlib was built without oneDNN"
 )

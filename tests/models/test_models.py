@@ -41,7 +41,7 @@ KINDS = {
     "decoder": ("decoder-tiny", _DECODER),
 }
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 REPRESENTATIVE = ("opt", "t5-v1.0")  # for tests of code that all kinds share
 
@@ -122,7 +122,7 @@ def test_cached_steps_equal_the_full_forward_pass(kind):
     close(jnp.concatenate(steps, 2), full, FLOAT32)
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", KINDS)
 def test_row_that_begins_later_is_bit_equal(kind):
     """Two rows begin one and two flushes after the others, and their slots hold another question in addition."""
@@ -160,7 +160,7 @@ def test_row_that_begins_later_is_bit_equal(kind):
     np.testing.assert_array_equal(run(np.array([[0, 2], [4, 0]]), 1), simultaneous)
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", [*REPRESENTATIVE, "decoder"])
 def test_padding_changes_nothing(kind):
     B, G, P, R = 2, 3, 5, 4

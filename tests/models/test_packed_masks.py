@@ -18,7 +18,7 @@ from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.models.test_attention import close
 from tests.models.test_models import REPRESENTATIVE, V, model, params, right_padded, tokens
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 P, R = 6, 5  # the largest lengths of a prompt and a response
 THREE = (*REPRESENTATIVE, "decoder")
@@ -84,7 +84,7 @@ def test_packed_rows_of_one_question_equal_the_plain_layout(kind):
         close(found, expected, GRADIENT)
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", THREE)
 def test_padding_and_neighbours_do_not_change_bits(kind):
     rows = questions(4, [(4, [3, 5]), (6, [4])])

@@ -16,7 +16,7 @@ from scotd_jax.models.registry import PRESETS, build, config_for
 from scotd_jax.models.t5 import distance_bucket
 from scotd_jax.models.t5_config import T5Config
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from scotd_jax.models.registry import build, config_for
 from scotd_jax.sampling.likelihood import Candidates, score_candidates
 from tests.helpers.tolerances import FLOAT32
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 SHAPES = {
     "opt-tiny": {"init_std": 0.2, "vocab_size": 48, "num_hidden_layers": 1},
     "t5-tiny": {"initializer_factor": 1.5, "vocab_size": 48, "num_layers": 1},

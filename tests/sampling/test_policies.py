@@ -12,7 +12,7 @@ from scotd_jax.config import Sampling
 from scotd_jax.sampling.policies import _nucleus, inverse_cdf, log_probability, restrict_logits, sample_token
 from tests.helpers.tolerances import FLOAT32
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 restricted = jax.jit(restrict_logits, static_argnums=(1, 2, 3))
 sampled = jax.jit(sample_token, static_argnums=(2, 3))

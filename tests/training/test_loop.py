@@ -18,7 +18,7 @@ from scotd_jax.training.step import ONE_PART, TrainState, make_loss_fn, make_tra
 from tests.helpers.tolerances import FLOAT32
 from tests.helpers.training_fixtures import BagConfig, bag_model, batch_of, batches
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 MODEL = bag_model()
 ADAM = config.Optimizer(learning_rate=0.02, warmup_steps=2)
 
@@ -138,7 +138,7 @@ def test_loop_reduces_the_loss_logs_means_and_compiles_once(one_device, tmp_path
         np.testing.assert_allclose(line["grad_norm"], np.mean([row["grad_norm"] for row in rows]))
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_best_and_last_checkpoints_contain_the_evaluated_parameters(one_device, tmp_path):
     """Saving runs in the background of the next updates, which reuse the buffers of the state being saved."""
     accuracy = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.9, 10: 0.2, 12: 0.4}
@@ -193,7 +193,7 @@ def test_checkpoint_after_n_updates_has_taken_n_batches(one_device, tmp_path):
     assert batch_iterator.taken == 6  # restored, and no batch is taken because no update is left
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", ["numpy", "jax"])
 def test_initial_parameters_are_not_modified(one_device, tmp_path, kind):
     start = jax.tree.map(np.asarray, MODEL.init(jax.random.key(5)))

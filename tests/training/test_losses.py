@@ -8,7 +8,7 @@ import pytest
 from scotd_jax.training.losses import WeightedSum, response_loss, response_loss_reference
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 def random_arrays(B=2, G=3, R=5, E=8, V=11, seed=0):
@@ -108,7 +108,7 @@ def test_bfloat16_inputs_are_accumulated_in_float32():
     assert_close(loss.sum, expected.sum, FLOAT32)
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_chunks_bound_the_memory():
     def temporary(chunk):
         arrays = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in random_arrays(2, 8, 16, 8, 4096)]

@@ -21,7 +21,7 @@ from scotd_jax.training.programs import training_programs
 from scotd_jax.training.step import ONE_PART
 
 # Collectives are chosen before XLA generates code, so a fast compilation has the same ones.
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 TRAINING = config.Training(steps=10, optimizer=config.Optimizer(warmup_steps=0))
 SCANNED = dataclasses.replace(TRAINING, scan_layers="on")
 # Sharding of every kind of parameter of the three families on a mesh with all axes.

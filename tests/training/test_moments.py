@@ -16,7 +16,7 @@ from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.optimizer import make_optimizer
 from tests.helpers.training_fixtures import bag_model, batches
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 MODEL = bag_model()
 
 

@@ -11,7 +11,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
 from tests.helpers.tolerances import FLOAT32
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 NAMES = ["adamw", "adafactor", "muon"]
 

@@ -22,7 +22,7 @@ from tests.helpers.corpus_files import PACKED_OPTIONS, UNEVEN_QUESTIONS, uneven_
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import bag_model, batch_of, batches
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 KINDS = {"opt": "opt-tiny", "t5": "t5-tiny", "decoder": "decoder-tiny"}
 ADAM = config.Optimizer(learning_rate=1e-3, warmup_steps=2)
 

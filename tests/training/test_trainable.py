@@ -22,7 +22,7 @@ from scotd_jax.training.trainable import combine, num_params, partition
 from tests.helpers.tolerances import FLOAT32, TRAJECTORY
 from tests.helpers.training_fixtures import bag_model, batches
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 MODEL = bag_model()
 KERNELS = ("mlp/up/kernel", "mlp/down/kernel")
 LORA = config.LoRA(rank=2, alpha=6.0, targets=(r"mlp/.*/kernel",))
@@ -123,7 +123,7 @@ def test_combined_kernel_equals_the_sum_of_both_paths():
 # Training
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("choice", list(CHOICES))
 def test_only_trainable_parameters_change_and_interrupted_run_resumes_bit_equal(one_device, tmp_path, choice):
     changes = CHOICES[choice]
@@ -167,7 +167,7 @@ def test_only_trainable_parameters_change_and_interrupted_run_resumes_bit_equal(
     assert changed == EXPECTED_CHANGES[choice]
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_lora_leaves_the_base_unchanged_and_only_low_rank_matrices_have_moments(one_device):
     programs = training_programs(MODEL, settings(lora=LORA, microbatches=2), ONE_PART, one_device)
     state, batch_iterator = programs.init_state(initial_params(), 3), batches(4)
@@ -206,7 +206,7 @@ def test_every_optimizer_trains_lora(one_device, tmp_path, name):
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
 
 
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("default_compilation")
 def test_gradients_of_frozen_parameters_are_not_computed(one_device):
     def flops(freeze):
         programs = training_programs(MODEL, settings(freeze=freeze), ONE_PART, one_device)

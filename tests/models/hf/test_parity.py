@@ -20,7 +20,7 @@ from tests.helpers.hf_cases import ANY_TOKENIZER, CONFIGS, PROMPTS, random_param
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed"),
-    pytest.mark.usefixtures("compiled_in_a_hurry"),
+    pytest.mark.usefixtures("fast_compilation"),
 ]
 
 QUESTIONS = [[5, 9, 8, 7, 30, 12], [20], [3, 4, 5, 6, 7, 8, 9, 10, 11]]

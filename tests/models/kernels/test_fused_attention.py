@@ -28,7 +28,7 @@ from tests.models.test_attention import all_equations, assert_close_in_bfloat16,
 from tests.models.test_models import model, params
 from tests.models.test_packed_masks import questions
 
-pytestmark = pytest.mark.usefixtures("compiled_in_a_hurry")
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 FUSED = FusedAttention(make_abstract_mesh(config.Mesh(), 1), interpret=True)
 
 # B, G, R, query heads, key heads, head width, (axes of the mask, length) of every segment, kind of the own mask
