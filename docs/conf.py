@@ -17,15 +17,17 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.intersphinx",
     "sphinx_copybutton",
     "config_reference",
+    "plain_docstrings",
 ]
 exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 # The notebook is executed by the test suite; the pages show its committed output.
 nb_execution_mode = "off"
+
+smartquotes = False  # quotes in descriptions are values
 
 html_theme = "furo"
 html_title = "scotd_jax"
@@ -35,12 +37,11 @@ html_show_sphinx = False
 html_copy_source = False
 
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented_params"
+autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-# Cross-references inside the project must resolve; those to other projects are not looked up, so that the build needs
-# no network.
-intersphinx_mapping = {}
-nitpick_ignore_regex = [("py:class", r"scotd_jax\..*\.[A-Z]")]  # type variables
+napoleon_use_ivar = True
+# Types in signatures are often of JAX and NumPy, or of modules that have no page.
+nitpick_ignore_regex = [("py:(class|data|obj|exc|func)", r".*")]
 suppress_warnings = ["config.cache"]
