@@ -19,17 +19,13 @@ class ConfigReference(SphinxDirective):
             self.env.note_dependency(str(path))
         classes = read_schema()
         names = {cls.name for cls in classes}
-        order = sorted(classes, key=lambda cls: cls.name != "Config")  # the whole config first
-        return [self._section(cls, names) for cls in order]
+        return [self._section(cls, names) for cls in classes]
 
     def _section(self, cls: ConfigClass, names: set[str]) -> nodes.section:
         section = nodes.section(ids=[_anchor(cls.name)])
         section += nodes.title(cls.name, cls.name)
-        bases = [base for base in cls.bases if base in names]
         for text in cls.description.split("\n\n"):
             section += _paragraph(" ".join(text.split()))
-        if bases:
-            section += nodes.paragraph("", "Also has the fields of ", *(_link(base) for base in bases), nodes.Text("."))
         listed = nodes.definition_list(classes=["config-fields"])
         for field in cls.fields:
             term = nodes.term("", "", nodes.literal(field.name, field.name), nodes.Text(": "))
