@@ -3,9 +3,9 @@
     python -m benchmarks.attention [--chips=v5e-1,...] [--update=v5e-16] [--shrink]
 
 Needs libtpu, and compiles without running anything. Measures loss and gradient of one attention, in which G responses
-of 256 tokens attend to themselves and to a shared prompt of 704 tokens, in bfloat16 on one chip. With `--update` also a
-whole training update of OPT-1.3B with two layers over a slice (`fsdp`), which XLA takes many minutes to compile. Per
-form:
+of 256 tokens attend to themselves and to a shared prompt of 704 tokens, in bfloat16 on one chip. With `--update`, also
+measures a whole training update of OPT-1.3B with two layers over a slice (`fsdp`); XLA takes many minutes to compile
+it. Prints for both forms:
 
 temporaries_mib   temporary memory of the program
 accessed_mib      bytes that XLA's cost analysis counts as read and written (for kernels, the bytes that they declare)

@@ -23,8 +23,8 @@ class MatmulSizes:
       response: weights that multiply each response token, without the output matrix.
       output: weights of the output matrix.
       prompt_attention: query heads times head width of attention among prompt tokens.
-      response_attention: query heads times head width of attention from response tokens to the prompt; equal to that of
-        attention among response tokens.
+      response_attention: the same for attention from response tokens to the prompt, which equals that among response
+        tokens.
       causal_prompt: whether prompt tokens attend causally (decoder-only models).
     """
 

@@ -38,7 +38,7 @@ def profile_steps(
       wait: blocks until the devices are idle; called before the profile is stopped.
 
     Raises:
-      InputError: if `folder` is not on a local disk, to which alone the JAX profiler writes.
+      InputError: if `folder` is not on a local disk. The JAX profiler writes to local disks only.
     """
     if jax.process_index() != 0:
         profile = NO_PROFILE

@@ -19,8 +19,8 @@ from scotd_jax.jobs.planning.workloads import TrainingWorkload, Workload
 
 MAX_COMPILED = 3  # candidates; each takes about as long as the plan itself
 MEMORY_SHARE = 0.95  # of the usable memory; a suggestion leaves the rest free
-# Changes of a training beyond its mesh, in order: factor of the number of micro-batches, and remat. Remat costs a third
-# of the time.
+# Changes of a training beyond its mesh, in order: factor of the number of micro-batches, and whether to use full remat,
+# which costs a third of the time. Batches of questions are halved as many times.
 _TRAINING_STEPS = ((2, False), (1, True), (2, True), (4, True), (8, True), (16, True), (32, True))
 
 
@@ -81,8 +81,8 @@ def raise_if_too_large(analyses: Sequence[WorkloadAnalysis]) -> None:
     failing = [analysis.workload.title for analysis in analyses if not analysis.fits]
     if failing:
         raise InputError(
-            f"config.plan.topology: {', '.join(failing)} would not fit; change what the plan suggests, or choose "
-            "another topology"
+            f"config.plan.topology: {', '.join(failing)} would not fit; use the settings that the plan suggests, or "
+            "choose another topology"
         )
 
 
