@@ -30,7 +30,7 @@ SharedKV = tuple[Array, Array, Array]
 # Keys and values [B, G, K, T, Dh], mask bool[B or 1, G or 1, R or 1, T], bias [B or 1, G or 1, H, R, T] or None
 OwnKV = tuple[Array, Array, Array, Array | None]
 
-LOWEST = -1e30  # stands for the maximum of a fully masked row; finite, so that no NaN can arise
+LOWEST = -1e30  # the maximum of a fully masked row; finite, so that no NaN can arise
 
 
 def grouped_attention(

@@ -89,7 +89,7 @@ class ForwardOptions:
         return jnp.where(keep, x / (1 - self.dropout), 0.0)
 
     def run_layer(self, stack: str, number: int | Int[Array, ""], layer: Callable[..., Any], *args: Any) -> Any:
-        """Returns layer(*args, dropout=..., attention=...), rematerialised as `remat` says.
+        """Returns layer(*args, dropout=..., attention=...), rematerialised according to `remat`.
 
         Args:
           stack: the name of the stack of layers; with `number` it names the dropout masks.

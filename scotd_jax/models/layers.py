@@ -192,7 +192,7 @@ def gated_activation(
 ) -> Float[Array, "*shape"]:
     """Returns activation(gate) * up, computed in float32, in the dtype of both. The backward pass recomputes it."""
 
-    def product(gate: Array, up: Array) -> Array:
+    def gated(gate: Array, up: Array) -> Array:
         return (activation(gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)
 
-    return jax.checkpoint(product)(gate, up)
+    return jax.checkpoint(gated)(gate, up)

@@ -131,7 +131,7 @@ def _bias_derivative(d_out: Array, bias: Array | None) -> Array | None:
 
 
 def _scatter(values: Sequence[Any], indices: Sequence[int], length: int) -> tuple[Any, ...]:
-    """A tuple with the values at their indices and None, which stands for zero, elsewhere."""
+    """A tuple with the values at their indices and None, which means zero, elsewhere."""
     by_index = dict(zip(indices, values, strict=True))
     return tuple(by_index.get(i) for i in range(length))
 

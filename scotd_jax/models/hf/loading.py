@@ -43,7 +43,7 @@ def load_config(path: epath.PathLike) -> registry.ModelConfig:
     if kind not in _CONFIGS:
         raise InputError(f"{folder / 'config.json'}: model_type is {kind!r}; supported are {', '.join(_CONFIGS)}")
     if kind == "t5":
-        # transformers 5 writes tie_word_embeddings=true for every T5; scale_decoder_outputs tells v1.0 (tied, scaled).
+        # transformers 5 writes tie_word_embeddings=true for every T5; scale_decoder_outputs marks v1.0 (tied, scaled).
         values["tie_word_embeddings"] = values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
         if "decoder_start_token_id" not in values and (folder / "generation_config.json").exists():
             start = _json(folder / "generation_config.json").get("decoder_start_token_id")
@@ -112,7 +112,7 @@ def _load_parameter(
     for name in names[1:]:
         if not np.array_equal(files.read(name, pair.stored_shape), files.read(names[0], pair.stored_shape)):
             raise InputError(
-                f"{files.file(name)}: tensor {name!r} differs from {names[0]!r}, but config.json says they are tied"
+                f"{files.file(name)}: tensor {name!r} differs from {names[0]!r}, but config.json declares them tied"
             )
 
     def read(index: tuple[slice, ...] = ()) -> np.ndarray:
