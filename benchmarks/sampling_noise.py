@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scotd_jax.config import Sampling
-from scotd_jax.models.api import Model, Precision
+from scotd_jax.models.api import LanguageModel, Precision
 from scotd_jax.models.registry import build, config_for
 from scotd_jax.sampling import decode_loop
 from scotd_jax.sampling.noise import base_key, sample_keys, uniforms
@@ -67,7 +67,7 @@ def main() -> None:
     print(json.dumps(output | {"device": device}))
 
 
-def measure_cost(model: Model) -> dict[str, float]:
+def measure_cost(model: LanguageModel) -> dict[str, float]:
     """Returns the times of a decode step and of its parts in milliseconds, and the shares of the parts."""
     weights = decode_loop.inference_weights(model, model.init(jax.random.key(0)))
     contexts, state, cache = decode_loop.init_state(model, POLICY, weights.params, B, 2, 64)
@@ -104,7 +104,7 @@ def milliseconds(function: Callable[..., Any], *args: Any, repeat: int = 7) -> f
     return round(statistics.median(times), 3)
 
 
-def measure_changes(model: Model, count: int) -> dict[str, dict[str, Any]]:
+def measure_changes(model: LanguageModel, count: int) -> dict[str, dict[str, Any]]:
     """Returns the share of changed responses for every variation of the settings.
 
     Raises:

@@ -77,11 +77,11 @@ class ModelLoader:
         """Returns the architecture of a model, with the vocabulary of its tokenizer."""
         return model_config(self._config, model, lambda base: self.tokenizer(base).size)
 
-    def functions(self, model: c.Model, precision: str) -> api.Model:
+    def functions(self, model: c.Model, precision: str) -> api.LanguageModel:
         """Returns the functions of a model, without its parameters."""
         return registry.build(self.architecture(model), api.Precision(precision))
 
-    def params(self, model: c.Model, functions: api.Model, seed: int, kernels: str = "float32") -> api.Params:
+    def params(self, model: c.Model, functions: api.LanguageModel, seed: int, kernels: str = "float32") -> api.Params:
         """Returns the parameters of a model, sharded over the devices of all processes.
 
         Args:
@@ -107,13 +107,13 @@ class ModelLoader:
             return load_pretrained(model.path, shardings, kernels)[1]
         return jax.jit(functions.init, out_shardings=shardings)(jax.random.key(seed))
 
-    def inference_params(self, model: c.Model, functions: api.Model, seed: int) -> api.Params:
+    def inference_params(self, model: c.Model, functions: api.LanguageModel, seed: int) -> api.Params:
         """Returns the parameters of a model, cast for inference, on the devices of this process."""
         params = self.params(model, functions, seed, functions.precision.compute)
         # Cast before the transfer, so that only the half-size copy reaches the devices.
         return self.to_sampling_devices(cast_for_inference(functions, params), functions)
 
-    def to_sampling_devices(self, params: api.Params, functions: api.Model) -> api.Params:
+    def to_sampling_devices(self, params: api.Params, functions: api.LanguageModel) -> api.Params:
         """Moves parameters from the devices of all processes to those of this process."""
         shardings = param_shardings(self._sampling_mesh, functions.axes(), functions.abstract())
         return gather_to_local_devices(params, shardings)

@@ -84,7 +84,7 @@ def note(values: Mapping[str, float]) -> str:
     return f"loss {values['loss']:.3f}"
 
 
-def _open_batches(context: RunContext, name: str, model: api.Model, seed: int) -> CorpusBatches:
+def _open_batches(context: RunContext, name: str, model: api.LanguageModel, seed: int) -> CorpusBatches:
     """The batches of the student's corpus. Raises InputError if its sequences are longer than the model allows."""
     spec = context.config.students[name]
     corpus, parts = context.artefact("build", spec.corpus).path, tuple(context.recipes[spec.corpus].parts)

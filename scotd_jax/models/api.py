@@ -82,7 +82,7 @@ class Precision:
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class LanguageModel:
     """A model as pure functions of its parameters, a nested dict of float32 arrays. Built by `registry.build`.
 
     init(key) -> params

@@ -53,7 +53,7 @@ class OPT(nnx.Module):
         options: ForwardOptions = ForwardOptions(),
         questions_BP: Int[Array, "B P"] | None = None,
     ) -> Context:
-        """Computes the keys and values of right-padded prompts; see `api.Model`.
+        """Computes the keys and values of right-padded prompts; see `api.LanguageModel`.
 
         Padding comes last, so the causal mask hides it from real tokens. The segment's mask hides it from later ones.
         """
@@ -75,7 +75,7 @@ class OPT(nnx.Module):
         positions_BGR: Int[Array, "B G R"] | None = None,
         questions: QuestionIds | None = None,
     ) -> tuple[Float[Array, "B G R E"], Cache | None]:
-        """Runs responses that follow the context; see `api.Model`."""
+        """Runs responses that follow the context; see `api.LanguageModel`."""
         context = context if questions is None else packed_context(context, questions)
         packed_mask = None if positions_BGR is None else packed_response_mask(positions_BGR)
         x_BGRD, keys_values = self._run_layers(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from scotd_jax.errors import InputError, did_you_mean
-from scotd_jax.models.api import Cache, Context, Model, Params, Precision
+from scotd_jax.models.api import Cache, Context, LanguageModel, Params, Precision
 from scotd_jax.models.decoder import Decoder
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.forward_options import ForwardOptions
@@ -129,8 +129,8 @@ def config_for(architecture: str, overrides: Mapping[str, Any] | None = None) ->
 
 
 @functools.cache
-def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platform: str = "") -> Model:
-    """Returns the model of a config as pure functions (see `api.Model`).
+def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platform: str = "") -> LanguageModel:
+    """Returns the model of a config as pure functions (see `api.LanguageModel`).
 
     Equal arguments return the same object, so that programs compiled for it are shared.
 
@@ -197,7 +197,7 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platfor
     def abstract() -> Params:
         return jax.eval_shape(init, jax.random.key(0))
 
-    return Model(config, precision, jax.jit(init), prefill, extend, unembedding, new_cache, axes)
+    return LanguageModel(config, precision, jax.jit(init), prefill, extend, unembedding, new_cache, axes)
 
 
 def _cache_dtype(precision: Precision, platform: str) -> str:

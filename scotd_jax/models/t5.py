@@ -57,7 +57,7 @@ class T5(nnx.Module):
         options: ForwardOptions = ForwardOptions(),
         questions_BP: Int[Array, "B P"] | None = None,
     ) -> Context:
-        """Encodes right-padded prompts; see `api.Model`."""
+        """Encodes right-padded prompts; see `api.LanguageModel`."""
         if context is not None:
             raise ValueError("an encoder-decoder takes no context before the prompt: put few-shot examples into it")
         encoded_BPD = self.encoder(self.embed.tokens[...], tokens_BP, mask_BP, options, questions_BP)
@@ -73,7 +73,7 @@ class T5(nnx.Module):
         positions_BGR: Int[Array, "B G R"] | None = None,
         questions: QuestionIds | None = None,
     ) -> tuple[Float[Array, "B G R D"], Cache | None]:
-        """Decodes responses; see `api.Model`."""
+        """Decodes responses; see `api.LanguageModel`."""
         context = context if questions is None else packed_context(context, questions)
         x_BGRD, keys, values = self.decoder(
             self.embed.tokens[...], tokens_BGR, context.segments, cache, options, positions_BGR

@@ -9,7 +9,7 @@ import jax
 
 from scotd_jax.config import Sampling
 from scotd_jax.distributed.sharding import AnyMesh, constrain_cache
-from scotd_jax.models.api import Model, Params
+from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.sampling import decode_loop
 
 
@@ -31,7 +31,7 @@ class SamplingPrograms(NamedTuple):
 
 
 def sampling_programs(
-    model: Model, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
+    model: LanguageModel, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
 ) -> SamplingPrograms:
     """Returns the programs for these settings; equal settings return the same programs.
 
@@ -42,7 +42,7 @@ def sampling_programs(
 
 @functools.lru_cache(maxsize=32)
 def _compiled(
-    model: Model, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
+    model: LanguageModel, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
 ) -> SamplingPrograms:
     decode = functools.partial(decode_loop.decode_steps, model, policy, eos_ids=eos_ids, vocab_limit=vocab_limit)
     # Without the constraint, XLA may return the state with another sharding than it received.

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from scotd_jax.config import Sampling
 from scotd_jax.layout import round_up
-from scotd_jax.models.api import Cache, Context, Model, Params, Segment
+from scotd_jax.models.api import Cache, Context, LanguageModel, Params, Segment
 from scotd_jax.models.cache import flush_recent
 from scotd_jax.models.layers import logits as output_logits
 from scotd_jax.sampling.noise import sample_keys, uniforms
@@ -88,7 +88,7 @@ class StepInputs(NamedTuple):
     sample_index: Int[Array, "B G"]
 
 
-def cast_for_inference(model: Model, params: Params) -> Params:
+def cast_for_inference(model: LanguageModel, params: Params) -> Params:
     """Returns `params` with kernels cast to the compute dtype.
 
     Matmuls cast kernels to this dtype anyway, so results do not change, and bfloat16 kernels take half the memory.
@@ -100,14 +100,14 @@ def cast_for_inference(model: Model, params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def inference_weights(model: Model, params: Params) -> InferenceWeights:
+def inference_weights(model: LanguageModel, params: Params) -> InferenceWeights:
     """Casts the kernels and the output matrix to the compute dtype."""
     unembedding = jnp.asarray(model.unembedding(params)).astype(model.precision.compute)
     return InferenceWeights(cast_for_inference(model, params), unembedding)
 
 
 def init_state(
-    model: Model, policy: Sampling, params: Params, B: int, W: int, P: int
+    model: LanguageModel, policy: Sampling, params: Params, B: int, W: int, P: int
 ) -> tuple[SlotContexts, DecodeState, Cache]:
     """Allocates empty contexts of P prompt tokens, idle slots and an empty cache.
 
@@ -131,7 +131,7 @@ def init_state(
 
 
 def prefill(
-    model: Model,
+    model: LanguageModel,
     params: Params,
     few_shot: Context | None,
     contexts: SlotContexts,
@@ -168,7 +168,7 @@ def prefill(
 
 
 def decode_steps(
-    model: Model,
+    model: LanguageModel,
     policy: Sampling,
     weights: InferenceWeights,
     few_shot: Context | None,

@@ -13,7 +13,7 @@ from scotd_jax.config import Sampling
 from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.distributed.sharding import AnyMesh, batch_sharding
 from scotd_jax.layout import pad_rows, round_up
-from scotd_jax.models.api import Context, Model
+from scotd_jax.models.api import Context, LanguageModel
 from scotd_jax.sampling.compiled import SamplingPrograms
 from scotd_jax.sampling.decode_loop import InferenceWeights
 from scotd_jax.sampling.passes import SamplingPass, padded_few_shot_length, prompt_parts
@@ -71,7 +71,7 @@ class DecodeEngine:
       stop_table: `stop_strings.stop_table` of the stop strings, on the devices.
     """
 
-    model: Model
+    model: LanguageModel
     policy: Sampling
     mesh: Mesh | None
     programs: SamplingPrograms

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.distributed.sharding import batch_sharding
 from scotd_jax.layout import pad_rows, round_up, split_prompt
-from scotd_jax.models.api import Model, Params
+from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.models.layers import logits
 
 
@@ -37,7 +37,7 @@ class Candidates:
 
 
 def score_candidates(
-    model: Model,
+    model: LanguageModel,
     params: Params,
     candidates: Iterable[Candidates],
     *,
@@ -79,7 +79,7 @@ def score_candidates(
             yield [(item.key, row[: len(item.responses)]) for item, row in zip(batch, scores, strict=False)]
 
 
-def make_score_fn(model: Model) -> Callable[..., Float[Array, "B C"]]:
+def make_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"]]:
     """Returns a function that computes the log-probability of every candidate.
 
     Its arguments are (params, prompt[B, P], mask[B, P], inputs[B, C, R], targets[B, C, R], real[B, C, R]); its result,
@@ -110,7 +110,7 @@ def make_score_fn(model: Model) -> Callable[..., Float[Array, "B C"]]:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled_score_fn(model: Model) -> Callable[..., Float[Array, "B C"]]:
+def _compiled_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"]]:
     return jax.jit(make_score_fn(model))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from scotd_jax.config import Sampling
 from scotd_jax.errors import InputError
 from scotd_jax.layout import round_up, split_prompt
-from scotd_jax.models.api import Model
+from scotd_jax.models.api import LanguageModel
 from scotd_jax.models.position_table import check_positions
 from scotd_jax.sampling.requests import Request
 
@@ -34,7 +34,7 @@ class PromptParts(NamedTuple):
     start_token: int
 
 
-def plan_passes(model: Model, policy: Sampling, requests: Iterable[Request]) -> list[SamplingPass]:
+def plan_passes(model: LanguageModel, policy: Sampling, requests: Iterable[Request]) -> list[SamplingPass]:
     """Groups requests into passes, longest few-shot examples and prompts first.
 
     Raises:
@@ -56,7 +56,7 @@ def padded_few_shot_length(policy: Sampling, sampling_pass: SamplingPass) -> int
     return round_up(length, policy.bucket) if length else 0
 
 
-def prompt_parts(model: Model, request: Request) -> PromptParts:
+def prompt_parts(model: LanguageModel, request: Request) -> PromptParts:
     """Splits a prompt into few-shot examples, the rest and the start token.
 
     An encoder attends across the whole prompt, so for encoder-decoder models nothing is shared.
@@ -66,7 +66,7 @@ def prompt_parts(model: Model, request: Request) -> PromptParts:
     return PromptParts(prefix[:shared], prefix[shared:], start_token)
 
 
-def _check_prompt(model: Model, policy: Sampling, request: Request) -> None:
+def _check_prompt(model: LanguageModel, policy: Sampling, request: Request) -> None:
     where = f"question {request.question_id!r}"
     if not len(request.prompt_ids) and model.start_token is None:
         raise InputError(f"{where}: the prompt has no tokens; a decoder-only model needs at least one")

@@ -16,7 +16,7 @@ from scotd_jax.config import Sampling
 from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.errors import InputError
 from scotd_jax.layout import round_up
-from scotd_jax.models.api import Model, Params
+from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.sampling.compiled import sampling_programs
 from scotd_jax.sampling.decode_loop import inference_weights
 from scotd_jax.sampling.decode_pass import DecodeEngine, DecodePass, FinishedSequence, SamplerStats
@@ -54,7 +54,7 @@ class Sampler:
 
     def __init__(
         self,
-        model: Model,
+        model: LanguageModel,
         params: Params,
         tokenizer: SamplerTokenizer,
         policy: Sampling,

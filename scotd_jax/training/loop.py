@@ -29,7 +29,7 @@ from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.distributed.profiling import NO_PROFILE, profile_steps
 from scotd_jax.errors import SizesError
-from scotd_jax.models.api import Model, Params
+from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.training.accounting import GoodputTracker, batch_flops, mesh_peak_flops, previous_seconds
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metrics import DeferredMetrics, MetricWriter
@@ -52,7 +52,7 @@ class BatchIterator(Protocol):
 
 
 def train(
-    model: Model,
+    model: LanguageModel,
     initial_params: Callable[[], Params] | None,
     batches: BatchIterator,
     training: config.Training,

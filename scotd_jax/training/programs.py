@@ -13,7 +13,7 @@ from scotd_jax import config
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.models import matmul
-from scotd_jax.models.api import Model, Params
+from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.models.forward_options import Attention, compiler_options
 from scotd_jax.models.kernels import fused_attention
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
@@ -84,7 +84,7 @@ class TrainingPrograms:
 
 
 def training_programs(
-    model: Model, training: config.Training, parts: Sequence[tuple[str, float]], mesh: sharding.AnyMesh
+    model: LanguageModel, training: config.Training, parts: Sequence[tuple[str, float]], mesh: sharding.AnyMesh
 ) -> TrainingPrograms:
     """Returns the programs of a training run.
 
@@ -122,7 +122,7 @@ _NOT_COMPILED = (
 
 @functools.lru_cache(maxsize=8)
 def _cached_programs(
-    model: Model, training: config.Training, parts: tuple[tuple[str, float], ...], mesh: sharding.AnyMesh
+    model: LanguageModel, training: config.Training, parts: tuple[tuple[str, float], ...], mesh: sharding.AnyMesh
 ) -> TrainingPrograms:
     optimizer = make_optimizer(training.optimizer, training.steps)
     partition_params = functools.partial(_partition, training)
@@ -172,7 +172,7 @@ def _partition(training: config.Training, params: Params, key: jax.Array) -> tup
 
 
 def _abstract_state(
-    model: Model,
+    model: LanguageModel,
     training: config.Training,
     optimizer: Any,
     param_shardings: Params,

@@ -19,7 +19,7 @@ from jaxtyping import Int32
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.models import matmul
-from scotd_jax.models.api import Model, Params
+from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.models.forward_options import Attention, ForwardOptions
 from scotd_jax.training.losses import response_loss
 from scotd_jax.training.step import hidden_states
@@ -31,7 +31,7 @@ TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}
 
 
 def check_against_pairs(
-    model: Model,
+    model: LanguageModel,
     params: Params,
     batch: Mapping[str, Mapping[str, np.ndarray]],
     mesh: jax.sharding.Mesh,
@@ -131,7 +131,7 @@ def _response_spans(row: Mapping[str, np.ndarray]) -> list[tuple[int, int, int]]
 
 @functools.lru_cache(maxsize=8)
 def _compiled_comparison(
-    model: Model, mesh: jax.sharding.Mesh, attention: Attention | None
+    model: LanguageModel, mesh: jax.sharding.Mesh, attention: Attention | None
 ) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
     """A jitted function that returns the relative difference of hidden states and the mean losses of both."""
 

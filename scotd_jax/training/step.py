@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from scotd_jax.models.api import Model, Params
+from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.training.losses import WeightedSum, response_loss
 from scotd_jax.training.trainable import combine
@@ -52,7 +52,7 @@ class TrainState(NamedTuple):
 
 
 def make_train_step(
-    model: Model,
+    model: LanguageModel,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     microbatches: int = 1,
@@ -152,7 +152,7 @@ def _loss_metrics(sums: LossSums, parts: Sequence[tuple[str, float]]) -> Metrics
 
 
 def make_loss_fn(
-    model: Model,
+    model: LanguageModel,
     chunk: int = 0,
     *,
     options: ForwardOptions = ForwardOptions(),
@@ -188,7 +188,7 @@ def make_loss_fn(
 
 
 def hidden_states(
-    model: Model, params: Params, part: BatchPart, options: ForwardOptions = ForwardOptions()
+    model: LanguageModel, params: Params, part: BatchPart, options: ForwardOptions = ForwardOptions()
 ) -> Float[Array, "B G R E"]:
     """Runs the model on a part of a batch; the result is ready for the output matrix."""
     prompt_packing = {"questions": part["prompt_questions"]} if "prompt_questions" in part else {}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scotd_jax.models.api import Cache, Context, Model, Precision, Segment
+from scotd_jax.models.api import Cache, Context, LanguageModel, Precision, Segment
 
 LETTERS = "abcdef"
 LINE_END, EOS = len(LETTERS), len(LETTERS) + 1
@@ -22,7 +22,7 @@ class MarkovConfig:
     max_position_embeddings: int = 64
 
 
-def markov_model(config: MarkovConfig = MarkovConfig()) -> Model:
+def markov_model(config: MarkovConfig = MarkovConfig()) -> LanguageModel:
     """`params["table"]` is [V, V]: row i holds the logits of the token after token i."""
 
     def extend(params, context, tokens, cache=None):
@@ -33,7 +33,7 @@ def markov_model(config: MarkovConfig = MarkovConfig()) -> Model:
         before = 0 if context is None else context.length
         return Context((Segment((), (), mask),), before + mask.sum(-1, dtype=jnp.int32))
 
-    return Model(
+    return LanguageModel(
         config=config,
         precision=Precision("float32"),
         init=lambda key: {"table": jax.random.normal(key, (config.vocab_size,) * 2)},

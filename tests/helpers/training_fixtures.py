@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scotd_jax.models.api import Context, Model, Precision, Segment
+from scotd_jax.models.api import Context, LanguageModel, Precision, Segment
 from scotd_jax.models.layers import embed
 from scotd_jax.models.matmul import linear
 
@@ -21,7 +21,7 @@ class BagConfig:
     start_token: int | None = None
 
 
-def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> Model:
+def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> LanguageModel:
     """Predicts the next token from the mean of the prompt and the current token, through one hidden layer."""
 
     def init(key):
@@ -48,7 +48,7 @@ def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> Mode
         hidden = jnp.tanh(linear(x_BGRD, params["mlp"]["up"]["kernel"], params["mlp"]["up"]["bias"], dtype=compute))
         return linear(hidden, params["mlp"]["down"]["kernel"], dtype=compute), None
 
-    return Model(
+    return LanguageModel(
         config=config,
         precision=Precision(compute),
         init=init,

@@ -18,7 +18,7 @@ class DevEvaluation:
     It holds no parameters between calls: the updates of the training need the memory.
     """
 
-    def __init__(self, context: RunContext, name: str, functions: api.Model):
+    def __init__(self, context: RunContext, name: str, functions: api.LanguageModel):
         """Prepares the evaluation of the student `name`.
 
         Raises:

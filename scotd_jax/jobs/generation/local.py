@@ -33,15 +33,15 @@ class PromptedModel:
     Attributes:
       name: name in the records and in progress lines.
       model: the model functions.
-      params: parameters on the devices that sample, or abstract ones (`api.Model.abstract`) where every call of the
-        sampler is to use others, as during training.
+      params: parameters on the devices that sample, or abstract ones (`api.LanguageModel.abstract`) where every call of
+        the sampler is to use others, as during training.
       tokenizer: its tokenizer.
       prompts: how it is prompted.
       thinking: how thinking blocks in its responses are treated.
     """
 
     name: str
-    model: api.Model
+    model: api.LanguageModel
     params: api.Params
     tokenizer: Tokenizer
     prompts: PromptBuilder

@@ -82,7 +82,9 @@ def round_batch(policy: c.Sampling, mesh: AnyMesh) -> c.Sampling:
     return dataclasses.replace(policy, batch_size=round_up(policy.batch_size, batch_shards(mesh)))
 
 
-def _score_program(workload: GenerationWorkload, model: api.Model, questions: int, mesh: AnyMesh) -> ProgramSpec:
+def _score_program(
+    workload: GenerationWorkload, model: api.LanguageModel, questions: int, mesh: AnyMesh
+) -> ProgramSpec:
     """Scores all answers of as many prompts at a time as a sampler decodes. The context of the prompts is internal."""
     by_question, shape = sharding.batch_sharding(mesh), (questions, workload.candidate_answers, ANSWER_TOKENS)
     prompts = _prompts(questions, workload.prompt_tokens, by_question)
@@ -104,7 +106,7 @@ def _step_inputs(policy: c.Sampling, at: NamedSharding) -> decode_loop.StepInput
     return decode_loop.StepInputs(*(abstract_array((*shape, *more), dtype, at) for dtype, more in fields))
 
 
-def _inference_weights(model: api.Model, mesh: AnyMesh) -> tuple[Any, jax.ShapeDtypeStruct]:
+def _inference_weights(model: api.LanguageModel, mesh: AnyMesh) -> tuple[Any, jax.ShapeDtypeStruct]:
     """Parameters cast for inference, and the unembedding matrix."""
     abstract = model.abstract()
     shardings = sharding.param_shardings(mesh, model.axes(), abstract)

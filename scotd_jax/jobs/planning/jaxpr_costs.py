@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from scotd_jax.models.api import Model
+from scotd_jax.models.api import LanguageModel
 from scotd_jax.models.forward_options import ForwardOptions
 from scotd_jax.training.step import make_loss_fn
 
@@ -36,14 +36,14 @@ def largest_array_bytes(function: Callable[..., Any], *arguments: Any) -> int:
 
 
 def make_gradient(
-    model: Model, chunk: int, parts: Sequence[tuple[str, float]], options: ForwardOptions = ForwardOptions()
+    model: LanguageModel, chunk: int, parts: Sequence[tuple[str, float]], options: ForwardOptions = ForwardOptions()
 ) -> Callable[..., Any]:
     """Returns gradient(params, batch) of the loss of an update without dropout."""
     loss = make_loss_fn(model, chunk=chunk, options=options)
     return jax.grad(lambda params, batch: sum(weight * loss(params, batch[name])[0].sum for name, weight in parts))
 
 
-def residual_bytes(model: Model, part: Any, chunk: int, options: ForwardOptions = ForwardOptions()) -> int:
+def residual_bytes(model: LanguageModel, part: Any, chunk: int, options: ForwardOptions = ForwardOptions()) -> int:
     """Returns the bytes that the loss of a part keeps for its backward pass, without parameters."""
     params = model.abstract()
     loss = make_loss_fn(model, chunk=chunk, options=options)
@@ -52,7 +52,7 @@ def residual_bytes(model: Model, part: Any, chunk: int, options: ForwardOptions 
     return sum(_aval_bytes(leaf) for leaf in jax.tree.leaves(saved) if leaf.shape not in parameter_shapes)
 
 
-def parameter_copy_bytes(model: Model, scan_layers: bool) -> int:
+def parameter_copy_bytes(model: LanguageModel, scan_layers: bool) -> int:
     """Returns the bytes of the copies of parameters that an update computes with.
 
     Without a scan these are the matrices in the compute dtype. With a scan they are the stacked parameters of all

@@ -35,7 +35,7 @@ class ProgramSpec:
     buffers: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def build_model(workload: Workload, platform: str, layers: int = 0) -> api.Model:
+def build_model(workload: Workload, platform: str, layers: int = 0) -> api.LanguageModel:
     """Returns the functions of a workload's model with `layers` layers (0: its own number)."""
     config = with_layers(workload.model_config, layers) if layers else workload.model_config
     return registry.build(config, api.Precision(workload.precision), platform)

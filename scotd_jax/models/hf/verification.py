@@ -20,7 +20,7 @@ from etils import epath
 from scotd_jax import layout
 from scotd_jax.local_files import local_copy
 from scotd_jax.models import registry
-from scotd_jax.models.api import Model, Precision
+from scotd_jax.models.api import LanguageModel, Precision
 from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.loading import load_pretrained
 from scotd_jax.models.layers import logits as scores
@@ -37,7 +37,7 @@ class ExportMismatch(RuntimeError):  # noqa: N818  a result of the check, not a 
 
 def verify_export(
     path: epath.PathLike,
-    model: Model,
+    model: LanguageModel,
     params: Any,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
@@ -98,7 +98,7 @@ def _compare_weights(params: Any, stored: Any, dtype: Any) -> None:
             raise ExportMismatch(f"parameter {name}: the stored weights are not the model's")
 
 
-def _max_response(model: Model, prompt_ids: Sequence[Sequence[int]]) -> int:
+def _max_response(model: LanguageModel, prompt_ids: Sequence[Sequence[int]]) -> int:
     """The number of tokens that can follow every prompt; raises ValueError if one leaves no room."""
     if model.start_token is not None:
         return 2**31 - 1
@@ -109,7 +109,7 @@ def _max_response(model: Model, prompt_ids: Sequence[Sequence[int]]) -> int:
 
 
 def _generate_jax(
-    model: Model, params: Any, tokenizer: Tokenizer, prompt_ids: Sequence[Sequence[int]], steps: int
+    model: LanguageModel, params: Any, tokenizer: Tokenizer, prompt_ids: Sequence[Sequence[int]], steps: int
 ) -> tuple[list[list[int]], np.ndarray]:
     """Returns greedy responses (with end token), generated with a cache, and their logits [B, R, V] without a cache."""
     split = [layout.split_prompt(ids, model.start_token) for ids in prompt_ids]
@@ -183,7 +183,7 @@ def _compare_text(path, tokenizer: Tokenizer, ours: list[int], theirs: list[int]
     )
 
 
-def _generate_torch(torch_model, model: Model, ids: Sequence[int], steps: int) -> list[int]:
+def _generate_torch(torch_model, model: LanguageModel, ids: Sequence[int], steps: int) -> list[int]:
     """Generates with the folder's own settings; returns the tokens without the prompt and the start token."""
     import torch
 
