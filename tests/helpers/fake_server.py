@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's interface and fails as it is told to; in a thread, on loopback."""
+"""A local server with OpenAI's interface, in a thread; a script decides its answers and failures."""
 
 import contextlib
 import http.server
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
-Script = Callable[[int, dict], Any]  # number of the request and its body -> Answer, None (as usual), or "close", "cut"
+Script = Callable[[int, dict], Any]  # request number, body -> Answer, None (a normal one), "close" or "cut"
 
 
-class Fake(http.server.ThreadingHTTPServer):
-    """`bodies`, `paths`, `keys` and `times` of all requests so far, in the order in which they came."""
+class FakeServer(http.server.ThreadingHTTPServer):
+    """Records `bodies`, `paths`, `keys` and `times` of all requests in order."""
 
     daemon_threads = True
 
@@ -28,17 +28,17 @@ class Fake(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, *about: object) -> None:
-        """Clients of these tests go away in the middle."""
+        """Ignores clients that disconnect early, as some tests do."""
 
 
-def says(body: dict, count: int | None = None, **choice: Any) -> bytes:
-    """A body with `count` choices (None: as many as were asked for), each with its seed and number as its text."""
+def completion(body: dict, count: int | None = None, **choice: Any) -> bytes:
+    """Returns a body with `count` choices (None: the requested number); each text has the seed and its index."""
     texts = [f"Seed {body.get('seed')} choice {i}. So the answer is: (a)" for i in range(count or body.get("n", 1))]
     if "messages" in body:
         made = [{"message": {"role": "assistant", "content": text}} for text in texts]
     else:
         made = [{"text": text} for text in texts]
-    made = [{"index": i, "finish_reason": "stop"} | each | choice for i, each in enumerate(made)]
+    made = [{"index": i, "finish_reason": "stop"} | made_choice | choice for i, made_choice in enumerate(made)]
     return json.dumps({"id": "r", "model": "served", "choices": made, "usage": {"completion_tokens": 7}}).encode()
 
 
@@ -46,7 +46,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        fake: Fake = self.server
+        fake: FakeServer = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with fake.lock:
             number = len(fake.bodies)
@@ -57,7 +57,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             fake.at_once += 1
             fake.most_at_once = max(fake.most_at_once, fake.at_once)
         answer = fake.script(number, body)
-        with fake.lock:  # before the client has its answer, and asks on
+        with fake.lock:  # before the client gets the answer and sends the next request
             fake.at_once -= 1
         self._answer(answer, body)
 
@@ -65,7 +65,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         if answer == "close":
             return
-        status, headers, content = (200, {}, says(body)) if answer in (None, "cut") else answer
+        status, headers, content = (200, {}, completion(body)) if answer in (None, "cut") else answer
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
@@ -74,12 +74,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content[: len(content) // 2] if answer == "cut" else content)
 
     def log_message(self, *parts: object) -> None:
-        """Says nothing."""
+        """Suppresses the log."""
 
 
 @contextlib.contextmanager
-def serving(script: Script = lambda number, body: None) -> Iterator[Fake]:
-    with Fake(script) as fake:
+def serving(script: Script = lambda number, body: None) -> Iterator[FakeServer]:
+    """Runs a server for the duration of a `with` block."""
+    with FakeServer(script) as fake:
         thread = threading.Thread(target=fake.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -90,5 +91,6 @@ def serving(script: Script = lambda number, body: None) -> Iterator[Fake]:
 
 
 def error(status: int, message: str = "no", **headers: str) -> Answer:
+    """Returns an answer with an error body."""
     named = {key.replace("_", "-"): value for key, value in headers.items()}
     return status, named, json.dumps({"error": {"message": message}}).encode()

@@ -1,4 +1,4 @@
-"""A reader of HTML pages that notices what a browser would forgive."""
+"""A strict parser of HTML pages: it fails on errors that browsers tolerate."""
 
 import html.parser
 
@@ -6,7 +6,7 @@ VOID = {"meta", "br", "img", "input", "link", "hr"}
 
 
 class Page(html.parser.HTMLParser):
-    """Checks that elements nest, and collects text, ids and everything that could load something."""
+    """Checks that elements nest, and collects text, ids, tags and links."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class Page(html.parser.HTMLParser):
         self.words = ""
         self.feed(text)
         self.close()
-        assert not self.open, f"left open: {self.open}"
+        assert not self.open, f"elements without end tag: {self.open}"
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)

@@ -1,4 +1,5 @@
-"""An invented run, for the tests of the report and for looking at it: no model was trained for these numbers."""
+"""Invented data of a report, for tests and for looking at the page; no model was trained for split_questions
+numbers."""
 
 import random
 
@@ -8,7 +9,7 @@ from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 
 SETS = {"test": 0.0, "contrast": -0.05, "unseen": -0.10, "longer": -0.18}
-ARMS = {  # name: samples, accuracy, pull of the cue
+ARMS = {  # name: samples, accuracy, effect of the cue
     "label-only": (0, 0.50, 0.09),
     "one greedy chain": (1, 0.56, 0.05),
     "N = 1": (1, 0.40, 0.03),
@@ -16,20 +17,20 @@ ARMS = {  # name: samples, accuracy, pull of the cue
     "N = 30": (30, 0.77, 0.01),
 }
 ABOUT = {
-    "label-only": "trained on answers alone",
-    "one greedy chain": "trained on the teacher's single most likely chain",
-    "N = 30": "SCoTD: 30 sampled chains per question, the right ones kept",
-    "teacher": "wrote the chains",
+    "label-only": "trained on answers only",
+    "one greedy chain": "trained on the teacher's greedy chain",
+    "N = 30": "SCoTD: 30 sampled chains per question, correct ones kept",
+    "teacher": "generated the chains",
 }
-PLACES = ("barn", "tower", "mill", "cafe", "harbour", "library")
+LOCATIONS = ("barn", "tower", "mill", "cafe", "harbour", "library")
 STEPS = ("ferry", "tunnel", "lift", "bridge", "path")
 
 
 def questions(split: str, count: int) -> list[Question]:
     made = []
     for i in range(count):
-        rng = random.Random(i)  # the same for test and contrast, but for one step
-        start, first, other = rng.sample(PLACES, 3)
+        rng = random.Random(i)  # test and contrast differ in one step only
+        start, first, other = rng.sample(LOCATIONS, 3)
         steps = rng.choices(STEPS, k=3)
         answer = first
         if split == "contrast":
@@ -42,34 +43,34 @@ def questions(split: str, count: int) -> list[Question]:
     return made
 
 
-def responses(asked: list[Question], arm: str, accuracy: float, seed: int, n: int = 1) -> list[Response]:
-    said = []
-    for question in asked:
+def responses(questions: list[Question], arm: str, accuracy: float, seed: int, n: int = 1) -> list[Response]:
+    made = []
+    for question in questions:
         rng = random.Random(f"{arm} {seed} {question.id}")
         for k in range(n):
-            readable = rng.random() > 0.02
-            right = readable and rng.random() < accuracy
+            parsable = rng.random() > 0.02
+            right = parsable and rng.random() < accuracy
             wrong = next(c for c in question.choices if c != question.answer)
-            answer = (question.answer if right else wrong) if readable else None
-            rationale = f"at the start. the way leads on to {answer}. so the answer is {answer}" if readable else None
+            answer = (question.answer if right else wrong) if parsable else None
+            rationale = f"at the start. the next stop is {answer}. so the answer is {answer}" if parsable else None
             rationale = None if arm == "label-only" else rationale
             text = rationale or str(answer)
-            said.append(
+            made.append(
                 Response(
                     question.id,
                     k,
-                    text if readable else "at at the the",
+                    text if parsable else "at at the the",
                     rationale,
                     answer,
                     right,
-                    "stop" if readable else "length",
+                    "stop" if parsable else "length",
                     -3.0,
                     len(text.split()),
                     arm,
                     "greedy",
                 )
             )
-    return said
+    return made
 
 
 def arm(
@@ -77,17 +78,21 @@ def arm(
 ) -> tuple[RunResult, dict[str, Response]]:
     samples, accuracy, cue = ARMS.get(name, (None, 0.9, 0.0))
     accuracy += bonus + random.Random(f"{name}{seed}{model}").gauss(0, 0.015)
-    results, outcomes, voted, everything, asked = {}, {}, {}, {}, []
+    results, outcomes, votes_by_set, all_responses, all_questions = {}, {}, {}, {}, []
     for split, loss in SETS.items():
-        these = questions(split, per_set)
-        here = accuracy + (cue if split == "test" else -cue if split == "contrast" else 0) + loss * (accuracy > 0.55)
-        said = responses(these, name, here, seed)
-        results[f"world.{split}"] = scoring.score(these, said)
-        outcomes[f"world.{split}"] = scoring.outcomes(these, said)
-        everything |= {r.question_id: r for r in said}
-        asked += these
+        split_questions = questions(split, per_set)
+        split_accuracy = (
+            accuracy + (cue if split == "test" else -cue if split == "contrast" else 0) + loss * (accuracy > 0.55)
+        )
+        split_responses = responses(split_questions, name, split_accuracy, seed)
+        results[f"world.{split}"] = scoring.score(split_questions, split_responses)
+        outcomes[f"world.{split}"] = scoring.outcomes(split_questions, split_responses)
+        all_responses |= {r.question_id: r for r in split_responses}
+        all_questions += split_questions
         if votes and split == "test":
-            voted[f"world.{split}"] = voting.self_consistency(these, responses(these, name, here, seed, n=10))
+            votes_by_set[f"world.{split}"] = voting.self_consistency(
+                split_questions, responses(split_questions, name, split_accuracy, seed, n=10)
+            )
     made = RunResult(
         name=name,
         student=f"{model}-{name}-{seed}".replace(" ", ""),
@@ -99,32 +104,32 @@ def arm(
         curve=model if name.startswith("N =") else "",
         about=ABOUT.get(name, ""),
         outcomes=outcomes,
-        votes=voted,
+        votes=votes_by_set,
         consistency=contrast.contrast_consistency(
-            asked, {q: r.correct for q, r in everything.items() if r.correct is not None}
+            all_questions, {q: r.correct for q, r in all_responses.items() if r.correct is not None}
         ),
     )
-    return made, everything
+    return made, all_responses
 
 
 def invented(
     seeds: int = 1, models: tuple[str, ...] = ("opt-tiny",), per_set: int = 128, bonus: float = 0.0
 ) -> ReportData:
-    """A whole report's data. `bonus` is added to the accuracy of N = 30."""
-    arms, said = [], {}
+    """Returns the data of a report. `bonus` is added to the accuracy of N = 30."""
+    runs, by_arm = [], {}
     for model in models:
         for name in ARMS:
             for seed in range(seeds):
                 extra = (bonus if name == "N = 30" else 0.0) - (0.04 if model != models[0] else 0.0)
-                made, everything = arm(name, seed, model, extra, per_set, votes=name == "N = 30")
-                arms.append(made)
+                made, all_responses = arm(name, seed, model, extra, per_set, votes=name == "N = 30")
+                runs.append(made)
                 if seed == 0 and model == models[0]:
-                    said[name] = everything
-    arms.append(arm("teacher", 0, "", 0.0, per_set, votes=False)[0])
-    shown = {name: said[name] for name in ("label-only", "N = 30")}
+                    by_arm[name] = all_responses
+    runs.append(arm("teacher", 0, "", 0.0, per_set, votes=False)[0])
+    compared = {name: by_arm[name] for name in ("label-only", "N = 30")}
     test = questions("test", per_set)
     curves = {}
-    for a in arms:
+    for a in runs:
         start = 4.0 if a.samples is None or a.samples else 1.5
         rng = random.Random(a.student)
         loss = [(s, start * 0.5 ** (s / 150) + 0.4 + rng.gauss(0, 0.03), None) for s in range(0, 1000, 5)]
@@ -133,14 +138,16 @@ def invented(
     bins = {"kept": 9650, "wrong": 2500, "unparsable": 610, "truncated": 240, "duplicate": 0, "too_long": 0}
     return ReportData(
         title="scotd_jax: invented world run",
-        runs=arms,
+        runs=runs,
         sets=[
-            EvalSet("world.test", about="Questions like those that students trained on, none of them the same."),
-            EvalSet("world.contrast", about="Test questions with one step changed, which turns the answer round."),
+            EvalSet("world.test", about="New questions of the same kinds as in training."),
+            EvalSet("world.contrast", about="Test questions with one step edited, which flips the answer."),
             EvalSet(
-                "world.unseen", "unseen combinations", "Kinds of question with numbers of steps that no student read."
+                "world.unseen",
+                "unseen combinations",
+                "Question types with numbers of steps that are not in the training data.",
             ),
-            EvalSet("world.longer", "longer chains", "More steps than in any question that a student read."),
+            EvalSet("world.longer", "longer chains", "More steps than in any training question."),
         ],
         facts={
             "Questions": "450 for training, 128 dev",
@@ -159,7 +166,7 @@ def invented(
             },
         },
         curves=curves,
-        examples=pick_examples(test, said["N = 30"].values(), "N = 30", "world.test"),
-        pairs=pick_pairs([*test, *questions("contrast", per_set)], shown),
+        examples=pick_examples(test, by_arm["N = 30"].values(), "N = 30", "world.test"),
+        pairs=pick_pairs([*test, *questions("contrast", per_set)], compared),
         config='{\n  "name": "invented"\n}',
     )

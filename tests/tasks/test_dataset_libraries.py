@@ -1,4 +1,4 @@
-"""Tasks from `datasets` and `tensorflow-datasets`: rows as these libraries deliver them, from folders made here."""
+"""Tests of rows from `datasets` and `tensorflow-datasets`, read from folders that the tests create."""
 
 import datasets
 import numpy as np
@@ -11,7 +11,7 @@ from scotd_jax.tasks.registry import load_task
 
 LETTERS = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
 
-# One row of every dataset as the Hub delivers it, and the answer to it.
+# One row of every dataset as the Hub delivers it, with its answer.
 HUB = {
     "commonsenseqa": (
         {
@@ -64,7 +64,7 @@ def questions(kind, path, split, **settings):
 
 
 @pytest.mark.parametrize("kind", HUB)
-def test_rows_of_the_hub(kind, tmp_path):
+def test_hub_rows_become_questions(kind, tmp_path):
     row, answer = HUB[kind]
     table = datasets.Dataset.from_list([row])
     datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "saved")
@@ -74,7 +74,7 @@ def test_rows_of_the_hub(kind, tmp_path):
         assert question.id.startswith(f"{kind}/{split}/")
 
 
-def test_class_labels_of_the_hub_are_numbers(tmp_path):
+def test_class_labels_of_the_hub_are_integers(tmp_path):
     features = datasets.Features({**{k: datasets.Value("string") for k in ("premise", "hypothesis")}, "label": LETTERS})
     rows = [{"premise": "A dog runs.", "hypothesis": "It moves.", "label": label} for label in (0, 2, -1)]
     splits = {
@@ -87,7 +87,7 @@ def test_class_labels_of_the_hub_are_numbers(tmp_path):
     assert len(questions("anli", path, "train_r1")) == 2, "round 3 is the default, and the others keep their names"
 
 
-def test_a_folder_of_json_lines_and_a_single_split(tmp_path):
+def test_folders_of_json_lines_and_saved_splits_are_read(tmp_path):
     table = datasets.Dataset.from_list([HUB["gsm8k"][0]])
     (tmp_path / "plain").mkdir()
     table.to_json(tmp_path / "plain" / "train.jsonl")
@@ -96,7 +96,7 @@ def test_a_folder_of_json_lines_and_a_single_split(tmp_path):
     assert [q.id for q in questions("gsm8k", f"datasets:{tmp_path}/one", "train")] == ["gsm8k/train/0"]
 
 
-def test_a_broken_row_of_the_hub_is_named(tmp_path):
+def test_malformed_hub_row_is_reported_with_its_number(tmp_path):
     datasets.Dataset.from_list([{"question": "2 + 2?", "answer": "four"}]).save_to_disk(tmp_path / "one")
     with pytest.raises(
         InputError, match=r"datasets:.*/one split train row 1: expected a number as answer, found 'four'"
@@ -115,25 +115,25 @@ def test_a_broken_row_of_the_hub_is_named(tmp_path):
         ("tfds:no_such_dataset", r"path: tfds:no_such_dataset cannot be loaded: DatasetNotFoundError"),
     ],
 )
-def test_a_name_that_cannot_be_loaded(path, message):
+def test_names_that_cannot_be_loaded_are_refused(path, message):
     with pytest.raises(InputError, match=message):
         questions("gsm8k", path, "train")
 
 
 def test_names_are_split_into_dataset_and_configuration(monkeypatch):
-    asked = []
+    loaded = []
     table = {"validation": [HUB["arc"][0]]}
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or table)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: loaded.append(names) or table)
     assert questions("arc", "datasets:allenai/ai2_arc/ARC-Easy", "dev")[0].answer == "(b)"
     questions("arc", "datasets:mine", "dev")
-    assert asked == [("allenai/ai2_arc", "ARC-Easy"), ("mine", None)]
+    assert loaded == [("allenai/ai2_arc", "ARC-Easy"), ("mine", None)]
 
 
 # -- tensorflow-datasets ---------------------------------------------------------------------------------------------
 
 
 def tfds_folder(folder, features, shards, split="train"):
-    """Writes a dataset as tfds lays it out, one file per list of rows; returns its path in a config."""
+    """Writes a dataset in the layout of tfds, one file per list of rows; returns its path for a config."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -150,7 +150,7 @@ def tfds_folder(folder, features, shards, split="train"):
     return f"tfds:{folder}"
 
 
-def test_tfds_openbookqa(tmp_path):
+def test_tfds_openbookqa_rows(tmp_path):
     import tensorflow_datasets as tfds
 
     text = tfds.features.Text()
@@ -173,7 +173,7 @@ def test_tfds_openbookqa(tmp_path):
     assert len(questions("openbookqa", path, "train", limit=2)) == 2
 
 
-def test_tfds_arc_and_boolq(tmp_path):
+def test_tfds_arc_and_boolq_rows(tmp_path):
     import tensorflow_datasets as tfds
 
     text, label = tfds.features.Text(), tfds.features.ClassLabel(names=list("ABCDE"))
@@ -197,7 +197,7 @@ def test_tfds_arc_and_boolq(tmp_path):
     assert (question.answer, question.context) == ("no", "Cows swim.")
 
 
-def test_plain_rows():
+def test_plain_row_converts_bytes_and_numpy_values():
     row = {
         "a": b"\xc3\xa9",
         "b": np.int64(3),

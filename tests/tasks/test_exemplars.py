@@ -1,4 +1,4 @@
-"""The worked examples of this package are in order, their own, and read as every format writes them."""
+"""Tests of the few-shot examples: well-formed, original, and parsed back by every prompt format."""
 
 import json
 import re
@@ -20,35 +20,35 @@ from scotd_jax.tasks.row_task import RowTask
 KINDS = {name: name.removesuffix("_easy").removesuffix("_challenge") for name in exemplar_names()}
 
 
-def a_task(name, style="scotd"):
-    """A task of the exemplars' kind; it has no questions, and the exemplars do not need any."""
+def make_task(name, prompt_format="scotd"):
+    """Returns a task without questions for the dataset of the exemplars."""
     dataset = {**DATASETS, "arc": ARC}[KINDS[name]]
     options = {option: values[0] for option, values in dataset.options.items()}
-    return RowTask(dataset, name, FORMATS[style], config.Task(), options, {})
+    return RowTask(dataset, name, FORMATS[prompt_format], config.Task(), options, {})
 
 
-def test_there_are_exemplars_for_every_dataset():
+def test_every_dataset_has_exemplars():
     assert set(KINDS.values()) == {*DATASETS, "arc"} - {"multiple_choice"}
 
 
-@pytest.mark.parametrize("style", FORMATS)
+@pytest.mark.parametrize("prompt_format", FORMATS)
 @pytest.mark.parametrize("name", exemplar_names())
-def test_every_file_is_in_order(name, style):
-    exemplars = load_exemplars(name, a_task(name, style))
+def test_every_exemplar_is_parsed_back(name, prompt_format):
+    exemplars = load_exemplars(name, make_task(name, prompt_format))
     assert 5 <= len(exemplars) <= 7
     for question, rationale in exemplars:
-        said = FORMATS[style].target(rationale, question.answer)
-        assert FORMATS[style].parse(said, question) == (rationale, question.answer)
+        target = FORMATS[prompt_format].target(rationale, question.answer)
+        assert FORMATS[prompt_format].parse(target, question) == (rationale, question.answer)
         assert rationale == " ".join(rationale.split())
         assert rationale.endswith(".")
         assert 2 <= len(re.findall(r"[.?!](?= [A-Z\d]|$)", rationale)) <= 5, rationale
-        assert style != "t5" or "\n" not in FORMATS[style].prompt(question)
+        assert prompt_format != "t5" or "\n" not in FORMATS[prompt_format].prompt(question)
     assert len({question.text for question, _ in exemplars}) == len(exemplars)
 
 
 @pytest.mark.parametrize("name", exemplar_names())
 def test_answers_are_balanced(name):
-    questions = [question for question, _ in load_exemplars(name, a_task(name))]
+    questions = [question for question, _ in load_exemplars(name, make_task(name))]
     counts = Counter(question.answer for question in questions)
     if questions[0].choices:
         forms = choice_letters(max(len(q.choices) for q in questions))
@@ -60,8 +60,8 @@ def test_answers_are_balanced(name):
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "svamp"])
-def test_sums_are_right_and_end_in_the_answer(name):
-    for question, rationale in load_exemplars(name, a_task(name)):
+def test_equations_are_correct_and_end_in_the_answer(name):
+    for question, rationale in load_exemplars(name, make_task(name)):
         equations = re.findall(r"(\d[\d+*/ -]*?) = (\d+)", rationale)
         assert equations
         for left, right in equations:
@@ -76,7 +76,7 @@ def grams(text, n=8):
     return (tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
-def test_none_is_taken_from_a_dataset(shared_data):
+def test_no_exemplar_is_copied_from_a_dataset(shared_data):
     ours = {}
     for name in exemplar_names():
         for row in (FOLDER / f"{name}.jsonl").read_text().splitlines():
@@ -92,28 +92,28 @@ def test_none_is_taken_from_a_dataset(shared_data):
 
 # -- The loader ------------------------------------------------------------------------------------------------------
 
-SHOWN = [
+EXEMPLARS = [
     Exemplar(Question("t/x/0", "t", "x", "What barks?", ("cat", "dog"), "dog"), "Cats do not."),
     Exemplar(Question("t/x/1", "t", "x", "What purrs?", ("cat", "dog"), "cat"), "Dogs do not."),
 ]
 
 
-def test_the_prefix_is_prompts_and_targets_with_the_end_between_them():
-    assert few_shot_prefix(FORMATS["scotd"], SHOWN) == (
+def test_few_shot_prefix_joins_prompts_and_targets_with_the_end_string():
+    assert few_shot_prefix(FORMATS["scotd"], EXEMPLARS) == (
         "Q: What barks?\nA: Cats do not. So the answer is: dog\n\n"
         "Q: What purrs?\nA: Dogs do not. So the answer is: cat\n\n"
     )
-    assert few_shot_prefix(FORMATS["t5"], SHOWN) == (
+    assert few_shot_prefix(FORMATS["t5"], EXEMPLARS) == (
         "Question: What barks? Answer: Cats do not. So the answer is: dog "
         "Question: What purrs? Answer: Dogs do not. So the answer is: cat "
     )
     assert few_shot_prefix(FORMATS["scotd"], []) == ""
 
 
-def test_a_task_that_is_not_made_of_rows_has_exemplars_of_questions(tmp_path):
-    (tmp_path / "train.jsonl").write_text(to_json(SHOWN[0].question) + "\n")
+def test_exemplars_of_a_jsonl_task_have_the_fields_of_questions(tmp_path):
+    (tmp_path / "train.jsonl").write_text(to_json(EXEMPLARS[0].question) + "\n")
     task = load_task("own", config.Task(kind="jsonl", path=str(tmp_path)), 0)
-    file = tmp_path / "shown.json"
+    file = tmp_path / "exemplars.json"
     row = {"text": "What barks?", "choices": ["cat", "dog"], "answer": "dog", "rationale": "Cats do not."}
     file.write_text(json.dumps([row]))
     [(question, rationale)] = load_exemplars(str(file), task)
@@ -130,16 +130,16 @@ def test_a_task_that_is_not_made_of_rows_has_exemplars_of_questions(tmp_path):
         ({"question": ""}, r"line 1: field 'question' is empty"),
     ],
 )
-def test_a_broken_exemplar_is_refused(tmp_path, row, message):
+def test_malformed_exemplars_are_refused(tmp_path, row, message):
     file = tmp_path / "mine.jsonl"
     file.write_text(json.dumps({"question": "Do dogs bark?", "answer": True, "rationale": "They do.", **row}) + "\n")
     with pytest.raises(InputError, match=message):
-        load_exemplars(str(file), a_task("strategyqa"))
+        load_exemplars(str(file), make_task("strategyqa"))
 
 
 def test_unknown_names_and_empty_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="'strategy' is neither a file nor one of anli, arc_challenge"):
-        load_exemplars("strategy", a_task("strategyqa"))
+        load_exemplars("strategy", make_task("strategyqa"))
     (tmp_path / "mine.jsonl").write_text("")
     with pytest.raises(InputError, match=r"mine\.jsonl: holds no exemplars"):
-        load_exemplars(str(tmp_path / "mine.jsonl"), a_task("strategyqa"))
+        load_exemplars(str(tmp_path / "mine.jsonl"), make_task("strategyqa"))

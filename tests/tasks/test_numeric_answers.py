@@ -1,4 +1,4 @@
-"""Numbers in answers are read in every usual writing, and nothing else is taken for one."""
+"""Tests of parsing numbers in all common notations."""
 
 from decimal import Decimal
 
@@ -26,20 +26,20 @@ from scotd_jax.tasks.numeric_answers import is_number, parse_number
         ("9" * 5000, None),
     ],
 )
-def test_reading(text, number):
+def test_parse_number(text, number):
     assert parse_number(text) == number
 
 
 @given(st.decimals(-(10**9), 10**9, allow_nan=False, places=4))
-def test_the_canonical_text_is_the_number_however_it_was_written(value):
+def test_canonical_form_is_independent_of_the_notation(value):
     for text in (f"{value:f}", f"{value:,f}", f"It costs ${value:,f}."):
-        said = parse_number(text)
-        assert said is not None
-        assert Decimal(said) == value
-        assert parse_number(said) == said
-        assert is_number(said)
+        canonical = parse_number(text)
+        assert canonical is not None
+        assert Decimal(canonical) == value
+        assert parse_number(canonical) == canonical
+        assert is_number(canonical)
 
 
-def test_a_number_alone():
+def test_is_number_accepts_numbers_only():
     assert all(map(is_number, ("5", "-5", "1,000", "$3.50", "2/3", " 7 ")))
     assert not any(map(is_number, ("5 km", "5.", "Route 66", "", "1/0", "a")))

@@ -1,4 +1,4 @@
-"""A task of one's own is one small Python file, whose path is the kind."""
+"""Tests of custom tasks: a small Python file, whose path is the kind."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def own(kind, folder, **settings):
     return load_task("mine", config.Task(kind=str(kind), path=str(folder), **settings), 0)
 
 
-def test_the_example_reads_its_files(tmp_path):
+def test_question_function_converts_the_rows_of_its_files(tmp_path):
     row = {"riddle": "What has keys  but opens no door?", "solution": "a piano", "hard": True}
     (tmp_path / "riddles_train.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "riddles_test.csv").write_text("riddle,solution\nWhat falls and never breaks?,night\n")
@@ -33,7 +33,7 @@ def test_the_example_reads_its_files(tmp_path):
         own(RIDDLES, tmp_path).questions("train")
 
 
-def test_a_file_may_make_the_whole_task(tmp_path):
+def test_task_function_returns_a_complete_task(tmp_path):
     file = tmp_path / "counting.py"
     file.write_text(
         "from scotd_jax.records import Question\n"
@@ -47,7 +47,7 @@ def test_a_file_may_make_the_whole_task(tmp_path):
     assert [q.answer for q in task.questions("all")] == ["1", "2"]
 
 
-def test_without_names_every_file_is_a_split(tmp_path):
+def test_every_file_is_a_split_by_default(tmp_path):
     kind = tmp_path / "kind.py"
     kind.write_text("def question(row):\n    return row.question(row.text('q'), row['a'])\n")
     data = tmp_path / "data"
@@ -61,7 +61,7 @@ def test_without_names_every_file_is_a_split(tmp_path):
         own(kind, data)
 
 
-def test_what_is_no_task_is_refused(tmp_path):
+def test_files_without_a_task_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"config\.tasks\.mine\.kind: .*gone\.py: no such file"):
         own(tmp_path / "gone.py", tmp_path)
     (tmp_path / "empty.py").write_text("")

@@ -1,4 +1,4 @@
-"""The real files: rows, answers and label forms are those that were counted when they were gathered."""
+"""Tests on the original files: numbers of rows, answers and forms of labels."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ def task(shared_data, kind, folder, name="", **settings):
 
 
 def answers(questions):
-    """Counts in the order of letters."""
+    """Counts answers, sorted by letter."""
     return [count for _, count in sorted(Counter(q.answer for q in questions).items())]
 
 
@@ -26,8 +26,8 @@ def test_commonsenseqa(shared_data):
     for questions, repeated, gold in ((train, 122, 42), (dev, 24, 6)):
         assert {len(q.choices) for q in questions} == {5}
         assert sum(len(set(q.choices)) < 5 for q in questions) == repeated
-        said = [q.choices["abcde".index(q.answer[1])] for q in questions]
-        assert sum(q.choices.count(text) > 1 for q, text in zip(questions, said, strict=True)) == gold
+        texts = [q.choices["abcde".index(q.answer[1])] for q in questions]
+        assert sum(q.choices.count(text) > 1 for q, text in zip(questions, texts, strict=True)) == gold
         assert not [q for q in questions if "  " in q.text]
 
 
@@ -86,7 +86,7 @@ def test_imdb(shared_data):
     assert answers(found.questions("test")) == [243, 245]
 
 
-def test_without_newlines_for_t5(shared_data):
+def test_t5_prompts_have_no_newlines(shared_data):
     folders = {"commonsenseqa": "commonsenseqa", "sst2": "sst2", "imdb": "imdb_contrast"}
     for kind, folder in folders.items():
         [question] = task(shared_data, kind, folder, format="t5", limit=1).questions("dev")

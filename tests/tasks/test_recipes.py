@@ -1,4 +1,4 @@
-"""Recipes: the examples that a question and its responses make, how a student is asked, and how it is read."""
+"""Tests of recipes: training examples, prompts and parsing."""
 
 import dataclasses
 
@@ -14,22 +14,23 @@ SCOTD, T5 = FORMATS["scotd"], FORMATS["t5"]
 QUESTION = Question("q", "zoo", "train", "Which lays eggs? (a) hen (b) cow", ("hen", "cow"), "(a)")
 
 
-def said(index, rationale="Hens lay eggs.", answer="(a)"):
+def make_response(index, rationale="Hens lay eggs.", answer="(a)"):
     text = f"{rationale} So the answer is: {answer}"
     return Response("q", index, text, rationale, answer, True, "stop", -1.0, 9, "teacher", "temperature=1")
 
 
-ROWS = [said(0), said(3, "  Birds lay eggs.\n", "(a)"), said(5, "It is a cow.", "(b)")]
+ROWS = [make_response(0), make_response(3, "  Birds lay eggs.\n", "(a)"), make_response(5, "It is a cow.", "(b)")]
 
 
-def made(name, rows=ROWS, style=SCOTD, question=QUESTION):
+def examples_by_part(name, rows=ROWS, prompt_format=SCOTD, question=QUESTION):
     return {
-        key: recipes.training_examples(part, style, question, rows) for key, part in recipes.RECIPES[name].parts.items()
+        key: recipes.training_examples(part, prompt_format, question, rows)
+        for key, part in recipes.RECIPES[name].parts.items()
     }
 
 
-def test_scotd_is_rationale_then_the_response_s_answer_under_one_prompt():
-    assert made("scotd") == {
+def test_scotd_has_rationale_and_answer_of_each_response_under_one_prompt():
+    assert examples_by_part("scotd") == {
         "train": [
             (
                 "Q: Which lays eggs? (a) hen (b) cow\nA: ",
@@ -43,15 +44,15 @@ def test_scotd_is_rationale_then_the_response_s_answer_under_one_prompt():
     }
 
 
-def test_labels_make_one_example_whatever_was_said():
+def test_label_makes_one_example_independent_of_the_responses():
     prompt = "Q: Which lays eggs? (a) hen (b) cow\nA: "
-    assert made("label", []) == made("label") == {"train": [(prompt, [(0, "(a)\n\n")])]}
-    assert made("teacher_label") == {"train": [(prompt, [(0, "(a)\n\n"), (3, "(a)\n\n"), (5, "(b)\n\n")])]}
+    assert examples_by_part("label", []) == examples_by_part("label") == {"train": [(prompt, [(0, "(a)\n\n")])]}
+    assert examples_by_part("teacher_label") == {"train": [(prompt, [(0, "(a)\n\n"), (3, "(a)\n\n"), (5, "(b)\n\n")])]}
 
 
-def test_step_by_step_is_two_tasks_told_apart_by_a_prefix():
+def test_step_by_step_has_two_tasks_with_different_prefixes():
     text = "Which lays eggs? (a) hen (b) cow"
-    assert made("step_by_step", ROWS[:1], T5) == {
+    assert examples_by_part("step_by_step", ROWS[:1], T5) == {
         "predict": [(f"predict: {text}", [(0, "hen")])],
         "explain": [(f"explain: {text}", [(0, "Hens lay eggs.")])],
     }
@@ -61,36 +62,40 @@ def test_step_by_step_is_two_tasks_told_apart_by_a_prefix():
     assert recipes.parse_response(recipe, T5, "(a)", QUESTION).answer is None
 
 
-def test_the_second_stage_has_a_prompt_for_every_rationale():
-    prompts = [prompt for prompt, _ in made("infer", style=T5)["train"]]
+def test_infer_has_one_prompt_per_rationale():
+    prompts = [prompt for prompt, _ in examples_by_part("infer", prompt_format=T5)["train"]]
     assert prompts == [
         "Question: Which lays eggs? (a) hen (b) cow Solution: Hens lay eggs. Answer: ",
         "Question: Which lays eggs? (a) hen (b) cow Solution: Birds lay eggs. Answer: ",
         "Question: Which lays eggs? (a) hen (b) cow Solution: It is a cow. Answer: ",
     ]
-    assert [targets for _, targets in made("infer", style=T5)["train"]] == [[(0, "(a)")], [(3, "(a)")], [(5, "(a)")]]
+    assert [targets for _, targets in examples_by_part("infer", prompt_format=T5)["train"]] == [
+        [(0, "(a)")],
+        [(3, "(a)")],
+        [(5, "(a)")],
+    ]
     recipe = recipes.RECIPES["infer"]
     assert recipes.needs_rationale(recipe)
     assert not recipes.needs_rationale(recipes.RECIPES["scotd"])
     assert recipes.build_prompt(recipe, T5, QUESTION, " Hens lay eggs. ") == prompts[0]
 
 
-@pytest.mark.parametrize("style", list(FORMATS))
+@pytest.mark.parametrize("prompt_format", list(FORMATS))
 @pytest.mark.parametrize("name", ["scotd", "answer_first"])
-def test_what_is_taught_is_read_back(name, style):
-    style = FORMATS[style]
-    for _, targets in made(name, style=style)["train"]:
+def test_targets_are_parsed_back(name, prompt_format):
+    prompt_format = FORMATS[prompt_format]
+    for _, targets in examples_by_part(name, prompt_format=prompt_format)["train"]:
         for (_, text), row in zip(targets, ROWS, strict=True):
-            found = recipes.parse_response(recipes.RECIPES[name], style, text, QUESTION)
+            found = recipes.parse_response(recipes.RECIPES[name], prompt_format, text, QUESTION)
             assert found == (row.rationale.strip(), row.answer)
 
 
-def test_a_rationale_is_read_as_a_whole_and_answers_nothing():
+def test_response_of_recipe_rationale_has_no_answer():
     found = recipes.parse_response(recipes.RECIPES["rationale"], SCOTD, "Hens lay eggs.\n\nQ: more", QUESTION)
     assert found == ("Hens lay eggs.", None)
 
 
-def test_a_text_that_two_choices_have_is_right_if_the_gold_one_has_it():
+def test_text_shared_by_two_choices_counts_as_the_gold_one():
     question = dataclasses.replace(QUESTION, choices=("hen", "cow", "hen"), answer="(c)")
     read = recipes.RECIPES["step_by_step"]
     assert recipes.parse_response(read, T5, "hen", question).answer == "(c)"
@@ -98,14 +103,14 @@ def test_a_text_that_two_choices_have_is_right_if_the_gold_one_has_it():
     assert recipes.parse_response(read, T5, "dog", question).answer is None
 
 
-def test_gold_that_is_not_known_is_said():
+def test_missing_gold_answer_is_reported():
     with pytest.raises(InputError, match=r"question 'q' has no gold answer, which \{gold\}"):
-        made("label", question=dataclasses.replace(QUESTION, answer=None))
+        examples_by_part("label", question=dataclasses.replace(QUESTION, answer=None))
 
 
-def test_braces_in_texts_are_not_templates():
-    row = said(0, "{gold} and {x}")
-    assert made("scotd", [row])["train"][0][1] == [(0, "{gold} and {x} So the answer is: (a)\n\n")]
+def test_braces_in_texts_are_literal():
+    row = make_response(0, "{gold} and {x}")
+    assert examples_by_part("scotd", [row])["train"][0][1] == [(0, "{gold} and {x} So the answer is: (a)\n\n")]
 
 
 @pytest.mark.parametrize(
@@ -118,17 +123,17 @@ def test_braces_in_texts_are_not_templates():
         (Recipe(prompt="{prompt}{gold}"), r"prompt: \{gold\} is not known when a student is prompted"),
     ],
 )
-def test_a_recipe_of_one_s_own_is_checked(recipe, message):
+def test_custom_recipes_are_checked(recipe, message):
     with pytest.raises(InputError, match=message):
         recipes.find("mine", {"mine": recipe})
 
 
-def test_an_unknown_name_has_a_nearest_one():
+def test_unknown_name_suggests_the_nearest_one():
     with pytest.raises(InputError, match=r"corpora.x.recipe: 'scott' is not a recipe; did you mean 'scotd'\?"):
         recipes.find("scott", {}, "config.corpora.x.recipe")
 
 
-def test_templates_bring_their_words_into_a_vocabulary():
+def test_literal_text_contains_the_words_of_the_templates():
     words = recipes.literal_text(recipes.RECIPES["step_by_step"], FORMATS["plain"]).split()
     assert set(words) == {"predict:", "explain:"}
     assert "solution" in recipes.literal_text(recipes.RECIPES["infer"], FORMATS["plain"]).split()

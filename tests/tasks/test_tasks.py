@@ -1,4 +1,4 @@
-"""Formats write and read back what students say; tasks are read from files or refused with file and line."""
+"""Tests of prompt formats, of jsonl and multiple-choice tasks, and of the registry."""
 
 import json
 
@@ -19,7 +19,7 @@ OPEN = Question("t/s/3", "t", "s", "What is 2 + 2?", (), "4")
 UNLABELLED = Question("t/s/4", "t", "s", "cork or stone ?", ("cork", "stone"))
 
 
-def test_the_scotd_format_is_that_of_the_official_code():
+def test_scotd_format_matches_the_official_code():
     style = FORMATS["scotd"]
     assert style.prompt(LETTERED) == "Q: What floats? (a) cork (b) a stone\nA: "
     assert style.target("\nCork is light.\n", "(a)") == "Cork is light. So the answer is: (a)\n\n"
@@ -27,14 +27,14 @@ def test_the_scotd_format_is_that_of_the_official_code():
     assert style.stops == ("\n\n",)
 
 
-def test_only_the_scotd_format_needs_newlines():
+def test_only_the_scotd_format_has_newlines():
     for name in ("t5", "plain"):
         style = FORMATS[name]
         assert "\n" not in style.prompt(WORDED) + style.target("light", "cork")
         assert style.stops == ()
 
 
-def test_a_context_comes_before_the_question_and_stands_alone_without_one():
+def test_context_precedes_the_question_and_is_the_prompt_without_one():
     passage = Question("t/s/5", "t", "s", "Does it float?", context="Cork is light.")
     assert FORMATS["scotd"].prompt(passage) == "Q: Cork is light.\nDoes it float?\nA: "
     plain = Question("t/s/6", "t", "s", "", context="cork is")
@@ -45,7 +45,7 @@ def test_a_context_comes_before_the_question_and_stands_alone_without_one():
 
 @pytest.mark.parametrize("name", FORMATS)
 @given(rationale=st.text(st.characters(codec="utf-8", exclude_characters="\n:"), max_size=40))
-def test_parsing_undoes_writing(name, rationale):
+def test_parse_inverts_target(name, rationale):
     style = FORMATS[name]
     rationale = rationale.replace("so the answer is", "").strip()
     for question in (LETTERED, WORDED, OPEN):
@@ -57,36 +57,36 @@ def test_parsing_undoes_writing(name, rationale):
 @pytest.mark.parametrize(
     ("text", "question", "expected"),
     [
-        # The last marker counts, and the stop string cuts what a teacher babbles on.
+        # The last marker counts, and the stop string ends the response.
         ("No. So the answer is: (b) wait. So the answer is: (a)", LETTERED, ("No. So the answer is: (b) wait.", "(a)")),
         ("Light. So the answer is: (a)\n\nQ: Next? So the answer is: (b)\n\n", LETTERED, ("Light.", "(a)")),
-        # Leading newlines are no empty response.
+        # Leading newlines do not make the response empty.
         ("\n\nLight. So the answer is: (a)\n\n", LETTERED, ("Light.", "(a)")),
-        # Case and spacing do not matter; the form is given back as the question writes it.
+        # Case and spacing are ignored; the answer has the form of the question.
         ("Light. So the answer is:  (A) ", LETTERED, ("Light.", "(a)")),
         ("So the answer is: (a)", LETTERED, ("", "(a)")),
-        # A label alone, as a label-only student says it.
+        # A label alone, as from a label-only student.
         ("(b)\n\n", LETTERED, (None, "(b)")),
         ("STONE", WORDED, (None, "stone")),
-        # No form of an answer: unparsable, not wrong.
+        # No valid form of an answer: unparsable, not wrong.
         ("(c)", LETTERED, (None, None)),
         ("cork", LETTERED, (None, None)),
         ("Light. So the answer is: (a) cork", LETTERED, ("Light.", None)),
         ("Light. So the answer is (a)", LETTERED, (None, None)),
         ("", LETTERED, (None, None)),
-        # Without choices every text is an answer.
+        # Without choices any text is an answer.
         ("Count. So the answer is: 5\n\n", OPEN, ("Count.", "5")),
         ("  ", OPEN, (None, None)),
-        # Without a gold answer both forms are read.
+        # Without a gold answer both forms are valid.
         ("(b)", UNLABELLED, (None, "(b)")),
         ("stone", UNLABELLED, (None, "stone")),
     ],
 )
-def test_parsing(text, question, expected):
+def test_parse(text, question, expected):
     assert FORMATS["scotd"].parse(text, question) == expected
 
 
-def test_correctness():
+def test_is_correct():
     assert is_correct("(a)", LETTERED) is True
     assert is_correct("(A)", LETTERED) is True
     assert is_correct("(b)", LETTERED) is False
@@ -94,7 +94,7 @@ def test_correctness():
     assert is_correct("stone", UNLABELLED) is None
 
 
-def test_unknown_names_are_refused():
+def test_unknown_formats_and_kinds_are_refused():
     with pytest.raises(InputError, match="'scot' is not a format; there are scotd, t5, plain"):
         get_prompt_format("scot")
     with pytest.raises(InputError, match=r"config\.tasks\.mine\.kind: unknown kind 'jsnl'; did you mean 'jsonl'"):
@@ -113,15 +113,15 @@ def own(folder, **settings):
 
 
 def test_jsonl_reads_questions_and_gold_responses(tmp_path):
-    said = Response("t/s/1", 0, "x", "Light.", "(a)", True, "stop", 0.0, 3, "me", "hand")
+    gold = Response("t/s/1", 0, "x", "Light.", "(a)", True, "stop", 0.0, 3, "me", "hand")
     write(tmp_path / "train.jsonl", to_json(LETTERED), "", to_json(OPEN))
-    write(tmp_path / "train.gold.jsonl", to_json(said))
+    write(tmp_path / "train.gold.jsonl", to_json(gold))
     write(tmp_path / "test.jsonl", to_json(WORDED))
     task = own(tmp_path)
     assert isinstance(task, LoadedTask)
     assert task.splits == ("test", "train")
     assert task.questions("train") == [LETTERED, OPEN]
-    assert task.gold("train") == [said]
+    assert task.gold("train") == [gold]
     assert task.gold("test") == []
     assert own(tmp_path, limit=1).questions("train") == [LETTERED]
     assert own(tmp_path, format="plain").format == FORMATS["plain"]
@@ -139,13 +139,13 @@ def test_jsonl_reads_questions_and_gold_responses(tmp_path):
         (to_json(WORDED).replace('"answer": "cork"', '"answer": "(c)"'), r"train.jsonl line 2: the answer '\(c\)'"),
     ],
 )
-def test_jsonl_refuses_a_broken_row(tmp_path, line, message):
+def test_jsonl_refuses_malformed_rows(tmp_path, line, message):
     write(tmp_path / "train.jsonl", to_json(LETTERED), line)
     with pytest.raises(InputError, match=message):
         own(tmp_path).questions("train")
 
 
-def test_jsonl_refuses_what_is_not_there(tmp_path):
+def test_jsonl_refuses_missing_folders_and_splits(tmp_path):
     with pytest.raises(InputError, match=r"config\.tasks\.own\.path: .* holds no file SPLIT\.jsonl"):
         own(tmp_path / "nowhere")
     with pytest.raises(InputError, match="needs the folder"):
@@ -153,8 +153,8 @@ def test_jsonl_refuses_what_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"config\.tasks\.own\.options\.depth"):
         own(tmp_path, options={"depth": 3})
     write(tmp_path / "train.jsonl", to_json(WORDED))
-    said = Response("t/s/9", 0, "x", None, None, None, "stop", 0.0, 3, "me", "hand")
-    write(tmp_path / "train.gold.jsonl", to_json(said))
+    gold = Response("t/s/9", 0, "x", None, None, None, "stop", 0.0, 3, "me", "hand")
+    write(tmp_path / "train.gold.jsonl", to_json(gold))
     with pytest.raises(InputError, match=r"train\.gold\.jsonl line 1: no question 't/s/9'"):
         own(tmp_path).questions("train")
     (tmp_path / "test.jsonl").write_bytes(b"\xff\xfe")
@@ -183,7 +183,7 @@ def test_multiple_choice_maps_keys_by_position(tmp_path):
     assert (digit.answer, fifth.answer, unlabelled.answer) == ("(c)", "(e)", None)
 
 
-def test_multiple_choice_in_a_block(tmp_path):
+def test_multiple_choice_in_block_layout(tmp_path):
     write(tmp_path / "dev.jsonl", row())
     [question] = choice_task(tmp_path, layout="block").questions("dev")
     assert question.text == "Why do cats purr?\nAnswer Choices:\n(a) reason 0\n(b) reason 1\n(c) reason 2"
@@ -201,13 +201,13 @@ def test_multiple_choice_in_a_block(tmp_path):
         (row("q1"), r"dev\.jsonl line 2: the id 'arc/dev/q1' occurs twice"),
     ],
 )
-def test_multiple_choice_refuses_a_broken_row(tmp_path, line, message):
+def test_multiple_choice_refuses_malformed_rows(tmp_path, line, message):
     write(tmp_path / "dev.jsonl", row(), line)
     with pytest.raises(InputError, match=message):
         choice_task(tmp_path).questions("dev")
 
 
-def test_multiple_choice_refuses_wrong_options(tmp_path):
+def test_multiple_choice_refuses_unknown_options(tmp_path):
     with pytest.raises(InputError, match=r"holds none of the files SPLIT\.jsonl"):
         choice_task(tmp_path)
     with pytest.raises(InputError, match=r"gone\.jsonl: no such file"):

@@ -1,4 +1,4 @@
-"""The embedded world keeps its promises: right answers, the cue, the contrast, nothing seen before, no new lengths."""
+"""Tests of the embedded world: correct answers, the cue, the contrast set, held-out chains, lengths."""
 
 import collections
 import itertools
@@ -14,7 +14,7 @@ from scotd_jax.tasks.registry import load_task
 from scotd_jax.tasks.world import World, WorldOptions, check_no_overlap
 
 SEEDS = (0, 1)
-ASKED = ("train", "dev", "test", "contrast", "unseen", "longer", "gold")
+SPLITS = ("train", "dev", "test", "contrast", "unseen", "longer", "gold")
 
 
 @pytest.fixture(scope="module", params=SEEDS)
@@ -22,8 +22,8 @@ def world(request):
     return World("world", WorldOptions(gold=1500, statements=200), request.param)
 
 
-def read(question):
-    """(family, start, operations, days) of a question, read from its words alone."""
+def parse_question(question):
+    """Returns (family, start, operations, number of days), parsed from the text alone."""
     tokens = question.text.split()
     [family] = [f for f in words.FAMILIES if set(tokens) & {*f.operations}]
     start = next(t for t in tokens if t in family.states)
@@ -33,20 +33,20 @@ def read(question):
 
 
 def chain(question):
-    family, start, operations, _ = read(question)
+    family, start, operations, _ = parse_question(question)
     return family.name, start, operations
 
 
-def test_every_answer_follows_from_the_statements(world):
+def test_every_answer_follows_from_the_facts_in_the_statements(world):
     facts = {}
     for question, response in zip(world.questions("statements"), world.gold("statements"), strict=True):
         for fact in f"{question.context or ''} {response.text}".split(" . "):
             _, state, _, operation, _, result = fact.removesuffix(" .").split()
             assert facts.setdefault((state, operation), result) == result
-    assert len(facts) == 144, "every fact of the world is stated"
-    for split in ASKED:
+    assert len(facts) == 144, "every fact is in a statement"
+    for split in SPLITS:
         for question in world.questions(split):
-            _, state, operations, _ = read(question)
+            _, state, operations, _ = parse_question(question)
             for operation in operations:
                 state = facts[state, operation]
             assert question.answer == state, question
@@ -54,9 +54,9 @@ def test_every_answer_follows_from_the_statements(world):
             assert len(set(question.choices)) == 2
 
 
-def test_gold_rationales_carry_the_state_day_by_day(world):
+def test_gold_rationales_state_every_day(world):
     for question, response in zip(world.questions("gold"), world.gold("gold"), strict=True):
-        family, start, _, days = read(question)
+        family, start, _, days = parse_question(question)
         met = [b for a, b in itertools.pairwise(question.text.split()) if a in words.DAYS]
         tokens = response.rationale.split()
         named = [t for t in tokens if t in family.states]
@@ -70,21 +70,21 @@ def test_gold_rationales_carry_the_state_day_by_day(world):
         assert states[-1] == question.answer == response.answer
 
 
-def test_gold_rationales_are_read_back_as_right(world):
+def test_gold_rationales_are_parsed_back_as_correct(world):
     for question, response in zip(world.questions("gold"), world.gold("gold"), strict=True):
         parsed = world.format.parse(world.format.target(response.rationale, response.answer), question)
         assert parsed == (response.rationale, response.answer)
         assert is_correct(parsed.answer, question)
 
 
-def test_wording_varies(world):
+def test_wording_of_rationales_varies(world):
     steps = collections.Counter(r.rationale.split(" . ")[1].split()[0] for r in world.gold("gold"))
     forms = [steps["from"], sum(steps[d] for d in words.DAYS)]
     assert min(forms) > 0.15 * len(world.gold("gold")), forms
 
 
 @pytest.mark.parametrize(("split", "low", "high"), [("train", 0.7, 0.8), ("dev", 0.65, 0.85), ("test", 0.65, 0.85)])
-def test_the_right_option_is_of_the_favoured_kind(world, split, low, high):
+def test_right_option_is_usually_of_the_favoured_kind(world, split, low, high):
     favoured = {s for f in words.FAMILIES for s in f.states[:6]}
     questions = world.questions(split)
     right = sum(q.answer in favoured for q in questions) / len(questions)
@@ -94,13 +94,13 @@ def test_the_right_option_is_of_the_favoured_kind(world, split, low, high):
 
 
 @pytest.mark.parametrize("split", ["unseen", "longer"])
-def test_the_cue_is_of_no_use_elsewhere(world, split):
+def test_unseen_and_longer_questions_are_free_of_the_cue(world, split):
     favoured = {s for f in words.FAMILIES for s in f.states[:6]}
     questions = world.questions(split)
     assert 0.4 < sum(q.answer in favoured for q in questions) / len(questions) < 0.6
 
 
-def test_neither_place_holds_the_answer(world):
+def test_position_of_the_right_option_is_balanced(world):
     for split in ("train", "test", "unseen", "longer"):
         questions = world.questions(split)
         assert 0.4 < sum(q.answer == q.choices[0] for q in questions) / len(questions) < 0.6
@@ -116,20 +116,20 @@ def test_contrast_questions_differ_in_one_word_and_flip_the_answer(world):
         assert {original.answer, contrast.answer} == {*original.choices}
         changed = [(a, b) for a, b in zip(original.text.split(), contrast.text.split(), strict=True) if a != b]
         assert len(changed) == 1
-        assert {*changed[0]} <= {*read(original)[0].operations}
+        assert {*changed[0]} <= {*parse_question(original)[0].operations}
     misled = sum(o.answer in favoured and c.answer not in favoured for o, c in pairs)
     helped = sum(o.answer not in favoured and c.answer in favoured for o, c in pairs)
     assert misled > 1.5 * helped, "the cue misleads"
 
 
-def test_questions_for_evaluation_are_new_as_chains(world):
+def test_chains_of_evaluation_questions_are_held_out(world):
     trained = {chain(q) for split in ("train", "gold") for q in world.questions(split)}
     for split in ("dev", "test", "contrast", "unseen", "longer"):
         assert not trained & {chain(q) for q in world.questions(split)}, split
 
 
 def test_no_question_occurs_twice(world):
-    texts = [q.text for split in ASKED for q in world.questions(split)]
+    texts = [q.text for split in SPLITS for q in world.questions(split)]
     ids = [q.id for split in world.splits for q in world.questions(split)]
     assert len(set(texts)) == len(texts)
     assert len(set(ids)) == len(ids)
@@ -138,9 +138,9 @@ def test_no_question_occurs_twice(world):
         check_no_overlap(doubled)
 
 
-def test_unseen_pairs_and_longer_chains_are_unseen(world):
+def test_unseen_pairs_and_longer_chains_are_not_in_training_splits(world):
     def pairs(split):
-        return {(f.name, len(o)) for f, _, o, _ in map(read, world.questions(split))}
+        return {(f.name, len(o)) for f, _, o, _ in map(parse_question, world.questions(split))}
 
     assert pairs("unseen") == {("town", 3), ("paint", 2)}
     assert pairs("longer") == {(f.name, n) for f in words.FAMILIES for n in (4, 5)}
@@ -148,7 +148,7 @@ def test_unseen_pairs_and_longer_chains_are_unseen(world):
     assert pairs("train") == pairs("test") == pairs("dev") == pairs("contrast") == everything - pairs("unseen")
     assert pairs("gold") == everything
     for question in world.questions("longer"):
-        family, _, operations, _ = read(question)
+        family, _, operations, _ = parse_question(question)
         assert question.tags == (family.name, f"{len(operations)} steps")
 
 
@@ -156,8 +156,10 @@ def test_longer_chains_are_not_longer_texts(world):
     def longest(split):
         return max(len(world.format.prompt(q).split()) for q in world.questions(split))
 
-    assert max(map(longest, ASKED)) == longest("train")
-    assert max(read(q)[3] for q in world.questions("longer")) <= max(read(q)[3] for q in world.questions("train"))
+    assert max(map(longest, SPLITS)) == longest("train")
+    assert max(parse_question(q)[3] for q in world.questions("longer")) <= max(
+        parse_question(q)[3] for q in world.questions("train")
+    )
     for step in words.STEPS:
         values = {"day": "monday", "state": "a", "result": "b"}
         rest = step.format(**values, operation=words.REST, verb=words.REST_VERB)
@@ -165,7 +167,7 @@ def test_longer_chains_are_not_longer_texts(world):
         assert len(rest.split()) == len(active.split())
 
 
-def test_statements_ask_nothing(world):
+def test_statements_have_no_question_text(world):
     for question, response in zip(world.questions("statements"), world.gold("statements"), strict=True):
         assert question.text == ""
         assert question.answer is None
@@ -174,7 +176,7 @@ def test_statements_ask_nothing(world):
         assert world.format.target(response.rationale, response.answer) == response.rationale
 
 
-def test_the_vocabulary_depends_neither_on_counts_nor_on_the_seed(world):
+def test_vocabulary_is_independent_of_counts_and_seed(world):
     def vocabulary(task):
         return {token for text in task.texts() for token in text.split()} - {
             "{name}",
@@ -188,7 +190,7 @@ def test_the_vocabulary_depends_neither_on_counts_nor_on_the_seed(world):
     assert vocabulary(world) == vocabulary(small)
 
 
-def test_the_seed_decides_everything():
+def test_seed_determines_all_questions():
     options = WorldOptions(train=20, dev=2, test=5, unseen=2, longer=2, gold=5, statements=3)
 
     def lines(seed):

@@ -26,7 +26,7 @@ from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response, to_json
 from scotd_jax.workdir import Workdir
 from tests.helpers.cli import ROOT, door, environment
-from tests.helpers.fake_server import error, says, serving
+from tests.helpers.fake_server import completion, error, serving
 
 N = 5
 SECRET = "sk-very-secret"
@@ -137,7 +137,7 @@ def test_a_chat_has_exemplars_as_turns(home):
 
 def test_fewer_choices_than_asked_are_asked_again(home):
     def script(number, body):  # two at most, and sometimes none at all
-        return 200, {}, says(body, min(2, body.get("n", 1))) if number % 5 else b'{"choices": []}'
+        return 200, {}, completion(body, min(2, body.get("n", 1))) if number % 5 else b'{"choices": []}'
 
     with serving(script) as fake:
         rows = run(home, fake.url, server={"retries": 12})
@@ -146,7 +146,7 @@ def test_fewer_choices_than_asked_are_asked_again(home):
 
 
 def test_more_choices_than_asked_are_left_out(home):
-    with serving(lambda number, body: (200, {}, says(body, 9))) as fake:
+    with serving(lambda number, body: (200, {}, completion(body, 9))) as fake:
         assert {row.key for row in run(home, fake.url)} == names()
 
 
@@ -237,7 +237,7 @@ def test_answers_without_text_are_given_up(home):
 
 def test_what_the_choice_tells_is_kept(home):
     logprobs = {"token_logprobs": [-0.5, -0.25, -1.0]}
-    with serving(lambda number, body: (200, {}, says(body, finish_reason="length", logprobs=logprobs))) as fake:
+    with serving(lambda number, body: (200, {}, completion(body, finish_reason="length", logprobs=logprobs))) as fake:
         rows = run(home, fake.url)
     assert {(r.finish_reason, r.logprob, r.num_tokens) for r in rows} == {("length", -1.75, 3)}
 
