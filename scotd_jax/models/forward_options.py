@@ -97,15 +97,18 @@ class ForwardOptions:
           layer: the layer.
           *args: its arguments, first of all the residual stream.
         """
-        attention = {} if self.attention is None else {"attention": self.attention}
         scope = f"{stack}_layer_{number if isinstance(number, int) else 'all'}"  # in profiles
 
         def dropout(x: Array, site: str) -> Array:
             return self.constrain(self.apply_dropout(x, f"{stack}/{site}", number))
 
+        functions: dict[str, Callable[..., Array]] = {"dropout": dropout}
+        if self.attention is not None:
+            functions["attention"] = self.attention
+
         def call(x: Array, *args: Any) -> Any:
             with jax.named_scope(scope):
-                return layer(self.constrain(x), *args, dropout=dropout, **attention)
+                return layer(self.constrain(x), *args, **functions)
 
         if self.remat == "none":
             return call(*args)
