@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Bad input. The message says what is wrong, where, what was expected and what to do.
+    """Bad input. The message states what is wrong, where, what was expected and what to do.
 
     `main` prints the message without a traceback and exits with status 2. Any other exception that escapes is a bug in
     the package and keeps its traceback.

@@ -66,8 +66,8 @@ class Server:
     extra_body: dict[str, Any] = dataclasses.field(default_factory=dict)  # request fields to add; None removes a field
 
     def __post_init__(self):
-        # key_env is written to manifests, so a key that was pasted here must be told from a name. Neither it nor a URL
-        # with credentials is repeated in a message.
+        # key_env is written to manifests, so a key that was pasted here must be distinguished from a name. Neither it
+        # nor a URL with credentials is repeated in a message.
         if self.key_env and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
             expected = "the NAME of an environment variable in capitals, such as OPENAI_API_KEY, not a key"
             raise FieldError("Server", "key_env", f"expected {expected}")

@@ -1,8 +1,8 @@
 """Config schema: every key that a config file may hold, as frozen dataclasses.
 
-Conventions, on which the generated configuration reference depends: the comment of a field stands on the field's line
-or on the lines directly above it. It says what the field does, its unit, and the meaning of special values (0, -1, "").
-Names of question sets have the form "TASK.SPLIT", where TASK is a key of `Config.tasks`.
+Conventions, on which the generated configuration reference depends: the comment of a field is on the field's line
+or on the lines directly above it. It states what the field does, its unit, and the meaning of special values (0, -1,
+""). Names of question sets have the form "TASK.SPLIT", where TASK is a key of `Config.tasks`.
 
 Standard library only, so that `--help` is fast.
 """

@@ -22,7 +22,7 @@ from scotd_jax.workdir import Artefact
 def build(context: RunContext, name: str) -> None:
     """Builds corpora/NAME: TFRecord files with index, descriptions, ledger.json, README.md, and manifest.
 
-    All hosts build shards, each with as many processes as the config says; the first host merges them. Neither number
+    All hosts build shards, each with the number of processes in the config; the first host merges them. Neither number
     changes a byte.
 
     Raises:

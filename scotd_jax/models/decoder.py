@@ -49,6 +49,8 @@ _ACTIVATIONS = {
 
 
 class Decoder(nnx.Module):
+    """Decoder-only model with rotary positions, RMSNorm and a gated MLP (Llama, Qwen and similar)."""
+
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
         embedding = {"std": config.initializer_range, "rngs": rngs}
         self.embed = TokenEmbedding(config.vocab_size, config.hidden_size, **embedding)
@@ -153,6 +155,8 @@ class Decoder(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
+    """Pre-norm layer: self-attention, then MLP, each with a residual connection."""
+
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
         self.attn_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.attn = DecoderAttention(config, dtype, rngs)
@@ -215,6 +219,8 @@ class DecoderAttention(nnx.Module):
 
 
 class DecoderMLP(nnx.Module):
+    """Gated MLP: down(activation(gate(x)) * up(x))."""
+
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
         shared = {"std": config.initializer_range, "bias": config.mlp_bias, "dtype": dtype, "rngs": rngs}
         self.gate = Dense(config.hidden_size, config.intermediate_size, out_dtype=dtype, **shared)

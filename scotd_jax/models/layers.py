@@ -32,6 +32,8 @@ def embed(table: Float[Array, "V D"], tokens: Int[Array, "*shape"]) -> Float[Arr
 
 
 class TokenEmbedding(nnx.Module):
+    """Token embedding table."""
+
     def __init__(self, vocab_size: int, width: int, *, std: float, rngs: nnx.Rngs):
         self.tokens = normal_param(rngs, (vocab_size, width), std)
 
@@ -66,6 +68,8 @@ def parallel_dense(layers: Sequence[Dense], x: Float[Array, "*lead I"]) -> list[
 
 
 class LayerNorm(nnx.Module):
+    """Layer normalization with scale and bias."""
+
     def __init__(self, width: int, *, eps: float = 1e-5):
         self.scale = nnx.Param(jnp.ones(width, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
@@ -76,6 +80,8 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
+    """Root-mean-square normalization with scale."""
+
     def __init__(self, width: int, *, eps: float):
         self.scale = nnx.Param(jnp.ones(width, jnp.float32))
         self.eps = eps
@@ -172,6 +178,7 @@ def _expand_like(vector: Float[Array, " D"], x: Float[Array, "*lead D"]) -> Arra
 
 @jax.custom_vjp
 def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Rectified linear unit."""
     return jnp.maximum(x, 0)
 
 

@@ -36,6 +36,8 @@ _POSITION_OFFSET = 2
 
 
 class OPT(nnx.Module):
+    """Decoder-only model with learned absolute positions (OPT)."""
+
     def __init__(self, config: OPTConfig, dtype: str, rngs: nnx.Rngs):
         width, embed_width = config.hidden_size, config.embed_width
         shared = {"std": config.init_std, "bias": False, "dtype": dtype, "rngs": rngs}
@@ -141,6 +143,8 @@ class OPT(nnx.Module):
 
 
 class OPTLayer(nnx.Module):
+    """Layer with self-attention and MLP, each with a residual connection."""
+
     def __init__(self, config: OPTConfig, dtype: str, rngs: nnx.Rngs):
         width, heads = config.hidden_size, config.num_attention_heads
         stds = dict.fromkeys("qkvo", config.init_std)
@@ -170,6 +174,8 @@ class OPTLayer(nnx.Module):
 
 
 class OPTMLP(nnx.Module):
+    """MLP with ReLU: down(relu(up(x)))."""
+
     def __init__(self, config: OPTConfig, dtype: str, rngs: nnx.Rngs):
         shared = {"std": config.init_std, "bias": True, "dtype": dtype, "rngs": rngs}
         self.up = Dense(config.hidden_size, config.ffn_dim, out_dtype=dtype, **shared)
@@ -180,6 +186,8 @@ class OPTMLP(nnx.Module):
 
 
 class OPTEmbeddings(nnx.Module):
+    """Token and position embeddings; positions start at an offset of 2."""
+
     def __init__(self, config: OPTConfig, rngs: nnx.Rngs):
         self.tokens = normal_param(rngs, (config.vocab_size, config.embed_width), config.init_std)
         rows = config.max_position_embeddings + _POSITION_OFFSET

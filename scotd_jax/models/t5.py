@@ -40,6 +40,8 @@ from scotd_jax.models.t5_config import T5Config
 
 
 class T5(nnx.Module):
+    """Encoder-decoder model with relative position biases (T5, T5 v1.1, Flan-T5)."""
+
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
         V, D, std = config.vocab_size, config.d_model, config.initializer_factor
         self.embed = TokenEmbedding(V, D, std=std, rngs=rngs)
@@ -86,6 +88,8 @@ class T5(nnx.Module):
 
 
 class T5Encoder(nnx.Module):
+    """Bidirectional encoder; all layers share one relative position bias."""
+
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
         self.rel_bias = _position_bias_table(config, rngs)
         self.layers = nnx.Dict({str(i): T5EncoderLayer(config, dtype, rngs) for i in range(config.num_layers)})
@@ -120,6 +124,8 @@ class T5Encoder(nnx.Module):
 
 
 class T5EncoderLayer(nnx.Module):
+    """Pre-norm layer: self-attention, then MLP, each with a residual connection."""
+
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
         self.attn, self.attn_norm = _attention_projections(config, dtype, rngs), _norm(config)
         self.mlp, self.mlp_norm = T5MLP(config, dtype, rngs), _norm(config)
@@ -137,6 +143,8 @@ class T5EncoderLayer(nnx.Module):
 
 
 class T5Decoder(nnx.Module):
+    """Causal decoder with cross-attention to the encoder."""
+
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
         self.rel_bias = _position_bias_table(config, rngs)
         self.layers = nnx.Dict({str(i): T5DecoderLayer(config, dtype, rngs) for i in range(config.decoder_layers)})
@@ -208,6 +216,8 @@ class T5Decoder(nnx.Module):
 
 
 class T5DecoderLayer(nnx.Module):
+    """Pre-norm layer: self-attention, cross-attention, then MLP, each with a residual connection."""
+
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
         self.attn, self.attn_norm = _attention_projections(config, dtype, rngs), _norm(config)
         self.cross, self.cross_norm = _attention_projections(config, dtype, rngs), _norm(config)
@@ -232,6 +242,8 @@ class T5DecoderLayer(nnx.Module):
 
 
 class T5MLP(nnx.Module):
+    """MLP with ReLU, or with a gated activation in T5 v1.1."""
+
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
         D, F, factor = config.d_model, config.d_ff, config.initializer_factor
         shared = {"bias": False, "dtype": dtype, "rngs": rngs}

@@ -1,4 +1,4 @@
-"""Stop strings at token level: a table that tells after every token whether the text contains a stop string.
+"""Stop strings at token level: a table of whether the text contains a stop string after every token.
 
 A stop string can be split into tokens in several ways and can begin or end inside a token: in OPT's vocabulary, two
 line feeds are one token or two. The strings are therefore matched over the bytes that tokens add to the text, by an

@@ -84,5 +84,5 @@ class QuestionLoader:
     def _exemplars(self, task: LoadedTask, count: int) -> list[Exemplar]:
         found = load_exemplars(self._specs[task.name].exemplars, task) if count else []
         if len(found) < count:
-            raise InputError(f"config.tasks.{task.name}.exemplars: there are {len(found)}, {count} are asked for")
+            raise InputError(f"config.tasks.{task.name}.exemplars: there are {len(found)}, {count} are requested")
         return found[:count]

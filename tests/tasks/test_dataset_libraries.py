@@ -33,7 +33,7 @@ HUB = {
         "(a)",
     ),
     "arc": (
-        {"id": "e1", "question": "Say", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
+        {"id": "e1", "question": "Name", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
         "(b)",
     ),
     "quarel": (
@@ -185,12 +185,12 @@ def test_tfds_arc_and_boolq_rows(tmp_path):
     }
     row = {
         "id": "x7",
-        "question": "Say",
+        "question": "Name",
         "choices": {"text": ["u", "v", "w"], "label": ["A", "B", "C"]},
         "answerKey": "C",
     }
     [question] = questions("arc", tfds_folder(tmp_path / "arc", features, [[row]]), "train")
-    assert (question.text, question.answer, question.id) == ("Say (a) u (b) v (c) w", "(c)", "arc/train/x7")
+    assert (question.text, question.answer, question.id) == ("Name (a) u (b) v (c) w", "(c)", "arc/train/x7")
     features = {"question": text, "passage": text, "answer": np.bool_, "title": text}
     row = {"question": "do cows swim", "passage": "Cows swim.", "answer": False, "title": "Cow"}
     [question] = questions("boolq", tfds_folder(tmp_path / "boolq", features, [[row]], "validation"), "dev")

@@ -56,7 +56,7 @@ def test_openbookqa_is_one_line_and_keeps_repeated_questions(tmp_path):
 def test_arc_part_comes_from_name_or_option(tmp_path):
     digits = {
         "id": "e1",
-        "question": {"stem": "Say", "choices": choices("x", "y", "z", labels="123")},
+        "question": {"stem": "Name", "choices": choices("x", "y", "z", labels="123")},
         "answerKey": "3",
     }
     lines(tmp_path / "ARC-Easy-Test.jsonl", digits)

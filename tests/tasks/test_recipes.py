@@ -117,7 +117,7 @@ def test_braces_in_texts_are_literal():
     ("recipe", "message"),
     [
         (Recipe({"a": Part(target="{rational}")}), r"recipes.mine.parts.a.target: unknown field \{rational\}; did you"),
-        (Recipe({"a": Part(prompt="{ask")}), "parts.a.prompt: '{ask' is not a valid template"),
+        (Recipe({"a": Part(prompt="{prompt")}), "parts.a.prompt: '{prompt' is not a valid template"),
         (Recipe({"a": Part(weight=0.0)}), "parts.a.weight: expected more than 0, found 0.0"),
         (Recipe({}), "at least one part"),
         (Recipe(prompt="{prompt}{gold}"), r"prompt: \{gold\} is not known when a student is prompted"),

@@ -66,8 +66,8 @@ class CorpusBatches:
         weights float32[B, G, R]                        1 on the tokens of the response, 0 on padding
 
     P and R are the largest of the part, rounded up to 8. If `max_shapes` > 1, most batches are packed instead
-    (`collate_packed`): B and G then count rows, and positions, questions and prompt_questions say which token belongs
-    to which question.
+    (`collate_packed`): B and G then count rows, and positions, questions and prompt_questions assign every token to
+    its question.
     """
 
     def __init__(

@@ -128,6 +128,7 @@ def workload_mesh(workload: Workload, sizes: c.Mesh, topology: Topology) -> Abst
 
 
 def describe_sizes(sizes: c.Mesh) -> str:
+    """Formats the sizes of a mesh."""
     return f"data={sizes.data}, fsdp={sizes.fsdp}, tensor={sizes.tensor}"
 
 

@@ -42,6 +42,7 @@ def build_model(workload: Workload, platform: str, layers: int = 0) -> api.Langu
 
 
 def abstract_array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding | None) -> jax.ShapeDtypeStruct:
+    """Returns an abstract array of a shape, type and sharding."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 

@@ -28,7 +28,7 @@ class RowParser:
 
         Raises:
           BadRowError: if the response is empty.
-          InputError: if it has a block and the options do not say what to do with it.
+          InputError: if it has a block and the options do not specify what to do with it.
         """
         _check_not_empty(row)
         if row.text is None or row.parsed:

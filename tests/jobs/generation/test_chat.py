@@ -173,7 +173,7 @@ def test_here_and_behind_a_server_the_turns_are_the_same(home, tmp_path):
     # Without the switch the same model reads one text, as before.
     bare = prompted(run, c.Model(path=said.model.path), few_shot=2)
     assert bare.prompt(question, task).startswith("Q: What is wet? (a) rain (b) sand\nA: Rain is water.")
-    with pytest.raises(InputError, match="there are 2, 3 are asked for"):
+    with pytest.raises(InputError, match="there are 2, 3 are requested"):
         prompted(run, said.model, few_shot=3).prompt(question, task)
 
 
