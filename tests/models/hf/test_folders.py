@@ -211,7 +211,7 @@ def test_broken_or_missing_files_are_refused(tmp_path):
         load_pretrained(tmp_path)
     (tmp_path / WEIGHTS).unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(InputError, match=r"neither model\.safetensors nor .*it has pytorch_model\.bin"):
+    with pytest.raises(InputError, match=r"neither model\.safetensors nor .*it contains pytorch_model\.bin"):
         load_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match=r"config\.json: model_type is 'bert'; supported are opt, t5, llama"):
