@@ -1,7 +1,7 @@
 """A recipe of one's own, on a task of one's own: CasCoD (arXiv 2405.19842) on riddles.
 
 One model learns two things: a rationale from a question, and an answer from a question with its rationale, of which
-the answer alone has weight. It is asked twice: first for its rationale (`own`), then for the answer.
+the answer alone has weight. It is prompted twice: first for its rationale (`own`), then for the answer.
 """
 
 from scotd_jax import config as c

@@ -1,4 +1,4 @@
-"""A random chat model says responses to a few questions, and a student of it has a corpus of the task's own ones.
+"""A random chat model generates responses to a few questions; a student has a corpus of gold responses.
 
 FOLDER is that of tests/helpers/chat_model.py: --config=tests/configs/chat.py:FOLDER
 """
@@ -15,7 +15,7 @@ def get_config(folder):
         c.Config(
             tasks={"home": c.Task(kind="jsonl", path=f"{folder}/task", exemplars=exemplars)},
             rationales={
-                "said": c.ModelSource(questions=("home.train",), model=model, few_shot=2, sampling=brief),
+                "sampled": c.ModelSource(questions=("home.train",), model=model, few_shot=2, sampling=brief),
                 "gold": c.TaskSource(questions=("home.exemplars",)),
             },
             corpora={"gold": c.Corpus(rationales=("gold",), few_shot=1)},

@@ -8,7 +8,7 @@ import tensorflow as tf
 from scotd_jax.corpus import tf_example
 from scotd_jax.corpus.grouped_example import FEATURES, GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
-from tests.helpers.cli import door
+from tests.helpers.cli import run_cli
 from tests.helpers.real_corpora import SETS, write_config
 
 BINS = {
@@ -24,7 +24,7 @@ def test_real_corpus_has_expected_counts_and_is_read_by_tensorflow_and_tfds(name
     import tensorflow_datasets as tfds
 
     config = write_config(tmp_path, name, shared_data)
-    done = door(f"--config={config}", f"--workdir={tmp_path}/w", "--jobs=sample,build")
+    done = run_cli(f"--config={config}", f"--workdir={tmp_path}/w", "--jobs=sample,build")
     assert done.returncode == 0, done.stderr
     schema = {key: tf.io.VarLenFeature(tf.string if "bytes" in text else tf.int64) for key, text in FEATURES.items()}
     for kind in ("opt", "t5"):

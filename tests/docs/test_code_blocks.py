@@ -63,7 +63,7 @@ def imports_resolve(source: str) -> None:
 
 
 def zoo_config() -> str:
-    """The complete config that the guide asks the reader to save as configs/zoo.py."""
+    """The complete config that the reader of the guide saves as configs/zoo.py."""
     (source,) = (b.text for b in blocks_of(ROOT / "docs/guides/tasks.md") if "def get_config" in b.text)
     return source
 

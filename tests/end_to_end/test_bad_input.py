@@ -1,4 +1,4 @@
-"""Damaged input, through the door: a message that names file and record, exit status 2, and nothing lost."""
+"""Damaged input on the command line: a message that names file and record, exit status 2, and nothing lost."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cli import door
+from tests.helpers.cli import run_cli
 
 CONFIG = "--config=tests/configs/cut.py"
 
@@ -14,7 +14,7 @@ CONFIG = "--config=tests/configs/cut.py"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("built")
-    done = door(CONFIG, f"--workdir={workdir}", "--jobs=sample,build")
+    done = run_cli(CONFIG, f"--workdir={workdir}", "--jobs=sample,build")
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -28,7 +28,7 @@ def workdir(built, tmp_path) -> Path:
 def refused(workdir: Path, *flags: str) -> str:
     """The message of a command that must fail as bad input does."""
     before = {p: p.read_bytes() for p in workdir.glob("rationales/*/*.json*")}
-    done = door(CONFIG, f"--workdir={workdir}", *flags)
+    done = run_cli(CONFIG, f"--workdir={workdir}", *flags)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert {p: p.read_bytes() for p in before} == before, "nothing that was there is lost"
@@ -95,7 +95,7 @@ def test_corpus_that_is_longer_than_the_model(workdir):
         ("training.freeze=('nothing',)", "training.freeze: 'nothing' fits no parameter"),
     ],
 )
-def test_a_training_that_could_never_begin_is_said_before_any_work(tmp_path, override, message):
+def test_impossible_training_is_refused_before_any_work(tmp_path, override, message):
     assert f"config.students.student: {message}" in refused(tmp_path, f"--config.students.student.{override}")
     assert not (tmp_path / "rationales").exists()
 
@@ -115,7 +115,7 @@ def test_artefact_that_was_never_made(tmp_path):
 
 
 def test_checkpoint_of_another_model(workdir):
-    done = door(CONFIG, f"--workdir={workdir}", "--jobs=train", "--config.students.student.training.steps=4")
+    done = run_cli(CONFIG, f"--workdir={workdir}", "--jobs=train", "--config.students.student.training.steps=4")
     assert done.returncode == 0, done.stderr
     # The manifest would already refuse; without it the checkpoint itself must.
     (workdir / "students/student/manifest.json").unlink()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cli import ROOT, door
+from tests.helpers.cli import ROOT, run_cli
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def world(tmp_path_factory) -> Path:
     """The work directory of the embedded world's chain in its smallest form."""
     workdir = tmp_path_factory.mktemp("world")
     # A relative path, as users write it.
-    done = door("--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}")
+    done = run_cli("--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr, "a newcomer would worry about it"
@@ -62,14 +62,14 @@ def test_the_report_stands_alone(world):
 
 def test_the_same_command_again_has_nothing_to_do(world):
     before = {path: path.read_bytes() for path in world.glob("*/*/manifest.json")}
-    again = door("--config=configs/world.py:runlocal", f"--workdir={world}")
+    again = run_cli("--config=configs/world.py:runlocal", f"--workdir={world}")
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("already complete") == len(before)
     assert {path: path.read_bytes() for path in world.glob("*/*/manifest.json")} == before
 
 
 def test_another_config_is_refused_in_the_same_folder(world):
-    other = door(
+    other = run_cli(
         "--config=configs/world.py:runlocal",
         f"--workdir={world}",
         "--jobs=sample",
@@ -86,7 +86,7 @@ def test_an_upstream_change_is_noticed_downstream(world):
     manifest = world / "rationales/sampled/manifest.json"
     original = manifest.read_text()
     manifest.write_text(original.replace(json.loads(original)["digest"], "0" * 16))
-    other = door("--config=configs/world.py:runlocal", f"--workdir={world}", "--jobs=build")
+    other = run_cli("--config=configs/world.py:runlocal", f"--workdir={world}", "--jobs=build")
     manifest.write_text(original)
     assert other.returncode == 2
     assert "made by another configuration: rationales was" in other.stderr
@@ -104,8 +104,8 @@ def test_an_upstream_change_is_noticed_downstream(world):
         (["--config=configs/world.py", "extra"], "unexpected argument 'extra'"),
     ],
 )
-def test_wrong_commands_say_what_to_do(flags, message, tmp_path):
-    done = door(*flags, f"--workdir={tmp_path}/w", timeout=120)
+def test_wrong_commands_are_refused_with_what_to_do(flags, message, tmp_path):
+    done = run_cli(*flags, f"--workdir={tmp_path}/w", timeout=120)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ import pytest
 from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.rationales.store import read_responses
-from tests.helpers.cli import ROOT, door
+from tests.helpers.cli import ROOT, run_cli
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -21,7 +21,7 @@ def run(tmp_path: Path, config: str, *settings: str, folder: str = "") -> Path:
     if folder and (SHARED / folder).is_dir():
         settings = (*settings, f"data={SHARED}")
     settings = ",".join(("runlocal", *settings))
-    done = door(f"--config=configs/{config}.py:{settings}", f"--workdir={tmp_path}", hurry=True)
+    done = run_cli(f"--config=configs/{config}.py:{settings}", f"--workdir={tmp_path}", hurry=True)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert (tmp_path / "report" / "index.html").exists()
@@ -108,7 +108,7 @@ def test_scicot_is_cross_fitted(tmp_path):
 
 
 def test_a_task_and_a_recipe_of_one_s_own(tmp_path):
-    done = door("--config=tests/configs/cascade.py", f"--workdir={tmp_path}", hurry=True)
+    done = run_cli("--config=tests/configs/cascade.py", f"--workdir={tmp_path}", hurry=True)
     assert done.returncode == 0, done.stderr
     assert len(examples(tmp_path, "cascade", "conclude")) == 6, "a prompt of its own for every rationale"
     rows = list(read_responses([tmp_path / "evaluations/cascade/riddles.test.responses.jsonl"]))

@@ -1,4 +1,4 @@
-"""The door as a user opens it: in a process of its own, with one device and without the strict settings of tests."""
+"""Runs the command line like a user: in a process of its own, with one device, without the strict settings of tests."""
 
 import os
 import subprocess
@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(hurry: bool = False) -> dict[str, str]:
-    """Of a user's process: one CPU device. `hurry`: see tests/helpers/fast_compile.py."""
+    """Returns the environment of a user's process with one CPU device. `hurry`: see tests/helpers/fast_compile.py."""
     flags = {"XLA_FLAGS": fast_compile.flags()} if hurry else {}
     return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | flags | {"JAX_PLATFORMS": "cpu"}
 
 
-def door(*flags: str, timeout: int = 600, hurry: bool = False) -> subprocess.CompletedProcess:
-    """`python -m scotd_jax.main` with these flags, in the root of the project."""
+def run_cli(*flags: str, timeout: int = 600, hurry: bool = False) -> subprocess.CompletedProcess:
+    """Runs `python -m scotd_jax.main` with these flags in the root of the project."""
     return subprocess.run(
         [sys.executable, "-m", "scotd_jax.main", *flags],
         cwd=ROOT,

@@ -18,7 +18,7 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 
 
 def question(i: int, split: str = "train") -> Question:
-    """Question i asks with 14 words that are its own; the right answer is the first of its two choices."""
+    """Returns questions of 14 words of their own each; the right answer is the first of the two choices."""
     text = " ".join(f"{split}{i}{word}" for word in (*WORDS, "red", "blue"))
     return Question(f"t/{split}/{i}", "t", split, text, ("yes", "no"), "yes")
 
@@ -48,7 +48,7 @@ def write_questions(folder: Path, **splits: list[Question]) -> None:
 def make_run(
     folder: Path,
     corpus: c.Corpus,
-    said: dict[str, list[Response]],
+    responses_by_name: dict[str, list[Response]],
     recipes: dict[str, c.Recipe] | None = None,
     **fields,
 ) -> RunContext:
@@ -59,13 +59,13 @@ def make_run(
     student = c.Student(**{"model": MODEL, "corpus": "c"} | fields)
     config = c.Config(
         tasks={"t": c.Task(kind="jsonl", path=str(folder / "t"))},
-        rationales={name: c.FileSource(questions=("t.train",)) for name in said},
-        corpora={"c": dataclasses.replace(corpus, rationales=corpus.rationales or tuple(said))},
+        rationales={name: c.FileSource(questions=("t.train",)) for name in responses_by_name},
+        corpora={"c": dataclasses.replace(corpus, rationales=corpus.rationales or tuple(responses_by_name))},
         students={"s": student},
         recipes=recipes or {},
     )
     run = make_context(config, Workdir(str(folder / "run")))
-    for name, rows in said.items():
+    for name, rows in responses_by_name.items():
         artefact = run.artefact("sample", name)
         if artefact.begin({"rows": len(rows)}):
             writer = ResponseWriter(artefact.path)
@@ -100,9 +100,9 @@ def expected(run: RunContext, kept: dict[str, list[Response]], flat: bool = Fals
         for id_, (each, task) in run.questions.by_id(("t.train",)).items():
             rows = kept.get(id_, [])
             for some in [[row] for row in rows] if flat else [rows] * bool(rows):
-                for prompt, said in recipes.training_examples(part, task.format, each, some):
-                    ids = [tokenizer.encode(text) + [tokenizer.eos_id] * (not task.format.end) for _, text in said]
-                    index = [some[0].sample_index] if flat else [k for k, _ in said]
+                for prompt, targets in recipes.training_examples(part, task.format, each, some):
+                    ids = [tokenizer.encode(text) + [tokenizer.eos_id] * (not task.format.end) for _, text in targets]
+                    index = [some[0].sample_index] if flat else [k for k, _ in targets]
                     example = GroupedExample(id_, "t", tokenizer.prompt_ids(prompt, "opt"), ids, index)
                     parts[name].append(example)
     return parts

@@ -42,7 +42,7 @@ def ledger(run):
 @pytest.mark.parametrize("recipe", ["scotd", "label", "teacher_label", "step_by_step", "rationale", "infer", "text"])
 @pytest.mark.parametrize("balance", ["questions", "responses"])
 def test_a_corpus_holds_what_its_recipe_makes_of_the_kept_responses(home, recipe, balance):
-    run = make_run(home, c.Corpus(recipe=recipe, balance=balance), {"said": ROWS})
+    run = make_run(home, c.Corpus(recipe=recipe, balance=balance), {"sampled": ROWS})
     assert built(run) == expected(run, right(ROWS), flat=balance == "responses")
     report = ledger(run)
     assert report["total"] == len(ROWS) == 66
@@ -58,7 +58,7 @@ def test_the_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monk
         part = home / name
         part.mkdir()
         (part / "t").symlink_to(home / "t")
-        return make_run(part, c.Corpus(recipe=recipe, rationale_control=kind, **fields), {"said": ROWS})
+        return make_run(part, c.Corpus(recipe=recipe, rationale_control=kind, **fields), {"sampled": ROWS})
 
     one, several, hosts = run("one"), run("several", processes=2), run("hosts")
     build(one, "c")
@@ -77,7 +77,7 @@ def test_the_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monk
 def test_the_order_does_not_depend_on_the_number_of_shards(home):
     found = []
     for count in (1, 3, 50):
-        run = make_run(home, c.Corpus(shards=count, rationale_control="other"), {"said": ROWS})
+        run = make_run(home, c.Corpus(shards=count, rationale_control="other"), {"sampled": ROWS})
         found.append(built(run))
         assert len(list(folder(run).glob("train-*.tfrecord"))) == min(count, 11)
         run.artefact("build", "c").remove()
@@ -87,17 +87,17 @@ def test_the_order_does_not_depend_on_the_number_of_shards(home):
 @pytest.mark.parametrize("kind", ["shuffled", "other", "empty"])
 @pytest.mark.parametrize("recipe", ["scotd", "infer"])
 def test_controls_change_the_rationale_and_nothing_else(home, kind, recipe):
-    run = make_run(home, c.Corpus(recipe=recipe, rationale_control=kind, n=4), {"said": ROWS})
+    run = make_run(home, c.Corpus(recipe=recipe, rationale_control=kind, n=4), {"sampled": ROWS})
     groups = [(q, right(r for r in ROWS if r.sample_index < 4)[q.id]) for q in QUESTIONS]
     assert built(run) == expected(run, {q.id: rows for q, rows in apply_control(kind, groups)})
     assert ledger(run)["bins"]["kept"] == sum(len(rows) for _, rows in groups)
 
 
 def test_what_no_longer_fits_after_a_control_is_too_long(home):
-    own = make_run(home, c.Corpus(), {"said": ROWS})
+    own = make_run(home, c.Corpus(), {"sampled": ROWS})
     longest = max(len(r) for e in built(own)["train"] for r in e.responses)
     own.artefact("build", "c").remove()
-    limited = make_run(home, c.Corpus(rationale_control="other", max_response_tokens=longest - 1), {"said": ROWS})
+    limited = make_run(home, c.Corpus(rationale_control="other", max_response_tokens=longest - 1), {"sampled": ROWS})
     parts = built(limited)
     assert max(len(r) for e in parts["train"] for r in e.responses) <= longest - 1
     report = ledger(limited)
@@ -107,7 +107,7 @@ def test_what_no_longer_fits_after_a_control_is_too_long(home):
 
 
 def test_a_control_of_rationales_that_nobody_reads_is_refused(home):
-    run = make_run(home, c.Corpus(recipe="teacher_label", rationale_control="shuffled"), {"said": ROWS})
+    run = make_run(home, c.Corpus(recipe="teacher_label", rationale_control="shuffled"), {"sampled": ROWS})
     with pytest.raises(
         InputError, match="config.corpora.c.rationale_control: recipe 'teacher_label' uses no rationale"
     ):
@@ -134,7 +134,7 @@ def test_several_sets_are_one_row_of_samples(home):
 
 def test_rows_of_other_questions_are_counted(home):
     write_questions(home / "t", train=QUESTIONS, few=QUESTIONS[4:6])
-    run = make_run(home, c.Corpus(questions=("t.few",)), {"said": ROWS})
+    run = make_run(home, c.Corpus(questions=("t.few",)), {"sampled": ROWS})
     assert {example.question_id for example in built(run)["train"]} == {q.id for q in QUESTIONS[4:6]}
     report = ledger(run)
     assert report["total"] == 66
@@ -143,7 +143,7 @@ def test_rows_of_other_questions_are_counted(home):
 
 
 def test_a_build_that_was_cut_goes_on_with_the_shards_that_are_missing(home, monkeypatch):
-    run = make_run(home, c.Corpus(shards=3), {"said": ROWS})
+    run = make_run(home, c.Corpus(shards=3), {"sampled": ROWS})
     build(run, "c")
     whole = files(run)
     run.artefact("build", "c").remove()
@@ -170,15 +170,15 @@ def test_a_build_that_was_cut_goes_on_with_the_shards_that_are_missing(home, mon
 
 
 def test_processes_change_no_identity(home):
-    run = make_run(home, c.Corpus(), {"said": ROWS})
+    run = make_run(home, c.Corpus(), {"sampled": ROWS})
     build(run, "c")
     digest = run.artefact("build", "c").digest
-    build(make_run(home, c.Corpus(processes=7), {"said": ROWS}), "c")
+    build(make_run(home, c.Corpus(processes=7), {"sampled": ROWS}), "c")
     assert run.artefact("build", "c").digest == digest
 
 
 def test_a_corpus_without_examples_names_the_bins(home):
-    run = make_run(home, c.Corpus(keep="wrong", max_response_tokens=1), {"said": ROWS})
+    run = make_run(home, c.Corpus(keep="wrong", max_response_tokens=1), {"sampled": ROWS})
     with pytest.raises(InputError, match=r"corpus is empty.*0 of 66 responses kept \(16 too_long, 50 not_selected\)"):
         build(run, "c")
     run = make_run(home, c.Corpus(recipe="label", questions=("t.train",), max_prompt_tokens=1), {})
@@ -198,21 +198,23 @@ def test_labels_alone_obey_the_limits_of_the_prompt(home):
 def test_parts_visit_the_same_question_and_sample_at_the_same_step(home):
     options = {"batch_size": 4, "group_size": 2, "start_token": None, "seed": 3}
     for balance in ("questions", "responses"):
-        recipe = c.Recipe({"ask": c.Part("{question}", "{rationale}"), "infer": c.Part("{rationale}", "{question}")})
-        run = make_run(home, c.Corpus(recipe="both", balance=balance), {"said": ROWS}, {"both": recipe})
+        recipe = c.Recipe(
+            {"explain": c.Part("{question}", "{rationale}"), "infer": c.Part("{rationale}", "{question}")}
+        )
+        run = make_run(home, c.Corpus(recipe="both", balance=balance), {"sampled": ROWS}, {"both": recipe})
         run.artefact("build", "c").remove()
         parts = built(run)
-        batches = open_batches(folder(run), ("ask", "infer"), **options)
+        batches = open_batches(folder(run), ("explain", "infer"), **options)
         samples = {tuple(e.prompt[1:]): (e.question_id, e.sample_index[0]) for e in parts["infer"]}
         for step in range(8):
-            ask, infer = batches[step]["ask"], batches[step]["infer"]
-            assert ask["targets"].shape[1] == (2 if balance == "questions" else 1)
+            explain, infer = batches[step]["explain"], batches[step]["infer"]
+            assert explain["targets"].shape[1] == (2 if balance == "questions" else 1)
             assert infer["targets"].shape[1] == 1  # one prompt, one response
             for row in range(4):
-                said = ask["targets"][row, 0][ask["weights"][row, 0] > 0].tolist()
+                targets = explain["targets"][row, 0][explain["weights"][row, 0] > 0].tolist()
                 read = infer["prompt"][row][infer["prompt_mask"][row]].tolist()[1:]
-                assert [*read, int(infer["inputs"][row, 0, 0])] == said
-                assert tuple(said) in samples
+                assert [*read, int(infer["inputs"][row, 0, 0])] == targets
+                assert tuple(targets) in samples
 
 
 def test_workers_need_no_jax():

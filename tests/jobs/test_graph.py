@@ -15,10 +15,10 @@ def world() -> c.Config:
     return c.Config(
         tasks={"w": c.Task()},
         rationales={
-            "said": c.ModelSource(questions=("w.train",), model=c.Model(student="teacher")),
+            "sampled": c.ModelSource(questions=("w.train",), model=c.Model(student="teacher")),
             "gold": c.TaskSource(questions=("w.gold",)),
         },
-        corpora={"many": c.Corpus(rationales=("said",)), "stream": c.Corpus(rationales=("gold",))},
+        corpora={"many": c.Corpus(rationales=("sampled",)), "stream": c.Corpus(rationales=("gold",))},
         students={
             "student": c.Student(model=TINY, corpus="many", dev_sets=("w.dev",), eval_sets=("w.test",), export=True),
             "teacher": c.Student(model=TINY, corpus="stream"),
@@ -35,7 +35,7 @@ def test_everything_comes_after_what_it_needs():
     assert steps[-1] == Step("report", "")
 
 
-def test_only_the_jobs_asked_for():
+def test_only_the_requested_jobs():
     assert chain(world(), ("export",)) == [Step("export", "student")]
     assert {step.job for step in chain(world(), ("sample", "build"))} == {"sample", "build"}
     with pytest.raises(InputError, match="did you mean 'evaluate'"):
@@ -56,7 +56,7 @@ def change(section: str, name: str, kind: type | None = None, **fields) -> c.Con
     [
         (
             change("rationales", "gold", kind=c.ModelSource, model=c.Model(student="student")),
-            "depend on each other in a cycle.*sample said",
+            "depend on each other in a cycle.*sample sampled",
         ),
         (change("students", "student", corpus="mamy"), "students.student.corpus: 'mamy' is not defined; .*'many'"),
         (change("students", "student", dev_sets=("w.test",)), "may not choose the checkpoint"),
@@ -66,7 +66,10 @@ def change(section: str, name: str, kind: type | None = None, **fields) -> c.Con
         (change("students", "student", model=c.Model(architecture="opt-tiny")), "random weights needs one"),
         (change("students", "student", model=dataclasses.replace(TINY, student="teacher")), "architecture and student"),
         (change("corpora", "many", rationales=()), "needs rationales"),
-        (change("rationales", "said", sampling=c.Sampling(n=0)), r"said.sampling.n: expected at least 1, found 0"),
+        (
+            change("rationales", "sampled", sampling=c.Sampling(n=0)),
+            r"sampled.sampling.n: expected at least 1, found 0",
+        ),
         (change("rationales", "gold", kind=c.ServerSource), r"gold.server.model: set the name of the model"),
         (
             change("rationales", "gold", kind=c.ServerSource, server=c.Server(model="m")),

@@ -1,4 +1,4 @@
-"""Imports as a job: what lies in the work directory, what the door says, and the three real corpora."""
+"""Tests of imports as a job: files of the work directory, messages, and the three real corpora."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, to_json
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.workdir import Workdir
-from tests.helpers.cli import door
+from tests.helpers.cli import run_cli
 from tests.rationales.importers.test_importers import KETTLE, QUESTIONS, SAYS_A, write
 
 FILE = '''"""One imported set of responses."""
@@ -25,8 +25,8 @@ from scotd_jax import config as c
 
 def get_config():
     task = c.Task(kind="jsonl", path={folder!r})
-    said = c.FileSource(questions=("home.train",), path={path!r}, importer="prompt_completion")
-    return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}))
+    source = c.FileSource(questions=("home.train",), path={path!r}, importer="prompt_completion")
+    return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"sampled": source}}))
 '''
 
 
@@ -36,38 +36,38 @@ def home(tmp_path) -> Path:
     (tmp_path / "task").mkdir()
     (tmp_path / "task/train.jsonl").write_text("".join(to_json(q) + "\n" for q in QUESTIONS))
     good, bad = {"prompt": KETTLE, "completion": SAYS_A}, {"prompt": KETTLE}
-    write(tmp_path / "said/1.jsonl", [good, good], lines=True)
-    write(tmp_path / "said/2.jsonl", [good, bad, good], lines=True)
+    write(tmp_path / "sampled/1.jsonl", [good, good], lines=True)
+    write(tmp_path / "sampled/2.jsonl", [good, bad, good], lines=True)
     return tmp_path
 
 
 def run(home: Path, skip_bad: bool = False, **fields) -> Path:
     """Runs the job; the folder of what it made."""
     task = c.Task(kind="jsonl", path=str(home / "task"))
-    fields = {"path": f"{home}/said/*.jsonl", "importer": "prompt_completion"} | fields
-    said = c.FileSource(questions=("home.train",), **fields)
-    config = c.Config(tasks={"home": task}, rationales={"said": said})
-    sample(make_context(config, Workdir(str(home / "w")), skip_bad), "said")
-    return home / "w/rationales/said"
+    fields = {"path": f"{home}/sampled/*.jsonl", "importer": "prompt_completion"} | fields
+    source = c.FileSource(questions=("home.train",), **fields)
+    config = c.Config(tasks={"home": task}, rationales={"sampled": source})
+    sample(make_context(config, Workdir(str(home / "w")), skip_bad), "sampled")
+    return home / "w/rationales/sampled"
 
 
-def test_bad_rows_stop_the_door_or_are_counted(home):
+def test_bad_rows_stop_the_job_or_are_counted(home):
     config = home / "config.py"
-    config.write_text(FILE.format(folder=str(home / "task"), path=f"{home}/said/*.jsonl"))
+    config.write_text(FILE.format(folder=str(home / "task"), path=f"{home}/sampled/*.jsonl"))
     flags = (f"--config={config}", f"--workdir={home / 'w'}", "--jobs=sample")
-    done = door(*flags)
+    done = run_cli(*flags)
     assert done.returncode == 2
-    assert f"error: {home}/said/2.jsonl line 2: field 'completion' is missing" in done.stderr
-    assert not (home / "w/rationales/said").exists(), "nothing that could be taken for a result"
-    done = door(*flags, "--skip-bad")
+    assert f"error: {home}/sampled/2.jsonl line 2: field 'completion' is missing" in done.stderr
+    assert not (home / "w/rationales/sampled").exists(), "nothing that could be taken for a result"
+    done = run_cli(*flags, "--skip-bad")
     assert done.returncode == 0, done.stderr
     assert "4 of 5 rows imported (skipped: 1 missing field)" in done.stderr
-    folder = home / "w/rationales/said"
+    folder = home / "w/rationales/sampled"
     ledger = json.loads((folder / "ledger.json").read_text())
     assert ledger["files"]["2.jsonl"] == {
         "read": 3,
         "imported": 2,
-        "skipped": {"missing field": {"rows": 1, "first": [f"{home}/said/2.jsonl line 2"]}},
+        "skipped": {"missing field": {"rows": 1, "first": [f"{home}/sampled/2.jsonl line 2"]}},
         "right": 2,
         "wrong": 0,
         "no_answer": 0,
@@ -83,15 +83,15 @@ def test_the_same_again_is_skipped_and_other_files_are_refused(home):
     before = {p: p.read_bytes() for p in folder.rglob("*.json*")}
     run(home)
     assert {p: p.read_bytes() for p in folder.rglob("*.json*")} == before
-    write(home / "said/3.jsonl", [], lines=True)
+    write(home / "sampled/3.jsonl", [], lines=True)
     with pytest.raises(InputError, match=r"made by another configuration: files./.*3.jsonl"):
         run(home, skip_bad=True)
 
 
-def test_a_refused_import_leaves_no_trace_and_can_be_mended(home):
+def test_a_refused_import_leaves_no_trace_and_can_be_repeated(home):
     with pytest.raises(InputError, match="2.jsonl line 2"):
         run(home)
-    folder = run(home, path=f"{home}/said/1.jsonl")
+    folder = run(home, path=f"{home}/sampled/1.jsonl")
     rows = list(read_responses(sorted(folder.glob("responses-*.jsonl"))))
     assert [(r.sample_index, r.answer, r.correct, r.model) for r in rows] == [
         (0, "(a)", True, "1"),
@@ -104,11 +104,11 @@ def test_what_was_sampled_can_be_imported(home):
     rows = list(read_responses(sorted(folder.glob("responses-*.jsonl"))))
     spec = c.FileSource(path=f"{folder}/responses-*.jsonl", importer="responses")
     task = load_task("home", c.Task(kind="jsonl", path=str(home / "task")), 0)
-    asked = {q.id: (q, task) for q in task.questions("train")}
-    assert list(FileImport(spec, "r").responses(asked)) == rows
+    questions_by_id = {q.id: (q, task) for q in task.questions("train")}
+    assert list(FileImport(spec, "r").responses(questions_by_id)) == rows
 
 
-def test_a_release_may_be_asked_for_later(home):
+def test_release_can_be_requested_later(home):
     folder = run(home, skip_bad=True)
     assert not (folder / "release").exists()
     run(home, release="jsonl")
@@ -145,23 +145,23 @@ OPENBOOKQA = {  # right, wrong, none
 }
 
 
-def ask(folder: Path, file: str, layout: str = "line"):
+def load_questions(folder: Path, file: str, layout: str = "line"):
     task = c.Task(kind="multiple_choice", path=str(folder), options={"files": {"train": file}, "layout": layout})
     loaded = load_task("t", task, 0)
     return {q.id: (q, loaded) for q in loaded.questions("train")}
 
 
 def test_openbookqa_by_three_teachers(shared_data, tmp_path):
-    """Through the door: it is the largest, and the checks of types that tests run with would take most of the time."""
+    """Runs in a process: this is the largest corpus, and the type checks of the tests would take most of the time."""
     config = tmp_path / "config.py"
     files = 'options={"files": {"train": "train.jsonl"}}'
     task = f'c.Task(kind="multiple_choice", path="{shared_data}/openbookqa", {files})'
     path = f"{shared_data}/rationales/openbookqa_multi/*_ranked.json.gz"
     text = FILE.format(folder="", path=path).replace("prompt_completion", "openbookqa_multi")
     config.write_text(text.replace("""c.Task(kind="jsonl", path='')""", task))
-    done = door(f"--config={config}", f"--workdir={tmp_path / 'w'}", "--jobs=sample")
+    done = run_cli(f"--config={config}", f"--workdir={tmp_path / 'w'}", "--jobs=sample")
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "w/rationales/said"
+    folder = tmp_path / "w/rationales/sampled"
     ledger = json.loads((folder / "ledger.json").read_text())
     counted = {
         file.removesuffix("_ranked.json.gz"): (n["right"], n["wrong"], n["no_answer"])
@@ -184,25 +184,25 @@ def test_openbookqa_by_three_teachers(shared_data, tmp_path):
 
 
 def test_commonsenseqa_by_palm(shared_data, tmp_path):
-    asked = ask(shared_data / "commonsenseqa", "train_rand_split.jsonl", "block")
+    questions_by_id = load_questions(shared_data / "commonsenseqa", "train_rand_split.jsonl", "block")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/train_CoT_*.json.gz"
     spec = c.FileSource(path=path, importer="commonsenseqa_palm540b")
     job = FileImport(spec, "r")
-    assert sum("\n\n" in row.text for row in job.responses(asked)) == 0
+    assert sum("\n\n" in row.text for row in job.responses(questions_by_id)) == 0
     total = job.ledger.to_json()["total"]
     assert (total["read"], total["right"], total["no_answer"], total["questions"]) == (9741, 7377, 182, 9741)
     # By row, in the order of the questions' file, it is silently useless; not here.
-    (tmp_path / "ids.txt").write_text("".join(f"{id_}\n" for id_ in asked))
+    (tmp_path / "ids.txt").write_text("".join(f"{id_}\n" for id_ in questions_by_id))
     by_row = c.FileSource(path=path, importer=spec.importer, options={"ids": str(tmp_path / "ids.txt")})
     with pytest.raises(InputError, match=r"of 9741 .*\(20.5%\), no better than chance \(20.0%\): .*wrong order"):
-        list(FileImport(by_row, "r").responses(asked))
+        list(FileImport(by_row, "r").responses(questions_by_id))
 
 
 def test_commonsenseqa_dev_by_palm(shared_data):
-    asked = ask(shared_data / "commonsenseqa", "dev_rand_split.jsonl")
+    questions_by_id = load_questions(shared_data / "commonsenseqa", "dev_rand_split.jsonl")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/test_CoT_*.json.gz"
     job = FileImport(c.FileSource(path=path, importer="commonsenseqa_palm540b"), "r")
-    list(job.responses(asked))
+    list(job.responses(questions_by_id))
     total = job.ledger.to_json()["total"]
     assert (total["read"], total["right"], total["no_answer"]) == (1221, 961, 16)
 

@@ -1,4 +1,4 @@
-"""What the train job takes for the same training, whom it asks, and what it holds while updates run."""
+"""Tests of the train job: its identity, dev evaluation and memory during updates."""
 
 import dataclasses
 import weakref
@@ -24,7 +24,7 @@ def built(folder, **changes) -> RunContext:
     fields = {"steps": 4, "batch_size": 8, "eval_every": 2, "log_every": 1, "startup_check": False} | changes
     training = c.Training(optimizer=c.Optimizer(warmup_steps=1), **fields)
     run = make_run(
-        folder, c.Corpus(decontaminate=0), {"said": responses(questions, 2)}, training=training, dev_sets=("t.dev",)
+        folder, c.Corpus(decontaminate=0), {"sampled": responses(questions, 2)}, training=training, dev_sets=("t.dev",)
     )
     short = c.Sampling(temperature=0.0, max_new_tokens=4)
     run = make_context(dataclasses.replace(run.config, evaluation=c.Evaluation(sampling=short)), run.workdir)
@@ -54,7 +54,7 @@ def watched(monkeypatch, name: str, dtype: str) -> list[weakref.ref]:
 
 def test_neither_what_it_starts_from_nor_who_answers_dev_questions_is_held_during_updates(tmp_path, monkeypatch):
     run = built(tmp_path)
-    # A speaker's embeddings are those of the state; its kernels are its own.
+    # The embeddings for evaluation are those of the state; the kernels are copies.
     dtypes = {"params": "float32", "to_sampling_devices": "bfloat16"}
     made = {name: watched(monkeypatch, name, dtype) for name, dtype in dtypes.items()}
     alive = []
@@ -96,7 +96,7 @@ def test_with_dropout_micro_batches_are_part_of_a_training(tmp_path):
         train.train(changed(run, microbatches=2), "s")
 
 
-def test_every_dev_set_has_its_say(tmp_path):
+def test_every_dev_set_is_evaluated(tmp_path):
     run = built(tmp_path)
     task = run.config.tasks["t"]
     (tmp_path / "u").mkdir()
@@ -104,7 +104,7 @@ def test_every_dev_set_has_its_say(tmp_path):
     write_questions(tmp_path / "u", train=[], dev=many)
     tasks = {"t": task, "u": dataclasses.replace(task, path=str(tmp_path / "u"))}
     run = make_context(dataclasses.replace(run.config, tasks=tasks), run.workdir)
-    asked = [*run.questions.interleaved(("u.dev", "t.dev"), 6)]
-    assert asked == ["u/dev/0", "t/dev/0", "u/dev/1", "t/dev/1", "u/dev/2", "t/dev/2"]
+    evaluated = [*run.questions.interleaved(("u.dev", "t.dev"), 6)]
+    assert evaluated == ["u/dev/0", "t/dev/0", "u/dev/1", "t/dev/1", "u/dev/2", "t/dev/2"]
     assert len(run.questions.interleaved(("u.dev", "t.dev"), 0)) == 13
     assert [*run.questions.interleaved(("t.dev",), 3)] == ["t/dev/0", "t/dev/1", "t/dev/2"]

@@ -12,7 +12,7 @@ from scotd_jax import config as c
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.workdir import Workdir, read_json
 from tests.configs.thin import RANK, get_config
-from tests.helpers.cli import door
+from tests.helpers.cli import run_cli
 from tests.helpers.tolerances import FLOAT32
 
 
@@ -20,7 +20,7 @@ from tests.helpers.tolerances import FLOAT32
 def run(tmp_path_factory) -> RunContext:
     """All jobs of the config, done."""
     workdir = str(tmp_path_factory.mktemp("thin"))
-    done = door("--config=tests/configs/thin.py", f"--workdir={workdir}", hurry=True)
+    done = run_cli("--config=tests/configs/thin.py", f"--workdir={workdir}", hurry=True)
     assert done.returncode == 0, done.stderr
     assert "trainable parameters: 1,344 of " in done.stderr
     assert "LoRA of rank 3, alpha 6" in done.stderr

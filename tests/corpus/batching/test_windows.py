@@ -8,7 +8,7 @@ import pytest
 from scotd_jax.corpus.batching.loader import open_batches
 from scotd_jax.corpus.batching.savings import padding_savings
 from scotd_jax.corpus.grouped_example import GroupedExample
-from tests.helpers.cli import door
+from tests.helpers.cli import run_cli
 from tests.helpers.corpus_files import (
     PACKED_OPTIONS,
     UNEVEN_QUESTIONS,
@@ -156,7 +156,7 @@ def openbookqa(shared_data, tmp_path_factory):
     """A corpus of a tenth of OpenBookQA train with 22 rationales per question, tokenized for OPT."""
     folder = tmp_path_factory.mktemp("openbookqa")
     config = write_config(folder, "openbookqa", shared_data, ("opt",))
-    done = door(f"--config={config}", f"--workdir={folder}/w", "--jobs=sample,build")
+    done = run_cli(f"--config={config}", f"--workdir={folder}/w", "--jobs=sample,build")
     assert done.returncode == 0, done.stderr
     return folder / "w/corpora/opt"
 

@@ -1,4 +1,4 @@
-"""Chat templates: transformers as the oracle, turns shared with servers, and a chat model through the door."""
+"""Chat templates: transformers as the oracle, turns shared with servers, and a chat model on the command line."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Workdir
 from tests.configs.chat import get_config
 from tests.helpers.chat_model import QUESTIONS, fast, write_model, write_task
-from tests.helpers.cli import door
+from tests.helpers.cli import run_cli
 
 TALK = [
     {"role": "user", "content": "Q: wet?\nA: "},
@@ -89,7 +89,7 @@ def test_a_saved_tokenizer_keeps_its_template(tmp_path, kind):
         assert again.chat_ids(TALK) == tokenizer.chat_ids(TALK)
 
 
-def test_no_template_is_said_with_what_to_do(tmp_path):
+def test_missing_template_is_reported_with_what_to_do(tmp_path):
     Tokenizer(fast(None)).save(tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
     with pytest.raises(InputError, match=f"{tmp_path.name}': has no chat template.*tokenizer=FOLDER.*chat=False"):
@@ -160,24 +160,24 @@ def test_ends_that_are_no_ids(tmp_path, text, message):
 def test_here_and_behind_a_server_the_turns_are_the_same(home, tmp_path):
     run = make_context(config(home), Workdir(str(tmp_path)))
     question, task = run.questions.by_id(("home.train",))["home/train/1"]
-    said = run.config.rationales["said"]
-    here = prompted(run, said.model, few_shot=2)
+    source = run.config.rationales["sampled"]
+    here = prompted(run, source.model, few_shot=2)
     server = c.Server(url="http://x/v1", model="m", kind="chat")
-    remote = make_remote_model(run, c.ServerSource(said.questions, server, said.sampling, few_shot=2), 0, "r")
+    remote = make_remote_model(run, c.ServerSource(source.questions, server, source.sampling, few_shot=2), 0, "r")
     messages = remote.request_body(question, task, 0)
     assert list(here.prompt(question, task)) == messages["messages"]
     assert [turn["role"] for turn in messages["messages"]] == ["user", "assistant"] * 2 + ["user"]
     assert messages["messages"][1]["content"] == "Rain is water. So the answer is: (a)"
     assert messages["messages"][4]["content"] == "Q: train 1? (a) x (b) y\nA: "
-    assert here.prompt_ids(question, task) == run.models.tokenizer(said.model).chat_ids(messages["messages"])
+    assert here.prompt_ids(question, task) == run.models.tokenizer(source.model).chat_ids(messages["messages"])
     # Without the switch the same model reads one text, as before.
-    bare = prompted(run, c.Model(path=said.model.path), few_shot=2)
+    bare = prompted(run, c.Model(path=source.model.path), few_shot=2)
     assert bare.prompt(question, task).startswith("Q: What is wet? (a) rain (b) sand\nA: Rain is water.")
     with pytest.raises(InputError, match="there are 2, 3 are requested"):
-        prompted(run, said.model, few_shot=3).prompt(question, task)
+        prompted(run, source.model, few_shot=3).prompt(question, task)
 
 
-def test_a_student_reads_what_it_is_asked(home, tmp_path):
+def test_student_trains_on_the_prompts_of_its_evaluation(home, tmp_path):
     run = make_context(config(home), Workdir(str(tmp_path)))
     assert uses_chat_template(run.config, c.Model(student="student"))
     assert not uses_chat_template(run.config, c.Model(path="x"))
@@ -188,7 +188,7 @@ def test_a_student_reads_what_it_is_asked(home, tmp_path):
     reader = CorpusReader(run.artefact("build", "gold").path, "train")
     examples = [reader[i] for i in range(len(reader))]
     assert {e.question_id: e.prompt for e in examples} == {
-        id_: student.prompt_ids(*asked) for id_, asked in questions.items()
+        id_: student.prompt_ids(*question_and_task) for id_, question_and_task in questions.items()
     }
     assert [turn["role"] for turn in student.prompt(*next(iter(questions.values())))] == ["user", "assistant", "user"]
     other = dataclasses.replace(run.config.students["student"], model=c.Model(path=f"{home}/model"))
@@ -205,25 +205,25 @@ def test_a_student_reads_what_it_is_asked(home, tmp_path):
 )
 def test_settings_that_cannot_be(home, changes, message):
     found = config(home)
-    said = dataclasses.replace(found.rationales["said"], **changes)
+    source = dataclasses.replace(found.rationales["sampled"], **changes)
     with pytest.raises(InputError, match=message):
-        chain(dataclasses.replace(found, rationales={**found.rationales, "said": said}))
+        chain(dataclasses.replace(found, rationales={**found.rationales, "sampled": source}))
 
 
 # Thoughts: behind a server they are tested with the rest of it (test_server_job.py).
 
 DEEP = "<think>\nWet.\n\nOr dry?</think>\n\nIt rains. So the answer is: (a)\n\nQ: more"
-SAID = "It rains. So the answer is: (a)"
+RESPONSE = "It rains. So the answer is: (a)"
 
 
 @pytest.mark.parametrize(
     ("text", "think", "expected"),
     [
-        (DEEP, "strip", (SAID, "It rains.", "(a)", "stop")),
-        (DEEP, "rationale", (SAID, "Wet.\n\nOr dry?", "(a)", "stop")),
+        (DEEP, "strip", (RESPONSE, "It rains.", "(a)", "stop")),
+        (DEEP, "rationale", (RESPONSE, "Wet.\n\nOr dry?", "(a)", "stop")),
         (DEEP, "keep", (DEEP, None, None, "length")),
         ("<think>Wet", "strip", ("<think>Wet", None, None, "length")),
-        (f"{SAID}\n\nQ: more", "strip", (SAID, "It rains.", "(a)", "stop")),
+        (f"{RESPONSE}\n\nQ: more", "strip", (RESPONSE, "It rains.", "(a)", "stop")),
         ("\nIt rains. So", None, ("\nIt rains. So", None, None, "length")),
     ],
 )
@@ -237,16 +237,16 @@ def test_thoughts_of_a_model_here(home, tmp_path, text, think, expected):
     assert (row.text, row.rationale, row.answer, row.finish_reason) == expected
 
 
-def test_thoughts_of_which_nothing_is_said(home, tmp_path):
+def test_response_that_is_only_thinking(home, tmp_path):
     run = make_context(config(home), Workdir(str(tmp_path)))
     question, task = run.questions.by_id(("home.train",))["home/train/1"]
     thinking = ThinkingBlocks.of(c.ModelSource(), "config.rationales.r", "m")
     model = prompted(run, c.Model(path=f"{home}/model"), thinking=thinking)
-    said = Sample(question.id, 0, "<think>", "stop", -1.0, 5, ())
+    sample_ = Sample(question.id, 0, "<think>", "stop", -1.0, 5, ())
     with pytest.raises(InputError, match=r"^config\.rationales\.r\.think: m answers with a <think> .*rationale$"):
-        model.respond(said, question, task, "greedy")
-    # When a student is evaluated, what it says is taken as it is.
-    assert prompted(run, c.Model(path=f"{home}/model")).respond(said, question, task, "greedy").text == "<think>"
+        model.respond(sample_, question, task, "greedy")
+    # When a student is evaluated, its response is unchanged.
+    assert prompted(run, c.Model(path=f"{home}/model")).respond(sample_, question, task, "greedy").text == "<think>"
 
 
 # The folder that is exported
@@ -271,21 +271,21 @@ def test_the_card_shows_the_chat():
     )
 
 
-# The door
+# ---- command line
 
 
-def test_through_the_door(home, tmp_path):
+def test_chat_model_on_the_command_line(home, tmp_path):
     flags = f"--config=tests/configs/chat.py:{home}", f"--workdir={tmp_path}"
-    done = door(*flags, "--jobs=sample,build")
+    done = run_cli(*flags, "--jobs=sample,build")
     assert done.returncode == 0, done.stderr
-    rows = list(read_responses(sorted(tmp_path.glob("rationales/said/responses-*.jsonl"))))
+    rows = list(read_responses(sorted(tmp_path.glob("rationales/sampled/responses-*.jsonl"))))
     assert {row.key for row in rows} == {(f"home/train/{i}", k) for i in range(QUESTIONS) for k in range(2)}
-    model = json.loads((tmp_path / "rationales/said/manifest.json").read_text())["identity"]["model"]
+    model = json.loads((tmp_path / "rationales/sampled/manifest.json").read_text())["identity"]["model"]
     assert model["config"]["chat"]
     assert model["chat"]
     assert model["eos_ids"] == [2, 4]
     found = config(home)
-    said = dataclasses.replace(found.rationales["said"], model=c.Model(path=f"{home}/model"))
-    plain = dataclasses.replace(found, rationales={**found.rationales, "said": said})
+    source = dataclasses.replace(found.rationales["sampled"], model=c.Model(path=f"{home}/model"))
+    plain = dataclasses.replace(found, rationales={**found.rationales, "sampled": source})
     with pytest.raises(InputError, match="chat was True"):
-        sample(make_context(plain, Workdir(str(tmp_path))), "said")
+        sample(make_context(plain, Workdir(str(tmp_path))), "sampled")

@@ -13,7 +13,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.jobs.plan import plan
 from scotd_jax.jobs.planning.analysis import Analyzer
 from scotd_jax.jobs.planning.workloads import TrainingWorkload
-from tests.helpers.cli import door
+from tests.helpers.cli import run_cli
 from tests.helpers.planned import LABELS, MODEL, TINY, make_analyzer, small_config, workloads_of
 
 BIG = c.Model(path="checkpoints/opt-6.7b")
@@ -173,13 +173,13 @@ def test_cycle_of_students_raises(tmp_path):
 
 def test_plan_on_the_command_line(tmp_path):
     flags = ["--config=configs/imdb.py:student=t5-small,said=x", f"--workdir={tmp_path}/w", "--jobs=plan"]
-    done = door(*flags, "--config.plan.topology=h200-1")
+    done = run_cli(*flags, "--config.plan.topology=h200-1")
     assert done.returncode == 0, done.stderr
     assert "on h200-1: 1 h200 devices on 1 host" in done.stdout
     assert "98.49 GiB usable of each chip, 75% of it (XLA_CLIENT_MEM_FRACTION)" in done.stdout
     assert "everything fits" in done.stdout
     assert [file.name for file in (tmp_path / "w").iterdir()] == ["plan.json"]
-    done = door(*flags, "--config.plan.topology=h100-3")
+    done = run_cli(*flags, "--config.plan.topology=h100-3")
     assert done.returncode == 2
     assert "did you mean h100-2 or h100-4" in done.stderr
     with pytest.raises(InputError, match="--jobs=plan: goes by itself"):

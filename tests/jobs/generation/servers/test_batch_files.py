@@ -1,4 +1,4 @@
-"""Batch files as a job: requests go out, results come back in any order, and only the gaps are asked again."""
+"""Tests of batch files as a job: results in any order, and requests for missing samples only."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response, to_json
 from scotd_jax.workdir import Workdir
-from tests.helpers.cli import door
+from tests.helpers.cli import run_cli
 
 IDS = ["home/train/0", "home/train/b#1", "home/train/2"]  # an id may hold the mark that parts it from the sample
 N = 4
@@ -35,19 +35,19 @@ def run(home: Path, **fields) -> list[Response]:
     task = c.Task(kind="jsonl", path=str(home / "task"))
     server = c.Server(**{"model": "served"} | fields.pop("server", {}))
     fields = {"server": server, "sampling": c.Sampling(n=N, max_new_tokens=16)} | fields
-    said = c.BatchSource(questions=("home.train",), **fields)
-    config = c.Config(tasks={"home": task}, rationales={"said": said}, seed=3)
+    source = c.BatchSource(questions=("home.train",), **fields)
+    config = c.Config(tasks={"home": task}, rationales={"sampled": source}, seed=3)
     chain(config)
-    sample(make_context(config, Workdir(str(home / "w"))), "said")
-    return list(read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl"))))
+    sample(make_context(config, Workdir(str(home / "w"))), "sampled")
+    return list(read_responses(sorted((home / "w/rationales/sampled").glob("responses-*.jsonl"))))
 
 
 def folder(home: Path) -> Path:
-    return home / "w/rationales/said/batch"
+    return home / "w/rationales/sampled/batch"
 
 
 def requests(home: Path) -> list[dict]:
-    """What is asked for: the lines of all files."""
+    """Returns the requests in all files."""
     return [json.loads(line) for p in sorted(folder(home).glob("requests-*")) for line in p.read_text().splitlines()]
 
 
@@ -89,21 +89,21 @@ def test_requests_then_results(home):
             "seed": keyed_seed(3, "home/train/b#1", 1),
         },
     }
-    results = [result(r, f"I say {r['custom_id']}. So the answer is: (a)") for r in requested]
+    results = [result(r, f"I generate {r['custom_id']}. So the answer is: (a)") for r in requested]
     random.Random(0).shuffle(results)
     answer(folder(home) / "results-1.jsonl", results[:7])
     answer(folder(home) / "results-2.jsonl", results[7:])
     rows = run(home)
     assert [row.key for row in rows] == NAMES
-    assert all(row.rationale == f"I say {row.question_id}#{row.sample_index}." for row in rows)
+    assert all(row.rationale == f"I generate {row.question_id}#{row.sample_index}." for row in rows)
     assert {(r.answer, r.correct, r.model, r.num_tokens) for r in rows} == {("(a)", True, "served", 6)}
     assert requests(home) == [], "nothing is left to be sent"
-    ledger = json.loads((home / "w/rationales/said/ledger.json").read_text())
+    ledger = json.loads((home / "w/rationales/sampled/ledger.json").read_text())
     assert ledger["total"]["imported"] == 12
     assert run(home) == rows
 
 
-def test_only_the_gaps_are_asked_again(home, capsys):
+def test_only_missing_samples_are_requested_again(home, capsys):
     with pytest.raises(InputError):
         run(home, path=f"{home}/back/*.jsonl")
     first = requests(home)
@@ -121,11 +121,12 @@ def test_only_the_gaps_are_asked_again(home, capsys):
         file.write('{"id": "cut in the mid')
     with pytest.raises(InputError, match="4 of 12 samples are missing.*beside those that are there"):
         run(home, path=f"{home}/back/*.jsonl")
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert (
-        "8 of 15 rows imported (skipped: 3 failed, 1 no such question, 1 no such sample, 1 duplicate, 1 broken)" in said
+        "8 of 15 rows imported (skipped: 3 failed, 1 no such question, 1 no such sample, 1 duplicate, 1 broken)"
+        in stderr
     )
-    assert "one.jsonl line 1: the request" in said
+    assert "one.jsonl line 1: the request" in stderr
     assert requests(home) == first[:4]
     answer(home / "back/two.jsonl", [result(r) for r in first[:4]])
     rows = run(home, path=f"{home}/back/*.jsonl")
@@ -182,25 +183,25 @@ def test_chat_requests(home):
     for row in rows:
         row["response"]["body"]["choices"][0]["message"]["reasoning_content"] = "Deep.\n\nThought."
     answer(folder(home) / "results.jsonl", rows)
-    said = run(home, server={"kind": "chat", "extra_body": {"stop": None}}, think="rationale")
-    assert {(r.rationale, r.answer) for r in said} == {("Deep.\n\nThought.", "(a)")}
+    rows = run(home, server={"kind": "chat", "extra_body": {"stop": None}}, think="rationale")
+    assert {(r.rationale, r.answer) for r in rows} == {("Deep.\n\nThought.", "(a)")}
 
 
-CONFIG = '''"""A teacher that is asked by files, for a test."""
+CONFIG = '''"""A teacher with batch files, for a test."""
 
 from scotd_jax import config as c
 
 
 def get_config():
     task = c.Task(kind="jsonl", path={task!r})
-    said = c.BatchSource(questions=("home.train",), server=c.Server(model="m"))
-    return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}))
+    source = c.BatchSource(questions=("home.train",), server=c.Server(model="m"))
+    return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"sampled": source}}))
 '''
 
 
-def test_the_door(home):
+def test_command_line(home):
     (home / "config.py").write_text(CONFIG.format(task=str(home / "task")))
-    done = door(f"--config={home / 'config.py'}", f"--workdir={home / 'w'}", "--jobs=sample")
+    done = run_cli(f"--config={home / 'config.py'}", f"--workdir={home / 'w'}", "--jobs=sample")
     assert done.returncode == 2
-    assert "error: config.rationales.said: 3 of 3 samples are missing; their requests are in " in done.stderr
+    assert "error: config.rationales.sampled: 3 of 3 samples are missing; their requests are in " in done.stderr
     assert len(requests(home)) == 3

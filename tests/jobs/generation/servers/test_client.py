@@ -1,4 +1,4 @@
-"""The client against a server that fails in every way we know: what is retried, how long it waits, what it says."""
+"""Tests of the client against failing servers: retries, waiting times and messages."""
 
 import email.utils
 import threading
@@ -20,7 +20,7 @@ def endpoint(url: str, pause: float = 0.002, **fields) -> ServerClient:
     return ServerClient(c.Server(url=url, model="m", **{"timeout": 5.0, "retries": 3} | fields), "config.x", pause)
 
 
-def ask(script, **fields):
+def send(script, **fields):
     """Posts once; the answer and the server."""
     with serving(script) as fake:
         return endpoint(fake.url, **fields).post(BODY, "q#0"), fake
@@ -51,7 +51,7 @@ def refused(script, **fields):
     ids=str,
 )
 def test_what_may_pass_is_tried_again(fault):
-    answer, fake = ask(lambda number, body: fault if number < 2 else None)
+    answer, fake = send(lambda number, body: fault if number < 2 else None)
     assert answer["choices"][0]["text"].endswith("(a)")
     assert len(fake.bodies) == 3
     assert fake.bodies == [BODY] * 3, "the very same request"
@@ -62,7 +62,7 @@ def test_a_silent_server_is_not_waited_for_longer_than_the_timeout():
         if number == 0:
             time.sleep(1.2)
 
-    answer, fake = ask(script, timeout=0.6)
+    answer, fake = send(script, timeout=0.6)
     assert answer["choices"]
     assert len(fake.bodies) >= 2
 
@@ -100,7 +100,7 @@ def test_retry_after_holds_all_requests(status):
         first.start()
         while not fake.bodies:
             time.sleep(0.005)
-        time.sleep(0.3)  # until the first one has been told
+        time.sleep(0.3)  # until the first one has its answer
         client.post(BODY, "another#0")
         first.join()
     assert len(fake.bodies) == 3
@@ -112,10 +112,10 @@ def test_retry_after_may_be_a_date_or_nonsense():
         date = email.utils.formatdate(time.time() + 2, usegmt=True)
         return error(429, Retry_After=date) if number == 0 else None
 
-    _, fake = ask(script)
+    _, fake = send(script)
     assert fake.times[1] - fake.times[0] > 0.9
     for value in ("soon", "-3", "nan", "1e9"):
-        _, fake = ask(lambda number, body, value=value: error(429, Retry_After=value) if number == 0 else None)
+        _, fake = send(lambda number, body, value=value: error(429, Retry_After=value) if number == 0 else None)
         assert fake.times[1] - fake.times[0] < 60
 
 
@@ -144,7 +144,7 @@ def test_stop_ends_pauses():
         assert time.monotonic() - begun < 5
 
 
-def test_the_key_is_sent_and_never_said(monkeypatch):
+def test_key_is_sent_and_never_printed(monkeypatch):
     monkeypatch.setenv("MY_KEY", f" {SECRET}\n")
     for status in (401, 500):
         fault, fake = refused(

@@ -25,7 +25,7 @@ from scotd_jax.rationales.importers.imported import ImportedResponse
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response, to_json
 from scotd_jax.workdir import Workdir
-from tests.helpers.cli import ROOT, door, environment
+from tests.helpers.cli import ROOT, environment, run_cli
 from tests.helpers.fake_server import completion, error, serving
 
 N = 5
@@ -59,20 +59,20 @@ def make(home: Path, url: str, sampling: c.Sampling | None = None, server: dict 
         server=c.Server(**{"url": url, "model": "served", "timeout": 5.0, "retries": 2} | (server or {})),
         sampling=sampling or c.Sampling(n=N, max_new_tokens=16),
     )
-    return c.Config(tasks={"home": task}, rationales={"said": dataclasses.replace(spec, **fields)}, seed=3)
+    return c.Config(tasks={"home": task}, rationales={"sampled": dataclasses.replace(spec, **fields)}, seed=3)
 
 
 def run(home: Path, url: str, **fields) -> list[Response]:
     """Runs the job and reads what it made."""
     config = make(home, url, **fields)
     chain(config)
-    sample(make_context(config, Workdir(str(home / "w"))), "said")
-    return list(read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl"))))
+    sample(make_context(config, Workdir(str(home / "w"))), "sampled")
+    return list(read_responses(sorted((home / "w/rationales/sampled").glob("responses-*.jsonl"))))
 
 
 def stored(home: Path) -> list[Response]:
     """Rows of a job that was cut."""
-    return list(read_responses(sorted((home / "w/rationales/said/parts").glob("*.jsonl"))))
+    return list(read_responses(sorted((home / "w/rationales/sampled/parts").glob("*.jsonl"))))
 
 
 def names() -> set[tuple[str, int]]:
@@ -100,7 +100,7 @@ def test_all_samples_of_a_question_in_one_request(home):
     text = f"Seed {seed} choice 2. So the answer is: (a)"
     expected = Response("home/train/0", 2, text, text[: text.index(" So")], "(a)", True, "stop", 0.0, 0, "served", "")
     assert rows[2] == dataclasses.replace(expected, sampling="temperature=1")
-    manifest = json.loads((home / "w/rationales/said/manifest.json").read_text())
+    manifest = json.loads((home / "w/rationales/sampled/manifest.json").read_text())
     assert manifest["complete"]
     assert manifest["identity"]["spec"]["server"] == {"model": "served", "kind": "completions", "extra_body": {}}
 
@@ -116,9 +116,9 @@ def test_a_finished_set_needs_no_server_and_may_move(home):
 def test_prompts_are_those_of_our_own_teachers(home):
     config = make(home, "http://x/v1", few_shot=2)
     context = make_context(config, Workdir(str(home / "w")))
-    asked = context.questions.by_id(("home.train",))
-    question, task = asked["home/train/0"]
-    text = make_remote_model(context, config.rationales["said"], 0, "r").request_body(question, task, 0)["prompt"]
+    questions = context.questions.by_id(("home.train",))
+    question, task = questions["home/train/0"]
+    text = make_remote_model(context, config.rationales["sampled"], 0, "r").request_body(question, task, 0)["prompt"]
     own = context.questions.few_shot_prompt(task, task.format, 2, chat=False) + task.format.prompt(question)
     assert text == own
     assert text.startswith(f"Q: {EXEMPLARS[0][0]}\nA: Rain is water. So the answer is: (a)\n\nQ: What is dry?")
@@ -135,24 +135,24 @@ def test_a_chat_has_exemplars_as_turns(home):
     assert messages[4]["content"] == "Q: What is 7? (a) one (b) two\nA: "
 
 
-def test_fewer_choices_than_asked_are_asked_again(home):
+def test_missing_choices_are_requested_again(home):
     def script(number, body):  # two at most, and sometimes none at all
         return 200, {}, completion(body, min(2, body.get("n", 1))) if number % 5 else b'{"choices": []}'
 
     with serving(script) as fake:
         rows = run(home, fake.url, server={"retries": 12})
     assert {row.key for row in rows} == names()
-    assert len({row.text for row in rows}) == len(rows), "a gap is asked for under a seed of its own"
+    assert len({row.text for row in rows}) == len(rows), "a missing choice is requested with another seed"
 
 
-def test_more_choices_than_asked_are_left_out(home):
+def test_surplus_choices_are_left_out(home):
     with serving(lambda number, body: (200, {}, completion(body, 9))) as fake:
         assert {row.key for row in run(home, fake.url)} == names()
 
 
 @pytest.mark.parametrize(("fields", "sizes"), [({"server": {"n_per_request": 2}}, {2, 1}), ({}, {1})])
 def test_requests_are_as_large_as_allowed(home, fields, sizes):
-    """A greedy sample is asked for alone in any case."""
+    """A greedy sample is always requested alone."""
     sampling = c.Sampling(n=N, temperature=1.0 if fields else 0.0)
     with serving() as fake:
         rows = run(home, fake.url, sampling=sampling, **fields)
@@ -191,7 +191,7 @@ def test_questions_that_are_refused_do_not_cost_the_others(home, capsys):
         fake.script = lambda number, body: None
         fake.bodies.clear()
         rows = run(home, fake.url)
-        assert len(fake.bodies) == 2, "only what was missing is asked for"
+        assert len(fake.bodies) == 2, "only missing samples are requested"
     assert {row.key for row in rows} == names()
 
 
@@ -210,8 +210,8 @@ def test_a_wrong_key_stops_at_once_and_is_nowhere(home, monkeypatch, capsys):
         rows = run(home, fake.url, server=server)
     assert {row.key for row in rows} == names()
     assert set(fake.keys) == {f"Bearer {SECRET}"}
-    said = capsys.readouterr()
-    assert SECRET not in str(caught.value) + said.out + said.err
+    output = capsys.readouterr()
+    assert SECRET not in str(caught.value) + output.out + output.err
     for file in home.rglob("*"):
         assert file.is_dir() or SECRET not in file.read_text(), file
 
@@ -235,7 +235,7 @@ def test_answers_without_text_are_given_up(home):
         assert len(fake.bodies) == 12 * 3
 
 
-def test_what_the_choice_tells_is_kept(home):
+def test_details_of_the_choice_are_stored(home):
     logprobs = {"token_logprobs": [-0.5, -0.25, -1.0]}
     with serving(lambda number, body: (200, {}, completion(body, finish_reason="length", logprobs=logprobs))) as fake:
         rows = run(home, fake.url)
@@ -251,14 +251,14 @@ def test_usage_counts_where_it_is_about_one_sample(home):
 def remote(home: Path, **fields) -> tuple[RemoteModel, tuple]:
     config = make(home, "http://x/v1", **fields)
     context = make_context(config, Workdir(str(home / "w")))
-    model = make_remote_model(context, config.rationales["said"], 0, "r")
+    model = make_remote_model(context, config.rationales["sampled"], 0, "r")
     return model, context.questions.by_id(("home.train",))["home/train/0"]
 
 
 def test_stop_strings_that_the_server_kept_are_cut(home):
-    speaker, asked = remote(home)
-    row = speaker.respond(
-        ImportedResponse("w", 0, "Yes. So the answer is: (a)\n\nQ: More", finish_reason="length"), *asked, 4
+    model, question_and_task = remote(home)
+    row = model.respond(
+        ImportedResponse("w", 0, "Yes. So the answer is: (a)\n\nQ: More", finish_reason="length"), *question_and_task, 4
     )
     assert (row.text, row.answer, row.finish_reason) == ("Yes. So the answer is: (a)", "(a)", "stop")
 
@@ -271,15 +271,15 @@ def test_stop_strings_that_the_server_kept_are_cut(home):
     ],
 )
 def test_thoughts(home, think, text, rationale):
-    said = ImportedResponse("w", 0, "<think>First.\n\nThen.</think>Yes. So the answer is: (a)")
-    speaker, asked = remote(home, think=think)
-    row = speaker.respond(said, *asked, 0)
+    response = ImportedResponse("w", 0, "<think>First.\n\nThen.</think>Yes. So the answer is: (a)")
+    model, question_and_task = remote(home, think=think)
+    row = model.respond(response, *question_and_task, 0)
     assert (row.text, row.rationale, row.answer) == (text, rationale, "(a)")
-    cut = speaker.respond(ImportedResponse("w", 0, "<think>First. So the answer is: (a)"), *asked, 0)
+    cut = model.respond(ImportedResponse("w", 0, "<think>First. So the answer is: (a)"), *question_and_task, 0)
     assert (cut.rationale, cut.answer, cut.correct, cut.finish_reason) == (None, None, False, "length")
-    silent, asked = remote(home)
+    strict_model, question_and_task = remote(home)
     with pytest.raises(InputError, match="choose what to do with it"):
-        silent.respond(said, *asked, 0)
+        strict_model.respond(response, *question_and_task, 0)
 
 
 CONFIG = '''"""A teacher behind a server, for a test."""
@@ -291,8 +291,8 @@ def get_config():
     task = c.Task(kind="jsonl", path={task!r})
     server = c.Server(url={url!r}, model={model!r}, n_per_request=2, concurrency=2, extra_body={extra!r})
     sampling = c.Sampling(n={n}, max_new_tokens=24)
-    said = c.ServerSource(questions=("home.train",), server=server, sampling=sampling)
-    return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"said": said}}, seed=3))
+    source = c.ServerSource(questions=("home.train",), server=server, sampling=sampling)
+    return c.config_dict(c.Config(name="x", tasks={{"home": task}}, rationales={{"sampled": source}}, seed=3))
 '''
 
 
@@ -302,8 +302,8 @@ def flags(home: Path, url: str, model: str = "served", n: int = N, **extra: str)
     return [f"--config={config}", f"--workdir={home / 'w'}", "--jobs=sample"]
 
 
-def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_asked_twice(home):
-    parts = home / "w/rationales/said/parts"
+def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_requested_twice(home):
+    parts = home / "w/rationales/sampled/parts"
     with serving(lambda number, body: time.sleep(0.1)) as fake:
         command = [sys.executable, "-m", "scotd_jax.main", *flags(home, fake.url)]
         process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
@@ -314,7 +314,7 @@ def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_asked_twice(home):
         before = stored(home)
         time.sleep(0.3)  # until the server is done with requests of the dead
         fake.bodies.clear()
-        done = door(*flags(home, fake.url))
+        done = run_cli(*flags(home, fake.url))
         assert done.returncode == 0, done.stderr
         again: dict[str, int] = {}
         for body in fake.bodies:
@@ -324,14 +324,14 @@ def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_asked_twice(home):
     for row in before:
         had[f"Q: What is {row.question_id.rpartition('/')[2]}? (a) one (b) two\nA: "] += 1
     assert {prompt: N - count for prompt, count in had.items() if count < N} == again
-    rows = {row.key: row for row in read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl")))}
+    rows = {row.key: row for row in read_responses(sorted((home / "w/rationales/sampled").glob("responses-*.jsonl")))}
     assert rows.keys() == names()
     assert all(rows[row.key] == row for row in before), "earlier rows stay as they were"
 
 
-def test_the_door_says_what_is_wrong(home):
+def test_command_line_reports_what_is_wrong(home):
     with serving(lambda number, body: error(404, "no such model")) as fake:
-        done = door(*flags(home, fake.url))
+        done = run_cli(*flags(home, fake.url))
     assert done.returncode == 2
     assert f"{fake.url}/completions: status 404" in done.stderr
     assert "no such model" in done.stderr
@@ -370,13 +370,13 @@ def transformers_server(shared_data):
 
 
 def test_a_real_server_with_a_real_model(home, transformers_server):
-    """It ignores `n`, so every request brings one choice and what is missing is asked for again; and it is greedy
-    whatever the temperature, unless the checkpoint or the request says otherwise."""
+    """It ignores `n`, so every request brings one choice and what is missing is requested again; and it is greedy
+    whatever the temperature, unless the checkpoint or the request overrides it."""
     url, model = transformers_server
     sampled = json.dumps({"do_sample": True, "eos_token_id": 2})
-    done = door(*flags(home, url, model, n=2, generation_config=sampled))
+    done = run_cli(*flags(home, url, model, n=2, generation_config=sampled))
     assert done.returncode == 0, done.stderr
-    rows = list(read_responses(sorted((home / "w/rationales/said").glob("responses-*.jsonl"))))
+    rows = list(read_responses(sorted((home / "w/rationales/sampled").glob("responses-*.jsonl"))))
     assert {row.key for row in rows} == {(f"home/train/{i}", k) for i in range(12) for k in range(2)}
     assert all(row.text and 0 < row.num_tokens <= 24 for row in rows)
     assert len({row.text for row in rows}) > 12, "two samples of a question are two texts"
