@@ -17,12 +17,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="", help="Hugging Face folder; by default one is trained first")
     parser.add_argument("--output", default="", help="folder for the student; not exported by default")
-    parser.add_argument("--steps", type=int, default=150, help="updates of each training")
-    parser.add_argument("--questions", type=int, default=64, help="number of questions that the teacher answers")
+    parser.add_argument("--steps", type=int, default=600, help="updates of each training")
+    parser.add_argument("--questions", type=int, default=200, help="number of questions that the teacher answers")
     args = parser.parse_args()
 
-    task = scotd.load_task("world")
-    training = {"steps": args.steps, "learning_rate": 1e-2, "optimizer": "muon", "warmup_steps": 10}
+    task = scotd.load_task("world", gold=2500)
+    training = {"steps": args.steps, "learning_rate": 1e-2, "optimizer": "muon", "warmup_steps": args.steps // 15}
 
     def log(step: int, metrics: dict) -> None:
         print(f"  step {step}: loss {metrics['loss']:.3f}")
@@ -32,17 +32,17 @@ def main() -> None:
     else:
         teacher = scotd.random_model("opt-tiny", task, **TEACHER)
         batches = scotd.make_batches(teacher, task.questions("gold"), task.gold("gold"))
-        teacher = scotd.train(teacher, batches, log=log, log_every=50, **training)
+        teacher = scotd.train(teacher, batches, log=log, log_every=100, **training)
 
     questions = task.questions("train")[: args.questions]
     responses = scotd.sample(teacher, questions, n=4, temperature=1.0, max_new_tokens=64, seed=0)
     kept = scotd.filter_responses(responses, keep="correct")
     print(f"kept {len(kept)} of {len(responses)} responses")
 
-    # With too short a training the teacher answers nothing, and the student learns from every response.
+    # After too short a training no answer is right; then the student is trained on all responses.
     student = scotd.random_model("opt-tiny", task, **STUDENT)
     batches = scotd.make_batches(student, questions, kept or responses, group_size=2, keep="correct" if kept else "all")
-    student = scotd.train(student, batches, log=log, log_every=50, **training)
+    student = scotd.train(student, batches, log=log, log_every=100, **training)
 
     results = scotd.evaluate(student, task.questions("test")[:64], max_new_tokens=64)
     print(f"accuracy {100 * results['accuracy']:.1f} % of {results['n']} questions")

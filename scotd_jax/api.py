@@ -39,6 +39,7 @@ from scotd_jax.tokenization import Tokenizer
 from scotd_jax.training.checkpoints import load_params
 from scotd_jax.training.loop import BatchIterator
 from scotd_jax.training.loop import train as train_loop
+from scotd_jax.training.optimizer import make_optimizer
 
 WORD_MULTIPLE = 8  # the vocabulary of a random model is rounded up to a multiple of this, so that it can be sharded
 
@@ -133,6 +134,7 @@ def sample(
     top_p: float = 1.0,
     max_new_tokens: int = 128,
     batch_size: int = 32,
+    bucket: int = 64,
     seed: int = 0,
 ) -> list[Response]:
     """Samples responses to questions.
@@ -148,6 +150,7 @@ def sample(
       top_p: samples from the smallest set of tokens with this probability.
       max_new_tokens: longest response, in tokens.
       batch_size: questions that are decoded at a time, each with n responses.
+      bucket: prompts are padded to a multiple of this many tokens; each multiple is compiled once.
       seed: seed of the sampling noise.
 
     Returns:
@@ -156,7 +159,8 @@ def sample(
     Raises:
       InputError: if a prompt does not fit the model's positions, or two questions share an id.
     """
-    sampling = c.Sampling(n, temperature, top_k, top_p, max_new_tokens, min(batch_size, max(1, len(questions))))
+    batch_size = min(batch_size, max(1, len(questions)))
+    sampling = c.Sampling(n, temperature, top_k, top_p, max_new_tokens, batch_size, bucket)
     by_id = _by_id(model, questions)
     model = dataclasses.replace(model, params=cast_for_inference(model.model, model.params))
     sampler = model.sampler(by_id, sampling, seed)
@@ -308,7 +312,7 @@ def train(
       log_every: updates between logging steps.
 
     Raises:
-      InputError: if the batch size does not fit the devices, or the loss is not finite.
+      InputError: if the settings do not fit together or the devices, or the loss is not finite.
     """
     settings = c.Training(
         steps=steps,
@@ -318,6 +322,7 @@ def train(
         log_every=log_every,
         startup_check=False,
     )
+    make_optimizer(settings.optimizer, steps)  # raises before there are files
     with tempfile.TemporaryDirectory(prefix="scotd_jax_") as folder:
         train_loop(
             model.model,
