@@ -1,51 +1,81 @@
-"""The door: `python -m scotd_jax.main --config=configs/NAME.py[:key=value,...] --workdir=DIR`.
+"""Command line: `scotd-jax --config=configs/NAME.py[:SETTING,...] --workdir=DIR`, or `python -m scotd_jax.main`.
 
-Reads the config, turns it into frozen dataclasses, and runs its jobs in order over the work directory. A finished
-artefact is skipped, a cut one goes on: the same command again is the way to resume. Exit status: 0 when all jobs
-are done, 2 when the input is at fault (the message says which file and what to do), 1 on a bug of ours.
+Loads the config and runs its jobs in order over the work directory. A complete artefact is skipped and an interrupted
+one resumed, so the same command again is the way to resume. Exit status: 0 if all jobs are done, 2 if the input needs a
+fix (the message says where and what), 130 after Ctrl-C, 1 on a bug in the package.
 """
 
 import json
+import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from scotd_jax import config as c
+from scotd_jax.config.file_errors import describe_config_error
 from scotd_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, e.g. configs/world.py or configs/world.py:seed=1"
+    "config", None, "Config file with its settings, e.g. configs/world.py or configs/world.py:seed=1"
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where artefacts live; a local folder or gs://...", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all artefacts: local, or gs://BUCKET/PATH")
 _JOBS = flags.DEFINE_list(
-    "jobs", None, "Only these jobs: sample,build,train,evaluate,export,report; or plan, which only says what they need"
+    "jobs", None, "Run only these of sample,build,train,evaluate,export,report; or plan, which estimates what they need"
 )
-_OVERWRITE = flags.DEFINE_list("overwrite", [], "Make again: JOB (all of its artefacts) or JOB:NAME (one)")
-_MULTIHOST = flags.DEFINE_string(
-    "multihost", "", "Join the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
-)
+_OVERWRITE = flags.DEFINE_list("overwrite", [], "Make artefacts again: JOB (all of a job) or JOB:NAME (one)")
+_DRY_RUN = flags.DEFINE_bool("dry-run", False, "List the steps and what would become of them; change nothing")
+_LIST = flags.DEFINE_bool("list", False, "List tasks, importers, recipes, prompt formats and architectures")
 _SKIP_BAD = flags.DEFINE_bool(
-    "skip-bad", False, "Leave out broken rows of imported files, counted in rationales/NAME/ledger.json; else they stop"
+    "skip-bad", False, "Skip broken rows of imported files, counted in rationales/NAME/ledger.json, instead of stopping"
 )
-flags.mark_flag_as_required("config")
-ALONE = ("report",)  # jobs that one process does while the others wait
+_MULTIHOST = flags.DEFINE_string(
+    "multihost", "", "Connect to the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
+)
+_PRIMARY_ONLY = ("report",)  # jobs that one process does while the others wait
+
+OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130  # exit statuses; 130 is a shell's for SIGINT
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        print(f"error: unexpected argument {argv[1]!r}; everything is a flag, see --help", file=sys.stderr)
-        return 2
-    logging.set_verbosity(logging.ERROR)  # what is worth saying is said by the jobs
+class InterruptedRun(Exception):  # noqa: N818 (not an error)
+    """Ctrl-C during a step. The message says what is saved and how to resume."""
+
+
+def cli() -> None:
+    """Runs the command line and exits with its status."""
     try:
-        chosen = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
-        run(_CONFIG.value, _WORKDIR.value, *chosen, _MULTIHOST.value, _SKIP_BAD.value)
+        app.run(main, flags_parser=parse_flags)
+    except KeyboardInterrupt:
+        _exit_interrupted("interrupted before the first step; the same command starts again")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command of the parsed flags and returns the exit status."""
+    logging.set_verbosity(logging.ERROR)  # the jobs print their progress themselves
+    try:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}; everything is a flag, see --help")
+        if _LIST.value:
+            from scotd_jax.listing import format_listing
+
+            print(format_listing())
+            return OK
+        for flag, example in ((_CONFIG, "configs/world.py"), (_WORKDIR, "runs/world")):
+            if flag.value is None:
+                raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
+        jobs, overwrite = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
+        if _DRY_RUN.value:
+            return dry_run(_CONFIG.value, _WORKDIR.value, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
+        run(_CONFIG.value, _WORKDIR.value, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return INPUT_ERROR
+    except InterruptedRun as interrupt:
+        _exit_interrupted(str(interrupt))
+    return OK
 
 
 def run(
@@ -56,80 +86,138 @@ def run(
     multihost: str,
     skip_bad: bool = False,
 ) -> None:
-    """Raises InputError on everything that the user can mend."""
+    """Runs the jobs of a config.
+
+    Args:
+      config_dict: the config as a mapping.
+      workdir_path: the work directory.
+      jobs: the jobs to run; () is all that the config defines.
+      overwrite: artefacts to make again, each JOB or JOB:NAME.
+      multihost: how to connect to the other processes; "" is a single process.
+      skip_bad: whether broken rows of imported files are skipped.
+
+    Raises:
+      InputError: on everything that the user can fix.
+      InterruptedRun: on Ctrl-C during a step.
+    """
     config = c.from_mapping(c.Config, config_dict)
-    from scotd_jax.jobs import graph  # standard library only: a wrong name is said before JAX is loaded
+    from scotd_jax.jobs import graph  # wrong names are reported before JAX is loaded
 
     if graph.PLAN in jobs:
         if len(jobs) > 1 or overwrite or multihost:
-            raise InputError("--jobs=plan: goes by itself, without other jobs, --overwrite and --multihost")
+            raise InputError("--jobs=plan: runs alone, without other jobs, --overwrite and --multihost")
         from scotd_jax.jobs.plan import plan
 
         plan(config, workdir_path)
         return
-    steps, again = graph.chain(config, jobs or graph.JOBS), _overwritten(config, overwrite)
+    steps, redo = graph.chain(config, jobs or graph.JOBS), _steps_to_redo(config, overwrite)
 
     from scotd_jax import jobs as package
     from scotd_jax.distributed import hosts
+    from scotd_jax.jobs.context import make_context
+    from scotd_jax.jobs.train import check_settings
     from scotd_jax.workdir import Workdir
 
     if multihost:
         hosts.initialize(multihost)
     workdir = Workdir(workdir_path, writes=hosts.is_primary())
-    from scotd_jax.jobs.context import make_context
-
     context = make_context(config, workdir, skip_bad)
     for step in steps:
-        if step.job == "train" and (step in again or not workdir.artefact(*step).complete):
-            from scotd_jax.jobs.train import check_settings
-
+        if step.job == "train" and (step in redo or not workdir.artefact(*step).complete):
             check_settings(context, step.name)
-    if hosts.is_primary():  # nothing is removed before everything else has been found in order
-        for step in again:
+    if hosts.is_primary():  # only now: nothing is removed if anything is wrong
+        for step in redo:
             workdir.artefact(*step).remove()
         workdir.save_config(c.plain(config))
     started = time.monotonic()
     for number, step in enumerate(steps, 1):
-        hosts.sync_processes(f"before {step}")
-        context.log(f"[{number}/{len(steps)}] {step}")
-        if hosts.is_primary() or step.job not in ALONE:
-            package.load(step.job)(context, step.name)
+        try:
+            hosts.sync_processes(f"before {step}")
+            context.log(f"[{number}/{len(steps)}] {step}")
+            if hosts.is_primary() or step.job not in _PRIMARY_ONLY:
+                package.load(step.job)(context, step.name)
+        except KeyboardInterrupt:
+            raise InterruptedRun(_saved(workdir.artefact(*step), f"step {number} of {len(steps)} ({step})")) from None
     context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
 
 
-def _overwritten(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
-    """The steps whose artefacts are to be made again."""
+def dry_run(
+    config_dict: Any,
+    workdir_path: str,
+    jobs: tuple[str, ...],
+    overwrite: tuple[str, ...],
+    multihost: str,
+    skip_bad: bool = False,
+) -> int:
+    """Prints what would become of each step, with the arguments of `run`. Returns 2 if one would be refused, else 0."""
+    config = c.from_mapping(c.Config, config_dict)
+    from scotd_jax.jobs import graph
+
+    if graph.PLAN in jobs or multihost:
+        raise InputError("--dry-run: works without --jobs=plan and --multihost")
+    steps, redo = graph.chain(config, jobs or graph.JOBS), _steps_to_redo(config, overwrite)
+    from scotd_jax.dry_run import format_previews, preview
+
+    previews = preview(config, workdir_path, steps, redo, skip_bad)
+    print(format_previews(previews))
+    return INPUT_ERROR if any(each.state == "refused" for each in previews) else OK
+
+
+def _steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
+    """Returns the steps whose artefacts are to be made again."""
     from scotd_jax.jobs.graph import JOBS, Step, chain, lookup
 
-    again = []
+    redo = []
     for item in overwrite:
         job, _, name = item.partition(":")
         lookup(dict.fromkeys(JOBS), job, "--overwrite")
         names = [step.name for step in chain(config, (job,))]
         if name:
             lookup(dict.fromkeys(names), name, f"--overwrite={job}")
-        again += [Step(job, each) for each in ([name] if name else names)]
-    return again
+        redo += [Step(job, each) for each in ([name] if name else names)]
+    return redo
+
+
+def _saved(artefact: Any, where: str) -> str:
+    """Returns the line for an interrupted step: what is saved and how to resume."""
+    saved = {
+        "sample": "its responses so far are saved",
+        "build": "its finished shards are saved",
+        "train": "it has no checkpoint yet",
+        "evaluate": "its responses so far are saved",
+        "export": "it starts over",
+        "report": "it starts over",
+    }[artefact.job]
+    if artefact.job == "train":
+        folder = artefact.path / "checkpoints"
+        steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
+        if steps:
+            saved = f"its checkpoint of update {max(steps)} is saved"
+    return f"interrupted in {where}: {saved}; the same command resumes"
+
+
+def _exit_interrupted(message: str) -> None:
+    """Exits at once: the usual teardown may wait for compilations that are under way, and XLA may crash in it."""
+    print(f"\n{message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with the errors of config files and overrides said the way `main` says them."""
+    """Parses flags like absl, but reports errors of config files and overrides the way `main` reports errors."""
     try:
         rest = flags.FLAGS(argv)
-        _CONFIG.value.keys()  # a file that could not be read is only said on first use
+        if _CONFIG.value is not None:
+            _CONFIG.value.keys()  # an unreadable file raises only on first use
         return rest
-    except AttributeError as error:  # how ml_collections refuses --config.KEY that the config does not have
-        words = str(error).replace("\\n", " ").replace("\\", "").strip("\"'")
-        print(f"error: --config.KEY=VALUE: no such key: {words}", file=sys.stderr)
-        sys.exit(2)
-    except (InputError, flags.Error) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except OSError:
         path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
-        print(f"error: --config: no config file at {path.partition(':')[0]!r}", file=sys.stderr)
-        sys.exit(2)
+        message = f"--config: no config file at {path.partition(':')[0]!r}"
+    except (InputError, flags.Error, AttributeError, KeyError, SyntaxError) as error:
+        message = describe_config_error(error)
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(INPUT_ERROR)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    cli()

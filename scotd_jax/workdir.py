@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 
@@ -33,22 +33,32 @@ _FOLDERS = {  # job -> folder of its artefacts
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
+class StopBeforeWork(Exception):  # noqa: N818 (not an error)
+    """Ends a job of a dry run at the moment at which it would begin to work. `state` is that of its artefact."""
+
+    def __init__(self, state: Literal["run", "resume", "complete"]):
+        super().__init__(state)
+        self.state = state
+
+
 class Workdir:
     """DIR/{rationales,corpora,students,evaluations,exports}/NAME and DIR/report."""
 
-    def __init__(self, root: str, writes: bool = True):
+    def __init__(self, root: str, writes: bool = True, dry_run: bool = False):
         """Opens a work directory, which the first write creates.
 
         Args:
           root: its path, local or in a bucket (gs://...).
           writes: False on processes that leave manifests to the primary one.
+          dry_run: whether `Artefact.begin` raises StopBeforeWork after its checks, so that no job does any work.
         """
         # Checkpoints need an absolute path, and messages are clearer with one.
-        self.root, self._writes = epath.Path(root if "://" in root else os.path.abspath(root)), writes
+        self.root = epath.Path(root if "://" in root else os.path.abspath(root))
+        self._writes, self._dry_run = writes and not dry_run, dry_run
 
     def artefact(self, job: str, name: str) -> "Artefact":
         """Returns the artefact `name` that `job` makes; the name of the report is empty."""
-        return Artefact(self.root, job, name, self._writes)
+        return Artefact(self.root, job, name, self._writes, self._dry_run)
 
     def save_config(self, config: dict[str, Any]) -> None:
         """Writes the config of the last command to DIR/config.json, for reference."""
@@ -58,10 +68,10 @@ class Workdir:
 class Artefact:
     """One folder of a work directory, made by one job."""
 
-    def __init__(self, root: epath.Path, job: str, name: str, writes: bool = True):
+    def __init__(self, root: epath.Path, job: str, name: str, writes: bool = True, dry_run: bool = False):
         self.job, self.name = job, name
         self.path = root / _FOLDERS[job] / name
-        self._writes = writes
+        self._writes, self._dry_run = writes, dry_run
         self._manifest = self.path / "manifest.json"
 
     def manifest(self) -> dict[str, Any]:
@@ -103,24 +113,22 @@ class Artefact:
 
         Raises:
           InputError: if the folder holds work with another identity.
+          StopBeforeWork: in a dry run.
         """
-        if difference := self.difference(identity):
-            raise InputError(difference)
+        identity = json.loads(json.dumps(identity))  # as it is read back: tuples are lists
         manifest = self.manifest()
+        if manifest and manifest["identity"] != identity:
+            key, recorded, current = _first_difference(manifest["identity"], identity, "")
+            raise InputError(
+                f"{self.path}: made by another configuration: {key} was {recorded!r} and is now {current!r}. "
+                f"Use another --workdir, or start over with {self._redo}"
+            )
+        complete = manifest.get("complete", False)
+        if self._dry_run:
+            raise StopBeforeWork("complete" if complete else "resume" if manifest else "run")
         if not manifest and self._writes:
-            self._write({"complete": False, "identity": _as_json(identity), "versions": versions()})
-        return not manifest.get("complete", False)
-
-    def difference(self, identity: dict[str, Any]) -> str:
-        """Returns a message about the first difference from the recorded identity, or "" if there is none."""
-        manifest, identity = self.manifest(), _as_json(identity)
-        if not manifest or manifest["identity"] == identity:
-            return ""
-        key, recorded, current = _first_difference(manifest["identity"], identity, "")
-        return (
-            f"{self.path}: made by another configuration: {key} was {recorded!r} and is now {current!r}. "
-            f"Use another --workdir, or start over with {self._redo}"
-        )
+            self._write({"complete": False, "identity": identity, "versions": versions()})
+        return not complete
 
     def finish(self, counts: dict[str, Any], content: Any = None) -> None:
         """Marks the artefact as complete.
@@ -148,11 +156,6 @@ class Artefact:
         manifest = {"format": FORMAT} | manifest
         order = ("complete", "format", "digest", "counts", "identity", "versions")
         write_text(self._manifest, json.dumps({k: manifest[k] for k in order if k in manifest}, indent=2) + "\n")
-
-
-def _as_json(identity: dict[str, Any]) -> dict[str, Any]:
-    """The identity as it is read back from a manifest: tuples are lists."""
-    return json.loads(json.dumps(identity))
 
 
 def _first_difference(recorded: Any, current: Any, path: str) -> tuple[str, Any, Any]:

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "scotd_jax"
 # From top to bottom: a module may import from its own folder and from layers below.
 LAYERS = [
     {"main", "api"},
+    {"dry_run", "listing"},
     {"jobs"},
     {"reporting"},
     {"corpus"},
@@ -45,7 +46,15 @@ CORE_FILES = {
 }
 # safetensors, ml_dtypes and etils are small; jax, flax and orbax depend on the last two.
 CORE_PACKAGES = {"jax", "flax", "optax", "numpy", "jaxtyping", "orbax", "safetensors", "ml_dtypes", "etils"}
-STDLIB_ONLY = {"config/__init__.py", "config/schema.py", "config/loading.py", "records.py", "errors.py"}
+STDLIB_ONLY = {
+    "config/__init__.py",
+    "config/schema.py",
+    "config/rationale_sources.py",
+    "config/loading.py",
+    "config/file_errors.py",
+    "records.py",
+    "errors.py",
+}
 LAZY = {"tensorflow", "tensorflow_datasets", "datasets", "clu.metric_writers", "grain", "torch", "transformers"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

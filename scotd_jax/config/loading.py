@@ -9,7 +9,7 @@ import importlib.util
 import pathlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from scotd_jax.config import rationale_sources, schema
@@ -35,7 +35,7 @@ RENAMED_KEYS: dict[type, dict[str, str]] = {
     rationale_sources.ServerSource: {"options": "think"},
     rationale_sources.BatchSource: {"options": "think"},
 }
-# Names of scotd_jax.config that were renamed or replaced, for config files that still use them.
+# Names of scotd_jax.config that were renamed or replaced, for the messages of file_errors.py.
 RENAMED_CLASSES = {
     "Asking": "EvalSpec",
     "Altered": "RationaleControl",
@@ -59,7 +59,7 @@ def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
     fields = {}
     for key, value in _items(values):
         if key not in hints:
-            raise InputError(f"{path}.{key}: {_unknown_key(kind, key, hints)}")
+            raise InputError(f"{path}.{key}: {unknown_key(kind, key)}")
         fields[key] = _convert(hints[key], value, f"{path}.{key}")
     fixed = [field.name for field in dataclasses.fields(kind) if not field.init]  # `source`: checked by _convert
     try:
@@ -68,14 +68,15 @@ def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
         raise InputError(f"{path}.{error.field}: {error.problem}") from None
 
 
-def _unknown_key(kind: type, key: str, known: Mapping[str, Any]) -> str:
+def unknown_key(kind: type, key: str) -> str:
+    """Returns what is wrong with a key that the dataclass `kind` does not have, and what was probably meant."""
     if new := RENAMED_KEYS.get(kind, {}).get(key):
         return f"this key is now called {new!r}"
     if kind in typing.get_args(schema.RationaleSource):
         others = [other.source for other in typing.get_args(schema.RationaleSource) if key in _field_names(other)]
         if others:
             return f"source {kind.source!r} has no such key; it belongs to source {' or '.join(map(repr, others))}"
-    return f"unknown key; {did_you_mean(key, known)}"
+    return f"unknown key; {did_you_mean(key, _field_names(kind))}"
 
 
 def _field_names(kind: type) -> list[str]:

@@ -1,0 +1,192 @@
+"""The command line: listing, dry run, and the messages for wrong flags and config files."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax import main
+from scotd_jax.listing import LISTING, format_listing
+from scotd_jax.models.registry import PRESETS
+from scotd_jax.rationales.importers.registry import IMPORTERS
+from scotd_jax.tasks.prompt_formats import FORMATS
+from scotd_jax.tasks.recipes import RECIPES
+from scotd_jax.tasks.registry import KINDS
+
+ROOT = Path(__file__).parents[1]
+MODEL = c.Model(
+    architecture="opt-tiny", overrides={"hidden_size": 32, "num_attention_heads": 2, "ffn_dim": 64}, tokenizer="task:w"
+)
+SIZES = {"train": 8, "dev": 4, "test": 4, "unseen": 4, "longer": 4, "gold": 8, "statements": 4}
+
+
+def config() -> c.Config:
+    """Gold rationales, a corpus of them, and a student."""
+    training = c.Training(steps=2, batch_size=8, optimizer=c.Optimizer(warmup_steps=1))
+    return c.Config(
+        tasks={"w": c.Task(options=SIZES)},
+        rationales={"gold": c.TaskSource(questions=("w.gold",))},
+        corpora={"gold": c.Corpus(rationales=("gold",), decontaminate=0)},
+        students={"student": c.Student(model=MODEL, corpus="gold", training=training)},
+    )
+
+
+# --list
+
+
+def test_listing_has_every_registered_name():
+    names = [{name for name in entries if not name.endswith(".py")} for entries in LISTING.values()]
+    assert names == [set(KINDS), set(IMPORTERS), set(RECIPES), set(FORMATS), set(PRESETS)]
+    for entries in LISTING.values():
+        for name, description in entries.items():
+            assert f"  {name} " in format_listing()
+            assert description
+
+
+def test_list_needs_no_other_flag_and_no_jax():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['main', '--list']\n"
+        "try: runpy.run_module('scotd_jax.main', run_name='__main__')\n"
+        "except SystemExit as stop: print('exit status', stop.code)\n"
+        "print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "commonsenseqa" in done.stdout
+    assert done.stdout.splitlines()[-2:] == ["exit status 0", "False"]
+
+
+# --dry-run
+
+
+def dry_run(workdir: Path, config: c.Config, capsys, overwrite: tuple[str, ...] = ()) -> tuple[int, list[str]]:
+    """Exit status and printed lines; nothing is written."""
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    status = main.dry_run(c.plain(config), str(workdir), (), overwrite, "")
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    return status, [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_dry_run_tells_which_steps_would_run_are_complete_or_refused(tmp_path, capsys):
+    assert dry_run(tmp_path, config(), capsys) == (
+        0,
+        [
+            "run sample gold",
+            "run build gold after sample gold",
+            "run train student after build gold",
+            "run report",
+            "4 steps: 4 run",
+        ],
+    )
+    main.run(c.plain(config()), str(tmp_path), ("sample", "build"), (), "")
+    assert dry_run(tmp_path, config(), capsys) == (
+        0,
+        [
+            "complete sample gold",
+            "complete build gold",
+            "run train student",
+            "run report",
+            "4 steps: 2 run, 2 complete",
+        ],
+    )
+    manifest = tmp_path / "corpora/gold/manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
+    assert dry_run(tmp_path, config(), capsys)[1][1:3] == ["resume build gold", "run train student after build gold"]
+
+
+def test_dry_run_gives_the_reason_of_a_refusal(tmp_path, capsys):
+    main.run(c.plain(config()), str(tmp_path), ("sample", "build"), (), "")
+    changed = dataclasses.replace(config(), corpora={"gold": c.Corpus(rationales=("gold",), decontaminate=0, cap=1)})
+    status, lines = dry_run(tmp_path, changed, capsys)
+    assert status == 2
+    assert lines[0] == "complete sample gold"
+    assert lines[1].startswith("refused build gold ")
+    assert "spec.cap was 0 and is now 1" in lines[1]
+    assert lines[2] == "blocked train student needs build gold"
+    assert dry_run(tmp_path, changed, capsys, ("build",)) == (
+        0,
+        [
+            "complete sample gold",
+            "run build gold from the start (--overwrite)",
+            "run train student after build gold",
+            "run report",
+            "4 steps: 3 run, 1 complete",
+        ],
+    )
+    status, lines = dry_run(tmp_path, config(), capsys, ("sample",))
+    assert status == 0
+    assert lines[1] == "unknown build gold after sample gold: kept if that yields the same result, else refused"
+
+
+def test_dry_run_refuses_a_training_that_could_never_start(tmp_path, capsys):
+    training = c.Training(steps=2, batch_size=8, optimizer=c.Optimizer(warmup_steps=5))
+    student = dataclasses.replace(config().students["student"], training=training)
+    status, lines = dry_run(tmp_path, dataclasses.replace(config(), students={"student": student}), capsys)
+    assert status == 2
+    assert lines[2].startswith("refused train student config.students.student: optimizer.warmup_steps is 5")
+
+
+# Messages
+
+
+def command(*flags: str) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.run(
+        [sys.executable, "-m", "scotd_jax.main", *flags],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+CONFIG_FILE = """from scotd_jax import config as c
+
+
+def get_config():
+    return c.config_dict(c.Config(students={{"s": {student}}}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("c.Student(", "config.py line 5: "),
+        ('c.Student(dev=("w.dev",))', "config.py line 5: Student.dev: this key is now called 'dev_sets'"),
+        ('c.Student(devsets=("w.dev",))', "config.py line 5: Student.devsets: unknown key; did you mean 'dev_sets'?"),
+        ("c.Asking()", "config.py line 5: scotd_jax.config has no 'Asking'; it is now EvalSpec"),
+        ("c.Studend()", "config.py line 5: scotd_jax.config has no 'Studend'; did you mean 'Student'?"),
+        ("c.Student(training=c.Training(steps=0))", "config.py line 5: Training.steps: expected at least 1, found 0"),
+        ("[].student", "config.py line 5: AttributeError: 'list' object has no attribute 'student'"),
+    ],
+)
+def test_errors_of_a_config_file_name_file_and_line(tmp_path, student, message):
+    (tmp_path / "config.py").write_text(CONFIG_FILE.format(student=student))
+    done = command(f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/w")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--config is missing, for example --config=configs/world.py"),
+        (["--config=configs/world.py"], "--workdir is missing, for example --workdir=runs/world"),
+        (["--config=configs/world.py", "--config.students.teacher.sets=x"], "this key is now called 'eval_sets'"),
+        (["--config=configs/world.py", "--config.students.tacher.seed=1"], 'Did you mean "teacher"'),
+    ],
+)
+def test_wrong_flags_are_refused_in_one_line(flags, message):
+    done = command(*flags)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
