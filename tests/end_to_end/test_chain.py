@@ -1,4 +1,4 @@
-"""The whole way, as a user types it: one command, every artefact, the same command again, and another config."""
+"""Tests of the whole chain from the command line: artefacts, a repeated command, and changed configs."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ from tests.helpers.cli import ROOT, run_cli
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """The work directory of the embedded world's chain in its smallest form."""
+    """Runs the smallest chain of the embedded world and returns its work directory."""
     workdir = tmp_path_factory.mktemp("world")
     # A relative path, as users write it.
     done = run_cli("--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}")
@@ -39,7 +39,7 @@ def test_every_response_is_in_one_bin(world):
         assert sum(ledger["bins"].values()) == ledger["total"] == 16 * 30
 
 
-def test_every_raw_prediction_is_kept(world):
+def test_every_prediction_is_stored(world):
     for split in ("test", "contrast", "unseen", "longer"):
         path = world / "evaluations" / "n30_opt" / f"world.{split}.responses.jsonl"
         assert len(path.read_text().splitlines()) == 8
@@ -47,20 +47,20 @@ def test_every_raw_prediction_is_kept(world):
     assert results["contrast"]["n"] == 8
 
 
-def test_the_export_was_compared_with_torch_where_there_is_one(world):
+def test_export_is_compared_with_torch_if_installed(world):
     counts = json.loads((world / "exports/n30_opt/manifest.json").read_text())["counts"]
     assert counts["compared_with_torch"] is (importlib.util.find_spec("torch") is not None)
     assert (world / "exports/n30_t5/model.safetensors").exists()
 
 
-def test_the_report_stands_alone(world):
+def test_report_is_self_contained(world):
     page = (world / "report/index.html").read_text()
     assert "SCoTD, N = 30" in page
     assert 'src="http' not in page
     assert "<link" not in page
 
 
-def test_the_same_command_again_has_nothing_to_do(world):
+def test_repeated_command_skips_everything(world):
     before = {path: path.read_bytes() for path in world.glob("*/*/manifest.json")}
     again = run_cli("--config=configs/world.py:runlocal", f"--workdir={world}")
     assert again.returncode == 0, again.stderr
@@ -68,7 +68,7 @@ def test_the_same_command_again_has_nothing_to_do(world):
     assert {path: path.read_bytes() for path in world.glob("*/*/manifest.json")} == before
 
 
-def test_another_config_is_refused_in_the_same_folder(world):
+def test_other_config_is_refused_in_the_same_work_directory(world):
     other = run_cli(
         "--config=configs/world.py:runlocal",
         f"--workdir={world}",
@@ -81,8 +81,8 @@ def test_another_config_is_refused_in_the_same_folder(world):
     assert "Traceback" not in other.stderr
 
 
-def test_an_upstream_change_is_noticed_downstream(world):
-    """A student may not be taken for one of a corpus that has been made again differently."""
+def test_changed_corpus_invalidates_its_student(world):
+    """A student of an older corpus is not taken for one of the rebuilt corpus."""
     manifest = world / "rationales/sampled/manifest.json"
     original = manifest.read_text()
     manifest.write_text(original.replace(json.loads(original)["digest"], "0" * 16))
@@ -104,7 +104,7 @@ def test_an_upstream_change_is_noticed_downstream(world):
         (["--config=configs/world.py", "extra"], "unexpected argument 'extra'"),
     ],
 )
-def test_wrong_commands_are_refused_with_what_to_do(flags, message, tmp_path):
+def test_invalid_commands_are_refused_with_advice(flags, message, tmp_path):
     done = run_cli(*flags, f"--workdir={tmp_path}/w", timeout=120)
     assert done.returncode == 2
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""The build job: what lands in a corpus, in which order, and that nobody can see how many hands built it."""
+"""Tests of the build job: contents and order of a corpus, which no number of processes, hosts or shards changes."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def ledger(run):
 
 @pytest.mark.parametrize("recipe", ["scotd", "label", "teacher_label", "step_by_step", "rationale", "infer", "text"])
 @pytest.mark.parametrize("balance", ["questions", "responses"])
-def test_a_corpus_holds_what_its_recipe_makes_of_the_kept_responses(home, recipe, balance):
+def test_build_encodes_the_kept_responses_by_the_recipe(home, recipe, balance):
     run = make_run(home, c.Corpus(recipe=recipe, balance=balance), {"sampled": ROWS})
     assert built(run) == expected(run, right(ROWS), flat=balance == "responses")
     report = ledger(run)
@@ -53,7 +53,7 @@ def test_a_corpus_holds_what_its_recipe_makes_of_the_kept_responses(home, recipe
 
 
 @pytest.mark.parametrize(("recipe", "kind"), [("infer", "own"), ("scotd", "other"), ("step_by_step", "shuffled")])
-def test_the_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monkeypatch):
+def test_build_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monkeypatch):
     def run(name, **fields):
         part = home / name
         part.mkdir()
@@ -62,10 +62,10 @@ def test_the_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monk
 
     one, several, hosts = run("one"), run("several", processes=2), run("hosts")
     build(one, "c")
-    if kind == "own":  # processes take seconds to start
+    if kind == "own":  # once only: processes take seconds to start
         build(several, "c")
         assert files(several) == files(one)
-    # Host 1 of 2 comes first; neither waits for the other here, and only the first one finishes.
+    # Host 1 of 2 builds before host 0. They do not wait for each other here; host 0 merges.
     for index in (1, 0):
         monkeypatch.setattr("jax.process_count", lambda: 2)
         monkeypatch.setattr("jax.process_index", lambda index=index: index)
@@ -74,7 +74,7 @@ def test_the_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monk
     assert files(hosts) == files(one)
 
 
-def test_the_order_does_not_depend_on_the_number_of_shards(home):
+def test_build_order_does_not_depend_on_the_number_of_shards(home):
     found = []
     for count in (1, 3, 50):
         run = make_run(home, c.Corpus(shards=count, rationale_control="other"), {"sampled": ROWS})
@@ -86,14 +86,14 @@ def test_the_order_does_not_depend_on_the_number_of_shards(home):
 
 @pytest.mark.parametrize("kind", ["shuffled", "other", "empty"])
 @pytest.mark.parametrize("recipe", ["scotd", "infer"])
-def test_controls_change_the_rationale_and_nothing_else(home, kind, recipe):
+def test_build_controls_change_rationales_only(home, kind, recipe):
     run = make_run(home, c.Corpus(recipe=recipe, rationale_control=kind, n=4), {"sampled": ROWS})
     groups = [(q, right(r for r in ROWS if r.sample_index < 4)[q.id]) for q in QUESTIONS]
     assert built(run) == expected(run, {q.id: rows for q, rows in apply_control(kind, groups)})
     assert ledger(run)["bins"]["kept"] == sum(len(rows) for _, rows in groups)
 
 
-def test_what_no_longer_fits_after_a_control_is_too_long(home):
+def test_build_drops_responses_that_a_control_makes_too_long(home):
     own = make_run(home, c.Corpus(), {"sampled": ROWS})
     longest = max(len(r) for e in built(own)["train"] for r in e.responses)
     own.artefact("build", "c").remove()
@@ -106,7 +106,7 @@ def test_what_no_longer_fits_after_a_control_is_too_long(home):
     assert sum(report["bins"].values()) == report["total"]
 
 
-def test_a_control_of_rationales_that_nobody_reads_is_refused(home):
+def test_build_refuses_controls_without_rationales(home):
     run = make_run(home, c.Corpus(recipe="teacher_label", rationale_control="shuffled"), {"sampled": ROWS})
     with pytest.raises(
         InputError, match="config.corpora.c.rationale_control: recipe 'teacher_label' uses no rationale"
@@ -117,12 +117,12 @@ def test_a_control_of_rationales_that_nobody_reads_is_refused(home):
         build(alone, "c")
 
 
-def test_several_sets_are_one_row_of_samples(home):
+def test_build_numbers_samples_through_all_sets(home):
     first = [row for row in ROWS if row.sample_index < 2 and row.question_id != QUESTIONS[3].id]
     second = responses(QUESTIONS[:5], 3, "other")
     run = make_run(home, c.Corpus(n=4, keep="all"), {"first": first, "second": second})
     by_question = {example.question_id: example.sample_index for example in built(run)["train"]}
-    # Two of the first set and the first two of the second; question 3 has the second set alone.
+    # Two of the first set and the first two of the second; question 3 is in the second set only.
     assert by_question == {q.id: [0, 1, 2, 3] for q in QUESTIONS[:5]} | {QUESTIONS[3].id: [0, 1, 2]} | {
         q.id: [0, 1] for q in QUESTIONS[5:]
     }
@@ -132,7 +132,7 @@ def test_several_sets_are_one_row_of_samples(home):
     assert report["total"] == 35
 
 
-def test_rows_of_other_questions_are_counted(home):
+def test_build_counts_responses_to_other_questions(home):
     write_questions(home / "t", train=QUESTIONS, few=QUESTIONS[4:6])
     run = make_run(home, c.Corpus(questions=("t.few",)), {"sampled": ROWS})
     assert {example.question_id for example in built(run)["train"]} == {q.id for q in QUESTIONS[4:6]}
@@ -142,26 +142,31 @@ def test_rows_of_other_questions_are_counted(home):
     assert report["stages"][0] == {"stage": "questions", "in": 66, "dropped": 54, "out": 12}
 
 
-def test_a_build_that_was_cut_goes_on_with_the_shards_that_are_missing(home, monkeypatch):
+def test_interrupted_build_resumes_with_the_missing_shards(home, monkeypatch):
     run = make_run(home, c.Corpus(shards=3), {"sampled": ROWS})
     build(run, "c")
     whole = files(run)
     run.artefact("build", "c").remove()
-    work = shard_building.build_shard
+    build_shard = shard_building.build_shard
     done = []
 
-    def cut(plan, shard):
+    def fail_at_third_shard(plan, shard):
         if len(done) == 2:
             raise InputError("the disk is full")
-        work(plan, shard)
+        build_shard(plan, shard)
         done.append(shard)
 
-    monkeypatch.setattr(shard_building, "build_shard", cut)
+    monkeypatch.setattr(shard_building, "build_shard", fail_at_third_shard)
     with pytest.raises(InputError, match="the disk is full"):
         build(run, "c")
     with pytest.raises(InputError, match="not built"):
         CorpusReader(folder(run), "train")
-    monkeypatch.setattr(shard_building, "build_shard", lambda plan, shard: (work(plan, shard), done.append(shard)))
+
+    def record(plan, shard):
+        build_shard(plan, shard)
+        done.append(shard)
+
+    monkeypatch.setattr(shard_building, "build_shard", record)
     build(run, "c")
     assert done == [0, 1, 2]
     assert files(run) == whole
@@ -169,7 +174,7 @@ def test_a_build_that_was_cut_goes_on_with_the_shards_that_are_missing(home, mon
     assert done == [0, 1, 2]
 
 
-def test_processes_change_no_identity(home):
+def test_number_of_processes_is_not_part_of_the_identity(home):
     run = make_run(home, c.Corpus(), {"sampled": ROWS})
     build(run, "c")
     digest = run.artefact("build", "c").digest
@@ -177,7 +182,7 @@ def test_processes_change_no_identity(home):
     assert run.artefact("build", "c").digest == digest
 
 
-def test_a_corpus_without_examples_names_the_bins(home):
+def test_empty_corpus_error_names_the_bins(home):
     run = make_run(home, c.Corpus(keep="wrong", max_response_tokens=1), {"sampled": ROWS})
     with pytest.raises(InputError, match=r"corpus is empty.*0 of 66 responses kept \(16 too_long, 50 not_selected\)"):
         build(run, "c")
@@ -187,7 +192,7 @@ def test_a_corpus_without_examples_names_the_bins(home):
         build(run, "c")
 
 
-def test_labels_alone_obey_the_limits_of_the_prompt(home):
+def test_label_corpora_obey_the_prompt_limit(home):
     long = Question("t/train/long", "t", "train", "w " * 40, ("yes", "no"), "yes")
     write_questions(home / "t", train=[*QUESTIONS, long])
     run = make_run(home, c.Corpus(recipe="label", questions=("t.train",), max_prompt_tokens=30), {})
@@ -195,7 +200,7 @@ def test_labels_alone_obey_the_limits_of_the_prompt(home):
     assert run.artefact("build", "c").manifest()["counts"]["left_out"] == {"too_long": 1}
 
 
-def test_parts_visit_the_same_question_and_sample_at_the_same_step(home):
+def test_parts_draw_the_same_question_and_sample_at_the_same_step(home):
     options = {"batch_size": 4, "group_size": 2, "start_token": None, "seed": 3}
     for balance in ("questions", "responses"):
         recipe = c.Recipe(
@@ -212,12 +217,12 @@ def test_parts_visit_the_same_question_and_sample_at_the_same_step(home):
             assert infer["targets"].shape[1] == 1  # one prompt, one response
             for row in range(4):
                 targets = explain["targets"][row, 0][explain["weights"][row, 0] > 0].tolist()
-                read = infer["prompt"][row][infer["prompt_mask"][row]].tolist()[1:]
-                assert [*read, int(infer["inputs"][row, 0, 0])] == targets
+                prompt = infer["prompt"][row][infer["prompt_mask"][row]].tolist()[1:]
+                assert [*prompt, int(infer["inputs"][row, 0, 0])] == targets
                 assert tuple(targets) in samples
 
 
-def test_workers_need_no_jax():
+def test_worker_processes_do_not_import_jax():
     code = "import sys, scotd_jax.corpus.shard_building; print('jax' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -32,7 +32,7 @@ def get_config():
 
 @pytest.fixture
 def home(tmp_path) -> Path:
-    """A folder with the questions, and two files of responses, one with a broken row."""
+    """Returns a folder with questions and two files of responses, one of which has a broken row."""
     (tmp_path / "task").mkdir()
     (tmp_path / "task/train.jsonl").write_text("".join(to_json(q) + "\n" for q in QUESTIONS))
     good, bad = {"prompt": KETTLE, "completion": SAYS_A}, {"prompt": KETTLE}
@@ -42,7 +42,7 @@ def home(tmp_path) -> Path:
 
 
 def run(home: Path, skip_bad: bool = False, **fields) -> Path:
-    """Runs the job; the folder of what it made."""
+    """Runs the job and returns the folder of the set."""
     task = c.Task(kind="jsonl", path=str(home / "task"))
     fields = {"path": f"{home}/sampled/*.jsonl", "importer": "prompt_completion"} | fields
     source = c.FileSource(questions=("home.train",), **fields)
@@ -78,7 +78,7 @@ def test_bad_rows_stop_the_job_or_are_counted(home):
     assert json.loads((folder / "manifest.json").read_text())["counts"]["skipped"] == 1
 
 
-def test_the_same_again_is_skipped_and_other_files_are_refused(home):
+def test_finished_import_is_skipped_and_changed_files_are_refused(home):
     folder = run(home, skip_bad=True)
     before = {p: p.read_bytes() for p in folder.rglob("*.json*")}
     run(home)
@@ -88,7 +88,7 @@ def test_the_same_again_is_skipped_and_other_files_are_refused(home):
         run(home, skip_bad=True)
 
 
-def test_a_refused_import_leaves_no_trace_and_can_be_repeated(home):
+def test_refused_import_leaves_no_files(home):
     with pytest.raises(InputError, match="2.jsonl line 2"):
         run(home)
     folder = run(home, path=f"{home}/sampled/1.jsonl")
@@ -99,7 +99,7 @@ def test_a_refused_import_leaves_no_trace_and_can_be_repeated(home):
     ]
 
 
-def test_what_was_sampled_can_be_imported(home):
+def test_sampled_responses_can_be_imported(home):
     folder = run(home, skip_bad=True)
     rows = list(read_responses(sorted(folder.glob("responses-*.jsonl"))))
     spec = c.FileSource(path=f"{folder}/responses-*.jsonl", importer="responses")
@@ -117,7 +117,7 @@ def test_release_can_be_requested_later(home):
     assert [p.name for p in (folder / "release/data").iterdir()] == ["train-00000-of-00001.parquet"]
 
 
-# The real corpora (data.md, section 4): every count was made on these very files.
+# The real corpora: every count was computed on these files.
 
 OPENBOOKQA = {  # right, wrong, none
     "obqa_gemini_level1": (4956, 1, 0),
@@ -151,7 +151,7 @@ def load_questions(folder: Path, file: str, layout: str = "line"):
     return {q.id: (q, loaded) for q in loaded.questions("train")}
 
 
-def test_openbookqa_by_three_teachers(shared_data, tmp_path):
+def test_import_of_openbookqa_from_three_teachers(shared_data, tmp_path):
     """Runs in a process: this is the largest corpus, and the type checks of the tests would take most of the time."""
     config = tmp_path / "config.py"
     files = 'options={"files": {"train": "train.jsonl"}}'
@@ -183,7 +183,7 @@ def test_openbookqa_by_three_teachers(shared_data, tmp_path):
     assert counts[-6:] == [22, 44, 44, 44, 44, 44], "the five doubled questions"
 
 
-def test_commonsenseqa_by_palm(shared_data, tmp_path):
+def test_import_of_commonsenseqa_from_palm(shared_data, tmp_path):
     questions_by_id = load_questions(shared_data / "commonsenseqa", "train_rand_split.jsonl", "block")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/train_CoT_*.json.gz"
     spec = c.FileSource(path=path, importer="commonsenseqa_palm540b")
@@ -191,14 +191,14 @@ def test_commonsenseqa_by_palm(shared_data, tmp_path):
     assert sum("\n\n" in row.text for row in job.responses(questions_by_id)) == 0
     total = job.ledger.to_json()["total"]
     assert (total["read"], total["right"], total["no_answer"], total["questions"]) == (9741, 7377, 182, 9741)
-    # By row, in the order of the questions' file, it is silently useless; not here.
+    # Joined by row, in the order of the question file, the responses would be useless; the chance check refuses that.
     (tmp_path / "ids.txt").write_text("".join(f"{id_}\n" for id_ in questions_by_id))
     by_row = c.FileSource(path=path, importer=spec.importer, options={"ids": str(tmp_path / "ids.txt")})
     with pytest.raises(InputError, match=r"of 9741 .*\(20.5%\), no better than chance \(20.0%\): .*wrong order"):
         list(FileImport(by_row, "r").responses(questions_by_id))
 
 
-def test_commonsenseqa_dev_by_palm(shared_data):
+def test_import_of_commonsenseqa_dev_from_palm(shared_data):
     questions_by_id = load_questions(shared_data / "commonsenseqa", "dev_rand_split.jsonl")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/test_CoT_*.json.gz"
     job = FileImport(c.FileSource(path=path, importer="commonsenseqa_palm540b"), "r")
@@ -207,7 +207,7 @@ def test_commonsenseqa_dev_by_palm(shared_data):
     assert (total["read"], total["right"], total["no_answer"]) == (1221, 961, 16)
 
 
-def test_quarel_by_davinci(shared_data, tmp_path):
+def test_import_of_quarel_from_davinci(shared_data, tmp_path):
     """Through the job, to the files in the work directory. The questions are those of the corpus itself."""
     path = shared_data / "rationales/quarel_davinci003/train_gpt3_responses.jsonl.gz"
     with gzip.open(path) as file:

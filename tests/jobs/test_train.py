@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 def built(folder, **changes) -> RunContext:
-    """A run whose corpus is built; student "s" has a dev set."""
+    """Returns a run whose corpus is built and whose student "s" has a dev set."""
     questions = [question(i) for i in range(16)]
     write_questions(folder / "t", train=questions, dev=[question(i, "dev") for i in range(4)])
     fields = {"steps": 4, "batch_size": 8, "eval_every": 2, "log_every": 1, "startup_check": False} | changes
@@ -33,14 +33,14 @@ def built(folder, **changes) -> RunContext:
 
 
 def changed(run: RunContext, **changes) -> RunContext:
-    """The same run with another training of its student."""
+    """Returns the run with other training settings."""
     student = run.config.students["s"]
     student = dataclasses.replace(student, training=dataclasses.replace(student.training, **changes))
     return make_context(dataclasses.replace(run.config, students={"s": student}), run.workdir)
 
 
 def watched(monkeypatch, name: str, dtype: str) -> list[weakref.ref]:
-    """The arrays of a dtype that this method of ModelLoader will have returned."""
+    """Collects weak references to the arrays of one dtype that a method of ModelLoader returns."""
     method, found = getattr(ModelLoader, name), []
 
     def call(*arguments, **options):
@@ -52,7 +52,7 @@ def watched(monkeypatch, name: str, dtype: str) -> list[weakref.ref]:
     return found
 
 
-def test_neither_what_it_starts_from_nor_who_answers_dev_questions_is_held_during_updates(tmp_path, monkeypatch):
+def test_initial_and_dev_parameters_are_freed_during_training(tmp_path, monkeypatch):
     run = built(tmp_path)
     # The embeddings for evaluation are those of the state; the kernels are copies.
     dtypes = {"params": "float32", "to_sampling_devices": "bfloat16"}
@@ -66,10 +66,10 @@ def test_neither_what_it_starts_from_nor_who_answers_dev_questions_is_held_durin
     monkeypatch.setattr(train, "note", note)
     train.train(run, "s")
     assert all(made.values())
-    assert alive == [{"params": 0, "to_sampling_devices": 0}] * 6  # four updates, twice dev
+    assert alive == [{"params": 0, "to_sampling_devices": 0}] * 6  # four updates and two dev evaluations
 
 
-def test_what_changes_nothing_but_rounding_may_change(tmp_path, capsys):
+def test_settings_that_change_only_rounding_may_change(tmp_path, capsys):
     run = built(tmp_path)
     train.train(run, "s")
     others = {
@@ -87,7 +87,7 @@ def test_what_changes_nothing_but_rounding_may_change(tmp_path, capsys):
             train.train(changed(run, **{name: value}), "s")
 
 
-def test_with_dropout_micro_batches_are_part_of_a_training(tmp_path):
+def test_microbatches_are_part_of_the_identity_with_dropout(tmp_path):
     run = built(tmp_path, dropout=0.1, steps=2)
     train.train(run, "s")
     with pytest.raises(

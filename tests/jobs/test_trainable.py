@@ -1,4 +1,4 @@
-"""LoRA from the config to the exported folder: later jobs see plain parameters, and the base is still in them."""
+"""Tests of LoRA through all jobs: later jobs load plain parameters, which still contain the base model."""
 
 import importlib.util
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.helpers.tolerances import FLOAT32
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunContext:
-    """All jobs of the config, done."""
+    """Runs all jobs of the config."""
     workdir = str(tmp_path_factory.mktemp("thin"))
     done = run_cli("--config=tests/configs/thin.py", f"--workdir={workdir}", hurry=True)
     assert done.returncode == 0, done.stderr
@@ -27,13 +27,13 @@ def run(tmp_path_factory) -> RunContext:
     return make_context(c.from_mapping(c.Config, get_config()), Workdir(workdir))
 
 
-def params(run: Run, student: str):
+def params(run: RunContext, student: str):
     model = c.Model(student=student)
     found = run.models.params(model, run.models.functions(model, "float32"), seed=0)
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(found, sep="/").items()}
 
 
-def test_a_student_is_its_base_and_products_of_the_rank(run):
+def test_kernels_differ_from_the_base_by_matrices_of_the_rank(run):
     base, thin = params(run, "base"), params(run, "thin")
     assert base.keys() == thin.keys()
     for name, kernel in base.items():
@@ -45,7 +45,7 @@ def test_a_student_is_its_base_and_products_of_the_rank(run):
             assert not difference.any(), name
 
 
-def test_the_optimizer_on_disk_is_thin(run):
+def test_checkpoints_hold_moments_of_trainable_parameters_only(run):
     sizes = {}
     for student, step in (("base", 4), ("thin", 6)):
         folder = Path(run.artefact("train", student).path, "checkpoints", str(step))
@@ -57,7 +57,7 @@ def test_the_optimizer_on_disk_is_thin(run):
     assert sizes["base", "frozen"] == 0 < sizes["thin", "frozen"]
 
 
-def test_it_is_evaluated_and_exported_as_any_other(run):
+def test_lora_student_is_evaluated_and_exported_as_plain_parameters(run):
     assert read_json(run.artefact("evaluate", "thin").path / "results.json")["sets"]
     artefact = run.artefact("export", "thin")
     has_torch = importlib.util.find_spec("torch") is not None  # the job then compares what it wrote with PyTorch

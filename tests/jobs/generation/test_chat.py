@@ -40,7 +40,7 @@ TALK = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A folder with a chat model and a task."""
+    """Returns a folder with a chat model and a task."""
     folder = tmp_path_factory.mktemp("home")
     write_model(folder)
     write_task(folder)
@@ -54,7 +54,7 @@ def config(home: Path, **changes) -> c.Config:
 def prompted(
     run: RunContext, model: c.Model, few_shot: int | None = None, thinking: ThinkingBlocks = IGNORE_THINKING
 ) -> PromptedModel:
-    """A model of the config without parameters, prompted with so many examples (None: its own number)."""
+    """Returns a model of the config with abstract parameters. `few_shot` None: its own number of examples."""
     functions = run.models.functions(model, "float32")
     prompts = run.prompt_builder(prompt_settings(run.config, model, few_shot=few_shot))
     return PromptedModel("m", functions, functions.abstract(), run.models.tokenizer(model), prompts, thinking)
@@ -63,7 +63,7 @@ def prompted(
 # The tokenizer
 
 
-def test_ids_are_those_of_transformers(home):
+def test_chat_ids_match_transformers(home):
     import transformers
 
     ours, oracle = Tokenizer.load(home / "model"), transformers.AutoTokenizer.from_pretrained(home / "model")
@@ -74,16 +74,16 @@ def test_ids_are_those_of_transformers(home):
         assert ids[0] == ours.bos_id
         assert ids.count(ours.bos_id) == 1
         assert ours.eos_id not in ids
-        encoder = pickle.loads(pickle.dumps(ours.encoder("decoder", chat=True)))  # as it reaches a worker process
+        encoder = pickle.loads(pickle.dumps(ours.encoder("decoder", chat=True)))  # as a worker process receives it
         assert [*encoder.prefix_ids, *encoder([encoder.render(turns)])[0], *encoder.suffix_ids] == ids
 
 
 @pytest.mark.parametrize("kind", [None, "decoder", "opt"])
-def test_a_saved_tokenizer_keeps_its_template(tmp_path, kind):
+def test_saved_tokenizer_keeps_its_chat_template(tmp_path, kind):
     for template in (None, {"default": fast().chat_template, "tool_use": "tools"}):
         tokenizer = Tokenizer(fast() if template is None else fast(template))
         tokenizer.save(tmp_path, kind)
-        tokenizer.save(tmp_path, kind)  # over what is there
+        tokenizer.save(tmp_path, kind)  # overwrites the files
         again = Tokenizer.load(tmp_path)
         assert again.chat_template == tokenizer.chat_template
         assert again.chat_ids(TALK) == tokenizer.chat_ids(TALK)
@@ -102,19 +102,19 @@ def test_missing_template_is_reported_with_what_to_do(tmp_path):
     ("template", "message"),
     [(None, "2 turns of system and user .no system turns"), ("{{ 'x' + none }}", "refuses"), ("{% if %}", "refuses")],
 )
-def test_a_template_that_refuses(template, message):
+def test_error_of_a_template_is_reported(template, message):
     tokenizer = Tokenizer(fast() if template is None else fast(template))
     with pytest.raises(InputError, match=message):
         tokenizer.chat_ids([{"role": "system", "content": "s"}, TALK[0]])
 
 
-def test_it_is_always_one_day(tmp_path):
+def test_templates_with_a_clock_render_a_fixed_day(tmp_path):
     template = "\n {%- set day = strftime_now('%d %b %Y (%A, %m)') %}{{ day }}\n{{ messages[0].content }}"
     tokenizer = Tokenizer(fast(template))
     assert tokenizer.decode(tokenizer.chat_ids([{"role": "user", "content": "x"}])) == "26 Jul 2024 (Friday, 07)\nx"
     tokenizer.save(tmp_path)
     assert Tokenizer.load(tmp_path).chat_template == tokenizer.chat_template
-    # Everything else stands as it stood: line ends and blanks at the beginning too.
+    # Everything else is unchanged, including line ends and blanks at the beginning.
     plain, clocked = "\n  {% if true %}x{% endif %}", "\n  {% if true %}x{% endif %}{% set a = strftime_now %}"
     ids = [Tokenizer(fast(each)).chat_ids(TALK) for each in (plain, clocked)]
     assert ids[0] == ids[1]
@@ -131,7 +131,7 @@ def test_it_is_always_one_day(tmp_path):
         ("missing", 4, (2, 4)),
     ],
 )
-def test_ends_are_those_of_the_model(tmp_path, generation, config, ends):
+def test_eos_ids_come_from_the_model_folder(tmp_path, generation, config, ends):
     Tokenizer(fast()).save(tmp_path / "tokenizer")
     assert Tokenizer.load(tmp_path / "tokenizer").eos_ids == (2,)
     for folder in (tmp_path / "model", tmp_path / "tokenizer"):
@@ -147,7 +147,7 @@ def test_ends_are_those_of_the_model(tmp_path, generation, config, ends):
 @pytest.mark.parametrize(
     ("text", "message"), [("{", "not JSON"), ('{"eos_token_id": ["</s>"]}', r"eos_token_id is \['</s>'\]")]
 )
-def test_ends_that_are_no_ids(tmp_path, text, message):
+def test_invalid_eos_ids_are_refused(tmp_path, text, message):
     Tokenizer(fast()).save(tmp_path)
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(InputError, match=f"generation_config.json: {message}"):
@@ -157,7 +157,7 @@ def test_ends_that_are_no_ids(tmp_path, text, message):
 # The jobs
 
 
-def test_here_and_behind_a_server_the_turns_are_the_same(home, tmp_path):
+def test_local_and_remote_chat_models_get_the_same_turns(home, tmp_path):
     run = make_context(config(home), Workdir(str(tmp_path)))
     question, task = run.questions.by_id(("home.train",))["home/train/1"]
     source = run.config.rationales["sampled"]
@@ -170,7 +170,7 @@ def test_here_and_behind_a_server_the_turns_are_the_same(home, tmp_path):
     assert messages["messages"][1]["content"] == "Rain is water. So the answer is: (a)"
     assert messages["messages"][4]["content"] == "Q: train 1? (a) x (b) y\nA: "
     assert here.prompt_ids(question, task) == run.models.tokenizer(source.model).chat_ids(messages["messages"])
-    # Without the switch the same model reads one text, as before.
+    # Without `chat` the prompt of the same model is one text.
     bare = prompted(run, c.Model(path=source.model.path), few_shot=2)
     assert bare.prompt(question, task).startswith("Q: What is wet? (a) rain (b) sand\nA: Rain is water.")
     with pytest.raises(InputError, match="there are 2, 3 are requested"):
@@ -203,14 +203,14 @@ def test_student_trains_on_the_prompts_of_its_evaluation(home, tmp_path):
         ({"model": c.Model(architecture="opt-tiny", tokenizer="task:home", chat=True)}, r"model\.chat: a tokenizer of"),
     ],
 )
-def test_settings_that_cannot_be(home, changes, message):
+def test_invalid_chat_settings_are_refused(home, changes, message):
     found = config(home)
     source = dataclasses.replace(found.rationales["sampled"], **changes)
     with pytest.raises(InputError, match=message):
         chain(dataclasses.replace(found, rationales={**found.rationales, "sampled": source}))
 
 
-# Thoughts: behind a server they are tested with the rest of it (test_server_job.py).
+# Thinking blocks; those of remote models are tested in servers/test_live.py.
 
 DEEP = "<think>\nWet.\n\nOr dry?</think>\n\nIt rains. So the answer is: (a)\n\nQ: more"
 RESPONSE = "It rains. So the answer is: (a)"
@@ -227,7 +227,7 @@ RESPONSE = "It rains. So the answer is: (a)"
         ("\nIt rains. So", None, ("\nIt rains. So", None, None, "length")),
     ],
 )
-def test_thoughts_of_a_model_here(home, tmp_path, text, think, expected):
+def test_thinking_blocks_of_a_local_model(home, tmp_path, text, think, expected):
     run = make_context(config(home), Workdir(str(tmp_path)))
     question, task = run.questions.by_id(("home.train",))["home/train/1"]
     spec = c.ModelSource(think=think or "")
@@ -252,7 +252,7 @@ def test_response_that_is_only_thinking(home, tmp_path):
 # The folder that is exported
 
 
-def test_pytorch_agrees_on_a_chat(home):
+def test_exported_chat_model_agrees_with_pytorch(home):
     pytest.importorskip("torch")
     found, params = load_pretrained(home / "model")
     tokenizer = Tokenizer.load(home / "model")
@@ -262,7 +262,7 @@ def test_pytorch_agrees_on_a_chat(home):
     assert checked["prompts"] == 2
 
 
-def test_the_card_shows_the_chat():
+def test_model_card_shows_chat_turns():
     card = model_card("s", kind="decoder", about="", prompt=tuple(TALK[:1]), results={}, facts={})
     [line] = [line for line in card.splitlines() if line.startswith("inputs = ")]
     assert line == (

@@ -18,7 +18,7 @@ from scotd_jax.records import Question, Response, to_json
 from scotd_jax.workdir import Workdir
 from tests.helpers.cli import run_cli
 
-IDS = ["home/train/0", "home/train/b#1", "home/train/2"]  # an id may hold the mark that parts it from the sample
+IDS = ["home/train/0", "home/train/b#1", "home/train/2"]  # an id may contain the separator before the sample index
 N = 4
 NAMES = [(id_, k) for id_ in IDS for k in range(N)]
 
@@ -57,7 +57,7 @@ def names(requested: list[dict]) -> list[tuple[str, int]]:
 
 
 def result(request: dict, text: str = "Yes. So the answer is: (a)") -> dict:
-    """As `vllm run-batch` and OpenAI answer."""
+    """Returns a result line as `vllm run-batch` and OpenAI write it."""
     choice = {"message": {"role": "assistant", "content": text}} if "messages" in request["body"] else {"text": text}
     body = {"model": "m", "choices": [{"index": 0, "finish_reason": "stop"} | choice], "usage": {}}
     body["usage"]["completion_tokens"] = 6
@@ -134,7 +134,7 @@ def test_only_missing_samples_are_requested_again(home, capsys):
     assert rows[4].answer == "(a)", "the first of two counts"
 
 
-def test_what_was_read_stays_when_the_files_are_gone(home):
+def test_stored_responses_survive_the_removal_of_result_files(home):
     with pytest.raises(InputError):
         run(home)
     first = requests(home)
@@ -147,7 +147,7 @@ def test_what_was_read_stays_when_the_files_are_gone(home):
     assert requests(home) == first[1::2]
 
 
-def test_files_are_no_longer_than_allowed(home, monkeypatch):
+def test_request_files_obey_the_limits(home, monkeypatch):
     monkeypatch.setattr(batch_files, "MAX_REQUESTS", 5)
     with pytest.raises(InputError, match="requests-00000.jsonl, .*requests-00001.jsonl, .*requests-00002.jsonl"):
         run(home)

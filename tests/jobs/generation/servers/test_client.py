@@ -21,7 +21,7 @@ def endpoint(url: str, pause: float = 0.002, **fields) -> ServerClient:
 
 
 def send(script, **fields):
-    """Posts once; the answer and the server."""
+    """Posts once and returns the answer and the server."""
     with serving(script) as fake:
         return endpoint(fake.url, **fields).post(BODY, "q#0"), fake
 
@@ -50,14 +50,14 @@ def refused(script, **fields):
     ],
     ids=str,
 )
-def test_what_may_pass_is_tried_again(fault):
+def test_transient_failures_are_retried(fault):
     answer, fake = send(lambda number, body: fault if number < 2 else None)
     assert answer["choices"][0]["text"].endswith("(a)")
     assert len(fake.bodies) == 3
     assert fake.bodies == [BODY] * 3, "the very same request"
 
 
-def test_a_silent_server_is_not_waited_for_longer_than_the_timeout():
+def test_silent_server_is_abandoned_after_the_timeout():
     def script(number, body):
         if number == 0:
             time.sleep(1.2)
@@ -67,7 +67,7 @@ def test_a_silent_server_is_not_waited_for_longer_than_the_timeout():
     assert len(fake.bodies) >= 2
 
 
-def test_retries_end():
+def test_retries_are_limited():
     fault, fake = refused(lambda number, body: (200, {}, b'{"choi'), retries=2)
     assert len(fake.bodies) == 3
     assert fault.outage
@@ -77,7 +77,7 @@ def test_retries_end():
 
 
 @pytest.mark.parametrize(("status", "fatal"), [(400, False), (401, True), (404, True), (413, False), (307, True)])
-def test_what_will_stay_is_refused_at_once(status, fatal):
+def test_permanent_failures_are_not_retried(status, fatal):
     fault, fake = refused(lambda number, body: error(status, "prompt too long", Location="http://127.0.0.1:1/"))
     assert len(fake.bodies) == 1
     assert (fault.fatal, fault.outage) == (fatal, False)
@@ -85,7 +85,7 @@ def test_what_will_stay_is_refused_at_once(status, fatal):
     assert "prompt too long" in str(fault)
 
 
-def test_nobody_there():
+def test_refused_connection_is_an_outage():
     with serving() as fake:
         url = fake.url
     with pytest.raises(InputError, match=f"{url}/completions: ConnectionRefusedError.*sent 2 times"):
@@ -100,14 +100,14 @@ def test_retry_after_holds_all_requests(status):
         first.start()
         while not fake.bodies:
             time.sleep(0.005)
-        time.sleep(0.3)  # until the first one has its answer
+        time.sleep(0.3)  # until the first request has its answer
         client.post(BODY, "another#0")
         first.join()
     assert len(fake.bodies) == 3
     assert min(fake.times[1:]) - fake.times[0] >= 0.95
 
 
-def test_retry_after_may_be_a_date_or_nonsense():
+def test_retry_after_may_be_a_date_or_invalid():
     def script(number, body):  # dates are whole seconds: this one is between 1 and 2 from now
         date = email.utils.formatdate(time.time() + 2, usegmt=True)
         return error(429, Retry_After=date) if number == 0 else None
@@ -119,7 +119,7 @@ def test_retry_after_may_be_a_date_or_nonsense():
         assert fake.times[1] - fake.times[0] < 60
 
 
-def test_pauses_grow_and_depend_on_the_name_only(monkeypatch):
+def test_pauses_grow_and_depend_on_the_request_name_only(monkeypatch):
     def pauses(name):
         with serving(lambda number, body: error(500)) as fake:
             client, waited = endpoint(fake.url, pause=1.0, retries=9), []
@@ -161,7 +161,7 @@ def test_key_is_sent_and_never_printed(monkeypatch):
     assert fault.fatal, "a redirect would take the key elsewhere"
 
 
-def test_a_key_that_is_missing_or_none(monkeypatch):
+def test_missing_or_invalid_key_is_refused(monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(InputError, match="config.x.key_env: the environment variable MY_KEY is not set"):
         endpoint("http://localhost/v1", key_env="MY_KEY")
@@ -171,7 +171,7 @@ def test_a_key_that_is_missing_or_none(monkeypatch):
     assert SECRET not in str(caught.value)
 
 
-def test_bodies():
+def test_request_bodies():
     sampling = c.Sampling(n=30, temperature=0.7, top_p=0.9, max_new_tokens=48)
     server = c.Server(model="m", extra_body={"seed": None, "logprobs": 1})
     assert request_body(server, sampling, "Q: x\nA: ", ("\n\n",), 30, 5) == {
@@ -190,7 +190,7 @@ def test_bodies():
     assert not {"n", "stop", "prompt"} & one.keys()
 
 
-def test_seeds_are_those_of_the_name():
+def test_request_seeds_depend_on_seed_question_and_sample():
     assert keyed_seed(1, "q", 0) == keyed_seed(1, "q", 0)
     assert len({keyed_seed(s, q, i) for s in range(5) for q in ("a", "b", "1") for i in range(200)}) == 3000
     assert all(0 <= keyed_seed(0, "q", i) < 2**31 for i in range(1000))

@@ -1,4 +1,4 @@
-"""Teachers behind a server, as a job: prompts, rows, gaps, failures, kill -9, and a real server with a real model."""
+"""Tests of the sample job with a live server: requests, missing samples, failures, kill -9, and a real server."""
 
 import dataclasses
 import importlib.util
@@ -63,7 +63,7 @@ def make(home: Path, url: str, sampling: c.Sampling | None = None, server: dict 
 
 
 def run(home: Path, url: str, **fields) -> list[Response]:
-    """Runs the job and reads what it made."""
+    """Runs the job and returns the responses."""
     config = make(home, url, **fields)
     chain(config)
     sample(make_context(config, Workdir(str(home / "w"))), "sampled")
@@ -71,7 +71,7 @@ def run(home: Path, url: str, **fields) -> list[Response]:
 
 
 def stored(home: Path) -> list[Response]:
-    """Rows of a job that was cut."""
+    """Returns the responses of an interrupted job."""
     return list(read_responses(sorted((home / "w/rationales/sampled/parts").glob("*.jsonl"))))
 
 
@@ -79,7 +79,7 @@ def names() -> set[tuple[str, int]]:
     return {(f"home/train/{i}", k) for i in range(12) for k in range(N)}
 
 
-def test_all_samples_of_a_question_in_one_request(home):
+def test_one_request_holds_all_samples_of_a_question(home):
     with serving() as fake:
         rows = run(home, fake.url)
     assert {row.key for row in rows} == names()
@@ -105,7 +105,7 @@ def test_all_samples_of_a_question_in_one_request(home):
     assert manifest["identity"]["spec"]["server"] == {"model": "served", "kind": "completions", "extra_body": {}}
 
 
-def test_a_finished_set_needs_no_server_and_may_move(home):
+def test_finished_set_needs_no_server_and_its_address_may_change(home):
     with serving() as fake:
         rows = run(home, fake.url)
     assert run(home, "http://elsewhere:1/v1", server={"concurrency": 3}) == rows
@@ -113,7 +113,7 @@ def test_a_finished_set_needs_no_server_and_may_move(home):
         run(home, fake.url, server={"model": "other"})
 
 
-def test_prompts_are_those_of_our_own_teachers(home):
+def test_prompts_are_those_of_local_models(home):
     config = make(home, "http://x/v1", few_shot=2)
     context = make_context(config, Workdir(str(home / "w")))
     questions = context.questions.by_id(("home.train",))
@@ -124,7 +124,7 @@ def test_prompts_are_those_of_our_own_teachers(home):
     assert text.startswith(f"Q: {EXEMPLARS[0][0]}\nA: Rain is water. So the answer is: (a)\n\nQ: What is dry?")
 
 
-def test_a_chat_has_exemplars_as_turns(home):
+def test_chat_requests_hold_examples_as_turns(home):
     with serving() as fake:
         rows = run(home, fake.url, few_shot=2, server={"kind": "chat"})
     assert fake.paths == ["/v1/chat/completions"] * 12
@@ -166,8 +166,8 @@ def test_requests_run_side_by_side_but_not_too_many(home):
     assert fake.most_at_once == 3
 
 
-def test_every_kind_of_trouble_at_once(home):
-    """A third of all requests fails in some way that passes."""
+def test_transient_failures_of_all_kinds_are_retried(home):
+    """A third of all requests fails in a way that a retry resolves."""
     faults = [error(500), "close", "cut", error(429, Retry_After="0"), (200, {}, b"{"), error(503)]
 
     def script(number, body):
@@ -179,7 +179,7 @@ def test_every_kind_of_trouble_at_once(home):
     assert len(fake.bodies) > len(rows)
 
 
-def test_questions_that_are_refused_do_not_cost_the_others(home, capsys):
+def test_refused_requests_cost_their_own_samples_only(home, capsys):
     def script(number, body):
         return error(400, "too long") if "What is 3?" in body["prompt"] or "What is 11?" in body["prompt"] else None
 
@@ -195,7 +195,7 @@ def test_questions_that_are_refused_do_not_cost_the_others(home, capsys):
     assert {row.key for row in rows} == names()
 
 
-def test_a_wrong_key_stops_at_once_and_is_nowhere(home, monkeypatch, capsys):
+def test_wrong_key_stops_the_job_and_appears_nowhere(home, monkeypatch, capsys):
     monkeypatch.setenv("MY_KEY", SECRET)
     server = {"key_env": "MY_KEY", "concurrency": 2}
 
@@ -216,7 +216,7 @@ def test_a_wrong_key_stops_at_once_and_is_nowhere(home, monkeypatch, capsys):
         assert file.is_dir() or SECRET not in file.read_text(), file
 
 
-def test_an_outage_ends_the_job_early(home, monkeypatch):
+def test_outage_ends_the_job_early(home, monkeypatch):
     monkeypatch.setattr(live, "MAX_EQUAL_FAILURES", 4)
     with serving(lambda number, body: error(500) if number > 8 else None) as fake:
         with pytest.raises(InputError, match="and the rest was not requested.*status 500"):
@@ -227,7 +227,7 @@ def test_an_outage_ends_the_job_early(home, monkeypatch):
         assert {row.key for row in run(home, fake.url)} == names()
 
 
-def test_answers_without_text_are_given_up(home):
+def test_answers_without_text_are_abandoned_after_the_retries(home):
     body = json.dumps({"choices": [{"text": None, "finish_reason": "content_filter"}]}).encode()
     with serving(lambda number, _: (200, {}, body)) as fake:
         with pytest.raises(InputError, match="60 samples are missing, 12 requests failed.*hold no text"):
@@ -235,14 +235,14 @@ def test_answers_without_text_are_given_up(home):
         assert len(fake.bodies) == 12 * 3
 
 
-def test_details_of_the_choice_are_stored(home):
+def test_finish_reason_and_logprob_of_choices_are_stored(home):
     logprobs = {"token_logprobs": [-0.5, -0.25, -1.0]}
     with serving(lambda number, body: (200, {}, completion(body, finish_reason="length", logprobs=logprobs))) as fake:
         rows = run(home, fake.url)
     assert {(r.finish_reason, r.logprob, r.num_tokens) for r in rows} == {("length", -1.75, 3)}
 
 
-def test_usage_counts_where_it_is_about_one_sample(home):
+def test_usage_counts_tokens_of_single_sample_requests(home):
     with serving() as fake:
         rows = run(home, fake.url, server={"n_per_request": 1})
     assert {r.num_tokens for r in rows} == {7}
@@ -255,7 +255,7 @@ def remote(home: Path, **fields) -> tuple[RemoteModel, tuple]:
     return model, context.questions.by_id(("home.train",))["home/train/0"]
 
 
-def test_stop_strings_that_the_server_kept_are_cut(home):
+def test_text_is_cut_at_stop_strings(home):
     model, question_and_task = remote(home)
     row = model.respond(
         ImportedResponse("w", 0, "Yes. So the answer is: (a)\n\nQ: More", finish_reason="length"), *question_and_task, 4
@@ -270,7 +270,7 @@ def test_stop_strings_that_the_server_kept_are_cut(home):
         ("rationale", "Yes. So the answer is: (a)", "First.\n\nThen."),
     ],
 )
-def test_thoughts(home, think, text, rationale):
+def test_thinking_blocks_are_treated_as_configured(home, think, text, rationale):
     response = ImportedResponse("w", 0, "<think>First.\n\nThen.</think>Yes. So the answer is: (a)")
     model, question_and_task = remote(home, think=think)
     row = model.respond(response, *question_and_task, 0)
@@ -302,7 +302,7 @@ def flags(home: Path, url: str, model: str = "served", n: int = N, **extra: str)
     return [f"--config={config}", f"--workdir={home / 'w'}", "--jobs=sample"]
 
 
-def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_requested_twice(home):
+def test_kill_9_loses_no_response_and_requests_none_twice(home):
     parts = home / "w/rationales/sampled/parts"
     with serving(lambda number, body: time.sleep(0.1)) as fake:
         command = [sys.executable, "-m", "scotd_jax.main", *flags(home, fake.url)]
@@ -310,9 +310,9 @@ def test_kill_9_loses_nothing_that_was_stored_and_nothing_is_requested_twice(hom
         while process.poll() is None and len(list(parts.glob("*.jsonl"))) < 4:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it was not cut, so nothing was tested"
+        assert process.wait() == -signal.SIGKILL, "the process ended before it was killed, so nothing was tested"
         before = stored(home)
-        time.sleep(0.3)  # until the server is done with requests of the dead
+        time.sleep(0.3)  # until the server has answered the requests of the killed process
         fake.bodies.clear()
         done = run_cli(*flags(home, fake.url))
         assert done.returncode == 0, done.stderr
@@ -369,7 +369,7 @@ def transformers_server(shared_data):
         process.wait()
 
 
-def test_a_real_server_with_a_real_model(home, transformers_server):
+def test_real_server_with_a_real_model(home, transformers_server):
     """It ignores `n`, so every request brings one choice and what is missing is requested again; and it is greedy
     whatever the temperature, unless the checkpoint or the request overrides it."""
     url, model = transformers_server
