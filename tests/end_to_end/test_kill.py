@@ -1,4 +1,4 @@
-"""kill -9 at random moments, then the same command: no row lost or doubled, and the very same parameters."""
+"""kill -9 at random times, then the same command: no row is lost or duplicated, and parameters are equal."""
 
 import json
 import random
@@ -38,13 +38,13 @@ def finish(workdir: Path, jobs: str) -> None:
     assert process.returncode == 0, errors
 
 
-def kill_once_begun(workdir: Path, jobs: str, begun, wait: float) -> bool:
-    """Kills the run `wait` seconds after `begun()`; True if that was before its end."""
+def kill_after(workdir: Path, jobs: str, has_begun, delay: float) -> bool:
+    """Kills a run `delay` seconds after `has_begun()`; True if that was before its end."""
     process = start(workdir, jobs)
     deadline = time.monotonic() + 300
-    while process.poll() is None and not begun() and time.monotonic() < deadline:
+    while process.poll() is None and not has_begun() and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(wait)
+    time.sleep(delay)
     running = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -52,69 +52,70 @@ def kill_once_begun(workdir: Path, jobs: str, begun, wait: float) -> bool:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """The run that nobody cuts."""
-    workdir = tmp_path_factory.mktemp("whole")
+def uninterrupted(tmp_path_factory) -> Path:
+    """The work directory of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
     finish(workdir, "sample,build,train")
     return workdir
 
 
 def files_in(folder: Path, pattern: str = "*") -> list[Path]:
-    """Empty where the folder is not there, or goes away while it is read: a finished run removes its parts."""
+    """Files of a folder; none if it does not exist or is removed while it is read, as a finished run removes parts."""
     try:
         return list(folder.glob(pattern))
     except FileNotFoundError:
         return []
 
 
-def test_sampling_that_is_killed_loses_and_doubles_nothing(whole, tmp_path):
+def test_killed_sampling_neither_loses_nor_duplicates_rows(uninterrupted, tmp_path):
     parts = tmp_path / "rationales" / "said" / "parts"
     rng = random.Random(0)
-    cut = 0
+    kills = 0
     for _ in range(KILLS):
         earlier = {path: path.read_bytes() for path in files_in(parts, "*.jsonl")}
 
-        def begun(earlier=earlier):
+        def has_begun(earlier=earlier):
             return len(files_in(parts, "*.jsonl")) > len(earlier)
 
-        cut += kill_once_begun(tmp_path, "sample", begun, rng.uniform(0, 0.05))
+        kills += kill_after(tmp_path, "sample", has_begun, rng.uniform(0, 0.05))
         for path, content in earlier.items():
             if path.exists():
-                assert path.read_bytes() == content, "a row that was written must not change"
-    assert cut, "no run was cut before its end, so nothing was tested"
+                assert path.read_bytes() == content, "a written row must not change"
+    assert kills, "no run was killed before its end, so nothing was tested"
     finish(tmp_path, "sample")
-    ours, theirs = (
-        list(read_responses(sorted((d / "rationales" / "said").glob("responses-*.jsonl")))) for d in (tmp_path, whole)
+    ours, expected = (
+        list(read_responses(sorted((d / "rationales" / "said").glob("responses-*.jsonl"))))
+        for d in (tmp_path, uninterrupted)
     )
-    names = [row.key for row in ours]
-    assert len(names) == len(set(names)) == 24 * 5
-    assert ours == theirs, "the rows themselves do not depend on where the run was cut"
+    keys = [row.key for row in ours]
+    assert len(keys) == len(set(keys)) == 24 * 5
+    assert ours == expected, "rows do not depend on interruptions"
 
 
-def test_training_that_is_killed_ends_with_the_same_parameters(whole, tmp_path):
+def test_killed_training_ends_with_the_same_parameters(uninterrupted, tmp_path):
     finish(tmp_path, "sample,build")
     checkpoints = tmp_path / "students" / "student" / "checkpoints"
     rng = random.Random(1)
-    cut = 0
+    kills = 0
     for _ in range(KILLS):
         seen = len(files_in(checkpoints))
 
-        def begun(seen=seen):
+        def has_begun(seen=seen):
             return len(files_in(checkpoints)) > seen
 
-        cut += kill_once_begun(tmp_path, "train", begun, rng.uniform(0, 0.1))
-    assert cut, "no run was cut before its end, so nothing was tested"
+        kills += kill_after(tmp_path, "train", has_begun, rng.uniform(0, 0.1))
+    assert kills, "no run was killed before its end, so nothing was tested"
     finish(tmp_path, "train")
-    abstract = registry.build(config_of(whole)).abstract()
-    ours, theirs = (
-        load_params(d / "students" / "student" / "checkpoints", abstract, "last")[0] for d in (tmp_path, whole)
+    abstract = registry.build(config_of(uninterrupted)).abstract()
+    ours, expected = (
+        load_params(d / "students" / "student" / "checkpoints", abstract, "last")[0] for d in (tmp_path, uninterrupted)
     )
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
     lines = [
         [json.loads(line)["step"] for line in (d / "students/student/metrics.jsonl").read_text().splitlines()]
-        for d in (tmp_path, whole)
+        for d in (tmp_path, uninterrupted)
     ]
-    assert lines[0] == lines[1], "every update is in the metrics once"
+    assert lines[0] == lines[1], "metrics hold every update once"
 
 
 def config_of(workdir: Path):

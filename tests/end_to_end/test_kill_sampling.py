@@ -1,8 +1,8 @@
-"""kill -9 on one host and on two: every row once, the bytes that nobody's killing would have left, nothing else.
+"""kill -9 of sampling on one host and on two: every row once, and the bytes of an uninterrupted run.
 
-At random moments of the whole sample job (tests/helpers/killed_sampling.py), and, since fifty moments cannot hit every
-gap between two system calls, at every step on the disk of a small run on two hosts (tests/helpers/killed_hosts.py; one
-host: tests/rationales/test_store.py).
+At random points of the whole sample job (tests/helpers/kill_sample_job.py), and at every file operation of a small run
+on two hosts (tests/helpers/kill_two_hosts.py; for one host see tests/rationales/test_store.py), as random points cannot
+hit every gap between two system calls.
 """
 
 import random
@@ -14,15 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.killed_disk import check_kept, look
-from tests.helpers.killed_moments import Moment, await_moment, kill, kill_often, measure, moments
-from tests.helpers.killed_sampling import TOTAL, Place, all_names, check_whole, finish, start, wait
+from tests.helpers.kill_points import (
+    KillPoint,
+    draw_kill_points,
+    kill,
+    kill_at_points,
+    measure_durations,
+    wait_for_kill_point,
+)
+from tests.helpers.kill_sample_job import TOTAL, RunPaths, check_complete, expected_keys, finish, start, wait
+from tests.helpers.kill_snapshots import check_preserved, take_snapshot
 
 KILLS_ONE_HOST, KILLS_TWO_HOSTS = 50, 12
 
 
-def test_every_step_and_fifty_random_moments_of_two_hosts_that_write(tmp_path):
-    command = [sys.executable, "-m", "tests.helpers.killed_hosts", str(tmp_path), "50"]
+def test_two_writing_hosts_killed_at_every_step_and_at_random_lose_nothing(tmp_path):
+    command = [sys.executable, "-m", "tests.helpers.kill_two_hosts", str(tmp_path), "50"]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     steps = [int(number) for number in result.stdout.split()]
@@ -32,96 +39,99 @@ def test_every_step_and_fifty_random_moments_of_two_hosts_that_write(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def uncut(tmp_path_factory):
-    """Runs that nobody kills, on one host and on two: where the compiled code is kept, the files, and both paces."""
-    root = tmp_path_factory.mktemp("uncut")
-    disks, paces = [], []
+def uninterrupted(tmp_path_factory):
+    """Uninterrupted runs on one host and on two: folder with the compilation cache, snapshot, and both durations."""
+    root = tmp_path_factory.mktemp("uninterrupted")
+    snapshots, durations = [], []
     for hosts in (1, 2):
-        finish(Place(root / f"fills{hosts}", root / "cache"), hosts, fills=True)
-        place = Place(root / f"whole{hosts}", root / "cache")
-        processes = start(place, hosts)
-        paces.append(measure(processes, place))
-        wait(processes, place)
-        check_whole(place, look(place.folder), all_names())
-        disks.append(look(place.folder))
-    assert disks[0] == disks[1], "one host and two say the same"
-    return root, disks[0], paces
+        finish(RunPaths(root / f"fill{hosts}", root / "cache"), hosts, fill_cache=True)
+        paths = RunPaths(root / f"complete{hosts}", root / "cache")
+        processes = start(paths, hosts)
+        durations.append(measure_durations(processes, paths))
+        wait(processes, paths)
+        check_complete(paths, take_snapshot(paths.folder), expected_keys())
+        snapshots.append(take_snapshot(paths.folder))
+    assert snapshots[0] == snapshots[1], "one host and two generate the same"
+    return root, snapshots[0], durations
 
 
-def test_fifty_random_moments_on_one_host(uncut, tmp_path):
-    root, disk, paces = uncut
-    names = all_names()
+def test_one_host_killed_at_fifty_random_points_loses_nothing(uninterrupted, tmp_path):
+    root, snapshot, durations = uninterrupted
+    keys = expected_keys()
 
-    def some(seed: int) -> list[Moment]:
-        def finished(place):
-            finish(place)
-            check_whole(place, disk, names)
+    def kill_runs(seed: int) -> list[KillPoint]:
+        def paths_of(number: int) -> RunPaths:
+            return RunPaths(tmp_path / f"{seed}.{number}", root / "cache")
 
-        drawn = moments(KILLS_ONE_HOST // 2, random.Random(seed))
-        return kill_often(lambda i: Place(tmp_path / f"{seed}.{i}", root / "cache"), start, finished, drawn, paces[0])
+        def finish_and_check(paths):
+            finish(paths)
+            check_complete(paths, snapshot, keys)
+
+        points = draw_kill_points(KILLS_ONE_HOST // 2, random.Random(seed))
+        return kill_at_points(paths_of, start, finish_and_check, points, durations[0])
 
     with ThreadPoolExecutor(2) as pool:
-        hits = [hit for some_hits in pool.map(some, range(2)) for hit in some_hits]
+        hits = [hit for hits in pool.map(kill_runs, range(2)) for hit in hits]
     phases = Counter(hit.phase for hit in hits)
     assert phases.total() == KILLS_ONE_HOST
     assert phases["sampling"] >= 20, phases
     assert set(phases) == {"starting", "sampling", "ending"}, phases
     quarters = {int(4 * hit.share) for hit in hits if hit.phase == "sampling"}
-    assert quarters == {0, 1, 2, 3}, f"kills have to be everywhere in the set, they were at {sorted(hits)}"
+    assert quarters == {0, 1, 2, 3}, f"kills must hit all quarters of the rows, they were at {sorted(hits)}"
 
 
-def test_random_moments_on_two_hosts(uncut, tmp_path):
-    """One of the two is killed, or both; whoever is left loses its partner and has to end by itself, or dies too."""
-    root, disk, paces = uncut
-    names, rng = all_names(), random.Random(2)
+def test_two_hosts_killed_at_random_points_lose_nothing(uninterrupted, tmp_path):
+    """One host is killed, or both; a host that is left has to exit by itself, or is killed a little later."""
+    root, snapshot, durations = uninterrupted
+    keys, rng = expected_keys(), random.Random(2)
 
-    def one_or_both(processes) -> bool:
-        return kill(processes, rng.choice([[0], [1], [0, 1]]), mercy=rng.uniform(0, 0.2))
+    def kill_one_or_both(processes) -> bool:
+        return kill(processes, rng.choice([[0], [1], [0, 1]]), grace=rng.uniform(0, 0.2))
 
-    def finished(place):
-        finish(place, 2)
-        check_whole(place, disk, names)
+    def finish_and_check(paths):
+        finish(paths, 2)
+        check_complete(paths, snapshot, keys)
 
-    hits = kill_often(
-        lambda i: Place(tmp_path / str(i), root / "cache"),
-        lambda place: start(place, 2),
-        finished,
-        moments(KILLS_TWO_HOSTS, rng),
-        paces[1],
-        one_or_both,
+    hits = kill_at_points(
+        lambda i: RunPaths(tmp_path / str(i), root / "cache"),
+        lambda paths: start(paths, 2),
+        finish_and_check,
+        draw_kill_points(KILLS_TWO_HOSTS, rng),
+        durations[1],
+        kill_one_or_both,
     )
     assert len(hits) == KILLS_TWO_HOSTS
     assert sum(hit.phase == "sampling" for hit in hits) >= KILLS_TWO_HOSTS // 3, hits
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_host_that_loses_the_other_ends_by_itself(uncut, tmp_path, victim):
-    root, disk, paces = uncut
-    place = Place(tmp_path / "run", root / "cache")
-    processes = start(place, 2)
-    await_moment(Moment("sampling", 0.4), processes, place, look(place.folder), paces[1])
+def test_host_that_loses_its_partner_exits_by_itself(uninterrupted, tmp_path, victim):
+    root, snapshot, durations = uninterrupted
+    paths = RunPaths(tmp_path / "run", root / "cache")
+    processes = start(paths, 2)
+    wait_for_kill_point(KillPoint("sampling", 0.4), processes, paths, take_snapshot(paths.folder), durations[1])
     processes[victim].kill()
     other = processes[1 - victim]
     other.join(timeout=90)
     code = other.exitcode
     kill(processes, [0, 1])
-    assert code, f"{code}: it ended well, or not at all"
-    assert 0 < len(look(place.folder).rows) < len(disk.rows)
-    finish(place, 2)
-    check_whole(place, disk, all_names())
+    assert code, f"{code}: it succeeded, or did not exit at all"
+    assert 0 < len(take_snapshot(paths.folder).rows) < len(snapshot.rows)
+    finish(paths, 2)
+    check_complete(paths, snapshot, expected_keys())
 
 
 @pytest.mark.parametrize("hosts", [(1, 2, 1), (2, 1, 2)])
-def test_a_run_goes_on_with_another_number_of_hosts(uncut, tmp_path, hosts):
-    root, disk, paces = uncut
-    place = Place(tmp_path / "run", root / "cache")
+def test_run_resumes_with_another_number_of_hosts(uninterrupted, tmp_path, hosts):
+    root, snapshot, durations = uninterrupted
+    paths = RunPaths(tmp_path / "run", root / "cache")
     for number in hosts[:-1]:
-        before = look(place.folder)
-        processes = start(place, number)
-        await_moment(Moment("sampling", 0.4), processes, place, before, paces[number - 1])
+        before = take_snapshot(paths.folder)
+        processes = start(paths, number)
+        wait_for_kill_point(KillPoint("sampling", 0.4), processes, paths, before, durations[number - 1])
         assert kill(processes, range(number))
-        after = look(place.folder)
-        check_kept(before, after, TOTAL)
-        assert len(before.rows) < len(after.rows) < len(disk.rows), "each of them has written some of the rows"
-    finish(place, hosts[-1])
-    check_whole(place, disk, all_names())
+        after = take_snapshot(paths.folder)
+        check_preserved(before, after, TOTAL)
+        assert len(before.rows) < len(after.rows) < len(snapshot.rows), "every run writes some of the rows"
+    finish(paths, hosts[-1])
+    check_complete(paths, snapshot, expected_keys())

@@ -1,7 +1,6 @@
-"""Two processes on one machine do what one does: the same rows, each once, and the same training to rounding."""
+"""Two processes on one machine against one: equal rows, each once, and equal training up to rounding."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.helpers.cli import ROOT, environment
+from tests.helpers.network import free_port
 from tests.helpers.tolerances import TRAJECTORY
 
 FLAGS = ["--config=tests/configs/cut.py", "--config.students.student.precision=float32"]
@@ -26,13 +26,7 @@ def run(workdir: Path, *processes: str) -> None:
         assert process.returncode == 0, errors
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-def test_two_processes_do_what_one_does(tmp_path):
+def test_two_processes_match_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     run(one)
     address = f"localhost:{free_port()}"
@@ -49,7 +43,7 @@ def test_two_processes_do_what_one_does(tmp_path):
         for d in (one, two)
     ]
     assert len(losses[0]) == 8
-    # Rounding grows from update to update; a row that is lost or doubled would show at the first.
+    # Rounding errors grow with the updates; a lost or duplicated row would show in the first one.
     np.testing.assert_allclose(losses[0], losses[1], rtol=TRAJECTORY)
     for manifest in two.glob("*/*/manifest.json"):
         assert json.loads(manifest.read_text())["complete"], manifest

@@ -1,4 +1,4 @@
-"""The stages that choose among the responses to one question, and the controls that change them."""
+"""Filters on the responses to one question, and controls that replace rationales."""
 
 import dataclasses
 import itertools
@@ -20,12 +20,12 @@ from scotd_jax.records import Question, Response
 GOOD = Response("q", 0, "because. a", "because", "a", True, "stop", -1.0, 3, "m", "s")
 
 
-def said(k: int, question_id: str = "q", **fields) -> Response:
+def response(k: int, question_id: str = "q", **fields) -> Response:
     return dataclasses.replace(GOOD, sample_index=k, question_id=question_id, **fields)
 
 
 def kept(rows, contaminated=False, **corpus) -> list[int]:
-    """Samples that pass, whatever order they come in."""
+    """Sample indices that pass."""
     rows = random.Random(0).sample(rows, len(rows))
     ledger = Ledger()
     passed = filter_responses(rows, Corpus(**corpus), lambda rows: [(1, 1)] * len(rows), ledger, True, contaminated)
@@ -33,55 +33,66 @@ def kept(rows, contaminated=False, **corpus) -> list[int]:
     return [row.sample_index for row in passed]
 
 
-def test_words_have_neither_case_nor_punctuation():
+def test_words_drop_case_and_punctuation():
     assert words("It's \"WELL-known\", is_n't it?\nYes.") == ["its", "wellknown", "isnt", "it", "yes"]
     assert words("...") == []
 
 
 def test_similarity_is_the_share_of_common_trigrams():
     one, other = trigrams("a b c d e"), trigrams("A, b, c! d f")
-    assert similarity(one, other) == 2 / 4  # abc and bcd, of these two and cde and cdf
+    assert similarity(one, other) == 2 / 4  # abc and bcd are common, cde and cdf are not
     assert similarity(one, one) == 1
     assert similarity(trigrams("yes no"), trigrams("Yes, no.")) == 1
     assert similarity(trigrams(""), trigrams("...")) == 1
     assert similarity(trigrams("yes"), trigrams("no")) == 0
 
 
-def test_near_duplicates_are_measured_against_those_that_stay():
+def test_near_duplicates_are_compared_with_unmarked_texts_only():
     texts = ["a b c d e", "a b c d f", "a b x d f", "A B C D E"]
     assert near_duplicates(texts, 0.49) == [False, True, False, True]
-    assert near_duplicates(texts, 0.5) == [False, False, False, True]  # "more than"
-    assert near_duplicates(["a b c d e", "b c d e f", "c d e f g"], 0.4) == [False, True, False]  # like the second
-    rows = [said(k, text=text) for k, text in enumerate(texts)]
+    assert near_duplicates(texts, 0.5) == [False, False, False, True]  # equal to the threshold passes
+    assert near_duplicates(["a b c d e", "b c d e f", "c d e f g"], 0.4) == [
+        False,
+        True,
+        False,
+    ]  # the third resembles only the second
+    rows = [response(k, text=text) for k, text in enumerate(texts)]
     assert kept(rows, near_duplicates=0.49) == [0, 2]
     assert kept(rows, near_duplicates=1.0) == [0, 1, 2, 3]
-    assert kept(rows[:1] * 1 + [said(4, text=texts[0])], dedup=True, near_duplicates=0.5) == [0]
+    assert kept(rows[:1] * 1 + [response(4, text=texts[0])], dedup=True, near_duplicates=0.5) == [0]
 
 
-def test_the_cap_takes_the_first_any_or_the_likeliest():
+def test_cap_selects_first_random_or_likely_samples():
     logprobs = [(-9.0, 3), (-8.0, 4), (-5.0, 1), (-4.0, 2)]
-    rows = [said(k, logprob=logprob, num_tokens=tokens) for k, (logprob, tokens) in enumerate(logprobs)]
+    rows = [response(k, logprob=logprob, num_tokens=tokens) for k, (logprob, tokens) in enumerate(logprobs)]
     assert kept(rows, cap=2) == [0, 1]
-    assert kept(rows, cap=2, cap_by="likely") == [1, 3]  # -2 each, before -3 and -5
+    assert kept(rows, cap=2, cap_by="likely") == [1, 3]  # -2 nats per token each, the others -3 and -5
     assert kept(rows, cap=0, cap_by="likely") == [0, 1, 2, 3]
-    many = [said(k) for k in range(20)]
+    many = [response(k) for k in range(20)]
     chosen = [set(kept(many, cap=cap, cap_by="random")) for cap in range(1, 21)]
     assert all(len(c) == i for i, c in enumerate(chosen, 1))
     assert all(small < large for small, large in itertools.pairwise(chosen))
     assert chosen[4] != set(range(5))
-    others = [said(k, question_id="r") for k in range(20)]
+    others = [response(k, question_id="r") for k in range(20)]
     assert set(kept(others, cap=5, cap_by="random")) != chosen[4]
 
 
 @pytest.mark.parametrize("fields", [{"logprob": 0.0}, {"num_tokens": 0}, {"logprob": float("nan")}])
-def test_the_likeliest_must_have_a_likelihood(fields):
+def test_cap_by_likelihood_needs_log_probabilities(fields):
     with pytest.raises(InputError, match="sample 1 of question 'q' has no log-probability.*use cap_by='first'"):
-        kept([said(0), said(1, **fields)], cap=1, cap_by="likely")
+        kept([response(0), response(1, **fields)], cap=1, cap_by="likely")
 
 
-def test_a_response_is_put_into_the_first_bin_that_takes_it():
-    rows = [said(0), said(1, correct=False), said(2, finish_reason="length"), said(3), said(4), said(5)]
-    rows[4] = said(4, text="something quite different. a")
+def test_response_goes_into_the_bin_of_the_first_stage_that_drops_it():
+    rows = [
+        response(0),
+        response(1, correct=False),
+        response(2, finish_reason="length"),
+        response(3),
+        response(4),
+        response(5),
+    ]
+    rows[4] = response(4, text="something quite different. a")
     ledger = Ledger()
     corpus = Corpus(n=5, dedup=True, cap=1)
     assert filter_responses(rows, corpus, lambda rows: [(1, 1)] * len(rows), ledger, True, True) == []
@@ -89,16 +100,16 @@ def test_a_response_is_put_into_the_first_bin_that_takes_it():
     assert bins == {"wrong": 1, "truncated": 1, "duplicate": 1, "contaminated": 2, "not_selected": 1}
 
 
-def test_tokens_are_counted_once_and_only_where_it_matters():
+def test_tokens_are_counted_once_for_responses_that_reach_the_stage():
     calls = []
 
     def counts(rows):
         calls.append([row.sample_index for row in rows])
         return [(1, 1)] * len(rows)
 
-    rows = [said(0), said(1, correct=False), said(2), said(3, finish_reason="length")]
+    rows = [response(0), response(1, correct=False), response(2), response(3, finish_reason="length")]
     filter_responses(rows, Corpus(), counts, Ledger())
-    filter_responses([said(0, correct=False)], Corpus(), counts, Ledger())
+    filter_responses([response(0, correct=False)], Corpus(), counts, Ledger())
     assert calls == [[0, 2]]
 
 
@@ -116,8 +127,8 @@ many_rows = st.lists(
 
 @given(many_rows, st.booleans(), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
-def test_a_smaller_n_keeps_a_part_of_a_larger_one(many, dedup, near, cap):
-    rows = [said(k, **fields) for k, fields in enumerate(many)]
+def test_smaller_n_keeps_a_subset(many, dedup, near, cap):
+    rows = [response(k, **fields) for k, fields in enumerate(many)]
     settings = {"dedup": dedup, "near_duplicates": near, "cap": cap}
     small, large = (kept(rows, n=n, **settings) for n in (4, 9))
     assert small == [k for k in large if k < 4]
@@ -125,40 +136,42 @@ def test_a_smaller_n_keeps_a_part_of_a_larger_one(many, dedup, near, cap):
 
 def groups(sizes):
     return [
-        (Question(f"q{i}", "t", "s", "?"), [said(k, f"q{i}", rationale=f"r{i} {k} a b c d e") for k in range(size)])
+        (Question(f"q{i}", "t", "s", "?"), [response(k, f"q{i}", rationale=f"r{i} {k} a b c d e") for k in range(size)])
         for i, size in enumerate(sizes)
     ]
 
 
-def rationales(kind, given_, before=None):
-    return [[row.rationale for row in rows] for _, rows in apply_control(kind, iter(given_), before)]
+def controlled_rationales(kind, groups, before=None):
+    return [[row.rationale for row in rows] for _, rows in apply_control(kind, iter(groups), before)]
 
 
-def test_controls():
-    given_ = groups([2, 0, 3])
-    own = [[row.rationale for row in rows] for _, rows in given_]
-    assert rationales("own", given_) == own
-    assert rationales("empty", given_) == [["", ""], [], ["", "", ""]]
-    shuffled = rationales("shuffled", given_)
+def test_controls_replace_rationales():
+    own_groups = groups([2, 0, 3])
+    own = [[row.rationale for row in rows] for _, rows in own_groups]
+    assert controlled_rationales("own", own_groups) == own
+    assert controlled_rationales("empty", own_groups) == [["", ""], [], ["", "", ""]]
+    shuffled = controlled_rationales("shuffled", own_groups)
     assert shuffled != own
-    words_of = [[[sorted(r.split()) for r in rows] for rows in each] for each in (own, shuffled)]
-    assert words_of[0] == words_of[1]
-    assert rationales("shuffled", given_[2:]) == shuffled[2:]  # each response by its own name
-    assert rationales("other", given_) == [own[2][:2], [], [own[0][0], own[0][1], own[0][0]]]
-    assert rationales("other", given_, before=given_[2][1]) == rationales("other", given_)
-    assert [q.id for q, _ in apply_control("other", given_)] == ["q0", "q1", "q2"]
-    assert rationales("other", []) == []
+    own_words, shuffled_words = ([[sorted(r.split()) for r in rows] for rows in groups] for groups in (own, shuffled))
+    assert own_words == shuffled_words
+    assert controlled_rationales("shuffled", own_groups[2:]) == shuffled[2:]  # keyed by the response
+    assert controlled_rationales("other", own_groups) == [own[2][:2], [], [own[0][0], own[0][1], own[0][0]]]
+    assert controlled_rationales("other", own_groups, before=own_groups[2][1]) == controlled_rationales(
+        "other", own_groups
+    )
+    assert [q.id for q, _ in apply_control("other", own_groups)] == ["q0", "q1", "q2"]
+    assert controlled_rationales("other", []) == []
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "other", "empty"])
-def test_controls_leave_everything_else(kind):
-    given_ = groups([2, 2])
-    for (_, before), (_, after) in zip(given_, apply_control(kind, given_), strict=True):
+def test_controls_leave_other_fields_alone(kind):
+    own_groups = groups([2, 2])
+    for (_, before), (_, after) in zip(own_groups, apply_control(kind, own_groups), strict=True):
         assert [dataclasses.replace(row, rationale="") for row in after] == [
             dataclasses.replace(row, rationale="") for row in before
         ]
 
 
-def test_another_question_must_be_there():
+def test_control_other_needs_another_question():
     with pytest.raises(InputError, match="question 'q1' is the only one with a rationale"):
         list(apply_control("other", groups([0, 2, 0])))

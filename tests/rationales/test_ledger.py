@@ -1,4 +1,4 @@
-"""Filters and their ledger: every response in exactly one bin, and the bins add up."""
+"""Filters and their ledger: every response ends in exactly one bin, and the bins add up."""
 
 import dataclasses
 import json
@@ -22,8 +22,8 @@ def counts(responses: list[Response]) -> list[tuple[int, int]]:
     return [(5, len(response.text.split())) for response in responses]
 
 
-def sort_out(questions, responses, corpus, counts, needs_answer=True):
-    """What a build does with a whole set: each question's responses are sorted, those of foreign ones are counted."""
+def filter_set(questions, responses, corpus, counts, needs_answer=True):
+    """Filters a set as the build job does; responses to other questions are only counted."""
     ledger, kept = Ledger(), {}
     for question_id in questions:
         rows = [row for row in responses if row.question_id == question_id]
@@ -38,17 +38,17 @@ def sort_out(questions, responses, corpus, counts, needs_answer=True):
     return kept, ledger
 
 
-def said(sample_index, question_id="q0", **fields):
+def response(sample_index, question_id="q0", **fields):
     return dataclasses.replace(GOOD, sample_index=sample_index, question_id=question_id, **fields)
 
 
-def where(response, questions=QUESTIONS, **corpus):
+def bin_of(row, questions=QUESTIONS, **corpus):
     """The bin of a single response."""
     needs_answer = corpus.pop("needs_answer", True)
-    kept, ledger = sort_out(questions, [response], Corpus(**corpus), counts, needs_answer)
+    kept, ledger = filter_set(questions, [row], Corpus(**corpus), counts, needs_answer)
     ((bin_, count),) = [(b, c) for b, c in ledger.bins.items() if c]
     assert count == 1
-    assert (bin_ == "kept") == (response in kept.get(response.question_id, []))
+    assert (bin_ == "kept") == (row in kept.get(row.question_id, []))
     return bin_
 
 
@@ -78,39 +78,39 @@ def where(response, questions=QUESTIONS, **corpus):
         ({"question_id": "elsewhere"}, {}, "not_selected"),
     ],
 )
-def test_the_bin_of_one_response(fields, corpus, expected):
-    assert where(dataclasses.replace(GOOD, **fields), **corpus) == expected
+def test_bin_of_a_response(fields, corpus, expected):
+    assert bin_of(dataclasses.replace(GOOD, **fields), **corpus) == expected
 
 
-def test_equal_texts_stay_two_samples_unless_asked_otherwise():
-    rows = [said(2), said(0), said(1, text="another. a"), said(0, question_id="q1")]
-    kept, ledger = sort_out(QUESTIONS, rows, Corpus(), counts)
+def test_equal_texts_are_kept_unless_dedup_is_set():
+    rows = [response(2), response(0), response(1, text="another. a"), response(0, question_id="q1")]
+    kept, ledger = filter_set(QUESTIONS, rows, Corpus(), counts)
     assert [r.sample_index for r in kept["q0"]] == [0, 1, 2]
-    kept, ledger = sort_out(QUESTIONS, rows, Corpus(dedup=True), counts)
-    assert [r.sample_index for r in kept["q0"]] == [0, 1]  # the first one stays, whatever the order of the file
+    kept, ledger = filter_set(QUESTIONS, rows, Corpus(dedup=True), counts)
+    assert [r.sample_index for r in kept["q0"]] == [0, 1]  # the first sample stays, whatever the order of the file
     assert ledger.bins["duplicate"] == 1
-    assert len(kept["q1"]) == 1  # duplicates are counted within one question
+    assert len(kept["q1"]) == 1  # texts are compared within a question
 
 
-def test_questions_keep_their_order_and_empty_ones_go():
-    rows = [said(0, "q0"), said(0, "q1")]
-    assert list(sort_out(QUESTIONS, rows, Corpus(), counts)[0]) == ["q1", "q0"]
-    rows[1] = said(0, "q1", correct=False)
-    assert list(sort_out(QUESTIONS, rows, Corpus(), counts)[0]) == ["q0"]
+def test_questions_keep_their_order_and_empty_ones_are_dropped():
+    rows = [response(0, "q0"), response(0, "q1")]
+    assert list(filter_set(QUESTIONS, rows, Corpus(), counts)[0]) == ["q1", "q0"]
+    rows[1] = response(0, "q1", correct=False)
+    assert list(filter_set(QUESTIONS, rows, Corpus(), counts)[0]) == ["q0"]
 
 
-def test_the_gold_answer_must_be_known_where_it_is_compared():
+def test_keep_needs_gold_answers():
     for keep in ["correct", "wrong"]:
         with pytest.raises(InputError, match=r"question 'q0' has no gold answer.*keep='all'"):
-            sort_out(QUESTIONS, [said(0, correct=None)], Corpus(keep=keep), counts)
+            filter_set(QUESTIONS, [response(0, correct=None)], Corpus(keep=keep), counts)
 
 
-def test_a_response_comes_once():
+def test_repeated_response_is_refused():
     with pytest.raises(InputError, match="sample 3 of question 'q0' comes twice"):
-        sort_out(QUESTIONS, [said(3), said(1), said(3)], Corpus(), counts)
+        filter_set(QUESTIONS, [response(3), response(1), response(3)], Corpus(), counts)
 
 
-# Drawn as plain fields: records check their types at random places, which no strategy may do.
+# Drawn as plain fields, as hypothesis strategies must not construct the records themselves.
 many_rows = st.lists(
     st.fixed_dictionaries(
         {
@@ -140,9 +140,9 @@ corpora = st.fixed_dictionaries(
 
 @given(many_rows, corpora, st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
-def test_bins_add_up_and_order_does_not_matter(many, corpus, seed):
-    rows = [said(**fields) for fields in many]
-    kept, ledger = sort_out(QUESTIONS, rows, Corpus(**corpus), counts)
+def test_bins_add_up_in_any_order(many, corpus, seed):
+    rows = [response(**fields) for fields in many]
+    kept, ledger = filter_set(QUESTIONS, rows, Corpus(**corpus), counts)
     report = ledger.to_json()
     assert report["total"] == len(rows) == sum(report["bins"].values())
     assert list(report["bins"]) == list(BINS)
@@ -154,7 +154,7 @@ def test_bins_add_up_and_order_does_not_matter(many, corpus, seed):
         assert sum(bins.values()) == sum(r.question_id == question_id for r in rows)
         assert bins.get("kept", 0) == len(kept.get(question_id, []))
     shuffled = random.Random(seed).sample(rows, len(rows))
-    again, ledger = sort_out(QUESTIONS, shuffled, Corpus(**corpus), counts)
+    again, ledger = filter_set(QUESTIONS, shuffled, Corpus(**corpus), counts)
     assert again == kept
     assert json.dumps(ledger.to_json()) == json.dumps(report)
 
@@ -162,14 +162,14 @@ def test_bins_add_up_and_order_does_not_matter(many, corpus, seed):
 @given(many_rows, corpora)
 @settings(max_examples=60, deadline=None)
 def test_subsets_of_n_are_nested(many, corpus):
-    rows = [said(**fields) for fields in many]
-    kept = {n: sort_out(QUESTIONS, rows, Corpus(**corpus | {"n": n}), counts)[0] for n in (1, 5, 9)}
+    rows = [response(**fields) for fields in many]
+    kept = {n: filter_set(QUESTIONS, rows, Corpus(**corpus | {"n": n}), counts)[0] for n in (1, 5, 9)}
     for small, large in [(1, 5), (5, 9)]:
         for question_id, responses in kept[small].items():
             assert responses == [r for r in kept[large][question_id] if r.sample_index < small]
 
 
-def test_a_ledger_that_does_not_add_up_is_not_reported():
+def test_ledger_that_does_not_add_up_raises():
     ledger = Ledger()
     ledger.receive("q0")
     with pytest.raises(RuntimeError, match="question 'q0' has 1 responses, 0 in the bins"):
@@ -183,7 +183,7 @@ def test_a_ledger_that_does_not_add_up_is_not_reported():
         ledger.put("q0", "lost")
 
 
-def test_stages_and_sources_must_add_up_too():
+def test_stages_and_sources_must_add_up():
     def ledger(*stages):
         new = Ledger()
         for source, bin_ in [("m1", "wrong"), ("m2", "kept")]:
@@ -209,20 +209,25 @@ def test_stages_and_sources_must_add_up_too():
 
 @given(many_rows, corpora)
 @settings(max_examples=40, deadline=None)
-def test_partial_ledgers_add_up_to_the_whole(many, corpus):
-    rows = [said(**fields, model=f"m{fields['sample_index'] % 2}") for fields in many]
+def test_merged_ledgers_equal_the_whole(many, corpus):
+    rows = [response(**fields, model=f"m{fields['sample_index'] % 2}") for fields in many]
     whole, parts = Ledger(), Ledger()
     for questions in (QUESTIONS, {"q0": 0}, {"q1": 0}):
         own = [row for row in rows if row.question_id in questions]
-        whole = whole if len(questions) == 1 else sort_out(questions, own, Corpus(**corpus), counts)[1]
+        whole = whole if len(questions) == 1 else filter_set(questions, own, Corpus(**corpus), counts)[1]
         if len(questions) == 1:
-            parts.merge(sort_out(questions, own, Corpus(**corpus), counts)[1].to_json())
+            parts.merge(filter_set(questions, own, Corpus(**corpus), counts)[1].to_json())
     assert parts.to_json() == whole.to_json()
 
 
-def test_the_report_and_its_one_line():
-    rows = [said(0), said(1, correct=False), said(2, correct=False), said(3, finish_reason="length", model="other")]
-    _, ledger = sort_out(QUESTIONS, rows, Corpus(), counts)
+def test_report_and_summary():
+    rows = [
+        response(0),
+        response(1, correct=False),
+        response(2, correct=False),
+        response(3, finish_reason="length", model="other"),
+    ]
+    _, ledger = filter_set(QUESTIONS, rows, Corpus(), counts)
     assert ledger.summary() == "1 of 4 responses kept (2 wrong, 1 truncated)"
     report = ledger.to_json()
     dropped = {"truncated": 1, "keep": 2}

@@ -1,4 +1,4 @@
-"""Releases: `datasets` loads what was written, both kinds alike, and the card tells where it came from."""
+"""Releases: `datasets` loads both formats alike, and the card describes the responses."""
 
 import dataclasses
 from pathlib import Path
@@ -25,9 +25,9 @@ RESPONSES = [
 ]
 
 
-def written(folder: Path, kind: str, responses=RESPONSES) -> epath.Path:
+def write_release(folder: Path, kind: str, responses=RESPONSES) -> epath.Path:
     target = epath.Path(folder)
-    release(target, iter(responses), QUESTIONS, lambda q: f"Q: {q.text}\nA: ", kind=kind, name="said")
+    release(target, iter(responses), QUESTIONS, lambda q: f"Q: {q.text}\nA: ", kind=kind, name="sampled")
     return target
 
 
@@ -38,8 +38,8 @@ def load(folder: epath.Path, cache: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_datasets_loads_it(tmp_path, kind):
-    rows = load(written(tmp_path / "r", kind), tmp_path / "cache")
+def test_datasets_loads_a_release(tmp_path, kind):
+    rows = load(write_release(tmp_path / "r", kind), tmp_path / "cache")
     assert [list(row) for row in rows] == [list(COLUMNS)] * 3
     assert rows[0] == {
         "question_id": "q/train/1",
@@ -67,11 +67,11 @@ def test_datasets_loads_it(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_columns_of_nothing_but_null_keep_their_types(tmp_path, kind):
-    """Types are the card's, not guessed from the rows."""
+def test_columns_of_nulls_keep_their_types(tmp_path, kind):
+    """Types come from the card and are not inferred from the rows."""
     import datasets
 
-    folder = written(tmp_path / "r", kind, RESPONSES[2:])
+    folder = write_release(tmp_path / "r", kind, RESPONSES[2:])
     features = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache")).features
     assert {n: "list" if t == "list" else t for n, t in COLUMNS.items()} == {
         name: getattr(feature, "dtype", None) if name != "choices" else "list" for name, feature in features.items()
@@ -80,14 +80,14 @@ def test_columns_of_nothing_but_null_keep_their_types(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_responses_give_equal_bytes(tmp_path, kind):
-    first, second = (written(tmp_path / name, kind) for name in "ab")
+    first, second = (write_release(tmp_path / name, kind) for name in "ab")
     files = sorted(p.relative_to(first) for p in Path(first).rglob("*") if p.is_file())
     assert [str(f) for f in files] == ["README.md", f"data/train-00000-of-00001.{kind}"]
     assert all((first / f).read_bytes() == (second / f).read_bytes() for f in files)
 
 
-def test_both_kinds_hold_the_same(tmp_path):
-    rows = [load(written(tmp_path / kind, kind), tmp_path / "cache") for kind in KINDS]
+def test_both_formats_hold_the_same_rows(tmp_path):
+    rows = [load(write_release(tmp_path / kind, kind), tmp_path / "cache") for kind in KINDS]
     assert rows[0] == rows[1]
 
 
@@ -95,12 +95,12 @@ def test_parquet_is_written_in_row_groups(tmp_path, monkeypatch):
     import pyarrow.parquet as pq
 
     monkeypatch.setattr("scotd_jax.rationales.release.ROW_GROUP", 2)
-    folder = written(tmp_path / "r", "parquet")
+    folder = write_release(tmp_path / "r", "parquet")
     assert pq.ParquetFile(folder / "data/train-00000-of-00001.parquet").num_row_groups == 2
 
 
-def test_the_card(tmp_path):
-    text = (written(tmp_path / "r", "jsonl") / "README.md").read_text()
+def test_card_of_a_release(tmp_path):
+    text = (write_release(tmp_path / "r", "jsonl") / "README.md").read_text()
     head = yaml.safe_load(text.split("---\n")[1])
     assert head["tags"] == ["scotd", "chain-of-thought", "distillation"]
     assert (head["license"], head["license_name"]) == ("other", "unknown")
@@ -115,19 +115,19 @@ def test_the_card(tmp_path):
     assert "The license is not known" in text
 
 
-def test_what_cannot_be_released(tmp_path):
+def test_empty_or_foreign_responses_cannot_be_released(tmp_path):
     with pytest.raises(InputError, match="'csv' is not one of jsonl, parquet"):
-        written(tmp_path / "r", "csv")
+        write_release(tmp_path / "r", "csv")
     with pytest.raises(InputError, match="no responses to release"):
-        written(tmp_path / "r", "jsonl", [])
+        write_release(tmp_path / "r", "jsonl", [])
     with pytest.raises(InputError, match="question 'q/x' of a response"):
-        written(tmp_path / "r", "jsonl", [dataclasses.replace(RIGHT, question_id="q/x")])
+        write_release(tmp_path / "r", "jsonl", [dataclasses.replace(RIGHT, question_id="q/x")])
     assert not is_released(epath.Path(tmp_path / "r"), "jsonl")
 
 
-def test_another_kind_replaces_the_first(tmp_path):
-    folder = written(tmp_path / "r", "jsonl")
+def test_another_format_replaces_the_release(tmp_path):
+    folder = write_release(tmp_path / "r", "jsonl")
     assert is_released(folder, "jsonl")
-    written(tmp_path / "r", "parquet")
+    write_release(tmp_path / "r", "parquet")
     assert is_released(folder, "parquet")
     assert not is_released(folder, "jsonl")

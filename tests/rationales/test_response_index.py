@@ -1,4 +1,4 @@
-"""Names are a set, Places a sorted list, and both are small."""
+"""ResponseKeySet behaves as a set, RowLocations sorts, and both are small."""
 
 import sys
 
@@ -13,7 +13,7 @@ NAMES = st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from([0, 1, 29, 6
 
 
 @given(st.lists(st.tuples(st.booleans(), NAMES)))
-def test_names_are_what_a_set_of_them_is(changes):
+def test_key_set_equals_an_ordinary_set(changes):
     ours, theirs = ResponseKeySet(), set()
     for add, name in changes:
         (ours.add if add else ours.discard)(name)
@@ -25,14 +25,14 @@ def test_names_are_what_a_set_of_them_is(changes):
     assert ours | {("z", 3)} == theirs | {("z", 3)}
 
 
-def test_a_question_of_thirty_samples_needs_one_number():
+def test_thirty_samples_of_a_question_need_one_integer():
     names = ResponseKeySet((f"q{q}", i) for q in range(1000) for i in range(30))
     assert len(names) == 30_000
     assert sum(map(sys.getsizeof, names._samples.values())) < 40 * 1000
 
 
 @given(st.lists(NAMES, max_size=12), st.booleans())
-def test_places_come_by_question_and_sample_the_first_of_a_name_first(names, ordered):
+def test_locations_are_sorted_by_question_and_sample_and_stable(names, ordered):
     order = ["c", "a", "b"] if ordered else list(dict.fromkeys(question for question, _ in names))
     places = RowLocations()
     for line, name in enumerate(names):
@@ -44,7 +44,7 @@ def test_places_come_by_question_and_sample_the_first_of_a_name_first(names, ord
         assert all(row == RowLocation(epath.Path(f"file{row.line % 2}"), row.line, 10 * row.line, 10) for row in rows)
 
 
-def test_a_question_that_is_not_in_the_order_is_named_with_its_place():
+def test_question_missing_in_the_order_is_reported_with_its_location():
     places = RowLocations()
     for line, question in enumerate("aab"):
         places.add((question, line), RowLocation(epath.Path("file"), line, 0, 1))

@@ -1,4 +1,4 @@
-"""The store of responses: nothing lost, nothing doubled, whenever the writer dies; strict reading."""
+"""Response store: nothing is lost or duplicated, whenever a writer dies; strict reading."""
 
 import errno
 import itertools
@@ -12,11 +12,21 @@ import pytest
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import to_json
-from tests.helpers.killed_store import MERGED, ORDER, ROWS, check_complete, row, run, run_whole, strike_at, striking
+from tests.helpers.kill_store import (
+    MERGED,
+    ORDER,
+    ROWS,
+    at_step,
+    check_complete,
+    hook_file_operations,
+    row,
+    run,
+    run_to_the_end,
+)
 
 
-class Cut(BaseException):
-    """Stands for whatever ends a process in good order (Ctrl-C, SIGTERM turned into an exception)."""
+class Interrupted(BaseException):
+    """Any exception that ends a process (Ctrl-C, SIGTERM turned into an exception)."""
 
 
 def raise_(error):
@@ -28,7 +38,7 @@ def jsonl(path, rows):
     return path
 
 
-def test_rows_come_back_sorted_whatever_the_batches(tmp_path):
+def test_rows_are_merged_in_order(tmp_path):
     run(tmp_path)
     check_complete(tmp_path)
     rows = list(read_responses(sorted(tmp_path.iterdir())))
@@ -36,22 +46,22 @@ def test_rows_come_back_sorted_whatever_the_batches(tmp_path):
     assert set(rows) == set(ROWS)
 
 
-def test_kill_9_at_every_step_loses_and_doubles_nothing(tmp_path):
-    command = [sys.executable, "-m", "tests.helpers.killed_store", str(tmp_path)]
+def test_kill_9_at_every_step_neither_loses_nor_duplicates_rows(tmp_path):
+    command = [sys.executable, "-m", "tests.helpers.kill_store", str(tmp_path)]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert int(result.stdout) > 50  # steps of one run: rows, flushes, renames, removals
+    assert int(result.stdout) > 50  # steps of a run: writes, flushes, renames, removals
 
 
-def test_an_exception_at_every_step_loses_and_doubles_nothing(tmp_path):
+def test_exception_at_every_step_neither_loses_nor_duplicates_rows(tmp_path):
     for step in itertools.count():
         folder, acknowledged = tmp_path / str(step), []
         try:
-            with striking(strike_at(step, lambda what: raise_(Cut()))):
+            with hook_file_operations(at_step(step, lambda name: raise_(Interrupted()))):
                 run(folder, acknowledged.append)
-        except Cut:
+        except Interrupted:
             assert {r.key for r in acknowledged} <= ResponseWriter(folder).written_keys()
-            run_whole(folder)
+            run_to_the_end(folder)
         else:
             break
     check_complete(folder)
@@ -59,23 +69,26 @@ def test_an_exception_at_every_step_loses_and_doubles_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("full_at", "times"), [("half written", 5), ("before fsync", 11), ("before replace", 7)])
-def test_a_full_disk_is_said_and_loses_nothing(tmp_path, full_at, times):
+def test_full_disk_is_reported_and_loses_nothing(tmp_path, full_at, times):
     steps = []
-    with striking(steps.append):
-        run(tmp_path / "dry")
-    full = [step for step, what in enumerate(steps) if what == full_at]
+    with hook_file_operations(steps.append):
+        run(tmp_path / "complete")
+    full = [step for step, name in enumerate(steps) if name == full_at]
     assert len(full) == times  # three parts and two merged files, each flushed with its folder
     for step in full:
         folder, acknowledged = tmp_path / str(step), []
-        strike = strike_at(step, lambda what: raise_(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-        with striking(strike), pytest.raises(InputError, match=r"responses.*: the disk is full.*free some space"):
+        hook = at_step(step, lambda name: raise_(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        with (
+            hook_file_operations(hook),
+            pytest.raises(InputError, match=r"responses.*: the disk is full.*free some space"),
+        ):
             run(folder, acknowledged.append)
         assert not list(folder.rglob("*.partial"))
         assert {r.key for r in acknowledged} <= ResponseWriter(folder).written_keys()
-        run_whole(folder)
+        run_to_the_end(folder)
 
 
-def test_done_counts_parts_and_merged_files(tmp_path):
+def test_written_keys_are_those_of_parts_and_merged_files(tmp_path):
     writer = ResponseWriter(tmp_path)
     assert writer.written_keys() == set()
     writer.write(ROWS[:3])
@@ -89,7 +102,7 @@ def test_done_counts_parts_and_merged_files(tmp_path):
     check_complete(tmp_path)
 
 
-def test_one_file_and_other_stems_beside_it(tmp_path):
+def test_merge_into_one_file_leaves_other_stems_alone(tmp_path):
     for stem in ["world.test.responses", "world.test.responses.n5"]:
         ResponseWriter(tmp_path, stem).write(ROWS)
     (path,) = ResponseWriter(tmp_path, "world.test.responses").merge(ORDER, None)
@@ -100,21 +113,21 @@ def test_one_file_and_other_stems_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(("shards", "order"), [(3, ORDER), (None, ORDER), (2, sorted(ORDER))])
-@pytest.mark.parametrize("cut", range(0, 40, 3))
-def test_merging_anew_in_another_shape_is_safe_too(tmp_path, shards, order, cut):
-    """Rows move between files whose names stay: an old file must not go before its rows are in a new one."""
+@pytest.mark.parametrize("step", range(0, 40, 3))
+def test_interrupted_merge_into_other_files_loses_nothing(tmp_path, shards, order, step):
+    """Rows move between files of the same names: an old file must stay until its rows are in a new one."""
     run(tmp_path)
     try:
-        with striking(strike_at(cut, lambda what: raise_(Cut()))):
+        with hook_file_operations(at_step(step, lambda name: raise_(Interrupted()))):
             ResponseWriter(tmp_path).merge(order, shards)
-    except Cut:
+    except Interrupted:
         assert ResponseWriter(tmp_path).written_keys() == {r.key for r in ROWS}
     paths = ResponseWriter(tmp_path).merge(order, shards)
     assert sorted(tmp_path.iterdir()) == [Path(p) for p in paths]
     assert [r.key for r in read_responses(paths)] == [(q, k) for q in order for k in range(3)]
 
 
-def test_hosts_write_at_once_and_one_of_them_merges(tmp_path):
+def test_several_hosts_write_and_one_merges(tmp_path):
     hosts = [ResponseWriter(tmp_path, host=h) for h in range(3)]
     for h, writer in enumerate(hosts):
         writer.write(ROWS[h::3][:2])
@@ -126,7 +139,7 @@ def test_hosts_write_at_once_and_one_of_them_merges(tmp_path):
     check_complete(tmp_path)
 
 
-def test_fewer_questions_than_shards(tmp_path):
+def test_merge_with_fewer_questions_than_shards(tmp_path):
     writer = ResponseWriter(tmp_path)
     writer.write(ROWS[:1])
     paths = writer.merge(ORDER, 5)
@@ -134,7 +147,7 @@ def test_fewer_questions_than_shards(tmp_path):
     assert len(paths) == 5
 
 
-def test_a_name_is_given_once(tmp_path):
+def test_writing_a_key_twice_is_refused(tmp_path):
     writer = ResponseWriter(tmp_path)
     writer.write(ROWS[:2])
     for rows in [ROWS[1:2], [ROWS[4]] * 2]:
@@ -145,7 +158,7 @@ def test_a_name_is_given_once(tmp_path):
     assert writer.written_keys() == {r.key for r in ROWS[:2]}
 
 
-def test_two_runs_that_disagree_are_refused_and_kept(tmp_path):
+def test_conflicting_rows_of_two_runs_are_refused_and_kept(tmp_path):
     first, second = ResponseWriter(tmp_path), ResponseWriter(tmp_path, host=1)
     first.written_keys(), second.written_keys()
     first.write([row("q0", 0)])
@@ -155,7 +168,7 @@ def test_two_runs_that_disagree_are_refused_and_kept(tmp_path):
     assert len(list((tmp_path / "parts").iterdir())) == 2
 
 
-def test_a_row_of_an_unknown_question_is_refused_and_kept(tmp_path):
+def test_row_of_an_unknown_question_is_refused_and_kept(tmp_path):
     writer = ResponseWriter(tmp_path)
     writer.write([row("q7", 0)])
     with pytest.raises(InputError, match=r"responses-host.* line 1: question 'q7' is not one of the set's questions"):
@@ -176,7 +189,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("line", "message"), BROKEN)
-def test_a_broken_row_is_named_by_file_and_line(tmp_path, line, message):
+def test_broken_row_is_reported_with_file_and_line(tmp_path, line, message):
     path = jsonl(tmp_path / "mine.jsonl", ROWS[:1])
     with path.open("ab") as file:
         file.write(line.encode(errors="surrogateescape") + b"\n")
@@ -184,7 +197,7 @@ def test_a_broken_row_is_named_by_file_and_line(tmp_path, line, message):
         list(read_responses([path]))
 
 
-def test_a_broken_part_stops_the_run_and_is_named(tmp_path):
+def test_broken_part_is_reported_and_stops_the_run(tmp_path):
     ResponseWriter(tmp_path).write(ROWS[:3])
     (part,) = (tmp_path / "parts").iterdir()
     part.write_bytes(part.read_bytes()[:-20])
@@ -192,7 +205,7 @@ def test_a_broken_part_stops_the_run_and_is_named(tmp_path):
         ResponseWriter(tmp_path).written_keys()
 
 
-def test_names_are_unique_over_all_files(tmp_path):
+def test_keys_must_be_unique_over_all_files(tmp_path):
     paths = [jsonl(tmp_path / "a.jsonl", ROWS[:2]), jsonl(tmp_path / "b.jsonl", ROWS[1:3])]
     with pytest.raises(InputError, match=r"b\.jsonl line 1: .*comes twice"):
         list(read_responses(paths))
@@ -200,7 +213,7 @@ def test_names_are_unique_over_all_files(tmp_path):
         list(read_responses([tmp_path / "c.jsonl"]))
 
 
-def test_odd_characters_and_a_missing_last_line_end(tmp_path):
+def test_unusual_characters_and_a_missing_last_line_end(tmp_path):
     odd = row("q0", 0, 'line\u2028sep \x85 "quoted"\n\nand a 🙂')
     (tmp_path / "responses.jsonl").write_text(to_json(odd))
     assert list(read_responses([tmp_path / "responses.jsonl"])) == [odd]

@@ -1,4 +1,4 @@
-"""Sets of responses by question: what the store wrote is found again, without reading the whole of it."""
+"""Stored responses are read by question without reading whole files."""
 
 import json
 
@@ -27,7 +27,7 @@ def paths(tmp_path):
     return writer.merge(ORDER, 2)
 
 
-def test_every_question_has_its_rows_in_any_order(paths):
+def test_rows_of_every_question_are_read_in_any_order(paths):
     stored = StoredResponses(paths, {id_: i for i, id_ in enumerate(ORDER)})
     assert stored.counts.tolist() == [2, 3, 1, 0]
     for place in (2, 0, 3, 1, 1):
@@ -36,26 +36,26 @@ def test_every_question_has_its_rows_in_any_order(paths):
     assert not stored.unmatched
 
 
-def test_rows_of_questions_that_are_not_asked_are_counted(paths):
+def test_rows_of_other_questions_are_counted(paths):
     stored = StoredResponses(paths, {"c": 0})
     assert stored.read(0) == rows({"c": 1})
     assert stored.unmatched == {("b", "m"): 2, (ORDER[1], "m"): 3}
     stored.close()
 
 
-def test_lines_of_another_spelling_are_read_as_well(tmp_path):
+def test_lines_in_another_json_form_are_read(tmp_path):
     path = tmp_path / "responses.jsonl"
-    given = rows({"b": 2, "c": 1})
-    other = [json.dumps(dict(reversed(json.loads(to_json(row)).items()))) for row in given]
-    path.write_text("\n".join(other))  # keys in another order, no line end at the end
+    expected = rows({"b": 2, "c": 1})
+    other = [json.dumps(dict(reversed(json.loads(to_json(row)).items()))) for row in expected]
+    path.write_text("\n".join(other))  # keys in another order, no line end after the last line
     from etils import epath
 
     stored = StoredResponses([epath.Path(path)], {"b": 0, "c": 1})
-    assert stored.read(0) + stored.read(1) == given
+    assert stored.read(0) + stored.read(1) == expected
     stored.close()
 
 
-def test_damage_is_named(paths, tmp_path):
+def test_damage_is_reported_with_file_and_line(paths, tmp_path):
     place = {id_: i for i, id_ in enumerate(ORDER)}
     lines = paths[0].read_text().split("\n")
     paths[0].write_text("\n".join([lines[0], lines[1][:-5], *lines[2:]]))
@@ -71,7 +71,7 @@ def test_damage_is_named(paths, tmp_path):
         StoredResponses(paths, place)
 
 
-def test_sets_are_numbered_on():
+def test_concatenated_sets_have_consecutive_sample_indices():
     one, two = rows({"b": 3}), rows({"b": 2})
     assert concatenate_sets([one]) == one
     assert [row.sample_index for row in concatenate_sets([one[::2], two, two])] == [0, 2, 3, 4, 5, 6]

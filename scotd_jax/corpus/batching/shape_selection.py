@@ -25,6 +25,9 @@ from scotd_jax.corpus.batching.shapes import (
 )
 from scotd_jax.layout import round_up
 
+# Measured on 32 later batches of 32 questions from OpenBookQA (22 rationales per question, G = 1, 5, 22) and QuaRel
+# (5 per question), in tokens of OPT: 3 to 10 % of their tokens are padding. Half or twice of a value changes their cost
+# by at most 5 %, except that 4 trial batches cost QuaRel 14 % more.
 MAX_PADDING = 0.06  # share of prompt tokens and of response tokens above which another shape is added
 _MIN_SAVING = 100  # another shape must save at least 1/100 of the cost
 _TRIAL_BATCHES = 16  # batches by which the number of questions per row is selected

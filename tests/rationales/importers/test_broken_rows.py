@@ -1,6 +1,6 @@
-"""Every importer on broken input: the message names file and row; --skip-bad goes on, and the ledger shows it.
+"""Every importer on broken input: the error names file and row; --skip-bad skips the row and counts it.
 
-One table: per importer a good file of three records, and what is done to its second one.
+One table: for each importer a valid file of three records, and changes that break the second one.
 """
 
 import copy
@@ -17,7 +17,7 @@ from scotd_jax.rationales.importers.import_ledger import ImportLedger
 from scotd_jax.rationales.importers.registry import IMPORTERS
 from tests.rationales.importers.test_importers import KETTLE, LADDER, SAYS_A, SAYS_B, batch, importing, write
 
-TWO = ((KETTLE, SAYS_A, "(a)"), (LADDER, SAYS_B, "(b)"), (KETTLE, SAYS_A, "(a)"))
+ROWS = ((KETTLE, SAYS_A, "(a)"), (LADDER, SAYS_B, "(b)"), (KETTLE, SAYS_A, "(a)"))
 
 
 def responses() -> list[Any]:
@@ -30,32 +30,32 @@ def responses() -> list[Any]:
 def quarel() -> list[Any]:
     return [
         {"question": question, "gold_label": gold, "predicted_label": gold, "predicted_rationale": "Yes."}
-        for question, _, gold in TWO
+        for question, _, gold in ROWS
     ]
 
 
 def scotd() -> list[Any]:
     return [
-        {"prompt": f"Q: {question}\nA:", "response": said, "score": 1.0, "index": 0, "rationale": "Yes."}
-        for question, said, _ in TWO
+        {"prompt": f"Q: {question}\nA:", "response": text, "score": 1.0, "index": 0, "rationale": "Yes."}
+        for question, text, _ in ROWS
     ]
 
 
 def teacher() -> list[Any]:
-    said = [{"question": q, "reasoning_completion": "Yes.", "completion": gold} for q, _, gold in TWO]
-    return [{"sample_index": i, "completion_index": 0 if i else 1, **row} for i, row in enumerate(said)]
+    completions = [{"question": q, "reasoning_completion": "Yes.", "completion": gold} for q, _, gold in ROWS]
+    return [{"sample_index": i, "completion_index": 0 if i else 1, **row} for i, row in enumerate(completions)]
 
 
 def vllm() -> list[Any]:
     output = {"token_ids": [1], "cumulative_logprob": -1.0, "finish_reason": "stop"}
     return [
-        {"request_id": str(i), "prompt": q, "outputs": [{"index": k, "text": said, **output} for k in (0, 1)]}
-        for i, (q, said, _) in enumerate(TWO)
+        {"request_id": str(i), "prompt": q, "outputs": [{"index": k, "text": text, **output} for k in (0, 1)]}
+        for i, (q, text, _) in enumerate(ROWS)
     ]
 
 
 def palm() -> list[Any]:
-    return [f"Yes. So the answer is {gold}.\n\nQ:" for _, _, gold in TWO]
+    return [f"Yes. So the answer is {gold}.\n\nQ:" for _, _, gold in ROWS]
 
 
 def keyed(rows: list[Any]) -> dict[str, Any]:
@@ -66,32 +66,35 @@ def nested(rows: list[Any]) -> dict[str, Any]:
     return {"metadata": {}, "data": {str(row.get("sample_index", 1)): [row] for row in rows}}
 
 
-def conversation(question: str, said: str) -> dict[str, Any]:
-    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": said}]}
+def conversation(question: str, answer: str) -> dict[str, Any]:
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
 
 
-# importer -> (rows of a good file, how a document is made of them; None is JSON lines)
+# importer -> (rows of a valid file, function that makes a document of them; None is JSON lines)
 GOOD: dict[str, tuple[list[Any], Callable[[list[Any]], Any] | None]] = {
     "responses": (responses(), None),
     "quarel_davinci003": (quarel(), keyed),
-    "openbookqa_multi": ([{"instruction": q, "output": f"Yes. The answer is {g[1].upper()}"} for q, _, g in TWO], list),
+    "openbookqa_multi": (
+        [{"instruction": q, "output": f"Yes. The answer is {g[1].upper()}"} for q, _, g in ROWS],
+        list,
+    ),
     "commonsenseqa_palm540b": (palm(), list),
     "scotd_30x": (scotd(), list),
     "reasoning_teacher": (teacher(), nested),
     "distilling_step_by_step": (palm(), list),
-    "openai_batch": ([batch(f"k{i}", said) for i, (_, said, _) in enumerate(TWO, 1)], None),
+    "openai_batch": ([batch(f"k{i}", text) for i, (_, text, _) in enumerate(ROWS, 1)], None),
     "openai_responses": (
         [
-            batch(f"{i}", said)["response"]["body"] | {"metadata": {"question_id": f"k{i}"}}
-            for i, (_, said, _) in enumerate(TWO, 1)
+            batch(f"{i}", text)["response"]["body"] | {"metadata": {"question_id": f"k{i}"}}
+            for i, (_, text, _) in enumerate(ROWS, 1)
         ],
         None,
     ),
     "vllm": (vllm(), None),
-    "distilabel": ([{"instruction": q, "generation": said, "model_name": "m"} for q, said, _ in TWO], None),
-    "open_r1": ([{"problem": q, "generations": [said]} for q, said, _ in TWO], None),
-    "sharegpt": ([conversation(q, said) for q, said, _ in TWO], list),
-    "prompt_completion": ([{"prompt": q, "completion": said} for q, said, _ in TWO], None),
+    "distilabel": ([{"instruction": q, "generation": text, "model_name": "m"} for q, text, _ in ROWS], None),
+    "open_r1": ([{"problem": q, "generations": [text]} for q, text, _ in ROWS], None),
+    "sharegpt": ([conversation(q, text) for q, text, _ in ROWS], list),
+    "prompt_completion": ([{"prompt": q, "completion": text} for q, text, _ in ROWS], None),
 }
 
 NOT_OURS = "Who sang?"
@@ -101,10 +104,10 @@ def drop(*path: Any) -> Callable[[list[Any]], None]:
     """Removes a field of the second row."""
 
     def change(rows: list[Any]) -> None:
-        place = rows[1]
+        value = rows[1]
         for key in path[:-1]:
-            place = place[key]
-        del place[path[-1]]
+            value = value[key]
+        del value[path[-1]]
 
     return change
 
@@ -113,16 +116,16 @@ def put(value: Any, *path: Any) -> Callable[[list[Any]], None]:
     """Replaces a field of the second row."""
 
     def change(rows: list[Any]) -> None:
-        place: Any = rows
+        target: Any = rows
         for key in (1, *path)[:-1]:
-            place = place[key]
-        place[(1, *path)[-1]] = value
+            target = target[key]
+        target[(1, *path)[-1]] = value
 
     return change
 
 
 CHOICE = ("response", "body", "choices", 0, "message", "content")
-# (importer, what is wrong, how, what the message must say, bin of the ledger)
+# (importer, kind of error, change, expected message, bin of the ledger)
 BROKEN = [
     ("responses", "missing", drop("text"), "field 'text' is missing", "missing field"),
     ("responses", "wrong id", put("home/train/k9", "question_id"), "has the id 'home/train/k9'", "no such question"),
@@ -176,8 +179,8 @@ BROKEN = [
 ]
 
 
-def lay_out(folder: Path, importer: str, rows: list[Any]) -> Path:
-    """The file, and what lies beside it."""
+def write_files(folder: Path, importer: str, rows: list[Any]) -> Path:
+    """Writes the file and the files that are read beside it; returns its path."""
     (folder / "train_ids.txt").write_text("k1\nk2\nk3\n")
     document = GOOD[importer][1]
     if importer == "distilling_step_by_step":
@@ -192,10 +195,10 @@ def lay_out(folder: Path, importer: str, rows: list[Any]) -> Path:
     ("importer", "change", "message", "reason"),
     [pytest.param(name, *rest, id=f"{name}-{wrong}") for name, wrong, *rest in BROKEN],
 )
-def test_a_broken_row_is_named_or_skipped(tmp_path, importer, change, message, reason):
+def test_broken_row_is_reported_or_skipped(tmp_path, importer, change, message, reason):
     rows = copy.deepcopy(GOOD[importer][0])
     change(rows)
-    path = lay_out(tmp_path, importer, rows)
+    path = write_files(tmp_path, importer, rows)
     with pytest.raises(InputError) as refused:
         importing(path, importer)
     assert str(refused.value).startswith(f"{path} {'line' if GOOD[importer][1] is None else 'row'} 2")
@@ -210,7 +213,7 @@ def test_a_broken_row_is_named_or_skipped(tmp_path, importer, change, message, r
     assert len(kept) >= 2
 
 
-def test_every_importer_is_broken_in_every_way_it_can_be():
+def test_table_covers_every_importer_and_kind_of_error():
     for importer in IMPORTERS:
         ways = {wrong for name, wrong, *_ in BROKEN if name == importer}
         assert "missing" in ways
@@ -219,10 +222,10 @@ def test_every_importer_is_broken_in_every_way_it_can_be():
 
 
 @pytest.mark.parametrize("importer", IMPORTERS)
-def test_half_a_file(tmp_path, importer):
-    """A line is lost, or all of a document: no part of it can be told."""
+def test_truncated_file(tmp_path, importer):
+    """Of JSON lines one row is lost, of a document all of them."""
     good, document = GOOD[importer]
-    path = lay_out(tmp_path, importer, good)
+    path = write_files(tmp_path, importer, good)
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(InputError, match=f"{path.name}( line 3)?: not JSON"):
         importing(path, importer)
@@ -235,7 +238,7 @@ def test_half_a_file(tmp_path, importer):
         importing(path, importer, skip_bad=True)
 
 
-def test_half_a_zipped_file(tmp_path):
+def test_truncated_gzip_file(tmp_path):
     rows = [{"prompt": KETTLE, "completion": f"{i}. {SAYS_A}"} for i in range(2000)]
     path = write(tmp_path / "p.jsonl.gz", rows, lines=True)
     path.write_bytes(path.read_bytes()[:-300])
@@ -251,7 +254,7 @@ def test_half_a_zipped_file(tmp_path):
         importing(path, "openbookqa_multi")
 
 
-def test_one_broken_document_among_several_is_one_bad_record(tmp_path):
+def test_broken_document_among_several_is_one_bad_row(tmp_path):
     rows = GOOD["openbookqa_multi"][0]
     for name in ("a.json", "b.json"):
         write(tmp_path / name, rows)
@@ -283,7 +286,7 @@ def test_one_broken_document_among_several_is_one_bad_record(tmp_path):
         ("sharegpt", '[{"conversations": []}]', "expected a conversation that ends with an answer"),
     ],
 )
-def test_other_breaks(tmp_path, importer, text, message):
+def test_other_broken_files(tmp_path, importer, text, message):
     path = tmp_path / "x.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError) as refused:
@@ -291,20 +294,20 @@ def test_other_breaks(tmp_path, importer, text, message):
     assert message in str(refused.value)
 
 
-def test_a_duplicate_completion_of_the_teacher(tmp_path):
+def test_duplicate_completion_of_reasoning_teacher(tmp_path):
     row = teacher()[0]
     path = write(tmp_path / "d.json", {"metadata": {}, "data": {"0": [row, row]}})
     with pytest.raises(InputError, match=r"row 2 \(data '0', completion 1\): sample 1 of question .* came before"):
         importing(path, "reasoning_teacher")
 
 
-def test_parquet_that_is_none(tmp_path):
+def test_file_that_is_no_parquet(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="x.parquet row 1: no Parquet file"):
         importing(tmp_path / "x.parquet", "open_r1")
 
 
-def test_ids_that_do_not_fit(tmp_path):
+def test_mismatched_file_of_ids_is_refused(tmp_path):
     path = write(tmp_path / "train_CoT_0.json", palm())
     for text, message in [
         ("k1\nk2\nk3\nhome/k1\n", "4 ids for 3 records"),
@@ -319,14 +322,14 @@ def test_ids_that_do_not_fit(tmp_path):
         importing(path, "commonsenseqa_palm540b", ids=str(tmp_path / "other.txt"))
 
 
-def test_the_ledger_notices_a_row_that_went_nowhere():
+def test_import_ledger_detects_an_unaccounted_row():
     ledger = ImportLedger(["f"])
     ledger.count_read("f")
     with pytest.raises(RuntimeError, match="f: 1 rows read, 0 imported, 0 skipped"):
         ledger.to_json()
 
 
-def test_zipped_lines_and_documents_read_alike(tmp_path):
+def test_gzipped_document_and_lines_give_equal_responses(tmp_path):
     rows = GOOD["sharegpt"][0]
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
     write(tmp_path / "b.jsonl", rows, lines=True)

@@ -21,7 +21,7 @@ LADDER = "What is climbed? (a) soup (b) ladder"
 QUESTIONS = [
     Question("home/train/k1", "home", "train", KETTLE, ("kettle", "cupboard"), "(a)"),
     Question("home/train/k2", "home", "train", LADDER, ("soup", "ladder"), "(b)"),
-    Question("home/train/k3", "home", "train", LADDER, ("soup", "ladder"), "(b)"),  # as k2
+    Question("home/train/k3", "home", "train", LADDER, ("soup", "ladder"), "(b)"),  # same text as k2
 ]
 TASK = SplitTask("home", FORMATS["scotd"], {"train": lambda: (QUESTIONS, [])})
 ASKED = {q.id: (q, TASK) for q in QUESTIONS}
@@ -30,7 +30,7 @@ SAYS_B = "Rungs help. So the answer is: (b)"
 
 
 def write(path: Path, content: Any, lines: bool = False) -> Path:
-    """A JSON document, or a list as JSON lines; gzipped where the name says so."""
+    """Writes a JSON document, or a list as JSON lines; gzipped if the name ends in .gz."""
     text = "".join(json.dumps(row) + "\n" for row in content) if lines else json.dumps(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode()) if path.name.endswith(".gz") else text.encode())
@@ -55,8 +55,8 @@ B = ("k2", 0, "Rungs help.", "(b)", True)
 
 def test_quarel(tmp_path):
     rows = [
-        {"question": KETTLE, "gold_label": "(a)", "predicted_label": said, "predicted_rationale": "Heat does it."}
-        for said in ("(a)", "(a)", "(b)")
+        {"question": KETTLE, "gold_label": "(a)", "predicted_label": label, "predicted_rationale": "Heat does it."}
+        for label in ("(a)", "(a)", "(b)")
     ]
     path = write(tmp_path / "train.jsonl.gz", {str(i): row for i, row in enumerate(rows)})
     rows, _ = importing(path, "quarel_davinci003")
@@ -76,21 +76,21 @@ def test_quarel(tmp_path):
     ],
 )
 def test_openbookqa(tmp_path, output, rationale, answer):
-    asked = "Q: What  boils water? Answer choices: A: kettle, B: cupboard"
-    path = write(tmp_path / "obqa_gemini_level1_ranked.json.gz", [{"instruction": asked, "output": output}])
+    question = "Q: What  boils water? Answer choices: A: kettle, B: cupboard"
+    path = write(tmp_path / "obqa_gemini_level1_ranked.json.gz", [{"instruction": question, "output": output}])
     rows, _ = importing(path, "openbookqa_multi")
     assert short(rows) == [("k1", 0, rationale, answer, answer is not None)]
     assert (rows[0].text, rows[0].model) == (output, "obqa_gemini_level1_ranked")
 
 
 def test_commonsenseqa_palm(tmp_path):
-    """Shards in numeric order, the run-on text cut off, the ids beside them."""
-    said = [
+    """Shards are read in numeric order, text after a blank line is cut, and ids come from the file beside them."""
+    completions = [
         "Heat does it. So the answer is (a) kettle.\n\nQ: Next?\nA: So the answer is (b) no.",
         "Rungs help. So the answer is either (a) soup or (b) ladder.\n\nQ: Next",
         "Rungs help. So the answer is (b) ladder.\n\nQ:",
     ]
-    for shard, text in zip((0, 2, 10), said, strict=True):
+    for shard, text in zip((0, 2, 10), completions, strict=True):
         write(tmp_path / f"train_CoT_{shard}.json", [text])
     (tmp_path / "train_ids.txt").write_text("k1\nk3\nk2\n")
     rows, job = importing(tmp_path / "train_CoT_*.json", "commonsenseqa_palm540b")
@@ -144,7 +144,7 @@ def test_reasoning_teacher(tmp_path):
 
 
 def test_distilling_step_by_step(tmp_path):
-    """Joined by the id of the row, or by its question, of the rows that were released with the predictions."""
+    """Completions are joined by the id or the question of the rows that were released with them."""
     write(
         tmp_path / "cqa/cqa_train.json", [{"id": "k1", "question": "?"}, {"question": "What is climbed?"}], lines=True
     )
@@ -154,17 +154,17 @@ def test_distilling_step_by_step(tmp_path):
     assert short(rows) == [A, B]
     assert tmp_path / "cqa/cqa_train.json" in [Path(file) for file in job.files]
     rows, _ = importing(tmp_path / "cqa/llm/train_CoT_1.json", "distilling_step_by_step")
-    assert short(rows) == [B], "a single shard finds its place"
+    assert short(rows) == [B], "a single shard is joined at its offset"
     (tmp_path / "cqa/llm/train_CoT_0.json").unlink()
     with pytest.raises(InputError, match="train_CoT_0.json is missing"):
         importing(tmp_path / "cqa/llm/train_CoT_1.json", "distilling_step_by_step")
 
 
-def batch(custom_id: str, *said: str, **more: Any) -> dict[str, Any]:
+def batch(custom_id: str, *texts: str, **more: Any) -> dict[str, Any]:
     """One line of batch results."""
     body = {"id": f"cmpl-{custom_id}", "object": "chat.completion", "model": "gpt-x", "choices": []}
     body["usage"] = {"prompt_tokens": 3, "completion_tokens": 9, "total_tokens": 12}
-    for i, text in enumerate(said):
+    for i, text in enumerate(texts):
         message = {"role": "assistant", "content": text, "refusal": None}
         body["choices"].append({"index": i, "message": message, "logprobs": None, "finish_reason": "stop"})
     response = {"status_code": 200, "request_id": "r", "body": body}
@@ -172,7 +172,7 @@ def batch(custom_id: str, *said: str, **more: Any) -> dict[str, Any]:
 
 
 def test_openai_batch(tmp_path):
-    """n > 1 choices are n samples; the number in custom_id is kept."""
+    """n > 1 choices are n samples; the index in custom_id is kept."""
     many = batch("home/k1", SAYS_A, "So the answer is: (b)", SAYS_A)
     many["response"]["body"]["choices"][2]["finish_reason"] = "length"
     rows, _ = importing(write(tmp_path / "b.jsonl", [batch("home/k2#5", SAYS_B), many], lines=True), "openai_batch")
@@ -204,7 +204,7 @@ def test_openai_responses(tmp_path):
     assert short(importing(path.rename(tmp_path / "one.json"), "openai_responses")[0]) == [A]
 
 
-def test_thoughts_beside_the_message(tmp_path):
+def test_reasoning_content_becomes_a_thinking_block(tmp_path):
     row = batch("k1", "So the answer is: (a)")
     row["response"]["body"]["choices"][0]["message"]["reasoning_content"] = "Heat does it."
     path = write(tmp_path / "b.jsonl", [row], lines=True)
@@ -256,7 +256,7 @@ def test_distilabel(tmp_path):
 
 
 def test_open_r1(tmp_path):
-    """One failed completion does not lose its group, and asking twice is not once."""
+    """A failed generation does not affect its row, and rows with equal questions are not merged."""
     row = {"uuid": "5", "problem": KETTLE, "answer": "A", "source": "x", "api_metadata": [{}, {}, {}]}
     row |= {"generations": [f"<think>Heat does it.</think>{SAYS_A}", "", "<think>Heat"]}
     row |= {"finish_reasons": ["stop", "stop", "length"], "correctness_math_verify": [True, False, False]}
@@ -287,7 +287,7 @@ def test_sharegpt(tmp_path):
 
 
 def test_prompt_completion(tmp_path):
-    said = [
+    rows_in_file = [
         {"prompt": f"Q: {KETTLE}\nA:", "completion": f" {SAYS_A}\n\n"},
         {
             "prompt": [{"role": "user", "content": f"Think well!\n{LADDER}\nThen answer."}],
@@ -295,7 +295,7 @@ def test_prompt_completion(tmp_path):
         },
         {"messages": [{"role": "user", "content": LADDER}, {"role": "assistant", "content": SAYS_B}]},
     ]
-    path = write(tmp_path / "p.jsonl", said, lines=True)
+    path = write(tmp_path / "p.jsonl", rows_in_file, lines=True)
     rows, _ = importing(path, "prompt_completion", prompt="Think well! {question} Then answer.")
     assert short(rows) == [A, B, ("k2", 1, *B[2:])]
     with pytest.raises(InputError, match=r"p.jsonl line 2: none of the config's 3 questions has the text 'Think well!"):
@@ -315,6 +315,6 @@ def test_own_responses(tmp_path):
     )
 
 
-def test_every_importer_is_known_to_the_tests():
+def test_every_importer_has_a_test():
     text = Path(__file__).read_text()
     assert [name for name in IMPORTERS if f'"{name}"' not in text] == []

@@ -1,4 +1,4 @@
-"""What all importers share: their options, the order of files, the join to questions, the comparison with chance."""
+"""Features of all importers: options, order of files, joining to questions, comparison with chance."""
 
 import pytest
 
@@ -32,7 +32,7 @@ THINKS = "<think>Heat\ndoes it.</think>\n\nSo the answer is: (a)"
         ("strip", "<think>Heat", None, None),
     ],
 )
-def test_think(tmp_path, think, text, rationale, answer):
+def test_think_option(tmp_path, think, text, rationale, answer):
     path = write(tmp_path / "p.jsonl", [{"prompt": KETTLE, "completion": text}], lines=True)
     rows, _ = importing(path, "prompt_completion", think=think)
     assert short(rows) == [("k1", 0, rationale, answer, answer is not None)]
@@ -40,7 +40,7 @@ def test_think(tmp_path, think, text, rationale, answer):
         importing(path, "prompt_completion", skip_bad=True)
 
 
-def test_answer_rule(tmp_path):
+def test_answer_option(tmp_path):
     text = r"Is it \boxed{B}? Heat does it. \boxed{A}"
     path = write(tmp_path / "p.jsonl", [{"prompt": KETTLE, "completion": text}], lines=True)
     rows, _ = importing(path, "prompt_completion", answer=r"\\boxed\{(\w)\}")
@@ -61,15 +61,15 @@ def test_answer_rule(tmp_path):
         ("scotd_30x", {"answer": "(.)"}, "options.answer: not an option of importer 'scotd_30x'"),
     ],
 )
-def test_wrong_settings(tmp_path, importer, options, message):
+def test_invalid_settings_are_refused(tmp_path, importer, options, message):
     with pytest.raises(InputError, match=message.replace("?", r"\?").replace("{", r"\{")):
         importing(tmp_path / "x", importer, **options)
 
 
-# Files.
+# Files
 
 
-def test_files_in_natural_order(tmp_path):
+def test_files_are_sorted_in_natural_order(tmp_path):
     for name in ("s10/a2.json", "s9/a10.json", "s9/a9.json"):
         write(tmp_path / name, [])
     names = [str(p.relative_to(tmp_path)) for p in expand_paths(f"{tmp_path}/s*/*.json", "w")]
@@ -87,8 +87,8 @@ def test_files_in_natural_order(tmp_path):
         expand_paths("", "w")
 
 
-def test_several_files_are_one_set(tmp_path):
-    """Running numbers go on from file to file; numbers of the files' own must not meet, or are given anew."""
+def test_several_files_make_one_set(tmp_path):
+    """Missing sample indices are numbered over all files; indices in the files must not collide, or are renumbered."""
     for k in (2, 10):
         write(tmp_path / f"p{k}.jsonl", [{"prompt": KETTLE, "completion": SAYS_A}], lines=True)
         write(tmp_path / f"b{k}.jsonl", [batch("k1#0", SAYS_A, id=f"{k}")], lines=True)
@@ -101,10 +101,10 @@ def test_several_files_are_one_set(tmp_path):
     assert [(r.sample_index, r.model, r.sampling) for r in rows] == [(0, "both", "T=1"), (1, "both", "T=1")]
 
 
-# The join.
+# Joining
 
 
-def test_id_and_text_must_agree(tmp_path):
+def test_question_id_and_text_must_agree(tmp_path):
     row = {"id": "k1", "prompt": LADDER, "completion": SAYS_B}
     with pytest.raises(
         InputError, match="the id 'k1' belongs to 'home/train/k1', but the text belongs to 'home/train/k2'"
@@ -114,14 +114,14 @@ def test_id_and_text_must_agree(tmp_path):
     assert short(importing(write(tmp_path / "p.json", [row | {"id": "uuid"}]), "prompt_completion")[0])[0][0] == "k2"
 
 
-def test_another_gold_answer_is_another_question(tmp_path):
+def test_row_with_another_gold_answer_is_refused(tmp_path):
     row = {"problem": KETTLE, "answer": "B", "generations": [SAYS_A]}
     with pytest.raises(InputError, match=r"o.json row 1: the row's gold answer is '\(b\)'"):
         importing(write(tmp_path / "o.json", [row]), "open_r1")
 
 
-def test_a_part_of_the_questions_may_be_asked(tmp_path):
-    rows = [{"prompt": KETTLE, "completion": SAYS_A}, {"prompt": "Who was never asked?", "completion": SAYS_A}]
+def test_subset_option_skips_other_questions(tmp_path):
+    rows = [{"prompt": KETTLE, "completion": SAYS_A}, {"prompt": "Who is not in the config?", "completion": SAYS_A}]
     path = write(tmp_path / "p.jsonl", rows, lines=True)
     with pytest.raises(InputError, match="p.jsonl line 2: none of the config's"):
         importing(path, "prompt_completion")
@@ -130,14 +130,14 @@ def test_a_part_of_the_questions_may_be_asked(tmp_path):
     assert job.ledger.to_json()["total"]["skipped"] == {"no such question": 1}
 
 
-def test_a_corpus_at_chance_is_refused(tmp_path):
+def test_corpus_at_chance_level_is_refused(tmp_path):
     rows = [{"prompt": KETTLE, "completion": SAYS_A if i % 2 else SAYS_A.replace("(a)", "(b)")} for i in range(60)]
     path = write(tmp_path / "p.jsonl", rows, lines=True)
     with pytest.raises(InputError, match=r"30 of 60 .*\(50.0%\), no better than chance \(50.0%\): .*wrong order"):
         importing(path, "prompt_completion")
     assert len(importing(path, "prompt_completion", allow_chance=True)[0]) == 60
     write(path, rows[:49], lines=True)
-    assert len(importing(path, "prompt_completion")[0]) == 49, "too few to tell"
+    assert len(importing(path, "prompt_completion")[0]) == 49, "too few rows for the test"
     write(path, rows[:30] + [rows[1]] * 30, lines=True)
     assert len(importing(path, "prompt_completion")[0]) == 60
     write(path, [{"prompt": KETTLE, "completion": "The answer: A"}] * 60, lines=True)
@@ -149,10 +149,10 @@ def test_a_corpus_at_chance_is_refused(tmp_path):
     ("answer", "form"),
     [("(B)", "(b)"), ("B.", "(b)"), ("b", "(b)"), (" ladder", "(b)"), ("(c)", None), ("soup or ladder", None)],
 )
-def test_answers_take_the_form_of_the_question(answer, form):
+def test_answers_are_normalized_to_the_form_of_the_question(answer, form):
     assert normalize_answer(answer, QUESTIONS[1]) == form
 
 
-def test_letters_become_texts_where_texts_are_asked_for():
+def test_letters_become_texts_for_questions_answered_by_text():
     question = Question("x", "x", "x", "Good?", ("positive", "negative"), "negative")
     assert normalize_answer("(B)", question) == "negative"

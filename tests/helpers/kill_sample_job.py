@@ -1,0 +1,129 @@
+"""The sample job in processes that a test can kill dozens of times, as each run takes about one second.
+
+A new process imports for five seconds and compiles for two before it generates anything. Here one process (the fork
+server of the standard library) has imported everything and uses no device. Every run is a fork of it with devices of
+its own, which loads compiled programs from a cache on disk. It is the whole job, from the config to the manifest, with
+nothing replaced.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax
+import transformers  # noqa: F401  the tokenizer imports it when it is first needed: seconds in every fork
+from jax.experimental import multihost_utils  # noqa: F401
+
+from scotd_jax import config as c
+from scotd_jax import main
+from scotd_jax.jobs import sample  # noqa: F401
+from scotd_jax.models import opt  # noqa: F401
+from scotd_jax.tasks.registry import load_task
+from tests.configs.cut import MODEL
+from tests.helpers.kill_snapshots import ResponseKey, Snapshot, take_snapshot
+from tests.helpers.network import free_port
+
+NAME, QUESTIONS, SAMPLES, BATCH = "sampled", 80, 3, 2
+TOTAL = QUESTIONS * SAMPLES
+FILES = {f"responses-0000{i}-of-00004.jsonl" for i in range(4)}
+
+
+def config() -> c.Config:
+    """One set of samples of an untrained model in many small batches, so that most of the run samples and writes."""
+    options = {"train": QUESTIONS, "dev": 4, "test": 4, "unseen": 4, "longer": 4, "gold": 4, "statements": 4}
+    sampling = c.Sampling(n=SAMPLES, max_new_tokens=12, batch_size=BATCH, bucket=64)
+    source = c.ModelSource(questions=("world.train",), model=MODEL, sampling=sampling)
+    return c.Config(name="killed", tasks={"world": c.Task(options=options)}, rationales={NAME: source})
+
+
+def expected_keys() -> set[ResponseKey]:
+    """The keys of a complete set, from the task alone."""
+    task = load_task("world", config().tasks["world"], 0)
+    return {(question.id, k) for question in task.questions("train") for k in range(SAMPLES)}
+
+
+class RunPaths(NamedTuple):
+    """The work directory of a run, its compilation cache and its log."""
+
+    workdir: Path
+    cache: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.workdir / "rationales" / NAME
+
+    @property
+    def log(self) -> Path:
+        return self.workdir.with_name(f"{self.workdir.name}.log")
+
+
+def start(paths: RunPaths, hosts: int = 1, fill_cache: bool = False) -> list[BaseProcess]:
+    """Starts the processes of one run. `fill_cache` keeps compiled programs; not if it will be killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    address = f"localhost:{free_port()}" if hosts > 1 else ""
+    processes = []
+    for host in range(hosts):
+        multihost = f"{address},{host},{hosts}" if address else ""
+        arguments = (str(paths.workdir), str(paths.log), str(paths.cache / f"{host}-{hosts}"), fill_cache, multihost)
+        processes.append(context.Process(target=_sample, args=arguments))
+        processes[-1].start()
+    return processes
+
+
+def _sample(workdir: str, log: str, cache: str, fill_cache: bool, multihost: str) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.pop("XLA_FLAGS", None)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0 if fill_cache else 1e9)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    _fill_the_cache_from_every_process()
+    main.run(c.config_dict(config()), workdir, ("sample",), (), multihost)
+    if multihost:
+        # JAX does this when an ordinary process exits; without it the host that ends first terminates the other.
+        jax.distributed.shutdown()
+
+
+def _fill_the_cache_from_every_process() -> None:
+    """Lets every process write to its cache. JAX (0.10) lets only process 0 do so, as caches are usually shared; the
+    second host would compile for five seconds in every run. If this private attribute moves, only time is lost."""
+    from jax._src import compiler
+
+    compiler.distributed = SimpleNamespace(global_state=SimpleNamespace(process_id=0))
+
+
+def finish(paths: RunPaths, hosts: int = 1, fill_cache: bool = False) -> None:
+    """Runs to the end."""
+    wait(start(paths, hosts, fill_cache), paths)
+
+
+def wait(processes: Sequence[BaseProcess], paths: RunPaths) -> None:
+    """Waits for the processes and asserts that they succeed."""
+    for process in processes:
+        process.join(timeout=600)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0] * len(codes), f"{codes}\n{paths.log.read_text()}"
+
+
+def check_complete(paths: RunPaths, uninterrupted: Snapshot, keys: set[ResponseKey]) -> None:
+    """Asserts that the files are those of an uninterrupted run, with every key once, and that no other file is left."""
+    snapshot = take_snapshot(paths.folder)
+    lines = [line for data in snapshot.files.values() for line in data.splitlines()]
+    assert len(lines) == len(snapshot.rows) == TOTAL
+    assert snapshot.rows.keys() == keys
+    assert snapshot.files == uninterrupted.files
+    left = {
+        p.name for p in paths.folder.iterdir() if not p.name.startswith(".manifest.json.")
+    }  # partial manifests, which no job removes
+    assert left == FILES | {"manifest.json"}
+    assert json.loads((paths.folder / "manifest.json").read_text())["complete"]

@@ -1,0 +1,199 @@
+"""Two hosts that write responses into one folder: one is killed at every step, or both at random times.
+
+The hosts are forks, each with a writer of its own, that wait for each other over a socket where the sample job does. A
+host that finds the other one dead exits, as a process of jax.distributed does. As a script:
+
+    python -m tests.helpers.kill_two_hosts FOLDER NUM_RANDOM_KILLS
+"""
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from scotd_jax.records import to_json
+from tests.helpers import kill_store
+from tests.helpers.kill_snapshots import Snapshot, check_preserved, take_snapshot
+from tests.helpers.kill_store import ROWS, Hook, at_step, check_complete, hook_file_operations
+
+LOST_PARTNER = 3  # exit status of a host whose partner is dead
+PAUSE = 0.0005  # seconds per step before random kills, so that they are spread over all steps
+
+
+def do_nothing(name: str) -> None:
+    pass
+
+
+def pause(name: str) -> None:
+    time.sleep(PAUSE)
+
+
+def kill_self(name: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Partner:
+    """The other host."""
+
+    def __init__(self, connection: socket.socket, last: bool):
+        self._connection, self._last = connection, last
+
+    def wait(self) -> None:
+        """Waits until the other host has reached the same barrier; exits if it is dead.
+
+        If this host is `last`, it also waits, once, until the other host has reached the next barrier or is dead.
+        """
+        try:
+            self._connection.sendall(b".")
+            alive = self._connection.recv(1)
+            if alive and self._last:
+                self._last = False
+                self._connection.recv(1, socket.MSG_PEEK)
+        except ConnectionError:
+            alive = b""
+        if not alive:
+            os._exit(LOST_PARTNER)
+
+
+def start(folder: Path, hooks: list[Hook], acknowledge: int, last: int = -1) -> list[int]:
+    """Starts a run with one host per hook; returns the process ids.
+
+    Args:
+      folder: folder of the responses.
+      hooks: for each host a hook that is called at every step.
+      acknowledge: file descriptor to which the keys of written rows are written.
+      last: host that writes nothing before the other one has written everything or is dead.
+    """
+    pair = socket.socketpair() if len(hooks) == 2 else ()
+    processes = []
+    for host, hook in enumerate(hooks):
+        processes.append(os.fork())
+        if not processes[-1]:
+            try:
+                if pair:
+                    pair[1 - host].close()
+                barrier = Partner(pair[host], host == last).wait if pair else lambda: None
+                with hook_file_operations(hook):
+                    kill_store.run(
+                        folder,
+                        lambda row: os.write(acknowledge, f"{row.question_id} {row.sample_index}\n".encode()),
+                        host,
+                        len(hooks),
+                        barrier,
+                    )
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+    for connection in pair:
+        connection.close()
+    return processes
+
+
+def run(
+    folder: Path, hooks: list[Hook], kill: Callable[[list[int]], object] = lambda processes: None, last: int = -1
+) -> list[int]:
+    """Runs all hosts and returns their exit codes, or minus the signal.
+
+    `kill` may kill some of the processes. Asserts that no row that was on disk or acknowledged is lost.
+    """
+    before = take_snapshot(folder)
+    read, write = os.pipe()
+    processes = start(folder, hooks, write, last)
+    os.close(write)
+    kill(processes)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    with os.fdopen(read) as pipe:
+        acknowledged = {(q, int(k)) for q, k in (line.split() for line in pipe)}
+    assert set(codes) <= {0, LOST_PARTNER, -signal.SIGKILL}, codes
+    after = take_snapshot(folder)
+    check_preserved(before, after, len(ROWS))
+    check_rows(after)
+    assert acknowledged <= after.rows.keys(), f"acknowledged but lost: {sorted(acknowledged - after.rows.keys())}"
+    return codes
+
+
+def check_rows(snapshot: Snapshot) -> None:
+    """Asserts that every row has the bytes that were written."""
+    expected = {row.key: to_json(row).encode() for row in ROWS}
+    for key, line in snapshot.rows.items():
+        assert line == expected[key]
+
+
+def run_to_the_end(folder: Path, hosts: int) -> None:
+    assert run(folder, [do_nothing] * hosts) == [0] * hosts
+    check_complete(folder)
+
+
+def kill_at_every_step(root: Path, victim: int, last: int) -> int:
+    """Kills one host at each of its steps, in a folder of its own and in one shared by all steps.
+
+    Every run is then resumed on one host or two. Returns the number of steps.
+    """
+    shared = root / "shared"
+    for step in range(sys.maxsize):
+        folder = root / str(step)
+        hooks = [do_nothing, do_nothing]
+        hooks[victim] = at_step(step, kill_self)
+        codes = run(folder, hooks, last=last)
+        if codes == [0, 0]:
+            check_complete(folder)
+            run_to_the_end(shared, 2)
+            return step
+        assert codes[victim] == -signal.SIGKILL, codes
+        run(shared, hooks, last=last)
+        run_to_the_end(folder, 1 + step % 2)
+    raise AssertionError
+
+
+def kill_at_random(root: Path, kills: int, rng: random.Random) -> int:
+    """Kills one host or both, `kills` times, at times spread evenly over a run; returns the number of folders.
+
+    Every folder sees up to four kills, on two hosts or on one, and is then finished. The duration of a run is measured
+    once, perhaps on a busy machine, so the estimate shrinks whenever a run ends before its kill.
+    """
+    began = time.monotonic()
+    run(root / "measured", [pause] * 2)
+    duration = time.monotonic() - began
+    left = [(i + rng.random()) / kills for i in range(kills)]
+    rng.shuffle(left)
+    for number in range(10 * kills):
+        folder = root / str(number)
+        for _ in range(rng.randint(1, 4)):
+            if not left:
+                break
+            hosts = rng.choice((1, 2, 2))
+            delay, victims = left[-1] * duration, rng.choice(([0], [1], [0, 1])) if hosts == 2 else [0]
+
+            def kill(processes: list[int], delay=delay, victims=victims) -> None:
+                time.sleep(delay)
+                for host in victims:
+                    os.kill(processes[host], signal.SIGKILL)
+
+            is_full_run = hosts == 2 and not folder.exists()
+            if -signal.SIGKILL in run(folder, [pause] * hosts, kill):
+                left.pop()
+                continue
+            rng.shuffle(left)  # the kill came too late for this run and is tried again
+            if is_full_run:
+                duration *= 0.95
+        run_to_the_end(folder, rng.choice((1, 2)))
+        if not left:
+            return number + 1
+    raise AssertionError(f"kills that always came too late: {left}")
+
+
+def main(root: Path, random_kills: int) -> list[int]:
+    """Numbers of steps of host 0 and host 1, each killed beside a running host and after that one has finished."""
+    steps = [kill_at_every_step(root / f"{victim}{last}", victim, last) for victim in (0, 1) for last in (0, 1)]
+    kill_at_random(root / "random", random_kills, random.Random(0))
+    return steps
+
+
+if __name__ == "__main__":
+    print(*main(Path(sys.argv[1]), int(sys.argv[2])))
