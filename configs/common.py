@@ -1,4 +1,4 @@
-"""What the configs of the papers share: where tasks and models come from, and how a chain is made small."""
+"""Shared by the configs of the papers: tasks, models, and the `runlocal` variants that run in about a minute."""
 
 import dataclasses
 import pathlib
@@ -6,179 +6,191 @@ from typing import NamedTuple
 
 from scotd_jax import config as c
 
-INVENTED = str(pathlib.Path(__file__).parents[1] / "tests" / "invented")  # questions of our own in the official files
+INVENTED_DATA = str(pathlib.Path(__file__).parent / "data")  # a few invented questions in the official file formats
 
 
-class Source(NamedTuple):
-    """One task: its kind, the folder of its official files under the setting `data`, or its name on the Hub; and the
-    splits to learn from, to choose the best checkpoint on ("": held out from the first) and to report."""
+class TaskSplits(NamedTuple):
+    """Where a task comes from and how its splits are used."""
 
-    kind: str
-    folder: str
-    hub: str
-    train: str
-    dev: str
-    reported: tuple[str, ...]
+    kind: str  # Task.kind
+    folder: str  # folder of its official files under the setting `data`
+    hub: str  # name on the Hugging Face Hub; "" if it is not there
+    train: str  # split to train on
+    dev: str  # split on which checkpoints are chosen; "" holds out a part of the training split
+    reported: tuple[str, ...]  # splits to evaluate on and report
 
 
 TASKS = {
-    "csqa": Source("commonsenseqa", "commonsenseqa", "tau/commonsense_qa", "train", "", ("dev",)),
-    "obqa": Source("openbookqa", "openbookqa", "allenai/openbookqa/main", "train", "dev", ("test",)),
-    "quarel": Source("quarel", "quarel", "community-datasets/quarel", "train", "dev", ("test",)),
-    "arc_easy": Source("arc", "arc", "allenai/ai2_arc/ARC-Easy", "train", "dev", ("test",)),
-    "arc_challenge": Source("arc", "arc", "allenai/ai2_arc/ARC-Challenge", "train", "dev", ("test",)),
-    "anli": Source("anli", "anli", "facebook/anli", "train", "dev", ("test",)),
-    "sst2": Source("sst2", "sst2", "stanfordnlp/sst2", "", "", ("dev",)),
-    "imdb": Source("imdb", "imdb", "stanfordnlp/imdb", "train", "", ()),
+    "csqa": TaskSplits("commonsenseqa", "commonsenseqa", "tau/commonsense_qa", "train", "", ("dev",)),
+    "obqa": TaskSplits("openbookqa", "openbookqa", "allenai/openbookqa/main", "train", "dev", ("test",)),
+    "quarel": TaskSplits("quarel", "quarel", "community-datasets/quarel", "train", "dev", ("test",)),
+    "arc_easy": TaskSplits("arc", "arc", "allenai/ai2_arc/ARC-Easy", "train", "dev", ("test",)),
+    "arc_challenge": TaskSplits("arc", "arc", "allenai/ai2_arc/ARC-Challenge", "train", "dev", ("test",)),
+    "anli": TaskSplits("anli", "anli", "facebook/anli", "train", "dev", ("test",)),
+    "sst2": TaskSplits("sst2", "sst2", "stanfordnlp/sst2", "", "", ("dev",)),
+    "imdb": TaskSplits("imdb", "imdb", "stanfordnlp/imdb", "train", "", ()),
     # The contrast set is not on the Hub: github.com/allenai/contrast-sets, IMDb/data.
-    "imdb_contrast": Source("imdb", "imdb_contrast", "", "", "", ("test", "contrast")),
+    "imdb_contrast": TaskSplits("imdb", "imdb_contrast", "", "", "", ("test", "contrast")),
 }
+HELD_OUT = {"csqa": 10, "imdb": 20}  # without a dev split, one of this many training questions is held out
 
 
-HELD_OUT = {"csqa": 10, "imdb": 20}  # one in so many training questions, where there is no other dev set
+def parse_settings(arg: str | None, **own):
+    """Parses the settings after the colon of --config: those of one config, and those that all configs share."""
+    shared = {
+        "data": "",  # folder of official files; "" is the Hub
+        "weights": "checkpoints",  # folder of Hugging Face directories, or "random" for random weights
+        "tokenizer": "",  # tokenizer of models with random weights
+        "teacher": "opt-13b",  # name of the teacher under `weights`
+        "responses": "",  # files with responses of another teacher, instead of sampling
+        "importer": "responses",  # format of these files
+        "runlocal": False,  # small models and few questions, to try the config in about a minute
+    }
+    return c.parse_arg(arg, **shared | own)
+
+
+def data_folder(settings) -> str:
+    """Returns the folder of official files; with `runlocal` and without `data`, that of the invented questions."""
+    return settings.data or (INVENTED_DATA if settings.runlocal else "")
 
 
 def task(name: str, data: str) -> c.Task:
-    """The entry of a task: official files under the folder `data`, or the Hub where that is ""."""
+    """Returns the entry of a task: official files under the folder `data`, or the Hub if `data` is ""."""
     source = TASKS[name]
     hub = f"datasets:{source.hub}" if source.hub else f"data/{source.folder}"
     return c.Task(source.kind, path=f"{data}/{source.folder}" if data else hub)
 
 
 def splits(name: str, runlocal: bool) -> tuple[str, str, tuple[str, ...]]:
-    """Question sets of a task to learn from, to choose on, and to report. Nothing is chosen on a reported set."""
+    """Returns the question sets of a task for training, for choosing checkpoints, and for the report."""
     source = TASKS[name]
     train, dev = source.train, source.dev
     if train and not dev:
         folds = 2 if runlocal else HELD_OUT[name]
         train, dev = f"{train}@!0/{folds}", f"{train}@0/{folds}"
-    return f"{name}.{train}", f"{name}.{dev}", sets_of((name,), *source.reported)
+    return f"{name}.{train}", f"{name}.{dev}", question_sets((name,), *source.reported)
 
 
-def settings(arg: str | None, **own):
-    """The settings of a config: its own, and those that all of them share."""
-    shared = {
-        "data": "",  # folder of official files; "" is the Hub
-        "weights": "checkpoints",  # folder of Hugging Face directories; "random" needs none
-        "tokenizer": "",  # of a model with random weights
-        "teacher": "opt-13b",  # among the weights
-        "said": "",  # files of what another teacher has said, instead
-        "importer": "responses",  # that reads them
-        "runlocal": False,
-    }
-    return c.parse_arg(arg, **shared | own)
-
-
-def teacher(settings, asked: tuple[str, ...], sampling: c.Sampling, few_shot: int = 5) -> c.RationaleSource:
-    """What a teacher says to the question sets `asked`: out of files, or sampled with worked examples before.
-
-    Files hold responses to whole splits, so those are asked; a corpus of a fold takes what it needs.
-    """
-    if settings.said:
-        asked = tuple(dict.fromkeys(name.partition("@")[0] for name in asked))
-        return c.FileSource(asked, path=settings.said, importer=settings.importer)
-    speaker = model(settings.teacher, settings)
-    return c.ModelSource(questions=asked, model=speaker, sampling=sampling, few_shot=few_shot)
+def question_sets(tasks, *splits: str) -> tuple[str, ...]:
+    """Returns the names of question sets: every split of every task."""
+    return tuple(f"{name}.{split}" for name in tasks for split in splits)
 
 
 def model(name: str, settings) -> c.Model:
-    """A model by its name: weights in a folder of Hugging Face directories, or, for `weights=random`, none."""
+    """Returns a model by its name: a directory under `weights`, or a preset with random weights."""
     if settings.weights == "random":
         return c.Model(architecture=name, tokenizer=settings.tokenizer)
     return c.Model(path=f"{settings.weights}/{name}")
 
 
-def style(student: str) -> str:
-    """The format of a student: T5 has no line ends."""
+def prompt_format(student: str) -> str:
+    """Returns the prompt format of a student. T5's tokenizer drops newlines, so it has its own."""
     return "scotd" if student.startswith("opt") else "t5"
 
 
-def folder(settings) -> str:
-    """The folder of official files; the invented ones for a local run that names none."""
-    return settings.data or (INVENTED if settings.runlocal else "")
+def teacher(settings, questions: tuple[str, ...], sampling: c.Sampling, few_shot: int = 5) -> c.RationaleSource:
+    """Returns the teacher's responses: imported from files, or sampled with few-shot examples.
+
+    Files hold responses to whole splits, so these are imported whole; a corpus of a fold selects what it needs.
+    """
+    if settings.responses:
+        questions = tuple(dict.fromkeys(name.partition("@")[0] for name in questions))
+        return c.FileSource(questions, path=settings.responses, importer=settings.importer)
+    return c.ModelSource(questions, model(settings.teacher, settings), sampling, few_shot=few_shot)
 
 
 def finish(config: c.Config, settings):
-    """What `get_config` returns, made small where `runlocal` is set."""
-    return c.config_dict(runlocal(config) if settings.runlocal else config)
+    """Returns the result of `get_config`, reduced if `runlocal` is set."""
+    return c.config_dict(reduce(config) if settings.runlocal else config)
 
 
-# A whole chain in about a minute: tiny models with random weights, the first questions, nothing learnt.
+# `runlocal`: the whole chain in about a minute, with tiny models, random weights and the first questions. The
+# accuracies mean nothing.
 
 TINY = {
     "opt": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64}
     | {"max_position_embeddings": 2048},
     "t5": {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "d_ff": 64},
 }
-TEACHER = "local_teacher"  # learns a task's exemplars by heart, so that it at least ends its answers
+LOCAL_TEACHER = "local_teacher"  # overfits the few-shot examples, so that it at least completes its answers
+OVERFIT = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # memorizes texts within some dozen updates
+SHORT = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
 
 
-def runlocal(config: c.Config) -> c.Config:
-    """The chain of `config` with a tiny teacher that was taught the exemplars, and tiny students."""
-    sampled = {name: r for name, r in config.rationales.items() if isinstance(r, c.ModelSource) and not r.model.student}
+def reduce(config: c.Config) -> c.Config:
+    """Returns the chain of `config` with tiny students, and with a tiny teacher trained on the few-shot examples."""
     tokenizer = "task:" + ",".join(config.tasks)
-    short = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
-
-    def tiny(model: c.Model) -> c.Model:
-        if model.student:
-            return model
-        kind = "opt" if "opt" in (model.architecture or pathlib.Path(model.path).name) else "t5"
-        return c.Model(architecture=f"{kind}-tiny", overrides=TINY[kind], tokenizer=tokenizer)
-
-    learns = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # texts by heart in some dozen updates
-    speakers = {r.model.student for r in config.rationales.values() if isinstance(r, c.ModelSource)}
-
-    def brief(training: c.Training, speaks: bool) -> c.Training:
-        """A few updates; more for a student that others learn from, which must at least end what it says."""
-        steps, optimizer = 6, dataclasses.replace(training.optimizer, learning_rate=1e-2, warmup_steps=2)
-        if speaks:
-            steps, optimizer = 80, learns
-        size = min(training.batch_size, 4)
-        return dataclasses.replace(
-            training, steps=steps, batch_size=size, microbatches=1, optimizer=optimizer, eval_every=0, log_every=5
-        )
-
-    def less(sampling: c.Sampling) -> c.Sampling:
-        return dataclasses.replace(short, n=min(sampling.n, 2), temperature=sampling.temperature)
-
-    def source_of(name: str, source: c.RationaleSource) -> c.RationaleSource:
-        if isinstance(source, c.FileSource):
-            return dataclasses.replace(source, options=source.options | {"subset": True})
-        # Near its likeliest words a teacher that knows so little at least ends its answers.
-        sampling = dataclasses.replace(less(source.sampling), temperature=0.3 * source.sampling.temperature)
-        model = c.Model(student=TEACHER) if name in sampled else source.model
-        return dataclasses.replace(source, sampling=sampling, few_shot=0, model=model)
-
-    rationales = {name: source_of(name, source) for name, source in config.rationales.items()}
+    sampled = {
+        name: source
+        for name, source in config.rationales.items()
+        if isinstance(source, c.ModelSource) and not source.model.student
+    }
+    generating = {source.model.student for source in config.rationales.values() if isinstance(source, c.ModelSource)}
+    rationales = {name: _reduce_source(source, name in sampled) for name, source in config.rationales.items()}
     students = {
-        name: dataclasses.replace(s, model=tiny(s.model), training=brief(s.training, name in speakers))
-        for name, s in config.students.items()
+        name: dataclasses.replace(
+            student,
+            model=_reduce_model(student.model, tokenizer),
+            training=_reduce_training(student.training, name in generating),
+        )
+        for name, student in config.students.items()
     }
     corpora = {
         name: dataclasses.replace(corpus, format="t5", keep="all", decontaminate=0, few_shot=min(corpus.few_shot, 1))
         for name, corpus in config.corpora.items()
     }
     if sampled:
-        asked = dict.fromkeys(s.split(".")[0] for r in sampled.values() for s in r.questions)
-        rationales[TEACHER] = c.TaskSource(questions=sets_of(asked, "exemplars"))
-        corpora[TEACHER] = c.Corpus(rationales=(TEACHER,), decontaminate=0)
-        students[TEACHER] = c.Student(
+        tasks = dict.fromkeys(name.split(".")[0] for source in sampled.values() for name in source.questions)
+        rationales[LOCAL_TEACHER] = c.TaskSource(question_sets(tasks, "exemplars"))
+        corpora[LOCAL_TEACHER] = c.Corpus(rationales=(LOCAL_TEACHER,), decontaminate=0)
+        students[LOCAL_TEACHER] = c.Student(
             model=c.Model(architecture="opt-tiny", overrides=TINY["opt"], tokenizer=tokenizer),
-            corpus=TEACHER,
-            training=c.Training(steps=100 + 50 * len(asked), batch_size=4, optimizer=learns),
+            corpus=LOCAL_TEACHER,
+            training=c.Training(steps=100 + 50 * len(tasks), batch_size=4, optimizer=OVERFIT),
         )
-    evals = {name: dataclasses.replace(asking, n=min(asking.n, 2)) for name, asking in config.evals.items()}
-    evaluation = dataclasses.replace(
-        config.evaluation,
-        sampling=less(config.evaluation.sampling),
-        self_consistency=less(config.evaluation.self_consistency),
-        dev_questions=4,
+    return dataclasses.replace(
+        config,
+        # The word-level tokenizer has no newlines, so all texts use a format without them.
+        tasks={name: dataclasses.replace(t, limit=8, format="t5") for name, t in config.tasks.items()},
+        rationales=rationales,
+        corpora=corpora,
+        students=students,
+        evals={name: dataclasses.replace(spec, n=min(spec.n, 2)) for name, spec in config.evals.items()},
+        evaluation=dataclasses.replace(
+            config.evaluation,
+            sampling=_reduce_sampling(config.evaluation.sampling),
+            self_consistency=_reduce_sampling(config.evaluation.self_consistency),
+            dev_questions=4,
+        ),
     )
-    # Words made on the spot know no line ends, so every text is written without.
-    tasks = {name: dataclasses.replace(t, limit=8, format="t5") for name, t in config.tasks.items()}
-    changed = {"tasks": tasks, "rationales": rationales, "corpora": corpora, "students": students, "evals": evals}
-    return dataclasses.replace(config, **changed, evaluation=evaluation)
 
 
-def sets_of(tasks, *splits: str) -> tuple[str, ...]:
-    return tuple(f"{name}.{split}" for name in tasks for split in splits)
+def _reduce_source(source: c.RationaleSource, from_local_teacher: bool) -> c.RationaleSource:
+    if isinstance(source, c.FileSource):
+        return dataclasses.replace(source, options=source.options | {"subset": True})
+    # At a low temperature a teacher that was trained this briefly at least completes its answers.
+    sampling = dataclasses.replace(_reduce_sampling(source.sampling), temperature=0.3 * source.sampling.temperature)
+    model = c.Model(student=LOCAL_TEACHER) if from_local_teacher else source.model
+    return dataclasses.replace(source, sampling=sampling, few_shot=0, model=model)
+
+
+def _reduce_model(model: c.Model, tokenizer: str) -> c.Model:
+    if model.student:
+        return model
+    kind = "opt" if "opt" in (model.architecture or pathlib.Path(model.path).name) else "t5"
+    return c.Model(architecture=f"{kind}-tiny", overrides=TINY[kind], tokenizer=tokenizer)
+
+
+def _reduce_training(training: c.Training, generates: bool) -> c.Training:
+    """A few updates; more for a student that is sampled from, which must learn to complete its responses."""
+    steps, optimizer = 6, dataclasses.replace(training.optimizer, learning_rate=1e-2, warmup_steps=2)
+    if generates:
+        steps, optimizer = 80, OVERFIT
+    size = min(training.batch_size, 4)
+    return dataclasses.replace(
+        training, steps=steps, batch_size=size, microbatches=1, optimizer=optimizer, eval_every=0, log_every=5
+    )
+
+
+def _reduce_sampling(sampling: c.Sampling) -> c.Sampling:
+    return dataclasses.replace(SHORT, n=min(sampling.n, 2), temperature=sampling.temperature)

@@ -1,15 +1,16 @@
-"""Sci-CoT (arXiv 2308.04679): one student says the rationale, another one reads it and answers.
+"""Sci-CoT (arXiv 2308.04679): one student generates the rationale, a second one answers from question and rationale.
 
     python -m scotd_jax.main --config=configs/scicot.py:task=arc_easy,student=flan-t5-small --workdir=gs://BUCKET/scicot
 
-Settings: `task` arc_easy, arc_challenge or obqa; `student` flan-t5-small or flan-t5-base; the others are
-those of configs/common.py.
+Settings: `task` arc_easy, arc_challenge or obqa; `student` flan-t5-small or flan-t5-base; and those of
+configs/common.py.
 
-The paper's abstract says that the two processes are separated in two stages, that the domain is scientific questions
-and that 80 million parameters surpass BLOOM-176B on ARC-Easy. All else is our reading: both stages are models of one
-size, the second one learns either from the teacher's rationales or from the first stage's own, said by models that did
-not learn from their questions, and N rationales are voted over or their answers' probabilities summed. Learning rate,
-batch and lengths are those of Multimodal-CoT (arXiv 2302.00923), the nearest design with public code.
+The paper's abstract states that reasoning and answering are separate stages, that the domain is scientific questions,
+and that 80 million parameters surpass BLOOM-176B on ARC-Easy. Everything else is our interpretation: both stages have
+the same size; the second is trained either on the teacher's rationales or on the first stage's own, which are
+cross-fitted (sampled from models that were not trained on their questions); and the answers from N rationales are
+combined by a vote or by summing their probabilities. Learning rate, batch size and lengths are those of Multimodal-CoT
+(arXiv 2302.00923), the nearest design with public code.
 """
 
 import dataclasses
@@ -24,29 +25,29 @@ STAGES = {"stage2": "two stages, the teacher's rationales", "stage2_own": "two s
 
 def get_config(arg=None):
     common = c.sibling(__file__, "common")
-    a = common.settings(arg, task="arc_easy", student="flan-t5-small")
-    train, dev, reported = common.splits(a.task, a.runlocal)
-    asked, dev = (train,), (dev,)
-    folds = 2 if a.runlocal else FOLDS
-    student = c.Student(model=common.model(a.student, a), training=TRAINING)
-    teacher = common.teacher(a, asked, c.Sampling(n=30, temperature=1.0, batch_size=8))
+    settings = common.parse_settings(arg, task="arc_easy", student="flan-t5-small")
+    train, dev, reported = common.splits(settings.task, settings.runlocal)
+    questions, dev_sets = (train,), (dev,)
+    folds = 2 if settings.runlocal else FOLDS
+    student = c.Student(model=common.model(settings.student, settings), training=TRAINING)
+    teacher = common.teacher(settings, questions, c.Sampling(n=30, temperature=1.0, batch_size=8))
 
-    def says(name: str, questions: tuple[str, ...], n: int, temperature: float) -> c.ModelSource:
+    def responses_of(student: str, questions: tuple[str, ...], n: int, temperature: float) -> c.ModelSource:
         sampling = c.Sampling(n=n, temperature=temperature)
-        return c.ModelSource(questions=questions, model=c.Model(student=name), sampling=sampling)
+        return c.ModelSource(questions=questions, model=c.Model(student=student), sampling=sampling)
 
-    rationales = {"teacher": teacher, "own": says("stage1", (*dev, *reported), 1, 0.0)}
-    rationales["own_n"] = says("stage1", reported, N, 0.7)
+    rationales = {"teacher": teacher, "own": responses_of("stage1", (*dev_sets, *reported), 1, 0.0)}
+    rationales["own_n"] = responses_of("stage1", reported, N, 0.7)
     corpora = {
-        "label": c.Corpus("label", "t5", questions=asked),
-        "one": c.Corpus("scotd", "t5", ("teacher",), asked),
-        "stage1": c.Corpus("rationale", "t5", ("teacher",), asked),
-        "stage2": c.Corpus("infer", "t5", ("teacher",), asked),
+        "label": c.Corpus("label", "t5", questions=questions),
+        "one": c.Corpus("scotd", "t5", ("teacher",), questions),
+        "stage1": c.Corpus("rationale", "t5", ("teacher",), questions),
+        "stage2": c.Corpus("infer", "t5", ("teacher",), questions),
         "stage2_own": c.Corpus("infer", "t5", tuple(f"fold_{k}" for k in range(folds)), keep="all"),
     }
     students = {
-        "label": dataclasses.replace(student, corpus="label", dev_sets=dev, eval_sets=reported, arm="label only"),
-        "one": dataclasses.replace(student, corpus="one", dev_sets=dev, eval_sets=reported, arm="one stage"),
+        "label": dataclasses.replace(student, corpus="label", dev_sets=dev_sets, eval_sets=reported, arm="label only"),
+        "one": dataclasses.replace(student, corpus="one", dev_sets=dev_sets, eval_sets=reported, arm="one stage"),
         "stage1": dataclasses.replace(student, corpus="stage1", export=True),
     }
     for fold in range(folds):
@@ -54,24 +55,24 @@ def get_config(arg=None):
         corpora[f"stage1_{fold}"] = c.Corpus("rationale", "t5", ("teacher",), others)
         students[f"stage1_{fold}"] = dataclasses.replace(student, corpus=f"stage1_{fold}")
         held_out = (f"{train}@{fold}/{folds}",)
-        rationales[f"fold_{fold}"] = says(f"stage1_{fold}", held_out, N, 1.0)
+        rationales[f"fold_{fold}"] = responses_of(f"stage1_{fold}", held_out, N, 1.0)
     evals = {}
     for name, arm in STAGES.items():
         students[name] = dataclasses.replace(
-            student, corpus=name, dev_sets=dev, eval_sets=reported, rationales_from=("own",), arm=arm, export=True
+            student, corpus=name, dev_sets=dev_sets, eval_sets=reported, rationales_from=("own",), arm=arm, export=True
         )
-        several = {"student": name, "eval_sets": reported, "rationales_from": ("own_n",), "n": N}
-        evals[f"{name}_vote"] = c.EvalSpec(arm=f"{arm}: vote over {N}", **several)
-        evals[f"{name}_sum"] = c.EvalSpec(arm=f"{arm}: summed over {N}", combine="marginal", **several)
+        with_many = {"student": name, "eval_sets": reported, "rationales_from": ("own_n",), "n": N}
+        evals[f"{name}_vote"] = c.EvalSpec(arm=f"{arm}: vote over {N}", **with_many)
+        evals[f"{name}_sum"] = c.EvalSpec(arm=f"{arm}: summed over {N}", combine="marginal", **with_many)
         for control in ("empty", "shuffled"):
             evals[f"{name}_{control}"] = c.EvalSpec(name, reported, f"{arm}: {control}", rationale_control=control)
     config = c.Config(
-        name=f"Sci-CoT: {a.task}, {a.student}",
-        tasks={a.task: common.task(a.task, common.folder(a))},
+        name=f"Sci-CoT: {settings.task}, {settings.student}",
+        tasks={settings.task: common.task(settings.task, common.data_folder(settings))},
         rationales=rationales,
         corpora=corpora,
         students=students,
         evals=evals,
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0)),
     )
-    return common.finish(config, a)
+    return common.finish(config, settings)

@@ -3,13 +3,14 @@
     python -m scotd_jax.main --config=configs/scotd.py:task=obqa,student=opt-1.3b --workdir=gs://BUCKET/scotd_obqa
 
 Settings: `task` csqa, obqa or quarel; `student` opt-125m, opt-350m, opt-1.3b, or a T5 (t5-small, t5-v1.1-base, ...);
-`controls` adds students of shuffled and of other questions' rationales and of the answer before the rationale; and
-those of configs/common.py: where questions, weights and the teacher's responses come from.
+`controls` adds students with shuffled rationales, with those of other questions, and with the answer before the
+rationale. Settings of all configs are in configs/common.py: where questions, weights and responses come from.
 
-Hyper-parameters are those of the paper and its code: 20,000 updates of 32 questions with one rationale each, Adam
-(epsilon 1e-5) at 2e-5 after 500 updates of warm-up, linear to zero, gradients clipped at norm 0.5, prompts of up to
-700 tokens and responses of up to 256; N = 30 at temperature 1; greedy evaluation, and a vote of 30 at temperature 0.7.
-Ours: the best checkpoint is chosen on questions that are not reported, and all students make the same updates.
+Hyperparameters are those of the paper and its code: 20,000 updates of 32 questions with one rationale each, Adam
+(epsilon 1e-5) at 2e-5 after 500 updates of warm-up, linear decay to zero, gradients clipped at norm 0.5, prompts of up
+to 700 tokens and responses of up to 256; N = 30 at temperature 1; greedy evaluation, and a vote over 30 samples at
+temperature 0.7. Different from the paper: the best checkpoint is chosen on questions that are not reported, and all
+students make the same number of updates.
 """
 
 from scotd_jax import config as c
@@ -18,7 +19,7 @@ ADAM = c.Optimizer("adamw", 2e-5, "linear", warmup_steps=500, eps=1e-5, clip_nor
 TRAINING = c.Training(steps=20_000, batch_size=32, group_size=1, optimizer=ADAM, eval_every=2_000)
 N = 30
 
-# name: (row of the report, recipe, set of responses, first n, which are kept, what becomes of the rationales)
+# name: (row of the report, recipe, set of responses, first n of them, Corpus.keep, Corpus.rationale_control)
 ARMS = {
     "label": ("label only", "label", "", 0, "correct", "own"),
     "greedy": ("one greedy chain", "scotd", "greedy", 1, "correct", "own"),
@@ -38,23 +39,29 @@ CONTROLS = {
 
 def get_config(arg=None):
     common = c.sibling(__file__, "common")
-    a = common.settings(arg, task="csqa", student="opt-1.3b", controls=False)
-    train, dev, reported = common.splits(a.task, a.runlocal)
-    asked = (train,)
-    rationales = {"sampled": common.teacher(a, asked, c.Sampling(n=N, temperature=1.0, batch_size=8))}
-    if not a.said:
-        rationales["greedy"] = common.teacher(a, asked, c.Sampling(temperature=0.0))
-    arms = ARMS | (CONTROLS if a.controls else {})
+    settings = common.parse_settings(arg, task="csqa", student="opt-1.3b", controls=False)
+    train, dev, reported = common.splits(settings.task, settings.runlocal)
+    questions = (train,)
+    rationales = {"sampled": common.teacher(settings, questions, c.Sampling(n=N, temperature=1.0, batch_size=8))}
+    if not settings.responses:  # files hold sampled responses only
+        rationales["greedy"] = common.teacher(settings, questions, c.Sampling(temperature=0.0))
+    arms = ARMS | (CONTROLS if settings.controls else {})
     arms = {name: arm for name, arm in arms.items() if not arm[2] or arm[2] in rationales}
     corpora = {
         name: c.Corpus(
-            recipe, common.style(a.student), (said,) if said else (), asked, n=n, keep=keep, rationale_control=rationale
+            recipe=recipe,
+            format=common.prompt_format(settings.student),
+            rationales=(source,) if source else (),
+            questions=questions,
+            n=n,
+            keep=keep,
+            rationale_control=control,
         )
-        for name, (_, recipe, said, n, keep, rationale) in arms.items()
+        for name, (_, recipe, source, n, keep, control) in arms.items()
     }
     students = {
         name: c.Student(
-            model=common.model(a.student, a),
+            model=common.model(settings.student, settings),
             corpus=name,
             training=TRAINING,
             dev_sets=(dev,),
@@ -65,8 +72,8 @@ def get_config(arg=None):
         for name, arm in arms.items()
     }
     config = c.Config(
-        name=f"SCoTD: {a.task}, {a.student}",
-        tasks={a.task: common.task(a.task, common.folder(a))},
+        name=f"SCoTD: {settings.task}, {settings.student}",
+        tasks={settings.task: common.task(settings.task, common.data_folder(settings))},
         rationales=rationales,
         corpora=corpora,
         students=students,
@@ -74,4 +81,4 @@ def get_config(arg=None):
             sampling=c.Sampling(temperature=0.0), self_consistency=c.Sampling(n=30, temperature=0.7, batch_size=8)
         ),
     )
-    return common.finish(config, a)
+    return common.finish(config, settings)

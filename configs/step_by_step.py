@@ -1,15 +1,15 @@
-"""Distilling step-by-step (arXiv 2305.02301): one T5, two tasks told apart by a prefix, only the label at test time.
+"""Distilling step-by-step (arXiv 2305.02301): one T5 trained on two prefixed tasks, evaluated on the label alone.
 
-    python -m scotd_jax.main --config=configs/step_by_step.py:said=PATH/train_CoT_*.json.gz --workdir=gs://BUCKET/dss
+    python -m scotd_jax.main --config=configs/step_by_step.py:responses=PATH/train_CoT_*.json.gz --workdir=gs://BUCKET/dss
 
-On CommonsenseQA with the rationales of PaLM-540B that came with the paper's code (`said`, importer
-`commonsenseqa_palm540b`), one per question and not filtered; or with a teacher of your own (`teacher`). Beside it
-standard fine-tuning and rationale and label as one text, as in the paper. Settings are those of
-configs/common.py, `task`, `student` and `alpha`, the weight of the label's loss.
+Trains on CommonsenseQA with the rationales of PaLM-540B that came with the paper's code (`responses`, importer
+`commonsenseqa_palm540b`), one per question and unfiltered, or with a teacher of your own (`teacher`). Baselines as in
+the paper: standard fine-tuning, and rationale and label as one text. Settings: `task`, `student`, `alpha` (the weight
+of the label's loss), and those of configs/common.py.
 
-Hyper-parameters are those of the code: T5 v1.1 base, AdamW at 5e-5 falling linearly, 10,000 updates of 64 questions,
-the label being the choice's text, alpha 0.5. The code lets a student say 64 tokens; here it is 128, so that a
-rationale and its label fit.
+Hyperparameters are those of the code: T5 v1.1 base, AdamW at 5e-5 with linear decay, 10,000 updates of 64 questions,
+the text of the choice as the label, alpha 0.5. The code generates up to 64 tokens; here it is 128, so that a rationale
+and its label fit.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from scotd_jax.tasks.recipes import RECIPES
 
 ADAMW = c.Optimizer("adamw", 5e-5, "linear", warmup_steps=0)
 TRAINING = c.Training(steps=10_000, batch_size=64, optimizer=ADAMW, eval_every=250)
-# Two recipes of our own: the label's text under the same prompt, and the rationale before it.
-OWN = {
+# Recipes of the baselines: the label's text for the same prompt, and the rationale before it.
+BASELINES = {
     "choice": c.Recipe(
         {"train": c.Part("predict: {question}", "{choice}")}, prompt="predict: {question}", parse_as="choice"
     ),
@@ -32,21 +32,23 @@ ARMS = {"choice": "standard fine-tuning", "single": "rationale and label in one"
 def get_config(arg=None):
     common = c.sibling(__file__, "common")
     own = {"task": "csqa", "student": "t5-v1.1-base", "alpha": 0.5, "importer": "commonsenseqa_palm540b"}
-    a = common.settings(arg, **own)
-    train, dev, reported = common.splits(a.task, a.runlocal)
-    asked = (train,)
-    weights = {"predict": a.alpha, "explain": 1 - a.alpha}
+    settings = common.parse_settings(arg, **own)
+    train, dev, reported = common.splits(settings.task, settings.runlocal)
+    questions = (train,)
+    weights = {"predict": settings.alpha, "explain": 1 - settings.alpha}
     parts = {name: dataclasses.replace(p, weight=weights[name]) for name, p in RECIPES["step_by_step"].parts.items()}
-    recipes = OWN | {"step_by_step": dataclasses.replace(RECIPES["step_by_step"], parts=parts)}
+    recipes = BASELINES | {"step_by_step": dataclasses.replace(RECIPES["step_by_step"], parts=parts)}
     config = c.Config(
-        name=f"Distilling step-by-step: {a.task}, {a.student}",
-        tasks={a.task: common.task(a.task, common.folder(a))},
-        rationales={"said": common.teacher(a, asked, c.Sampling(temperature=0.0))},
+        name=f"Distilling step-by-step: {settings.task}, {settings.student}",
+        tasks={settings.task: common.task(settings.task, common.data_folder(settings))},
+        rationales={"teacher": common.teacher(settings, questions, c.Sampling(temperature=0.0))},
         recipes=recipes,
-        corpora={name: c.Corpus(name, "t5", ("said",), asked, keep="all", max_prompt_tokens=1024) for name in ARMS},
+        corpora={
+            name: c.Corpus(name, "t5", ("teacher",), questions, keep="all", max_prompt_tokens=1024) for name in ARMS
+        },
         students={
             name: c.Student(
-                model=common.model(a.student, a),
+                model=common.model(settings.student, settings),
                 corpus=name,
                 training=TRAINING,
                 dev_sets=(dev,),
@@ -58,4 +60,4 @@ def get_config(arg=None):
         },
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, max_new_tokens=128)),
     )
-    return common.finish(config, a)
+    return common.finish(config, settings)

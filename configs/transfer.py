@@ -1,47 +1,47 @@
-"""SCoTD on a task nobody trained on (arXiv 2306.14050, section 3.5): ANLI, CommonsenseQA and OpenBookQA to SST-2.
+"""SCoTD on an unseen task (arXiv 2306.14050, section 3.5): from ANLI, CommonsenseQA and OpenBookQA to SST-2.
 
     python -m scotd_jax.main --config=configs/transfer.py --workdir=gs://BUCKET/transfer
 
-As in MetaICL, students see worked examples of the task before every question, in training and when they are asked, so
-that a new task can be shown to them: SST-2's validation sentences come after exemplars of SST-2. The number of
-exemplars is ours; the paper does not say it.
+As in MetaICL, students are trained and evaluated with few-shot examples before every question, so that a prompt can
+demonstrate a new task: SST-2's validation sentences follow few-shot examples of SST-2. The number of examples is our
+choice, because the paper does not report it.
 """
 
 from scotd_jax import config as c
 
 TRAINED, UNSEEN = ("anli", "csqa", "obqa"), "sst2"
-SHOTS = 2
+FEW_SHOT = 2
 
 
 def get_config(arg=None):
     common, scotd = c.sibling(__file__, "common"), c.sibling(__file__, "scotd")
-    a = common.settings(arg, student="opt-1.3b")
-    splits = [common.splits(task, a.runlocal) for task in TRAINED]
-    asked, dev = tuple(train for train, _, _ in splits), tuple(dev for _, dev, _ in splits)
+    settings = common.parse_settings(arg, student="opt-1.3b")
+    splits = [common.splits(task, settings.runlocal) for task in TRAINED]
+    questions, dev_sets = tuple(train for train, _, _ in splits), tuple(dev for _, dev, _ in splits)
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=8)
-    style = common.style(a.student)
+    prompt_format = common.prompt_format(settings.student)
     corpora = {
-        "label": c.Corpus("label", style, questions=asked, few_shot=SHOTS, max_prompt_tokens=1024),
-        "n30": c.Corpus("scotd", style, ("sampled",), asked, few_shot=SHOTS, max_prompt_tokens=1024),
+        "label": c.Corpus("label", prompt_format, questions=questions, few_shot=FEW_SHOT, max_prompt_tokens=1024),
+        "n30": c.Corpus("scotd", prompt_format, ("sampled",), questions, few_shot=FEW_SHOT, max_prompt_tokens=1024),
     }
     students = {
         name: c.Student(
-            model=common.model(a.student, a),
+            model=common.model(settings.student, settings),
             corpus=name,
             training=scotd.TRAINING,
-            dev_sets=dev,
-            eval_sets=common.splits(UNSEEN, a.runlocal)[2],
+            dev_sets=dev_sets,
+            eval_sets=common.splits(UNSEEN, settings.runlocal)[2],
             arm=arm,
             export=name == "n30",
         )
         for name, arm in (("label", "label only"), ("n30", f"SCoTD, N = {scotd.N}"))
     }
     config = c.Config(
-        name=f"SCoTD: {', '.join(TRAINED)} to {UNSEEN}, {a.student}",
-        tasks={name: common.task(name, common.folder(a)) for name in (*TRAINED, UNSEEN)},
-        rationales={"sampled": common.teacher(a, asked, sampling)},
+        name=f"SCoTD: {', '.join(TRAINED)} to {UNSEEN}, {settings.student}",
+        tasks={name: common.task(name, common.data_folder(settings)) for name in (*TRAINED, UNSEEN)},
+        rationales={"sampled": common.teacher(settings, questions, sampling)},
         corpora=corpora,
         students=students,
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0)),
     )
-    return common.finish(config, a)
+    return common.finish(config, settings)

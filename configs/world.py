@@ -1,10 +1,10 @@
-"""The embedded world: a teacher, thirty samples a question, and students with and without reasons, in minutes.
+"""The embedded world: a teacher, thirty samples per question, and students with and without rationales, in minutes.
 
     python -m scotd_jax.main --config=configs/world.py --workdir=runs/world
 
-Everything that is trained is a student here, the teacher too: it learns from the world's own reasoning. All arms of a
-kind start from the same weights and make the same number of updates; each has the learning rate, and keeps the
-checkpoint, that suited it best on dev.
+The teacher is trained in the same run, on gold rationales of the world. All arms of an architecture start from the same
+weights and make the same number of updates; each has the learning rate that was best on the dev set, and reports the
+checkpoint that was.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ import dataclasses
 from scotd_jax import config as c
 
 SETS = ("test", "contrast", "unseen", "longer")
-TEMPERATURE = 1.3  # at which the teacher is right nine times out of ten, so that the filter has work to do
-SPEAK = c.Sampling(max_new_tokens=64, batch_size=128, bucket=40)
+TEMPERATURE = 1.3  # the teacher is right nine times out of ten, so that the filter has an effect
+SAMPLING = c.Sampling(max_new_tokens=64, batch_size=128, bucket=40)
 TEACHER = {
     "hidden_size": 96,
     "num_hidden_layers": 2,
@@ -23,61 +23,76 @@ TEACHER = {
 }
 STUDENT = {
     "opt": TEACHER | {"hidden_size": 64, "num_attention_heads": 2, "ffn_dim": 256},
-    # At T5's usual weights, made for pretraining on billions of tokens, so small a model learns its questions by heart.
+    # With T5's default initialization, meant for pretraining on billions of tokens, so small a model memorizes its
+    # questions.
     "t5": {"d_model": 64, "num_layers": 2, "num_heads": 2, "d_kv": 32, "d_ff": 256, "initializer_factor": 0.03},
 }
-ARMS = {  # name: (title, set of responses, first n of them)
+ARMS = {  # name: (row of the report, set of responses, first n of them)
     "label": ("label only", "", 0),
     "greedy": ("one greedy chain", "greedy", 1),
     "n1": ("SCoTD, N = 1", "sampled", 1),
     "n5": ("SCoTD, N = 5", "sampled", 5),
     "n30": ("SCoTD, N = 30", "sampled", 30),
 }
-QUESTIONS = 350  # that students learn from
+QUESTIONS = 350  # questions to train on
 UPDATES = {"opt": 1200, "t5": 1500}
-RATES = {"opt": {"label": 5e-3}, "t5": {"label": 3e-3}}  # peak rate where it is not 1e-2; chosen on dev, seed 0
+RATES = {
+    "opt": {"label": 5e-3},
+    "t5": {"label": 3e-3},
+}  # peak learning rates other than 1e-2; chosen on the dev set of seed 0
 
 
-def train(steps: int, batch_size: int, group_size: int, rate: float) -> c.Training:
+def training(steps: int, batch_size: int, group_size: int, rate: float) -> c.Training:
+    """Returns the training settings of all models of the world."""
     optimizer = c.Optimizer("muon", rate, "cosine", warmup_steps=steps // 15, b2=0.95, weight_decay=0.1)
-    # Texts of a size need neither windows nor shapes, and the published results were made without them.
-    off = {"balance_window": 1, "max_shapes": 1}
-    often = {"log_every": 50, "eval_every": max(1, steps // 4)}
-    return c.Training(steps, batch_size, group_size, optimizer=optimizer, **often, **off)
+    return c.Training(
+        steps,
+        batch_size,
+        group_size,
+        optimizer=optimizer,
+        log_every=50,
+        eval_every=max(1, steps // 4),
+        # Texts of similar length need no length balancing, and the published results were made without it.
+        balance_window=1,
+        max_shapes=1,
+    )
 
 
 def get_config(arg=None):
-    a = c.parse_arg(arg, seed=0, runlocal=False)
-    config = world(a.seed, {"opt": tuple(ARMS), "t5": ("label", "n30")})
-    return c.config_dict(runlocal(config) if a.runlocal else config)
+    settings = c.parse_arg(arg, seed=0, runlocal=False)
+    config = world(settings.seed, {"opt": tuple(ARMS), "t5": ("label", "n30")})
+    return c.config_dict(runlocal(config) if settings.runlocal else config)
 
 
 def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Config:
-    """The whole chain on the world of one seed, with the `arms` of each kind of student.
+    """Returns the whole chain on the world of one seed.
 
-    `prefix` tells the parts of several worlds in one config apart.
+    Args:
+      seed: seed of the world, the teacher and the students.
+      arms: the arms of each architecture ("opt", "t5").
+      prefix: prefix of all names, to combine several worlds in one config.
     """
     task, teacher = f"{prefix}world", f"{prefix}teacher"
 
-    def said(**how) -> c.ModelSource:
+    def sampled(**sampling) -> c.ModelSource:
         return c.ModelSource(
             questions=(f"{task}.train",),
             model=c.Model(student=teacher),
-            sampling=dataclasses.replace(SPEAK, **how),
+            sampling=dataclasses.replace(SAMPLING, **sampling),
             seed=seed,
         )
 
     rationales = {
         "gold": c.TaskSource(questions=(f"{task}.gold",)),
-        "sampled": said(n=30, temperature=TEMPERATURE, batch_size=8, chunk=4),
-        "greedy": said(temperature=0.0),
+        "sampled": sampled(n=30, temperature=TEMPERATURE, batch_size=8, chunk=4),
+        "greedy": sampled(temperature=0.0),
     }
     corpora = {"gold": c.Corpus(rationales=(f"{prefix}gold",), decontaminate=0)}
     students = {
         "teacher": c.Student(
             model=c.Model(architecture="opt-tiny", overrides=TEACHER, tokenizer=f"task:{task}"),
             corpus=f"{prefix}gold",
-            training=train(900, 16, 1, 1e-2),
+            training=training(900, 16, 1, 1e-2),
             dev_sets=(f"{task}.dev",),
             eval_sets=tuple(f"{task}.{split}" for split in SETS),
             seed=seed,
@@ -90,12 +105,12 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
             questions=(f"{task}.train",),
             recipe="scotd" if source else "label",
             n=n,
-            decontaminate=0,  # the world's chains are held out by construction; its wording is the same everywhere
+            decontaminate=0,  # held out by construction; all questions share their wording
         )
         students[f"{arm}_{kind}"] = c.Student(
             model=c.Model(architecture=f"{kind}-tiny", overrides=STUDENT[kind], tokenizer=f"task:{task}"),
             corpus=f"{prefix}{arm}_{kind}",
-            training=train(UPDATES[kind], 16, 2, RATES[kind].get(arm, 1e-2)),
+            training=training(UPDATES[kind], 16, 2, RATES[kind].get(arm, 1e-2)),
             dev_sets=(f"{task}.dev",),
             eval_sets=tuple(f"{task}.{split}" for split in SETS),
             arm=title,
@@ -108,15 +123,20 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
         rationales={f"{prefix}{name}": value for name, value in rationales.items()},
         corpora={f"{prefix}{name}": value for name, value in corpora.items()},
         students={f"{prefix}{name}": value for name, value in students.items()},
-        evaluation=c.Evaluation(sampling=dataclasses.replace(SPEAK, temperature=0.0), dev_questions=128),
+        evaluation=c.Evaluation(sampling=dataclasses.replace(SAMPLING, temperature=0.0), dev_questions=128),
     )
 
 
 def runlocal(config: c.Config, arms: tuple[str, ...] = (ARMS["label"][0], ARMS["n30"][0])) -> c.Config:
-    """The same chain in about a minute: few questions and updates, the arms that matter (() is all), nothing learnt."""
+    """Returns the chain with few questions and updates, to try it in about a minute. Its accuracies mean nothing.
+
+    Args:
+      config: the whole chain.
+      arms: rows of the report to keep; () is all.
+    """
     students = {
-        # Even here the teacher must learn to end its answers, or the corpora of its students would be empty.
-        name: dataclasses.replace(student, training=train(160 if "teacher" in name else 20, 8, 2, 1e-2))
+        # The teacher must at least learn to complete its answers, or the corpora of its students would be empty.
+        name: dataclasses.replace(student, training=training(160 if "teacher" in name else 20, 8, 2, 1e-2))
         for name, student in config.students.items()
         if not arms or not student.arm or student.arm in arms
     }

@@ -1,10 +1,10 @@
-"""How many responses of one question an update shows: the same numbers of rationales and updates, grouped differently.
+"""Responses per question in an update: the same numbers of rationales and updates, grouped differently.
 
     python -m scotd_jax.main --config=configs/world_groups.py --workdir=runs/world_groups
 
-Every update sees 30 rationales: one of each of 30 questions (the papers' rule), five of each of 6, or thirty of one.
-The larger the group, the less there is to compute, and the fewer questions an update hears of. Three worlds, each with
-its own facts, teacher and students; everything but the grouping is that of configs/world.py.
+Every update trains on 30 rationales: one of each of 30 questions (as in the papers), five of each of 6, or thirty of
+one. The larger the group, the less computation, and the fewer different questions in an update. Three worlds, each with
+its own facts, teacher and students; everything but the grouping is as in configs/world.py.
 """
 
 import dataclasses
@@ -15,15 +15,17 @@ RATIONALES = 30  # per update
 
 
 def get_config(arg=None):
-    a = c.parse_arg(arg, seeds=3, groups="1+5+30", runlocal=False)
-    one = c.sibling(__file__, "world")
-    groups = [int(size) for size in a.groups.split("+")]
-    config = c.merged([regrouped(one.world(seed, {"opt": ("n30",)}, f"s{seed}_"), groups) for seed in range(a.seeds)])
-    return c.config_dict(one.runlocal(config, arms=()) if a.runlocal else config)
+    settings = c.parse_arg(arg, seeds=3, groups="1+5+30", runlocal=False)
+    world = c.sibling(__file__, "world")
+    groups = [int(size) for size in settings.groups.split("+")]
+    config = c.merged(
+        [regrouped(world.world(seed, {"opt": ("n30",)}, f"s{seed}_"), groups) for seed in range(settings.seeds)]
+    )
+    return c.config_dict(world.runlocal(config, arms=()) if settings.runlocal else config)
 
 
 def regrouped(config: c.Config, groups: list[int]) -> c.Config:
-    """The world with one student per size of group in place of the one that learns from thirty rationales."""
+    """Returns the world with one student per group size in place of the student with thirty rationales."""
     students = dict(config.students)
     (name,) = [name for name in students if name.endswith("n30_opt")]
     plain = students.pop(name)

@@ -1,11 +1,11 @@
-"""Sci-CoT in the embedded world: one model that reasons and answers against two, of which one reasons for the other.
+"""Sci-CoT in the embedded world: one model that reasons and answers, compared with two separate stages.
 
     python -m scotd_jax.main --config=configs/world_scicot.py --workdir=runs/world_scicot
 
-The first stage learns question to rationale, the second question with rationale to answer. The second one learns either
-from the teacher's rationales or from the first stage's own, which are cross-fitted: those of a fold are said by a first
-stage that learnt from the other folds. It is then asked with rationales of the first stage, of the teacher ("oracle"),
-with none, and with the first stage's in shuffled order of words.
+The first stage generates a rationale for a question, the second the answer to question and rationale. The second is
+trained either on the teacher's rationales or on the first stage's own, which are cross-fitted: those of a fold come
+from a first stage that was trained on the other folds. It is evaluated with rationales of the first stage, of the teacher
+("oracle"), of other questions, with shuffled words, and with none.
 """
 
 import dataclasses
@@ -13,32 +13,32 @@ import dataclasses
 from scotd_jax import config as c
 
 FOLDS = 3
-N = 10  # rationales at test time where there are several
-RATE = 3e-3  # of the second stages, which say a word or two, as labels alone are learnt with; chosen on dev, seed 0
+N = 10  # rationales per question for votes and sums at test time
+RATE = 3e-3  # of the second stages, whose targets are as short as labels; chosen on the dev set of seed 0
 
 
 def get_config(arg=None):
-    a = c.parse_arg(arg, seeds=3, kind="t5", runlocal=False)
-    one = c.sibling(__file__, "world")
-    config = c.merged([scicot(one, seed, a.kind, prefix=f"s{seed}_") for seed in range(a.seeds)])
-    return c.config_dict(one.runlocal(config, arms=()) if a.runlocal else config)
+    settings = c.parse_arg(arg, seeds=3, kind="t5", runlocal=False)
+    world = c.sibling(__file__, "world")
+    config = c.merged([scicot(world, seed, settings.kind, prefix=f"s{seed}_") for seed in range(settings.seeds)])
+    return c.config_dict(world.runlocal(config, arms=()) if settings.runlocal else config)
 
 
-def scicot(one, seed: int, kind: str, prefix: str) -> c.Config:
-    """The world of one seed with label-only and one-stage students, two first stages and their second ones."""
-    base = one.world(seed, {kind: ("label", "n30")}, prefix)
+def scicot(world, seed: int, kind: str, prefix: str) -> c.Config:
+    """Returns the world of one seed with label-only and one-stage students, first stages and second stages."""
+    base = world.world(seed, {kind: ("label", "n30")}, prefix)
     task = f"{prefix}world"
-    reported = tuple(f"{task}.{split}" for split in one.SETS)
+    reported = tuple(f"{task}.{split}" for split in world.SETS)
     one_stage = base.students[f"{prefix}n30_{kind}"]
 
-    def said(student: str, questions: tuple[str, ...], **how) -> c.ModelSource:
-        speak = dataclasses.replace(one.SPEAK, **how)
+    def sampled(student: str, questions: tuple[str, ...], **changes) -> c.ModelSource:
+        sampling = dataclasses.replace(world.SAMPLING, **changes)
         return c.ModelSource(
-            questions=questions, model=c.Model(student=f"{prefix}{student}"), sampling=speak, seed=seed
+            questions=questions, model=c.Model(student=f"{prefix}{student}"), sampling=sampling, seed=seed
         )
 
     def student(name: str, rationales: tuple[str, ...], recipe: str, keep: str, questions: str, **rest) -> None:
-        """A student like the one-stage one, and its corpus."""
+        """Adds a student like the one-stage student, and its corpus."""
         corpora[name] = c.Corpus(
             recipe,
             rationales=tuple(f"{prefix}{each}" for each in rationales),
@@ -51,38 +51,43 @@ def scicot(one, seed: int, kind: str, prefix: str) -> c.Config:
         )
 
     rationales, corpora, students = {}, {}, {}
-    rationales["oracle"] = said("teacher", reported, temperature=0.0)
+    rationales["oracle"] = sampled("teacher", reported, temperature=0.0)
     student("stage1", ("sampled",), "rationale", "correct", f"{task}.train", arm="")
     for fold in range(FOLDS):
         student(f"stage1_{fold}", ("sampled",), "rationale", "correct", f"{task}.train@!{fold}/{FOLDS}", arm="")
-        rationales[f"own_{fold}"] = said(f"stage1_{fold}", (f"{task}.train@{fold}/{FOLDS}",), n=N, temperature=1.0)
-    rationales["greedy1"] = said("stage1", (f"{task}.dev", *reported), temperature=0.0)
-    rationales["many1"] = said("stage1", reported, n=N, temperature=0.7)
+        rationales[f"own_{fold}"] = sampled(f"stage1_{fold}", (f"{task}.train@{fold}/{FOLDS}",), n=N, temperature=1.0)
+    rationales["greedy1"] = sampled("stage1", (f"{task}.dev", *reported), temperature=0.0)
+    rationales["many1"] = sampled("stage1", reported, n=N, temperature=0.7)
 
     own = tuple(f"own_{fold}" for fold in range(FOLDS))
-    given = (f"{prefix}greedy1",)
+    rationales_from = (f"{prefix}greedy1",)
     student("stage2", ("sampled",), "infer", "correct", f"{task}.train", arm="two stages, the teacher's rationales")
     student("stage2_own", own, "infer", "all", f"{task}.train", arm="two stages, own rationales")
     for name in ("stage2", "stage2_own"):
-        training = one.train(one.UPDATES[kind], 16, 2, RATE)
-        reads = {"dev_sets": (f"{task}.dev",), "eval_sets": reported, "rationales_from": given, "training": training}
-        students[name] = dataclasses.replace(students[name], **reads)
+        training = world.training(world.UPDATES[kind], 16, 2, RATE)
+        changes = {
+            "dev_sets": (f"{task}.dev",),
+            "eval_sets": reported,
+            "rationales_from": rationales_from,
+            "training": training,
+        }
+        students[name] = dataclasses.replace(students[name], **changes)
 
-    def asking(student: str, how: str, source: str = "greedy1", **rest) -> c.EvalSpec:
-        arm = f"{students[student].arm}: {how}"
+    def evaluation(student: str, label: str, source: str = "greedy1", **rest) -> c.EvalSpec:
+        arm = f"{students[student].arm}: {label}"
         return c.EvalSpec(f"{prefix}{student}", reported, arm, (f"{prefix}{source}",), **rest)
 
     evals = {}
     for name in ("stage2", "stage2_own"):
         evals |= {
-            f"{name}_vote": asking(name, f"vote over {N}", "many1", n=N),
-            f"{name}_sum": asking(name, f"summed over {N}", "many1", n=N, combine="marginal"),
-            f"{name}_oracle": asking(name, "oracle", "oracle"),
-            f"{name}_empty": asking(name, "empty", rationale_control="empty"),
-            f"{name}_shuffled": asking(name, "shuffled", rationale_control="shuffled"),
-            f"{name}_other": asking(name, "another question's", rationale_control="other"),
+            f"{name}_vote": evaluation(name, f"vote over {N}", "many1", n=N),
+            f"{name}_sum": evaluation(name, f"summed over {N}", "many1", n=N, combine="marginal"),
+            f"{name}_oracle": evaluation(name, "oracle", "oracle"),
+            f"{name}_empty": evaluation(name, "empty", rationale_control="empty"),
+            f"{name}_shuffled": evaluation(name, "shuffled", rationale_control="shuffled"),
+            f"{name}_other": evaluation(name, "another question's", rationale_control="other"),
         }
-    more = {"rationales": rationales, "corpora": corpora, "students": students, "evals": evals}
-    named = {part: {f"{prefix}{key}": value for key, value in entries.items()} for part, entries in more.items()}
+    added = {"rationales": rationales, "corpora": corpora, "students": students, "evals": evals}
+    named = {part: {f"{prefix}{key}": value for key, value in entries.items()} for part, entries in added.items()}
     config = c.merged([base, dataclasses.replace(c.Config(), **named)])
     return dataclasses.replace(config, name="Sci-CoT in the embedded world")

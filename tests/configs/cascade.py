@@ -25,9 +25,9 @@ def get_config():
             tasks={
                 "riddles": c.Task(
                     kind="tests/configs/riddles.py",
-                    path="tests/invented/riddles",
+                    path="tests/configs/data/riddles",
                     format="t5",
-                    exemplars="tests/invented/riddles/exemplars.jsonl",
+                    exemplars="tests/configs/data/riddles/exemplars.jsonl",
                 )
             },
             recipes={"cascade": CASCADE},

@@ -16,7 +16,7 @@ from scotd_jax import config as c
 
 DATA = "../shared/data"
 HERE = str(Path("configs/x").absolute())  # from where config files are found
-SAID = f"said={DATA}/rationales/openbookqa_multi/*_ranked.json.gz,importer=openbookqa_multi,data={DATA}"
+RESPONSES = f"responses={DATA}/rationales/openbookqa_multi/*_ranked.json.gz,importer=openbookqa_multi,data={DATA}"
 
 
 def get_config(what):
@@ -25,7 +25,7 @@ def get_config(what):
 
 def load(name: str, student: str) -> c.Config:
     tokenizer = f"{DATA}/tokenizers/{'opt' if 'opt' in student else 't5'}"
-    settings = f"task=obqa,student={student},weights=random,tokenizer={tokenizer},{SAID}"
+    settings = f"task=obqa,student={student},weights=random,tokenizer={tokenizer},{RESPONSES}"
     return c.from_mapping(c.Config, c.sibling(HERE, name).get_config(settings))
 
 
@@ -39,7 +39,7 @@ def brief(training: c.Training, steps: int, batch_size: int) -> c.Training:
 def scotd(student: str) -> c.Config:
     config, common = load("scotd", student), c.sibling(HERE, "common")
     taught = dataclasses.replace(config.students["n30"], training=brief(config.students["n30"].training, 50, 8))
-    unseen = (*common.sets_of(("imdb_contrast",), "test", "contrast"), "sst2.dev")
+    unseen = (*common.question_sets(("imdb_contrast",), "test", "contrast"), "sst2.dev")
     sampling = c.Sampling(temperature=0.0, max_new_tokens=64, batch_size=50, bucket=64)
     return dataclasses.replace(
         config,
