@@ -4,8 +4,8 @@
 
 The first stage generates a rationale for a question, the second the answer to question and rationale. The second is
 trained either on the teacher's rationales or on the first stage's own, which are cross-fitted: those of a fold come
-from a first stage that was trained on the other folds. It is evaluated with rationales of the first stage, of the teacher
-("oracle"), of other questions, with shuffled words, and with none.
+from a first stage that was trained on the other folds. It is evaluated with rationales of the first stage, of the
+teacher ("oracle"), of other questions, with shuffled words, and with none.
 """
 
 import dataclasses

@@ -172,7 +172,7 @@ def test_cycle_of_students_raises(tmp_path):
 
 
 def test_plan_on_the_command_line(tmp_path):
-    flags = ["--config=configs/imdb.py:student=t5-small,said=x", f"--workdir={tmp_path}/w", "--jobs=plan"]
+    flags = ["--config=configs/imdb.py:student=t5-small,responses=x", f"--workdir={tmp_path}/w", "--jobs=plan"]
     done = run_cli(*flags, "--config.plan.topology=h200-1")
     assert done.returncode == 0, done.stderr
     assert "on h200-1: 1 h200 devices on 1 host" in done.stdout
