@@ -67,6 +67,6 @@ def scicot() -> c.Config:
         tasks={name: dataclasses.replace(task, limit=60) for name, task in config.tasks.items()},
         rationales=rationales,
         students={n: dataclasses.replace(s, training=brief(s.training, 10, 4)) for n, s in config.students.items()},
-        evals={n: dataclasses.replace(asking, n=min(asking.n, 2)) for n, asking in config.evals.items()},
+        evals={n: dataclasses.replace(spec, n=min(spec.n, 2)) for n, spec in config.evals.items()},
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, **few), dev_questions=10),
     )

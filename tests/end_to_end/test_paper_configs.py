@@ -50,10 +50,10 @@ def test_scotd_with_t5_and_controls(tmp_path):
     page = (workdir / "report/index.html").read_text()
     for arm in ("label only", "answer first", "words shuffled", "another question"):
         assert arm in page
-    said = [examples(workdir, name)[0].responses for name in ("n30", "shuffled", "answer_first")]
-    plain, shuffled, first = ([sorted(response) for response in responses] for responses in said)
+    by_arm = [examples(workdir, name)[0].responses for name in ("n30", "shuffled", "answer_first")]
+    plain, shuffled, first = ([sorted(response) for response in responses] for responses in by_arm)
     assert plain == shuffled, "the same words"
-    assert said[0] != said[1], "in another order"
+    assert by_arm[0] != by_arm[1], "in another order"
     assert plain != first, "another marker"
 
 
@@ -80,28 +80,32 @@ def test_step_by_step_has_two_parts_with_the_same_questions(tmp_path):
 
 
 def test_scicot_is_cross_fitted(tmp_path):
-    """Proved from manifests and files: no rationale of the second stage's corpus is said by a model whose corpus, by
-    its manifest the one it was trained on, holds the rationale's question."""
+    """No rationale in the corpus of the second stage comes from a model that was trained on its question.
+
+    The manifests and files of the work directory prove it.
+    """
     workdir = run(tmp_path, "scicot", "task=arc_easy", folder="arc")
     sources = manifest(workdir, "corpora", "stage2_own")["identity"]["rationales"]
     folds = sorted(path.name for path in (workdir / "rationales").glob("fold_*"))
     assert sources == [manifest(workdir, "rationales", fold)["digest"] for fold in folds]
     seen = set()
     for fold in folds:
-        speaker = manifest(workdir, "rationales", fold)["identity"]["model"]
-        name = speaker["config"]["student"]
-        assert speaker["student"] == manifest(workdir, "students", name)["digest"]
+        model = manifest(workdir, "rationales", fold)["identity"]["model"]
+        name = model["config"]["student"]
+        assert model["student"] == manifest(workdir, "students", name)["digest"]
         corpus = manifest(workdir, "students", name)["identity"]["spec"]["corpus"]
         assert (
             manifest(workdir, "students", name)["identity"]["corpus"] == manifest(workdir, "corpora", corpus)["digest"]
         )
         reader = CorpusReader(workdir / "corpora" / corpus, "train")
-        learnt = {reader[i].question_id for i in range(len(reader))}
-        asked = {row.question_id for row in read_responses(sorted((workdir / "rationales" / fold).glob("resp*.jsonl")))}
-        assert learnt
-        assert asked
-        assert not learnt & asked
-        seen |= asked
+        trained_on = {reader[i].question_id for i in range(len(reader))}
+        generated_for = {
+            row.question_id for row in read_responses(sorted((workdir / "rationales" / fold).glob("resp*.jsonl")))
+        }
+        assert trained_on
+        assert generated_for
+        assert not trained_on & generated_for
+        seen |= generated_for
     assert {example.question_id for example in examples(workdir, "stage2_own")} <= seen
     arms = {path.name for path in (workdir / "evaluations").iterdir()}
     assert {"label", "one", "stage2", "stage2_own", "stage2_vote", "stage2_sum", "stage2_own_empty"} <= arms
