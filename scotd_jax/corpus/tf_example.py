@@ -67,7 +67,7 @@ def encode(features: Mapping[str, Values]) -> bytes:
         empty).
 
     Raises:
-      TypeError: if a list holds anything else, or values of several types.
+      TypeError: if a list contains other values, or values of several types.
     """
     example = _Example()
     for name, values in features.items():

@@ -1,4 +1,4 @@
-"""A small task, responses to it and a run that builds corpora of them: for tests of the build job."""
+"""A small task, responses to its questions, and runs that build corpora of them, for tests of the build job."""
 
 import dataclasses
 from pathlib import Path
@@ -18,26 +18,26 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 
 
 def question(i: int, split: str = "train") -> Question:
-    """Returns questions of 14 words of their own each; the right answer is the first of the two choices."""
+    """Question i of a split, with 14 words that no other question has; the first of its two choices is correct."""
     text = " ".join(f"{split}{i}{word}" for word in (*WORDS, "red", "blue"))
     return Question(f"t/{split}/{i}", "t", split, text, ("yes", "no"), "yes")
 
 
 def responses(questions: list[Question], n: int, model: str = "m") -> list[Response]:
-    """Response k to question i: right unless (i + k) % 4 is 0, of another length for every k."""
+    """Responses k < n to each question i: correct unless (i + k) % 4 is 0, with a different length for every k."""
     rows = []
-    for i, each in enumerate(questions):
+    for i, question_ in enumerate(questions):
         for k in range(n):
             answer = "no" if (i + k) % 4 == 0 else "yes"
             rationale = " ".join([f"because{i}", *WORDS[: 1 + k], model])
             text = f"{rationale} So the answer is: {answer}"
-            right = answer == "yes"
-            rows.append(Response(each.id, k, text, rationale, answer, right, "stop", -1.0 - k, 3, model, "s"))
+            scores = (answer == "yes", "stop", -1.0 - k, 3)
+            rows.append(Response(question_.id, k, text, rationale, answer, *scores, model, "s"))
     return rows
 
 
 def write_questions(folder: Path, **splits: list[Question]) -> None:
-    """The splits of the task, and words for its vocabulary."""
+    """Writes the splits of the task, and gold rationales with the words of its vocabulary."""
     folder.mkdir(exist_ok=True)
     gold = responses(splits["train"], 6)
     (folder / "train.gold.jsonl").write_text("".join(to_json(row) + "\n" for row in gold))
@@ -52,9 +52,9 @@ def make_run(
     recipes: dict[str, c.Recipe] | None = None,
     **fields,
 ) -> RunContext:
-    """A run with corpus "c", read by student "s", in FOLDER/run; the sets of responses are there.
+    """Makes a run in FOLDER/run with corpus "c" of student "s", whose sets of responses are complete.
 
-    FOLDER/t holds the task's questions. `fields` are further ones of the student.
+    FOLDER/t contains the questions of the task. `fields` are further fields of the student.
     """
     student = c.Student(**{"model": MODEL, "corpus": "c"} | fields)
     config = c.Config(
@@ -76,7 +76,7 @@ def make_run(
 
 
 def built(run: RunContext) -> dict[str, list[GroupedExample]]:
-    """Builds the corpus; the records of every part."""
+    """Builds the corpus and reads the records of every part."""
     build(run, "c")
     readers = {part: CorpusReader(folder(run), part) for part in run.recipes["c"].parts}
     return {part: [reader[i] for i in range(len(reader))] for part, reader in readers.items()}
@@ -87,22 +87,24 @@ def folder(run: RunContext) -> Path:
 
 
 def files(run: RunContext) -> dict[str, bytes]:
-    """Everything in the corpus but what names versions and times."""
+    """All files of the corpus except the manifest, which contains versions and times."""
     return {p.name: p.read_bytes() for p in sorted(folder(run).iterdir()) if p.name != "manifest.json"}
 
 
 def expected(run: RunContext, kept: dict[str, list[Response]], flat: bool = False) -> dict[str, list[GroupedExample]]:
-    """The same without shards, batches and second thoughts: text by text."""
+    """Reference for `built`: encodes the kept responses one text at a time, without shards."""
     tokenizer = run.models.tokenizer(MODEL)
     parts: dict[str, list[GroupedExample]] = {}
     for name, part in run.recipes["c"].parts.items():
         parts[name] = []
-        for id_, (each, task) in run.questions.by_id(("t.train",)).items():
+        for id_, (question_, task) in run.questions.by_id(("t.train",)).items():
             rows = kept.get(id_, [])
-            for some in [[row] for row in rows] if flat else [rows] * bool(rows):
-                for prompt, targets in recipes.training_examples(part, task.format, each, some):
-                    ids = [tokenizer.encode(text) + [tokenizer.eos_id] * (not task.format.end) for _, text in targets]
-                    index = [some[0].sample_index] if flat else [k for k, _ in targets]
+            groups = [[row] for row in rows] if flat or not rows else [rows]
+            for group in groups:
+                for prompt, targets in recipes.training_examples(part, task.format, question_, group):
+                    end = [] if task.format.end else [tokenizer.eos_id]
+                    ids = [tokenizer.encode(text) + end for _, text in targets]
+                    index = [group[0].sample_index] if flat else [k for k, _ in targets]
                     example = GroupedExample(id_, "t", tokenizer.prompt_ids(prompt, "opt"), ids, index)
                     parts[name].append(example)
     return parts

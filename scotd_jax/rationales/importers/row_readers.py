@@ -98,7 +98,7 @@ def read_parquet(path: epath.Path) -> Iterator[SourceRow | BadRow]:
 
 
 def expand_paths(path: str, where: str) -> list[epath.Path]:
-    """Expands a path that may hold `*`.
+    """Expands a path that may contain `*`.
 
     Args:
       path: a path or a pattern.
@@ -111,7 +111,7 @@ def expand_paths(path: str, where: str) -> list[epath.Path]:
       InputError: if there is none.
     """
     if not path:
-        raise InputError(f"{where}: needs the files to import; a path may hold *")
+        raise InputError(f"{where}: needs the files to import; a path may contain *")
     if "**" in path:
         raise InputError(f"{where}: {path}: one * per folder; ** is not supported")
     fixed, pattern = epath.Path(path), ""
