@@ -9,6 +9,7 @@ All functions are pure. The tokens of a sequence depend on its prompt, question 
 models/cache.py), not on its group, its slot, its neighbors or the step at which it started.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -154,17 +155,18 @@ def prefill(
       The updated contexts.
     """
     context = model.prefill(params, tokens, mask, few_shot)
-
-    def store(old: Array, new: Array, source: Int[Array, " B"]) -> Array:
-        replaced = (source >= 0).reshape((-1,) + (1,) * (old.ndim - 1))
-        return jnp.where(replaced, new[jnp.maximum(source, 0)].astype(old.dtype), old)
-
     new = (context.segments[-1], context.length)
-    updated = [
-        jax.tree.map(lambda o, n, rows=rows: store(o, n, rows), (segment, length), new)
-        for segment, length, rows in zip(contexts.segments, contexts.lengths, source, strict=True)
-    ]
-    return SlotContexts(*map(tuple, zip(*updated, strict=True)))
+
+    def store(old: Array, new: Array, source_B: Int[Array, " B"]) -> Array:
+        replaced = (source_B >= 0).reshape((-1,) + (1,) * (old.ndim - 1))
+        return jnp.where(replaced, new[jnp.maximum(source_B, 0)].astype(old.dtype), old)
+
+    segments, lengths = [], []
+    for segment, length, source_B in zip(contexts.segments, contexts.lengths, source, strict=True):
+        stored = jax.tree.map(functools.partial(store, source_B=source_B), (segment, length), new)
+        segments.append(stored[0])
+        lengths.append(stored[1])
+    return SlotContexts(tuple(segments), tuple(lengths))
 
 
 def decode_steps(
