@@ -1,36 +1,36 @@
 #!/usr/bin/env bash
-# Runs scotd_jax on a Cloud TPU VM, one worker or many: create, set up, run on all workers, fetch logs, delete.
-# Works with the bash 3.2 of macOS. `launch/tpu_vm.sh --help` explains the rest.
+# Runs scotd_jax on a Cloud TPU VM with one or more workers: create, set up, run, fetch logs, delete.
+# Works with bash 3.2 (macOS). See `launch/tpu_vm.sh --help`.
 set -euo pipefail
 
 usage() {
   cat <<'USAGE'
 usage: launch/tpu_vm.sh [OPTION]... ACTION... [-- ARGUMENT OF scotd_jax.main]...
 
-Actions are carried out in the order given. After one that fails the rest is left out, but for `logs` and `delete`.
-  create    ask for the TPU VM and wait until it is there
+Actions run in the given order. After a failure only `logs` and `delete` still run.
+  create    request the TPU VM and wait until it is active
   setup     copy the committed source (HEAD) to every worker and install it there
   run       start `python -m scotd_jax.main --multihost=auto ARGUMENT...` on every worker, then wait
-  wait      wait for a run that was started before (the run does not need this machine)
-  stop      end the run on every worker
+  wait      wait for a run that was started earlier (a run does not depend on this machine)
+  stop      stop the run on every worker
   logs      fetch every worker's log to LOGS/worker-N.log
   delete    delete the TPU VM
 
 Options
-  --name=NAME        of the TPU VM (scotd-jax)
-  --zone=ZONE        needed, for example us-east5-b
-  --project=PROJECT  (gcloud's default)
-  --type=TYPE        accelerator type (v6e-8)
-  --runtime=VERSION  TPU software version (what fits TYPE)
-  --spot             cheaper, may be taken away at any time: the same `run` again goes on where it was
-  --direct           create at once or fail, without the queue (say it with `delete`, too)
-  --python=VERSION   of Python on the workers (3.12)
-  --logs=DIR         where logs go to (logs/NAME)
-  --poll=SECONDS     between two looks at a waiting thing (30)
-  --dry-run          print the commands, do nothing
+  --name=NAME        name of the TPU VM (default: scotd-jax)
+  --zone=ZONE        required, for example us-east5-b
+  --project=PROJECT  (default: that of gcloud)
+  --type=TYPE        accelerator type (default: v6e-8)
+  --runtime=VERSION  TPU software version (default: the one for TYPE)
+  --spot             cheaper, may be preempted at any time; the same `run` again resumes
+  --direct           create at once or fail, without the queue (pass it to `delete`, too)
+  --python=VERSION   Python version on the workers (default: 3.12)
+  --logs=DIR         folder for logs (default: logs/NAME)
+  --poll=SECONDS     interval between status checks (default: 30)
+  --dry-run          print the commands without running them
   --help
 
-The workers of a slice share no disk: give the work directory as gs://BUCKET/PATH.
+The workers of a slice share no disk, so the work directory must be gs://BUCKET/PATH.
 
 Example
   launch/tpu_vm.sh --zone=us-east5-b --type=v6e-16 --spot create setup run logs delete -- \
@@ -43,10 +43,10 @@ die() {
   exit 2
 }
 
-say() { echo "tpu_vm.sh: $*" >&2; }
+log() { echo "tpu_vm.sh: $*" >&2; }
 
-# A command as one could type it.
-show() {
+# Prints a command with shell quoting.
+print_command() {
   local word line=""
   for word in "$@"; do
     if [[ "$word" =~ ^[A-Za-z0-9_./:=@,+~-]+$ ]]; then
@@ -58,8 +58,8 @@ show() {
   echo "${line# }"
 }
 
-do_it() {
-  if "$dry_run"; then show "$@"; else "$@"; fi
+run_or_print() {
+  if "$dry_run"; then print_command "$@"; else "$@"; fi
 }
 
 # --- options ---------------------------------------------------------------------------------------------------------
@@ -91,16 +91,16 @@ while (($#)); do
 done
 main_arguments=("$@")
 
-((${#actions[@]})) || die "no action given; see --help"
-[[ -n "$zone" ]] || die "--zone is needed, for example --zone=us-east5-b"
-[[ "$poll" =~ ^[0-9]+$ ]] || die "--poll takes whole seconds, found '$poll'"
+((${#actions[@]})) || die "no action; see --help"
+[[ -n "$zone" ]] || die "--zone is missing, for example --zone=us-east5-b"
+[[ "$poll" =~ ^[0-9]+$ ]] || die "--poll: expected whole seconds, found '$poll'"
 [[ -n "$logs" ]] || logs="logs/$name"
 case " ${actions[*]} " in
   *" run "*)
     ((${#main_arguments[@]})) || die "run needs the arguments of scotd_jax.main after --"
     case " ${main_arguments[*]}" in
       *" --workdir=gs://"*) ;;
-      *) die "the workers share no disk: give --workdir=gs://BUCKET/PATH after --" ;;
+      *) die "the workers share no disk: pass --workdir=gs://BUCKET/PATH after --" ;;
     esac
     ;;
   *) ((${#main_arguments[@]} == 0)) || die "arguments after -- are for run, which is not among the actions" ;;
@@ -111,7 +111,7 @@ if [[ -z "$runtime" ]]; then
     v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
     v5p-*) runtime=v2-alpha-tpuv5 ;;
     v6e-*) runtime=v2-alpha-tpuv6e ;;
-    *) die "which TPU software version fits --type=$type is not known here: give --runtime" ;;
+    *) die "no TPU software version is known for --type=$type; pass --runtime" ;;
   esac
 fi
 "$dry_run" || command -v gcloud >/dev/null || die "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
@@ -122,7 +122,7 @@ source_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 
-# --- what the workers do: a run leaves ~/scotd_jax-run/{log,pid} and, at its end, status ------------------------------
+# --- commands for the workers: a run writes ~/scotd_jax-run/{log,pid} and, at its end, status --------------------------
 
 install_command() {
   cat <<REMOTE
@@ -135,13 +135,13 @@ uv pip install --quiet --python ~/scotd_jax-venv/bin/python -c constraints.txt -
 REMOTE
 }
 
-# The run is a session of its own, so that it outlives this connection and `stop` ends all of it.
+# The run has its own session, so that it outlives this connection and `stop` ends all of its processes.
 start_command() {
   cat <<REMOTE
 set -e
 mkdir -p ~/scotd_jax-run && cd ~/scotd_jax
 if kill -0 -- "-\$(cat ~/scotd_jax-run/pid 2>/dev/null)" 2>/dev/null; then
-  echo "a run is going on already: wait for it or stop it" >&2
+  echo "a run is in progress: wait for it or stop it" >&2
   exit 1
 fi
 rm -f ~/scotd_jax-run/status ~/scotd_jax-run/pid
@@ -170,8 +170,8 @@ REMOTE
 
 # --- the actions -----------------------------------------------------------------------------------------------------
 
-vm() { do_it gcloud compute tpus tpu-vm "$@" "${where[@]}"; }
-queue() { do_it gcloud compute tpus queued-resources "$@" "${where[@]}"; }
+vm() { run_or_print gcloud compute tpus tpu-vm "$@" "${where[@]}"; }
+queue() { run_or_print gcloud compute tpus queued-resources "$@" "${where[@]}"; }
 on_workers() { vm ssh "$name" --worker=all --command="$1"; }
 
 create() {
@@ -187,23 +187,23 @@ create() {
     state="$(queue describe "$name" --format='value(state.state)')"
     if "$dry_run"; then
       echo "$state"
-      echo "# ... until it says ACTIVE"
+      echo "# ... until the state is ACTIVE"
       return
     fi
     case "$state" in
       ACTIVE) return ;;
       FAILED | SUSPENDING | SUSPENDED | DELETING)
-        say "the request for $name is $state; delete it and ask again"
+        log "the request for $name is $state; delete it and create it again"
         return 1
         ;;
     esac
-    say "$name is $state"
+    log "$name is $state"
     sleep "$poll"
   done
 }
 
 setup() {
-  do_it git -C "$source_root" archive --format=tar.gz --prefix=scotd_jax/ --output="$scratch/scotd_jax.tar.gz" HEAD
+  run_or_print git -C "$source_root" archive --format=tar.gz --prefix=scotd_jax/ --output="$scratch/scotd_jax.tar.gz" HEAD
   vm scp "$scratch/scotd_jax.tar.gz" "$name:" --worker=all
   on_workers "$(install_command)"
 }
@@ -213,7 +213,7 @@ run() {
   await
 }
 
-# Ends when all workers have ended well, or as soon as one has not: the others, who would wait for it, are stopped.
+# Waits until all workers have succeeded or one has failed; then it stops the others, which would wait forever.
 await() {
   local answer unreachable=0
   while true; do
@@ -221,19 +221,19 @@ await() {
       unreachable=0
       if "$dry_run"; then
         echo "$answer"
-        echo "# ... until no worker says worker-status=running"
+        echo "# ... until no worker reports worker-status=running"
         return
       fi
       grep -v '^worker-status=' <<<"$answer" | head -n 1 >&2 || true
       if grep -Eq '^worker-status=(lost|[1-9])' <<<"$answer"; then
-        say "a worker has failed: $(grep '^worker-status=' <<<"$answer" | tr '\n' ' ')"
+        log "a worker failed: $(grep '^worker-status=' <<<"$answer" | tr '\n' ' ')"
         on_workers "$(stop_command)" >&2 || true
         return 1
       fi
       grep -q '^worker-status=running' <<<"$answer" || return 0
     else
       unreachable=$((unreachable + 1))
-      say "the workers cannot be reached ($unreachable of 5)"
+      log "workers are unreachable ($unreachable of 5 attempts)"
       if ((unreachable == 5)); then return 1; fi
     fi
     sleep "$poll"
@@ -242,7 +242,7 @@ await() {
 
 fetch_logs() {
   local workers=1 i
-  do_it mkdir -p "$logs"
+  run_or_print mkdir -p "$logs"
   if "$dry_run"; then
     vm describe "$name" --format='value(networkEndpoints.len())'
     echo "# ... then for every worker"
@@ -268,8 +268,8 @@ for action in "${actions[@]}"; do
     logs | delete) ;;
     *) ((failed == 0)) || continue ;;
   esac
-  say "$action"
-  # A subshell of its own and no condition around it: `set -e` holds inside.
+  log "$action"
+  # A subshell outside of any condition, so that `set -e` applies inside it.
   set +e
   (
     set -e
@@ -286,7 +286,7 @@ for action in "${actions[@]}"; do
   status=$?
   set -e
   if ((status)); then
-    say "$action failed (status $status)"
+    log "$action failed (status $status)"
     failed=1
   fi
 done

@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.helpers.cli import ROOT, environment
@@ -10,35 +12,37 @@ from tests.helpers.cli import ROOT, environment
 FLAGS = ["--config=tests/configs/cut.py", "--jobs=sample,build,train"]
 
 
-def interrupted(workdir: Path, line: str, *flags: str) -> tuple[int, list[str]]:
-    """Sends SIGINT once `line` is in the output. Returns the exit status and the lines after that one."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "scotd_jax.main", *FLAGS, f"--workdir={workdir}", *flags],
-        cwd=ROOT,
-        env=environment(hurry=True),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        for printed in process.stderr:
-            if line in printed:
-                break
+def interrupt(workdir: Path, ready: Callable[[], bool], *flags: str) -> tuple[int, list[str]]:
+    """Sends SIGINT as soon as `ready` returns true. Returns the exit status and the printed lines."""
+    with (workdir / "output").open("w+") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scotd_jax.main", *FLAGS, f"--workdir={workdir}", *flags],
+            cwd=ROOT,
+            env=environment(hurry=True),
+            stderr=output,
+        )
+        while process.poll() is None and not ready():
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    return process.returncode, rest.splitlines()
+        status = process.wait(timeout=120)
+        output.seek(0)
+        return status, output.read().splitlines()
 
 
 def test_interrupt_tells_what_is_saved_and_the_same_command_resumes(tmp_path):
-    status, lines = interrupted(tmp_path, "[1/4] sample said")
+    status, lines = interrupt(tmp_path, lambda: "[1/4] sample said" in (tmp_path / "output").read_text())
     assert status == 130
     assert lines[-1] == (
         "interrupted in step 1 of 4 (sample said): its responses so far are saved; the same command resumes"
     )
-    assert "Traceback" not in "\n".join(lines)
-    steps = "--config.students.student.training.steps=100000"
-    status, lines = interrupted(tmp_path, " of 100,000 updates", steps)
+    checkpoints = tmp_path / "students/student/checkpoints"
+    status, lines = interrupt(
+        tmp_path,
+        lambda: any(path.name.isdigit() for path in checkpoints.glob("*")),
+        "--config.students.student.training.steps=100000",
+    )
     assert status == 130
     assert lines[-1].startswith("interrupted in step 4 of 4 (train student): its checkpoint of update ")
     assert lines[-1].endswith(" is saved; the same command resumes")
-    checkpoint = int(lines[-1].partition("update ")[2].split()[0])
-    assert (tmp_path / "students/student/checkpoints" / str(checkpoint)).is_dir()
+    assert (checkpoints / lines[-1].partition("update ")[2].split()[0]).is_dir()
+    assert "Traceback" not in "\n".join(lines)

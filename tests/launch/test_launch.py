@@ -1,6 +1,6 @@
-"""launch/tpu_vm.sh: its dry runs say what it would do, and it does that against a stand-in for gcloud.
+"""launch/tpu_vm.sh prints the right commands in a dry run, and works with a fake gcloud.
 
-The stand-in plays two workers, each a folder that serves as home, and runs on them what would go through ssh.
+The fake has two workers. Each is a folder that serves as home directory, in which commands for ssh are run.
 """
 
 import os
@@ -25,7 +25,7 @@ for word in "$@"; do
 done
 case "$3 $4" in
   "queued-resources describe")
-    if [ -e "$CLOUD/asked" ]; then cat "$CLOUD/state"; else echo WAITING_FOR_RESOURCES; touch "$CLOUD/asked"; fi ;;
+    if [ -e "$CLOUD/requested" ]; then cat "$CLOUD/state"; else echo WAITING_FOR_RESOURCES; touch "$CLOUD/requested"; fi ;;
   "tpu-vm describe") echo 2 ;;
   "tpu-vm ssh")
     status=0
@@ -71,7 +71,7 @@ def launch(*arguments: str, script: Path = SCRIPT, **environment: str) -> subpro
 
 @pytest.fixture
 def cloud(tmp_path, monkeypatch):
-    """A repository of its own with the script, two workers, and gcloud and uv that play them."""
+    """A repository with the script, two workers, and fakes of gcloud and uv."""
     for worker in ("worker-0", "worker-1"):
         (tmp_path / "cloud" / worker).mkdir(parents=True)
     (tmp_path / "cloud" / "state").write_text("ACTIVE\n")
@@ -94,7 +94,7 @@ def call(cloud: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return launch(*options, *arguments, script=cloud.parent / "repo" / "launch" / "tpu_vm.sh")
 
 
-def test_script_is_executable_and_helps_itself():
+def test_script_is_executable_and_prints_help():
     assert SCRIPT.stat().st_mode & stat.S_IXUSR
     done = launch("--help")
     assert done.returncode == 0
@@ -102,7 +102,7 @@ def test_script_is_executable_and_helps_itself():
         assert f"\n  {action} " in done.stdout
 
 
-def test_dry_run_prints_the_whole_way_and_needs_no_gcloud(tmp_path):
+def test_dry_run_prints_all_commands_and_needs_no_gcloud(tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
     for tool in ("bash", "mktemp", "rm", "cat", "dirname"):
@@ -130,7 +130,7 @@ def test_dry_run_prints_the_whole_way_and_needs_no_gcloud(tmp_path):
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
 
 
-def test_direct_creation_leaves_the_queue_out():
+def test_direct_creation_uses_no_queue():
     done = launch(*BASE, "--direct", "--type=v5litepod-8", "--dry-run", "create", "delete")
     assert done.stdout.splitlines() == [
         "gcloud compute tpus tpu-vm create scotd-jax --accelerator-type=v5litepod-8 --version=v2-alpha-tpuv5-lite"
@@ -143,23 +143,23 @@ def test_direct_creation_leaves_the_queue_out():
     ("arguments", "message"),
     [
         ((), "no action"),
-        (("create",), "--zone is needed"),
+        (("create",), "--zone is missing"),
         ((*BASE, "explode"), "unknown option or action 'explode'"),
         ((*BASE, "run"), "run needs the arguments"),
         ((*BASE, "run", "--", "--workdir=runs/x"), "share no disk"),
         ((*BASE, "create", *MAIN), "run, which is not among the actions"),
-        ((*BASE, "--type=v9-8", "create"), "give --runtime"),
+        ((*BASE, "--type=v9-8", "create"), "pass --runtime"),
         ((*BASE, "--poll=soon", "create"), "whole seconds"),
     ],
 )
-def test_wrong_calls_are_refused_before_anything_is_done(arguments, message):
+def test_invalid_arguments_are_refused_before_any_command(arguments, message):
     done = launch("--dry-run", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stdout == ""
 
 
-def test_the_whole_way_on_two_workers(cloud):
+def test_create_setup_run_logs_and_delete_on_two_workers(cloud):
     done = call(cloud, "create", "setup", "run", "logs", "delete", *MAIN)
     assert done.returncode == 0, done.stderr
     assert "scotd-jax is WAITING_FOR_RESOURCES" in done.stderr
@@ -173,9 +173,9 @@ def test_the_whole_way_on_two_workers(cloud):
     assert (cloud / "calls").read_text().splitlines()[-1].startswith("compute tpus queued-resources delete scotd-jax")
 
 
-def test_a_failed_worker_ends_the_run_and_still_its_logs_come_and_the_machine_goes(cloud):
+def test_failed_worker_stops_the_run_but_logs_are_fetched_and_the_vm_is_deleted(cloud):
     call(cloud, "setup")
-    (cloud / "worker-0" / "takes").write_text("300")  # waits for the other in vain
+    (cloud / "worker-0" / "takes").write_text("300")  # it would wait for the other worker forever
     (cloud / "worker-1" / "status").write_text("3")
     done = call(cloud, "run", "setup", "logs", "delete", *MAIN)
     assert done.returncode == 1
@@ -187,7 +187,7 @@ def test_a_failed_worker_ends_the_run_and_still_its_logs_come_and_the_machine_go
     assert ends(cloud / "worker-0")
 
 
-def test_a_run_is_not_started_twice_and_can_be_stopped(cloud):
+def test_run_is_not_started_twice_and_can_be_stopped(cloud):
     call(cloud, "setup")
     for worker in ("worker-0", "worker-1"):
         (cloud / worker / "takes").write_text("300")
@@ -195,7 +195,7 @@ def test_a_run_is_not_started_twice_and_can_be_stopped(cloud):
         assert alive(cloud / worker)
     done = call(cloud, "run", *MAIN)
     assert done.returncode == 1
-    assert "a run is going on already" in done.stderr
+    assert "a run is in progress" in done.stderr
     assert call(cloud, "stop").returncode == 0
     assert ends(cloud / "worker-0")
     assert ends(cloud / "worker-1")
@@ -204,7 +204,7 @@ def test_a_run_is_not_started_twice_and_can_be_stopped(cloud):
     assert "worker-status=lost" in lost.stderr
 
 
-def test_a_request_that_failed_is_told(cloud):
+def test_failed_request_is_reported(cloud):
     (cloud / "state").write_text("FAILED\n")
     done = call(cloud, "create", "setup")
     assert done.returncode == 1
@@ -213,7 +213,7 @@ def test_a_request_that_failed_is_told(cloud):
 
 
 def launch_only(cloud: Path) -> str:
-    """The remote command that starts a run, as the script would send it."""
+    """Returns the remote command that starts a run, as the script sends it."""
     dry = call(cloud, "--dry-run", "run", *MAIN).stdout
     command = dry[dry.index("'--command=") : dry.index(" --zone=")]
     words = subprocess.run(["bash", "-c", f"printf %s {command}"], capture_output=True, text=True, check=True).stdout
@@ -221,14 +221,14 @@ def launch_only(cloud: Path) -> str:
 
 
 def alive(worker: Path) -> bool:
-    """Whether the worker's run, a process group, still has a process (zombies do not count)."""
+    """Whether the process group of the worker's run has a process that is not a zombie."""
     group = (worker / "scotd_jax-run" / "pid").read_text().strip()
     listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
     return any(line.split()[0] == group and "Z" not in line.split()[1] for line in listed.splitlines())
 
 
 def ends(worker: Path) -> bool:
-    """Whether the worker's run is over within ten seconds."""
+    """Whether the worker's run ends within ten seconds."""
     deadline = time.monotonic() + 10
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
