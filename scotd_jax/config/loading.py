@@ -41,6 +41,7 @@ RENAMED_CLASSES = {
     "Altered": "RationaleControl",
     "Rationales": "ModelSource, ServerSource, BatchSource, FileSource or TaskSource",
 }
+RENAMED_TEMPLATE_FIELDS = {"ask": "prompt", "given": "rationale_prefix"}  # of recipes
 RENAMED_SETTINGS = {"said": "responses"}  # of --config=FILE:KEY=VALUE
 
 

@@ -27,6 +27,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from scotd_jax.config import Part, Recipe
+from scotd_jax.config.loading import RENAMED_TEMPLATE_FIELDS
 from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat, choice_of, choice_text
@@ -186,4 +187,6 @@ def _check(template: str, where: str) -> None:
         raise InputError(f"{where}: {template!r} is not a valid template ({error}); double a literal brace") from None
     for field in sorted(fields):
         if field not in FIELDS:
-            raise InputError(f"{where}: unknown field {{{field}}}; {did_you_mean(field, FIELDS)}")
+            new = RENAMED_TEMPLATE_FIELDS.get(field)
+            hint = f"it is now called {new!r}" if new else did_you_mean(field, FIELDS)
+            raise InputError(f"{where}: unknown field {{{field}}}; {hint}")

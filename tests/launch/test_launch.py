@@ -25,7 +25,7 @@ for word in "$@"; do
 done
 case "$3 $4" in
   "queued-resources describe")
-    if [ -e "$CLOUD/requested" ]; then cat "$CLOUD/state"; else echo WAITING_FOR_RESOURCES; touch "$CLOUD/requested"; fi ;;
+    if [ -e "$CLOUD/waited" ]; then cat "$CLOUD/state"; else echo WAITING_FOR_RESOURCES; touch "$CLOUD/waited"; fi ;;
   "tpu-vm describe") echo 2 ;;
   "tpu-vm ssh")
     status=0

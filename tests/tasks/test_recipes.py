@@ -117,6 +117,11 @@ def test_braces_in_texts_are_literal():
     ("recipe", "message"),
     [
         (Recipe({"a": Part(target="{rational}")}), r"recipes.mine.parts.a.target: unknown field \{rational\}; did you"),
+        (Recipe(prompt="{ask}"), r"prompt: unknown field \{ask\}; it is now called 'prompt'"),
+        (
+            Recipe({"a": Part(prompt="{given}")}),
+            r"prompt: unknown field \{given\}; it is now called 'rationale_prefix'",
+        ),
         (Recipe({"a": Part(prompt="{prompt")}), "parts.a.prompt: '{prompt' is not a valid template"),
         (Recipe({"a": Part(weight=0.0)}), "parts.a.weight: expected more than 0, found 0.0"),
         (Recipe({}), "at least one part"),
