@@ -20,7 +20,7 @@ def get_config():
             name="cut",
             tasks={"world": c.Task(options=options)},
             rationales={
-                "said": c.ModelSource(
+                "teacher": c.ModelSource(
                     questions=("world.train",),
                     model=MODEL,
                     sampling=c.Sampling(n=5, max_new_tokens=12, batch_size=2, bucket=64),

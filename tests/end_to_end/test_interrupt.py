@@ -30,10 +30,10 @@ def interrupt(workdir: Path, ready: Callable[[], bool], *flags: str) -> tuple[in
 
 
 def test_interrupt_tells_what_is_saved_and_the_same_command_resumes(tmp_path):
-    status, lines = interrupt(tmp_path, lambda: "[1/4] sample said" in (tmp_path / "output").read_text())
+    status, lines = interrupt(tmp_path, lambda: "[1/4] sample teacher" in (tmp_path / "output").read_text())
     assert status == 130
     assert lines[-1] == (
-        "interrupted in step 1 of 4 (sample said): its responses so far are saved; the same command resumes"
+        "interrupted in step 1 of 4 (sample teacher): its responses so far are saved; the same command resumes"
     )
     checkpoints = tmp_path / "students/student/checkpoints"
     status, lines = interrupt(

@@ -68,7 +68,7 @@ def files_in(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def test_killed_sampling_neither_loses_nor_duplicates_rows(uninterrupted, tmp_path):
-    parts = tmp_path / "rationales" / "said" / "parts"
+    parts = tmp_path / "rationales" / "teacher" / "parts"
     rng = random.Random(0)
     kills = 0
     for _ in range(KILLS):
@@ -84,7 +84,7 @@ def test_killed_sampling_neither_loses_nor_duplicates_rows(uninterrupted, tmp_pa
     assert kills, "no run was killed before its end, so nothing was tested"
     finish(tmp_path, "sample")
     ours, expected = (
-        list(read_responses(sorted((d / "rationales" / "said").glob("responses-*.jsonl"))))
+        list(read_responses(sorted((d / "rationales" / "teacher").glob("responses-*.jsonl"))))
         for d in (tmp_path, uninterrupted)
     )
     keys = [row.key for row in ours]

@@ -31,7 +31,7 @@ def test_two_processes_match_one(tmp_path):
     run(one)
     address = f"localhost:{free_port()}"
     run(two, f"{address},0,2", f"{address},1,2")
-    for name in ("said", "gold"):
+    for name in ("teacher", "gold"):
         rows = [
             [line for path in sorted(d.glob(f"rationales/{name}/*.jsonl")) for line in path.read_text().splitlines()]
             for d in (one, two)

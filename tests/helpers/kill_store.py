@@ -24,7 +24,7 @@ Hook = Callable[[str], object]  # called with the name of a step
 
 
 def row(question_id: str, sample_index: int, text: str = "") -> Response:
-    text = text or f"{question_id} says {sample_index}."
+    text = text or f"{question_id} answer {sample_index}."
     return Response(question_id, sample_index, text, "so", "A", True, "stop", -1.5, 7, "teacher", "greedy")
 
 

@@ -16,7 +16,7 @@ from scotd_jax.records import Question, to_json
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.workdir import Workdir
 from tests.helpers.cli import run_cli
-from tests.rationales.importers.test_importers import KETTLE, QUESTIONS, SAYS_A, write
+from tests.rationales.importers.test_importers import COMPLETION_A, KETTLE, QUESTIONS, write
 
 FILE = '''"""One imported set of responses."""
 
@@ -35,7 +35,7 @@ def home(tmp_path) -> Path:
     """Returns a folder with questions and two files of responses, one of which has a broken row."""
     (tmp_path / "task").mkdir()
     (tmp_path / "task/train.jsonl").write_text("".join(to_json(q) + "\n" for q in QUESTIONS))
-    good, bad = {"prompt": KETTLE, "completion": SAYS_A}, {"prompt": KETTLE}
+    good, bad = {"prompt": KETTLE, "completion": COMPLETION_A}, {"prompt": KETTLE}
     write(tmp_path / "sampled/1.jsonl", [good, good], lines=True)
     write(tmp_path / "sampled/2.jsonl", [good, bad, good], lines=True)
     return tmp_path

@@ -30,8 +30,8 @@ def paths(tmp_path):
 def test_rows_of_every_question_are_read_in_any_order(paths):
     stored = StoredResponses(paths, {id_: i for i, id_ in enumerate(ORDER)})
     assert stored.counts.tolist() == [2, 3, 1, 0]
-    for place in (2, 0, 3, 1, 1):
-        assert stored.read(place) == rows({ORDER[place]: int(stored.counts[place])})
+    for position in (2, 0, 3, 1, 1):
+        assert stored.read(position) == rows({ORDER[position]: int(stored.counts[position])})
     stored.close()
     assert not stored.unmatched
 
@@ -56,19 +56,19 @@ def test_lines_in_another_json_form_are_read(tmp_path):
 
 
 def test_damage_is_reported_with_file_and_line(paths, tmp_path):
-    place = {id_: i for i, id_ in enumerate(ORDER)}
+    positions = {id_: i for i, id_ in enumerate(ORDER)}
     lines = paths[0].read_text().split("\n")
     paths[0].write_text("\n".join([lines[0], lines[1][:-5], *lines[2:]]))
-    stored = StoredResponses(paths, place)
+    stored = StoredResponses(paths, positions)
     with pytest.raises(InputError, match=rf"{paths[0].name} line 2: not a JSON object"):
         stored.read(0)
     stored.close()
     paths[0].write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]))
     with pytest.raises(InputError, match=rf"{paths[0].name} line 3: question 'b' comes again after others"):
-        StoredResponses(paths, place)
+        StoredResponses(paths, positions)
     paths[0].unlink()
     with pytest.raises(InputError, match="no such file"):
-        StoredResponses(paths, place)
+        StoredResponses(paths, positions)
 
 
 def test_concatenated_sets_have_consecutive_sample_indices():

@@ -15,14 +15,22 @@ import pytest
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers.import_ledger import ImportLedger
 from scotd_jax.rationales.importers.registry import IMPORTERS
-from tests.rationales.importers.test_importers import KETTLE, LADDER, SAYS_A, SAYS_B, batch, importing, write
+from tests.rationales.importers.test_importers import (
+    COMPLETION_A,
+    COMPLETION_B,
+    KETTLE,
+    LADDER,
+    batch,
+    importing,
+    write,
+)
 
-ROWS = ((KETTLE, SAYS_A, "(a)"), (LADDER, SAYS_B, "(b)"), (KETTLE, SAYS_A, "(a)"))
+ROWS = ((KETTLE, COMPLETION_A, "(a)"), (LADDER, COMPLETION_B, "(b)"), (KETTLE, COMPLETION_A, "(a)"))
 
 
 def responses() -> list[Any]:
     ids = ("home/train/k1", "home/train/k2", "home/train/k3")
-    row = {"sample_index": 0, "text": SAYS_A, "rationale": None, "answer": None, "correct": None}
+    row = {"sample_index": 0, "text": COMPLETION_A, "rationale": None, "answer": None, "correct": None}
     row |= {"finish_reason": "stop", "logprob": -1.0, "num_tokens": 2, "model": "m", "sampling": ""}
     return [{"question_id": id_, **row} for id_ in ids]
 
@@ -239,7 +247,7 @@ def test_truncated_file(tmp_path, importer):
 
 
 def test_truncated_gzip_file(tmp_path):
-    rows = [{"prompt": KETTLE, "completion": f"{i}. {SAYS_A}"} for i in range(2000)]
+    rows = [{"prompt": KETTLE, "completion": f"{i}. {COMPLETION_A}"} for i in range(2000)]
     path = write(tmp_path / "p.jsonl.gz", rows, lines=True)
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(InputError, match=r"p.jsonl.gz line 1[89]\d\d: the file is truncated"):

@@ -25,8 +25,8 @@ QUESTIONS = [
 ]
 TASK = SplitTask("home", FORMATS["scotd"], {"train": lambda: (QUESTIONS, [])})
 ASKED = {q.id: (q, TASK) for q in QUESTIONS}
-SAYS_A = "Heat does it. So the answer is: (a)"
-SAYS_B = "Rungs help. So the answer is: (b)"
+COMPLETION_A = "Heat does it. So the answer is: (a)"
+COMPLETION_B = "Rungs help. So the answer is: (b)"
 
 
 def write(path: Path, content: Any, lines: bool = False) -> Path:
@@ -107,7 +107,7 @@ def test_commonsenseqa_palm(tmp_path):
 
 def test_scotd_30x(tmp_path):
     few_shot = "Q: An example?\nA: Yes. So the answer is: (a)\n\n"
-    row = {"prompt": f"{few_shot}Q: {KETTLE}\nA:", "response": f"\n{SAYS_A}\n\n", "score": 1.0, "index": 7}
+    row = {"prompt": f"{few_shot}Q: {KETTLE}\nA:", "response": f"\n{COMPLETION_A}\n\n", "score": 1.0, "index": 7}
     row |= {"rationale": " Heat does it.", "token_probs": [-0.5, -0.25], "tokens": ["x", "y"]}
     bare = {k: v for k, v in row.items() if k not in ("tokens", "token_probs")} | {
         "response": "no marker",
@@ -131,7 +131,7 @@ def test_reasoning_teacher(tmp_path):
         "completion": " A.",
         "finish_reason": "stop",
     }
-    few_shot = {"sample_index": 9, "completion_index": 0, "question": LADDER, "answer": "B", "completion": SAYS_B}
+    few_shot = {"sample_index": 9, "completion_index": 0, "question": LADDER, "answer": "B", "completion": COMPLETION_B}
     file = {
         "metadata": {"base_model": "text-davinci-002", "completion_key": "zs_cot", "reasoning_temperature": 0.7},
         "data": {"4": [zero_shot], "9": [few_shot]},
@@ -173,23 +173,25 @@ def batch(custom_id: str, *texts: str, **more: Any) -> dict[str, Any]:
 
 def test_openai_batch(tmp_path):
     """n > 1 choices are n samples; the index in custom_id is kept."""
-    many = batch("home/k1", SAYS_A, "So the answer is: (b)", SAYS_A)
+    many = batch("home/k1", COMPLETION_A, "So the answer is: (b)", COMPLETION_A)
     many["response"]["body"]["choices"][2]["finish_reason"] = "length"
-    rows, _ = importing(write(tmp_path / "b.jsonl", [batch("home/k2#5", SAYS_B), many], lines=True), "openai_batch")
+    rows, _ = importing(
+        write(tmp_path / "b.jsonl", [batch("home/k2#5", COMPLETION_B), many], lines=True), "openai_batch"
+    )
     assert short(rows) == [("k2", 5, *B[2:]), A, ("k1", 1, "", "(b)", False), ("k1", 2, *A[2:])]
     assert [r.finish_reason for r in rows] == ["stop", "stop", "stop", "length"]
     assert [(r.num_tokens, r.model) for r in rows[:2]] == [(9, "gpt-x"), (0, "gpt-x")]
-    twice = [batch("k1#0", SAYS_A, SAYS_A), batch("k1#1", SAYS_A, SAYS_A)]
+    twice = [batch("k1#0", COMPLETION_A, COMPLETION_A), batch("k1#1", COMPLETION_A, COMPLETION_A)]
     rows, _ = importing(write(tmp_path / "b.jsonl", twice, lines=True), "openai_batch")
     assert [r.sample_index for r in rows] == [0, 1, 2, 3]
 
 
 def test_openai_responses(tmp_path):
-    chat = batch("x", SAYS_A)["response"]["body"] | {"metadata": {"question_id": "k1"}}
+    chat = batch("x", COMPLETION_A)["response"]["body"] | {"metadata": {"question_id": "k1"}}
     chat["choices"][0]["logprobs"] = {"content": [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": -0.5}]}
     completion = {"id": "c", "object": "text_completion", "model": "m", "choices": []}
     completion["choices"] = [
-        {"index": 0, "text": SAYS_B, "finish_reason": "length", "logprobs": {"token_logprobs": [-2]}}
+        {"index": 0, "text": COMPLETION_B, "finish_reason": "length", "logprobs": {"token_logprobs": [-2]}}
     ]
     kept = {"request": {"messages": [{"role": "user", "content": LADDER}]}, "response": completion}
     rows, _ = importing(write(tmp_path / "r.json", [chat, kept]), "openai_responses")
@@ -215,7 +217,7 @@ def test_reasoning_content_becomes_a_thinking_block(tmp_path):
 
 def test_vllm(tmp_path):
     outputs = [
-        {"index": i, "text": SAYS_A, "token_ids": [5, 6], "cumulative_logprob": -1.25, "finish_reason": reason}
+        {"index": i, "text": COMPLETION_A, "token_ids": [5, 6], "cumulative_logprob": -1.25, "finish_reason": reason}
         for i, reason in enumerate(("stop", "length", None))
     ]
     dump = {
@@ -226,7 +228,7 @@ def test_vllm(tmp_path):
         "finished": True,
     }
     again = dump | {"outputs": outputs[:1]}
-    run_batch = batch("home/train/k2#1", SAYS_B)
+    run_batch = batch("home/train/k2#1", COMPLETION_B)
     rows, _ = importing(write(tmp_path / "v.jsonl", [dump, again, run_batch], lines=True), "vllm")
     assert [(r.question_id[-2:], r.sample_index) for r in rows] == [
         ("k1", 0),
@@ -242,12 +244,12 @@ def test_vllm(tmp_path):
 def test_distilabel(tmp_path):
     grouped = {
         "instruction": KETTLE,
-        "generation": [SAYS_A, None, SAYS_A],
+        "generation": [COMPLETION_A, None, COMPLETION_A],
         "model_name": "m",
         "distilabel_metadata": [{}],
     }
-    single = {"instruction": LADDER, "generation": SAYS_B, "model_name": "m", "distilabel_metadata": {}}
-    merged = {"instruction": LADDER, "generations": [SAYS_B, SAYS_B], "model_name": ["m", "n"]}
+    single = {"instruction": LADDER, "generation": COMPLETION_B, "model_name": "m", "distilabel_metadata": {}}
+    merged = {"instruction": LADDER, "generations": [COMPLETION_B, COMPLETION_B], "model_name": ["m", "n"]}
     path = write(tmp_path / "d.jsonl", [grouped, single, merged], lines=True)
     rows, job = importing(path, "distilabel", skip_bad=True)
     assert short(rows) == [A, ("k1", 1, *A[2:]), B, ("k2", 1, *B[2:]), ("k2", 2, *B[2:])]
@@ -258,7 +260,7 @@ def test_distilabel(tmp_path):
 def test_open_r1(tmp_path):
     """A failed generation does not affect its row, and rows with equal questions are not merged."""
     row = {"uuid": "5", "problem": KETTLE, "answer": "A", "source": "x", "api_metadata": [{}, {}, {}]}
-    row |= {"generations": [f"<think>Heat does it.</think>{SAYS_A}", "", "<think>Heat"]}
+    row |= {"generations": [f"<think>Heat does it.</think>{COMPLETION_A}", "", "<think>Heat"]}
     row |= {"finish_reasons": ["stop", "stop", "length"], "correctness_math_verify": [True, False, False]}
     path = write(tmp_path / "o.jsonl", [row, row], lines=True)
     with pytest.raises(InputError, match=r"o.jsonl line 1 generation 1: the response is empty"):
@@ -275,25 +277,28 @@ def test_open_r1_as_parquet(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [{"problem": KETTLE, "generations": [SAYS_A, SAYS_A]}, {"problem": LADDER, "generations": [SAYS_B]}]
+    rows = [
+        {"problem": KETTLE, "generations": [COMPLETION_A, COMPLETION_A]},
+        {"problem": LADDER, "generations": [COMPLETION_B]},
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "o.parquet")
     assert short(importing(tmp_path / "o.parquet", "open_r1")[0]) == [A, ("k1", 1, *A[2:]), B]
 
 
 def test_sharegpt(tmp_path):
-    turns = [("system", "Be kind."), ("human", KETTLE), ("gpt", SAYS_A)]
+    turns = [("system", "Be kind."), ("human", KETTLE), ("gpt", COMPLETION_A)]
     row = {"conversations": [{"from": who, "value": text} for who, text in turns]}
     assert short(importing(write(tmp_path / "s.json", [row]), "sharegpt")[0]) == [A]
 
 
 def test_prompt_completion(tmp_path):
     rows_in_file = [
-        {"prompt": f"Q: {KETTLE}\nA:", "completion": f" {SAYS_A}\n\n"},
+        {"prompt": f"Q: {KETTLE}\nA:", "completion": f" {COMPLETION_A}\n\n"},
         {
             "prompt": [{"role": "user", "content": f"Think well!\n{LADDER}\nThen answer."}],
-            "completion": [{"role": "assistant", "content": SAYS_B}],
+            "completion": [{"role": "assistant", "content": COMPLETION_B}],
         },
-        {"messages": [{"role": "user", "content": LADDER}, {"role": "assistant", "content": SAYS_B}]},
+        {"messages": [{"role": "user", "content": LADDER}, {"role": "assistant", "content": COMPLETION_B}]},
     ]
     path = write(tmp_path / "p.jsonl", rows_in_file, lines=True)
     rows, _ = importing(path, "prompt_completion", prompt="Think well! {question} Then answer.")
@@ -303,7 +308,7 @@ def test_prompt_completion(tmp_path):
 
 
 def test_own_responses(tmp_path):
-    row = Response("home/train/k1", 4, SAYS_A, None, None, None, "length", -2.5, 6, "opt", "greedy")
+    row = Response("home/train/k1", 4, COMPLETION_A, None, None, None, "length", -2.5, 6, "opt", "greedy")
     foreign = Response("home/train/k2", 0, "It is B", "Rungs help.", "(b)", True, "stop", 0.0, 0, "m", "")
     rows, _ = importing(write(tmp_path / "r.jsonl", [vars(row), vars(foreign)], lines=True), "responses")
     assert short(rows) == [("k1", 4, *A[2:]), B]

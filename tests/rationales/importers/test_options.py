@@ -7,11 +7,11 @@ from scotd_jax.rationales.importers.row_parsing import normalize_answer
 from scotd_jax.rationales.importers.row_readers import expand_paths
 from scotd_jax.records import Question
 from tests.rationales.importers.test_importers import (
+    COMPLETION_A,
+    COMPLETION_B,
     KETTLE,
     LADDER,
     QUESTIONS,
-    SAYS_A,
-    SAYS_B,
     batch,
     importing,
     short,
@@ -90,8 +90,8 @@ def test_files_are_sorted_in_natural_order(tmp_path):
 def test_several_files_make_one_set(tmp_path):
     """Missing sample indices are numbered over all files; indices in the files must not collide, or are renumbered."""
     for k in (2, 10):
-        write(tmp_path / f"p{k}.jsonl", [{"prompt": KETTLE, "completion": SAYS_A}], lines=True)
-        write(tmp_path / f"b{k}.jsonl", [batch("k1#0", SAYS_A, id=f"{k}")], lines=True)
+        write(tmp_path / f"p{k}.jsonl", [{"prompt": KETTLE, "completion": COMPLETION_A}], lines=True)
+        write(tmp_path / f"b{k}.jsonl", [batch("k1#0", COMPLETION_A, id=f"{k}")], lines=True)
     rows, job = importing(tmp_path / "p*.jsonl", "prompt_completion")
     assert [(r.sample_index, r.model) for r in rows] == [(0, "p2"), (1, "p10")]
     assert {f: n["imported"] for f, n in job.ledger.to_json()["files"].items()} == {"p2.jsonl": 1, "p10.jsonl": 1}
@@ -105,7 +105,7 @@ def test_several_files_make_one_set(tmp_path):
 
 
 def test_question_id_and_text_must_agree(tmp_path):
-    row = {"id": "k1", "prompt": LADDER, "completion": SAYS_B}
+    row = {"id": "k1", "prompt": LADDER, "completion": COMPLETION_B}
     with pytest.raises(
         InputError, match="the id 'k1' belongs to 'home/train/k1', but the text belongs to 'home/train/k2'"
     ):
@@ -115,13 +115,16 @@ def test_question_id_and_text_must_agree(tmp_path):
 
 
 def test_row_with_another_gold_answer_is_refused(tmp_path):
-    row = {"problem": KETTLE, "answer": "B", "generations": [SAYS_A]}
+    row = {"problem": KETTLE, "answer": "B", "generations": [COMPLETION_A]}
     with pytest.raises(InputError, match=r"o.json row 1: the row's gold answer is '\(b\)'"):
         importing(write(tmp_path / "o.json", [row]), "open_r1")
 
 
 def test_subset_option_skips_other_questions(tmp_path):
-    rows = [{"prompt": KETTLE, "completion": SAYS_A}, {"prompt": "Who is not in the config?", "completion": SAYS_A}]
+    rows = [
+        {"prompt": KETTLE, "completion": COMPLETION_A},
+        {"prompt": "Who is not in the config?", "completion": COMPLETION_A},
+    ]
     path = write(tmp_path / "p.jsonl", rows, lines=True)
     with pytest.raises(InputError, match="p.jsonl line 2: none of the config's"):
         importing(path, "prompt_completion")
@@ -131,7 +134,10 @@ def test_subset_option_skips_other_questions(tmp_path):
 
 
 def test_corpus_at_chance_level_is_refused(tmp_path):
-    rows = [{"prompt": KETTLE, "completion": SAYS_A if i % 2 else SAYS_A.replace("(a)", "(b)")} for i in range(60)]
+    rows = [
+        {"prompt": KETTLE, "completion": COMPLETION_A if i % 2 else COMPLETION_A.replace("(a)", "(b)")}
+        for i in range(60)
+    ]
     path = write(tmp_path / "p.jsonl", rows, lines=True)
     with pytest.raises(InputError, match=r"30 of 60 .*\(50.0%\), no better than chance \(50.0%\): .*wrong order"):
         importing(path, "prompt_completion")
