@@ -1,9 +1,9 @@
-"""What runs: one file per job. Each reads artefacts, calls the library, writes artefacts."""
+"""The jobs, one file each: they read artefacts, call the library and write artefacts."""
 
 import importlib
 from collections.abc import Callable
 
 
 def load(job: str) -> Callable:
-    """The function `JOB(run, name)` of jobs/JOB.py; loaded when it runs, so that a job costs only what it imports."""
+    """Returns the function `JOB(context, name)` of jobs/JOB.py. It is imported on first use."""
     return getattr(importlib.import_module(f"scotd_jax.jobs.{job}"), job)

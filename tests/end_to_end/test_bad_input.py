@@ -21,17 +21,17 @@ def built(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workdir(built, tmp_path) -> Path:
-    """A copy that may be damaged."""
+    """A copy of the work directory to damage."""
     return Path(shutil.copytree(built, tmp_path / "w"))
 
 
 def refused(workdir: Path, *flags: str) -> str:
-    """The message of a command that must fail as bad input does."""
+    """Returns the message of a command that must end with status 2."""
     before = {p: p.read_bytes() for p in workdir.glob("rationales/*/*.json*")}
     done = run_cli(CONFIG, f"--workdir={workdir}", *flags)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert {p: p.read_bytes() for p in before} == before, "nothing that was there is lost"
+    assert {p: p.read_bytes() for p in before} == before, "responses are unchanged"
     return next(line for line in done.stderr.splitlines() if line.startswith("error: "))
 
 
@@ -39,7 +39,7 @@ def shard(workdir: Path) -> Path:
     return sorted(workdir.glob("corpora/gold/*.tfrecord"))[1]
 
 
-def test_truncated_tfrecord(workdir):
+def test_truncated_tfrecord_is_refused(workdir):
     path = shard(workdir)
     path.write_bytes(path.read_bytes()[:-7])
     message = refused(workdir, "--jobs=train")
@@ -47,7 +47,7 @@ def test_truncated_tfrecord(workdir):
     assert "truncated" in message or "expected" in message
 
 
-def test_flipped_byte(workdir):
+def test_flipped_byte_is_refused(workdir):
     path = shard(workdir)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -57,7 +57,7 @@ def test_flipped_byte(workdir):
     assert "record" in message
 
 
-def test_broken_row(workdir):
+def test_broken_row_is_refused_with_its_line(workdir):
     path = sorted(workdir.glob("rationales/gold/responses-*.jsonl"))[0]
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], lines[2][:-9], *lines[3:]]) + "\n")
@@ -65,7 +65,7 @@ def test_broken_row(workdir):
     assert f"{path.name} line 3" in message
 
 
-def test_row_of_another_format(workdir):
+def test_row_of_another_format_is_refused_with_its_line(workdir):
     path = sorted(workdir.glob("rationales/gold/responses-*.jsonl"))[0]
     lines = path.read_text().splitlines()
     row = json.loads(lines[0])
@@ -76,13 +76,13 @@ def test_row_of_another_format(workdir):
     assert "completion" in message
 
 
-def test_corpus_that_is_empty_after_filtering(workdir):
+def test_corpus_that_is_empty_after_filtering_is_refused(workdir):
     message = refused(workdir, "--jobs=build", "--overwrite=build", "--config.corpora.gold.max_response_tokens=3")
     assert "corpora/gold" in message
     assert "24 too_long" in message
 
 
-def test_corpus_that_is_longer_than_the_model(workdir):
+def test_corpus_with_sequences_longer_than_the_position_table_is_refused(workdir):
     message = refused(workdir, "--jobs=train", "--config.students.student.model.overrides.max_position_embeddings=64")
     assert "config.students.student" in message
     assert "exceed the model's 64 positions" in message
@@ -103,21 +103,21 @@ def test_impossible_training_is_refused_before_any_work(tmp_path, override, mess
 @pytest.mark.parametrize(
     "mistake", ["--overwrite=build,build:gould", "--config.mesh.data=3", "--config.students.student.training.steps=1"]
 )
-def test_nothing_is_removed_where_something_is_wrong(workdir, mistake):
+def test_overwrite_removes_nothing_if_the_command_is_refused(workdir, mistake):
     before = sorted(workdir.rglob("*"))
     refused(workdir, *([] if "overwrite" in mistake else ["--overwrite=build"]), mistake)
     assert sorted(workdir.rglob("*")) == before
 
 
-def test_artefact_that_was_never_made(tmp_path):
+def test_missing_artefact_is_refused_with_the_job_to_run(tmp_path):
     message = refused(tmp_path, "--jobs=build")
     assert "rationales/gold: not complete; run it first: --jobs=sample" in message
 
 
-def test_checkpoint_of_another_model(workdir):
+def test_checkpoint_of_another_model_is_refused(workdir):
     done = run_cli(CONFIG, f"--workdir={workdir}", "--jobs=train", "--config.students.student.training.steps=4")
     assert done.returncode == 0, done.stderr
-    # The manifest would already refuse; without it the checkpoint itself must.
+    # The manifest would refuse it already; without one, the checkpoint must.
     (workdir / "students/student/manifest.json").unlink()
     message = refused(
         workdir,

@@ -1,4 +1,4 @@
-"""The order of jobs follows from what needs what."""
+"""The order of jobs follows from the references in the config, and wrong references are refused."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def world() -> c.Config:
     )
 
 
-def test_everything_comes_after_what_it_needs():
+def test_every_step_comes_after_its_dependencies():
     config = world()
     steps = chain(config)
     assert len(steps) == len(set(steps)) == 9
