@@ -1,13 +1,13 @@
-"""A recipe of one's own, on a task of one's own: CasCoD (arXiv 2405.19842) on riddles.
+"""A custom recipe on a custom task: CasCoD (arXiv 2405.19842) on riddles.
 
-One model learns two things: a rationale from a question, and an answer from a question with its rationale, of which
-the answer alone has weight. It is prompted twice: first for its rationale (`own`), then for the answer.
+One model is trained on two parts: question to rationale, and question with rationale to answer. It is prompted twice:
+first for its rationale (`own`), then for the answer.
 """
 
 from scotd_jax import config as c
 
 TRAINING = c.Training(steps=8, batch_size=4, optimizer=c.Optimizer(learning_rate=1e-2, warmup_steps=2))
-ALPHA = 0.1  # of the answer's loss
+ALPHA = 0.1  # weight of the answer's loss
 CASCADE = c.Recipe(
     parts={
         "explain": c.Part("{prompt}", "{rationale}", weight=1 - ALPHA),

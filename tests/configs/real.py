@@ -1,12 +1,12 @@
-"""The whole way on real questions, for a run by hand where ../shared/data is there (each takes some minutes):
+"""The whole chain on real questions, to run by hand if ../shared/data exists (some minutes each):
 
     python -m scotd_jax.main --config=tests/configs/real.py:opt-125m --workdir=runs/real_opt
     python -m scotd_jax.main --config=tests/configs/real.py:t5-small --workdir=runs/real_t5
     python -m scotd_jax.main --config=tests/configs/real.py:scicot --workdir=runs/real_scicot
 
-OpenBookQA with the rationales of three teachers, 22 a question. A student of OPT-125M's or T5-small's shape from random
-weights and 50 updates, 100 questions of every reported set, IMDb's contrast pairs and, as an unseen task, SST-2; or
-Sci-CoT's two stages and all its arms with Flan-T5-small's shape on the first 60 questions.
+OpenBookQA with the rationales of three teachers, 22 per question: an OPT-125M or T5-small with random weights
+and 50 updates, evaluated on 100 questions of every reported set, IMDb's contrast pairs and SST-2 as an unseen task; or
+the two stages and all arms of Sci-CoT, with the architecture of Flan-T5-small, on the first 60 questions.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from pathlib import Path
 from scotd_jax import config as c
 
 DATA = "../shared/data"
-HERE = str(Path("configs/x").absolute())  # from where config files are found
+HERE = str(Path("configs/x").absolute())  # for config.sibling
 RESPONSES = f"responses={DATA}/rationales/openbookqa_multi/*_ranked.json.gz,importer=openbookqa_multi,data={DATA}"
 
 
@@ -38,15 +38,15 @@ def brief(training: c.Training, steps: int, batch_size: int) -> c.Training:
 
 def scotd(student: str) -> c.Config:
     config, common = load("scotd", student), c.sibling(HERE, "common")
-    taught = dataclasses.replace(config.students["n30"], training=brief(config.students["n30"].training, 50, 8))
+    student = dataclasses.replace(config.students["n30"], training=brief(config.students["n30"].training, 50, 8))
     unseen = (*common.question_sets(("imdb_contrast",), "test", "contrast"), "sst2.dev")
     sampling = c.Sampling(temperature=0.0, max_new_tokens=64, batch_size=50, bucket=64)
     return dataclasses.replace(
         config,
         tasks=config.tasks | {name: common.task(name, DATA) for name in ("imdb_contrast", "sst2")},
         corpora={"n30": config.corpora["n30"]},
-        students={"n30": taught},
-        evals={"unseen": c.EvalSpec("n30", unseen, arm="on tasks it has not seen")},
+        students={"n30": student},
+        evals={"unseen": c.EvalSpec("n30", unseen, arm="on unseen tasks")},
         evaluation=c.Evaluation(sampling=sampling, dev_questions=20, limit=100),
     )
 

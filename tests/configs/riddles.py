@@ -1,15 +1,15 @@
-"""A task of your own in one file: give its path as `kind`, and as `path` the folder of the data.
+"""A custom task in one file: pass its path as `kind`, and the folder of its data as `path`.
 
     tasks={"riddles": c.Task(kind="tests/configs/riddles.py", path="data/riddles")}
 
-A row of the files is a riddle, what solves it and how hard it is: {"riddle": "What has keys but opens no door?",
+A row has a riddle, its solution and its difficulty: {"riddle": "What has keys but opens no door?",
 "solution": "a piano", "hard": false}.
 """
 
 from scotd_jax.records import Question
 from scotd_jax.tasks.row_task import DataRow
 
-FILES = {"train": "riddles_train.jsonl", "test": "riddles_test.csv"}  # without it: every SPLIT.jsonl, .json, .csv, .tsv
+FILES = {"train": "riddles_train.jsonl", "test": "riddles_test.csv"}  # default: SPLIT.jsonl, .json, .csv or .tsv
 
 
 def question(row: DataRow) -> Question:

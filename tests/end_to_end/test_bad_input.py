@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.cli import run_cli
 
-CONFIG = "--config=tests/configs/cut.py"
+CONFIG = "--config=tests/configs/small_chain.py"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.helpers.cli import ROOT, environment
 
-FLAGS = ["--config=tests/configs/cut.py", "--jobs=sample,build,train"]
+FLAGS = ["--config=tests/configs/small_chain.py", "--jobs=sample,build,train"]
 
 
 def interrupt(workdir: Path, ready: Callable[[], bool], *flags: str) -> tuple[int, list[str]]:

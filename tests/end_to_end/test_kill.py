@@ -21,7 +21,7 @@ KILLS = 3
 
 
 def start(workdir: Path, jobs: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "scotd_jax.main", "--config=tests/configs/cut.py", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "scotd_jax.main", "--config=tests/configs/small_chain.py", f"--workdir={workdir}"]
     return subprocess.Popen(
         [*command, f"--jobs={jobs}"],
         cwd=ROOT,

@@ -11,7 +11,7 @@ from tests.helpers.cli import ROOT, environment
 from tests.helpers.network import free_port
 from tests.helpers.tolerances import TRAJECTORY
 
-FLAGS = ["--config=tests/configs/cut.py", "--config.students.student.precision=float32"]
+FLAGS = ["--config=tests/configs/small_chain.py", "--config.students.student.precision=float32"]
 FLAGS += ["--config.students.student.training.steps=8"]
 
 

@@ -24,7 +24,7 @@ from scotd_jax import main
 from scotd_jax.jobs import sample  # noqa: F401
 from scotd_jax.models import opt  # noqa: F401
 from scotd_jax.tasks.registry import load_task
-from tests.configs.cut import MODEL
+from tests.configs.small_chain import MODEL
 from tests.helpers.kill_snapshots import ResponseKey, Snapshot, take_snapshot
 from tests.helpers.network import free_port
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from scotd_jax import config as c
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.workdir import Workdir, read_json
-from tests.configs.thin import RANK, get_config
+from tests.configs.lora import RANK, get_config
 from tests.helpers.cli import run_cli
 from tests.helpers.tolerances import FLOAT32
 
@@ -19,8 +19,8 @@ from tests.helpers.tolerances import FLOAT32
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunContext:
     """Runs all jobs of the config."""
-    workdir = str(tmp_path_factory.mktemp("thin"))
-    done = run_cli("--config=tests/configs/thin.py", f"--workdir={workdir}", hurry=True)
+    workdir = str(tmp_path_factory.mktemp("lora"))
+    done = run_cli("--config=tests/configs/lora.py", f"--workdir={workdir}", hurry=True)
     assert done.returncode == 0, done.stderr
     assert "trainable parameters: 1,344 of " in done.stderr
     assert "LoRA of rank 3, alpha 6" in done.stderr
@@ -34,7 +34,7 @@ def params(run: RunContext, student: str):
 
 
 def test_kernels_differ_from_the_base_by_matrices_of_the_rank(run):
-    base, thin = params(run, "base"), params(run, "thin")
+    base, thin = params(run, "base"), params(run, "lora")
     assert base.keys() == thin.keys()
     for name, kernel in base.items():
         difference = thin[name] - kernel
@@ -47,26 +47,26 @@ def test_kernels_differ_from_the_base_by_matrices_of_the_rank(run):
 
 def test_checkpoints_hold_moments_of_trainable_parameters_only(run):
     sizes = {}
-    for student, step in (("base", 4), ("thin", 6)):
+    for student, step in (("base", 4), ("lora", 6)):
         folder = Path(run.artefact("train", student).path, "checkpoints", str(step))
         for item in ("params", "optimizer", "frozen"):
             files = [path for path in (folder / item).rglob("*") if path.is_file()]
             sizes[student, item] = sum(path.stat().st_size for path in files)
-    assert sizes["thin", "params"] < sizes["base", "params"] / 2
-    assert sizes["thin", "optimizer"] < sizes["base", "optimizer"] / 2
-    assert sizes["base", "frozen"] == 0 < sizes["thin", "frozen"]
+    assert sizes["lora", "params"] < sizes["base", "params"] / 2
+    assert sizes["lora", "optimizer"] < sizes["base", "optimizer"] / 2
+    assert sizes["base", "frozen"] == 0 < sizes["lora", "frozen"]
 
 
 def test_lora_student_is_evaluated_and_exported_as_plain_parameters(run):
-    assert read_json(run.artefact("evaluate", "thin").path / "results.json")["sets"]
-    artefact = run.artefact("export", "thin")
+    assert read_json(run.artefact("evaluate", "lora").path / "results.json")["sets"]
+    artefact = run.artefact("export", "lora")
     has_torch = importlib.util.find_spec("torch") is not None  # the job then compares what it wrote with PyTorch
     assert artefact.manifest()["counts"]["compared_with_torch"] is has_torch
     folder = artefact.path
     tensors = load_file(folder / "model.safetensors")
     assert not [name for name in tensors if "lora" in name.lower() or name.endswith((".A", ".B", ".base", ".scale"))]
     up = tensors["model.decoder.layers.0.fc1.weight"]
-    expected = params(run, "thin")["layers/0/mlp/up/kernel"].T
+    expected = params(run, "lora")["layers/0/mlp/up/kernel"].T
     np.testing.assert_allclose(up, expected, rtol=0, atol=FLOAT32)
     card = (folder / "README.md").read_text()
     assert "LoRA of rank 3" in card

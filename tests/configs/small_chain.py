@@ -1,15 +1,15 @@
-"""A chain for the tests that kill it: samples of an untrained teacher, and a student of forty updates."""
+"""A small chain for tests that interrupt or damage it: samples of an untrained teacher, and a student."""
 
 from scotd_jax import config as c
 
-SHAPE = {
+OVERRIDES = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "ffn_dim": 64,
     "max_position_embeddings": 128,
 }
-MODEL = c.Model(architecture="opt-tiny", overrides=SHAPE, tokenizer="task:world")
+MODEL = c.Model(architecture="opt-tiny", overrides=OVERRIDES, tokenizer="task:world")
 
 
 def get_config():
@@ -17,7 +17,7 @@ def get_config():
     optimizer = c.Optimizer(learning_rate=1e-2, warmup_steps=2)
     return c.config_dict(
         c.Config(
-            name="cut",
+            name="small chain",
             tasks={"world": c.Task(options=options)},
             rationales={
                 "teacher": c.ModelSource(
