@@ -9,7 +9,6 @@ layer, becomes the one segment of the context.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +35,7 @@ from scotd_jax.models.layers import (
     relu,
 )
 from scotd_jax.models.packed_masks import QuestionIds, packed_context, packed_response_mask, same_id_mask
+from scotd_jax.models.relative_position import position_bias
 from scotd_jax.models.t5_config import T5Config
 
 
@@ -257,37 +257,6 @@ class T5MLP(nnx.Module):
             gate, up = parallel_dense((self.wi_0, self.wi_1), x)
             return self.wo(gated_activation(functools.partial(jax.nn.gelu, approximate=True), gate, up))
         return self.wo(relu(self.wi(x)))
-
-
-def position_bias(
-    table: Float[Array, "buckets H"],
-    queries: Int[Array, "*rows R"],
-    keys: Int[Array, " T"],
-    bidirectional: bool,
-    max_distance: int,
-) -> Float[Array, "*rows H R T"]:
-    """Returns the bias of queries at some positions towards keys at others."""
-    distance = keys.reshape((1,) * queries.ndim + keys.shape) - queries[..., None]
-    buckets = distance_bucket(distance, bidirectional, table.shape[0], max_distance)
-    return jnp.moveaxis(table[buckets], -1, -3)
-
-
-def distance_bucket(
-    distance: Int[Array, "*n"], bidirectional: bool, num_buckets: int, max_distance: int
-) -> Int[Array, "*n"]:
-    """Returns the bucket of key position - query position: one each for near ones, logarithmic up to `max_distance`.
-
-    Bidirectional stacks use half of the buckets for each direction; causal ones look back only.
-    """
-    if bidirectional:
-        num_buckets //= 2
-        offset, distance = jnp.where(distance > 0, num_buckets, 0), jnp.abs(distance)
-    else:
-        offset, distance = jnp.zeros_like(distance), jnp.maximum(-distance, 0)
-    exact = num_buckets // 2
-    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(max_distance / exact)
-    far = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
-    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
 
 
 def _position_bias_table(config: T5Config, rngs: nnx.Rngs) -> nnx.Param:

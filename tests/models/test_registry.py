@@ -13,7 +13,7 @@ from scotd_jax.models.api import Precision
 from scotd_jax.models.layers import logits
 from scotd_jax.models.opt_config import OPTConfig
 from scotd_jax.models.registry import PRESETS, build, config_for
-from scotd_jax.models.t5 import distance_bucket
+from scotd_jax.models.relative_position import distance_bucket
 from scotd_jax.models.t5_config import T5Config
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")

@@ -1,0 +1,37 @@
+"""T5's relative position bias (arXiv 1910.10683, section 2.1): one parameter per head and distance bucket."""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def position_bias(
+    table: Float[Array, "buckets H"],
+    queries: Int[Array, "*rows R"],
+    keys: Int[Array, " T"],
+    bidirectional: bool,
+    max_distance: int,
+) -> Float[Array, "*rows H R T"]:
+    """Returns the bias of queries at some positions towards keys at others."""
+    distance = keys.reshape((1,) * queries.ndim + keys.shape) - queries[..., None]
+    buckets = distance_bucket(distance, bidirectional, table.shape[0], max_distance)
+    return jnp.moveaxis(table[buckets], -1, -3)
+
+
+def distance_bucket(
+    distance: Int[Array, "*n"], bidirectional: bool, num_buckets: int, max_distance: int
+) -> Int[Array, "*n"]:
+    """Returns the bucket of key position - query position: one each for near ones, logarithmic up to `max_distance`.
+
+    Bidirectional stacks use half of the buckets for each direction; causal ones look back only.
+    """
+    if bidirectional:
+        num_buckets //= 2
+        offset, distance = jnp.where(distance > 0, num_buckets, 0), jnp.abs(distance)
+    else:
+        offset, distance = jnp.zeros_like(distance), jnp.maximum(-distance, 0)
+    exact = num_buckets // 2
+    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(max_distance / exact)
+    far = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
+    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
