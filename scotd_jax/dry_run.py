@@ -17,7 +17,7 @@ State = Literal["run", "resume", "complete", "unknown", "blocked", "refused"]
 
 
 class StepPreview(NamedTuple):
-    """What would become of a step. `reason` says why, where the state alone does not."""
+    """What would become of a step. `reason` explains it where the state alone does not."""
 
     step: Step
     state: State

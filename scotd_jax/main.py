@@ -2,7 +2,7 @@
 
 Loads the config and runs its jobs in order over the work directory. A complete artefact is skipped and an interrupted
 one resumed, so the same command again is the way to resume. Exit status: 0 if all jobs are done, 2 if the input needs a
-fix (the message says where and what), 130 after Ctrl-C, 1 on a bug in the package.
+fix (the message states where and what), 130 after Ctrl-C, 1 on a bug in the package.
 """
 
 import json
@@ -41,7 +41,7 @@ OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130  # exit statuses; 130 is a shell's for 
 
 
 class InterruptedRun(Exception):  # noqa: N818 (not an error)
-    """Ctrl-C during a step. The message says what is saved and how to resume."""
+    """Ctrl-C during a step. The message states what is saved and how to resume."""
 
 
 def cli() -> None:

@@ -52,7 +52,7 @@ class Sampling:
 class Server:
     """A model behind an OpenAI-compatible interface (vLLM, SGLang, llama.cpp, a hosted API).
 
-    Batch files use only `model`, `kind` and `extra_body`. The API key itself never stands in a config.
+    Batch files use only `model`, `kind` and `extra_body`. The API key itself is never part of a config.
     """
 
     url: str = ""  # base URL with the version, "http://localhost:8000/v1"; batch files need none
