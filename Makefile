@@ -23,7 +23,7 @@ help:
 	@echo "make quickstart   teacher, samples, corpora, students, report, export: the embedded world, in $(WORKDIR)"
 	@echo "make test         lint and the whole test suite"
 	@echo "make test-fast    lint and the tests that are not marked slow: the inner loop"
-	@echo "make lint         ruff check, ruff format --check"
+	@echo "make lint         ruff check, ruff format --check, and pyrefly for the types of the package"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make docs         the documentation, into build/docs/index.html"
 	@echo "make clean        remove $(VENV) and caches (runs/ stays)"
@@ -42,6 +42,7 @@ test-fast: lint
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --summary=none
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
