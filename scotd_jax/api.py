@@ -256,7 +256,7 @@ def make_batches(
       InputError: if no response is left after the filters.
     """
     temporary = None if folder else tempfile.TemporaryDirectory(prefix="scotd_jax_")
-    root = epath.Path(folder or temporary.name)
+    root = epath.Path(folder if temporary is None else temporary.name)
     by_id = _by_id(model, questions)
     files = []
     if responses:
@@ -396,8 +396,8 @@ def _prompt_builder(task: LoadedTask | None, kind: str, recipe: str, few_shot: i
     prompt_format = task.format if task is not None else get_prompt_format("t5" if kind == "t5" else "scotd")
     if few_shot and task is None:
         raise InputError(f"few_shot={few_shot}: pass the task that has the examples")
-    exemplars = load_exemplars("", task)[:few_shot] if few_shot else []
-    if len(exemplars) < few_shot:
+    exemplars = load_exemplars("", task)[:few_shot] if few_shot and task is not None else []
+    if task is not None and len(exemplars) < few_shot:
         raise InputError(f"few_shot={few_shot}: task {task.name!r} has {len(exemplars)} examples")
 
     def few_shot_prompt(task: LoadedTask, prompt_format: PromptFormat, count: int, chat: bool) -> Prompt:

@@ -54,7 +54,7 @@ def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                yield file
+                yield file  # pyrefly: ignore[invalid-yield]  (etils types every mode alike)
                 file.flush()
                 if is_local(path):
                     os.fsync(file.fileno())

@@ -54,7 +54,7 @@ def render_chat(fast: Any, messages: Sequence[Turn]) -> str:
 def fix_date(template: str | dict[str, str] | None) -> str | dict[str, str] | None:
     """Returns the template (or templates by name) with a fixed current date, so that prompts are reproducible."""
     if isinstance(template, dict):
-        return {name: fix_date(text) for name, text in template.items()}
+        return {name: str(fix_date(text)) for name, text in template.items()}
     if template is None or "strftime_now" not in template or template.startswith(_FIXED_DATE):
         return template
     return _FIXED_DATE + template

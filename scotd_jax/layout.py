@@ -25,7 +25,7 @@ def split_prompt(prompt_ids: Sequence[int], start_token: int | None) -> tuple[li
         return list(prompt_ids), start_token
     if not len(prompt_ids):
         raise ValueError("a decoder-only prompt needs at least one token to start from")
-    return list(prompt_ids[:-1]), int(prompt_ids[-1])
+    return list(prompt_ids[:-1]), prompt_ids[-1]
 
 
 def round_up(length: int, multiple: int) -> int:

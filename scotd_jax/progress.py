@@ -5,13 +5,12 @@ to standard error, so that standard output stays free for results. `rich` is imp
 """
 
 import collections
-import io
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 WINDOW = 30.0  # seconds over which the rate is averaged, so that compilation at the start stops counting
 
@@ -36,7 +35,7 @@ class Progress:
         scope: str = "",
         process_index: int = 0,
         done: int = 0,
-        stream: io.TextIOBase | None = None,
+        stream: TextIO | None = None,
         interval: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -128,13 +127,13 @@ class Progress:
         return f"{self.label}: {count} {self._what} in {format_seconds(seconds)}{suffix}{ending}"
 
 
-def log(message: str, *, process_index: int = 0, stream: io.TextIOBase | None = None) -> None:
+def log(message: str, *, process_index: int = 0, stream: TextIO | None = None) -> None:
     """Prints one line immediately, above any bars, on process 0 only."""
     if process_index == 0:
         _SCREEN.print(message, stream if stream is not None else sys.stderr)
 
 
-def is_terminal(stream: io.TextIOBase) -> bool:
+def is_terminal(stream: TextIO) -> bool:
     """Returns whether the stream is a terminal that can move its cursor, so that a bar can be drawn."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
@@ -164,9 +163,9 @@ class _Screen:
     def __init__(self):
         self._lock = threading.RLock()
         self._display: Any = None
-        self._stream: io.TextIOBase | None = None
+        self._stream: TextIO | None = None
 
-    def open(self, stream: io.TextIOBase, label: str, total: int | None, done: int) -> Any:
+    def open(self, stream: TextIO, label: str, total: int | None, done: int) -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -190,7 +189,7 @@ class _Screen:
                 self._display.stop()
                 self._display = self._stream = None
 
-    def print(self, message: str, stream: io.TextIOBase) -> None:
+    def print(self, message: str, stream: TextIO) -> None:
         with self._lock:
             if self._display is not None and stream is self._stream:
                 self._display.console.print(message, markup=False, highlight=False, soft_wrap=True)

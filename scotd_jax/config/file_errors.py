@@ -51,8 +51,9 @@ def _location(error: Exception) -> str:
 def _describe_missing_name(error: AttributeError | KeyError) -> str:
     where = _location(error)
     if isinstance(error, AttributeError) and error.obj is c:
-        new = RENAMED_CLASSES.get(error.name)
-        hint = f"it is now {new}" if new else did_you_mean(error.name, c.__all__)
+        name = str(error.name)
+        new = RENAMED_CLASSES.get(name)
+        hint = f"it is now {new}" if new else did_you_mean(name, c.__all__)
         return f"{where}: scotd_jax.config has no {error.name!r}; {hint}"
     if where:
         return f"{where}: {type(error).__name__}: {error}"

@@ -192,6 +192,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
 def sibling(file: str, name: str) -> types.ModuleType:
     """Loads the config file NAME.py in the folder of `file`, because config files are not a package."""
     spec = importlib.util.spec_from_file_location(name, pathlib.Path(file).parent / f"{name}.py")
+    assert spec is not None, "the name ends in .py"
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -200,5 +202,7 @@ def sibling(file: str, name: str) -> types.ModuleType:
 def merged(configs: Sequence[schema.Config]) -> schema.Config:
     """Merges the named parts (tasks, rationales, corpora, ...) of several configs; the rest is that of the first."""
     parts = ("tasks", "rationales", "recipes", "corpora", "students", "evals")
-    combined = {part: {k: v for config in configs for k, v in getattr(config, part).items()} for part in parts}
+    combined: dict[str, Any] = {
+        part: {k: v for config in configs for k, v in getattr(config, part).items()} for part in parts
+    }
     return dataclasses.replace(configs[0], **combined)

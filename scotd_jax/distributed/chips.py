@@ -83,13 +83,13 @@ def _plannable_chips() -> dict[str, Chip]:
     chips = [
         Chip(name, "tpu", int(gib * GIB), peak * TERA, bandwidth * GIGA, cores)
         for name, _, peak, gib, bandwidth, cores in _TPUS
-        if gib
+        if gib and bandwidth
     ]
     fraction = gpu_memory_fraction()
     chips += [
         Chip(words.lower(), "cuda", int(fraction * memory * GIGA), peak * TERA, bandwidth * GIGA)
         for words, peak, memory, bandwidth in reversed(_GPUS)
-        if memory
+        if memory and bandwidth
     ]
     chips.append(Chip("cpu", "cpu", 4 * GIB, 0.1 * TERA, 20 * GIGA))  # nominal figures of no particular machine
     return {chip.name: chip for chip in chips}

@@ -39,7 +39,7 @@ class MatmulSizes:
 def matmul_sizes(config: Any) -> MatmulSizes | None:
     """Returns the sizes of an OPT, T5 or decoder config, or None for other kinds of model."""
     count = _BY_KIND.get(getattr(config, "kind", ""))
-    return count and count(config)
+    return None if count is None else count(config)
 
 
 def training_flops(

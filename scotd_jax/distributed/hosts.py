@@ -30,7 +30,7 @@ def initialize(multihost: str) -> None:
         raise InputError(
             f"--multihost={multihost}: expected 'auto' or HOST:PORT,PROCESS,PROCESSES, e.g. 10.0.0.2:8476,0,4"
         )
-    if jax.config.jax_platforms == "cpu":
+    if jax.config.jax_platforms == "cpu":  # pyrefly: ignore[missing-attribute]
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(parts[0], int(parts[2]), int(parts[1]))
 

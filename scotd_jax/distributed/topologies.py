@@ -137,7 +137,7 @@ def use_cpu_only(devices: int) -> None:
     for name, value in _LIBTPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
-    if jax.config.jax_num_cpu_devices < devices:
+    if jax.config.jax_num_cpu_devices < devices:  # pyrefly: ignore[missing-attribute]
         try:
             jax.config.update("jax_num_cpu_devices", devices)
         except RuntimeError as error:  # devices are in use already

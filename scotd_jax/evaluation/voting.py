@@ -50,7 +50,7 @@ def self_consistency(
     for group in grouped.values():
         answers = [r.answer for r in group]
         winner = majority_vote(answers)
-        gold = {r.answer for r in group if r.correct}
+        gold = {r.answer for r in group if r.correct and r.answer is not None}
         right.append(float(winner is not None and winner in gold))
         entropies.append(vote_entropy(answers))
         abstentions += winner is None

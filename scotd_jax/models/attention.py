@@ -53,7 +53,9 @@ def grouped_attention(
     B, G, R, H, Dh = query.shape
     K = (segments or own)[0][0].shape[-3]
     query = query.reshape(B, G, R, K, H // K, Dh).transpose(0, 1, 3, 4, 2, 5)
-    blocks = [(k, v, per_token_mask(mask)[:, None, None, :, None], None) for k, v, mask in segments]
+    blocks: list[tuple[Array, Array, Array, Array | None]] = [
+        (k, v, per_token_mask(mask)[:, None, None, :, None], None) for k, v, mask in segments
+    ]
     for k, v, mask, bias in own:
         if bias is not None:
             bias = bias.reshape(*bias.shape[:2], K, 1, H // K, *bias.shape[3:])

@@ -35,8 +35,13 @@ def layer_cache(cache: Cache | None, layer: int | Array) -> LayerCache | None:
     """The cache of one layer."""
     if cache is None:
         return None
-    arrays = (cache.keys, cache.values, cache.recent_keys, cache.recent_values)
-    return LayerCache(*(array[layer] for array in arrays), cache.index)
+    return LayerCache(
+        keys=cache.keys[layer],
+        values=cache.values[layer],
+        recent_keys=cache.recent_keys[layer],
+        recent_values=cache.recent_values[layer],
+        index=cache.index,
+    )
 
 
 def cache_masks(cache: Cache | None, R: int) -> list[Bool[Array, "_ _ _ _"]]:
@@ -91,8 +96,9 @@ def append_to_cache(
     return [kv for kv in own if kv[0].shape[3]], keys, values  # the past may have no slots
 
 
-def with_recent(cache: Cache, keys: Sequence[Array], values: Sequence[Array], R: int) -> Cache:
+def with_recent(cache: Cache, keys_values: tuple[Sequence[Array], Sequence[Array]], R: int) -> Cache:
     """The cache after R more tokens, with the recent keys and values that `append_to_cache` returned for each layer."""
+    keys, values = keys_values
     return cache._replace(recent_keys=tuple(keys), recent_values=tuple(values), index=cache.index + R)
 
 

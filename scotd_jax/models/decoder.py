@@ -99,7 +99,7 @@ class Decoder(nnx.Module):
             tokens_BGR, context.length, context.segments, cache, packed_mask, "response", options
         )
         hidden_BGRE = self.final_norm(x_BGRD)
-        return hidden_BGRE, None if cache is None else with_recent(cache, *keys_values, tokens_BGR.shape[2])
+        return hidden_BGRE, None if cache is None else with_recent(cache, keys_values, tokens_BGR.shape[2])
 
     def _run_layers(
         self,
@@ -205,7 +205,7 @@ class DecoderAttention(nnx.Module):
     ) -> tuple[Float[Array, "B G R D"], Array, Array]:
         """Returns the attention output, and the keys and values for the segment or cache."""
         query, key, value = map(self._split_heads, parallel_dense((self.q, self.k, self.v), x))
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         # In float32, as everything between two matmuls that is not rounded by the first.
         query, key = rotate(query, *angles), rotate(key, *angles)

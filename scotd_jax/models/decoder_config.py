@@ -165,7 +165,7 @@ class DecoderConfig:
         theta, scaling = rope.from_hf(values)
         values |= {"rope_theta": theta, "rope_scaling": scaling}
         window, positions = values.get("sliding_window"), values.get("max_position_embeddings")
-        if type(window) is type(positions) is int:
+        if isinstance(window, int) and isinstance(positions, int):
             values["max_position_embeddings"] = min(window, positions)
         return config_fields.read(cls, values, _REQUIRED, {})
 

@@ -82,6 +82,7 @@ class ForwardOptions:
         """Sets the fraction `dropout` of the entries to zero and divides the others by 1 - `dropout`."""
         if self.dropout == 0:
             return x
+        assert self.dropout_key is not None, "dropout needs a key"
         # The site is named rather than counted, so that adding or removing one changes no other mask. The layer is a
         # number because that is all that a scan has.
         key = jax.random.fold_in(jax.random.fold_in(self.dropout_key, zlib.crc32(site.encode())), layer)

@@ -86,7 +86,7 @@ class OPT(nnx.Module):
         if self.final_norm is not None:
             x_BGRD = self.final_norm(x_BGRD)
         hidden_BGRE = x_BGRD if self.project_out is None else self.project_out(x_BGRD)
-        return hidden_BGRE, None if cache is None else with_recent(cache, *keys_values, tokens_BGR.shape[2])
+        return hidden_BGRE, None if cache is None else with_recent(cache, keys_values, tokens_BGR.shape[2])
 
     def _run_layers(
         self,
@@ -147,7 +147,7 @@ class OPTLayer(nnx.Module):
 
     def __init__(self, config: OPTConfig, dtype: str, rngs: nnx.Rngs):
         width, heads = config.hidden_size, config.num_attention_heads
-        stds = dict.fromkeys("qkvo", config.init_std)
+        stds = dict.fromkeys(("q", "k", "v", "o"), config.init_std)
         self.attn = AttentionProjections(width, heads, width // heads, stds=stds, bias=True, dtype=dtype, rngs=rngs)
         self.attn_norm = LayerNorm(width)
         self.mlp = OPTMLP(config, dtype, rngs)

@@ -6,7 +6,7 @@ nested dict of arrays, and everything around it is plain JAX. Nothing outside of
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ from scotd_jax.models.t5_config import T5Config
 
 ModelConfig = OPTConfig | T5Config | DecoderConfig
 DEFAULT_PRECISION = Precision()
-_MODULES = {"opt": OPT, "t5": T5, "decoder": Decoder}
+_MODULES: Mapping[str, Callable[..., nnx.Module]] = {"opt": OPT, "t5": T5, "decoder": Decoder}
 
 
 def _opt(width: int, layers: int, heads: int, **rest) -> OPTConfig:

@@ -112,19 +112,27 @@ def frequencies(width: int, theta: float, scaling: RopeScaling | None) -> tuple[
     base = 1 / np.float32(theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
     if scaling is None:
         return base, 1.0
+    factor = _required(scaling.factor)
     if scaling.rope_type == "linear":
-        return base / np.float32(scaling.factor), 1.0
+        return base / np.float32(factor), 1.0
     if scaling.rope_type == "llama3":
-        turns = scaling.original_max_position_embeddings * base / (2 * math.pi)
-        unscaled = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        turns = _required(scaling.original_max_position_embeddings) * base / (2 * math.pi)
+        low, high = _required(scaling.low_freq_factor), _required(scaling.high_freq_factor)
+        unscaled = (turns - low) / (high - low)
         magnitude = 1.0
     else:
         first, last = (_pair_with_turns(turns, width, theta, scaling) for turns in _yarn_turns(scaling))
         first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
         unscaled = 1 - (np.arange(width // 2) - first) / max(last - first, 0.001)
-        magnitude = scaling.attention_factor or 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
+        magnitude = scaling.attention_factor or 0.1 * math.log(max(factor, 1.0)) + 1.0
     unscaled = np.clip(unscaled, 0, 1)  # the weight of the original frequency
-    return (base * unscaled + base / scaling.factor * (1 - unscaled)).astype(np.float32), magnitude
+    return (base * unscaled + base / factor * (1 - unscaled)).astype(np.float32), magnitude
+
+
+def _required(value: float | None) -> float:
+    """A field that `RopeScaling` has checked to be there."""
+    assert value is not None
+    return value
 
 
 def _yarn_turns(scaling: RopeScaling) -> tuple[float, float]:
@@ -135,7 +143,8 @@ def _yarn_turns(scaling: RopeScaling) -> tuple[float, float]:
 
 def _pair_with_turns(turns: float, width: int, theta: float, scaling: RopeScaling) -> float:
     """The index, as a real number, of the pair that makes so many turns within the original context."""
-    return width * math.log(scaling.original_max_position_embeddings / (turns * 2 * math.pi)) / (2 * math.log(theta))
+    positions = _required(scaling.original_max_position_embeddings)
+    return width * math.log(positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
 
 def rotation(positions: Int[Array, "*lead R"], frequency: np.ndarray, magnitude: float) -> Rotation:

@@ -81,7 +81,7 @@ class T5(nnx.Module):
             self.embed.tokens[...], tokens_BGR, context.segments, cache, options, positions_BGR
         )
         hidden_BGRD = x_BGRD * self.output_scale
-        return hidden_BGRD, None if cache is None else with_recent(cache, keys, values, tokens_BGR.shape[2])
+        return hidden_BGRD, None if cache is None else with_recent(cache, (keys, values), tokens_BGR.shape[2])
 
     def unembedding(self) -> Float[Array, "V D"]:
         return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]
@@ -247,8 +247,11 @@ class T5MLP(nnx.Module):
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
         D, F, factor = config.d_model, config.d_ff, config.initializer_factor
         shared = {"bias": False, "dtype": dtype, "rngs": rngs}
-        for name in ("wi_0", "wi_1") if config.gated else ("wi",):
-            setattr(self, name, Dense(D, F, std=factor * D**-0.5, out_dtype=dtype, **shared))
+        if config.gated:
+            self.wi_0 = Dense(D, F, std=factor * D**-0.5, out_dtype=dtype, **shared)
+            self.wi_1 = Dense(D, F, std=factor * D**-0.5, out_dtype=dtype, **shared)
+        else:
+            self.wi = Dense(D, F, std=factor * D**-0.5, out_dtype=dtype, **shared)
         self.wo = Dense(F, D, std=factor * F**-0.5, **shared)
         self.gated = config.gated
 

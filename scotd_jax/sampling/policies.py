@@ -92,7 +92,7 @@ def _sample_unrestricted(
     top = _materialize(jnp.max(block_max, axis=-1, keepdims=True))
     sums = _materialize(_block_sums(blocks, top))
     if temperature == 0:
-        block, target = jnp.argmax(block_max, axis=-1), None
+        block, scale, target, before = jnp.argmax(block_max, axis=-1), 1.0, None, None
     else:
         # Scaled before the subtraction, not after: XLA splits two sums that have a term in common, writes this term for
         # the whole vocabulary and takes three times as long.
@@ -106,7 +106,7 @@ def _sample_unrestricted(
     allowed = inside
     if vocab_limit is not None:
         allowed = jnp.where(first_id[..., None] + _indices(inside) < vocab_limit, inside, -jnp.inf)
-    if target is None:
+    if target is None or before is None:
         index = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     else:
         index, _ = _first_above(jnp.exp(allowed * scale - top * scale), target - before)

@@ -100,7 +100,8 @@ def batch_flops(config: Any, batch: Mapping[str, Mapping[str, jax.Array]]) -> di
 def mesh_peak_flops(mesh: jax.sharding.Mesh) -> float | None:
     """Peak operations per second of all devices of the mesh; None if it is unknown."""
     peaks = [peak_flops(device.device_kind) for device in mesh.devices.flat]
-    return None if None in peaks else sum(peaks)
+    known = [peak for peak in peaks if peak is not None]
+    return sum(known) if len(known) == len(peaks) else None
 
 
 def summarize_cost(lines: Sequence[Mapping[str, int | float]], totals: Mapping[str, float]) -> dict[str, float]:

@@ -83,7 +83,7 @@ class Checkpoints:
         loaded = self._checkpointer.load_checkpointables(step, target)
         optimizer = loaded["optimizer"]
         state = TrainState(optimizer["step"], loaded["params"], optimizer["opt_state"], loaded.get("frozen"))
-        return state, json.loads(found.custom_metadata["data"])
+        return state, json.loads(found.custom_metadata["data"])  # pyrefly: ignore[bad-index, bad-argument-type, unsupported-operation]
 
     def close(self) -> None:
         """Waits until everything is written, and raises any error of the writing (a full disk, for instance)."""
@@ -155,7 +155,7 @@ class _KeepLastAndBest:
 def _open(folder: epath.Path, max_to_keep: int, writable: bool) -> ocp.training.Checkpointer:
     return ocp.training.Checkpointer(
         folder,
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides
+        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides  # pyrefly: ignore[bad-argument-type]
         preservation_policy=_KeepLastAndBest(max_to_keep),
         cleanup_tmp_directories=writable,
     )

@@ -100,12 +100,13 @@ def train(
         with tracker.measure("other"):
             programs = training_programs(model, training, parts, mesh)
             dropout_args = (programs.dropout_seed(seed),) if training.dropout > 0 else ()
-            if not done:
-                state = programs.init_state(initial_params and initial_params(), seed)
         if done:
             with tracker.measure("checkpoint"):
                 state, data_state = checkpoints.restore(programs.abstract_state)
                 batches.set_state(data_state)
+        else:
+            with tracker.measure("other"):
+                state = programs.init_state(initial_params and initial_params(), seed)
         writer = stack.enter_context(MetricWriter(folder / "metrics.jsonl", done, tensorboard))
 
         def emit(step: int, values: Mapping[str, float]) -> None:

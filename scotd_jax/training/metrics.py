@@ -125,14 +125,14 @@ class DeferredMetrics:
 
     def devices_idle(self) -> bool:
         """Whether the devices have finished every dispatched update. Does not wait."""
-        return self._pending is None or self._pending[1]["loss"].is_ready()
+        return self._pending is None or self._pending[1]["loss"].is_ready()  # pyrefly: ignore[missing-attribute]
 
     def wait(self) -> None:
         """Waits until the devices have finished every dispatched update."""
         jax.block_until_ready(self._pending and self._pending[1])
 
     def _fetch(self, step: int, metrics: Mapping[str, jax.Array], flops: Mapping[str, float], end_line: bool) -> None:
-        row = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()} | flops
+        row = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()} | dict(flops)
         if not math.isfinite(row["loss"]):
             raise InputError(
                 f"training diverged: the loss of update {step} is {row['loss']}; lower optimizer.learning_rate, "

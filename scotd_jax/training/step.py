@@ -26,8 +26,8 @@ from scotd_jax.training.trainable import combine
 
 BatchPart = Mapping[str, jax.Array]
 TrainBatch = Mapping[str, BatchPart]
-Metrics = dict[str, jax.Array]
-LossSums = dict[str, tuple[jax.Array, ...]]  # part name -> sums of `response_loss`
+Metrics = dict[str, Any]  # scalar arrays
+LossSums = Mapping[str, tuple[jax.Array, ...]]  # part name -> sums of `response_loss`
 
 ONE_PART = (("train", 1.0),)
 # Bytes of float32 logits per batch shard at a time. On two CPU cores, loss and gradient of 2,688 tokens with OPT-125M's
@@ -123,7 +123,10 @@ def make_train_step(
             name: {**batch[name], "weights": WeightedSum(weight * batch[name]["weights"], tokens[name]).mean()}
             for name, weight in parts
         }
-        keys = dropout_keys(seed, state.step, microbatches) if options.dropout > 0 else None
+        keys = None
+        if options.dropout > 0:
+            assert seed is not None, "dropout needs a seed"
+            keys = dropout_keys(seed, state.step, microbatches)
         grads, sums = accumulate(state, shares, keys)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = _loss_metrics(sums, parts) | {
@@ -193,7 +196,7 @@ def hidden_states(
     """Runs the model on a part of a batch; the result is ready for the output matrix."""
     prompt_packing = {"questions": part["prompt_questions"]} if "prompt_questions" in part else {}
     context = model.prefill(params, part["prompt"], part["prompt_mask"], **prompt_packing, options=options)
-    packing = {"positions": part["positions"]} if "positions" in part else {}
+    packing: dict[str, Any] = {"positions": part["positions"]} if "positions" in part else {}
     if prompt_packing:
         packing["questions"] = part["prompt_questions"], part["questions"]
     return model.extend(params, context, part["inputs"], **packing, options=options)[0]

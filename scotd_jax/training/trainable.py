@@ -52,7 +52,7 @@ def partition(
       InputError: if a pattern matches no parameter, nothing is trainable, a target is not a matrix, or the rank exceeds
         one of its sides.
     """
-    flat = flatten_dict(params, sep="/")
+    flat = _flat(params)
     frozen_names = _matching(flat, freeze, "training.freeze")
     if lora.rank < 0:
         raise InputError(f"training.lora.rank: expected 0 (off) or more, found {lora.rank}")
@@ -67,6 +67,7 @@ def partition(
     targets = [name for name in _matching(flat, lora.targets, "training.lora.targets") if name not in frozen_names]
     _check_lora(flat, lora, targets, freeze)
     frozen, trainable = dict(flat), {}
+    assert key is not None, "LoRA needs a key"
     for name in targets:
         kernel = frozen.pop(name)
         kernel_key = jax.random.fold_in(key, zlib.crc32(f"{name}/A".encode()))
@@ -81,7 +82,7 @@ def combine(trainable: Params, frozen: Params | None) -> Params:
     """Inverse of `partition`: the model parameters. Only LoRA kernels are computed; other arrays are passed through."""
     if frozen is None:
         return trainable
-    flat = flatten_dict(trainable, sep="/") | flatten_dict(frozen, sep="/")
+    flat = _flat(trainable) | _flat(frozen)
     for name in [name.removesuffix("/A") for name in flat if name.endswith("/A")]:
         base, scale, a, b = (flat.pop(f"{name}/{part}") for part in ("base", "scale", "A", "B"))
         # A low-rank matmul is cheap, and at the default precision accelerators would round it to bfloat16.
@@ -100,7 +101,7 @@ def partition_shardings(tree: Params | None, param_shardings: Params) -> Params 
     """
     if tree is None:
         return None
-    known = flatten_dict(param_shardings, sep="/")
+    known = _flat(param_shardings)
 
     def sharding(name: str) -> jax.sharding.Sharding:
         kernel_name, _, part = name.rpartition("/")
@@ -111,7 +112,7 @@ def partition_shardings(tree: Params | None, param_shardings: Params) -> Params 
         spec = {"A": (rows, None), "B": (None, columns), "scale": ()}[part]
         return NamedSharding(full.mesh, PartitionSpec(*spec))
 
-    return _nested({name: sharding(name) for name in flatten_dict(tree, sep="/")})
+    return _nested({name: sharding(name) for name in _flat(tree)})
 
 
 def describe_trainable(params: Params, freeze: Names, lora: LoRA) -> str:
@@ -188,6 +189,10 @@ def _some(flat: Mapping[str, Any], most: int = 6) -> str:
     names = list(flat)
     step = max(1, len(names) // most)
     return ", ".join(names[::step][:most]) + (", ..." if len(names) > most else "")
+
+
+def _flat(tree: Params) -> dict[str, Any]:
+    return dict(flatten_dict(tree, sep="/"))
 
 
 def _nested(flat: Mapping[str, Any]) -> Params:

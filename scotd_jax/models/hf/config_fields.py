@@ -27,7 +27,7 @@ def read(kind: type[C], values: Mapping[str, Any], required: Mapping[str, Any], 
     for key, expected in required.items():
         if values.get(key, expected) != expected:
             raise InputError(f"config.json: {key} is {values[key]!r}; only {expected!r} is supported")
-    keys = {f.name: names.get(f.name, f.name) for f in dataclasses.fields(kind)}
+    keys = {f.name: names.get(f.name, f.name) for f in dataclasses.fields(kind)}  # pyrefly: ignore[bad-argument-type]
     found = {field: values[key] for field, key in keys.items() if key in values}
     return kind(**checked(kind, found, "config.json: "))
 

@@ -25,6 +25,7 @@ from scotd_jax.models import registry
 from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.loading import INDEX, SINGLE
 from scotd_jax.models.hf.verification import ExportMismatch, verify_export
+from scotd_jax.models.t5_config import T5Config
 from scotd_jax.tokenization import Tokenizer
 
 __all__ = ["ExportMismatch", "export_pretrained", "verify_export"]
@@ -90,7 +91,7 @@ def _generation_config(
         values["eos_token_id"] = list(tokenizer.eos_ids)
     if config.start_token is not None:
         values["decoder_start_token_id"] = config.start_token
-    if config.kind == "t5" and config.decoder_layers > config.num_layers:
+    if isinstance(config, T5Config) and config.decoder_layers > config.num_layers:
         values["use_cache"] = False  # transformers 5 allocates a cache for the number of encoder layers
     if config.vocab_size > tokenizer.size:  # rows of the output matrix without a token
         values["suppress_tokens"] = list(range(tokenizer.size, config.vocab_size))

@@ -123,9 +123,9 @@ def _load_parameter(
         return read()
     slices: dict[str, np.ndarray] = {}  # read once for all devices that hold the same slice
 
-    def read_slice(index: tuple[slice, ...]) -> np.ndarray:
+    def read_slice(index: tuple[slice, ...] | None) -> np.ndarray:
         if (key := str(index)) not in slices:
-            slices[key] = read(index)
+            slices[key] = read(index or ())
         return slices[key]
 
     return jax.make_array_from_callback(pair.shape, sharding, read_slice)
@@ -141,7 +141,7 @@ class _TensorFiles(contextlib.AbstractContextManager):
         self._path, self._kind = epath.Path(path), kind
         self._read: set[str] = set()
         self._stack = contextlib.ExitStack()
-        self._files: dict[str, tuple[str, Any]] = {}
+        self._files: dict[str, tuple[str, str, Any]] = {}
         index = self._read_index(folder)
         for file in sorted(set(index.values())) or [SINGLE]:
             try:
@@ -151,7 +151,7 @@ class _TensorFiles(contextlib.AbstractContextManager):
                 raise InputError(f"{self._path / file}: not a complete safetensors file ({error})") from error
             self._files.update({self._name(key): (file, key, opened) for key in opened.keys()})  # noqa: SIM118
         for key, file in index.items():
-            if self._files.get(self._name(key), (None,))[0] != file:
+            if self._name(key) not in self._files or self._files[self._name(key)][0] != file:
                 self._stack.close()
                 raise InputError(f"{self._path / INDEX}: lists {key!r} in {file}, which does not contain it")
 

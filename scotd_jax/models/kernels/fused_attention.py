@@ -66,7 +66,7 @@ class FusedAttention:
         scale: float,
     ) -> Float[Array, "B G R H Dh"]:
         B, G, R, H, Dh = query.shape
-        keys_values = [(k[:, None], v[:, None], per_token_mask(mask), None) for k, v, mask in segments]
+        keys_values: list[OwnKV] = [(k[:, None], v[:, None], per_token_mask(mask), None) for k, v, mask in segments]
         keys_values += own
         if not self._supports(B, keys_values):
             return grouped_attention(query, segments, own, scale)
@@ -127,7 +127,8 @@ def _attention_backward(fused, heads, scale, residuals, d_out):
         return d_query, *(x[:, :, :length] for x, length in zip(rest, lengths, strict=True))
 
     d_query, *rest = fused.per_device(run, heads, *residuals, d_out)
-    return d_query, tuple(KVBlock(*both, None) for both in zip(rest[::2], rest[1::2], strict=True))
+    gradients = zip(rest[::2], rest[1::2], strict=True)
+    return d_query, tuple(KVBlock(keys, values, None) for keys, values in gradients)  # pyrefly: ignore[bad-argument-type]
 
 
 _attention.defvjp(_attention_forward, _attention_backward)

@@ -202,7 +202,7 @@ def _backward_kernel(lanes, scale, R, own, query, *refs):
             d_q += _dot(d_scores, keys[:, k_lanes], 1, 0)
             d_keys[:, k_lanes] += _dot(d_scores, q.astype(keys.dtype), 0, 0)
             d_values[:, k_lanes] += _dot(w, d_o.astype(values.dtype), 0, 0)
-        d_query[:, q_lanes] = d_q.astype(d_query.dtype)
+        d_query[:, q_lanes] = d_q.astype(d_query.dtype)  # pyrefly: ignore[missing-attribute]
     for is_last, total, result in zip(last, sums, results, strict=True):
 
         @pl.when(is_last)
