@@ -411,6 +411,7 @@ def _prompt_builder(task: LoadedTask | None, kind: str, recipe: str, few_shot: i
 def _by_id(model: PromptedModel, questions: Sequence[Question]) -> QuestionsById:
     """The questions with a task in the model's format. Raises InputError if two questions share an id."""
     prompt_format = model.prompts.settings.format
+    assert prompt_format is not None, "models of this API have one"
     tasks = {question.task: SplitTask(question.task, prompt_format, {}) for question in questions}
     found = {question.id: (question, tasks[question.task]) for question in questions}
     if len(found) < len(questions):

@@ -66,10 +66,11 @@ def main(argv: Sequence[str]) -> int:
         for flag, example in ((_CONFIG, "configs/world.py"), (_WORKDIR, "runs/world")):
             if flag.value is None:
                 raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
+        workdir = str(_WORKDIR.value)
         jobs, overwrite = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
         if _DRY_RUN.value:
-            return dry_run(_CONFIG.value, _WORKDIR.value, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
-        run(_CONFIG.value, _WORKDIR.value, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
+            return dry_run(_CONFIG.value, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
+        run(_CONFIG.value, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return INPUT_ERROR

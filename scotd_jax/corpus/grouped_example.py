@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 from scotd_jax.corpus import tf_example
 from scotd_jax.errors import InputError
@@ -79,7 +80,7 @@ class GroupedExample:
         Raises:
           InputError: if features are missing or disagree.
         """
-        features = tf_example.decode(data, where)
+        features: dict[str, Any] = tf_example.decode(data, where)
         if missing := [name for name in FEATURES if name not in features]:
             raise InputError(f"{where}: feature {missing[0]!r} is missing; a corpus has {', '.join(FEATURES)}")
         flat, lengths = features["responses"], features["response_lengths"]

@@ -5,6 +5,7 @@ loaded in one process.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
@@ -69,7 +70,7 @@ def encode(features: Mapping[str, Values]) -> bytes:
     Raises:
       TypeError: if a list contains other values, or values of several types.
     """
-    example = _Example()
+    example: Any = _Example()
     for name, values in features.items():
         values = values.tolist() if isinstance(values, np.ndarray) else values
         feature = example.features.feature[name]
@@ -97,7 +98,7 @@ def decode(data: bytes, where: str) -> dict[str, list[bytes] | list[int] | list[
     Raises:
       InputError: if `data` is no such message.
     """
-    example = _Example()
+    example: Any = _Example()
     try:
         example.ParseFromString(data)
     except message.DecodeError as error:

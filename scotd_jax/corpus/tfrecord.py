@@ -150,6 +150,7 @@ def read_offsets(path: epath.PathLike, kind: str) -> tuple[dict[str, Any], np.nd
         indexed = path.name.rpartition(".")[0]
         raise InputError(f"{path}: no such file; it is an index of {indexed}: {_REBUILD}")
     line, _, body = path.read_bytes().partition(b"\n")
+    head: dict[str, Any] = {}
     try:
         head = json.loads(line)
         known = head["format"] == kind

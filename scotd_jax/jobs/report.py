@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -103,7 +103,7 @@ def _samples(context: RunContext, student: Student) -> tuple[int | None, str]:
     return min(corpus.n or n, n), _model_name(context, student) if is_on_curve else ""
 
 
-def _role(context: RunContext, student: str) -> str:
+def _role(context: RunContext, student: str) -> Literal["teacher", "base", "student"]:
     """ "teacher" of responses, "base" of other students, or "student"."""
     sources = [source for source in context.config.rationales.values() if isinstance(source, ModelSource)]
     if any(source.model.student == student for source in sources):
@@ -131,7 +131,7 @@ def _main_results(results: Sequence[RunResult]) -> tuple[RunResult | None, RunRe
     students = [result for result in results if result.role == "student" and result.samples is not None]
     if not students:
         return (results[0] if results else None), None
-    method = max(students, key=lambda result: result.samples)
+    method = max(students, key=lambda result: result.samples or 0)
     alike = [result for result in students if (result.model, result.seed) == (method.model, method.seed)]
     return method, next((result for result in alike if result.samples == 0), None)
 

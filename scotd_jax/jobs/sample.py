@@ -80,6 +80,8 @@ def _generate(
             return generate_by_batch_files(context, model, questions, folder, spec.path)
         case TaskSource():
             return _write(folder, _task_responses(context, spec.questions), questions)
+        case FileSource():
+            raise ValueError("files are imported, not generated")
 
 
 def _from_model(

@@ -154,7 +154,7 @@ class Ledger:
         }
 
     def _stages_in_order(self) -> list[tuple[str, int, int]]:
-        return [(name, *self._stages[name]) for name in STAGES if name in self._stages]
+        return [(name, self._stages[name][0], self._stages[name][1]) for name in STAGES if name in self._stages]
 
 
 def _add(counts: dict[str, int], key: str, count: int) -> None:

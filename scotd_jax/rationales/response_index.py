@@ -29,7 +29,7 @@ class ResponseKeySet(collections.abc.MutableSet):
         for key in keys:
             self.add(key)
 
-    def __contains__(self, key: object) -> bool:
+    def __contains__(self, key: ResponseKey) -> bool:  # pyrefly: ignore[bad-override]
         question_id, sample_index = key
         if sample_index >= self._MAX_BITS:
             return key in self._others

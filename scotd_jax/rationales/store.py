@@ -90,6 +90,7 @@ class ResponseWriter:
         """
         if self._written is None:
             self.written_keys()
+        assert self._written is not None
         rows = list(rows)
         new: set[ResponseKey] = set()
         for row in rows:

@@ -63,7 +63,8 @@ class StoredResponses:
         name = str(path)
         if self._open is None or self._open[0] != number:
             self.close()
-            self._open = number, path.open("rb")
+            self._open = number, path.open("rb")  # pyrefly: ignore[bad-assignment]
+        assert self._open is not None
         file = self._open[1]
         if file.tell() != begin:  # consecutive questions are read without a seek, which is expensive in a bucket
             file.seek(begin)

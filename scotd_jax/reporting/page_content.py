@@ -189,7 +189,7 @@ def _votes(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -
 
 
 def _consistency(rows: Sequence[ArmRow], confidence: float) -> list[dict[str, Any]]:
-    lines = []
+    lines: list[dict[str, Any]] = []
     for row in rows:
         scores = [arm.consistency for arm in row.runs if arm.consistency is not None]
         if scores:

@@ -117,8 +117,8 @@ def rows(data: ReportData) -> list[ArmRow]:
 def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell:
     runs = tuple(float(s["accuracy"]) for s in scores)
     n = min(int(s["n"]) for s in scores)
-    chances = [s.get("chance") for s in scores]
-    chance = None if None in chances else float(sum(chances)) / len(chances)
+    chances = [float(s["chance"]) for s in scores if s.get("chance") is not None]
+    chance = sum(chances) / len(chances) if len(chances) == len(scores) else None
     return AccuracyCell(statistics.accuracy_over_seeds(runs, n, confidence), n, chance, runs)
 
 
@@ -142,7 +142,9 @@ def comparisons(data: ReportData, all_rows: Sequence[ArmRow]) -> list[Comparison
     for model in models_of(all_rows):
         method = method_of(all_rows, model, data.method)
         others = [r for r in all_rows if r.model == model and r.role == "student" and r is not method]
-        for other in others if method else ():
+        if method is None:
+            continue
+        for other in others:
             for evalset in sets_of(data):
                 mine, theirs = (_outcomes(r, evalset.label) for r in (method, other))
                 if shared := sorted(mine.keys() & theirs.keys()):

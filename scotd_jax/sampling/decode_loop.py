@@ -225,7 +225,8 @@ def decode_steps(
         return (step < policy.chunk) & jnp.any(state.active)
 
     generated = jnp.zeros((*state.last_token.shape, policy.chunk), jnp.int32)
-    return jax.lax.while_loop(any_active, decode_step, (state, cache, generated, jnp.zeros((), jnp.int32)))
+    carry = (state, cache, generated, jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(any_active, decode_step, carry)  # pyrefly: ignore[bad-return]
 
 
 def _select_contexts(few_shot: Context | None, contexts: SlotContexts, context_index: Int[Array, "B G"]) -> Context:

@@ -1,6 +1,7 @@
 """Host-side view of the slots: the inputs of the next decode call and the tokens generated so far."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -20,13 +21,14 @@ class SlotBuffers:
 
     def __init__(self, B: int, G: int, max_new_tokens: int):
         zeros = np.zeros((B, G), np.int32)
-        self.inputs = StepInputs(
-            is_new=np.zeros((B, G), bool),
-            start_token=zeros,
-            context_index=zeros.copy(),
-            question_hash=np.zeros((B, G, 2), np.uint32),
-            sample_index=zeros.copy(),
-        )
+        arrays: dict[str, Any] = {
+            "is_new": np.zeros((B, G), bool),
+            "start_token": zeros,
+            "context_index": zeros.copy(),
+            "question_hash": np.zeros((B, G, 2), np.uint32),
+            "sample_index": zeros.copy(),
+        }
+        self.inputs = StepInputs(**arrays)
         self._active = np.zeros((B, G), bool)
         self._length = zeros.copy()
         self._tokens = np.zeros((B, G, max_new_tokens), np.int32)
@@ -39,7 +41,9 @@ class SlotBuffers:
           start_token: returns the first decoder input of a request.
         """
         # New arrays, because the devices may still be reading those of the previous call.
-        inputs = self.inputs = StepInputs(*map(np.copy, self.inputs))
+        copies: dict[str, Any] = {name: np.copy(array) for name, array in self.inputs._asdict().items()}
+        inputs: Any = StepInputs(**copies)
+        self.inputs = inputs
         inputs.is_new[:] = False
         for group, slot, context_index, request, sample_index in assignments:
             at = group, slot

@@ -57,7 +57,7 @@ def plain_row(value: Any) -> Any:
     return plain_row(value.tolist()) if hasattr(value, "tolist") else value
 
 
-def _datasets(name: str) -> Mapping[str, Iterable[Any]]:
+def _datasets(name: str) -> Any:
     import datasets
 
     folder, part = _local(name)

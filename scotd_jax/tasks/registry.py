@@ -74,6 +74,8 @@ def _custom(path: str, where: str) -> TaskFactory:
     if not file.exists():
         raise InputError(f"{where}: {path}: no such file")
     spec = importlib.util.spec_from_file_location(f"scotd_jax_task_{file.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{where}: {path}: expected a Python file, whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if hasattr(module, "task"):

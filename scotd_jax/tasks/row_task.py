@@ -82,11 +82,12 @@ class DataRow(Mapping[str, Any]):
           InputError: on any other label.
         """
         name = next((name for name in names if name in self.fields), None)
-        label = "" if name is None else str("" if self[name] is None else self[name]).strip().lower()
+        value = None if name is None else self[name]
+        label = "" if value is None else str(value).strip().lower()
         if label in ("", "-1", "-"):
             return None
         if label not in forms:
-            raise InputError(f"{self.where}: {name} {self[name]!r} is not a label; expected one of {', '.join(forms)}")
+            raise InputError(f"{self.where}: {name} {value!r} is not a label; expected one of {', '.join(forms)}")
         return forms[label]
 
     def lines(self, *parts: str) -> str:

@@ -93,7 +93,7 @@ def world(name: str, task: config.Task, seed: int) -> "World":
             raise InputError(
                 f"config.tasks.{name}.options.{key}: the world has no such option; it has {', '.join(known)}"
             )
-    values = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in task.options.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in task.options.items()}
     return World(name, WorldOptions(**values), seed, task.format or "plain", task.limit)
 
 

@@ -184,14 +184,14 @@ def _abstract_state(
     opt_state = jax.eval_shape(optimizer.init, trainable)
     trainable_shardings = partition_shardings(trainable, param_shardings)
     shardings = TrainState(
-        step=sharding.replicated(mesh),
+        step=sharding.replicated(mesh),  # pyrefly: ignore[bad-argument-type]
         params=trainable_shardings,
         opt_state=sharding.shardings_like(opt_state, trainable, trainable_shardings, mesh),
         frozen=partition_shardings(frozen, param_shardings),
     )
     abstract = jax.tree.map(
         lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding),
-        TrainState(jax.ShapeDtypeStruct((), jnp.int32), trainable, opt_state, frozen),
+        TrainState(jax.eval_shape(lambda: jnp.zeros((), jnp.int32)), trainable, opt_state, frozen),
         shardings,
     )
     return abstract, shardings

@@ -51,7 +51,7 @@ def prefetch_batches(batches: "CorpusBatches") -> Any:
     """
     import grain
 
-    dataset = grain.MapDataset.source(batches)
+    dataset = grain.MapDataset.source(batches)  # pyrefly: ignore[bad-argument-type]
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 

@@ -207,7 +207,7 @@ def _with_headroom(
 ) -> list[BatchShapes]:
     """The most frequent of the selected shapes, enlarged by the fractions of _HEADROOM that max_shapes allows."""
     frequent = max(selected, key=assigned.count)
-    enlarged = []
+    enlarged: list[BatchShapes] = []
     for fraction in _HEADROOM[max(0, len(_HEADROOM) + 2 - max_shapes) :]:
         shapes = {}
         for part, shape in frequent.items():

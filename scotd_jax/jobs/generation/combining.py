@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Set
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -95,10 +96,14 @@ def iter_marginal_responses(
         answers = [model.tokenizer.encode(form + end) + last for form in forms[id_]]
         candidates += [Candidates(id_, model.prompt_ids(question, task, text), answers) for text in rationales[id_]]
     log_probs: dict[str, list[np.ndarray]] = {id_: [] for id_ in questions}
-    sizes = {"batch_size": sampling.batch_size, "bucket": sampling.bucket, "mesh": context.sampling_mesh}
+    sizes: dict[str, Any] = {
+        "batch_size": sampling.batch_size,
+        "bucket": sampling.bucket,
+        "mesh": context.sampling_mesh,
+    }
     for batch in score_candidates(model.model, model.params, candidates, **sizes):
         for id_, log_p in batch:
-            log_probs[id_].append(log_p)
+            log_probs[str(id_)].append(log_p)
     rows = []
     for id_, found in log_probs.items():
         log_p = log_marginal(np.stack(found))

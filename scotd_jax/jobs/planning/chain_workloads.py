@@ -93,8 +93,9 @@ def _responses_per_question(config: c.Config, corpus: c.Corpus) -> int:
     if corpus.n:
         return corpus.n
     sources = [config.rationales[name] for name in corpus.rationales]
-    if all(isinstance(source, c.ModelSource) for source in sources):
-        return sum(source.sampling.n for source in sources)
+    local = [source for source in sources if isinstance(source, c.ModelSource)]
+    if len(local) == len(sources):
+        return sum(source.sampling.n for source in local)
     return UNLIMITED
 
 

@@ -64,7 +64,7 @@ class _Compiler:
     def compile(self, spec: ProgramSpec) -> Any:
         if id(spec) not in self._done:
             start = time.monotonic()
-            compiled = spec.function.lower(*spec.arguments).compile()
+            compiled = spec.function.lower(*spec.arguments).compile()  # pyrefly: ignore[missing-attribute]
             self._done[id(spec)] = spec, compiled, time.monotonic() - start
         return self._done[id(spec)][1]
 

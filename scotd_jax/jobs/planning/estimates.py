@@ -170,11 +170,11 @@ def _generation_costs(
 
 
 @functools.lru_cache(maxsize=256)
-def _one_device_costs(workload: GenerationWorkload, platform: str) -> dict[str, Costs]:
+def _one_device_costs(workload: GenerationWorkload, platform: str) -> Mapping[str, Costs]:
     """FLOPs, and bytes of the largest array and of the outputs and buffers, of every program on one device."""
     mesh: AbstractMesh = make_abstract_mesh(c.Mesh(), 1)
 
-    def measure(layers: int) -> dict[str, Costs]:
+    def measure(layers: int) -> Mapping[str, Costs]:
         return {
             name: {
                 "flops": jaxpr_costs.matmul_flops(spec.function, *spec.arguments),

@@ -51,7 +51,7 @@ def generation_programs(
         return {"score": _score_program(workload, model, policy.batch_size, mesh)}
     compiled = sampling_programs(model, policy, (0,), workload.model_config.vocab_size, mesh)
     params, unembedding = _inference_weights(model, mesh)
-    weights = decode_loop.InferenceWeights(params, unembedding)
+    weights = decode_loop.InferenceWeights(params, unembedding)  # pyrefly: ignore[bad-argument-type]
     B, W = policy.batch_size, contexts_per_group(policy)
     by_question, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     programs: dict[str, ProgramSpec] = {}
@@ -103,7 +103,8 @@ def _step_inputs(policy: c.Sampling, at: NamedSharding) -> decode_loop.StepInput
     """The inputs of "decode" [B, G] in the order of the fields of StepInputs."""
     fields = ((jnp.bool_, ()), (jnp.int32, ()), (jnp.int32, ()), (jnp.uint32, (2,)), (jnp.int32, ()))
     shape = (policy.batch_size, policy.n)
-    return decode_loop.StepInputs(*(abstract_array((*shape, *more), dtype, at) for dtype, more in fields))
+    arrays = (abstract_array((*shape, *more), dtype, at) for dtype, more in fields)
+    return decode_loop.StepInputs(*arrays)  # pyrefly: ignore[bad-argument-type]
 
 
 def _inference_weights(model: api.LanguageModel, mesh: AnyMesh) -> tuple[Any, jax.ShapeDtypeStruct]:

@@ -5,6 +5,7 @@ for a sampler is one token of every sequence.
 """
 
 import math
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,8 +73,9 @@ def _jaxpr_flops(jaxpr: core.Jaxpr) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+            shape = typing.cast(jax.core.ShapedArray, equation.invars[0].aval).shape
+            output = typing.cast(jax.core.ShapedArray, equation.outvars[0].aval).shape
+            total += 2 * math.prod(output) * math.prod(shape[axis] for axis in contracted)
             continue
         inner = [_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation)]
         if equation.primitive.name == "cond":

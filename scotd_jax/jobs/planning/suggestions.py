@@ -114,8 +114,9 @@ def _candidates(
     """
     trains = any(isinstance(workload, TrainingWorkload) for workload in workloads)
     for step in range(1 if coarse else 1 + len(_TRAINING_STEPS)):
-        changed = [_reduced(workload, step) for workload in workloads]
-        if any(workload is None for workload in changed):
+        reduced = [_reduced(workload, step) for workload in workloads]
+        changed = [workload for workload in reduced if workload is not None]
+        if len(changed) < len(reduced):
             return
         for tensor in _doublings(max(1, sizes.tensor), topology.per_host, coarse):
             # On one host, generation does not gather parameters for every token unless the config sets fsdp.

@@ -49,7 +49,7 @@ class TrainingWorkload:
         """Returns a key that is equal for workloads to merge."""
         return self.canonical()
 
-    def merge(self, other: "TrainingWorkload") -> "TrainingWorkload":
+    def merge(self, other: Any) -> "TrainingWorkload":
         """Returns one workload for two of equal `group_key`."""
         return dataclasses.replace(self, **_merged_names(self, other), updates=self.updates + other.updates)
 
@@ -110,7 +110,7 @@ class GenerationWorkload:
         """Returns a key that is equal for workloads to merge."""
         return self.canonical(), self.job, self.loads_inference_dtype, self.paused_training
 
-    def merge(self, other: "GenerationWorkload") -> "GenerationWorkload":
+    def merge(self, other: Any) -> "GenerationWorkload":
         """Returns one workload for two of equal `group_key`."""
         questions, samples = self.questions + other.questions, self.samples + other.samples
         return dataclasses.replace(self, **_merged_names(self, other), questions=questions, samples=samples)

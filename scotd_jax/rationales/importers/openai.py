@@ -138,9 +138,10 @@ def _logprobs(value: Any) -> list[float] | None:
         logprobs = [token.get("logprob") for token in value["content"] if isinstance(token, Mapping)]
     else:
         logprobs = value.get("token_logprobs")
-    if not logprobs or not all(isinstance(logprob, (int, float)) for logprob in logprobs):
+    if not isinstance(logprobs, list):
         return None
-    return [float(logprob) for logprob in logprobs]
+    numbers = [float(logprob) for logprob in logprobs if isinstance(logprob, (int, float))]
+    return numbers if numbers and len(numbers) == len(logprobs) else None
 
 
 def _prompt(request: SourceRow) -> str | None:

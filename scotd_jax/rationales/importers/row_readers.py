@@ -64,7 +64,7 @@ def read_json_document(path: epath.Path, form: type[list] | type[dict]) -> Itera
     name = str(path)
     try:
         with _open(path) as file:
-            value = _parse_json(file.read())
+            value: Any = _parse_json(file.read())
         if not isinstance(value, form):
             raise BadRowError("wrong form", f"found a JSON {type(value).__name__}")
     except _TRUNCATED as error:
@@ -74,7 +74,7 @@ def read_json_document(path: epath.Path, form: type[list] | type[dict]) -> Itera
     except BadRowError as bad:
         yield BadRow(name, 0, bad.reason, f"{bad.detail}; expected one JSON {description}", rest_lost=True)
         return
-    for number, item in enumerate(value.items() if form is dict else value):
+    for number, item in enumerate(value.items() if isinstance(value, dict) else value):
         if form is dict:
             yield SourceRow(f"{name} row {number + 1} (key {item[0]!r})", number, item[1], item[0])
         else:
@@ -193,9 +193,9 @@ def _open(path: epath.Path) -> Iterator[BinaryIO]:
     with path.open("rb") as file:
         if path.name.endswith(".gz"):
             with gzip.GzipFile(fileobj=file) as decompressed:
-                yield decompressed
+                yield decompressed  # pyrefly: ignore[invalid-yield]
         else:
-            yield file
+            yield file  # pyrefly: ignore[invalid-yield]
 
 
 def _natural_key(path: epath.Path) -> list[Any]:

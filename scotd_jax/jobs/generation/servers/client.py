@@ -54,7 +54,7 @@ class _RetryableError(Exception):
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """Refuses redirects: a redirected POST would lose its body and take the key to another host."""
 
-    def redirect_request(self, *request: object) -> None:
+    def redirect_request(self, *request: object) -> None:  # pyrefly: ignore[bad-override]
         return None
 
 

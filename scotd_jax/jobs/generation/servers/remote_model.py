@@ -59,6 +59,7 @@ class RemoteModel:
         Raises:
           InputError: on a thinking block, if the user has not chosen how they are treated.
         """
+        assert generated.text is not None, "responses without text are refused before"
         logprob, num_tokens = generated.logprob or 0.0, generated.num_tokens or 0
         sample = Sample(question.id, index, generated.text, generated.finish_reason, logprob, num_tokens, ())
         return make_response(
