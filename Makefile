@@ -42,7 +42,7 @@ test-fast: lint
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --summary=none
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --summary=none --min-severity=error
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
