@@ -72,7 +72,7 @@ def dry_run(workdir: Path, config: c.Config, capsys, overwrite: tuple[str, ...] 
     return status, [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_dry_run_tells_which_steps_would_run_are_complete_or_refused(tmp_path, capsys):
+def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path, capsys):
     assert dry_run(tmp_path, config(), capsys) == (
         0,
         [

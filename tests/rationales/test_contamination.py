@@ -52,7 +52,7 @@ def test_case_and_punctuation_are_ignored_and_choices_and_context_count():
 
 
 def test_short_question_overlaps_only_with_equal_ones():
-    short, longer = make_question(0, "Is snow white?"), make_question(1, "Is snow white? Say why you think so.")
+    short, longer = make_question(0, "Is snow white?"), make_question(1, "Is snow white? Explain why you think so.")
     same, evaluation = make_question(2, "is snow, white"), [make_question(3, "Is snow white")]
     assert contaminated_ids([short, longer, same], evaluation, 13) == [
         "q0",
