@@ -83,6 +83,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("scotd_jax/config/loading.py", "*"): "old config keys, which are refused with the new name",
     ("tests/test_config.py", "*"): "checks that old config keys are refused",
     ("tests/test_main.py", "asking"): "checks that an old class name is refused",
+    ("tests/tasks/test_recipes.py", "ask"): "checks that an old template field is refused",
     ("tests/configs/riddles.py", "door"): "text of an invented riddle",
     ("tests/tasks/test_own_task.py", "door"): "text of an invented riddle",
     ("CHANGELOG.md", "*"): "lists the old names beside the new ones",

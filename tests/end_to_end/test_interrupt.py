@@ -29,7 +29,7 @@ def interrupt(workdir: Path, ready: Callable[[], bool], *flags: str) -> tuple[in
         return status, output.read().splitlines()
 
 
-def test_interrupt_tells_what_is_saved_and_the_same_command_resumes(tmp_path):
+def test_interrupt_reports_what_is_saved_and_the_same_command_resumes(tmp_path):
     status, lines = interrupt(tmp_path, lambda: "[1/4] sample teacher" in (tmp_path / "output").read_text())
     assert status == 130
     assert lines[-1] == (

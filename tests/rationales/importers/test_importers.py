@@ -24,7 +24,7 @@ QUESTIONS = [
     Question("home/train/k3", "home", "train", LADDER, ("soup", "ladder"), "(b)"),  # same text as k2
 ]
 TASK = SplitTask("home", FORMATS["scotd"], {"train": lambda: (QUESTIONS, [])})
-ASKED = {q.id: (q, TASK) for q in QUESTIONS}
+QUESTIONS_BY_ID = {q.id: (q, TASK) for q in QUESTIONS}
 COMPLETION_A = "Heat does it. So the answer is: (a)"
 COMPLETION_B = "Rungs help. So the answer is: (b)"
 
@@ -42,7 +42,7 @@ def importing(
 ) -> tuple[list[Response], FileImport]:
     spec = c.FileSource(path=str(path), importer=importer, options=options)
     job = FileImport(spec, "config.rationales.r", skip_bad)
-    return list(job.responses(ASKED)), job
+    return list(job.responses(QUESTIONS_BY_ID)), job
 
 
 def short(rows: Iterable[Response]) -> list[tuple]:
