@@ -92,7 +92,7 @@ def test_corpus_with_sequences_longer_than_the_position_table_is_refused(workdir
     ("override", "message"),
     [
         ("training.optimizer.warmup_steps=500", "optimizer.warmup_steps is 500, but training lasts"),
-        ("training.freeze=('nothing',)", "training.freeze: 'nothing' fits no parameter"),
+        ("training.freeze=('nothing',)", "training.freeze: 'nothing' matches no parameter"),
     ],
 )
 def test_impossible_training_is_refused_before_any_work(tmp_path, override, message):
