@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
+
+TextStream = Any  # typing.TextIO, whose run-time check rejects io.StringIO and the capture streams of pytest
 
 WINDOW = 30.0  # seconds over which the rate is averaged, so that compilation at the start stops counting
 
@@ -35,7 +37,7 @@ class Progress:
         scope: str = "",
         process_index: int = 0,
         done: int = 0,
-        stream: TextIO | None = None,
+        stream: TextStream | None = None,
         interval: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -127,13 +129,13 @@ class Progress:
         return f"{self.label}: {count} {self._what} in {format_seconds(seconds)}{suffix}{ending}"
 
 
-def log(message: str, *, process_index: int = 0, stream: TextIO | None = None) -> None:
+def log(message: str, *, process_index: int = 0, stream: TextStream | None = None) -> None:
     """Prints one line immediately, above any bars, on process 0 only."""
     if process_index == 0:
         _SCREEN.print(message, stream if stream is not None else sys.stderr)
 
 
-def is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: TextStream) -> bool:
     """Returns whether the stream is a terminal that can move its cursor, so that a bar can be drawn."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
@@ -163,9 +165,9 @@ class _Screen:
     def __init__(self):
         self._lock = threading.RLock()
         self._display: Any = None
-        self._stream: TextIO | None = None
+        self._stream: TextStream | None = None
 
-    def open(self, stream: TextIO, label: str, total: int | None, done: int) -> Any:
+    def open(self, stream: TextStream, label: str, total: int | None, done: int) -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -189,7 +191,7 @@ class _Screen:
                 self._display.stop()
                 self._display = self._stream = None
 
-    def print(self, message: str, stream: TextIO) -> None:
+    def print(self, message: str, stream: TextStream) -> None:
         with self._lock:
             if self._display is not None and stream is self._stream:
                 self._display.console.print(message, markup=False, highlight=False, soft_wrap=True)
