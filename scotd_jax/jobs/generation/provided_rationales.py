@@ -42,7 +42,10 @@ def load_provided_rationales(
     recipe = context.config.corpora[corpus].recipe
     if not needs_rationale(context.recipes[corpus]):
         if sources or n != 1 or control != "own":
-            raise InputError(f"student {student!r}: its recipe {recipe!r} reads no rationales, so none can be given")
+            raise InputError(
+                f"student {student!r}: its recipe {recipe!r} reads no rationales; remove rationales_from, "
+                "rationale_control and n"
+            )
         return None
     if not sources:
         raise InputError(

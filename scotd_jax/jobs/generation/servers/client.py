@@ -110,7 +110,7 @@ class ServerClient:
 
     def _wait(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
-            raise RequestError(f"{self.url}: given up, since others failed", outage=True)
+            raise RequestError(f"{self.url}: abandoned, since other requests failed", outage=True)
 
     def _attempt(self, data: bytes) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "scotd_jax"}

@@ -139,7 +139,7 @@ def test_stop_ends_pauses():
         client = endpoint(fake.url, pause=50.0)
         threading.Timer(0.1, client.stop).start()
         begun = time.monotonic()
-        with pytest.raises(RequestError, match="given up"):
+        with pytest.raises(RequestError, match="abandoned"):
             client.post(BODY, "q")
         assert time.monotonic() - begun < 5
 
