@@ -23,6 +23,7 @@ from scotd_jax.jobs.generation.local import PromptedModel
 from scotd_jax.jobs.generation.prompting import PromptBuilder, PromptSettings
 from scotd_jax.models import api, registry
 from scotd_jax.models.hf import export, loading
+from scotd_jax.models.position_table import check_positions
 from scotd_jax.rationales import filters
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.store import ResponseWriter
@@ -237,6 +238,8 @@ def make_batches(
     batch_size: int = 16,
     group_size: int = 1,
     keep: Literal["correct", "all", "wrong"] = "correct",
+    max_prompt_tokens: int = 700,
+    max_response_tokens: int = 256,
     seed: int = 0,
     folder: str = "",
 ) -> TrainingBatches:
@@ -249,11 +252,13 @@ def make_batches(
       batch_size: questions per update.
       group_size: responses per question and update, which share one prompt.
       keep: which responses to keep, by their answer.
+      max_prompt_tokens: questions with longer prompts are dropped.
+      max_response_tokens: longer responses are dropped.
       seed: seed of the order of the questions and of the drawn responses.
       folder: folder of the TFRecord corpus; "" is a temporary one.
 
     Raises:
-      InputError: if no response is left after the filters.
+      InputError: if no response is left after the filters, or one does not fit the model's positions.
     """
     temporary = None if folder else tempfile.TemporaryDirectory(prefix="scotd_jax_")
     root = epath.Path(folder if temporary is None else temporary.name)
@@ -268,11 +273,19 @@ def make_batches(
         PromptedQuestion(question, model.prompts.format_for(task), model.prompts.few_shot(task))
         for question, task in by_id.values()
     ]
-    settings = c.Corpus(keep=keep, decontaminate=0, shards=1)
+    limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
+    settings = c.Corpus(keep=keep, decontaminate=0, shards=1, **limits)
     plan = plan_corpus(root / "corpus", settings, recipe, prompted, files, model.tokenizer.encoder(kind))
     for _ in build_shards(plan):
         pass
-    merge_shards(plan, {"model": model.name})
+    for counts in merge_shards(plan, {"model": model.name}).counts.values():
+        prompt, response = counts["prompt_tokens_max"], counts["response_tokens_max"]
+        check_positions(
+            model.model.config,
+            prompt + response,
+            f"prompts of up to {prompt} tokens and responses of up to {response}",
+            "lower max_prompt_tokens and max_response_tokens",
+        )
     batches = open_batches(
         root / "corpus",
         tuple(recipe.parts),

@@ -87,6 +87,9 @@ def test_wrong_arguments_are_refused(task, model):
         scotd.load_task("wrld")
     with pytest.raises(scotd.InputError, match="the world has no such option"):
         scotd.load_task("world", day=3)
+    small = scotd.random_model("opt-tiny", task, max_position_embeddings=16, **TINY)
+    with pytest.raises(scotd.InputError, match="exceed the model's 16 positions; lower max_prompt_tokens"):
+        scotd.make_batches(small, task.questions("gold"), task.gold("gold"))
     batches = scotd.make_batches(model, task.questions("gold"), task.gold("gold"), batch_size=4)
     with pytest.raises(scotd.InputError, match="warm-up must end before"):
         scotd.train(model, batches, steps=2, warmup_steps=5)
