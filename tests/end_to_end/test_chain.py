@@ -18,7 +18,7 @@ def world(tmp_path_factory) -> Path:
     done = run_cli("--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr, "a newcomer would worry about it"
+    assert "Warning" not in done.stderr, "warnings worry users"
     return workdir
 
 
@@ -109,4 +109,4 @@ def test_invalid_commands_are_refused_with_advice(flags, message, tmp_path):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "w").exists(), "nothing is written before the command is understood"
+    assert not (tmp_path / "w").exists(), "nothing is written before the flags are checked"
