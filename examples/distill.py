@@ -39,9 +39,11 @@ def main() -> None:
     kept = scotd.filter_responses(responses, keep="correct")
     print(f"kept {len(kept)} of {len(responses)} responses")
 
-    # After too short a training no answer is right; then the student is trained on all responses.
+    if not kept:  # after too short a training no answer is right; gold rationales show the rest of the way
+        questions, kept = task.questions("gold"), task.gold("gold")
+
     student = scotd.random_model("opt-tiny", task, **STUDENT)
-    batches = scotd.make_batches(student, questions, kept or responses, group_size=2, keep="correct" if kept else "all")
+    batches = scotd.make_batches(student, questions, kept, group_size=2)
     student = scotd.train(student, batches, log=log, log_every=100, **training)
 
     results = scotd.evaluate(student, task.questions("test")[:64], max_new_tokens=64)
