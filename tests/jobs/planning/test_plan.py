@@ -182,7 +182,7 @@ def test_plan_on_the_command_line(tmp_path):
     done = run_cli(*flags, "--config.plan.topology=h100-3")
     assert done.returncode == 2
     assert "did you mean h100-2 or h100-4" in done.stderr
-    with pytest.raises(InputError, match="--jobs=plan: goes by itself"):
+    with pytest.raises(InputError, match="--jobs=plan: runs alone"):
         main.run(c.plain(small_config()), str(tmp_path), ("plan", "train"), (), "")
 
 
