@@ -64,16 +64,16 @@ def test_list_needs_no_other_flag_and_no_jax():
 # --dry-run
 
 
-def dry_run(workdir: Path, config: c.Config, capsys, overwrite: tuple[str, ...] = ()) -> tuple[int, list[str]]:
+def dry_run(workdir: Path, config: c.Config, capfd, overwrite: tuple[str, ...] = ()) -> tuple[int, list[str]]:
     """Exit status and printed lines; nothing is written."""
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     status = main.dry_run(c.plain(config), str(workdir), (), overwrite, "")
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
-    return status, [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    return status, [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
 
 
-def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path, capsys):
-    assert dry_run(tmp_path, config(), capsys) == (
+def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path, capfd):
+    assert dry_run(tmp_path, config(), capfd) == (
         0,
         [
             "run sample gold",
@@ -84,7 +84,7 @@ def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path, c
         ],
     )
     main.run(c.plain(config()), str(tmp_path), ("sample", "build"), (), "")
-    assert dry_run(tmp_path, config(), capsys) == (
+    assert dry_run(tmp_path, config(), capfd) == (
         0,
         [
             "complete sample gold",
@@ -96,19 +96,19 @@ def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path, c
     )
     manifest = tmp_path / "corpora/gold/manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
-    assert dry_run(tmp_path, config(), capsys)[1][1:3] == ["resume build gold", "run train student after build gold"]
+    assert dry_run(tmp_path, config(), capfd)[1][1:3] == ["resume build gold", "run train student after build gold"]
 
 
-def test_dry_run_gives_the_reason_of_a_refusal(tmp_path, capsys):
+def test_dry_run_gives_the_reason_of_a_refusal(tmp_path, capfd):
     main.run(c.plain(config()), str(tmp_path), ("sample", "build"), (), "")
     changed = dataclasses.replace(config(), corpora={"gold": c.Corpus(rationales=("gold",), decontaminate=0, cap=1)})
-    status, lines = dry_run(tmp_path, changed, capsys)
+    status, lines = dry_run(tmp_path, changed, capfd)
     assert status == 2
     assert lines[0] == "complete sample gold"
     assert lines[1].startswith("refused build gold ")
     assert "spec.cap was 0 and is now 1" in lines[1]
     assert lines[2] == "blocked train student needs build gold"
-    assert dry_run(tmp_path, changed, capsys, ("build",)) == (
+    assert dry_run(tmp_path, changed, capfd, ("build",)) == (
         0,
         [
             "complete sample gold",
@@ -118,15 +118,15 @@ def test_dry_run_gives_the_reason_of_a_refusal(tmp_path, capsys):
             "4 steps: 3 run, 1 complete",
         ],
     )
-    status, lines = dry_run(tmp_path, config(), capsys, ("sample",))
+    status, lines = dry_run(tmp_path, config(), capfd, ("sample",))
     assert status == 0
     assert lines[1] == "unknown build gold after sample gold: kept if that yields the same result, else refused"
 
 
-def test_dry_run_refuses_a_training_that_could_never_start(tmp_path, capsys):
+def test_dry_run_refuses_a_training_that_could_never_start(tmp_path, capfd):
     training = c.Training(steps=2, batch_size=8, optimizer=c.Optimizer(warmup_steps=5))
     student = dataclasses.replace(config().students["student"], training=training)
-    status, lines = dry_run(tmp_path, dataclasses.replace(config(), students={"student": student}), capsys)
+    status, lines = dry_run(tmp_path, dataclasses.replace(config(), students={"student": student}), capfd)
     assert status == 2
     assert lines[2].startswith("refused train student config.students.student: optimizer.warmup_steps is 5")
 
