@@ -5,7 +5,9 @@ interrupted run resumes from, several hosts, and reports.
 """
 
 import dataclasses
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -227,7 +229,6 @@ class TrainingBatches:
     batch_size: int
     group_size: int
     parts: tuple[tuple[str, float], ...]
-    folder: Any  # a temporary folder that lives as long as this object, or a path
 
 
 def make_batches(
@@ -255,7 +256,7 @@ def make_batches(
       max_prompt_tokens: questions with longer prompts are dropped.
       max_response_tokens: longer responses are dropped.
       seed: seed of the order of the questions and of the drawn responses.
-      folder: folder of the TFRecord corpus; "" is a temporary one.
+      folder: folder of the TFRecord corpus; "" is a temporary one, which is removed with the batches.
 
     Raises:
       InputError: if no response is left after the filters, or one does not fit the model's positions.
@@ -296,7 +297,10 @@ def make_batches(
         row_multiple=batch_shards(make_mesh(c.Mesh())),
     )
     parts = tuple((name, part.weight) for name, part in recipe.parts.items())
-    return TrainingBatches(prefetch_batches(batches), batch_size, group_size, parts, temporary or root)
+    found = TrainingBatches(prefetch_batches(batches), batch_size, group_size, parts)
+    if not folder:
+        weakref.finalize(found, shutil.rmtree, root, ignore_errors=True)
+    return found
 
 
 def train(
