@@ -261,8 +261,7 @@ def make_batches(
     Raises:
       InputError: if no response is left after the filters, or one does not fit the model's positions.
     """
-    temporary = None if folder else tempfile.TemporaryDirectory(prefix="scotd_jax_")
-    root = epath.Path(folder if temporary is None else temporary.name)
+    root = epath.Path(folder or tempfile.mkdtemp(prefix="scotd_jax_"))
     by_id = _by_id(model, questions)
     files = []
     if responses:

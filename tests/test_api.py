@@ -60,7 +60,7 @@ def test_train_returns_a_trained_copy(task, model, recipe):
     student = scotd.random_model("opt-tiny", task, recipe=recipe, max_position_embeddings=128, **TINY)
     before = jax.tree.map(np.array, student.params)
     responses = task.gold("gold") if recipe == "scotd" else []
-    batches = scotd.make_batches(student, task.questions("gold"), responses, batch_size=4)
+    batches = scotd.make_batches(student, task.questions("gold"), responses, batch_size=8)
     logged = []
     trained = scotd.train(
         student, batches, steps=2, learning_rate=1e-2, log_every=1, log=lambda step, metrics: logged.append(step)
@@ -90,6 +90,6 @@ def test_wrong_arguments_are_refused(task, model):
     small = scotd.random_model("opt-tiny", task, max_position_embeddings=16, **TINY)
     with pytest.raises(scotd.InputError, match="exceed the model's 16 positions; lower max_prompt_tokens"):
         scotd.make_batches(small, task.questions("gold"), task.gold("gold"))
-    batches = scotd.make_batches(model, task.questions("gold"), task.gold("gold"), batch_size=4)
+    batches = scotd.make_batches(model, task.questions("gold"), task.gold("gold"), batch_size=8)
     with pytest.raises(scotd.InputError, match="warm-up must end before"):
         scotd.train(model, batches, steps=2, warmup_steps=5)
