@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from scotd_jax import config as c
@@ -342,7 +343,7 @@ def train(
     with tempfile.TemporaryDirectory(prefix="scotd_jax_") as folder:
         train_loop(
             model.model,
-            lambda: model.params,
+            lambda: jax.tree.map(jnp.copy, model.params),  # the updates donate them
             batches.iterator,
             settings,
             folder,
