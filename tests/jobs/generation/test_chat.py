@@ -200,7 +200,7 @@ def test_student_trains_on_the_prompts_of_its_evaluation(home, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": c.Model(architecture="opt-tiny", tokenizer="task:home", chat=True)}, r"model\.chat: a tokenizer trained"),
+        ({"model": c.Model(architecture="opt-tiny", tokenizer="task:home", chat=True)}, r"chat: a tokenizer trained"),
     ],
 )
 def test_invalid_chat_settings_are_refused(home, changes, message):
