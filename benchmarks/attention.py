@@ -1,15 +1,15 @@
-"""Memory and traffic of attention on TPUs, by XLA's own operations and by fused kernels, compiled for absent chips.
+"""Memory and memory traffic of attention on TPUs, with and without fused kernels, without a TPU.
 
     python -m benchmarks.attention [--chips=v5e-1,...] [--update=v5e-16] [--shrink]
 
-Needs libtpu, and compiles without running anything. Measures loss and gradient of one attention, in which G responses
-of 256 tokens attend to themselves and to a shared prompt of 704 tokens, in bfloat16 on one chip. With `--update`, also
-measures a whole training update of OPT-1.3B with two layers over a slice (`fsdp`); XLA takes many minutes to compile
-it. Prints for both forms:
+Needs libtpu, and compiles without running anything. Compiles loss and gradient of one attention operation, in which G
+responses of 256 tokens attend to themselves and to a shared prompt of 704 tokens, in bfloat16 on one chip. With
+`--update`, also compiles a training update of OPT-1.3B with two layers, sharded over a slice (`fsdp`); this takes many
+minutes. Prints for "xla" (plain XLA operations) and "fused" (fused kernels):
 
 temporaries_mib   temporary memory of the program
-accessed_mib      bytes that XLA's cost analysis counts as read and written (for kernels, the bytes that they declare)
-gflops            FLOPs by XLA's cost analysis
+accessed_mib      MiB read and written according to XLA's cost analysis (kernels declare theirs)
+gflops            GFLOPs according to XLA's cost analysis
 gathers           number of all-gathers
 """
 
@@ -25,7 +25,7 @@ from scotd_jax import config as c
 PROMPT, RESPONSE, QUESTIONS = 704, 256, 2
 FORMS = ("xla", "fused")
 LIBRARIES = ("jax", "jaxlib", "libtpu")
-# Responses per question, query heads, key heads, head width
+# Arguments G, H, K, Dh of compile_attention
 CASES = {
     "opt1.3b_g8": (8, 32, 32, 64),
     "opt1.3b_g30": (30, 32, 32, 64),
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def compare(compile_form: Callable[[str], Any]) -> dict[str, Any]:
-    """Returns the costs of both forms, and those of "xla" over those of "fused" as `*_reduction`."""
+    """Returns the costs of both forms, and the ratios of "xla" to "fused" as `*_reduction`."""
     results = {form: costs(compile_form(form)) for form in FORMS}
     pairs = {key: (results["xla"][key], results["fused"][key]) for key in ("temporaries_mib", "accessed_mib")}
     reductions = {f"{key[:-4]}_reduction": round(xla / max(fused, 0.1), 2) for key, (xla, fused) in pairs.items()}
@@ -83,7 +83,16 @@ def costs(program: Any) -> dict[str, float]:
 
 
 def compile_attention(form: str, chip: Any, G: int, H: int, K: int, Dh: int) -> Any:
-    """Compiles one attention, forward and backward, for one chip."""
+    """Compiles one attention operation, forward and backward, for one chip.
+
+    Args:
+      form: "xla" or "fused".
+      chip: the described device.
+      G: responses per question.
+      H: query heads.
+      K: key heads.
+      Dh: head width.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -111,7 +120,7 @@ def compile_attention(form: str, chip: Any, G: int, H: int, K: int, Dh: int) -> 
 
 
 def compile_update(form: str, name: str, architecture: str) -> Any:
-    """Compiles a training update of two layers over a topology."""
+    """Compiles a training update of a model with two layers for topology `name`."""
     from scotd_jax.distributed import topologies
     from scotd_jax.distributed.mesh import make_mesh
     from scotd_jax.jobs.planning.training_program import training_program

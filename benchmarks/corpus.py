@@ -2,10 +2,10 @@
 
     python -m benchmarks.corpus [--tokenizer=FOLDER] [--processes=2] [--shrink=100]
 
-Writes questions with 30 responses each to disk, 250,000 and 1,000,000 responses in total, and runs the real build job
-on both in a process of its own: filters, deduplication, decontamination, shards and ledger. Prints the seconds of the
-job, rows per second, and the peak memory of the process with its children. `time_per_row_ratio` is the time per row of
-the large case over that of the small one (1 is linear scaling).
+Writes questions with 30 responses each to disk, 250,000 and 1,000,000 responses in total. Runs the build job on both,
+each in a new process: filters, deduplication, decontamination, shards and ledger. Prints the seconds of the job, rows
+(responses) per second, and the peak memory of the process with its children. `time_per_row_ratio` is the ratio of the
+times per row of the large and the small case (1 is linear scaling).
 """
 
 import argparse
@@ -23,8 +23,8 @@ from scotd_jax import config as c
 from scotd_jax.records import Question, Response, to_json
 
 RESPONSES = 30
-CASES = {"250k": 8_334, "1m": 33_334}  # questions
-SHARDS = 4  # of the response files
+CASES = {"250k": 8_334, "1m": 33_334}  # numbers of questions
+SHARDS = 4  # number of response files
 WORDS = [f"{a}{b}{d}" for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u") for d in ("n", "r", "s", "l", "m", "")]
 
 
@@ -57,7 +57,7 @@ def versions() -> dict[str, str]:
 
 
 def measure(folder: Path, questions: int, tokenizer: str, processes: int) -> dict[str, float]:
-    """Writes the input to `folder`, builds the corpus in a process of its own and returns the measurements."""
+    """Writes the input to `folder`, builds the corpus in a new process and returns the measurements."""
     prepare(folder, questions, tokenizer, processes)
     command = [sys.executable, "-m", "benchmarks.corpus", f"--child={folder}"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
@@ -91,7 +91,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def prepare(folder: Path, questions: int, tokenizer: str, processes: int) -> None:
-    """Writes a task, a complete set of responses, and FOLDER/config.json, which builds a corpus of them."""
+    """Writes a task, a complete set of responses, and the config of the build job to FOLDER/config.json."""
     from scotd_jax.tokenization import Tokenizer
 
     rng = random.Random(0)
@@ -116,7 +116,7 @@ def random_text(rng: random.Random, minimum: int, maximum: int) -> str:
 
 
 def write_questions(folder: Path, count: int, rng: random.Random) -> list[Question]:
-    """Writes the splits "train" (`count` questions) and "dev" (1,000). Returns the questions of "train"."""
+    """Writes the splits "train" (`count` questions) and "dev" (1,000 questions). Returns the questions of "train"."""
 
     def question(i: int, split: str) -> Question:
         text = random_text(rng, 20, 40)
@@ -141,11 +141,11 @@ def write_responses(workdir: Path, questions: list[Question], rng: random.Random
         path = epath.Path(artefact.path) / f"responses-{shard:05d}-of-{SHARDS:05d}.jsonl"
         with path.open("w") as file:
             for question in questions[shard * len(questions) // SHARDS : (shard + 1) * len(questions) // SHARDS]:
-                for k in range(RESPONSES):
+                for index in range(RESPONSES):
                     rationale = random_text(rng, 30, 60)
                     answer = question.answer if rng.random() < 0.85 else "maybe"
                     text, correct = f"{rationale} so the answer is {answer}", answer == question.answer
-                    row = Response(question.id, k, text, rationale, answer, correct, "stop", -9.0, 50, "m", "s")
+                    row = Response(question.id, index, text, rationale, answer, correct, "stop", -9.0, 50, "m", "s")
                     file.write(to_json(row) + "\n")
     artefact.finish({})
 

@@ -2,14 +2,14 @@
 
     python -m benchmarks.input [--questions=2000] [--seconds=10] [--updates=4] [--architecture=opt-125m] [--shrink]
 
-Writes a corpus of random tokens with realistic lengths and 30 responses per question. Then, for G = 1 and G = 30
-responses per question and draw, measures:
+Writes a corpus of random tokens with realistic lengths and 30 responses per question. Then measures, with G = 1 and
+G = 30 responses per question of a batch:
 
-loader      batches of 32 questions per second from the training loader alone
-step        rationales per second of the real training loop on the same corpus, with a model of random weights and fewer
-            questions per batch; the first update, which compiles, is excluded from the rate. `input_wait_share` is the
-            share of the time of updates that the device waited for a batch, the first batch included
-ratio       rationales per second of the loader over those of the step
+loader      batches per second and rationales per second of the data loader alone, with 32 questions per batch
+step        rationales per second of the training loop on the same corpus, with a model of random weights and fewer
+            questions per batch, without the first update, which compiles. `input_wait_share` is the share of the
+            training time in which the device waits for a batch, including the first one
+ratio       ratio of the two rates in rationales per second
 
 Loader and step are measured one after the other in this process and use the whole machine.
 """
@@ -26,9 +26,9 @@ from benchmarks.paired_runs import describe_machine, versions
 from scotd_jax import config as c
 
 RESPONSES, BATCH, SHARDS = 30, 32, 4
-CASES = {"g1": (1, 8), "g30": (30, 1)}  # responses per question and draw, questions per update of the step
+CASES = {"g1": (1, 8), "g30": (30, 1)}  # responses per question, questions per batch of the step
 PROMPT_TOKENS, RESPONSE_TOKENS = (40, 100), (20, 80)  # minimum and maximum
-TARGET = 20  # ratio that the loader should reach at least
+TARGET = 20  # minimum ratio
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def measure_loader(corpus: Path, group: int, start_token: int | None, seconds: f
 
     options = {"batch_size": BATCH, "group_size": group, "start_token": start_token, "seed": 0}
     loader = prefetch_batches(open_batches(corpus, **options))
-    for _ in range(10):  # drops the batches that were prefetched
+    for _ in range(10):  # discards the prefetched batches
         next(loader)
     batches, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
@@ -106,7 +106,7 @@ def measure_loader(corpus: Path, group: int, start_token: int | None, seconds: f
 
 
 def measure_step(corpus: Path, folder: Path, config: Any, group: int, questions: int, updates: int) -> dict[str, float]:
-    """Returns rates and input wait of the training loop, which writes its artefacts to `folder`."""
+    """Returns rates and `input_wait_share` of the training loop, which writes its checkpoints to `folder`."""
     import jax
 
     from scotd_jax.corpus.batching.loader import open_batches, prefetch_batches

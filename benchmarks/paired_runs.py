@@ -1,10 +1,10 @@
 """Worker processes of benchmarks that compare two implementations in alternating runs.
 
-Each implementation runs in a process of its own, so that memory and compilation of one never count for the other. A
+Each implementation runs in its own process, so that neither's memory and compilation affect the other's measurements. A
 benchmark starts `python -m benchmarks.NAME_peers ROLE JSON` with the arguments of the role as JSON. If the role is a
-class, the process makes one object of it and then calls its methods: it reads one method name per line from standard
-input and writes the result as one line of JSON to standard output. If the role is a function, the process writes its
-result and exits.
+class, the process creates one instance and calls its methods: it reads one method name per line from standard input and
+writes every result as one line of JSON to standard output. If the role is a function, the process writes its result and
+exits.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "torch", "transformers")
 
 
 class Worker:
-    """A process that runs one role of `benchmarks.MODULE`. Leaving the context ends it."""
+    """A process that runs one role of `benchmarks.MODULE`. It exits with the context."""
 
     def __init__(self, module: str, role: str, *, one_arena: bool = False, large_pages: bool = False, **arguments: Any):
         """Starts the process.
@@ -33,9 +33,9 @@ class Worker:
         Args:
           module: module that defines the role and calls `serve`.
           role: name of the class or function.
-          one_arena: glibc uses one heap for all threads, as the documentation recommends for this package on CPUs.
-          large_pages: glibc requests pages of 2 MiB.
-          **arguments: arguments of the role; plain values and config dataclasses.
+          one_arena: whether glibc uses one heap for all threads, which the documentation recommends on CPUs.
+          large_pages: whether glibc requests pages of 2 MiB.
+          **arguments: arguments of the role: plain values or config dataclasses.
         """
         command = [sys.executable, "-m", f"benchmarks.{module}", role, json.dumps(c.plain(arguments))]
         # Two processes share the device, so neither may allocate all of its memory in advance.
@@ -56,7 +56,7 @@ class Worker:
         self._process.stdout.close()
 
     def call(self, method: str) -> Any:
-        """Calls a method without arguments and returns its result."""
+        """Calls a method of the role without arguments and returns its result."""
         self._process.stdin.write(f"{method}\n")
         self._process.stdin.flush()
         return self.read_result()
@@ -70,7 +70,7 @@ class Worker:
 
 
 def run_once(module: str, role: str, **arguments: Any) -> Any:
-    """Runs a function role in a process of its own and returns its result."""
+    """Runs a function role in a new process and returns its result."""
     with Worker(module, role, **arguments) as worker:
         return worker.read_result()
 
@@ -80,11 +80,11 @@ def serve(roles: Mapping[str, Callable[..., Any]], convert: Callable[[dict[str, 
 
     Args:
       roles: classes and functions by name; the command line selects one.
-      convert: turns the decoded JSON arguments into the arguments of the role.
+      convert: converts the decoded JSON into the keyword arguments of the role.
     """
     role, arguments = roles[sys.argv[1]], convert(json.loads(sys.argv[2]))
     results = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print to stderr, so that stdout holds results only
+    os.dup2(2, 1)  # redirects the output of libraries to stderr, so that stdout contains only results
     result = role(**arguments)
     if not inspect.isclass(role):
         print(json.dumps(result), file=results, flush=True)
@@ -114,7 +114,7 @@ def device_peak() -> dict[str, float]:
 
 
 def peak_memory_ratio(memory: Mapping[str, Mapping[str, float]]) -> float:
-    """Returns the peak memory of scotd_jax over that of PyTorch: of the device if it reports it, else resident."""
+    """Returns the ratio of the peak memories, scotd_jax to PyTorch: device memory if reported, else resident memory."""
     scotd, torch = (memory[name].get("device_peak_mib", memory[name]["peak_mib"]) for name in ("scotd", "torch"))
     return round(scotd / torch, 3)
 
@@ -125,5 +125,5 @@ def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
 
 
 def describe_machine(device: str) -> str:
-    """For example "x86_64, 2 cores, cpu"."""
+    """Returns a description like "x86_64, 2 cores, cpu"."""
     return f"{platform.machine()}, {os.cpu_count()} cores, {device}"

@@ -1,9 +1,9 @@
 """Lower bounds on the cost of sampling, and peak FLOP/s and bandwidth of the machine.
 
-FLOPs are those of scotd_jax/distributed/flops.py: all sequences through the layers' matmuls and the output matrix, and
-attention to all earlier tokens. Bytes are those of weights, keys and values, which every decode step reads once.
-Logits, activations and noise are left out, since a kernel may keep them on the chip. Shared few-shot examples are
-computed once per run and read once per step; a question once per question. The minimal time of a step is the larger of
+FLOPs follow scotd_jax/distributed/flops.py: the matmuls of all layers, the output matrix, and attention to all earlier
+tokens, for every sequence. Every decode step reads all weights, keys and values once. Bytes of logits, activations and
+noise do not count, since a kernel may keep them on the chip. Shared few-shot examples are encoded once per run and
+every question once; a decode step reads the keys and values of both once. The minimal time of a step is the larger of
 its compute and memory time, and the minimal time of a run is the sum over its steps.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from scotd_jax.distributed.flops import matmul_sizes, prefill_flops
 
-# Memory bandwidth in bytes/s that programs achieve, by part of the device name (data sheet of the H200: 4.8e12).
+# Achievable memory bandwidth in bytes/s by part of the device name (the data sheet of the H200 states 4.8e12).
 KNOWN_BANDWIDTH = {"H200": 4.3e12}
 
 
@@ -53,7 +53,7 @@ def sampling_costs(
     itemsize: int,
     peaks: Peaks | None = None,
 ) -> dict[str, Cost]:
-    """Returns the cost of a sampling run: "prefill", "decode", "step" (the middle one of a batch) and "total".
+    """Returns the costs of a sampling run: "prefill", "decode", "step" (the middle step of a batch) and "total".
 
     Args:
       config: model config.
@@ -63,18 +63,18 @@ def sampling_costs(
       prompt: tokens of a prompt after the shared prefix.
       shared: tokens of the shared prefix.
       tokens: tokens of a response.
-      itemsize: bytes of a number.
-      peaks: peaks of the machine.
+      itemsize: bytes per weight, key and value.
+      peaks: peaks of the machine; without them all seconds are 0.
     """
     sizes = matmul_sizes(config)
     if sizes is None:
         raise ValueError(f"{config}: no FLOP formula for this kind of model")
-    key_size = math.prod(config.cache_shape)  # numbers per token; values are as many
+    key_size = math.prod(config.cache_shape)  # elements of the keys of one token; values have the same size
     if not sizes.causal_prompt:  # an encoder-decoder encodes prefix and prompt as one text
         prompt, shared = prompt + shared, 0
 
-    def cost(flops: float, numbers: float) -> Cost:
-        size = numbers * itemsize
+    def cost(flops: float, elements: float) -> Cost:
+        size = elements * itemsize
         return Cost(flops, size, max(flops / peaks.flops, size / peaks.bandwidth) if peaks else 0.0)
 
     def prefill(sequences: int, length: int, before: int) -> Cost:
@@ -82,9 +82,10 @@ def sampling_costs(
         return cost(flops, sizes.prompt + 2 * key_size * (sequences * length + before))
 
     def step(generated: int) -> Cost:
-        rows = batch * n
-        flops = decode_flops(config, rows=rows, attended=prompt + shared + generated)
-        return cost(flops, sizes.response + sizes.output + 2 * key_size * (shared + batch * prompt + rows * generated))
+        sequences = batch * n
+        flops = decode_flops(config, sequences=sequences, attended=prompt + shared + generated)
+        tokens_read = shared + batch * prompt + sequences * generated
+        return cost(flops, sizes.response + sizes.output + 2 * key_size * tokens_read)
 
     batches = -(-questions // batch)
     prefills = prefill(batch, prompt, shared) * batches + (prefill(1, shared, 0) if shared else Cost())
@@ -92,28 +93,29 @@ def sampling_costs(
     return {"prefill": prefills, "decode": decode, "step": step(max(1, tokens // 2)), "total": prefills + decode}
 
 
-def decode_flops(config: Any, *, rows: int, attended: int) -> int:
+def decode_flops(config: Any, *, sequences: int, attended: int) -> int:
     """Returns the FLOPs of one decode step.
 
     Args:
       config: model config.
-      rows: sequences that are decoded at once.
-      attended: tokens (or cache slots, to count padding) to which each attends, its own token included.
+      sequences: sequences that are decoded at once.
+      attended: tokens to which each sequence attends, including the new one (or cache slots, to count padding).
 
     Returns:
-      0 for unknown kinds of model.
+      The FLOPs, or 0 for unknown kinds of model.
     """
     sizes = matmul_sizes(config)
     if sizes is None:
         return 0
-    return rows * (2 * (sizes.response + sizes.output) + 4 * sizes.response_attention * attended)
+    return sequences * (2 * (sizes.response + sizes.output) + 4 * sizes.response_attention * attended)
 
 
 def measured_peaks(width: int = 2048, mib: int = 512, repeats: int = 5) -> Peaks:
-    """Returns the best of several measurements of JAX's default device, or the known peak where there is one.
+    """Returns the peaks of JAX's default device: known ones, else the best of several measurements.
 
-    Compute is a [width, width] matmul as the models do it (bfloat16, float32 result; see scotd_jax/distributed/chips.py
-    for known peaks). Bandwidth is one pass that reads and writes an array of `mib` MiB (see KNOWN_BANDWIDTH).
+    FLOP/s are measured by a [width, width] matmul with the dtypes of the models (bfloat16 inputs, float32 result).
+    Bandwidth is measured by one pass that reads and writes an array of `mib` MiB. Known peaks are listed in
+    scotd_jax/distributed/chips.py and KNOWN_BANDWIDTH.
     """
     import jax
     import jax.numpy as jnp
@@ -139,6 +141,6 @@ def measured_peaks(width: int = 2048, mib: int = 512, repeats: int = 5) -> Peaks
     known = [value for name, value in KNOWN_BANDWIDTH.items() if name in kind]
     if known:
         return Peaks(flops, known[0])
-    # In-place, because mapping the pages of a new buffer takes longer than filling them.
+    # In place, because mapping the pages of a new buffer takes longer than filling them.
     touch = jax.jit(lambda x: x + 1, donate_argnums=0)
     return Peaks(flops, 2 * mib * 2**20 / best_seconds(touch, jnp.zeros(mib * 2**18, jnp.float32)))

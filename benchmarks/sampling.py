@@ -3,14 +3,13 @@
     python -m benchmarks.sampling [--pairs=3] [--cases=opt125m_q64,t5small_q64] [--torch=bfloat16:4] [--shrink]
 
 Both implementations use the same random weights, prompts and policy (temperature 1, the full vocabulary, a fixed number
-of tokens) and the whole machine. Each runs in a process of its own, warms up with one full run, and then they
-alternate. PyTorch uses the fastest of several settings, which are tried first; that takes longer than the rest, and
-`--torch` selects one setting instead.
+of tokens) and the whole machine. Each has its own process and warms up with one full run; then timed runs alternate.
+PyTorch uses the fastest of several settings. Trying all of them takes longer than the comparison itself; `--torch`
+selects one setting instead.
 
-Prints per case the generated tokens per second, the median of the ratios of the pairs, the peak memory of both
-processes, and the distance to the machine's limits (benchmarks/roofline.py). If prompts share few-shot examples, it
-also measures `generate` with the keys and values of these examples passed in by hand; this figure is not part of the
-ratio.
+For every case, prints the generated tokens per second, the median ratio over the pairs of runs, the peak memory of both
+processes, and the shares of the machine's limits (benchmarks/roofline.py). If prompts share few-shot examples, it also
+measures `generate` with precomputed keys and values of these examples; this rate is not part of the ratio.
 
 The "opt1.3b" cases are for one accelerator and must be selected by name. PyTorch uses the GPU if JAX does.
 """
@@ -115,7 +114,7 @@ def compare(case: SamplingCase, folder: str, device: str, pairs: int, peaks: Pea
 
 
 def roofline(case: SamplingCase, peaks: Peaks, tokens_per_second: float) -> dict[str, Any]:
-    """Returns the minimal time of a run and of a step in bfloat16, and the shares of the limits that were achieved.
+    """Returns the minimal time of a run and of a step in bfloat16, and the achieved shares of the limits.
 
     `share` is minimal time over measured time; `compute_share` and `bandwidth_share` are shares of the machine's peaks.
     """
@@ -138,6 +137,7 @@ def roofline(case: SamplingCase, peaks: Peaks, tokens_per_second: float) -> dict
 
 
 def rate(run: dict[str, float]) -> float:
+    """Returns tokens per second."""
     return run["tokens"] / run["seconds"]
 
 

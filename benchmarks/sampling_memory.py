@@ -2,10 +2,10 @@
 
     python -m benchmarks.sampling_memory [--questions=1000,10000] [--n=4] [--tokens=16]
 
-Writes random multiple-choice questions as JSON lines and lets a tiny model of random weights answer them through the
-command line, each case in a process of its own. Prints the peak memory of the process and its growth in bytes per
-question and per response between the smallest and the largest case. Slots and buckets are the same in all cases, so a
-job whose memory depends on these alone would show a growth of 0.
+Writes random multiple-choice questions as JSON lines and runs the sample job on them with a tiny model of random
+weights, in a new process per case. Prints the peak memory of the process, and its growth per question and per response
+between the smallest and the largest case. Slots and buckets are the same in all cases, so the growth is 0 if memory
+depends only on these.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def measure(folder: Path, questions: int, n: int, tokens: int, batch: int) -> dict[str, float]:
-    """Runs one sample job in a process of its own and returns its measurements."""
+    """Runs one sample job in a new process and returns its measurements."""
     prepare(folder, questions, n, tokens, batch)
     command = [sys.executable, "-m", "scotd_jax.main", f"--config={folder}/config.py", f"--workdir={folder}/run"]
     with (folder / "log").open("w") as log:

@@ -3,12 +3,13 @@
     python -m benchmarks.sampling_noise [--shrink]
 
 Cost: milliseconds of one decode step of OPT-125M with 240 sequences, of its keyed uniforms, and of the whole draw from
-the logits (uniforms, inverse distribution function, log-probability), the latter two also as shares of the step.
+the logits (uniforms, inverse distribution function, log-probability). The uniforms and the draw are also given as
+shares of the step.
 
-Responses: a model of random weights generates 30 responses for each of 24 questions in bfloat16, and again with other
+Responses: a model with random weights generates 30 responses for each of 24 questions in bfloat16, and again with other
 settings. The noise is the same by construction (asserted by the tests). If the shapes are the same (order of the
-questions, a resumed run), no response may change. If they are not (batch size, padding, chunk), rounding differs, and a
-draw at the boundary between two tokens may fall on the other side; `changed` is the share of such responses.
+questions, a resumed run), no response may change. If they differ (batch size, padding, chunk), rounding differs, and a
+draw close to the boundary between two tokens may select the other token; `changed` is the share of such responses.
 """
 
 import argparse
@@ -41,7 +42,7 @@ POLICY = Sampling(n=G, temperature=0.7, max_new_tokens=48, batch_size=B, bucket=
 
 
 class NumberTokenizer:
-    """A tokenizer that writes token ids as numbers and whose EOS id is outside the vocabulary."""
+    """A tokenizer that decodes token ids to decimal numbers and whose EOS id is outside the vocabulary."""
 
     def __init__(self, size: int):
         self.size, self.eos_ids = size, (size,)
@@ -105,7 +106,7 @@ def milliseconds(function: Callable[..., Any], *args: Any, repeat: int = 7) -> f
 
 
 def measure_changes(model: LanguageModel, count: int) -> dict[str, dict[str, Any]]:
-    """Returns the share of changed responses for every variation of the settings.
+    """Returns the number and the share of changed responses for every variation of the settings.
 
     Raises:
       SystemExit: if a response changes although the shapes are the same.
@@ -123,7 +124,7 @@ def measure_changes(model: LanguageModel, count: int) -> dict[str, dict[str, Any
 
     baseline = sample(requests)
     resumed = [dataclasses.replace(r, sample_indices=tuple(rng.permutation(G)[: rng.integers(1, G)])) for r in requests]
-    variations = {  # whether the shapes are those of the baseline, and the responses
+    variations = {  # name: (whether the shapes equal those of the baseline, the responses)
         "order": (True, sample(requests[::-1])),
         "resumed": (True, sample(resumed)),
         "two hosts": (True, sample(requests[::2]) | sample(requests[1::2])),

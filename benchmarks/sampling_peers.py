@@ -24,11 +24,10 @@ class SamplingCase:
       shared: tokens of the prefix that all prompts share.
       question: tokens of each prompt after the prefix.
       n: responses per question.
-      tokens: tokens of every response.
+      tokens: length of every response in tokens.
       questions: number of prompts.
       batch: questions that scotd_jax decodes at once.
-      torch_questions: PyTorch runs only the first so many prompts; its time per token does not depend on the number of
-        calls.
+      torch_questions: number of prompts in PyTorch, whose time per token does not depend on the number of calls.
       torch_batches: numbers of questions per call to try in PyTorch.
       dtypes: dtypes to try in PyTorch.
       overrides: overrides of the preset's fields.
@@ -119,7 +118,7 @@ class ScotdSampling:
 
 
 class TorchSampling:
-    """`generate` of transformers with a KV cache in inference mode on all cores. EOS is off, which saves it work."""
+    """`generate` of transformers with a KV cache in inference mode on all cores, without an EOS check per token."""
 
     def __init__(self, case: SamplingCase, folder: str, device: str, dtype: str, batch: int):
         import torch
@@ -218,7 +217,16 @@ def prepare(cases: dict[str, SamplingCase], folder: str, shrink: bool) -> dict[s
 
 
 def prepare_models(models: dict[str, dict[str, Any]], folder: str, shrink: bool) -> dict[str, Any]:
-    """Writes random weights to FOLDER/ARCHITECTURE for overrides by architecture and measures the machine's peaks."""
+    """Writes random weights to FOLDER/ARCHITECTURE and measures the peaks of the machine.
+
+    Args:
+      models: overrides of the preset by architecture.
+      folder: parent folder of the models.
+      shrink: whether to measure on tiny arrays.
+
+    Returns:
+      Peaks, JAX back end and device kind.
+    """
     import jax
 
     from scotd_jax.models import registry
@@ -235,7 +243,7 @@ def prepare_models(models: dict[str, dict[str, Any]], folder: str, shrink: bool)
 
 
 def tune_torch(case: SamplingCase, folder: str, device: str) -> list[dict[str, Any]]:
-    """Returns the settings of PyTorch with their rates, fastest first: one call each, after a call for one token."""
+    """Returns the settings of PyTorch with their rates, fastest first. Warms up with one token and times one call."""
     settings = []
     for dtype in case.dtypes:
         for batch in case.torch_batches:
@@ -251,7 +259,7 @@ def tune_torch(case: SamplingCase, folder: str, device: str) -> list[dict[str, A
 
 
 def decode_cases(kind: type, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Turns the plain values of "case" and "cases" into objects of `kind`."""
+    """Converts the plain values of "case" and "cases" into `kind` dataclasses."""
     if "case" in arguments:
         arguments["case"] = c.from_mapping(kind, arguments["case"])
     if "cases" in arguments:

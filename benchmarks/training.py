@@ -3,13 +3,13 @@
     python -m benchmarks.training [--pairs=3] [--cases=opt125m_p64_g30,t5small] [--torch=bfloat16:30] [--shrink]
 
 Both implementations use the same random weights, AdamW and batch, and the whole machine; the losses of their first
-update must agree. Each runs in a process of its own, warms up with one full run, and then they alternate. PyTorch uses
-the fastest of several dtypes (float32, bfloat16 autocast) and micro-batch sizes, which are tried first; `--torch`
-selects one setting instead. glibc requests large pages for both, which makes both faster.
+update must agree. Each has its own process and warms up with one full run; then timed runs alternate. PyTorch uses the
+fastest of several dtypes (float32, bfloat16 autocast) and micro-batch sizes; `--torch` selects one setting instead.
+glibc requests large pages for both, which makes both faster.
 
-Prints per case the rationales per second, the median of the ratios of the pairs, the peak memory of both processes, and
-the use of the machine by scotd_jax: model FLOP/s of the grouped program, their share of the peak, and `ratio_at_peak`,
-the ratio that a step at peak FLOP/s would reach.
+For every case, prints the rationales per second, the median ratio over the pairs of runs, the peak memory of both
+processes, and the efficiency of scotd_jax: model FLOP/s of the grouped update, their share of the peak, and
+`ratio_at_peak`, the ratio that an update at peak FLOP/s would reach.
 
 The "opt1.3b" and "t5large" cases are for one accelerator and must be selected by name. PyTorch uses the GPU if JAX
 does.
@@ -49,8 +49,8 @@ ACCELERATOR_CASES = {
     ),
     "t5large_p64_g30": dataclasses.replace(_LARGE, architecture="t5-large"),
 }
-# Relative difference of the first losses. Both libraries multiply in bfloat16; in benchmarks/results the losses differ
-# by less than 1e-4.
+# Maximum relative difference of the first losses. Both libraries multiply in bfloat16; in benchmarks/results the losses
+# differ by less than 1e-4.
 LOSS_TOLERANCE = 5e-3
 
 
@@ -142,6 +142,7 @@ def compare(case: TrainingCase, folder: str, device: str, pairs: int, peak: floa
 
 
 def rate(run: dict[str, float]) -> float:
+    """Returns rationales per second."""
     return run["rationales"] / run["seconds"]
 
 

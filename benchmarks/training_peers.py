@@ -1,8 +1,8 @@
 """Worker roles of benchmarks/training.py: the training step of scotd_jax, and a PyTorch training loop.
 
 Both make AdamW updates of the same model on the same batch of prompts with G responses each. The PyTorch loop trains on
-G (prompt, response) pairs per question, as trainers of plain sequences do, and masks the prompt in the loss. `prepare`
-and `tune_torch` are function roles (benchmarks/paired_runs.py).
+G (prompt, response) pairs per question, as common sequence trainers do, and masks the prompt in the loss. `prepare` and
+`tune_torch` are function roles (benchmarks/paired_runs.py).
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ OPTIMIZER = c.Optimizer("adamw", learning_rate=2e-5, schedule="constant", warmup
 class TrainingCase:
     """Batch and settings of one case.
 
-    A run is `updates` updates after one that is not timed: while the other implementation runs, the system may reclaim
-    the memory that this process has freed, and to map it again takes seconds on a virtual machine. Real training does
-    not pause.
+    A run is one untimed update, then `updates` timed ones. The untimed update is necessary because the system may
+    reclaim freed memory of this process while the other implementation runs. Mapping that memory again takes seconds on
+    a virtual machine, which real training does not incur, because it does not pause.
 
     Attributes:
       architecture: preset of the model.
@@ -36,11 +36,11 @@ class TrainingCase:
       group: responses per question.
       questions: prompts per update.
       updates: timed updates per run.
-      torch_microbatch_sizes: pairs per micro-batch to try in PyTorch, whose gradients are accumulated.
+      torch_microbatch_sizes: numbers of pairs per micro-batch to try in PyTorch, which accumulates the gradients.
       dtypes: dtypes to try in PyTorch; bfloat16 is autocast over float32 parameters.
       torch_compile: whether to try PyTorch without and with `torch.compile`.
-      microbatches: micro-batches of scotd_jax.
-      remat: rematerialization of scotd_jax.
+      microbatches: number of micro-batches per update in scotd_jax.
+      remat: the `remat` setting of scotd_jax.
     """
 
     architecture: str
@@ -187,7 +187,7 @@ class TorchTraining:
 
 
 def _timed(update: Callable[[], Any], case: TrainingCase) -> dict[str, float]:
-    """Makes one run. The loss is that of the first update, which is not timed."""
+    """Makes one run. Returns seconds and rationales of the timed updates, and the loss of the untimed first update."""
     loss = float(update())
     start = time.perf_counter()
     for update_loss in [update() for _ in range(case.updates)]:
@@ -202,7 +202,7 @@ def prepare(cases: dict[str, TrainingCase], folder: str, shrink: bool) -> dict[s
 
 
 def tune_torch(case: TrainingCase, folder: str, device: str) -> list[dict[str, Any]]:
-    """Returns the settings of PyTorch with their rates, fastest first: one update each."""
+    """Returns the settings of PyTorch with their rates over one update, fastest first."""
     settings, one_update = [], dataclasses.replace(case, updates=1)
     for dtype in case.dtypes:
         for compiled in case.torch_compile:

@@ -1,7 +1,7 @@
 """The plan job: memory and time of a run before its hardware is rented.
 
-Compiles every program of the chain for a named topology, which need not be attached, or estimates its costs where that
-is not possible. Reads the config alone (and files of tasks that are local) and writes DIR/plan.json alone.
+Compiles every program of the chain for a named topology, which need not be attached. Estimates the costs of programs
+that cannot be compiled. Reads only the config and local task files, and writes only WORKDIR/plan.json.
 """
 
 import itertools
@@ -29,8 +29,8 @@ def plan(config: c.Config, workdir: str) -> None:
     """Prints the plan and writes it to WORKDIR/plan.json.
 
     Raises:
-      InputError: on an unknown topology, a mesh that does not fit it, and training settings that no mesh can train
-        with; and at the end, if a workload does not fit.
+      InputError: on an unknown topology, a mesh that does not match it, or training settings that are invalid on
+        every mesh; and, after writing the plan, if a workload does not fit into memory.
     """
     graph.chain(config)
     if not config.plan.topology:
@@ -41,9 +41,9 @@ def plan(config: c.Config, workdir: str) -> None:
     start = time.monotonic()
     assumptions = Assumptions(config)
     analyzer = Analyzer(topology, config.plan.compile_layers, log)
-    with jax.debug_key_reuse(False):  # programs run on shapes only, where the check of keys has nothing to check
+    with jax.debug_key_reuse(False):  # traces shapes only, so no key is ever used
         workloads = chain_workloads(config, assumptions)
-        for workload in workloads:  # before minutes of compiling
+        for workload in workloads:  # raises before minutes of compiling
             check_workload(workload, topology.chip.platform)
         analyses = [analyzer.analyze(workload, config.mesh, compile=True) for workload in workloads]
         suggestions = _suggestions(analyzer, analyses, config.mesh)
@@ -63,9 +63,9 @@ def _suggestions(
     suggestions = []
     by_job = sorted(analyses, key=lambda analysis: analysis.workload.job)
     for job, group in itertools.groupby(by_job, key=lambda analysis: analysis.workload.job):
-        of_job = list(group)
-        if not all(analysis.fits for analysis in of_job):
+        job_analyses = list(group)
+        if not all(analysis.fits for analysis in job_analyses):
             log(f"  {job} does not fit: searching for settings that do")
-            workloads = [analysis.workload for analysis in of_job]
+            workloads = [analysis.workload for analysis in job_analyses]
             suggestions.append((job, find_suggestion(analyzer, workloads, sizes)))
     return suggestions

@@ -84,7 +84,7 @@ def test_prefill_and_decode_flops_are_within_five_percent_of_xla(name):
         return hidden @ model.unembedding(params).T, cache
 
     counted = xla_flops(step, model.abstract(), context, shape_struct(B, G, 1), cache)
-    assert decode_flops(model.config, rows=B * G, attended=P + T + C) == pytest.approx(counted, rel=TOLERANCE)
+    assert decode_flops(model.config, sequences=B * G, attended=P + T + C) == pytest.approx(counted, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -134,7 +134,7 @@ def test_prompt_flops_count_once_per_question():
 def test_unknown_models_have_zero_flops():
     assert matmul_sizes(BagConfig()) is None
     assert training_flops(BagConfig(), questions=1, group=1, prompt=1, response=1) == 0
-    assert decode_flops(dataclasses.replace(BagConfig(), width=3), rows=1, attended=1) == 0
+    assert decode_flops(dataclasses.replace(BagConfig(), width=3), sequences=1, attended=1) == 0
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class WorkloadAnalysis:
       mesh: mesh of the run.
       programs: costs of the programs; empty if there is a problem.
       usable: usable bytes per chip.
-      problem: why the workload cannot run on the mesh: batch and mesh do not fit. "" if it can.
+      problem: why the batch cannot be sharded over the mesh; "" if it can.
     """
 
     workload: Workload
@@ -77,7 +77,7 @@ class Analyzer:
           topology: another topology, for estimates only.
 
         Raises:
-          InputError: on settings that no mesh can train with.
+          InputError: on training settings that are invalid on every mesh.
         """
         topology = topology or self.topology
         usable = topology.chip.usable
@@ -122,7 +122,7 @@ class Analyzer:
 
 
 def workload_mesh(workload: Workload, sizes: c.Mesh, topology: Topology) -> AbstractMesh:
-    """Returns the mesh on which a workload runs: that of the run, or of each host for generation on several hosts."""
+    """Returns the mesh of a workload: the mesh of the run, or the local mesh of each host for multi-host generation."""
     devices, own_sizes = _program_devices(workload, sizes, topology)
     return make_abstract_mesh(own_sizes, devices.chips)
 
@@ -133,13 +133,13 @@ def describe_sizes(sizes: c.Mesh) -> str:
 
 
 def _program_devices(workload: Workload, sizes: c.Mesh, topology: Topology) -> tuple[Topology, c.Mesh]:
-    """Devices and mesh of a program: those of the run, or of one host for generation."""
+    """Devices and mesh sizes of a workload: all for training, those of one host for generation."""
     if isinstance(workload, TrainingWorkload) or topology.hosts == 1:
         return topology, sizes
     return topology.host, local_mesh_sizes(sizes, topology.chips, topology.per_host)
 
 
 def _correction_key(workload: Workload, program: str) -> Any:
-    """Workloads of one key share the ratio of compiled to estimated memory."""
+    """Key of the ratio of compiled to estimated memory, which similar workloads share."""
     samples = workload.policy.n if isinstance(workload, GenerationWorkload) else 0
     return type(workload), workload.model_config, samples, program

@@ -34,24 +34,26 @@ class Assumptions:
         """Returns the architecture of a model.
 
         Raises:
-          InputError: if its folder has no config.json and its name is no preset.
+          InputError: if its folder has no config.json and the folder's name is not a preset.
         """
         model = base_model(self._config, model)
         if model.path and not (epath.Path(model.path) / "config.json").exists():
             name = epath.Path(model.path).name
             if name not in registry.PRESETS:
                 raise InputError(
-                    f"{model.path}/config.json: no such file, and {name!r} is no preset whose shape is known; "
-                    "give the folder (config.json alone is enough), or a model by its architecture"
+                    f"{model.path}/config.json: no such file, and {name!r} is not a known preset; "
+                    "provide the folder (config.json is enough) or set the model's architecture instead"
                 )
             self._note(f"{model.path} is missing: using the preset {name}")
             model = c.Model(architecture=name)
         if model.tokenizer.startswith(WORDS_OF_TASKS) and "vocab_size" not in model.overrides:
-            self._note(f"{model.architecture}: using the preset's vocabulary instead of that of the task's words")
+            self._note(
+                f"{model.architecture}: using the preset's vocabulary size instead of the number of words in the task"
+            )
         return model_config(self._config, model)
 
     def count_questions(self, sets: tuple[str, ...], limit: int = 0) -> int:
-        """Returns the number of questions of several sets, at most `limit` of each (0: all)."""
+        """Returns the number of questions of several sets, at most `limit` per set (0: all)."""
         return sum(min(self._count(name), limit or self._count(name)) for name in sets)
 
     def max_answers(self, sets: tuple[str, ...]) -> int:

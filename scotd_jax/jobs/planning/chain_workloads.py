@@ -18,7 +18,7 @@ def chain_workloads(config: c.Config, assumptions: Assumptions) -> list[Workload
     """Returns the workloads of all jobs. Workloads that have equal programs and the same role in the chain are merged.
 
     Raises:
-      InputError: if there is none, or the architecture of a model is unknown.
+      InputError: if the config has no workload, or the architecture of a model is unknown.
     """
     merged: dict[Any, Workload] = {}
     for workload in (
@@ -29,7 +29,7 @@ def chain_workloads(config: c.Config, assumptions: Assumptions) -> list[Workload
         key = workload.group_key()
         merged[key] = merged[key].merge(workload) if key in merged else workload
     if not merged:
-        raise InputError("config: it trains no student and generates with no local model, so there is nothing to plan")
+        raise InputError("config: nothing to plan: the config trains no student and samples from no local model")
     return list(merged.values())
 
 
@@ -57,7 +57,7 @@ def _teachers(config: c.Config, assumptions: Assumptions) -> Iterator[Generation
 
 
 def _students(config: c.Config, assumptions: Assumptions) -> Iterator[Workload]:
-    """Training of every student, and its dev evaluations."""
+    """The training of every student and its dev evaluations."""
     for name, student in config.students.items():
         model_config = assumptions.model_config(student.model)
         corpus, training = config.corpora[student.corpus], student.training
@@ -89,7 +89,7 @@ def _students(config: c.Config, assumptions: Assumptions) -> Iterator[Workload]:
 
 
 def _responses_per_question(config: c.Config, corpus: c.Corpus) -> int:
-    """The most responses to one question in a corpus."""
+    """Upper bound on the responses per question in a corpus."""
     if corpus.n:
         return corpus.n
     sources = [config.rationales[name] for name in corpus.rationales]
@@ -160,5 +160,5 @@ def _generation(plan: c.Plan, longest: int, few_shot: int, **fields: Any) -> Gen
 
 
 def _moved_to_response(model_config: Any) -> int:
-    """Prompt tokens that belong to the response: of decoder-only models the last one, its first input."""
+    """Number of prompt tokens that move to the response: decoder-only models feed the last one as its first input."""
     return 0 if model_config.start_token is not None else 1

@@ -59,7 +59,9 @@ class _Compiler:
     """Compiles every ProgramSpec once, although both its output shardings and its costs are needed."""
 
     def __init__(self):
-        self._done: dict[int, tuple[ProgramSpec, Any, float]] = {}  # by id; the spec is kept so that ids stay unique
+        self._done: dict[
+            int, tuple[ProgramSpec, Any, float]
+        ] = {}  # by id; stores the spec, so that its id is not reused
 
     def compile(self, spec: ProgramSpec) -> Any:
         if id(spec) not in self._done:
@@ -102,5 +104,5 @@ def _out_of_memory_costs(error: Exception, spec: ProgramSpec) -> dict[str, float
     if "RESOURCE_EXHAUSTED" not in str(error) or not match:
         raise error
     used = float(match[1]) * 1024 ** (1 + "KMGT".index(match[2]))
-    arguments = sum(bytes_per_device(tree) for tree in spec.held.values())
+    arguments = sum(bytes_per_device(tree) for tree in spec.persistent.values())
     return {"temporaries": used if "temporaries (" in str(error) else used - arguments, "code": 0.0, "flops": 0.0}

@@ -1,7 +1,7 @@
 """Extrapolation over depth: costs of a deep model from those of two shallow ones.
 
-The layers of a stack are alike, so costs grow linearly with depth: what the second shallow model costs more than the
-first is added for the remaining layers.
+All layers of a stack have the same costs, so costs grow linearly with depth. The difference between the two shallow
+models gives the cost per layer, which is added for every remaining layer.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ Costs = Mapping[str, float | int]
 
 
 def num_layers(model_config: Any) -> int:
-    """Returns the number of layers, of an encoder-decoder that of the encoder."""
+    """Returns the number of layers; for an encoder-decoder, the number of encoder layers."""
     return next(getattr(model_config, name) for name in LAYER_FIELDS if hasattr(model_config, name))
 
 
 def with_layers(model_config: Any, layers: int) -> Any:
-    """Returns the config with another number of layers; a decoder's layers change in proportion to its encoder's."""
+    """Returns the config with `layers` layers, and decoder layers in proportion to the encoder layers."""
     full = num_layers(model_config)
     if layers == full:
         return model_config
@@ -49,7 +49,7 @@ def shallow_depths(model_config: Any, maximum: int = 0) -> tuple[int, ...]:
 
 
 def measured_depths(workload: Workload, maximum: int = 0) -> tuple[int, ...]:
-    """Returns the depths at which to measure a workload, as `shallow_depths`.
+    """Returns the depths at which to measure a workload: those of `shallow_depths`, or the full depth.
 
     Patterns of trainable parameters may name layers, so such a workload is measured at full depth.
     """

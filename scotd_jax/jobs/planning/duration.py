@@ -19,14 +19,14 @@ from scotd_jax.sampling.decode_pass import prefill_batch_size
 
 @dataclasses.dataclass(frozen=True)
 class CallTime:
-    """Time of one call in seconds, and its bound: "compute", "memory", or "" for loading, which is not timed."""
+    """Time of one call in seconds, and whether "compute" or "memory" bounds it; "" for loading, which is not timed."""
 
     seconds: float
     bound: str
 
 
 def call_time(program: ProgramCost, topology: Topology, plan: c.Plan) -> CallTime:
-    """Returns the time of one call of a program."""
+    """Returns the time of one call of a program and its bound."""
     if program.name == "load":
         return CallTime(0.0, "")
     arguments = program.bytes["weights"] + program.bytes["optimizer"] + program.bytes["cache"]
@@ -40,7 +40,7 @@ def call_time(program: ProgramCost, topology: Topology, plan: c.Plan) -> CallTim
 
 
 def workload_seconds(analysis: WorkloadAnalysis, topology: Topology, plan: c.Plan) -> float:
-    """Returns the time of all updates, responses or scored prompts on all hosts, with all slots busy all the time."""
+    """Returns the seconds of a whole workload on all hosts, assuming that all slots are busy all the time."""
     workload = analysis.workload
     seconds = {program.name: call_time(program, topology, plan).seconds for program in analysis.programs}
     if isinstance(workload, TrainingWorkload):

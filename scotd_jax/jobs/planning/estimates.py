@@ -1,8 +1,8 @@
 """Memory and FLOPs of programs per chip, estimated from shapes without compiling.
 
 Costs are counted on two shallow models and extrapolated (depth.py). That is exact for arguments and matmul FLOPs.
-Temporary memory is an estimate from the residuals of the backward pass and the largest arrays, without what a compiler
-makes of them.
+Temporary memory is estimated from the residuals of the backward pass and the largest arrays, and ignores compiler
+optimizations.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_siz
 from scotd_jax.training.options import scans_layers
 from scotd_jax.training.step import MAX_LOGITS_BYTES, logits_chunk_tokens
 
-# Memory of a program: arguments ("inputs" are all but weights, optimizer state and caches), "resident" arrays that are
-# no arguments of it, temporary arrays and code.
+# "weights", "optimizer", "cache" and "inputs" (all others) are arguments of the program. "resident" arrays are other
+# arrays that are in memory during the call.
 MEMORY_PARTS = ("weights", "optimizer", "cache", "resident", "inputs", "temporaries", "code")
 ESTIMATED = "estimated from shapes"
 
@@ -38,10 +38,11 @@ class ProgramCost:
     """Costs of one program on one chip.
 
     Attributes:
-      name: "update", "few_shot", "prefill", "decode", "score", or "load" for the moment when weights are loaded.
+      name: "update", "few_shot", "prefill", "decode", "score", or "load" for the loading of weights.
       bytes: memory by `MEMORY_PARTS`.
-      flops: matmul FLOPs of one call; of "decode" of one token for every sequence.
-      xla_flops: FLOPs of one call as XLA counts them; 0 if not compiled. XLA for TPUs counts one layer of a scan.
+      flops: matmul FLOPs of one call; for "decode", of one token per sequence.
+      xla_flops: FLOPs of one call as XLA counts them; 0 if not compiled. On TPUs, XLA counts one layer of
+        a scan.
       method: how the costs were determined.
       compile_seconds: compile time.
     """
@@ -97,10 +98,10 @@ def workload_programs(
 
 
 def _argument_bytes(spec: ProgramSpec) -> Costs:
-    held = {name: bytes_per_device(tree) for name, tree in spec.held.items()}
+    persistent = {name: bytes_per_device(tree) for name, tree in spec.persistent.items()}
     buffers = {name: bytes_per_device(tree) for name, tree in spec.buffers.items()}
-    inputs = max(0, bytes_per_device(spec.arguments) - sum(held.values()))
-    return dict.fromkeys(MEMORY_PARTS, 0) | held | buffers | {"inputs": inputs}
+    inputs = max(0, bytes_per_device(spec.arguments) - sum(persistent.values()))
+    return dict.fromkeys(MEMORY_PARTS, 0) | persistent | buffers | {"inputs": inputs}
 
 
 def _update_costs(
@@ -109,14 +110,14 @@ def _update_costs(
     """FLOPs and temporary bytes of an update.
 
     Temporaries are residuals of the backward pass, copies of parameters, merged LoRA kernels, gradients, accumulated
-    gradients of micro-batches, and logits. FLOPs and residuals are those of an update of all parameters, which
-    overestimates them if some are frozen.
+    gradients of micro-batches, and logits. FLOPs and residuals are counted for an update of all parameters, so they are
+    overestimated if some parameters are frozen.
     """
     settings, tensor, fsdp = workload.settings, mesh.shape["tensor"], mesh.shape["fsdp"]
     questions = settings.batch_size // batch_shards(mesh) // settings.microbatches
     all_trainable = dataclasses.replace(settings, microbatches=1, freeze=(), lora=c.LoRA())
     per_question = _costs_per_question(dataclasses.replace(workload.canonical(), settings=all_trainable), platform)
-    # `tensor` shards hidden units and heads, which are most residuals, but not the residual stream: taken as a quarter.
+    # `tensor` shards hidden units and heads, but not the residual stream, assumed to be a quarter of the residuals.
     residuals = per_question["residuals"] * questions * (0.25 + 0.75 / tensor)
     copies = per_question["parameter_copies"] / (tensor * fsdp)
     accumulated = arguments["trainable"] if settings.microbatches > 1 else 0
@@ -129,7 +130,7 @@ def _update_costs(
 
 @functools.lru_cache(maxsize=256)
 def _costs_per_question(workload: TrainingWorkload, platform: str) -> Costs:
-    """FLOPs and residual bytes of an update per question, and bytes of parameter copies, all without a scan."""
+    """FLOPs and residual bytes of an update per question, without a scan over layers, and bytes of parameter copies."""
     questions = 2
 
     def measure(layers: int) -> Costs:
@@ -148,12 +149,11 @@ def _costs_per_question(workload: TrainingWorkload, platform: str) -> Costs:
 def _generation_costs(
     workload: GenerationWorkload, mesh: AnyMesh, platform: str
 ) -> dict[str, tuple[float | int, float | int]]:
-    """FLOPs and temporary bytes of every program: twice its largest array, and copies of the keys and values it makes.
+    """FLOPs and temporary bytes of every program: twice its largest array, plus copies of the computed keys and values.
 
-    Keys and values of few-shot examples are the result of their program. Those of questions exist twice before they are
-    stored, on every shard of the batch, since any shard may store any of them: for OPT-13B on v5e, XLA allocated 0.25,
-    0.49 and 0.91 GiB with 2, 4 and 8 layers, which is twice 55 MiB per layer. Small models need less. "score" has one
-    copy.
+    "few_shot" and "score" have one copy. "prefill" has two copies of all keys and values on every shard of the batch,
+    since any shard may store any of them: for OPT-13B on v5e, XLA allocated 0.25, 0.49 and 0.91 GiB with 2, 4 and 8
+    layers, which is twice 55 MiB per layer. Small models need less.
     """
     policy, shards, tensor = round_batch(workload.policy, mesh), batch_shards(mesh), mesh.shape["tensor"]
     prompts = prefill_batch_size(policy.batch_size, mesh)
@@ -171,7 +171,7 @@ def _generation_costs(
 
 @functools.lru_cache(maxsize=256)
 def _one_device_costs(workload: GenerationWorkload, platform: str) -> Mapping[str, Costs]:
-    """FLOPs, and bytes of the largest array and of the outputs and buffers, of every program on one device."""
+    """FLOPs, bytes of the largest array, and bytes of outputs and buffers of every program on one device."""
     mesh: AbstractMesh = make_abstract_mesh(c.Mesh(), 1)
 
     def measure(layers: int) -> Mapping[str, Costs]:

@@ -1,4 +1,4 @@
-"""The sampler's programs of a generation workload as ProgramSpecs."""
+"""The sampler's programs for a generation workload, as ProgramSpecs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_siz
 from scotd_jax.sampling.likelihood import make_score_fn
 from scotd_jax.sampling.noise import base_key
 
-ANSWER_TOKENS = 8  # of a candidate answer: a letter or a few words
-STOP_STATES = 8  # of the stop-string table, which is small for any stop strings
+ANSWER_TOKENS = 8  # tokens of a candidate answer, which is a letter or a few words
+STOP_STATES = 8  # rows of the stop-string table, which is small for any stop strings
 
 
 def generation_programs(
@@ -33,18 +33,18 @@ def generation_programs(
     layers: int = 0,
     output_shardings: Callable[[ProgramSpec], Any] | None = None,
 ) -> dict[str, ProgramSpec]:
-    """Returns the programs by name, made by the functions of the sampler.
+    """Returns the programs of the sampler by name.
 
     Args:
       workload: the workload.
       mesh: mesh of described devices, or abstract mesh.
       platform: platform of the devices.
-      layers: depth of the model; 0 for its own.
-      output_shardings: returns the shardings that the compiler chooses for the results of a program. None replicates
-        them.
+      layers: depth of the model; 0 for the full depth.
+      output_shardings: returns the shardings that the compiler chooses for the outputs of a program. By default
+        outputs are replicated.
 
     Returns:
-      "few_shot" (if there are examples), "prefill" and "decode"; or "score" alone if candidate answers are scored.
+      "few_shot" (if there are examples), "prefill" and "decode"; or only "score" if candidate answers are scored.
     """
     model, policy = build_model(workload, platform, layers), round_batch(workload.policy, mesh)
     if workload.candidate_answers:
@@ -52,8 +52,8 @@ def generation_programs(
     compiled = sampling_programs(model, policy, (0,), workload.model_config.vocab_size, mesh)
     params, unembedding = _inference_weights(model, mesh)
     weights = decode_loop.InferenceWeights(params, unembedding)  # pyrefly: ignore[bad-argument-type]
-    B, W = policy.batch_size, contexts_per_group(policy)
-    by_question, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    B, W = policy.batch_size, contexts_per_group(policy)  # groups of slots, contexts per group
+    batch_sharded, replicated = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     programs: dict[str, ProgramSpec] = {}
     few_shot = None
     if workload.exemplar_tokens:
@@ -65,50 +65,54 @@ def generation_programs(
     initial = jax.eval_shape(lambda p: decode_loop.init_state(model, policy, p, B, W, workload.prompt_tokens), params)
     shardings = jax.tree.map(lambda leaf: sharding.cache_sharding(mesh, leaf.shape), initial)
     contexts, state, cache = with_shardings(initial, shardings)
-    prompts = _prompts(prefill_batch_size(B, mesh), workload.prompt_tokens, by_question)
+    prompts = _prompts(prefill_batch_size(B, mesh), workload.prompt_tokens, batch_sharded)
     source = abstract_array((W, B), jnp.int32, replicated)
     arguments = (params, few_shot, contexts, *prompts, source)
     programs["prefill"] = ProgramSpec(compiled.prefill, arguments, {"weights": params, "cache": (few_shot, contexts)})
     stop_table = abstract_array((STOP_STATES, workload.model_config.vocab_size), jnp.int32, replicated)
-    inputs, base = _step_inputs(policy, by_question), jax.eval_shape(lambda: base_key(0))
+    inputs, base = _step_inputs(policy, batch_sharded), jax.eval_shape(lambda: base_key(0))
     arguments = (weights, few_shot, contexts, state, cache, inputs, base, stop_table)
-    held = {"weights": weights, "cache": (few_shot, contexts, state, cache)}
-    programs["decode"] = ProgramSpec(compiled.decode_steps, arguments, held)
+    persistent = {"weights": weights, "cache": (few_shot, contexts, state, cache)}
+    programs["decode"] = ProgramSpec(compiled.decode_steps, arguments, persistent)
     return programs
 
 
 def round_batch(policy: c.Sampling, mesh: AnyMesh) -> c.Sampling:
-    """Returns the policy with the batch size that a sampler on that mesh uses."""
+    """Returns the policy with its batch size rounded up as the sampler does on the mesh."""
     return dataclasses.replace(policy, batch_size=round_up(policy.batch_size, batch_shards(mesh)))
 
 
 def _score_program(
     workload: GenerationWorkload, model: api.LanguageModel, questions: int, mesh: AnyMesh
 ) -> ProgramSpec:
-    """Scores all answers of as many prompts at a time as a sampler decodes. The context of the prompts is internal."""
-    by_question, shape = sharding.batch_sharding(mesh), (questions, workload.candidate_answers, ANSWER_TOKENS)
-    prompts = _prompts(questions, workload.prompt_tokens, by_question)
-    answers = (abstract_array(shape, dtype, by_question) for dtype in (jnp.int32, jnp.int32, jnp.bool_))
+    """The program that scores the answers of one batch. The context of its prompts is a buffer, not an argument."""
+    batch_sharded, shape = sharding.batch_sharding(mesh), (questions, workload.candidate_answers, ANSWER_TOKENS)
+    prompts = _prompts(questions, workload.prompt_tokens, batch_sharded)
+    answers = (abstract_array(shape, dtype, batch_sharded) for dtype in (jnp.int32, jnp.int32, jnp.bool_))
     params, _ = _inference_weights(model, mesh)
     buffers = {"context": jax.eval_shape(model.prefill, params, *prompts)}
     return ProgramSpec(jax.jit(make_score_fn(model)), (params, *prompts, *answers), {"weights": params}, buffers)
 
 
-def _prompts(count: int, length: int, at: NamedSharding) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+def _prompts(
+    count: int, length: int, array_sharding: NamedSharding
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Token ids and mask of prompts."""
-    return abstract_array((count, length), jnp.int32, at), abstract_array((count, length), jnp.bool_, at)
+    shape = (count, length)
+    return abstract_array(shape, jnp.int32, array_sharding), abstract_array(shape, jnp.bool_, array_sharding)
 
 
-def _step_inputs(policy: c.Sampling, at: NamedSharding) -> decode_loop.StepInputs:
-    """The inputs of "decode" [B, G] in the order of the fields of StepInputs."""
+def _step_inputs(policy: c.Sampling, array_sharding: NamedSharding) -> decode_loop.StepInputs:
+    """Abstract StepInputs of shape [B, G]."""
+    # In the order of the fields of StepInputs: dtype and trailing axes.
     fields = ((jnp.bool_, ()), (jnp.int32, ()), (jnp.int32, ()), (jnp.uint32, (2,)), (jnp.int32, ()))
     shape = (policy.batch_size, policy.n)
-    arrays = (abstract_array((*shape, *more), dtype, at) for dtype, more in fields)
+    arrays = (abstract_array((*shape, *trailing), dtype, array_sharding) for dtype, trailing in fields)
     return decode_loop.StepInputs(*arrays)  # pyrefly: ignore[bad-argument-type]
 
 
 def _inference_weights(model: api.LanguageModel, mesh: AnyMesh) -> tuple[Any, jax.ShapeDtypeStruct]:
-    """Parameters cast for inference, and the unembedding matrix."""
+    """Abstract parameters cast for inference, and the abstract unembedding matrix."""
     abstract = model.abstract()
     shardings = sharding.param_shardings(mesh, model.axes(), abstract)
     weights = jax.eval_shape(lambda params: decode_loop.inference_weights(model, params), abstract)

@@ -1,7 +1,7 @@
 """Matmul FLOPs and memory of programs, counted on their jaxprs: exact for any model and option, without compiling.
 
-FLOPs include recomputation and padding, with 2 FLOPs per pair of numbers. The body of a `while` loop counts once, which
-for a sampler is one token of every sequence.
+FLOPs include recomputation and padding, with 2 FLOPs per multiply-add. The body of a `while` loop counts once; for the
+sampler this is one token per sequence.
 """
 
 import math
@@ -45,7 +45,7 @@ def make_gradient(
 
 
 def residual_bytes(model: LanguageModel, part: Any, chunk: int, options: ForwardOptions = ForwardOptions()) -> int:
-    """Returns the bytes that the loss of a part keeps for its backward pass, without parameters."""
+    """Returns the bytes that the loss of one part stores for its backward pass, without parameters."""
     params = model.abstract()
     loss = make_loss_fn(model, chunk=chunk, options=options)
     saved = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b)[0].sum, p)[1], params, part)
@@ -56,8 +56,8 @@ def residual_bytes(model: LanguageModel, part: Any, chunk: int, options: Forward
 def parameter_copy_bytes(model: LanguageModel, scan_layers: bool) -> int:
     """Returns the bytes of the copies of parameters that an update computes with.
 
-    Without a scan these are the matrices in the compute dtype. With a scan they are the stacked parameters of all
-    layers; if prompts and responses go through the same layers (decoder-only), each has stacked gradients of its own.
+    Without a scan over layers these are the matrices in the compute dtype. With a scan they are the stacked parameters
+    of all layers. Decoder-only models scan twice, once for prompts and once for responses, with stacked gradients each.
     """
     params = model.abstract()
     if not scan_layers:
@@ -86,7 +86,7 @@ def _jaxpr_flops(jaxpr: core.Jaxpr) -> int:
 
 
 def _inner_jaxprs(equation: Any) -> Iterator[core.Jaxpr]:
-    """The jaxprs that an equation calls; of a function with a custom derivative, the function alone."""
+    """The jaxprs that an equation calls, without the rules of custom derivatives."""
     for value in equation.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, core.ClosedJaxpr):

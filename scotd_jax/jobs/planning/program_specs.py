@@ -24,19 +24,19 @@ class ProgramSpec:
     Attributes:
       function: jitted function.
       arguments: its arguments as trees of `jax.ShapeDtypeStruct`.
-      held: parts of the arguments by name: "weights", "optimizer", "cache".
-      buffers: large arrays that the program allocates, by name: those of `update_buffers`, or the "context" of the
-        prompts in "score".
+      persistent: arguments that stay in memory between calls, by name: "weights", "optimizer", "cache".
+      buffers: large arrays that the program allocates, by name: those of `update_buffers` for "update", and the
+        "context" of the prompts for "score".
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
-    held: dict[str, Any]
+    persistent: dict[str, Any]
     buffers: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def build_model(workload: Workload, platform: str, layers: int = 0) -> api.LanguageModel:
-    """Returns the functions of a workload's model with `layers` layers (0: its own number)."""
+    """Returns the model of a workload with `layers` layers (0: the full depth)."""
     config = with_layers(workload.model_config, layers) if layers else workload.model_config
     return registry.build(config, api.Precision(workload.precision), platform)
 
@@ -48,7 +48,7 @@ def abstract_array(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding |
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
     """Returns a tree of abstract arrays with the given shardings."""
-    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, shardings)
+    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings)
 
 
 def bytes_per_device(tree: Any) -> int:

@@ -26,9 +26,9 @@ class PlanResult:
       settings: settings of the plan.
       topology: the topology.
       compile_obstacle: why nothing was compiled; "" if programs were compiled.
-      analyses: the workloads.
-      suggestions: by job that does not fit; None if nothing was found.
-      notes: assumptions.
+      analyses: analyses of the workloads.
+      suggestions: (job, suggestion) for every job that does not fit; None if no suggestion was found.
+      notes: assumptions about missing files.
     """
 
     name: str
@@ -161,7 +161,7 @@ def _amount(analysis: WorkloadAnalysis) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose columns are as wide as necessary. A row of one cell spans all columns."""
+    """Lines of a table with aligned columns. A row of one cell spans all columns."""
     full = [row for row in rows if len(row) > 1]
     widths = [max(len(row[i]) for row in full) for i in range(len(full[0]))]
     return [
@@ -193,7 +193,7 @@ def _assumptions(plan: PlanResult) -> list[str]:
 
 def _suggestion_lines(job: str, suggestion: Suggestion | None) -> list[str]:
     if suggestion is None:
-        return [f"{job} does not fit, and would not on any known topology: use a smaller model"]
+        return [f"{job} does not fit on any known topology: use a smaller model"]
     where = f"on {suggestion.topology} " if suggestion.topology else ""
     method = "compiled" if suggestion.compiled else "estimated"
     head = f"{job} does not fit. It does {where}({method}: {suggestion.total / GIB:.2f} GiB) with --jobs={job}"

@@ -17,9 +17,9 @@ from scotd_jax.sampling.decode_loop import cast_for_inference
 
 
 def paused_training_bytes(workload: Workload, sizes: c.Mesh, topology: Topology) -> int:
-    """Returns the bytes per chip of a paused training's state that dev evaluation does not use itself.
+    """Returns the bytes per chip of the state of a paused training, without arrays that dev evaluation reads.
 
-    With LoRA, merging has copied all parameters once more.
+    With LoRA this includes the unmerged parameters, since dev evaluation uses a merged copy.
     """
     if isinstance(workload, TrainingWorkload) or not workload.paused_training:
         return 0
@@ -38,13 +38,13 @@ def paused_training_bytes(workload: Workload, sizes: c.Mesh, topology: Topology)
     mesh, platform = make_abstract_mesh(sizes, topology.chips), topology.chip.platform
 
     def measure(layers: int) -> Costs:
-        held = training_program(training, mesh, platform, layers).held
+        state = training_program(training, mesh, platform, layers).persistent
         model = build_model(workload, platform, layers)
         abstract = model.abstract()
         params = with_shardings(abstract, sharding.param_shardings(mesh, model.axes(), abstract))
         unused = params if topology.hosts > 1 else _cast_parameters(workload, params)
-        merged = held["weights"] if workload.paused_training.lora.rank else ()
-        return {"bytes": bytes_per_device([unused, held["optimizer"]]) + bytes_per_device(merged)}
+        unmerged = state["weights"] if workload.paused_training.lora.rank else ()
+        return {"bytes": bytes_per_device([unused, state["optimizer"]]) + bytes_per_device(unmerged)}
 
     return round(extrapolate_costs(training, measure)["bytes"])
 
@@ -55,7 +55,7 @@ def loading_cost(workload: GenerationWorkload, mesh: Any, sizes: c.Mesh, topolog
     Args:
       workload: the workload.
       mesh: mesh on which the workload generates.
-      sizes: mesh of the whole run, over which weights are loaded on several hosts.
+      sizes: mesh of the whole run, which shards the loaded weights if there are several hosts.
       topology: the topology.
     """
     platform, run_mesh = topology.chip.platform, make_abstract_mesh(sizes, topology.chips)
@@ -79,6 +79,6 @@ def loading_cost(workload: GenerationWorkload, mesh: Any, sizes: c.Mesh, topolog
 
 
 def _cast_parameters(workload: Workload, params: Any) -> list[Any]:
-    """The parameters of which `cast_for_inference` makes a copy in the compute dtype."""
+    """The parameters that `cast_for_inference` copies into the compute dtype."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return [leaf for path, leaf in leaves if path[-1].key == "kernel" and workload.precision != "float32"]

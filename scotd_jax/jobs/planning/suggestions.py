@@ -17,10 +17,10 @@ from scotd_jax.errors import InputError
 from scotd_jax.jobs.planning.analysis import Analyzer, WorkloadAnalysis
 from scotd_jax.jobs.planning.workloads import TrainingWorkload, Workload
 
-MAX_COMPILED = 3  # candidates; each takes about as long as the plan itself
-MEMORY_SHARE = 0.95  # of the usable memory; a suggestion leaves the rest free
-# Changes of a training beyond its mesh, in order: factor of the number of micro-batches, and whether to use full remat,
-# which costs a third of the time. Batches of questions are halved as many times.
+MAX_COMPILED = 3  # maximum number of compiled candidates; each takes about as long as the plan itself
+MEMORY_SHARE = 0.95  # share of the usable memory that a suggestion may use
+# Changes of the training settings, in order: (factor of the number of micro-batches, whether to use full remat, which
+# costs a third of the time). Step i halves the batch size of generation i times.
 _TRAINING_STEPS = ((2, False), (1, True), (2, True), (4, True), (8, True), (16, True), (32, True))
 
 
@@ -52,7 +52,7 @@ class _Candidate:
 
 
 def find_suggestion(analyzer: Analyzer, workloads: Sequence[Workload], sizes: c.Mesh) -> Suggestion | None:
-    """Returns the smallest change with which all workloads of one job fit, or None if nothing fits anywhere.
+    """Returns the smallest change that makes all workloads of one job fit, or None if they fit on no known topology.
 
     Args:
       analyzer: analyzer of the planned topology.
@@ -87,7 +87,7 @@ def raise_if_too_large(analyses: Sequence[WorkloadAnalysis]) -> None:
 
 
 def _larger_hardware(analyzer: Analyzer, workloads: Sequence[Workload], sizes: c.Mesh) -> Suggestion | None:
-    """The smallest larger slice of the same chips, or else of chips of the platform with more memory, by estimate."""
+    """The first fit, by estimate, among larger slices of the same chip, then among chips with more memory."""
     own = analyzer.topology.chip
     others = [chip for chip in CHIPS.values() if chip.platform == own.platform and chip.usable > own.usable]
     for chip in (own, *sorted(others, key=lambda chip: chip.usable)):
@@ -108,9 +108,9 @@ def _larger_hardware(analyzer: Analyzer, workloads: Sequence[Workload], sizes: c
 def _candidates(
     topology: Topology, workloads: Sequence[Workload], sizes: c.Mesh, coarse: bool = False
 ) -> Iterator[_Candidate]:
-    """Candidates in the order of least change, the unchanged workloads first.
+    """Yields candidates from the smallest change to the largest: all meshes for one change of settings after another.
 
-    Coarse: only the smallest and largest mesh axes, and unchanged workloads.
+    With `coarse`, only the smallest and largest mesh axes, and unchanged settings.
     """
     trains = any(isinstance(workload, TrainingWorkload) for workload in workloads)
     for step in range(1 if coarse else 1 + len(_TRAINING_STEPS)):
@@ -121,7 +121,7 @@ def _candidates(
         for tensor in _doublings(max(1, sizes.tensor), topology.per_host, coarse):
             # On one host, generation does not gather parameters for every token unless the config sets fsdp.
             maximum = topology.chips // tensor if topology.hosts > 1 or trains else max(1, sizes.fsdp)
-            # Larger fsdp first. A smaller one makes room for `tensor`, or for a batch that it does not divide.
+            # Larger fsdp first. Smaller fsdp leaves chips to `tensor`, or divides a batch that larger fsdp does not.
             for fsdp in sorted(_doublings(1, maximum, coarse), key=lambda size: (size < sizes.fsdp, size)):
                 yield _Candidate(c.Mesh(fsdp=fsdp, tensor=tensor), changed)
 
@@ -136,7 +136,7 @@ def _doublings(first: int, last: int, coarse: bool) -> list[int]:
 
 
 def _reduced(workload: Workload, step: int) -> Workload | None:
-    """The workload with less computed at a time, or None if it cannot be split any further."""
+    """The workload with smaller batches after `step` changes, or None if they cannot be split any further."""
     if step == 0:
         return workload
     if isinstance(workload, TrainingWorkload):

@@ -1,4 +1,4 @@
-"""The update of a training workload as a ProgramSpec."""
+"""The update program of a training workload, as a ProgramSpec."""
 
 import dataclasses
 from typing import Any
@@ -20,32 +20,32 @@ from scotd_jax.training.programs import training_programs
 
 
 def training_program(workload: TrainingWorkload, mesh: AnyMesh, platform: str, layers: int = 0) -> ProgramSpec:
-    """Returns the update, made by the functions of the train job.
+    """Returns the program of one update, from the same functions as the train job.
 
     Args:
       workload: the workload.
       mesh: mesh of described devices, or abstract mesh.
       platform: platform of the devices.
-      layers: depth of the model; 0 for its own.
+      layers: depth of the model; 0 for the full depth.
 
     Raises:
-      SizesError: if batch and mesh do not fit.
-      InputError: on settings that no mesh can train with.
+      SizesError: if the batch cannot be sharded over the mesh.
+      InputError: on training settings that are invalid on every mesh.
     """
     check_batch_size(workload.settings, mesh)
     programs = training_programs(build_model(workload, platform, layers), workload.settings, workload.parts, mesh)
     state = programs.abstract_state
     batch = abstract_batch(workload, workload.settings.batch_size, programs.batch_sharding)
     seed = [jax.ShapeDtypeStruct((), jnp.uint32, sharding=state.step.sharding)] if workload.settings.dropout > 0 else []
-    held = {"weights": (state.params, state.frozen), "optimizer": state.opt_state}
+    persistent = {"weights": (state.params, state.frozen), "optimizer": state.opt_state}
     buffers = update_buffers(state, scans_layers(workload.settings, platform))
-    return ProgramSpec(programs.step, (state, batch, *seed), held, buffers)
+    return ProgramSpec(programs.step, (state, batch, *seed), persistent, buffers)
 
 
 def check_workload(workload: Workload, platform: str) -> None:
-    """Raises InputError on training settings that no mesh can train with."""
+    """Raises InputError on training settings that are invalid on every mesh."""
     if isinstance(workload, TrainingWorkload):
-        one_device = make_abstract_mesh(c.Mesh(), 1)  # every batch without micro-batches fits
+        one_device = make_abstract_mesh(c.Mesh(), 1)  # shards every batch without micro-batches
         settings = dataclasses.replace(workload.settings, microbatches=1)
         settings_check.check_training(
             workload.names[0], settings, one_device, platform, lambda: build_model(workload, platform).abstract()

@@ -1,4 +1,4 @@
-"""Buffers of the size of parameters that an update allocates, with and without frozen parameters."""
+"""Buffers that an update allocates for gradients and merged LoRA kernels."""
 
 from typing import Any
 
@@ -15,10 +15,9 @@ def update_buffers(state: TrainState, scan_layers: bool) -> dict[str, Any]:
       scan_layers: whether the update scans over layers.
 
     Returns:
-      "trainable": the trainable parameters, of whose size micro-batches accumulate gradients. "merged": the kernels
-      that LoRA merges from a base and its thin matrices. "gradients": the arrays of which gradients exist. With LoRA
-      these include the merged kernels; with a scan over layers also frozen layers, because all layers share one
-      program.
+      "trainable": the shapes of the gradients that micro-batches accumulate. "merged": the kernels that LoRA merges
+      from a base and its low-rank matrices. "gradients": the shapes of all gradients. These include the merged kernels
+      and, with a scan over layers, frozen layers, because all layers share one program.
     """
     frozen = flatten_dict(state.frozen or {}, sep="/")
     merged = {name: leaf for name, leaf in frozen.items() if name.endswith("/base")}

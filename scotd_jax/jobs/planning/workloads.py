@@ -1,4 +1,4 @@
-"""Workloads of a plan: training and generation on accelerators, with the shapes of their programs."""
+"""Workloads of a plan: training and generation, with everything that determines the shapes of their programs."""
 
 import dataclasses
 from typing import Any, Literal
@@ -20,7 +20,7 @@ class TrainingWorkload:
       prompt_tokens: padded length P of the prompts [B, P].
       group_size: responses G per question of a batch.
       response_tokens: padded length R of the responses [B, G, R].
-      updates: updates of all students together.
+      updates: total updates of all students.
     """
 
     names: tuple[str, ...]
@@ -41,16 +41,16 @@ class TrainingWorkload:
         return f"train {_shorten(self.names)}"
 
     def canonical(self) -> "TrainingWorkload":
-        """Returns the workload without everything that does not change its program. Equal results compile once."""
+        """Returns the workload reduced to the fields that affect its program. Equal results compile once."""
         settings = canonical_settings(self.settings)
         return dataclasses.replace(self, names=(), config_paths=(), settings=settings, updates=0)
 
     def group_key(self) -> Any:
-        """Returns a key that is equal for workloads to merge."""
+        """Returns a key; workloads with equal keys are merged."""
         return self.canonical()
 
     def merge(self, other: Any) -> "TrainingWorkload":
-        """Returns one workload for two of equal `group_key`."""
+        """Returns the union of two workloads with equal `group_key`."""
         return dataclasses.replace(self, **_merged_names(self, other), updates=self.updates + other.updates)
 
 
@@ -70,8 +70,8 @@ class GenerationWorkload:
       questions: number of prompts.
       samples: number of responses.
       candidate_answers: if positive, that many answers per prompt are scored instead of generating responses.
-      loads_inference_dtype: weights are read from files in their inference dtype, and not cast from float32 parameters.
-      paused_training: settings of a training whose state stays on the devices meanwhile.
+      loads_inference_dtype: whether weights are read from files in the inference dtype, not cast from float32.
+      paused_training: settings of a training whose state stays on the devices during generation.
     """
 
     names: tuple[str, ...]
@@ -94,7 +94,7 @@ class GenerationWorkload:
         return f"{job} {_shorten(self.names)}"
 
     def canonical(self) -> "GenerationWorkload":
-        """Returns the workload without everything that does not change its programs. Equal results compile once."""
+        """Returns the workload reduced to the fields that affect its programs. Equal results compile once."""
         return dataclasses.replace(
             self,
             names=(),
@@ -107,11 +107,11 @@ class GenerationWorkload:
         )
 
     def group_key(self) -> Any:
-        """Returns a key that is equal for workloads to merge."""
+        """Returns a key; workloads with equal keys are merged."""
         return self.canonical(), self.job, self.loads_inference_dtype, self.paused_training
 
     def merge(self, other: Any) -> "GenerationWorkload":
-        """Returns one workload for two of equal `group_key`."""
+        """Returns the union of two workloads with equal `group_key`."""
         questions, samples = self.questions + other.questions, self.samples + other.samples
         return dataclasses.replace(self, **_merged_names(self, other), questions=questions, samples=samples)
 
@@ -120,7 +120,7 @@ Workload = TrainingWorkload | GenerationWorkload
 
 
 def canonical_settings(settings: c.Training) -> c.Training:
-    """Returns training settings with fixed values for those that only change numbers in the program."""
+    """Returns training settings with fixed values for the fields that do not affect shapes or memory."""
     optimizer = dataclasses.replace(settings.optimizer, warmup_steps=0, learning_rate=1.0)
     return dataclasses.replace(
         settings,
