@@ -1,7 +1,7 @@
 """Distills a teacher into a smaller student: sample, filter, train, evaluate, export.
 
-python examples/distill.py                       # the embedded world, whose teacher is trained first
-python examples/distill.py --teacher=FOLDER      # another teacher for the same questions
+python examples/distill.py                       # trains a teacher on the embedded world first
+python examples/distill.py --teacher=FOLDER      # uses another teacher for the same questions
 """
 
 import argparse
@@ -16,7 +16,7 @@ STUDENT = SIZE | {"hidden_size": 64, "num_attention_heads": 2, "ffn_dim": 256}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="", help="Hugging Face folder; by default one is trained first")
-    parser.add_argument("--output", default="", help="folder for the student; not exported by default")
+    parser.add_argument("--output", default="", help="folder for the exported student; by default it is not exported")
     parser.add_argument("--steps", type=int, default=600, help="updates of each training")
     parser.add_argument("--questions", type=int, default=200, help="number of questions that the teacher answers")
     args = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
     kept = scotd.filter_responses(responses, keep="correct")
     print(f"kept {len(kept)} of {len(responses)} responses")
 
-    if not kept:  # after too short a training no answer is right; gold rationales show the rest of the way
+    if not kept:  # with few steps the teacher gets no answer right; the example continues with gold rationales
         questions, kept = task.questions("gold"), task.gold("gold")
 
     student = scotd.random_model("opt-tiny", task, **STUDENT)

@@ -1,4 +1,4 @@
-"""Evaluates a model on a question set: accuracy with its confidence interval, and how often no answer was parsed.
+"""Evaluates a model on a question set: accuracy with its confidence interval, and rate of responses without an answer.
 
 python examples/evaluate.py                                # a random model on the embedded world
 python examples/evaluate.py --model=FOLDER --task=openbookqa --path=data/openbookqa --split=test
@@ -12,10 +12,10 @@ import scotd_jax as scotd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="Hugging Face folder; a small random model by default")
-    parser.add_argument("--recipe", default="scotd", help="how the model is prompted and its responses are parsed")
+    parser.add_argument("--recipe", default="scotd", help="recipe that defines prompts and the parsing of responses")
     parser.add_argument("--task", default="world", help="name of a task")
     parser.add_argument("--path", default="", help="folder of the task's files, or datasets:NAME")
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", default="test", help="split of the task")
     parser.add_argument("--questions", type=int, default=16, help="number of questions; 0 for all")
     args = parser.parse_args()
 

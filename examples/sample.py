@@ -1,6 +1,6 @@
 """Samples chains of thought from a model and keeps those with the right answer.
 
-python examples/sample.py                                  # a random model: shows the flow, answers nothing
+python examples/sample.py                                  # a random model, which gets no answer right
 python examples/sample.py --model=FOLDER --few_shot=5 --task=commonsenseqa --path=data/commonsenseqa --split=train
 """
 
@@ -12,10 +12,10 @@ import scotd_jax as scotd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="Hugging Face folder; a small random model by default")
-    parser.add_argument("--few_shot", type=int, default=0, help="the task's examples before every prompt")
+    parser.add_argument("--few_shot", type=int, default=0, help="number of the task's examples before every prompt")
     parser.add_argument("--task", default="world", help="name of a task")
     parser.add_argument("--path", default="", help="folder of the task's files, or datasets:NAME")
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", default="test", help="split of the task")
     parser.add_argument("--questions", type=int, default=4, help="number of questions")
     parser.add_argument("--n", type=int, default=2, help="responses per question")
     args = parser.parse_args()

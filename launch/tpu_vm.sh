@@ -11,7 +11,7 @@ Actions run in the given order. After a failure only `logs` and `delete` still r
   create    request the TPU VM and wait until it is active
   setup     copy the committed source (HEAD) to every worker and install it there
   run       start `python -m scotd_jax.main --multihost=auto ARGUMENT...` on every worker, then wait
-  wait      wait for a run that was started earlier (a run does not depend on this machine)
+  wait      wait for a run that was started earlier (runs continue if this machine disconnects)
   stop      stop the run on every worker
   logs      fetch every worker's log to LOGS/worker-N.log
   delete    delete the TPU VM
@@ -19,11 +19,11 @@ Actions run in the given order. After a failure only `logs` and `delete` still r
 Options
   --name=NAME        name of the TPU VM (default: scotd-jax)
   --zone=ZONE        required, for example us-east5-b
-  --project=PROJECT  (default: that of gcloud)
+  --project=PROJECT  Google Cloud project (default: the project of gcloud)
   --type=TYPE        accelerator type (default: v6e-8)
   --runtime=VERSION  TPU software version (default: the one for TYPE)
-  --spot             cheaper, may be preempted at any time; the same `run` again resumes
-  --direct           create at once or fail, without the queue (pass it to `delete`, too)
+  --spot             cheaper, but may be preempted at any time; repeat `run` to resume
+  --direct           create at once or fail, without the queue (also pass it to `delete`)
   --python=VERSION   Python version on the workers (default: 3.12)
   --logs=DIR         folder for logs (default: logs/NAME)
   --poll=SECONDS     interval between status checks (default: 30)
@@ -103,7 +103,7 @@ case " ${actions[*]} " in
       *) die "the workers share no disk: pass --workdir=gs://BUCKET/PATH after --" ;;
     esac
     ;;
-  *) ((${#main_arguments[@]} == 0)) || die "arguments after -- are for run, which is not among the actions" ;;
+  *) ((${#main_arguments[@]} == 0)) || die "arguments after -- need the action run, which is not among the actions" ;;
 esac
 if [[ -z "$runtime" ]]; then
   case "$type" in
@@ -122,7 +122,7 @@ source_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 
-# --- commands for the workers: a run writes ~/scotd_jax-run/{log,pid} and, at its end, status --------------------------
+# --- commands for the workers. A run writes ~/scotd_jax-run/{log,pid}, and status when it ends ------------------------
 
 install_command() {
   cat <<REMOTE
@@ -213,24 +213,24 @@ run() {
   await
 }
 
-# Waits until all workers have succeeded or one has failed; then it stops the others, which would wait forever.
+# Waits until all workers succeed or one fails. After a failure, stops the other workers, which would wait forever.
 await() {
-  local answer unreachable=0
+  local report unreachable=0
   while true; do
-    if answer="$(on_workers "$(status_command)")"; then
+    if report="$(on_workers "$(status_command)")"; then
       unreachable=0
       if "$dry_run"; then
-        echo "$answer"
+        echo "$report"
         echo "# ... until no worker reports worker-status=running"
         return
       fi
-      grep -v '^worker-status=' <<<"$answer" | head -n 1 >&2 || true
-      if grep -Eq '^worker-status=(lost|[1-9])' <<<"$answer"; then
-        log "a worker failed: $(grep '^worker-status=' <<<"$answer" | tr '\n' ' ')"
+      grep -v '^worker-status=' <<<"$report" | head -n 1 >&2 || true
+      if grep -Eq '^worker-status=(lost|[1-9])' <<<"$report"; then
+        log "a worker failed: $(grep '^worker-status=' <<<"$report" | tr '\n' ' ')"
         on_workers "$(stop_command)" >&2 || true
         return 1
       fi
-      grep -q '^worker-status=running' <<<"$answer" || return 0
+      grep -q '^worker-status=running' <<<"$report" || return 0
     else
       unreachable=$((unreachable + 1))
       log "workers are unreachable ($unreachable of 5 attempts)"

@@ -6,7 +6,7 @@
     teacher = scotd.load_pretrained("checkpoints/teacher", task)
     responses = scotd.filter_responses(scotd.sample(teacher, task.questions("train"), n=5))
 
-The names of `__all__` are the public API; `scotd_jax.api` documents them. They are imported on first use, so that
+`__all__` lists the public API, which `scotd_jax.api` documents. Names are imported on first use, so that
 `import scotd_jax` does not load JAX.
 """
 

@@ -1,7 +1,6 @@
 """The Python API: questions, models, sampling, training, evaluation and export, without a work directory.
 
-The jobs of the command line use the same functions. They add what a long run needs: artefacts on disk that an
-interrupted run resumes from, several hosts, and reports.
+The jobs of the command line use the same functions, and add resumable artefacts on disk, several hosts, and reports.
 """
 
 import dataclasses
@@ -49,17 +48,17 @@ WORD_MULTIPLE = 8  # the vocabulary of a random model is rounded up to a multipl
 
 
 def load_task(kind: str, *, path: str = "", limit: int = 0, seed: int = 0, **options: Any) -> LoadedTask:
-    """Loads a task: named splits of questions, gold rationales where it has them, and a prompt format.
+    """Loads a task: named splits of questions, a prompt format, and gold rationales if the task has any.
 
     Args:
       kind: name of a task ("world", "commonsenseqa", "gsm8k", ...) or path of a Python file that defines one.
-      path: folder of its files, or "datasets:NAME" for the Hugging Face Hub. The embedded world needs none.
+      path: folder of the task's files, or "datasets:NAME" for the Hugging Face Hub. The embedded world needs none.
       limit: number of questions to keep from the start of every split; 0 keeps all.
       seed: seed of a generated task.
       **options: options of the task.
 
     Returns:
-      The task. `task.questions(split)` returns its questions and `task.gold(split)` its own responses to them.
+      The task. `task.questions(split)` returns its questions and `task.gold(split)` its gold rationales as responses.
 
     Raises:
       InputError: if there is no such task, or its files are missing.
@@ -80,16 +79,17 @@ def load_pretrained(
 
     Args:
       folder: local folder with config, safetensors and tokenizer.
-      task: a task, whose format is then used; without one it is that of SCoTD for the kind of model.
-      recipe: name of the recipe by which the model is prompted and its responses are parsed.
+      task: task whose prompt format is used; by default the format is "t5" for T5 models and "scotd" for others.
+      recipe: name of the recipe that defines prompts and the parsing of responses.
       few_shot: number of the task's few-shot examples before every prompt.
       precision: compute dtype. Parameters are float32.
 
     Returns:
-      The model on the devices of this process.
+      The model on the default device.
 
     Raises:
-      InputError: if the folder is incomplete, its architecture is not supported, or the task has fewer examples.
+      InputError: if the folder is incomplete, its architecture is not supported, or the task has fewer than `few_shot`
+        examples.
     """
     config, params = loading.load_pretrained(folder)
     model = registry.build(config, api.Precision(precision))
@@ -106,18 +106,18 @@ def random_model(
     precision: Literal["bfloat16", "float32"] = "bfloat16",
     **overrides: Any,
 ) -> PromptedModel:
-    """Makes a model with random weights and a word-level tokenizer of a task's texts.
+    """Returns a model with random weights and a word-level tokenizer trained on the texts of a task.
 
     Args:
       architecture: name of a preset ("opt-tiny", "t5-small", ...).
       task: the task.
-      recipe: name of the recipe by which the model is prompted and its responses are parsed.
+      recipe: name of the recipe that defines prompts and the parsing of responses.
       seed: seed of the weights.
       precision: compute dtype. Parameters are float32.
       **overrides: fields of the preset to replace, e.g. `hidden_size=64`.
 
     Raises:
-      InputError: if there is no such preset, or it has no such field.
+      InputError: if the preset, or an overridden field, is unknown.
     """
     words = recipes.literal_text(recipes.find(recipe, {}), task.format)
     tokenizer = Tokenizer.train_word_level([words, *task.texts()])
@@ -143,17 +143,17 @@ def sample(
 ) -> list[Response]:
     """Samples responses to questions.
 
-    A response depends on the seed, its question and its index only, not on the batch or the other questions.
+    The noise of a response depends only on the seed, its question and its index, not on the batch or other questions.
 
     Args:
       model: the model.
       questions: the questions.
       n: responses per question.
       temperature: sampling temperature; 0 is greedy.
-      top_k: samples from the k most likely tokens; 0 is off.
-      top_p: samples from the smallest set of tokens with this probability.
-      max_new_tokens: longest response, in tokens.
-      batch_size: questions that are decoded at a time, each with n responses.
+      top_k: number of most likely tokens to sample from; 0 for all.
+      top_p: total probability of the most likely tokens to sample from.
+      max_new_tokens: maximum length of a response in tokens.
+      batch_size: questions that are decoded at once, each with `n` responses.
       bucket: prompts are padded to a multiple of this many tokens; each multiple is compiled once.
       seed: seed of the sampling noise.
 
@@ -161,7 +161,7 @@ def sample(
       `n` responses per question, in the order of the questions.
 
     Raises:
-      InputError: if a prompt does not fit the model's positions, or two questions share an id.
+      InputError: if a prompt and its response exceed the model's position table, or two questions share an id.
     """
     batch_size = min(batch_size, max(1, len(questions)))
     sampling = c.Sampling(n, temperature, top_k, top_p, max_new_tokens, batch_size, bucket)
@@ -187,9 +187,12 @@ def filter_responses(
 
     Args:
       responses: the responses.
-      keep: which to keep, by their answer.
-      max_per_question: number to keep per question, the first ones; 0 keeps all.
-      dedup: whether to drop responses with the text of an earlier one.
+      keep: keeps responses with a correct answer, with any answer, or with a wrong one.
+      max_per_question: keeps only the first so many responses per question; 0 for all.
+      dedup: whether to drop a response whose text equals that of an earlier one.
+
+    Returns:
+      The kept responses, grouped by question.
 
     Raises:
       InputError: if `keep` needs gold answers and a question has none.
@@ -209,12 +212,12 @@ def score(questions: Sequence[Question], responses: Sequence[Response], confiden
 
     Args:
       questions: the questions.
-      responses: the same number of responses to each.
-      confidence: level of the interval.
+      responses: the same number of responses to every question.
+      confidence: confidence level of the interval.
 
     Returns:
-      A dict with "accuracy" (0 to 1), its Wilson "interval", "n" questions, "chance", "format_failure_rate",
-      "truncation_rate", "mean_tokens", and "by_tag".
+      A dict with "accuracy" (0 to 1), its Wilson "interval", "n" (the number of questions), "chance",
+      "format_failure_rate", "truncation_rate", "mean_tokens", and "by_tag".
 
     Raises:
       InputError: if a question has no response or no gold answer.
@@ -224,7 +227,7 @@ def score(questions: Sequence[Question], responses: Sequence[Response], confiden
 
 @dataclasses.dataclass(frozen=True)
 class TrainingBatches:
-    """An endless iterator of batches with the settings that `train` needs. `make_batches` makes one."""
+    """An endless iterator of batches with the settings that `train` needs, as returned by `make_batches`."""
 
     iterator: BatchIterator
     batch_size: int
@@ -248,19 +251,22 @@ def make_batches(
     """Encodes questions and responses for a student and batches them.
 
     Args:
-      model: the student; its tokenizer, recipe and format are used.
+      model: the student, whose tokenizer, recipe and prompt format are used.
       questions: the questions.
-      responses: responses to them; none for the recipe "label".
+      responses: responses to the questions; () for the recipe "label".
       batch_size: questions per update.
-      group_size: responses per question and update, which share one prompt.
-      keep: which responses to keep, by their answer.
+      group_size: responses per question in a batch, which share one prompt.
+      keep: keeps responses with a correct answer, with any answer, or with a wrong one.
       max_prompt_tokens: questions with longer prompts are dropped.
       max_response_tokens: longer responses are dropped.
       seed: seed of the order of the questions and of the drawn responses.
-      folder: folder of the TFRecord corpus; "" is a temporary one, which is removed with the batches.
+      folder: folder to which the TFRecord corpus is written; "" for a temporary one, which is removed with the batches.
+
+    Returns:
+      The batches.
 
     Raises:
-      InputError: if no response is left after the filters, or one does not fit the model's positions.
+      InputError: if no response passes the filters, or a sequence exceeds the model's position table.
     """
     root = epath.Path(folder or tempfile.mkdtemp(prefix="scotd_jax_"))
     by_id = _by_id(model, questions)
@@ -297,10 +303,10 @@ def make_batches(
         row_multiple=batch_shards(make_mesh(c.Mesh())),
     )
     parts = tuple((name, part.weight) for name, part in recipe.parts.items())
-    found = TrainingBatches(prefetch_batches(batches), batch_size, group_size, parts)
+    training_batches = TrainingBatches(prefetch_batches(batches), batch_size, group_size, parts)
     if not folder:
-        weakref.finalize(found, shutil.rmtree, root, ignore_errors=True)
-    return found
+        weakref.finalize(training_batches, shutil.rmtree, root, ignore_errors=True)
+    return training_batches
 
 
 def train(
@@ -315,21 +321,24 @@ def train(
     log: Callable[[int, Mapping[str, float]], None] | None = None,
     log_every: int = 20,
 ) -> PromptedModel:
-    """Trains a model on all devices and returns the trained one.
+    """Trains a model on all devices.
 
     Args:
-      model: the model to start from; it stays as it is.
-      batches: its batches, from `make_batches`.
+      model: the initial model, which is not changed.
+      batches: batches from `make_batches`.
       steps: number of updates.
       learning_rate: peak learning rate; it decays linearly to 0.
       optimizer: name of the optimizer.
       warmup_steps: updates of linear warm-up.
-      seed: seed of dropout and of other noise of the training.
-      log: called with step and metrics ("loss", "grad_norm", ...) at every logging step.
-      log_every: updates between logging steps.
+      seed: seed of dropout and other noise.
+      log: called with step and metrics ("loss", "grad_norm", ...) every `log_every` updates.
+      log_every: updates between two calls of `log`.
+
+    Returns:
+      The trained model.
 
     Raises:
-      InputError: if the settings do not fit together or the devices, or the loss is not finite.
+      InputError: if the settings are invalid together or on these devices, or the loss is not finite.
     """
     settings = c.Training(
         steps=steps,
@@ -339,7 +348,7 @@ def train(
         log_every=log_every,
         startup_check=False,
     )
-    make_optimizer(settings.optimizer, steps)  # raises before there are files
+    make_optimizer(settings.optimizer, steps)  # raises on invalid settings before any file is written
     with tempfile.TemporaryDirectory(prefix="scotd_jax_") as folder:
         train_loop(
             model.model,
@@ -369,9 +378,9 @@ def evaluate(
     Args:
       model: the model.
       questions: questions with gold answers.
-      max_new_tokens: longest response, in tokens.
-      batch_size: questions that are decoded at a time.
-      confidence: level of the interval.
+      max_new_tokens: maximum length of a response in tokens.
+      batch_size: questions that are decoded at once.
+      confidence: confidence level of the interval.
 
     Returns:
       The results of `score`: "accuracy" (0 to 1), its "interval", and more.
@@ -381,12 +390,12 @@ def evaluate(
 
 
 def save_pretrained(model: PromptedModel, folder: str, *, max_new_tokens: int = 128) -> None:
-    """Saves a model with its tokenizer as a folder that PyTorch transformers and `load_pretrained` load.
+    """Saves a model with its tokenizer and a model card in the Hugging Face format, for PyTorch and `load_pretrained`.
 
     Args:
       model: the model.
       folder: folder to write.
-      max_new_tokens: default length of generation in transformers, in tokens.
+      max_new_tokens: default number of tokens that transformers generates.
 
     Raises:
       InputError: if the disk is full.
@@ -409,7 +418,7 @@ def save_pretrained(model: PromptedModel, folder: str, *, max_new_tokens: int = 
 
 
 def _prompt_builder(task: LoadedTask | None, kind: str, recipe: str, few_shot: int) -> PromptBuilder:
-    """Prompts in a task's format, or without a task in SCoTD's format for a kind of model."""
+    """A PromptBuilder with the format of the task, or without a task the default format of the kind of model."""
     prompt_format = task.format if task is not None else get_prompt_format("t5" if kind == "t5" else "scotd")
     if few_shot and task is None:
         raise InputError(f"few_shot={few_shot}: pass the task that has the examples")
@@ -426,9 +435,9 @@ def _prompt_builder(task: LoadedTask | None, kind: str, recipe: str, few_shot: i
 
 
 def _by_id(model: PromptedModel, questions: Sequence[Question]) -> QuestionsById:
-    """The questions with a task in the model's format. Raises InputError if two questions share an id."""
+    """Questions by id, each with a task in the model's format. Raises InputError if two questions share an id."""
     prompt_format = model.prompts.settings.format
-    assert prompt_format is not None, "models of this API have one"
+    assert prompt_format is not None, "models of this API have a prompt format"
     tasks = {question.task: SplitTask(question.task, prompt_format, {}) for question in questions}
     found = {question.id: (question, tasks[question.task]) for question in questions}
     if len(found) < len(questions):

@@ -1,7 +1,7 @@
 """What `--list` prints: the names that configs can use, each with one line of description.
 
-The descriptions are a table of their own, so that `--list` is fast and imports nothing heavy. A test compares the names
-with the registries.
+The names are repeated here, so that `--list` is fast and does not import the registries. A test compares them with the
+registries.
 """
 
 LISTING: dict[str, dict[str, str]] = {
@@ -30,7 +30,7 @@ LISTING: dict[str, dict[str, str]] = {
         "commonsenseqa_palm540b": "published rationales of PaLM-540B for CommonsenseQA",
         "scotd_30x": "SCoTD's csqa_30x.json, quarel_30x.json and openbook_30x.json",
         "reasoning_teacher": "CompletionDataset JSON of Fine-tune-CoT (Large language models are reasoning teachers)",
-        "distilling_step_by_step": "SPLIT_CoT_k.json of Distilling step-by-step, with the rows they belong to",
+        "distilling_step_by_step": "SPLIT_CoT_k.json of Distilling step-by-step, with the rows of its dataset",
         "openai_batch": "results of OpenAI's batch interface, and of servers that follow it",
         "openai_responses": "bodies of chat completions and completions",
         "vllm": "RequestOutput dumps of vLLM, and the output of vllm run-batch",
@@ -41,8 +41,8 @@ LISTING: dict[str, dict[str, str]] = {
     },
     "Recipes (Corpus.recipe)": {
         "scotd": "rationale, then answer (SCoTD, arXiv 2306.14050)",
-        "label": "the gold answer alone",
-        "teacher_label": "the teacher's answer alone",
+        "label": "only the gold answer",
+        "teacher_label": "only the teacher's answer",
         "answer_first": "answer, then rationale (arXiv 2406.14511)",
         "step_by_step": "label and rationale as two tasks with prefixes (Distilling step-by-step, arXiv 2305.02301)",
         "rationale": "question to rationale: the first stage of Sci-CoT (arXiv 2308.04679)",
@@ -50,9 +50,9 @@ LISTING: dict[str, dict[str, str]] = {
         "text": "the complete text of the response",
     },
     "Prompt formats (Task.format, Corpus.format)": {
-        "scotd": "Q: and A: on lines of their own, as in SCoTD's code",
+        "scotd": "Q: and A: on separate lines, as in SCoTD's code",
         "t5": "Question: and Answer: on one line, because T5's tokenizer drops newlines",
-        "plain": "lower case, all tokens separated by blanks; for the embedded world",
+        "plain": "lower case, all tokens separated by spaces; for the embedded world",
     },
     "Architectures (Model.architecture)": {
         "opt-tiny": "OPT for tests: 2 layers of width 64",

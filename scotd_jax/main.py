@@ -1,8 +1,8 @@
 """Command line: `scotd-jax --config=configs/NAME.py[:SETTING,...] --workdir=DIR`, or `python -m scotd_jax.main`.
 
-Loads the config and runs its jobs in order over the work directory. A complete artefact is skipped and an interrupted
-one resumed, so the same command again is the way to resume. Exit status: 0 if all jobs are done, 2 if the input needs a
-fix (the message states where and what), 130 after Ctrl-C, 1 on a bug in the package.
+Loads the config and runs its jobs in order in the work directory. Complete artefacts are skipped and interrupted ones
+resumed, so repeat a command to resume it. Exit status: 0 if all jobs are done, 2 on invalid input, which the message
+locates and explains, 130 after Ctrl-C, 1 on a bug in the package.
 """
 
 import json
@@ -24,10 +24,12 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all artefacts: local, or gs://BUCKET/PATH")
 _JOBS = flags.DEFINE_list(
-    "jobs", None, "Run only these of sample,build,train,evaluate,export,report; or plan, which estimates what they need"
+    "jobs",
+    None,
+    "Run only these jobs of sample,build,train,evaluate,export,report; or plan, which estimates memory and time",
 )
-_OVERWRITE = flags.DEFINE_list("overwrite", [], "Make artefacts again: JOB (all of a job) or JOB:NAME (one)")
-_DRY_RUN = flags.DEFINE_bool("dry-run", False, "List the steps and what would become of them; change nothing")
+_OVERWRITE = flags.DEFINE_list("overwrite", [], "Remove and recreate artefacts: JOB (all of a job) or JOB:NAME (one)")
+_DRY_RUN = flags.DEFINE_bool("dry-run", False, "List the steps and whether each would run; change nothing")
 _LIST = flags.DEFINE_bool("list", False, "List tasks, importers, recipes, prompt formats and architectures")
 _SKIP_BAD = flags.DEFINE_bool(
     "skip-bad", False, "Skip broken rows of imported files, counted in rationales/NAME/ledger.json, instead of stopping"
@@ -35,9 +37,9 @@ _SKIP_BAD = flags.DEFINE_bool(
 _MULTIHOST = flags.DEFINE_string(
     "multihost", "", "Connect to the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
 )
-_PRIMARY_ONLY = ("report",)  # jobs that one process does while the others wait
+_PRIMARY_ONLY = ("report",)  # jobs that only one process runs while the others wait
 
-OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130  # exit statuses; 130 is a shell's for SIGINT
+OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130  # exit statuses; shells use 130 for SIGINT
 
 
 class InterruptedRun(Exception):  # noqa: N818 (not an error)
@@ -92,17 +94,17 @@ def run(
     Args:
       config_dict: the config as a mapping.
       workdir_path: the work directory.
-      jobs: the jobs to run; () is all that the config defines.
-      overwrite: artefacts to make again, each JOB or JOB:NAME.
-      multihost: how to connect to the other processes; "" is a single process.
+      jobs: the jobs to run; () for all that the config defines.
+      overwrite: artefacts to remove and recreate, each as JOB or JOB:NAME.
+      multihost: how to connect to the other processes, as in --multihost; "" for a single process.
       skip_bad: whether broken rows of imported files are skipped.
 
     Raises:
-      InputError: on everything that the user can fix.
+      InputError: on errors that the user can fix.
       InterruptedRun: on Ctrl-C during a step.
     """
     config = c.from_mapping(c.Config, config_dict)
-    from scotd_jax.jobs import graph  # wrong names are reported before JAX is loaded
+    from scotd_jax.jobs import graph  # reports unknown names before JAX is loaded
 
     if graph.PLAN in jobs:
         if len(jobs) > 1 or overwrite or multihost:
@@ -113,7 +115,7 @@ def run(
         return
     steps, redo = graph.chain(config, jobs or graph.JOBS), _steps_to_redo(config, overwrite)
 
-    from scotd_jax import jobs as package
+    from scotd_jax import jobs as job_functions
     from scotd_jax.distributed import hosts
     from scotd_jax.jobs.context import make_context
     from scotd_jax.jobs.train import check_settings
@@ -126,7 +128,7 @@ def run(
     for step in steps:
         if step.job == "train" and (step in redo or not workdir.artefact(*step).complete):
             check_settings(context, step.name)
-    if hosts.is_primary():  # only now: nothing is removed if anything is wrong
+    if hosts.is_primary():  # after all checks, so that a refused command removes nothing
         for step in redo:
             workdir.artefact(*step).remove()
         workdir.save_config(c.plain(config))
@@ -136,9 +138,10 @@ def run(
             hosts.sync_processes(f"before {step}")
             context.log(f"[{number}/{len(steps)}] {step}")
             if hosts.is_primary() or step.job not in _PRIMARY_ONLY:
-                package.load(step.job)(context, step.name)
+                job_functions.load(step.job)(context, step.name)
         except KeyboardInterrupt:
-            raise InterruptedRun(_saved(workdir.artefact(*step), f"step {number} of {len(steps)} ({step})")) from None
+            where = f"step {number} of {len(steps)} ({step})"
+            raise InterruptedRun(_interrupt_message(workdir.artefact(*step), where)) from None
     context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
 
 
@@ -150,22 +153,26 @@ def dry_run(
     multihost: str,
     skip_bad: bool = False,
 ) -> int:
-    """Prints what would become of each step, with the arguments of `run`. Returns 2 if one would be refused, else 0."""
+    """Prints for each step whether it would run. Takes the arguments of `run`.
+
+    Returns:
+      The exit status: 2 if a step would be refused, else 0.
+    """
     config = c.from_mapping(c.Config, config_dict)
     from scotd_jax.jobs import graph
 
     if graph.PLAN in jobs or multihost:
-        raise InputError("--dry-run: works without --jobs=plan and --multihost")
+        raise InputError("--dry-run: cannot be combined with --jobs=plan or --multihost")
     steps, redo = graph.chain(config, jobs or graph.JOBS), _steps_to_redo(config, overwrite)
     from scotd_jax.dry_run import format_previews, preview
 
     previews = preview(config, workdir_path, steps, redo, skip_bad)
     print(format_previews(previews))
-    return INPUT_ERROR if any(each.state == "refused" for each in previews) else OK
+    return INPUT_ERROR if any(step_preview.state == "refused" for step_preview in previews) else OK
 
 
 def _steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
-    """Returns the steps whose artefacts are to be made again."""
+    """Returns the steps whose artefacts --overwrite removes and recreates."""
     from scotd_jax.jobs.graph import JOBS, Step, chain, lookup
 
     redo = []
@@ -175,12 +182,12 @@ def _steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
         names = [step.name for step in chain(config, (job,))]
         if name:
             lookup(dict.fromkeys(names), name, f"--overwrite={job}")
-        redo += [Step(job, each) for each in ([name] if name else names)]
+        redo += [Step(job, step_name) for step_name in ([name] if name else names)]
     return redo
 
 
-def _saved(artefact: Any, where: str) -> str:
-    """Returns the line for an interrupted step: what is saved and how to resume."""
+def _interrupt_message(artefact: Any, where: str) -> str:
+    """The message for an interrupted step: what is saved and how to resume."""
     saved = {
         "sample": "its responses so far are saved",
         "build": "its finished shards are saved",
@@ -198,14 +205,14 @@ def _saved(artefact: Any, where: str) -> str:
 
 
 def _exit_interrupted(message: str) -> None:
-    """Exits at once: the usual teardown may wait for compilations that are under way, and XLA may crash in it."""
+    """Prints the message and exits at once: the usual teardown may wait for running compilations, or crash in XLA."""
     print(f"\n{message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(INTERRUPTED)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags like absl, but reports errors of config files and overrides the way `main` reports errors."""
+    """Parses flags as absl does. Reports errors in config files and overrides in the format of `main`, and exits."""
     try:
         rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:

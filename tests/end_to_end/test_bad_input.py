@@ -1,4 +1,4 @@
-"""Damaged input on the command line: a message that names file and record, exit status 2, and nothing lost."""
+"""Damaged input on the command line: the message names file and record, the exit status is 2, and nothing is lost."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def workdir(built, tmp_path) -> Path:
 
 
 def refused(workdir: Path, *flags: str) -> str:
-    """Returns the message of a command that must end with status 2."""
+    """Runs a command, checks that its exit status is 2, and returns its error message."""
     before = {p: p.read_bytes() for p in workdir.glob("rationales/*/*.json*")}
     done = run_cli(CONFIG, f"--workdir={workdir}", *flags)
     assert done.returncode == 2, done.stderr
@@ -95,7 +95,7 @@ def test_corpus_with_sequences_longer_than_the_position_table_is_refused(workdir
         ("training.freeze=('nothing',)", "training.freeze: 'nothing' matches no parameter"),
     ],
 )
-def test_impossible_training_is_refused_before_any_work(tmp_path, override, message):
+def test_invalid_training_settings_are_refused_before_any_work(tmp_path, override, message):
     assert f"config.students.student: {message}" in refused(tmp_path, f"--config.students.student.{override}")
     assert not (tmp_path / "rationales").exists()
 
@@ -117,7 +117,7 @@ def test_missing_artefact_is_refused_with_the_job_to_run(tmp_path):
 def test_checkpoint_of_another_model_is_refused(workdir):
     done = run_cli(CONFIG, f"--workdir={workdir}", "--jobs=train", "--config.students.student.training.steps=4")
     assert done.returncode == 0, done.stderr
-    # The manifest would refuse it already; without one, the checkpoint must.
+    # Without its manifest, which would already refuse the change, only the checkpoint can refuse it.
     (workdir / "students/student/manifest.json").unlink()
     message = refused(
         workdir,

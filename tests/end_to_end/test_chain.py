@@ -14,11 +14,11 @@ from tests.helpers.cli import ROOT, run_cli
 def world(tmp_path_factory) -> Path:
     """Runs the smallest chain of the embedded world and returns its work directory."""
     workdir = tmp_path_factory.mktemp("world")
-    # A relative path, as users write it.
+    # Users often pass a relative path.
     done = run_cli("--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert "Warning" not in done.stderr, "warnings worry users"
+    assert "Warning" not in done.stderr, "no warning is printed"
     return workdir
 
 
@@ -33,7 +33,7 @@ def test_every_artefact_is_complete(world):
         assert manifest["versions"]["jax"], path
 
 
-def test_every_response_is_in_one_bin(world):
+def test_every_response_is_in_one_ledger_bin(world):
     for path in world.glob("corpora/n30_*/ledger.json"):
         ledger = json.loads(path.read_text())
         assert sum(ledger["bins"].values()) == ledger["total"] == 16 * 30
@@ -82,7 +82,7 @@ def test_other_config_is_refused_in_the_same_work_directory(world):
 
 
 def test_changed_corpus_invalidates_its_student(world):
-    """A student of an older corpus is not taken for one of the rebuilt corpus."""
+    """After its corpus changes, a student is not skipped as complete."""
     manifest = world / "rationales/sampled/manifest.json"
     original = manifest.read_text()
     manifest.write_text(original.replace(json.loads(original)["digest"], "0" * 16))

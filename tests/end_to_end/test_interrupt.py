@@ -1,4 +1,4 @@
-"""Ctrl-C ends a run with one line that states what is saved, and the same command resumes."""
+"""Ctrl-C ends a run with a message that states what is saved, and the same command resumes."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""kill -9 at random times, then the same command: no row is lost or duplicated, and parameters are equal."""
+"""After kill -9 at random times, the same command loses and duplicates no row and trains the same parameters."""
 
 import json
 import random
@@ -25,7 +25,7 @@ def start(workdir: Path, jobs: str) -> subprocess.Popen:
     return subprocess.Popen(
         [*command, f"--jobs={jobs}"],
         cwd=ROOT,
-        env=environment(hurry=True),  # nine processes that compile
+        env=environment(hurry=True),  # since nine processes compile
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -39,7 +39,7 @@ def finish(workdir: Path, jobs: str) -> None:
 
 
 def kill_after(workdir: Path, jobs: str, has_begun, delay: float) -> bool:
-    """Kills a run `delay` seconds after `has_begun()`; True if that was before its end."""
+    """Kills a run `delay` seconds after `has_begun()`. Returns whether it was still running."""
     process = start(workdir, jobs)
     deadline = time.monotonic() + 300
     while process.poll() is None and not has_begun() and time.monotonic() < deadline:
@@ -60,7 +60,7 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 
 def files_in(folder: Path, pattern: str = "*") -> list[Path]:
-    """Files of a folder; none if it does not exist or is removed while it is read, as a finished run removes parts."""
+    """Files of a folder; none if it does not exist or is removed meanwhile, as a finishing run does with parts."""
     try:
         return list(folder.glob(pattern))
     except FileNotFoundError:

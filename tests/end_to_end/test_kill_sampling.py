@@ -1,8 +1,8 @@
-"""kill -9 of sampling on one host and on two: every row once, and the bytes of an uninterrupted run.
+"""After kill -9 of sampling on one or two hosts, the files equal those of an uninterrupted run.
 
-At random points of the whole sample job (tests/helpers/kill_sample_job.py), and at every file operation of a small run
-on two hosts (tests/helpers/kill_two_hosts.py; for one host see tests/rationales/test_store.py), as random points cannot
-hit every gap between two system calls.
+Kills the whole sample job at random points (tests/helpers/kill_sample_job.py). Random points cannot hit every gap
+between two system calls, so a small run on two hosts is also killed at every file operation
+(tests/helpers/kill_two_hosts.py; for one host see tests/rationales/test_store.py).
 """
 
 import random
@@ -40,7 +40,7 @@ def test_two_writing_hosts_killed_at_every_step_and_at_random_lose_nothing(tmp_p
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Uninterrupted runs on one host and on two: folder with the compilation cache, snapshot, and both durations."""
+    """Returns the folder, the common snapshot and the durations of uninterrupted runs on one and on two hosts."""
     root = tmp_path_factory.mktemp("uninterrupted")
     snapshots, durations = [], []
     for hosts in (1, 2):
@@ -77,11 +77,11 @@ def test_one_host_killed_at_fifty_random_points_loses_nothing(uninterrupted, tmp
     assert phases["sampling"] >= 20, phases
     assert set(phases) == {"starting", "sampling", "ending"}, phases
     quarters = {int(4 * hit.share) for hit in hits if hit.phase == "sampling"}
-    assert quarters == {0, 1, 2, 3}, f"kills must hit all quarters of the rows, they were at {sorted(hits)}"
+    assert quarters == {0, 1, 2, 3}, f"kills must hit all quarters of the rows; found {sorted(hits)}"
 
 
 def test_two_hosts_killed_at_random_points_lose_nothing(uninterrupted, tmp_path):
-    """One host is killed, or both; a host that is left has to exit by itself, or is killed a little later."""
+    """Kills one host or both. A remaining host must exit by itself, or is killed after a short grace period."""
     root, snapshot, durations = uninterrupted
     keys, rng = expected_keys(), random.Random(2)
 
@@ -105,7 +105,7 @@ def test_two_hosts_killed_at_random_points_lose_nothing(uninterrupted, tmp_path)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_host_that_loses_its_partner_exits_by_itself(uninterrupted, tmp_path, victim):
+def test_host_exits_by_itself_if_the_other_is_killed(uninterrupted, tmp_path, victim):
     root, snapshot, durations = uninterrupted
     paths = RunPaths(tmp_path / "run", root / "cache")
     processes = start(paths, 2)
@@ -115,7 +115,7 @@ def test_host_that_loses_its_partner_exits_by_itself(uninterrupted, tmp_path, vi
     other.join(timeout=90)
     code = other.exitcode
     kill(processes, [0, 1])
-    assert code, f"{code}: it succeeded, or did not exit at all"
+    assert code, f"exit status {code}: the remaining host succeeded, or did not exit"
     assert 0 < len(take_snapshot(paths.folder).rows) < len(snapshot.rows)
     finish(paths, 2)
     check_complete(paths, snapshot, expected_keys())

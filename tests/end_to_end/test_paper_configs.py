@@ -1,6 +1,6 @@
-"""Every config of the papers runs from its first job to its report with tiny models and the first questions.
+"""Every config of a paper runs from its first job to its report, with tiny models and few questions.
 
-Where ../shared/data holds the files of a task they are read, and invented ones in the same form elsewhere.
+Reads the files of a task from ../shared/data if they are there, else the invented ones of configs/data.
 """
 
 import json
@@ -17,7 +17,7 @@ SHARED = ROOT.parent / "shared" / "data"
 
 
 def run(tmp_path: Path, config: str, *settings: str, folder: str = "") -> Path:
-    """The work directory of a config's local run. `folder`: of real files that are used where they are there."""
+    """Runs a config with `runlocal` and returns its work directory. Uses the real files of `folder` if they exist."""
     if folder and (SHARED / folder).is_dir():
         settings = (*settings, f"data={SHARED}")
     settings = ",".join(("runlocal", *settings))
@@ -111,10 +111,12 @@ def test_scicot_is_cross_fitted(tmp_path):
     assert {"label", "one", "stage2", "stage2_own", "stage2_vote", "stage2_sum", "stage2_own_empty"} <= arms
 
 
-def test_a_task_and_a_recipe_of_one_s_own(tmp_path):
+def test_user_defined_task_and_recipe(tmp_path):
     done = run_cli("--config=tests/configs/cascade.py", f"--workdir={tmp_path}", hurry=True)
     assert done.returncode == 0, done.stderr
-    assert len(examples(tmp_path, "cascade", "conclude")) == 6, "a prompt of its own for every rationale"
+    assert len(examples(tmp_path, "cascade", "conclude")) == 6, "one prompt per rationale"
     rows = list(read_responses([tmp_path / "evaluations/cascade/riddles.test.responses.jsonl"]))
     own = list(read_responses(sorted((tmp_path / "rationales/own").glob("responses-*.jsonl"))))
-    assert [row.rationale for row in rows] == [row.rationale for row in own], "its answer is to its own rationale"
+    assert [row.rationale for row in rows] == [row.rationale for row in own], (
+        "every answer belongs to its own rationale"
+    )

@@ -1,4 +1,4 @@
-"""Two processes on one machine against one: equal rows, each once, and equal training up to rounding."""
+"""Two processes on one machine write the same rows as one process, and train equally up to rounding."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def test_two_processes_match_one(tmp_path):
         for d in (one, two)
     ]
     assert len(losses[0]) == 8
-    # Rounding errors grow with the updates; a lost or duplicated row would show in the first one.
+    # Rounding errors grow with the number of updates. A lost or duplicated row would change the first loss.
     np.testing.assert_allclose(losses[0], losses[1], rtol=TRAJECTORY)
     for manifest in two.glob("*/*/manifest.json"):
         assert json.loads(manifest.read_text())["complete"], manifest

@@ -1,6 +1,6 @@
 """launch/tpu_vm.sh prints the right commands in a dry run, and works with a fake gcloud.
 
-The fake has two workers. Each is a folder that serves as home directory, in which commands for ssh are run.
+The fake has two workers. Each is a folder, which is the home directory of the commands that run over ssh.
 """
 
 import os
@@ -71,7 +71,7 @@ def launch(*arguments: str, script: Path = SCRIPT, **environment: str) -> subpro
 
 @pytest.fixture
 def cloud(tmp_path, monkeypatch):
-    """A repository with the script, two workers, and fakes of gcloud and uv."""
+    """The folder of the fake workers; fakes of gcloud and uv are on PATH, and the script is in `../repo`."""
     for worker in ("worker-0", "worker-1"):
         (tmp_path / "cloud" / worker).mkdir(parents=True)
     (tmp_path / "cloud" / "state").write_text("ACTIVE\n")
@@ -175,7 +175,7 @@ def test_create_setup_run_logs_and_delete_on_two_workers(cloud):
 
 def test_failed_worker_stops_the_run_but_logs_are_fetched_and_the_vm_is_deleted(cloud):
     call(cloud, "setup")
-    (cloud / "worker-0" / "takes").write_text("300")  # it would wait for the other worker forever
+    (cloud / "worker-0" / "takes").write_text("300")  # seconds; like a worker that waits for the failed one
     (cloud / "worker-1" / "status").write_text("3")
     done = call(cloud, "run", "setup", "logs", "delete", *MAIN)
     assert done.returncode == 1
@@ -184,7 +184,7 @@ def test_failed_worker_stops_the_run_but_logs_are_fetched_and_the_vm_is_deleted(
     assert "tpu_vm.sh: setup" not in done.stderr
     assert (cloud / "logs" / "worker-1.log").is_file()
     assert "queued-resources delete" in (cloud / "calls").read_text().splitlines()[-1]
-    assert ends(cloud / "worker-0")
+    assert ends_soon(cloud / "worker-0")
 
 
 def test_run_is_not_started_twice_and_can_be_stopped(cloud):
@@ -197,8 +197,8 @@ def test_run_is_not_started_twice_and_can_be_stopped(cloud):
     assert done.returncode == 1
     assert "a run is in progress" in done.stderr
     assert call(cloud, "stop").returncode == 0
-    assert ends(cloud / "worker-0")
-    assert ends(cloud / "worker-1")
+    assert ends_soon(cloud / "worker-0")
+    assert ends_soon(cloud / "worker-1")
     lost = call(cloud, "wait")
     assert lost.returncode == 1
     assert "worker-status=lost" in lost.stderr
@@ -227,7 +227,7 @@ def alive(worker: Path) -> bool:
     return any(line.split()[0] == group and "Z" not in line.split()[1] for line in listed.splitlines())
 
 
-def ends(worker: Path) -> bool:
+def ends_soon(worker: Path) -> bool:
     """Whether the worker's run ends within ten seconds."""
     deadline = time.monotonic() + 10
     while alive(worker) and time.monotonic() < deadline:

@@ -92,7 +92,7 @@ def test_workload_that_does_not_fit_gets_a_suggestion_and_raises(tmp_path, capsy
 
 
 def labels_only(model):
-    """Config fields with one corpus of labels for both students."""
+    """Returns config fields with one corpus of labels for both students."""
     students = {name: dataclasses.replace(s, corpus="n4") for name, s in small_config(model).students.items()}
     return {"corpora": {"n4": LABELS}, "students": students}
 
@@ -155,7 +155,7 @@ def config_with_training(topology: str = "cpu-2", **changes) -> c.Config:
         (config_with_training("h200-8", attention="fused"), 'training.attention: "fused" is for TPUs.* are cuda'),
     ],
 )
-def test_impossible_training_settings_raise_before_any_analysis(config, message, tmp_path, monkeypatch):
+def test_invalid_training_settings_raise_before_any_analysis(config, message, tmp_path, monkeypatch):
     monkeypatch.setattr(Analyzer, "analyze", lambda *_, **__: pytest.fail("a workload was analyzed"))
     with pytest.raises(InputError, match=f"config.students.n1: {message}"):
         plan(config, str(tmp_path))

@@ -36,7 +36,7 @@ def test_responses_are_counted_per_question_and_provided_rationale():
 
 
 @pytest.mark.parametrize(("architecture", "prompt_tokens"), [("opt-tiny", 32 + 128), ("t5-tiny", 192)])
-def test_marginal_evaluation_scores_answers_in_a_program_of_its_own(architecture, prompt_tokens):
+def test_marginal_evaluation_scores_answers_in_one_program(architecture, prompt_tokens):
     marginal = c.EvalSpec("n4", ("w.test",), rationales_from=("teacher",), n=4, few_shot=1, combine="marginal")
     config = small_config(c.Model(architecture, tokenizer="task:w"), "cpu-2", evals={"marginal": marginal})
     workload = generation_by_title(config)["evaluate marginal"]
