@@ -1,4 +1,4 @@
-"""Building of a corpus from questions and responses: shards first, then one corpus of all shards."""
+"""Builds a corpus from questions and responses: first its shards, then one corpus of all shards."""
 
 import collections
 import json
@@ -22,8 +22,8 @@ class BuiltCorpus(NamedTuple):
     """A finished corpus.
 
     Attributes:
-      counts: `counts` of the description of every part.
-      left_out: number of questions left out, by reason; of a recipe that uses no responses.
+      counts: for each part the `counts` of its description.
+      left_out: number of questions left out, by reason; always empty for a recipe that uses responses.
       digests: sha256 of every TFRecord file.
     """
 
@@ -48,7 +48,7 @@ def plan_corpus(
       corpus: its settings.
       recipe: its recipe.
       questions: the questions, in order.
-      response_files: the files of every set of responses.
+      response_files: for each set of responses its files.
       encoder: encodes texts for the models that read the corpus.
       contaminated: ids of the questions to leave out.
 
@@ -80,19 +80,19 @@ def own_shards(plan: CorpusPlan, process_index: int = 0, process_count: int = 1)
 
 
 def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
-    """Makes one corpus of all shards, with its ledger; the shards must be complete.
+    """Merges all shards, which must be complete, into one corpus, and writes its ledger.
 
     Args:
       plan: the corpus.
-      meta: plain data about its origin, for the description.
+      meta: JSON data about its origin, for the description.
 
     Raises:
-      InputError: if nothing is left.
+      InputError: if a part has no examples.
       RuntimeError: if the ledger does not account for every response.
     """
     ledger, left_out = Ledger(), collections.Counter[str]()
-    for responses in plan.responses:
-        for (question_id, model), count in responses.unmatched.items():
+    for stored in plan.responses:
+        for (question_id, model), count in stored.unmatched.items():
             ledger.receive(question_id, model, count)
             ledger.put(question_id, "not_selected", model, count)
             ledger.record_stage("questions", count, count)
@@ -102,12 +102,12 @@ def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
         left_out.update(note["left_out"])
         for part, facts in note["parts"].items():
             parts[part].append(facts)
-    read = sum(int(each.counts.sum()) + each.unmatched.total() for each in plan.responses)
-    if ledger.total != read:
-        raise RuntimeError(f"{plan.folder}: {read} responses are in the files, {ledger.total} in the ledger")
-    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-    reason = ledger.summary() if plan.responses else reasons
-    described = finish_corpus(plan.folder, parts, meta, plan.corpus.balance, reason)
+    num_responses = sum(int(stored.counts.sum()) + stored.unmatched.total() for stored in plan.responses)
+    if ledger.total != num_responses:
+        raise RuntimeError(f"{plan.folder}: {num_responses} responses are in the files, {ledger.total} in the ledger")
+    dropped = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    reason_if_empty = ledger.summary() if plan.responses else dropped
+    described = finish_corpus(plan.folder, parts, meta, plan.corpus.balance, reason_if_empty)
     if plan.responses:
         write_text(epath.Path(plan.folder) / "ledger.json", json.dumps(ledger.to_json(), indent=2) + "\n")
     plan.note(0).parent.rmtree()

@@ -38,7 +38,7 @@ class CorpusCounts:
 
     @classmethod
     def merge(cls, shards: Iterable[Mapping[str, int]]) -> "CorpusCounts":
-        """Returns the counts of several shards, given as `dataclasses.asdict`, together."""
+        """Adds up the counts of several shards, each a dict of the fields of this class."""
         merged = dataclasses.asdict(cls())
         for counts in shards:
             for name in merged:
@@ -49,7 +49,7 @@ class CorpusCounts:
     def to_json(self) -> dict[str, Any]:
         """Returns the counts and their means as JSON data.
 
-        `grouping_gain` is the factor of tokens saved by computing each prompt once for all its responses.
+        `grouping_gain` is the factor by which computing each prompt once for all its responses reduces the tokens.
         """
         means = {
             "responses_mean": self.responses / self.questions,

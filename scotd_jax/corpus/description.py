@@ -1,4 +1,4 @@
-"""Descriptions that turn the shards of a folder into a corpus: one per part, a README, and the metadata of TFDS.
+"""Descriptions that complete a corpus once its shards are written: one per part, a README, and metadata for TFDS.
 
     PART-00000-of-00004.tfrecord   PART-00000-of-00004.tfrecord.index   ...   PART.json
     README.md   dataset_info.json   features.json
@@ -21,7 +21,7 @@ from scotd_jax.corpus.tfds import dataset_info, features
 from scotd_jax.errors import InputError
 
 FORMAT = "scotd_jax.grouped_corpus.2"
-ShardFacts = Mapping[str, Any]  # see `ShardWriter.facts`
+ShardFacts = Mapping[str, Any]  # the value of `ShardWriter.facts`
 
 
 def finish_corpus(
@@ -38,7 +38,7 @@ def finish_corpus(
       parts: for each part the facts of its shards, in order.
       meta: JSON data about the origin of the corpus.
       balance: what training draws equally often, "questions" or "responses".
-      reason: why a part may be empty, for the error message.
+      reason: explanation that the error message gives if a part is empty.
 
     Returns:
       The content of each PART.json: `format`, `part`, `balance`, `counts` (see `CorpusCounts`), `files` (name, records,

@@ -1,4 +1,4 @@
-"""Grouped examples: one question with all its responses as token ids, and the features under which it is stored."""
+"""Grouped examples: one question with all its responses as token ids, stored as a tf.train.Example."""
 
 import dataclasses
 from collections.abc import Collection
@@ -47,7 +47,7 @@ class GroupedExample:
             )
 
     def select_samples(self, samples: Collection[int]) -> "GroupedExample | None":
-        """Returns the example with only the responses whose sample index is in `samples`, or None without any."""
+        """Returns the example reduced to the responses whose sample index is in `samples`; None if there are none."""
         selected = [i for i, sample in enumerate(self.sample_index) if sample in samples]
         if not selected:
             return None
@@ -71,11 +71,11 @@ class GroupedExample:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "GroupedExample":
-        """Parses what `to_bytes` wrote.
+        """Parses the output of `to_bytes`.
 
         Args:
           data: a serialized tf.train.Example.
-          where: file and record, with which error messages begin.
+          where: file and record, the prefix of error messages.
 
         Raises:
           InputError: if features are missing or disagree.

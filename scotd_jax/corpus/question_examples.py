@@ -1,4 +1,4 @@
-"""The examples that one question and its responses make: templates filled in, texts encoded.
+"""Encodes a question and its responses as grouped examples: fills in the templates and tokenizes the texts.
 
 Imported by worker processes, so nothing here may import JAX.
 """
@@ -32,7 +32,7 @@ class ExampleEncoder(NamedTuple):
       corpus: settings of the corpus.
       recipe: its recipe.
       encoder: encodes texts.
-      uses_responses: whether the corpus is made of responses.
+      uses_responses: whether the recipe uses responses.
     """
 
     corpus: Corpus
@@ -45,20 +45,22 @@ class ExampleEncoder(NamedTuple):
 
         A corpus that is balanced over responses has an example for each of them.
         """
-        question, form, few_shot = prompted
-        one_each = self.corpus.balance == "responses" and bool(rows)
+        question, prompt_format, few_shot = prompted
+        one_per_response = self.corpus.balance == "responses" and bool(rows)
         texts: list[tuple[str, str, list[tuple[int, str]]]] = []  # part, prompt, (sample index, target) of responses
         for name, part in self.recipe.parts.items():
-            for group in [[row] for row in rows] if one_each else [rows]:
-                for prompt, targets in recipes.training_examples(part, form, question, group):
+            for group in [[row] for row in rows] if one_per_response else [rows]:
+                for prompt, targets in recipes.training_examples(part, prompt_format, question, group):
                     rendered = self.encoder.render(join_prompt(few_shot, prompt))
-                    if one_each:
+                    if one_per_response:
                         targets = [(group[0].sample_index, text) for _, text in targets]
                     texts.append((name, rendered, targets))
-        distinct = list(dict.fromkeys(t for _, prompt, targets in texts for t in (prompt, *(x for _, x in targets))))
-        ids = dict(zip(distinct, self.encoder(distinct), strict=True))
+        distinct: dict[str, None] = {}  # a set in order of appearance
+        for _, prompt, targets in texts:
+            distinct |= dict.fromkeys([prompt, *(text for _, text in targets)])
+        ids = dict(zip(distinct, self.encoder(list(distinct)), strict=True))
         # A target that ends in a stop string needs no end token (SCoTD trains OPT without one).
-        end = [] if form.end else [self.encoder.eos_id]
+        end = [] if prompt_format.end else [self.encoder.eos_id]
         examples: ExamplesByPart = {name: [] for name in self.recipe.parts}
         for name, prompt, targets in texts:
             examples[name].append(
@@ -73,7 +75,7 @@ class ExampleEncoder(NamedTuple):
         return examples
 
     def select(self, examples: ExamplesByPart, samples: Collection[int]) -> ExamplesByPart:
-        """Returns the examples with only these samples of the question, of which there must be at least one."""
+        """Returns the examples reduced to some samples of the question; `samples` must not be empty."""
         wanted, selected = set(samples), {}
         for name, found in examples.items():
             if not self._is_one_per_question(name):
@@ -82,7 +84,7 @@ class ExampleEncoder(NamedTuple):
         return selected
 
     def token_counts(self, examples: ExamplesByPart, samples: Sequence[int]) -> list[tuple[int, int]]:
-        """Returns, for every sample, the tokens of the longest prompt and the longest response that it is part of."""
+        """Returns for each sample the tokens of its longest prompt and of its longest target, over all parts."""
         longest = dict.fromkeys(samples, (0, 0))
         for name, found in examples.items():
             for example in found:
@@ -96,7 +98,7 @@ class ExampleEncoder(NamedTuple):
         return [longest[sample] for sample in samples]
 
     def _is_one_per_question(self, name: str) -> bool:
-        """Whether a part makes one example of a question, whatever its responses are."""
+        """Whether a part has a single example per question, independent of the responses."""
         part = self.recipe.parts[name]
-        uses = recipes.fields_of(part.prompt, part.target) & set(recipes.RESPONSE_FIELDS)
-        return not uses and (self.corpus.balance == "questions" or not self.uses_responses)
+        response_fields = recipes.fields_of(part.prompt, part.target) & set(recipes.RESPONSE_FIELDS)
+        return not response_fields and (self.corpus.balance == "questions" or not self.uses_responses)

@@ -21,7 +21,7 @@ class CorpusReader:
         """Opens all shards of `part` in `folder`.
 
         Raises:
-          InputError: if a shard is missing, truncated or of another build.
+          InputError: if a shard is missing, truncated, or from another build.
         """
         self.description = read_description(folder, part)
         self._shards, begins, num_records = [], [], 0
@@ -29,7 +29,7 @@ class CorpusReader:
             shard = TFRecordShard(epath.Path(folder) / file["name"])
             if len(shard) != file["records"]:
                 raise InputError(
-                    f"{shard.path}: expected {file['records']} records by {part}.json, found {len(shard)}: "
+                    f"{shard.path}: expected {file['records']} records (see {part}.json), found {len(shard)}: "
                     "build the corpus again"
                 )
             self._shards.append(shard)
@@ -51,7 +51,7 @@ class CorpusReader:
 
     @property
     def fingerprint(self) -> tuple[int, list[str]]:
-        """A value that two parts share if they hold the same entries in the same order."""
+        """Equal for two parts exactly if they hold the same entries in the same order."""
         return self.entries, [file["ids"] for file in self.description["files"]]
 
     def records(self, entry: int) -> range:

@@ -1,12 +1,12 @@
-"""Building of a corpus' shards, in this process or in several.
+"""Builds the shards of a corpus, in this process or in several.
 
-A `CorpusPlan` is everything that decides a corpus. Shard s holds consecutive questions: their responses are read,
-filtered, altered and encoded, the shard of every part is written, and last a note of what was done:
+The content of a corpus depends on its `CorpusPlan` alone. Each shard holds consecutive questions: it reads, filters,
+alters and encodes their responses, writes a file for every part, and last a note:
 
-    FOLDER/shards/00000-of-00004.json       facts of the files, the ledger, and the questions that were left out
+    FOLDER/shards/00000-of-00004.json       facts about the files, the ledger, and counts of questions left out
 
-A shard with a note is complete, so an interrupted build resumes with the others. Worker processes import this file,
-which therefore must not import JAX.
+A shard with a note is complete, so an interrupted build resumes with the remaining shards. Worker processes
+import this file, so it must not import JAX.
 """
 
 import collections
@@ -40,7 +40,7 @@ from scotd_jax.workdir import read_json, write_text
 
 @dataclasses.dataclass(frozen=True)
 class CorpusPlan:
-    """Everything that decides a corpus.
+    """All inputs of a corpus; equal plans give equal bytes.
 
     Attributes:
       folder: folder of the corpus.
@@ -50,7 +50,7 @@ class CorpusPlan:
       responses: their responses; empty for a recipe that uses none.
       contaminated: ids of the questions to leave out.
       encoder: encodes texts.
-      shards: number of shards, at most; there is never one without questions.
+      max_shards: number of shards at most; no shard is without questions.
     """
 
     folder: str
@@ -67,7 +67,7 @@ class CorpusPlan:
         """Indices of the questions that have responses; of all questions for a recipe that uses none."""
         if not self.responses:
             return np.arange(len(self.questions))
-        return np.flatnonzero(sum(each.counts for each in self.responses))
+        return np.flatnonzero(sum(stored.counts for stored in self.responses))
 
     @property
     def shards(self) -> int:
@@ -75,7 +75,7 @@ class CorpusPlan:
         return max(1, min(self.max_shards, len(self.indices)))
 
     @property
-    def examples(self) -> ExampleEncoder:
+    def example_encoder(self) -> ExampleEncoder:
         """Encodes questions and responses."""
         return ExampleEncoder(self.corpus, self.recipe, self.encoder, bool(self.responses))
 
@@ -127,8 +127,8 @@ def build_shard(plan: CorpusPlan, shard: int) -> None:
     indices = plan.indices[shard_range(shard, plan.shards, len(plan.indices))].tolist()
     ledger, left_out = Ledger(), collections.Counter[str]()
     with contextlib.ExitStack() as stack:
-        for each in plan.responses:
-            stack.callback(each.close)
+        for stored in plan.responses:
+            stack.callback(stored.close)
         writers = {
             part: stack.enter_context(ShardWriter(plan.folder, part, shard, plan.shards)) for part in plan.recipe.parts
         }
@@ -150,7 +150,7 @@ def read_notes(plan: CorpusPlan) -> Iterator[dict[str, Any]]:
     return (read_json(plan.note(shard)) for shard in range(plan.shards))
 
 
-_PLAN: list[CorpusPlan] = []  # of a worker process
+_PLAN: list[CorpusPlan] = []  # the plan of this worker process
 
 
 def _start_worker(plan: CorpusPlan) -> None:
@@ -171,8 +171,8 @@ def _from_questions(
         if plan.questions[index].question.id in plan.contaminated:
             left_out["contaminated"] += 1
             continue
-        examples = plan.examples.encode(plan.questions[index], [])
-        ((prompt, target),) = plan.examples.token_counts(examples, [0])
+        examples = plan.example_encoder.encode(plan.questions[index], [])
+        ((prompt, target),) = plan.example_encoder.token_counts(examples, [0])
         if prompt > plan.corpus.max_prompt_tokens or target > plan.corpus.max_response_tokens:
             left_out["too_long"] += 1
             continue
@@ -184,39 +184,40 @@ def _from_responses(plan: CorpusPlan, indices: Sequence[int], ledger: Ledger) ->
     control = plan.corpus.rationale_control
     selected = (_select(plan, index, ledger) for index in indices)
     if control == "own":
+        # The stage "tokens" has applied the limits to the same rationales, so no length can exceed them here.
         for _, rows, examples in selected:
             keep_within_limits(rows, [(0, 0)] * len(rows), plan.corpus, ledger)
             if rows:
-                yield plan.examples.select(examples, [row.sample_index for row in rows])
+                yield plan.example_encoder.select(examples, [row.sample_index for row in rows])
         return
     groups = ((question, rows) for question, rows, _ in selected)
     before = _selected_before(plan, indices[0]) if control == "other" and indices else ()
     prompted = {plan.questions[index].question.id: plan.questions[index] for index in indices}
     for question, rows in apply_control(control, groups, before):
-        examples = plan.examples.encode(prompted[question.id], rows)
-        counts = plan.examples.token_counts(examples, [row.sample_index for row in rows])
+        examples = plan.example_encoder.encode(prompted[question.id], rows)
+        counts = plan.example_encoder.token_counts(examples, [row.sample_index for row in rows])
         kept = keep_within_limits(rows, counts, plan.corpus, ledger)
         if kept:
-            yield plan.examples.select(examples, [row.sample_index for row in kept])
+            yield plan.example_encoder.select(examples, [row.sample_index for row in kept])
 
 
 def _select(plan: CorpusPlan, index: int, ledger: Ledger) -> tuple[Question, list[Response], ExamplesByPart]:
-    """A question, its responses that pass the filters, and examples that still hold all encoded responses."""
+    """A question, its responses that pass the filters, and its examples with all responses that were encoded."""
     prompted = plan.questions[index]
     examples: ExamplesByPart = {}
 
     def token_counts(rows: list[Response]) -> list[tuple[int, int]]:
-        examples.update(plan.examples.encode(prompted, rows))
-        return plan.examples.token_counts(examples, [row.sample_index for row in rows])
+        examples.update(plan.example_encoder.encode(prompted, rows))
+        return plan.example_encoder.token_counts(examples, [row.sample_index for row in rows])
 
-    responses = concatenate_sets(each.read(index) for each in plan.responses)
+    responses = concatenate_sets(stored.read(index) for stored in plan.responses)
     contaminated = prompted.question.id in plan.contaminated
     rows = filter_responses(responses, plan.corpus, token_counts, ledger, plan.needs_answer, contaminated)
     return prompted.question, rows, examples
 
 
 def _selected_before(plan: CorpusPlan, index: int) -> list[Response]:
-    """The selected responses of the nearest question before `index` that has any; the last precedes the first."""
+    """The selected responses of the nearest earlier question that has any; wraps around to the last question."""
     position = int(np.searchsorted(plan.indices, index))
     for step in range(1, len(plan.indices)):
         _, rows, _ = _select(plan, int(plan.indices[position - step]), Ledger())

@@ -1,9 +1,9 @@
-"""Writes one shard of one part of a corpus, independently of all other shards.
+"""Shard files of one part of a corpus; each is written independently of all others.
 
     PART-00000-of-00004.tfrecord                 the examples, with a record index (tfrecord.py)
     PART-00000-of-00004.tfrecord.questions       the first record of each question; only if some have several records
 
-Shards hold consecutive questions: concatenated they are the corpus in its order, whatever their number.
+Shards hold consecutive questions: concatenated, they are the corpus in its order for any number of shards.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def shard_range(shard: int, shards: int, items: int) -> range:
 class ShardWriter:
     """Writes the examples of one shard; its files appear when the `with` block ends without an exception.
 
-    The records of a question are consecutive and share no sample.
+    The records of a question must be consecutive, and each sample may occur in one of them only.
     """
 
     def __init__(self, folder: epath.PathLike, part: str, shard: int, shards: int):
@@ -116,13 +116,13 @@ def question_begins(path: epath.PathLike, questions: int, records: int) -> np.nd
       int64[questions + 1]: the first record of each question and, last, the number of records.
 
     Raises:
-      InputError: if the question index is missing, damaged or of another file.
+      InputError: if the question index is missing, damaged, or belongs to another file.
     """
     if questions == records:
         return np.arange(questions + 1)
     head, begins = read_offsets(questions_path(path), QUESTION_INDEX_FORMAT)
     if (head.get("questions"), head.get("records"), len(begins)) != (questions, records, questions + 1):
         raise InputError(
-            f"{questions_path(path)}: expected {questions} questions with {records} records: build the corpus again"
+            f"{questions_path(path)}: expected {questions} questions and {records} records: build the corpus again"
         )
     return begins.astype(np.int64)

@@ -23,7 +23,7 @@ _LISTS = (  # message, field of Feature, type of the values
 
 
 def _message_type() -> type[message.Message]:
-    """Builds the class of tf.train.Example: `features.feature` maps names to one of three lists."""
+    """Builds the message class of tf.train.Example, whose `features.feature` maps each name to one of three lists."""
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="records", syntax="proto3")
     feature = descriptor_pb2.DescriptorProto(name="Feature")
     feature.oneof_decl.add(name="kind")
@@ -64,8 +64,8 @@ def encode(features: Mapping[str, Values]) -> bytes:
     """Serializes features to a tf.train.Example. Equal features give equal bytes, in any order.
 
     Args:
-      features: by name a list of bytes (bytes_list), of floats (float_list), or of integers (int64_list, also if
-        empty).
+      features: values by name: all bytes (bytes_list), all floats (float_list), or all integers (int64_list). An empty
+        list is an int64_list.
 
     Raises:
       TypeError: if a list contains other values, or values of several types.
@@ -90,7 +90,7 @@ def decode(data: bytes, where: str) -> dict[str, list[bytes] | list[int] | list[
 
     Args:
       data: the serialized message.
-      where: file and record, with which the error message begins.
+      where: file and record, the prefix of the error message.
 
     Returns:
       The features by name.

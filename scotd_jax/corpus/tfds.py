@@ -1,7 +1,7 @@
-"""Metadata with which `tfds.builder_from_directory` opens a corpus, written without TFDS.
+"""Metadata that `tfds.builder_from_directory` needs to open a corpus, built without TFDS.
 
-Both files are the JSON form of messages of TFDS (DatasetInfo, and Feature in features.json). Every part is a split,
-whose files are named SPLIT-SHARD_X_OF_Y.tfrecord.
+Both files are protobuf messages of TFDS in their JSON form: DatasetInfo in dataset_info.json, Feature in features.json.
+Each part of the corpus is a split of the data set.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _FEATURES = "tensorflow_datasets.core.features"
 
 
 def dataset_info(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns dataset_info.json, from the descriptions of all parts. The JSON form writes int64 as strings."""
+    """Returns dataset_info.json, from the descriptions of all parts. Protobuf's JSON form writes int64 as strings."""
     return {
         "description": "Questions with their rationales, as token ids; see README.md.",
         "fileFormat": "tfrecord",
@@ -32,7 +32,7 @@ def dataset_info(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def features() -> dict[str, Any]:
-    """Returns features.json: bytes features are texts, int64 features are vectors of any length."""
+    """Returns features.json: bytes features become texts, int64 features vectors of any length."""
     kinds = {
         "bytes": {"pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}},
         "int64": {

@@ -1,6 +1,6 @@
 """TFRecord files with random access: the standard framing, and an index file beside each of them.
 
-Records are framed as TensorFlow frames them, so `tf.data` reads the files:
+Records are framed as in TensorFlow, so `tf.data` reads the files:
 
     uint64 length | uint32 masked crc32c of the length | data | uint32 masked crc32c of the data      (little endian)
 
@@ -98,7 +98,7 @@ class TFRecordWriter:
 
 
 def write_index(path: epath.PathLike, offsets: list[int]) -> None:
-    """Writes the index of the TFRecord file `path`; `offsets` are the begin of every record and the file's size."""
+    """Writes the index of the TFRecord file `path`; `offsets` are the begins of its records and its size."""
     head = {"format": FORMAT, "records": len(offsets) - 1, "bytes": offsets[-1]}
     write_offsets(index_path(path), offsets, head)
 
@@ -110,7 +110,7 @@ def read_index(path: epath.PathLike) -> np.ndarray:
       uint64[records + 1]: the byte at which each record begins and, last, the size of the file.
 
     Raises:
-      InputError: if the index is missing, damaged, or of a file of another size.
+      InputError: if the index is missing or damaged, or the file does not have the size that the index records.
     """
     path, index = epath.Path(path), index_path(path)
     head, offsets = read_offsets(index, FORMAT)
@@ -121,7 +121,7 @@ def read_index(path: epath.PathLike) -> np.ndarray:
         found = "there is no such file" if size < 0 else f"found {size} bytes"
         last = int(np.searchsorted(offsets, max(size, 0), side="right")) - 1
         cut = f", cut in record {last}" if 0 <= size < head["bytes"] else ""
-        raise InputError(f"{path}: expected {head['bytes']} bytes by its index, {found}{cut}: {_REBUILD}")
+        raise InputError(f"{path}: expected {head['bytes']} bytes (see its index), {found}{cut}: {_REBUILD}")
     return offsets
 
 
@@ -133,7 +133,7 @@ def write_offsets(path: epath.PathLike, offsets: list[int], head: Mapping[str, A
 
 
 def read_offsets(path: epath.PathLike, kind: str) -> tuple[dict[str, Any], np.ndarray]:
-    """Reads a file of `write_offsets`.
+    """Reads a file that `write_offsets` wrote.
 
     Args:
       path: the file.
@@ -167,7 +167,7 @@ class TFRecordShard:
     """Random access to the records of one TFRecord file, verified as they are read. Safe to share between threads."""
 
     def __init__(self, path: epath.PathLike):
-        """Opens a file by its index.
+        """Opens a file that has an index.
 
         Raises:
           InputError: as `read_index` does.

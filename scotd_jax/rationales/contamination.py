@@ -15,7 +15,7 @@ import numpy as np
 from scotd_jax.rationales.words import words
 from scotd_jax.records import Question
 
-_BASE = 0x9E3779B97F4A7C15  # odd, hence invertible modulo 2^64: no power of it loses a bit
+_BASE = 0x9E3779B97F4A7C15  # odd, hence invertible modulo 2^64, as are its powers
 _BATCH = 1000  # questions hashed at once
 
 
@@ -45,7 +45,7 @@ def question_words(question: Question) -> list[str]:
 
 
 def _hash_runs(questions: Iterable[Question], length: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """Batches of question ids, uint64[K] hashes of all their runs, and int64[K] the question of each run."""
+    """Per batch: question ids, uint64[K] hashes of all their runs, and int64[K] the index of each run's question."""
     questions = iter(questions)
     while batch := list(itertools.islice(questions, _BATCH)):
         texts = [question_words(question) for question in batch]
@@ -53,7 +53,7 @@ def _hash_runs(questions: Iterable[Question], length: int) -> Iterator[tuple[lis
 
 
 def _hash_texts(texts: Sequence[Sequence[str]], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Polynomial hashes of all runs of `length` words, and of each shorter text as a whole; with their texts."""
+    """Polynomial hashes of all runs of `length` words, or of a whole shorter text, and the index of each one's text."""
     sizes = np.array([len(text) for text in texts])
     begin = np.cumsum(sizes) - sizes
     owner = np.repeat(np.arange(len(texts)), sizes)

@@ -1,8 +1,8 @@
-"""Control experiments: replaces the rationales of responses, to show what of an effect is due to their content.
+"""Control experiments: replaces the rationales of responses, to measure how much their content matters.
 
     own         the response's own rationale, unchanged
     shuffled    its words in a random order, keyed by the response
-    other       the rationale of another question: the previous one in the stream; the first question takes the last's
+    other       the rationale of the previous question; the first question takes that of the last
     empty       no rationale
 
 Answer, text and all other fields of a response stay as they are.
@@ -24,8 +24,8 @@ def apply_control(
 ) -> Iterator[tuple[Question, list[Response]]]:
     """Replaces the rationales of responses by those of a control.
 
-    For "other", response i of a group takes the rationale of response i of the group before, modulo its size. Groups
-    without responses are skipped over.
+    For "other", response i of a group takes the rationale of response i, modulo their number, of the nearest earlier
+    group that has responses.
 
     Args:
       kind: the control.

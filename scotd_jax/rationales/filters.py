@@ -8,12 +8,12 @@ that controls it, and puts the responses that it drops into a bin:
     n                not_selected    it is one of the first n samples of its question
     truncated        truncated       it ended by itself and not at the token limit
     unparsable       unparsable      an answer was parsed (skipped if none is needed: keep is "all")
-    keep             wrong           keep is "correct" and the answer is the gold one (keep "wrong": another one;
-                                     correct responses are then not_selected)
+    keep             wrong           keep is "correct" and its answer equals the gold answer (with keep "wrong": differs
+                                     from it; correct responses are then not_selected)
     tokens           too_short,      its longest target and its longest prompt are within the student's limits
                      too_long
     dedup            duplicate       no earlier response has the same text
-    near_duplicates  near_duplicate  it shares at most this part of its word trigrams with each earlier response
+    near_duplicates  near_duplicate  its trigram similarity to each earlier response is at most this
     decontaminate    contaminated    its question does not overlap with an evaluation question (contamination.py)
     cap              over_cap        it is one of the `cap` responses that `cap_by` selects
     rationale        too_long        it is still within the limits after a control has replaced its rationale
@@ -52,9 +52,9 @@ def filter_responses(
     Args:
       responses: all responses to the question.
       corpus: settings of the filters.
-      token_counts: returns for each of some responses the tokens of its prompt and of its target, as the student reads
-        them. It is called once, with the responses that reach the stage "tokens".
-      ledger: takes the responses that are dropped.
+      token_counts: returns for each response the number of tokens of its prompt and of its target, in the student's
+        tokenization. It is called once, with the responses that reach the stage "tokens".
+      ledger: counts the responses that are dropped.
       needs_answer: whether responses without an answer are dropped.
       contaminated: whether the question overlaps with an evaluation question.
 
@@ -66,9 +66,9 @@ def filter_responses(
         log-probability that is unknown.
     """
     rows = sorted(responses, key=lambda row: row.sample_index)
-    for one, next_ in itertools.pairwise(rows):
-        if one.key == next_.key:
-            raise InputError(f"sample {one.sample_index} of question {one.question_id!r} comes twice")
+    for row, next_row in itertools.pairwise(rows):
+        if row.key == next_row.key:
+            raise InputError(f"sample {row.sample_index} of question {row.question_id!r} comes twice")
     for row in rows:
         ledger.receive(row.question_id, row.model)
     ledger.record_stage("questions", len(rows), 0)
@@ -97,7 +97,7 @@ def keep_within_limits(
       rows: responses that passed all other stages.
       counts: for each of them the tokens of its prompt and of its target after a control has replaced its rationale.
       corpus: settings of the filters.
-      ledger: takes all of them.
+      ledger: counts all of them.
     """
     too_long = (_is_too_long(prompt, target, corpus) for prompt, target in counts)
     kept = _apply("rationale", rows, _drop("too_long", too_long), ledger)

@@ -75,7 +75,7 @@ class Ledger:
         counts[1] += dropped
 
     def merge(self, report: Mapping[str, Any]) -> None:
-        """Adds the counts of another ledger, given as its `to_json`."""
+        """Adds the counts of another ledger; `report` is its `to_json`."""
         for question_id, counts in report["per_question"].items():
             _add(self._received, question_id, sum(counts.values()))
             for bin_, count in counts.items():

@@ -1,4 +1,4 @@
-"""Releases responses as a dataset that can be loaded without this package: JSON lines or Parquet, and a card.
+"""Releases responses as a dataset that loads without this package: JSON lines or Parquet, and a dataset card.
 
     FOLDER/data/train-00000-of-00001.jsonl   (or .parquet)
     FOLDER/README.md                         the card; written last, so a folder that has one is complete
@@ -134,7 +134,7 @@ def _write_parquet(file: Any, rows: Iterator[dict[str, Any]]) -> None:
 
 
 class _ReleaseStatistics:
-    """The figures of the card, counted while the rows are written."""
+    """Statistics for the card, counted while the rows are written."""
 
     def __init__(self) -> None:
         self.rows = self.right = self.compared = self.answered = self.truncated = 0

@@ -5,10 +5,10 @@ While a set is sampled, every batch becomes one immutable part; at the end the p
     FOLDER/parts/STEM-host00000-000012-1f0c9a3e.jsonl      one call of `write`, by process 0
     FOLDER/STEM-00000-of-00004.jsonl ...  (or STEM.jsonl)   one call of `merge`, sorted
 
-Each file appears complete or not at all (`scotd_jax.atomic`). The invariant that makes every moment safe to be killed
-at: a written row is in at least one of these files, and reading them together counts equal copies of a row once. So
-`merge` may be interrupted between any two renames or removals, and only has to be called again. It first writes the
-merged files as further parts, and renames them when all of them are complete.
+Each file appears complete or not at all (`scotd_jax.atomic`). A process may be killed at any moment because of one
+invariant: a written row is in at least one of these files, and readers count equal copies of a row once. So `merge` may
+be interrupted between any two renames or removals, and then only has to be called again. It first writes the merged
+files as further parts, and renames them when all of them are complete.
 """
 
 import itertools
@@ -34,7 +34,7 @@ def read_responses(paths: Iterable[epath.PathLike]) -> Iterator[Response]:
     """Reads the responses of JSONL files one at a time, in order.
 
     Raises:
-      InputError: if a line is no Response, or a key occurs twice; the message begins with file and line.
+      InputError: if a line is not a Response, or a key occurs twice; the message begins with file and line.
     """
     seen = ResponseKeySet()
     for path in map(epath.Path, paths):

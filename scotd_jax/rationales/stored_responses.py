@@ -18,7 +18,7 @@ from etils import epath
 from scotd_jax.errors import InputError
 from scotd_jax.records import Response, from_json
 
-# The begin of a line as the store writes it; any other line is parsed as a whole.
+# How the store begins a line. Lines that begin otherwise are parsed as a whole.
 _QUESTION_ID = re.compile(rb'\{"question_id": ("(?:[^"\\]|\\.)*"),')
 
 
@@ -38,8 +38,8 @@ class StoredResponses:
           positions: the position of each question id, from 0.
 
         Raises:
-          InputError: if the rows of a question are not consecutive, or a row is no response; the message names file
-            and line.
+          InputError: if the rows of a question are not consecutive, or a row is not a response; the message names
+            file and line.
         """
         self._paths = list(paths)
         self.counts, self._file, self._line, self._begin, self._size = np.zeros((5, len(positions)), np.int64)

@@ -164,7 +164,7 @@ def test_description_of_another_format_or_build_is_refused(tmp_path):
     saved = json.loads(path.read_text())
     saved["files"][0]["records"] = 5
     path.write_text(json.dumps(saved))
-    with pytest.raises(InputError, match=r"tfrecord: expected 5 records by train\.json, found 6"):
+    with pytest.raises(InputError, match=r"tfrecord: expected 5 records \(see train\.json\), found 6"):
         CorpusReader(tmp_path, "train")
     path.write_text(json.dumps(saved | {"format": "other"}))
     with pytest.raises(InputError, match=r"train\.json: expected a corpus of format"):

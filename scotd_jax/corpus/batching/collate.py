@@ -1,4 +1,4 @@
-"""Collates drawn examples into the arrays of a batch, in the two layouts of shapes.py."""
+"""Collates drawn examples into the arrays of a batch, plain or packed (shapes.py)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ Batch = dict[str, np.ndarray]
 
 
 class DrawnExample(NamedTuple):
-    """Token ids of one drawn question: its prompt, its distinct responses, and how often each response counts."""
+    """Token ids of one drawn question: its prompt, its distinct responses, and how often each of them was drawn."""
 
     prompt: list[int]
     responses: list[list[int]]
@@ -55,12 +55,12 @@ def collate_packed(rows: Sequence[Sequence[DrawnExample]], shape: Shape, start_t
 
     Args:
       rows: the examples of each row.
-      shape: a packed shape that has room for them.
+      shape: a packed shape that these rows fit into.
       start_token: first input of every response; None for a decoder-only model.
 
     Returns:
       As `collate_plain`, and positions[B, G, R]; if any row holds several questions also questions[B, G, R] and
-      prompt_questions[B, P]. A response that counts n times has weight n.
+      prompt_questions[B, P]. A response that was drawn n times has weight n.
     """
     size = (len(rows), shape.group, shape.response)
     prompt, prompt_questions = np.zeros((2, len(rows), shape.prompt), np.int32)

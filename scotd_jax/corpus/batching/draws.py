@@ -13,7 +13,13 @@ _CACHED_RECORDS = 1 << 17  # records whose lengths are cached: some tens of mega
 
 
 class Draw(NamedTuple):
-    """Distinct responses `drawn` of record `record`, repeated in turn until there are `count`."""
+    """Responses drawn from one record.
+
+    Attributes:
+      record: position of the record.
+      drawn: indices of the distinct responses.
+      count: number of responses in total; the distinct ones are repeated in turn.
+    """
 
     record: int
     drawn: np.ndarray
@@ -21,13 +27,13 @@ class Draw(NamedTuple):
 
     @property
     def counts(self) -> list[int]:
-        """How often each drawn response counts."""
+        """Number of repetitions of each distinct response."""
         whole, rest = divmod(self.count, len(self.drawn))
         return [whole + (i < rest) for i in range(len(self.drawn))]
 
 
 class PartDraws:
-    """All draws from one part of a corpus. Lengths are read once and cached, texts are read again for every draw."""
+    """All draws from one part of a corpus. Caches the lengths of records, but reads their texts again for each draw."""
 
     def __init__(self, reader: CorpusReader, group_size: int, start_token: int | None):
         """See `CorpusBatches` for the arguments."""
@@ -56,7 +62,7 @@ class PartDraws:
         return Draw(record, order[: self.group_size], self.group_size)
 
     def lengths(self, draw: Draw) -> tuple[int, np.ndarray]:
-        """Returns the tokens of the prefix, and int32[G] of the responses, 0 where there are fewer than G."""
+        """Returns the tokens of the prefix and int32[G], the tokens of each distinct response, then zeros."""
         _, prompt, lengths = self._lengths(draw.record)
         drawn = np.zeros(self.group_size, np.int32)
         drawn[: len(draw.drawn)] = lengths[draw.drawn]

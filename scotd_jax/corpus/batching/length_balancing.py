@@ -36,7 +36,7 @@ def balance_lengths(lengths: np.ndarray, num_groups: int) -> np.ndarray:
 
 
 def _assign_longest_first(scaled: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the longest question first, each into the group that is least full afterwards; groups and their loads."""
+    """Assigns questions, longest first, to the group that is least full afterwards; groups and their loads."""
     n, D = scaled.shape
     capacity = n // num_groups
     groups = np.zeros((num_groups, capacity), np.int64)
@@ -53,7 +53,7 @@ def _assign_longest_first(scaled: np.ndarray, num_groups: int) -> tuple[np.ndarr
 
 
 def _exchange(groups: np.ndarray, scaled: np.ndarray, load: np.ndarray) -> np.ndarray:
-    """Repeats the exchange of two questions that relieves the fullest group most, while one does."""
+    """Repeatedly exchanges the two questions whose exchange lowers the load of the fullest group most."""
     for _ in range(8 * len(groups)):
         fullest = int(load.max(1).argmax())
         if load[fullest].max() <= _BALANCED:

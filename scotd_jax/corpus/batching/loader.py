@@ -3,10 +3,11 @@
 Positions count entries (see reader.py) through all epochs. Position i belongs to epoch i // E (E entries) and holds the
 entry at index i % E of that epoch's permutation. A window of W batches of B questions holds W * B consecutive
 positions, which length balancing distributes over its batches. One of an entry's records and G of its N responses are
-drawn, keyed by seed, question id and epoch. So an interrupted run resumes at any batch, and any number of processes
-cuts the same batches into consecutive shares. All parts of a corpus hold the same question at the same position. Their
-draws share one key, so a part with one response per record draws the response that a part with all responses in one
-record draws first.
+drawn, keyed by seed, question id and epoch. So an interrupted run resumes at any batch, and the batches are the same
+for any number of processes, each of which takes a consecutive share.
+
+All parts of a corpus hold the same question at the same position. Their draws share one key, so a part with one
+response per record draws the response that a part with all responses in one record draws first.
 
 Which questions make a batch depends on lengths, seed and settings only. The shapes in which they are laid out
 (shape_selection.py) also depend on how many rows the devices share.
@@ -31,7 +32,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.keyed_random import random_permutation
 from scotd_jax.layout import round_up
 
-PREVIEW_BATCHES = 64  # batches by which shapes are selected
+PREVIEW_BATCHES = 64  # number of batches whose lengths decide the shapes
 
 
 def open_batches(folder: epath.PathLike, parts: tuple[str, ...] = ("train",), **options: Any) -> "CorpusBatches":
@@ -65,9 +66,9 @@ class CorpusBatches:
         inputs, targets int32[B, G, R]                  start token and response, the response
         weights float32[B, G, R]                        1 on the tokens of the response, 0 on padding
 
-    P and R are the largest of the part, rounded up to 8. If `max_shapes` > 1, most batches are packed instead
-    (`collate_packed`): B and G then count rows, and positions, questions and prompt_questions assign every token to
-    its question.
+    P and R are the longest prefix and response of the part, rounded up to 8. If `max_shapes` > 1, most batches are
+    packed instead (`collate_packed`): B and G then count rows, and positions, questions and prompt_questions assign
+    every token to its question.
     """
 
     def __init__(
@@ -94,8 +95,8 @@ class CorpusBatches:
           seed: seed of permutations and draws.
           process_index: index of this process.
           process_count: number of processes, which divides `batch_size`.
-          balance_window: batches over which questions are balanced by length; at most an epoch.
-          max_shapes: number of shapes of batches at most.
+          balance_window: number of batches over which questions are balanced by length; at most an epoch.
+          max_shapes: number of different batch shapes at most.
           row_multiple: the number of rows of every shape is a multiple of this.
 
         Raises:
@@ -140,7 +141,7 @@ class CorpusBatches:
         return self._balanced(window)[index].tolist()
 
     def texts(self, position: int) -> dict[str, tuple[list[int], list[list[int]]]]:
-        """Returns by part the prompt and the G drawn responses at a position; fewer than G are repeated."""
+        """Returns for each part the prompt and the G drawn responses at a position, repeated if fewer are distinct."""
         texts = {}
         for name, draw in self._draw(position).items():
             example = self._draws[name].example(draw)
@@ -153,7 +154,7 @@ class CorpusBatches:
         return [self._lengths([self._draw(i) for i in self.positions(step)]) for step in range(count)]
 
     def _plain_shapes(self) -> BatchShapes:
-        """The plain shape that every batch fits into."""
+        """For each part the plain shape that every batch fits into."""
         shapes = {}
         for name, draws in self._draws.items():
             prompt, response = (round_up(length, 8) for length in draws.longest)

@@ -1,4 +1,4 @@
-"""Summary of what grouping and packing save, computed from the first batches before training begins."""
+"""Summary of the tokens that grouping and packing save, computed from the first batches before training begins."""
 
 from scotd_jax.corpus.batching.loader import CorpusBatches
 from scotd_jax.corpus.batching.shapes import padding

@@ -1,8 +1,8 @@
 """Selects the few array shapes in which the batches of a corpus are laid out, so that little of them is padding.
 
-The selection is made once, at the start, by what the first batches would cost: how many questions share a row, and
-which sizes there are. From then on every batch takes the cheapest selected shape that it fits into. The last shape is
-the plain one of the longest texts of the corpus: it fits everything and is compiled only if it is needed.
+The number of questions per row and the shapes are selected once, at the start, so that the first batches cost least.
+From then on every batch takes the cheapest selected shape that it fits into. The last shape is a plain one, as large as
+the longest texts of the corpus: every batch fits into it, and it is compiled only when one needs it.
 """
 
 import dataclasses
@@ -26,22 +26,24 @@ from scotd_jax.corpus.batching.shapes import (
 from scotd_jax.layout import round_up
 
 # Measured on 32 later batches of 32 questions from OpenBookQA (22 rationales per question, G = 1, 5, 22) and QuaRel
-# (5 per question), in tokens of OPT: 3 to 10 % of their tokens are padding. Half or twice of a value changes their cost
-# by at most 5 %, except that 4 trial batches cost QuaRel 14 % more.
+# (5 per question), in tokens of OPT: 3 to 10 % of their tokens are padding. Halving or doubling one value changes their
+# cost by at most 5 %, except that with 4 trial batches QuaRel costs 14 % more.
 MAX_PADDING = 0.06  # share of prompt tokens and of response tokens above which another shape is added
 _MIN_SAVING = 100  # another shape must save at least 1/100 of the cost
-_TRIAL_BATCHES = 16  # batches by which the number of questions per row is selected
+_TRIAL_BATCHES = 16  # number of batches whose cost decides the number of questions per row
 _COST_TOLERANCE = 20  # accept up to 1/20 more compute than the cheapest layout for padding below MAX_PADDING
 # The most frequent shape is added again, larger by 1/32 and by 1/4: later batches are a little larger than those
 # of the preview, and batches with an unusually long question much larger.
 _HEADROOM = (32, 4)
-_NEVER = np.iinfo(np.int64).max
+_NEVER = np.iinfo(np.int64).max  # cost of a shape that a batch does not fit into
 
 
 class SelectedShapes(NamedTuple):
-    """Shapes of a corpus, the cheapest first and the plain one, which fits everything, last.
+    """Selected shapes of a corpus.
 
-    `questions_per_row` is that of the packed shapes.
+    Attributes:
+      questions_per_row: questions in a row of the packed shapes.
+      shapes: the packed shapes, the cheapest first, and last the plain one, into which every batch fits.
     """
 
     questions_per_row: int
@@ -60,10 +62,10 @@ class SelectedShapes(NamedTuple):
 def select_shapes(
     batches: Sequence[BatchLengths], plain: BatchShapes, max_shapes: int, row_multiple: int
 ) -> SelectedShapes:
-    """Selects the shapes for batches like these.
+    """Selects the shapes for a corpus whose batches resemble `batches`.
 
     Shapes are added greedily, each the one that saves most, until the padding of prompts and of responses is below
-    MAX_PADDING. Where `plain` is tight, it is the only one.
+    MAX_PADDING. If `plain` leaves less padding than that, it is the only shape.
 
     Args:
       batches: text lengths of some batches of the corpus.
@@ -73,8 +75,8 @@ def select_shapes(
     """
     B = _batch_size(batches[0])
     candidates = [k for k in range(1, B + 1) if B % k == 0 and (B // k) % row_multiple == 0]
-    # Lengths are rounded up to 8 first: the padding that this adds is not worth packing for.
-    rounded = [{part: TextLengths(*(side + -side % 8 for side in sizes)) for part, sizes in b.items()} for b in batches]
+    # Lengths are rounded up to 8 first: rounding alone is no reason to pack.
+    rounded = [{part: TextLengths(*(n + -n % 8 for n in lengths)) for part, lengths in b.items()} for b in batches]
     if max_shapes < 2 or not candidates or max(padding(rounded, [plain] * len(batches))) < MAX_PADDING:
         return SelectedShapes(1, (plain,))
     trial = batches[:: -(-len(batches) // _TRIAL_BATCHES)]
@@ -86,7 +88,7 @@ def select_shapes(
 
 
 class ShapeRequirements:
-    """What a shape must hold for each of several batches if k questions share a row.
+    """Required sizes of a shape for each of several batches, if k questions share a row.
 
     Attributes:
       assignments: for each batch int[rows, k], the questions of each row; the same in all parts.
@@ -108,7 +110,7 @@ class ShapeRequirements:
         self._groups: dict[tuple[str, int], np.ndarray] = {}
 
     def group(self, part: str, width: int) -> np.ndarray:
-        """Returns int64[batches]: the `Shape.group` that responses in rows of `width` tokens need."""
+        """Returns int64[batches]: the `Shape.group` that each batch needs if response rows are `width` tokens wide."""
         if (part, width) not in self._groups:
             lengths = self.responses[part]
             needed = rows_needed(lengths.reshape(-1, lengths.shape[2]), width)
@@ -124,32 +126,36 @@ class ShapeRequirements:
         return np.all(fits_by_part, axis=0)
 
     def candidates(self) -> list[BatchShapes]:
-        """Returns the cheapest shape of each batch, and the same enlarged to fit all batches, for several prompts."""
-        grids = self._response_grids()
+        """Returns candidate shapes: every pair of a quantile of the prompt tokens and a layout of the responses."""
+        layouts = self._response_layouts()
         found = {}
         for quantile in (0.5, 0.75, 0.9, 1.0):
             prompts = {
                 part: round_up(int(np.quantile(lengths, quantile, method="higher")), 8)
                 for part, lengths in self.prompts.items()
             }
-            for grid in grids:
-                shapes = {part: Shape(self._num_rows, prompts[part], *grid[part], packed=True) for part in prompts}
+            for layout in layouts:
+                shapes = {part: Shape(self._num_rows, prompts[part], *layout[part], packed=True) for part in prompts}
                 if all(shape.group <= self._max_group(part) for part, shape in shapes.items()):
                     found[tuple(shapes.values())] = shapes
         return list(found.values())
 
-    def _response_grids(self) -> list[dict[str, tuple[int, int]]]:
-        """By part (group, width) of the responses: the cheapest of each batch, and that width for all batches."""
-        grids: list[dict[str, tuple[int, int]]] = [{} for _ in range(2 * len(self.assignments))]
+    def _response_layouts(self) -> list[dict[str, tuple[int, int]]]:
+        """Layouts of the responses, (group, width) by part.
+
+        There are two per batch, both of the width that is cheapest for it: with the group that it needs, and with the
+        group that all batches need.
+        """
+        layouts: list[dict[str, tuple[int, int]]] = [{} for _ in range(2 * len(self.assignments))]
         for part, prompts in self.prompts.items():
             widths = _candidate_widths(self.responses[part])
             groups = np.stack([self.group(part, int(width)) for width in widths])  # [width, batch]
             costs = groups * widths[:, None] * (ATTENTION_BREAK_EVEN + widths[:, None] + prompts)
             costs[groups > self._max_group(part)] = _NEVER  # a response is longer than the row
             for t, i in enumerate(costs.argmin(0)):
-                grids[2 * t][part] = int(groups[i, t]), int(widths[i])
-                grids[2 * t + 1][part] = int(groups[i].max()), int(widths[i])
-        return grids
+                layouts[2 * t][part] = int(groups[i, t]), int(widths[i])
+                layouts[2 * t + 1][part] = int(groups[i].max()), int(widths[i])
+        return layouts
 
     def _max_group(self, part: str) -> int:
         return self.responses[part].shape[2]
@@ -158,7 +164,7 @@ class ShapeRequirements:
 def _candidate_widths(lengths: np.ndarray) -> np.ndarray:
     """Candidate widths of response rows, for lengths int[batches, rows, responses].
 
-    These grow in steps of 1/16 from the narrowest possible width, and include the widths at which the responses of
+    Widths grow in steps of 1/16 from the narrowest possible width, and include the widths at which the responses of
     usual batches fill one to four rows.
     """
     totals = lengths.sum(2).max(1)  # of the fullest row
@@ -176,7 +182,7 @@ def _candidate_widths(lengths: np.ndarray) -> np.ndarray:
 class _Selection(NamedTuple):
     shapes: tuple[BatchShapes, ...]
     is_padded: bool  # more than MAX_PADDING of the responses is padding
-    cost: int  # of the batches
+    cost: int  # of all batches
 
 
 def _select(

@@ -1,4 +1,4 @@
-"""Array shapes of a batch, what they cost to compute and how much padding they leave.
+"""Array shapes of a batch, their compute cost, and their share of padding.
 
 A batch of B questions has one of two layouts. Plain: one question per row, its G responses side by side. Packed: k
 questions per row, their prompts one after another, and all their responses in a few rows of one width

@@ -1,1 +1,1 @@
-"""Importers of others' rationales: one small function per file format, which yields responses row by row."""
+"""Importers of published rationales: one small function per file format, which yields responses row by row."""

@@ -1,4 +1,4 @@
-"""Parses completions without knowing the question: <think> blocks, answers by pattern or marker, choice letters."""
+"""Parses completions independently of their question: <think> blocks, answers by pattern or marker, choice letters."""
 
 import collections
 import re
@@ -72,9 +72,9 @@ _ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:]?")
 
 
 def single_letter(text: str) -> str | None:
-    """Returns the letter with which an answer begins: "(d)" for "(d) math problem".
+    """Returns the letter in parentheses at the begin of an answer: "(d)" for "(d) math problem".
 
-    Returns None for "either (a) .. or (e) ..".
+    Returns None if the answer begins otherwise, as in "either (a) .. or (e) ..".
     """
     match = _LETTER.match(text.strip())
     return f"({match.group(1).lower()})" if match else None

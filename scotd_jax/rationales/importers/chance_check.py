@@ -22,7 +22,7 @@ class ChanceCheck:
             self._expected_by_chance += 1 / choices
 
     def refusal(self) -> str | None:
-        """Returns why the corpus is refused, or None if its accuracy is significantly better than chance."""
+        """Returns why the corpus is refused; None if accuracy is significantly above chance or rows are too few."""
         if self._rows < MIN_ROWS:
             return None
         from scipy.stats import binom

@@ -1,7 +1,7 @@
-"""Importers of files with a list of generations per question: vLLM, distilabel, Open R1; and of conversations.
+"""Importers of lists of generations per question (vLLM, distilabel, Open R1) and of conversations (ShareGPT, TRL).
 
-Every generation is a response of its own. A bad one does not affect the others of its row; rows with equal prompts are
-not merged.
+Each generation is one response. A bad one does not affect the others in its row. Rows with equal prompts are not
+merged.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def distilabel(path: epath.Path, options: ImportOptions) -> ImportResults:
 
     Source: distilabel's text generation tasks.
     File: rows {"instruction", "generation", "model_name", "distilabel_metadata"}, with one generation or a list of
-      them, which may also be called "generations" or "merged_generation".
+      them; the field may also be called "generations" or "merged_generation".
     Answer: parsed by the task's prompt format.
     Options: "question" and "id", names of columns.
     """
@@ -52,7 +52,7 @@ def open_r1(path: epath.Path, options: ImportOptions) -> ImportResults:
     """Data sets in the form of Open R1 (OpenR1-Math-220k).
 
     Source: open-r1 on the Hugging Face Hub.
-    File: rows with a column of the question, "generations", and optionally "finish_reasons" and "correctness_*" lists.
+    File: rows with a question column, "generations", and optionally "finish_reasons" and "correctness_*" lists.
     Answer: parsed by the task's prompt format; the correctness lists are not used.
     Options: "question", the column of the question (by default the first of problem, question, prompt, instruction
       that exists), and "id", the column of its id (by default uuid).
@@ -203,12 +203,12 @@ def _parse_conversation(row: SourceRow, turns: list[Any], options: ImportOptions
 
 
 def _generation(row: SourceRow, index: int, value: Any, count: int) -> SourceRow:
-    """Generation `index` of a row with `count` of them, as a row of its own."""
+    """Returns one of the `count` generations of a row as a separate row."""
     return SourceRow(f"{row.where} generation {index}" if count > 1 else row.where, row.number, value)
 
 
 def _question_id(row: SourceRow, options: ImportOptions) -> str | None:
-    """The question's id, from the column that the option "id" names or from a usual one."""
+    """The question's id, from the column set by the option "id", or else from the first usual column that exists."""
     if "id" in options:
         return str(row.required(options["id"], (str, int)))
     return next((str(row.value[name]) for name in ("question_id", "uuid", "id") if row.has(name)), None)

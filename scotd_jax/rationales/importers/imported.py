@@ -1,7 +1,7 @@
-"""What every importer yields: one `ImportedResponse` per response, and one `BadRow` per row that cannot be used.
+"""Output of the importers: one `ImportedResponse` per response, and one `BadRow` per unusable row.
 
-An importer only reads files. It does not know the questions: joining.py decides which question a row belongs to,
-whether its answer is correct, and what happens to bad rows.
+An importer only reads files. joining.py finds the question of each row, compares its answer with the gold answer, and
+handles bad rows.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ class ImportedResponse:
         Otherwise the task's prompt format parses `text`.
       rationale: the reasoning.
       answer: the answer.
-      gold: the answer that the file takes for correct.
+      gold: the gold answer in the file.
       finish_reason: "stop" or "length".
       logprob: natural log-probability of all tokens.
       num_tokens: number of tokens.
       model: the model that generated the response.
       sampling: how it was sampled.
-      unique: id of a response that must occur only once.
+      unique: an id that no two responses of an import may share.
     """
 
     where: str
@@ -64,7 +64,7 @@ class BadRow:
       row: index of the file's record.
       reason: its bin in the import ledger.
       detail: what was found, and what was expected.
-      rest_lost: whether the rest of the file is lost with it, so that the number of its rows is unknown.
+      rest_lost: whether no later row of the file can be read, so that their number is unknown.
     """
 
     where: str
@@ -87,7 +87,7 @@ class BadRowError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class SourceRow:
-    """One record of a file, with typed access to its fields, which raises BadRowError.
+    """One record of a file. Access to a field raises BadRowError if the field is missing or of another type.
 
     Attributes:
       where: file and row, for messages.
@@ -149,7 +149,7 @@ ReadFile = Callable[[epath.Path, ImportOptions], ImportResults]
 
 @dataclasses.dataclass(frozen=True)
 class Importer:
-    """How one kind of file is read.
+    """Reader and options of one file format.
 
     Attributes:
       read: reads a file, `read(path, options)`.

@@ -1,7 +1,7 @@
-"""Import of response files: joins every row to its question, parses and checks its answer, and accounts for it.
+"""Import of response files: joins each row to its question, parses and checks its answer, and counts it in a ledger.
 
 Responses that agree with the gold answers no better than chance are refused: they were joined to the wrong questions,
-or their answers were not parsed, and no later job would notice.
+or their answers were not parsed, and no later job would detect it.
 """
 
 import collections
@@ -58,14 +58,14 @@ class FileImport:
         self.ledger = ImportLedger(list(self._names.values()))
         self._chance = ChanceCheck()
         self._taken: dict[str, set[int]] = {}  # sample indices by question id
-        self._unique: set[str] = set()  # ids of responses that may occur only once
+        self._unique: set[str] = set()  # `ImportedResponse.unique` of all responses so far
 
     def responses(self, questions: QuestionsById) -> Iterator[Response]:
         """Yields the responses to the questions, in the order of the files.
 
         Raises:
-          InputError: on the first broken row, unless these are skipped; and at the end, if no row could be imported or
-            the answers agree with the gold answers at chance.
+          InputError: on the first broken row, unless broken rows are skipped; and at the end, if no row could be
+            imported or the answers agree with the gold answers no better than chance.
         """
         matcher = QuestionMatcher(questions, self._options.get("prompt", "{question}"))
         ids = None if self._ids_path is None else read_ids(self._ids_path)
@@ -96,7 +96,10 @@ class FileImport:
         self._check_result()
 
     def _usable(self, row: ImportedResponse | BadRow, ids: list[str] | None, records_before: int) -> ImportedResponse:
-        """The row, with its id from the file of ids if there is one. `records_before`: those of earlier files."""
+        """Returns a usable row, with its id from the file of ids if there is one; raises BadRowError for others.
+
+        `records_before` is the number of records in earlier files.
+        """
         if isinstance(row, BadRow):
             if row.rest_lost and ids is not None:
                 raise InputError(
@@ -110,7 +113,7 @@ class FileImport:
             row = dataclasses.replace(row, question_id=ids[record])
         elif row.question_id is None and row.question_text is None:
             raise InputError(
-                f"{row.where}: names no question, neither by id nor by its text, and rows are never joined by their "
+                f"{row.where}: names no question, neither by id nor by text, and rows are never joined by their "
                 "order alone: set the option 'ids' to a file with the question id of every record"
             )
         if row.unique is not None and row.unique in self._unique:
@@ -175,7 +178,7 @@ class FileImport:
 
 
 def _check_gold(row: ImportedResponse, question: Question) -> None:
-    """Raises BadRowError if the row's gold answer is another one: then it does not belong to this question."""
+    """Raises BadRowError if the row's gold answer differs from the question's: the row then belongs to another one."""
     if row.gold is None or question.answer is None or not question.choices:
         return
     gold = normalize_answer(row.gold, question)

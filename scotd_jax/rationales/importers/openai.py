@@ -1,6 +1,6 @@
-"""Importers of files of the OpenAI API and of compatible servers: batch results, chat and completions bodies.
+"""Importers of output of the OpenAI API and of compatible servers: batch results, chat and completions bodies.
 
-Every choice of a body is a response of its own (n > 1); a bad choice does not affect the others.
+Each of the n choices of a body is one response; a bad choice does not affect the others.
 """
 
 from collections.abc import Mapping
@@ -36,8 +36,8 @@ def openai_responses(path: epath.Path, options: ImportOptions) -> ImportResults:
     """Bodies of chat/completions and completions.
 
     Source: saved replies of the OpenAI API or of a compatible server.
-    File: JSON lines or a list of bodies, or of {"request", "response"}, whose request holds the prompt. A body names
-      its question if the request had the metadata {"question_id": ..}; otherwise the option "ids" is needed.
+    File: JSON lines or a list of bodies, or of {"request", "response"}, where the request holds the prompt. A body
+      names its question if the request had the metadata {"question_id": ..}; otherwise the option "ids" is needed.
     Answer: parsed by the task's prompt format.
     """
     del options
@@ -46,18 +46,18 @@ def openai_responses(path: epath.Path, options: ImportOptions) -> ImportResults:
 
 def batch_result(row: SourceRow) -> ImportResults:
     """Yields the responses of one line of batch results."""
-    identity = row.required("custom_id", str)
+    custom_id = row.required("custom_id", str)
     if row.has("error"):
-        raise BadRowError("failed", f"the request {identity!r} failed: {row.required('error')!r:.200}")
+        raise BadRowError("failed", f"the request {custom_id!r} failed: {row.required('error')!r:.200}")
     response = row.nested("response")
     status = response.optional("status_code", int)
     if status is not None and status != 200:
-        raise BadRowError("failed", f"the request {identity!r} has the status {status}; expected 200")
+        raise BadRowError("failed", f"the request {custom_id!r} has the status {status}; expected 200")
     # Some writers put the body in place of the response.
     body = response.nested("body") if response.has("body") else response
-    question_id, _, number = identity.rpartition("#")
+    question_id, _, number = custom_id.rpartition("#")
     if not question_id or not number.isdigit():
-        question_id, number = identity, ""
+        question_id, number = custom_id, ""
     yield from parse_choices(body, question_id, int(number) if number else None, row.optional("id", str))
 
 

@@ -106,7 +106,7 @@ def _parse_openbookqa(row: SourceRow) -> Iterator[ImportedResponse]:
 def _parse_scotd(row: SourceRow) -> Iterator[ImportedResponse]:
     text = answer_extraction.first_paragraph(row.required("response", str))
     rationale, found, answer = text.rpartition(SCOTD_MARKER)
-    row.required("rationale", str)
+    row.required("rationale", str)  # only checked: it is the text before the marker
     logprobs, tokens = row.optional("token_probs", list), row.optional("tokens", list)
     are_logprobs = bool(logprobs) and all(isinstance(p, (int, float)) and p <= 0 for p in logprobs)
     yield row.response(

@@ -1,6 +1,6 @@
 """Matching of imported rows to questions: by id or by the text of the question, never by the order of the rows.
 
-Texts are compared with white space collapsed, in all forms in which question files and prompts write them.
+Texts are compared with white space collapsed, in all forms that occur in question files and prompts.
 """
 
 import re
@@ -27,7 +27,7 @@ class QuestionMatcher:
 
         Args:
           questions: the questions of the config.
-          prompt: what precedes and follows "{question}" in the prompts of the files.
+          prompt: the prompt in the files, with "{question}" in place of the question.
         """
         self._questions = questions
         self._before, _, self._after = (collapse_spaces(part) for part in prompt.partition("{question}"))
@@ -74,8 +74,8 @@ class QuestionMatcher:
             if form in self._texts:
                 return self._texts[form]
             if self._other_forms is None:
-                # Built only for rows that do not have the task's own text: it takes the memory of several copies of all
-                # questions.
+                # Built only if a row does not have the task's own text, as it takes as much memory as several copies of
+                # all questions.
                 self._other_forms = self._build_other_forms()
             if self._other_forms.get(form):
                 return self._other_forms[form]
@@ -85,7 +85,7 @@ class QuestionMatcher:
         return collapse_spaces(self._questions[one][0].text) == collapse_spaces(self._questions[other][0].text)
 
     def _build_other_forms(self) -> dict[str, str | None]:
-        """Ids by the texts of prompts, of contexts with questions, of layouts of choices, and of stems."""
+        """Ids by further texts of a question: its prompt, context and text, other layouts of its choices, its stem."""
         forms: dict[str, str | None] = {}
         stems: dict[str, str | None] = {}
         for id_, (question, task) in self._questions.items():
@@ -105,19 +105,19 @@ class QuestionMatcher:
 
 
 def choice_layouts(stem: str, choices: Sequence[str]) -> Iterator[str]:
-    """Yields the texts in which files write a question with choices, white space collapsed."""
-    small = choice_letters(len(choices))
-    large = tuple(letter.upper() for letter in small)
-    for labels in (small, large):
+    """Yields the text of a question with choices in all layouts that occur in files, white space collapsed."""
+    lower = choice_letters(len(choices))
+    upper = tuple(letter.upper() for letter in lower)
+    for labels in (lower, upper):
         options = " ".join(f"{label} {text}" for label, text in zip(labels, choices, strict=True))
         yield f"{stem} {options}"
         yield f"{stem} Answer Choices: {options}"
-    pairs = [f"{label.strip('()')}: {text}" for label, text in zip(large, choices, strict=True)]
+    pairs = [f"{label.strip('()')}: {text}" for label, text in zip(upper, choices, strict=True)]
     yield f"{stem} Answer choices: {', '.join(pairs)}"  # openbookqa_multi
 
 
 def stem_of(question: Question) -> str | None:
-    """Returns a question without the choices at its end, in any layout; None if it does not end with them."""
+    """Returns a question without the choices at its end, whatever their layout; None if it does not end with them."""
     text = collapse_spaces(question.text)
     if not question.choices:
         return None
@@ -132,12 +132,12 @@ def stem_of(question: Question) -> str | None:
 
 
 def collapse_spaces(text: str) -> str:
-    """Returns a text with single blanks for all white space."""
+    """Replaces each run of white space by one blank."""
     return " ".join(text.split())
 
 
 def _aliases(id_: str) -> Iterator[str]:
-    """Of "task/split/name": "name" and "task/name"."""
+    """Short forms of an id: "name" and "task/name" for "task/split/name"."""
     task, *rest = id_.split("/", 2)
     if len(rest) == 2:
         yield rest[1]

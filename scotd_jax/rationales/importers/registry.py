@@ -41,7 +41,7 @@ COMMON_OPTIONS: dict[str, type] = {
     "renumber": bool,  # number the samples of every question anew, over all files in order
     "subset": bool,  # skip, and count, rows whose question is not in the config
     "allow_chance": bool,  # import a corpus that agrees with the gold answers no better than chance
-    "model": str,  # model that generated the responses; by default what the row names, else the name of the file
+    "model": str,  # model that generated the responses; by default that of the row, else the name of the file
     "sampling": str,  # how they were sampled
 }
 
@@ -86,7 +86,7 @@ def compile_answer_pattern(options: Mapping[str, Any], where: str) -> re.Pattern
     try:
         pattern = re.compile(options["answer"])
     except re.error as error:
-        raise InputError(f"{where}.options.answer: no regular expression ({error}): {options['answer']!r}") from None
+        raise InputError(f"{where}.options.answer: not a regular expression ({error}): {options['answer']!r}") from None
     if pattern.groups != 1:
         raise InputError(f"{where}.options.answer: expected one group, found {pattern.groups}: {options['answer']!r}")
     return pattern

@@ -1,4 +1,4 @@
-"""Rationale and answer of an imported row, parsed by the importer, an answer pattern, or the task's prompt format."""
+"""Parses rationale and answer of imported rows, by an answer pattern or by the task's prompt format."""
 
 import dataclasses
 import re
@@ -17,18 +17,18 @@ class RowParser:
     """Parses the rows of one import."""
 
     def __init__(self, options: Mapping[str, Any], answer_pattern: re.Pattern[str] | None):
-        """`options` are those of the importer; a pattern replaces the task's prompt format."""
+        """`options` are those of the import; `answer_pattern`, if set, replaces the task's prompt format."""
         self._options, self._pattern = options, answer_pattern
         self._answers: dict[tuple[str, str], str | None] = {}
 
     def parse(self, row: ImportedResponse, question: Question, task: LoadedTask) -> ImportedResponse:
-        """Returns the row with rationale and answer, and without the thinking block that the options remove.
+        """Returns the row with rationale and answer; the option "think" may remove its thinking block.
 
         A response truncated inside a block has neither rationale nor answer.
 
         Raises:
           BadRowError: if the response is empty.
-          InputError: if it has a block and the options do not specify what to do with it.
+          InputError: if it has a block and the option "think" is not set.
         """
         _check_not_empty(row)
         if row.text is None or row.parsed:
@@ -64,7 +64,7 @@ class RowParser:
         return dataclasses.replace(row, rationale=block.thinking if use_thinking else block.rest)
 
     def _removed_block(self, where: str, text: str) -> answer_extraction.ThinkingBlock | None:
-        """The thinking block of a text, if the options remove it."""
+        """The thinking block of a text; None if it has none or the option "think" keeps it."""
         block = answer_extraction.find_thinking_block(text)
         if block is not None and "think" not in self._options:
             raise InputError(
@@ -75,10 +75,10 @@ class RowParser:
 
 
 def normalize_answer(answer: str, question: Question) -> str | None:
-    """Returns an answer in the question's own form, or None if it is no answer to the question.
+    """Returns an answer in the form of the question's gold answers, or None if it is no answer to the question.
 
-    "D" and "(d)" are the fourth choice, whether the question wants a letter or a text, and the text of exactly one
-    choice is that choice.
+    "D" and "(d)" are the fourth choice, and the text of exactly one choice is that choice, whether the question is
+    answered by a letter or by a text.
     """
     form = parse_answer(answer, question)
     if form is not None or not question.choices:

@@ -1,7 +1,7 @@
-"""Readers of rows: JSON lines, one JSON list or object, and Parquet; also gzipped, and damaged.
+"""Reads the rows of JSON lines (gzipped or not), JSON documents and Parquet files, damaged ones too.
 
-A broken line is one bad row, and a truncated file of lines keeps the lines before its end. A broken JSON document is
-one bad row, as nothing of it can be parsed.
+A broken line is one bad row, and the lines of a truncated file are read up to its end. A broken JSON document is one
+bad row, as none of its records can be parsed.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ def read_parquet(path: epath.Path) -> Iterator[SourceRow | BadRow]:
                     yield SourceRow(f"{path} row {number + 1}", number, value)
                     number += 1
     except pa.ArrowException as error:
-        yield BadRow(f"{path} row {number + 1}", number, "broken", f"no Parquet file ({error})", rest_lost=True)
+        yield BadRow(f"{path} row {number + 1}", number, "broken", f"not a Parquet file ({error})", rest_lost=True)
 
 
 def expand_paths(path: str, where: str) -> list[epath.Path]:
@@ -134,7 +134,7 @@ def read_ids(path: epath.Path) -> list[str]:
       InputError: if the file is missing or an id occurs twice.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; expected the id of a question per line")
+        raise InputError(f"{path}: no such file; expected one question id per line")
     found: dict[str, int] = {}
     for number, line in enumerate(path.read_text().split("\n"), 1):
         if name := line.strip():

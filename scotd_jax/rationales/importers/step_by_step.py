@@ -1,8 +1,8 @@
 """Importers of Distilling step-by-step (arXiv 2305.02301): completions of PaLM-540B, one per question.
 
-The prediction files SPLIT_CoT_0.json, SPLIT_CoT_1.json, ... are JSON lists of strings and name no question. String k
-of all shards belongs to row k of the JSON lines that were released with them, or of a file of ids. Their order is not
-that of the official data sets, so joining by row to those would be silently wrong, and no importer offers it.
+The prediction files SPLIT_CoT_0.json, SPLIT_CoT_1.json, ... are JSON lists of strings and name no question. String k,
+counted over all shards, belongs to row k of the JSON lines that were released with them, or of a file of ids. The order
+differs from that of the official data sets, so no importer joins them by row: the result would be silently wrong.
 """
 
 import re
@@ -109,12 +109,12 @@ def _count_earlier_strings(path: epath.Path) -> int:
     for number in range(int(match["shard"])):
         if number not in shards:
             raise InputError(
-                f"{path.parent / match['split']}_CoT_{number}.json is missing: the rows of {path.name} are counted on "
-                "from it"
+                f"{path.parent / match['split']}_CoT_{number}.json is missing: it decides where the rows of "
+                f"{path.name} begin"
             )
         for row in read_json_document(shards[number], list):
             if isinstance(row, BadRow):
-                raise InputError(f"{row.where}: {row.detail}; the rows of {path.name} are counted on from it")
+                raise InputError(f"{row.where}: {row.detail}; it decides where the rows of {path.name} begin")
             count += 1
     return count
 
@@ -135,7 +135,7 @@ def _parse_completion(row: SourceRow, marker: str, question: SourceRow | None) -
     answer = parsed.answer
     if answer is not None and "(" in answer:
         answer = answer_extraction.single_letter(answer)
-    # A completion without an answer that does not continue after a blank line was truncated.
+    # A completion was truncated if it has no answer and does not continue after a blank line.
     is_complete = parsed.answer is not None or "\n\n" in row.value.lstrip("\n")
     yield row.response(
         text,

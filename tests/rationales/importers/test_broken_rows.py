@@ -231,7 +231,7 @@ def test_table_covers_every_importer_and_kind_of_error():
 
 @pytest.mark.parametrize("importer", IMPORTERS)
 def test_truncated_file(tmp_path, importer):
-    """Of JSON lines one row is lost, of a document all of them."""
+    """JSON lines lose one row, a document loses all of them."""
     good, document = GOOD[importer]
     path = write_files(tmp_path, importer, good)
     path.write_bytes(path.read_bytes()[:-12])
@@ -311,7 +311,7 @@ def test_duplicate_completion_of_reasoning_teacher(tmp_path):
 
 def test_file_that_is_no_parquet(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="x.parquet row 1: no Parquet file"):
+    with pytest.raises(InputError, match="x.parquet row 1: not a Parquet file"):
         importing(tmp_path / "x.parquet", "open_r1")
 
 

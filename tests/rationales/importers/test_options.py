@@ -55,7 +55,7 @@ def test_answer_option(tmp_path):
         ("vllm", {"thinks": "keep"}, "config.rationales.r.options.thinks: .*did you mean 'think'?"),
         ("vllm", {"think": "drop"}, "options.think: 'drop' is not one of keep, strip, rationale"),
         ("vllm", {"answer": "is x"}, "options.answer: expected one group, found 0"),
-        ("vllm", {"answer": "("}, "options.answer: no regular expression"),
+        ("vllm", {"answer": "("}, "options.answer: not a regular expression"),
         ("vllm", {"allow_chance": "yes"}, "options.allow_chance: expected bool, found 'yes'"),
         ("vllm", {"prompt": "Think"}, "options.prompt: expected {question} in it"),
         ("scotd_30x", {"answer": "(.)"}, "options.answer: not an option of importer 'scotd_30x'"),
