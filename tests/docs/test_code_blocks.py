@@ -20,7 +20,7 @@ from scotd_jax.records import Question, Response, from_json
 from scotd_jax.tasks.prompt_formats import check_answer, get_prompt_format
 from tests.docs.pages import BLOCKS, PAGES, ROOT, Block, blocks_of, commands_of
 
-LANGUAGES = {"python", "bash", "json", "text", "bibtex"}
+LANGUAGES = {"python", "bash", "json", "text", "bibtex", "diff"}
 MAKEFILE = (ROOT / "Makefile").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -36,6 +36,8 @@ def test_every_block_names_its_language():
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 
 
+# The folder of `make_batches` lives as long as its batches.
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("page", [p for p in WITH_PYTHON if p.name != "CONTRIBUTING.md"], ids=lambda p: p.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     """The blocks of a page share one namespace, as a reader pastes them one after the other.

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import re
 import sys
 import types
 
@@ -61,7 +62,7 @@ def test_importer_how_to(tmp_path, monkeypatch):
     monkeypatch.setitem(test_broken_rows.GOOD, "pear_file", tables["GOOD"]["pear_file"])
     for _, wrong, *row in tables["BROKEN"]:
         (tmp_path / wrong).mkdir()
-        test_broken_rows.test_a_broken_row_is_named_or_skipped(tmp_path / wrong, "pear_file", *row)
+        test_broken_rows.test_broken_row_is_reported_or_skipped(tmp_path / wrong, "pear_file", *row)
 
 
 def test_recipe_how_to(tmp_path, monkeypatch):
@@ -70,3 +71,16 @@ def test_recipe_how_to(tmp_path, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, "explain_then_label", space["EXPLAIN_THEN_LABEL"])
     assert recipes.find("explain_then_label", {}) is space["EXPLAIN_THEN_LABEL"]
     run_tests(block_with("def test_explain_then_label"), tmp_path)
+
+
+def test_model_how_to_changes_code_that_exists():
+    """Every hunk of the diffs applies: its context and removed lines are in the file, one after the other."""
+    diffs = [block.text for block in blocks_of(ROOT / "CONTRIBUTING.md") if block.language == "diff"]
+    assert len(diffs) == 3
+    for diff in diffs:
+        header, *hunks = re.split(r"^@@\n", diff, flags=re.M)
+        path = header.splitlines()[0].removeprefix("--- a/")
+        lines = [line for line in (ROOT / path).read_text().splitlines() if line.strip()]
+        for hunk in hunks:
+            old = [line[1:] for line in hunk.splitlines() if not line.startswith("+")]
+            assert any(lines[i : i + len(old)] == old for i in range(len(lines))), f"{path}: no such lines:\n{hunk}"
