@@ -54,7 +54,8 @@ def _flat(block: list[str]) -> bool:
 def _escape(line: str) -> str:
     """Single backticks become literals; other inline markup of reStructuredText is text."""
     pieces = re.split(r"(``[^`]*``|:\w+:`[^`]*`|`[^`]*`)", line)
-    return "".join(_literal(piece) if i % 2 else _plain(piece) for i, piece in enumerate(pieces))
+    text = "".join(_literal(piece) if i % 2 else _plain(piece) for i, piece in enumerate(pieces))
+    return re.sub(r"(``[^`]+``)(?=\w)", r"\1\\ ", text)  # a literal ends at white space or punctuation only
 
 
 def _literal(piece: str) -> str:
