@@ -54,8 +54,11 @@ def _flat(block: list[str]) -> bool:
 def _escape(line: str) -> str:
     """Single backticks become literals; other inline markup of reStructuredText is text."""
     pieces = re.split(r"(``[^`]*``|:\w+:`[^`]*`|`[^`]*`)", line)
-    text = "".join(_literal(piece) if i % 2 else _plain(piece) for i, piece in enumerate(pieces))
-    return re.sub(r"(``[^`]+``)(?=\w)", r"\1\\ ", text)  # a literal ends at white space or punctuation only
+    rendered = [_literal(piece) if i % 2 else _plain(piece) for i, piece in enumerate(pieces)]
+    for i in range(1, len(rendered) - 1, 2):
+        if re.match(r"\w", rendered[i + 1]):  # a literal ends at white space or punctuation only
+            rendered[i] += "\\ "
+    return "".join(rendered)
 
 
 def _literal(piece: str) -> str:
