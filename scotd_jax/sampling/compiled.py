@@ -17,10 +17,11 @@ class SamplingPrograms(NamedTuple):
     """Jitted functions of decode_loop.py with model, policy and vocabulary bound.
 
     Attributes:
-      init_state: (params, B, W, P) -> contexts, state, cache; the three sizes are static.
-      prefill_few_shot: (params, tokens, mask) -> context of the few-shot examples; the model's own prefill.
+      init_state: (params, B, W, P) -> contexts, state, cache, for B groups with W contexts of P tokens each; the three
+        sizes are static.
+      prefill_few_shot: (params, tokens, mask) -> context of the few-shot examples; this is `model.prefill`.
       prefill: (params, few_shot, contexts, tokens, mask, source) -> contexts; donates `contexts`.
-      decode_steps: (weights, few_shot, contexts, state, cache, inputs, base, stop_table) -> state, cache, tokens,
+      decode_steps: (weights, few_shot, contexts, state, cache, inputs, base_key, stop_table) -> state, cache, tokens,
         number of steps; donates `state` and `cache`.
     """
 
@@ -35,7 +36,7 @@ def sampling_programs(
 ) -> SamplingPrograms:
     """Returns the programs for these settings; equal settings return the same programs.
 
-    `policy.batch_size` and `policy.bucket` only decide array shapes, so they do not count.
+    `policy.batch_size` and `policy.bucket` are ignored, because they only determine array shapes.
     """
     return _compiled(model, dataclasses.replace(policy, batch_size=1, bucket=1), eos_ids, vocab_limit, mesh)
 

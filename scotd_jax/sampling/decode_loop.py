@@ -28,7 +28,7 @@ from scotd_jax.sampling.stop_strings import START_STATE
 
 
 class InferenceWeights(NamedTuple):
-    """Parameters in the form in which the decode loop reads them.
+    """Model parameters, cast for the decode loop.
 
     Attributes:
       params: model parameters with kernels in the compute dtype (`cast_for_inference`).
@@ -72,13 +72,13 @@ class DecodeState(NamedTuple):
 
 
 class StepInputs(NamedTuple):
-    """What the host sets for every slot before a call of `decode_steps`.
+    """Inputs of `decode_steps` that the host sets for every slot.
 
     Attributes:
       is_new: True where the slot starts a new sequence.
       start_token: first decoder input of a new sequence.
-      context_index: which of the W contexts of its group the slot attends to.
-      question_hash: 64 bits of the question id (`noise.hash_question_id`).
+      context_index: index of the context that the slot attends to, among the W contexts of its group.
+      question_hash: 64-bit hash of the question id (`noise.hash_question_id`).
       sample_index: index of the sample among those of its question.
     """
 
@@ -102,7 +102,7 @@ def cast_for_inference(model: LanguageModel, params: Params) -> Params:
 
 
 def inference_weights(model: LanguageModel, params: Params) -> InferenceWeights:
-    """Casts the kernels and the output matrix to the compute dtype."""
+    """Returns `params` and the output matrix, with kernels and output matrix cast to the compute dtype."""
     unembedding = jnp.asarray(model.unembedding(params)).astype(model.precision.compute)
     return InferenceWeights(cast_for_inference(model, params), unembedding)
 
@@ -110,7 +110,7 @@ def inference_weights(model: LanguageModel, params: Params) -> InferenceWeights:
 def init_state(
     model: LanguageModel, policy: Sampling, params: Params, B: int, W: int, P: int
 ) -> tuple[SlotContexts, DecodeState, Cache]:
-    """Allocates empty contexts of P prompt tokens, idle slots and an empty cache.
+    """Allocates the arrays of the decode loop.
 
     Args:
       model: the model that decodes.
@@ -119,6 +119,9 @@ def init_state(
       B: number of groups.
       W: contexts per group.
       P: padded prompt length in tokens.
+
+    Returns:
+      Empty contexts, the state of idle slots, and an empty cache.
     """
     G, C = policy.n, policy.chunk
     tokens = jnp.zeros((B, P), jnp.int32)
@@ -157,9 +160,9 @@ def prefill(
     context = model.prefill(params, tokens, mask, few_shot)
     new = (context.segments[-1], context.length)
 
-    def store(old: Array, new: Array, source_B: Int[Array, " B"]) -> Array:
-        replaced = (source_B >= 0).reshape((-1,) + (1,) * (old.ndim - 1))
-        return jnp.where(replaced, new[jnp.maximum(source_B, 0)].astype(old.dtype), old)
+    def store(current: Array, rows: Array, source_B: Int[Array, " B"]) -> Array:
+        replaced = (source_B >= 0).reshape((-1,) + (1,) * (current.ndim - 1))
+        return jnp.where(replaced, rows[jnp.maximum(source_B, 0)].astype(current.dtype), current)
 
     segments, lengths = [], []
     for segment, length, source_B in zip(contexts.segments, contexts.lengths, source, strict=True):
@@ -178,7 +181,7 @@ def decode_steps(
     state: DecodeState,
     cache: Cache,
     inputs: StepInputs,
-    base: Key[Array, ""],
+    base_key: Key[Array, ""],
     stop_table: Int[Array, "states V"],
     *,
     eos_ids: Sequence[int],
@@ -194,19 +197,19 @@ def decode_steps(
       contexts: contexts of the questions being decoded.
       state: state of all slots.
       cache: keys and values of the tokens generated so far.
-      inputs: new sequences, and the names under which all sequences draw their noise.
-      base: `noise.base_key` of the sampler's seed.
+      inputs: which slots start a new sequence, and what determines the noise of every sequence.
+      base_key: `noise.base_key` of the sampler's seed.
       stop_table: `stop_strings.stop_table` of the stop strings.
       eos_ids: token ids that end a response.
-      vocab_limit: ids from here on are rows of the output matrix without a token; they are never generated.
+      vocab_limit: number of token ids. The output matrix may have more rows; their ids are never generated.
 
     Returns:
       The state, the cache, the tokens generated in each slot (0 where it generated none) and the number of steps, which
-      is smaller than C if no sequence was active any more.
+      is smaller than C if all sequences ended earlier.
     """
-    keys = sample_keys(base, inputs.question_hash, inputs.sample_index)
+    keys = sample_keys(base_key, inputs.question_hash, inputs.sample_index)
     context = _select_contexts(few_shot, contexts, inputs.context_index)
-    # Before the loop and not after it: XLA would copy a past that is read before it is written.
+    # Flush before the loop, not after it: XLA would copy the cache if the program read it before writing to it.
     cache = flush_recent(cache, policy.chunk)
     cache = cache._replace(length=jnp.where(inputs.is_new, 0, cache.length))
     state = _start_sequences(state, inputs)
@@ -230,7 +233,7 @@ def decode_steps(
 
 
 def _select_contexts(few_shot: Context | None, contexts: SlotContexts, context_index: Int[Array, "B G"]) -> Context:
-    """The few-shot examples and, masked per slot, the one context of its group that each slot attends to."""
+    """The few-shot examples and the contexts of each group, masked so that a slot attends to its own question only."""
     segments = contexts.segments
     if len(segments) > 1:
         segments = tuple(

@@ -1,4 +1,4 @@
-"""Text of a response from its token ids."""
+"""Decodes the token ids of a response to its text."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -47,9 +47,10 @@ class Detokenizer:
         if len(truncated) < len(text):
             return truncated
         token_bytes = [self._token_bytes[i] for i in ids]
-        spelled = b"".join(token_bytes)
-        found = [at for at in (spelled.find(stop.encode("utf-8")) for stop in self._stops) if at >= 0]
+        text_bytes = b"".join(token_bytes)
+        stop_offsets = [text_bytes.find(stop.encode("utf-8")) for stop in self._stops]
+        found = [offset for offset in stop_offsets if offset >= 0]
         if not found:
             return text
-        ends = np.cumsum([len(part) for part in token_bytes])
-        return self._tokenizer.decode(ids[: int(np.searchsorted(ends, min(found), side="right"))])
+        token_ends = np.cumsum([len(part) for part in token_bytes])
+        return self._tokenizer.decode(ids[: int(np.searchsorted(token_ends, min(found), side="right"))])

@@ -1,6 +1,6 @@
 """Log-likelihood of candidate responses, for example of all answer choices of a question.
 
-The layout is that of training: the prompt is computed once and shared by its C candidates.
+As in training, a prompt is computed once and shared by its C candidates.
 """
 
 import dataclasses
@@ -97,14 +97,14 @@ def make_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"]]:
         hidden, _ = model.extend(params, model.prefill(params, prompt, mask), inputs)
         unembedding = model.unembedding(params)
 
-        def add(total_BC, position):
-            hidden_BCE, target_BC, real_BC = position
+        def add_position(total_BC, position_arrays):
+            hidden_BCE, target_BC, real_BC = position_arrays
             log_p_BCV = jax.nn.log_softmax(logits(hidden_BCE, unembedding, model.precision.compute))
             target_log_p_BC = jnp.take_along_axis(log_p_BCV, target_BC[..., None], axis=-1)[..., 0]
             return total_BC + jnp.where(real_BC, target_log_p_BC, 0.0), None
 
         positions = jax.tree.map(lambda array: jnp.moveaxis(array, 2, 0), (hidden, targets, real))
-        return jax.lax.scan(add, jnp.zeros(inputs.shape[:2], jnp.float32), positions)[0]
+        return jax.lax.scan(add_position, jnp.zeros(inputs.shape[:2], jnp.float32), positions)[0]
 
     return score
 

@@ -14,15 +14,15 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 
 def hash_question_id(question_id: str) -> UInt32[np.ndarray, "2"]:
-    """64 bits of the BLAKE2b hash of a question id, as two words; the same on every machine."""
+    """The 64-bit BLAKE2b hash of a question id, as two words; the same on every machine."""
     digest = hashlib.blake2b(question_id.encode("utf-8"), digest_size=8).digest()
     return np.frombuffer(digest, "<u4").astype(np.uint32)
 
 
 def base_key(seed: int) -> Key[Array, ""]:
-    """The key into which all names are folded.
+    """The key of a seed, into which `sample_keys` folds question and sample index.
 
-    The generator is fixed, so that the noise does not change with JAX's default.
+    The generator is fixed, so that the noise does not depend on JAX's default.
     """
     return jax.random.key(seed, impl="threefry2x32")
 
@@ -34,8 +34,8 @@ def sample_keys(
 ) -> Key[Array, "*rows"]:
     """One key per sample: both words of the question's hash, then the sample index, folded into the base key."""
     fold = jax.random.fold_in
-    names = jnp.asarray(question_hash).reshape(-1, 2), jnp.asarray(sample_index, jnp.uint32).ravel()
-    keys = jax.vmap(lambda words, i: fold(fold(fold(base, words[0]), words[1]), i))(*names)
+    words, indices = jnp.asarray(question_hash).reshape(-1, 2), jnp.asarray(sample_index, jnp.uint32).ravel()
+    keys = jax.vmap(lambda pair, index: fold(fold(fold(base, pair[0]), pair[1]), index))(words, indices)
     return keys.reshape(sample_index.shape)
 
 
@@ -43,7 +43,7 @@ def uniforms(keys: Key[Array, "B G"], position: Int[Array, ""] | Int[Array, "B G
     """One float32 in [0, 1) per sample, for the token at `position` (from 0) of its response."""
     positions = jnp.broadcast_to(jnp.asarray(position, jnp.uint32), keys.shape)
 
-    def one(key: Key[Array, ""], position: UInt32[Array, ""]) -> Float[Array, ""]:
+    def draw(key: Key[Array, ""], position: UInt32[Array, ""]) -> Float[Array, ""]:
         return jax.random.uniform(jax.random.fold_in(key, position), (), jnp.float32)
 
-    return jax.vmap(jax.vmap(one))(keys, positions)
+    return jax.vmap(jax.vmap(draw))(keys, positions)

@@ -17,7 +17,7 @@ class SamplingPass(NamedTuple):
 
     Attributes:
       few_shot_ids: token ids of the few-shot examples at the start of every prompt; empty if there are none.
-      prompt_length: padded number of tokens between these and the response.
+      prompt_length: padded number of prompt tokens between the few-shot examples and the start token.
       requests: the requests, in their original order.
     """
 
@@ -59,7 +59,7 @@ def padded_few_shot_length(policy: Sampling, sampling_pass: SamplingPass) -> int
 def prompt_parts(model: LanguageModel, request: Request) -> PromptParts:
     """Splits a prompt into few-shot examples, the rest and the start token.
 
-    An encoder attends across the whole prompt, so for encoder-decoder models nothing is shared.
+    An encoder-decoder model shares no few-shot examples, because its encoder attends across the whole prompt.
     """
     prefix, start_token = split_prompt(request.prompt_ids, model.start_token)
     shared = request.shared_length if model.start_token is None else 0

@@ -1,8 +1,8 @@
 """Sampling policies: from logits and one uniform number to a token, by greedy, temperature, top-k or top-p sampling.
 
-Tokens are sampled by inverse CDF, so that one number per row decides. Nothing sorts the vocabulary: sampling goes
-through sums of blocks (for 50,000 tokens it costs as much as their exponentials), and the top-p set is found by fixing
-its least likely logit bit by bit.
+Tokens are sampled by inverse CDF, which needs one random number per row. The vocabulary is never sorted: sampling first
+searches the sums of blocks (for 50,000 tokens it costs as much as their exponentials), and the top-p threshold is found
+by a binary search over the bits of a logit.
 """
 
 import math
@@ -22,10 +22,10 @@ def sample_token(
 
     Args:
       logits: float32 logits.
-      uniform: numbers in [0, 1) that decide; greedy sampling (temperature 0) ignores them.
+      uniform: one random number in [0, 1) per row; greedy sampling (temperature 0) ignores it.
       policy: temperature, top_k and top_p.
-      vocab_limit: ids from here on are never sampled, but count in the probability; None for no limit. Tokens with
-        a logit of -inf are never sampled either.
+      vocab_limit: ids from this one on are never sampled, but count in the log-probability; None for no limit. Tokens
+        with a logit of -inf are never sampled either.
 
     Returns:
       int32 token ids, and their natural log-probabilities under softmax(logits).
@@ -48,39 +48,39 @@ def restrict_logits(
 ) -> Float[Array, "*rows V"]:
     """Applies temperature, then top-k, then top-p, in the order of Hugging Face's `generate`.
 
-    Tokens exactly as likely as the least likely member of the top-k or top-p set belong to it, too.
+    Tokens that tie with the least likely one of the top-k or top-p set are kept, too.
 
     Args:
       logits: float32 logits.
       temperature: divides the logits; top-p uses the probabilities at this temperature.
       top_k: number of tokens to keep; 0 keeps all.
-      top_p: probability to keep among these; 1 keeps all.
+      top_p: probability mass of these tokens to keep; 1 keeps all.
 
     Returns:
-      logits / temperature, -inf outside the set.
+      logits / temperature, and -inf for the tokens that are not kept.
     """
     if 0 < top_k < logits.shape[-1]:
         highest = jax.lax.top_k(logits, top_k)[0]
         # Not highest[..., -1]: for a slice of top_k XLA sorts everything, which took 80 times as long on a CPU.
-        threshold = jnp.min(highest, axis=-1) if top_p >= 1 else _nucleus_of_sorted(highest, temperature, top_p)
+        threshold = jnp.min(highest, axis=-1) if top_p >= 1 else _sorted_top_p_threshold(highest, temperature, top_p)
         logits = jnp.where(logits >= threshold[..., None], logits, -jnp.inf)
     elif top_p < 1:
-        logits = jnp.where(logits >= _nucleus(logits, temperature, top_p)[..., None], logits, -jnp.inf)
+        logits = jnp.where(logits >= _top_p_threshold(logits, temperature, top_p)[..., None], logits, -jnp.inf)
     return logits if temperature == 1 else logits / temperature
 
 
 def inverse_cdf(logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"]) -> Int[Array, "*rows"]:
-    """The token into whose interval of the cumulative distribution of softmax(logits) `uniform` falls.
+    """Inverts the cumulative distribution of softmax(logits) at `uniform`; returns token ids.
 
-    Two levels: the block, then the token in it. Only the block sums touch the whole vocabulary, and the running sums
-    are short, hence accurate in float32.
+    Finds the block of the token first, then the token in it. Only the block sums read the whole vocabulary, and the
+    running sums are short, hence accurate in float32.
     """
-    top, blocks = _materialize(jnp.max(logits, axis=-1, keepdims=True)), _blocks(logits)
-    sums = _materialize(_block_sums(blocks, top))
+    max_logit, blocks = _materialize(jnp.max(logits, axis=-1, keepdims=True)), _blocks(logits)
+    sums = _materialize(_block_sums(blocks, max_logit))
     target = uniform * jnp.sum(sums, axis=-1)
     block, before = _first_above(sums, target)
     inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
-    return block * blocks.shape[-1] + _first_above(jnp.exp(inside - top), target - before)[0]
+    return block * blocks.shape[-1] + _first_above(jnp.exp(inside - max_logit), target - before)[0]
 
 
 def _sample_unrestricted(
@@ -89,16 +89,18 @@ def _sample_unrestricted(
     """`sample_token` without top-k and top-p: finds the block of the token first, then the token in it."""
     blocks = _blocks(logits)
     block_max = _apply_limit(vocab_limit, blocks, jnp.max(blocks, axis=-1), jnp.max, -jnp.inf)
-    top = _materialize(jnp.max(block_max, axis=-1, keepdims=True))
-    sums = _materialize(_block_sums(blocks, top))
+    max_logit = _materialize(jnp.max(block_max, axis=-1, keepdims=True))
+    sums = _materialize(_block_sums(blocks, max_logit))
     if temperature == 0:
         block, scale, target, before = jnp.argmax(block_max, axis=-1), 1.0, None, None
     else:
-        # Scaled before the subtraction, not after: XLA splits two sums that have a term in common, writes this term for
-        # the whole vocabulary and takes three times as long.
+        # Scale before the subtraction, not after: XLA would store the difference, which both sums would then share, for
+        # the whole vocabulary, which takes three times as long.
         scale = 1 / temperature
-        weights = sums if scale == 1 else _materialize(_block_sums(blocks * scale, top * scale))
-        weights = _apply_limit(vocab_limit, blocks, weights, lambda x, axis: _block_sums(x * scale, top * scale), 0.0)
+        weights = sums if scale == 1 else _materialize(_block_sums(blocks * scale, max_logit * scale))
+        weights = _apply_limit(
+            vocab_limit, blocks, weights, lambda x, axis: _block_sums(x * scale, max_logit * scale), 0.0
+        )
         target = uniform * jnp.sum(weights, axis=-1)
         block, before = _first_above(weights, target)
     inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
@@ -109,24 +111,24 @@ def _sample_unrestricted(
     if target is None or before is None:
         index = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     else:
-        index, _ = _first_above(jnp.exp(allowed * scale - top * scale), target - before)
+        index, _ = _first_above(jnp.exp(allowed * scale - max_logit * scale), target - before)
     chosen = jnp.take_along_axis(inside, index[..., None], axis=-1)[..., 0]
-    return first_id + index, chosen - top[..., 0] - jnp.log(jnp.sum(sums, axis=-1))
+    return first_id + index, chosen - max_logit[..., 0] - jnp.log(jnp.sum(sums, axis=-1))
 
 
-def _nucleus_of_sorted(logits: Float[Array, "*rows k"], temperature: float, top_p: float) -> Float[Array, "*rows"]:
-    """Lowest of the logits, sorted in descending order, that a share `top_p` of their probability needs."""
+def _sorted_top_p_threshold(logits: Float[Array, "*rows k"], temperature: float, top_p: float) -> Float[Array, "*rows"]:
+    """`_top_p_threshold` of logits in descending order."""
     weights = jnp.exp((logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature)
     before = jnp.cumsum(weights, axis=-1) - weights
     needed = before < top_p * jnp.sum(weights, axis=-1, keepdims=True)
     return jnp.min(jnp.where(needed, logits, jnp.inf), axis=-1)
 
 
-def _nucleus(logits: Float[Array, "*rows V"], temperature: float, top_p: float) -> Float[Array, "*rows"]:
-    """Highest threshold at or above which the logits have at least `top_p` of the probability; it is one of the logits.
+def _top_p_threshold(logits: Float[Array, "*rows V"], temperature: float, top_p: float) -> Float[Array, "*rows"]:
+    """The highest logit such that those at or above it have at least `top_p` of the probability.
 
-    Instead of a sort, the threshold is found bit by bit, from the highest one, among the unsigned integers that are
-    ordered as the floats. Each bit takes one masked sum over the vocabulary.
+    Floats are mapped to unsigned integers of the same order. The bits of the threshold are set from the highest to the
+    lowest, each with one masked sum over the vocabulary.
     """
     weights = jnp.exp((logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature)
     target = top_p * jnp.sum(weights, axis=-1)
@@ -139,7 +141,7 @@ def _nucleus(logits: Float[Array, "*rows V"], temperature: float, top_p: float) 
         return jnp.where(above >= target, candidate, threshold)
 
     threshold = jax.lax.fori_loop(0, 32, fix_bit, jnp.zeros(target.shape, jnp.uint32))
-    # Rounding may leave the sum of all weights below the target; then every finite logit belongs to the set.
+    # Rounding may leave the sum of all weights below the target; then every finite logit is kept.
     threshold = jnp.maximum(threshold, ~jnp.float32(-jnp.inf).view(jnp.uint32))
     return jax.lax.bitcast_convert_type(
         jnp.where(threshold >> 31 == 1, threshold & jnp.uint32((1 << 31) - 1), ~threshold), jnp.float32
@@ -155,8 +157,8 @@ def _materialize(x: Array) -> Array:
     return jax.lax.optimization_barrier(x)
 
 
-def _block_sums(blocks: Float[Array, "*rows n w"], top: Float[Array, "*rows 1"]) -> Float[Array, "*rows n"]:
-    return jnp.sum(jnp.exp(blocks - top[..., None]), axis=-1)
+def _block_sums(blocks: Float[Array, "*rows n w"], max_logit: Float[Array, "*rows 1"]) -> Float[Array, "*rows n"]:
+    return jnp.sum(jnp.exp(blocks - max_logit[..., None]), axis=-1)
 
 
 def _apply_limit(
@@ -166,7 +168,7 @@ def _apply_limit(
     reduce: Callable[..., Array],
     identity: float,
 ) -> Float[Array, "*rows n"]:
-    """Removes the tokens from `vocab_limit` on from `reduced`, the result of `reduce` for every block.
+    """Removes the ids from `vocab_limit` on from `reduced`, which holds the result of `reduce` for every block.
 
     Only the block that contains the limit is reduced again: masking the whole vocabulary takes longer than sampling.
     """

@@ -12,8 +12,8 @@ class Request:
       question_id: id of the question; with the sample index it determines the noise of a sample.
       prompt_ids: token ids of the whole prompt.
       sample_indices: indices of the samples to generate.
-      shared_length: number of leading prompt tokens that hold few-shot examples which other questions share. A
-        decoder-only model prefills them once for all of these questions.
+      shared_length: number of leading prompt tokens with few-shot examples that other questions share. A decoder-only
+        model prefills them once for all of these questions.
     """
 
     question_id: str

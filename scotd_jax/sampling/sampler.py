@@ -26,7 +26,7 @@ from scotd_jax.sampling.passes import padded_few_shot_length, plan_passes
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.stop_strings import stop_table
 
-MAX_WAIT_SECONDS = 30.0  # finished samples are yielded after this long even if they are few
+MAX_WAIT_SECONDS = 30.0  # a finished sample is yielded after about this time, even if few others are finished
 
 
 class Sampler:

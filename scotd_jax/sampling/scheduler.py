@@ -64,7 +64,7 @@ class Scheduler:
         return sorted(groups, key=lambda group: -len(self._free[group]))
 
     def admit(self, group: int, request: Request) -> int:
-        """Gives a question to a group and returns the index of its context there."""
+        """Adds a question to a group and returns the index of its context there."""
         questions = self._questions[group]
         context_index = next(w for w in range(self._contexts_per_group) if w not in questions)
         questions[context_index] = _AdmittedQuestion(request, collections.deque(request.sample_indices))

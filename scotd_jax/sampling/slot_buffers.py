@@ -46,13 +46,13 @@ class SlotBuffers:
         self.inputs = inputs
         inputs.is_new[:] = False
         for group, slot, context_index, request, sample_index in assignments:
-            at = group, slot
-            inputs.is_new[at] = True
-            inputs.start_token[at] = start_token(request)
-            inputs.context_index[at] = context_index
-            inputs.question_hash[at] = hash_question_id(request.question_id)
-            inputs.sample_index[at] = sample_index
-            self._active[at], self._length[at] = True, 0
+            index = group, slot
+            inputs.is_new[index] = True
+            inputs.start_token[index] = start_token(request)
+            inputs.context_index[index] = context_index
+            inputs.question_hash[index] = hash_question_id(request.question_id)
+            inputs.sample_index[index] = sample_index
+            self._active[index], self._length[index] = True, 0
 
     def append(self, generated: Int32[np.ndarray, "B G C"], position: Int32[np.ndarray, "B G"]) -> int:
         """Appends the tokens of one decode call to the sequences of all active slots.
@@ -66,13 +66,17 @@ class SlotBuffers:
         """
         counts = np.where(self._active, position - self._length, 0)
         for step in range(counts.max(initial=0)):
-            at = np.nonzero(counts > step)
-            self._tokens[(*at, self._length[at] + step)] = generated[(*at, step)]
+            groups, slots = np.nonzero(counts > step)
+            self._tokens[groups, slots, self._length[groups, slots] + step] = generated[groups, slots, step]
         self._length = np.where(self._active, position, 0)
         return int(counts.sum())
 
     def pop_finished(self, active: np.ndarray) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """Yields (group, slot, token ids) of the sequences that `active`, bool[B, G], no longer contains."""
+        """Yields (group, slot, token ids) of every sequence that is no longer active.
+
+        Args:
+          active: bool[B, G], `DecodeState.active` after the decode call.
+        """
         finished = np.nonzero(self._active & ~active)
         self._active &= active
         for group, slot in zip(*finished, strict=True):

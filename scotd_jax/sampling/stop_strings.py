@@ -1,4 +1,4 @@
-"""Stop strings at token level: a table of whether the text contains a stop string after every token.
+"""Stop strings at token level: a transition table that detects a stop string after every token.
 
 A stop string can be split into tokens in several ways and can begin or end inside a token: in OPT's vocabulary, two
 line feeds are one token or two. The strings are therefore matched over the bytes that tokens add to the text, by an
@@ -21,7 +21,7 @@ def stop_table(token_bytes: Sequence[bytes], stops: Sequence[str]) -> Int32[np.n
       stops: stop strings.
 
     Returns:
-      The table. Its last state means that the text contains a stop string; it has no way out.
+      The table. Its last state, which no token leaves, means that the text contains a stop string.
 
     Raises:
       ValueError: if a stop string is empty.
@@ -38,15 +38,15 @@ def stop_table(token_bytes: Sequence[bytes], stops: Sequence[str]) -> Int32[np.n
 
 
 def _byte_automaton(stops: Sequence[bytes]) -> Int32[np.ndarray, "states 256"]:
-    """The automaton over single bytes. A state is the longest suffix of the text that is a prefix of a stop string."""
+    """The transition table over single bytes. A state is the longest suffix of the text that begins a stop string."""
     if not all(stops):
         raise ValueError("a stop string is empty: it would end every response before its first token")
     states = {b"": START_STATE}
     for stop in stops:
         for end in range(1, len(stop)):
             states.setdefault(stop[:end], len(states))
-    match = len(states)
-    table = np.full((match + 1, 256), match, np.int32)
+    match_state = len(states)
+    table = np.full((match_state + 1, 256), match_state, np.int32)
     for prefix, state in states.items():
         for byte in range(256):
             suffixes = [(prefix + bytes([byte]))[begin:] for begin in range(len(prefix) + 2)]
@@ -57,5 +57,5 @@ def _byte_automaton(stops: Sequence[bytes]) -> Int32[np.ndarray, "states 256"]:
 
 def truncate_at_stop(text: str, stops: Sequence[str]) -> str:
     """`text` up to the first stop string, or all of it if it contains none."""
-    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-    return text[: min(found)] if found else text
+    positions = [position for position in (text.find(stop) for stop in stops) if position >= 0]
+    return text[: min(positions)] if positions else text

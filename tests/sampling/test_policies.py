@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotd_jax.config import Sampling
-from scotd_jax.sampling.policies import _nucleus, inverse_cdf, log_probability, restrict_logits, sample_token
+from scotd_jax.sampling.policies import _top_p_threshold, inverse_cdf, log_probability, restrict_logits, sample_token
 from tests.helpers.tolerances import FLOAT32
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -47,7 +47,7 @@ def test_restriction_keeps_the_same_set_as_sorting(temperature, top_k, top_p):
 
 def test_top_p_near_one_keeps_all_tokens_despite_rounding():
     """Sums of the same weights in another order can fall short of the target; a top_p above 1 simulates this."""
-    assert (jax.jit(_nucleus, static_argnums=(1, 2))(random_logits(1, 12, 90), 0.9, 1.0001) == -np.inf).all()
+    assert (jax.jit(_top_p_threshold, static_argnums=(1, 2))(random_logits(1, 12, 90), 0.9, 1.0001) == -np.inf).all()
 
 
 def test_equally_likely_tokens_are_kept_or_dropped_together():
