@@ -1,12 +1,12 @@
 """Cost of a training run: FLOPs per update, wall time by category, and goodput.
 
-Every second between the start of `loop.train` and now belongs to exactly one category: inside a block
-`with tracker.measure(NAME)` to that name, outside of all blocks to the updates. Goodput is the updates' share of the
-total. Reading the clock does not wait for the devices, and need not: the host runs at most one update ahead of them.
+Every second since the start of `loop.train` counts in exactly one category: the time inside a block
+`with tracker.measure(NAME)` as NAME, all other time as updates. Goodput is the updates' share of the total. The tracker
+reads the clock without waiting for the devices, because the host runs at most one update ahead of them.
 
 Metrics lines contain the totals so far, so a resumed run starts from those of its last line. Updates made after the
-last checkpoint are repeated; their time counts as `lost`. Two times are unknown and left out: what a killed process did
-after its last line, and the time during which no process ran.
+last checkpoint are repeated; their time counts as `lost`. The time of a killed process after its last line and the time
+during which no process ran are unknown and left out.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ CATEGORIES = ("compile", "input", "checkpoint", "evaluation", "other", "lost")
 class GoodputTracker:
     """Measures seconds by category.
 
-    - `updates`: everything that is not below
+    - `updates`: all time that is in no other category
     - `compile`: calls that compile the update for batches of a new shape
     - `input`: waiting for the next batch while the devices are idle
     - `checkpoint`: saving, as far as the next update has to wait for it, and restoring
@@ -48,7 +48,7 @@ class GoodputTracker:
 
     @contextlib.contextmanager
     def measure(self, category: str, counts: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Adds the time of the block to `category`, or to the updates if `counts()` is False at its end."""
+        """Adds the time of the block to `category`; to the updates instead if `counts()` is False after the block."""
         start = self._clock()
         try:
             yield
@@ -69,10 +69,10 @@ class GoodputTracker:
 
 
 def previous_seconds(path: epath.PathLike, step: int) -> dict[str, float]:
-    """Seconds by category of earlier processes.
+    """Seconds by category of earlier processes, from the last line of a metrics file; {} without one.
 
     Args:
-      path: metrics file; it may be missing.
+      path: metrics file, which may be missing.
       step: the restored step; the time of updates after it counts as lost.
     """
     if not epath.Path(path).exists():
@@ -86,7 +86,7 @@ def previous_seconds(path: epath.PathLike, step: int) -> dict[str, float]:
 
 
 def batch_flops(config: Any, batch: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, float]:
-    """`{"flops": operations of one update on the batch}`, or `{}` for a model without a formula.
+    """Returns `{"flops": FLOPs of one update on the batch}`, or `{}` for a model without a formula.
 
     All positions of the arrays count, including padding, because the devices compute them.
     """
@@ -98,7 +98,7 @@ def batch_flops(config: Any, batch: Mapping[str, Mapping[str, jax.Array]]) -> di
 
 
 def mesh_peak_flops(mesh: jax.sharding.Mesh) -> float | None:
-    """Peak operations per second of all devices of the mesh; None if it is unknown."""
+    """Peak FLOP/s of all devices of the mesh together; None if that of one is unknown."""
     peaks = [peak_flops(device.device_kind) for device in mesh.devices.flat]
     known = [peak for peak in peaks if peak is not None]
     return sum(known) if len(known) == len(peaks) else None
@@ -113,7 +113,7 @@ def summarize_cost(lines: Sequence[Mapping[str, int | float]], totals: Mapping[s
 
     Returns:
       `totals`, the number of rationales, rationales per second of updates, and the model FLOPs utilization (`mfu`) over
-      the updates whose lines have one, so it is also valid for runs that changed devices.
+      all lines that have one. The mean is weighted such that it also holds for runs that changed devices.
     """
     rationales = sum(line.get("rationales", 0.0) for line in lines)
     rates = {"rationales": rationales, "rationales_per_second": rationales / max(totals["seconds_updates"], 1e-9)}

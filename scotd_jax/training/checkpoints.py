@@ -48,13 +48,13 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def save(self, step: int, state: TrainState, data_state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Copies `state` off the devices and returns; files are written in the background of the next updates.
+        """Copies `state` off the devices and returns; the files are written in the background during the next updates.
 
         Args:
           step: number of updates made.
           state: the training state.
           data_state: `get_state()` of the data iterator, taken before it is advanced for the next update.
-          metrics: with the entry `dev_accuracy` the checkpoint is a candidate for the best one.
+          metrics: evaluation scores; the best checkpoint is chosen by their `dev_accuracy`.
         """
         self._checkpointer.save_checkpointables_async(
             step,
@@ -86,7 +86,7 @@ class Checkpoints:
         return state, json.loads(found.custom_metadata["data"])  # pyrefly: ignore[bad-index, bad-argument-type, unsupported-operation]
 
     def close(self) -> None:
-        """Waits until everything is written, and raises any error of the writing (a full disk, for instance)."""
+        """Waits until all files are written. Raises the error if writing has failed, for example on a full disk."""
         self._checkpointer.close()
 
 
@@ -136,7 +136,7 @@ def best_step(folder: epath.PathLike) -> dict[str, int | float]:
 
 
 def best_index(metrics: Sequence[Mapping[str, float] | None]) -> int:
-    """Index of the largest `dev_accuracy`, the later one of equals; the last index if no entry has one."""
+    """Index of the largest `dev_accuracy`, the later one on ties; the last index if no entry has one."""
     scores = [-1.0 if entry is None else float(entry.get(BEST_METRIC, -1.0)) for entry in metrics]
     return max(range(len(scores)), key=lambda i: (scores[i], i))
 
@@ -183,20 +183,21 @@ def _with_shardings(tree: Params, shardings: Params) -> Params:
 
 
 def _check_shapes(found: Any, expected: Any, where: str, item: str) -> None:
-    """Raises InputError at the first leaf that is missing in one of the trees or has another shape there."""
+    """Raises InputError for the first leaf whose shape differs or which one of the trees lacks."""
     found_shapes, expected_shapes = _shapes(found), _shapes(expected)
     for name in sorted(found_shapes.keys() | expected_shapes.keys()):
-        saved, wanted = found_shapes.get(name), expected_shapes.get(name)
-        if saved != wanted:
+        saved_shape, config_shape = found_shapes.get(name), expected_shapes.get(name)
+        if saved_shape != config_shape:
             kind = "model" if item == "params" else "optimizer"
             raise InputError(
-                f"{where}: checkpoint of another {kind}: {name} is {_shape_text(saved)} there and "
-                f"{_shape_text(wanted)} in this config; restore the old config, or train anew with --overwrite=train"
+                f"{where}: checkpoint of another {kind}: {name} is {_shape_text(saved_shape)} there and "
+                f"{_shape_text(config_shape)} in this config; restore the old config, or train again from the start "
+                "with --overwrite=train"
             )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape by path. As in Orbax, tuple entries are named by number and fields by name."""
+    """Shape by path. As in Orbax, the path has the index of a tuple entry and the name of a field."""
     return {
         "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path): tuple(
             leaf.shape

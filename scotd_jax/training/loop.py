@@ -1,4 +1,4 @@
-"""The training loop. The order of operations, which the code below follows and which must not change:
+"""The training loop. The order of its operations must not change; comments in `train` have these numbers:
 
 1. Create parameters and optimizer state on the mesh, already sharded.
 2. If there is a checkpoint, restore the state, set the data iterator to its saved position, drop metrics after it.
@@ -69,8 +69,8 @@ def train(
     Args:
       model: the model to train.
       initial_params: returns the initial parameters (host or device arrays, which are copied); called only if there is
-        no checkpoint. A function, so that the caller does not hold them during training. None draws them from `seed`,
-        each device its own shard.
+        no checkpoint. A function, so that the caller does not hold them during training. If None, they are drawn from
+        `seed`, each shard on its own device.
       batches: iterator of batches.
       training: training settings.
       folder: folder of checkpoints, metrics.jsonl, profile and TensorBoard files.
@@ -93,7 +93,7 @@ def train(
     folder = epath.Path(folder)
     tensorboard = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
-        # 1. and 2.
+        # 1. and 2. Create or restore the state.
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.max_to_keep))
         done = checkpoints.latest or 0
         tracker = GoodputTracker(previous_seconds(folder / "metrics.jsonl", done))
@@ -118,7 +118,7 @@ def train(
             emit(step, {**values, **tracker.totals()})
 
         metrics = DeferredMetrics(training.log_every, emit_with_times, tracker.update_seconds, mesh_peak_flops(mesh))
-        # 3.
+        # 3. Update.
         steps = profile_steps(range(done + 1, training.steps + 1), profile, folder / "profile", done + 1, metrics.wait)
         for step in stack.enter_context(contextlib.closing(steps)):
             with tracker.measure("input", metrics.devices_idle):
@@ -132,7 +132,7 @@ def train(
                     state, update_metrics = programs.step(state, batch, *dropout_args)
                 metrics.add(step, update_metrics, batch_flops(model.config, batch))
 
-            # 4.
+            # 4. Evaluate and save.
             evaluates, saves = _evaluates_and_saves(step, training)
             if not saves:
                 continue
@@ -147,14 +147,14 @@ def train(
             with tracker.measure("checkpoint"):
                 checkpoints.save(step, state, batches.get_state(), scores)
             metrics.restart()
-        # 5.
+        # 5. Wait for the last checkpoint.
         with tracker.measure("checkpoint"):
             stack.close()
     return tracker.totals()
 
 
 def check_batch_size(training: config.Training, mesh: sharding.AnyMesh) -> None:
-    """Raises SizesError if micro-batches and batch shards do not divide the batch size."""
+    """Raises SizesError if the batch does not split evenly into micro-batches and their shards."""
     shards = meshes.batch_shards(mesh)
     divisor = training.microbatches * shards
     if training.batch_size % divisor != 0:

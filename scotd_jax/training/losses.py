@@ -1,4 +1,4 @@
-"""The loss on response tokens, without ever holding the logits of a whole batch.
+"""The loss on response tokens, computed in chunks, so that the logits of a whole batch never exist at once.
 
 Losses are (sum, weight) pairs, never means: they add up over chunks, micro-batches, hosts and batches, and are divided
 once, at the end. Padding and the way a batch is split therefore never change a result.
@@ -20,10 +20,6 @@ class WeightedSum(NamedTuple):
     sum: jax.Array
     weight: jax.Array
 
-    def plus(self, other: "WeightedSum") -> "WeightedSum":
-        """The sum over the terms of both."""
-        return WeightedSum(self.sum + other.sum, self.weight + other.weight)
-
     def mean(self) -> jax.Array:
         """The weighted mean; 0 if the weight is 0."""
         return self.sum / jnp.where(self.weight == 0, 1.0, self.weight)
@@ -39,11 +35,11 @@ def response_loss(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> tuple[WeightedSum, ...]:
-    """Cross entropy and number of correct tokens, both weighted, and the objective if it differs.
+    """Computes cross entropy and number of correct tokens, both weighted, and the objective if it differs.
 
-    Logits exist for about `chunk` tokens at a time, and only once: the forward pass computes what the backward pass
-    needs of them while they are there. Chunks are cut along the tokens of a question, so that a batch that is sharded
-    along B stays where it is. Only the sum that is optimized has a derivative.
+    Logits exist for about `chunk` tokens at a time and are computed once: the forward pass also computes the gradients
+    of a chunk, before it drops the logits. Chunks split the tokens of every question, so that a batch that is sharded
+    along B does not move between devices. Only the sum that is optimized has a derivative.
 
     Args:
       hidden_BGRE: last hidden states, ready for the output matrix.
@@ -81,10 +77,10 @@ def response_loss(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum_over_chunks(terms, hidden_CBTE, unembedding_VE, targets_CBT, weights_CBT):
-    """The sums of `terms` over all chunks. Only the last of them has a derivative.
+    """Adds the sums of `terms` over all chunks. Only the last sum has a derivative.
 
-    Its gradient is the cotangent times the gradient for a cotangent of 1. The forward pass can therefore compute the
-    latter chunk by chunk, without storing logits.
+    Its gradient is linear in the cotangent. The forward pass can therefore compute it chunk by chunk for a cotangent of
+    1, without storing logits, and the backward pass only scales it.
     """
 
     def body(total, piece):
@@ -116,13 +112,13 @@ _sum_over_chunks.defvjp(_sum_over_chunks_forward, _sum_over_chunks_backward)
 
 
 def _zero_sums(terms, unembedding_VE, chunks):
-    like = jax.eval_shape(lambda *chunk: terms(unembedding_VE, *chunk)[0], *(chunk[0] for chunk in chunks))
-    return jnp.zeros(like.shape, like.dtype)
+    sums = jax.eval_shape(lambda *chunk: terms(unembedding_VE, *chunk)[0], *(chunk[0] for chunk in chunks))
+    return jnp.zeros(sums.shape, sums.dtype)
 
 
 def _terms(compute_dtype, label_smoothing, z_loss, unembedding_VE, hidden_BTE, targets_BT, weights_BT):
     """The sums of one chunk, float32[2 or 3], and a function that returns the gradient of the last of them."""
-    logits_BTV, pull = jax.vjp(functools.partial(logits, dtype=compute_dtype), hidden_BTE, unembedding_VE)
+    logits_BTV, logits_vjp = jax.vjp(functools.partial(logits, dtype=compute_dtype), hidden_BTE, unembedding_VE)
     max_BT = jnp.max(logits_BTV, axis=-1)
     exp_BTV = jnp.exp(logits_BTV - max_BT[..., None])
     total_BT = jnp.sum(exp_BTV, axis=-1)
@@ -138,28 +134,6 @@ def _terms(compute_dtype, label_smoothing, z_loss, unembedding_VE, hidden_BTE, t
         is_target_BTV = targets_BT[..., None] == jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
         smoothed_BTV = jnp.where(is_target_BTV, 1 - label_smoothing, 0.0) + label_smoothing / logits_BTV.shape[-1]
         p_BTV = exp_BTV * ((1 + 2 * z_loss * log_z_BT) / total_BT)[..., None]
-        return pull(weights_BT[..., None] * (p_BTV - smoothed_BTV))
+        return logits_vjp(weights_BT[..., None] * (p_BTV - smoothed_BTV))
 
     return jnp.stack(sums), gradient
-
-
-def response_loss_reference(
-    hidden_BGRE: Float[Array, "B G R E"],
-    unembedding_VE: Float[Array, "V E"],
-    targets_BGR: Int[Array, "B G R"],
-    weights_BGR: Float[Array, "B G R"],
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-) -> tuple[WeightedSum, ...]:
-    """Reference implementation of `response_loss`, in float32 and in the fewest lines."""
-    logits_BGRV = hidden_BGRE.astype(jnp.float32) @ unembedding_VE.T
-    log_p_BGRV = jax.nn.log_softmax(logits_BGRV)
-    loss_BGR = -jnp.take_along_axis(log_p_BGRV, targets_BGR[..., None], axis=-1)[..., 0]
-    correct_BGR = jnp.argmax(log_p_BGRV, axis=-1) == targets_BGR
-    terms = [loss_BGR, correct_BGR.astype(jnp.float32)]
-    if label_smoothing or z_loss:
-        V = unembedding_VE.shape[0]
-        smoothed_BGRV = (1 - label_smoothing) * jax.nn.one_hot(targets_BGR, V) + label_smoothing / V
-        log_z_BGR = jax.nn.logsumexp(logits_BGRV, axis=-1)
-        terms.append(-jnp.sum(smoothed_BGRV * log_p_BGRV, axis=-1) + z_loss * log_z_BGR**2)
-    return tuple(WeightedSum(jnp.sum(weights_BGR * term), jnp.sum(weights_BGR)) for term in terms)

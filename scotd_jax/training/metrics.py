@@ -25,7 +25,7 @@ class MetricWriter:
     Args:
       path: metrics file.
       restored_step: lines after this step are dropped.
-      tensorboard: folder for TensorBoard, written through clu (needs TensorFlow); None for none.
+      tensorboard: folder of TensorBoard files, written with clu, which needs TensorFlow; None for no such files.
     """
 
     def __init__(self, path: epath.PathLike, restored_step: int, tensorboard: epath.PathLike | None = None):
@@ -65,7 +65,7 @@ class MetricWriter:
             self._board.write_scalars(step, dict(values))
 
     def flush(self) -> None:
-        """Makes everything written so far visible to others."""
+        """Makes all lines written so far visible to readers of the file."""
         if self._file is None and not self._silent:
             self._rewrite()
         if self._board is not None:
@@ -78,21 +78,21 @@ class MetricWriter:
 
 
 class DeferredMetrics:
-    """Aggregates metrics over the updates of a line and fetches those of each update one update late.
+    """Fetches the metrics of every update one update late and aggregates them to one line per `log_every` updates.
 
-    Fetching the numbers of the update just dispatched would make the host wait for the devices, and then the devices
-    for the host.
+    If the host fetched those of the update just dispatched, it would wait for the devices, and then the devices would
+    wait for the host.
 
-    Losses, `objective` and `token_accuracy` are averaged with the tokens as weights, `grad_norm` is a plain mean, and
-    tokens, rationales and flops are sums; of everything else a line has the value of its last update. For every sum a
-    line also has the rate per second, and `mfu`, the rate of flops as a share of the peak, if the peak is known.
+    A line has the token-weighted means of losses, `objective` and `token_accuracy`, the plain mean of `grad_norm`, the
+    sums of tokens, rationales and flops, and the last value of all other metrics. It also has the rate per second of
+    each sum and, if the peak is known, `mfu`, the rate of flops as a share of the peak.
 
     Args:
       log_every: updates per line.
       emit: receives step and values of each line.
       seconds: returns the seconds spent on updates so far. Compilations, which can happen at any update, do not count,
         so they do not distort the rates.
-      peak: peak operations per second of all devices; None if unknown.
+      peak: peak FLOP/s of all devices together; None if unknown.
     """
 
     def __init__(

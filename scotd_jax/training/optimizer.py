@@ -123,7 +123,7 @@ def _decay_mask(params):
 def _muon_dimensions(params):
     """Selects the parameters that Muon updates: kernels, and the LoRA matrices of kernels (trainable.py).
 
-    Embeddings and the output matrix are lookup tables, which it leaves to Adam.
+    Embeddings and the output matrix are lookup tables; Adam updates them.
     """
 
     def dimensions(path, leaf):

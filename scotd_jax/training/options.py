@@ -5,15 +5,15 @@ from scotd_jax.models.forward_options import ForwardOptions
 
 
 def forward_options(training: config.Training, platform: str = "") -> ForwardOptions:
-    """The options that follow from the config alone; those of a mesh and the dropout key are added by their users.
+    """Returns the options that depend on the config alone. Callers add those of a mesh, and the dropout key.
 
     Args:
-      training: the config; its values are validated where it is built.
+      training: the training settings.
       platform: "cpu", "tpu", "gpu" or "cuda"; "" if unknown.
     """
     return ForwardOptions(remat=training.remat, dropout=training.dropout, scan_layers=scans_layers(training, platform))
 
 
 def scans_layers(training: config.Training, platform: str) -> bool:
-    """Whether `training.scan_layers` scans over layers on a platform: "auto" does on TPUs and GPUs only."""
+    """Whether to scan over layers on a platform: `training.scan_layers="auto"` scans on TPUs and GPUs only."""
     return training.scan_layers == "on" or (training.scan_layers == "auto" and platform in ("tpu", "gpu", "cuda"))

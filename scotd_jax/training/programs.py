@@ -79,7 +79,7 @@ class TrainingPrograms:
         return state.params if state.frozen is None else self.combine(state.params, state.frozen)
 
     def dropout_seed(self, seed: int) -> jax.Array:
-        """The additional argument of `step` with dropout: the lowest 32 bits of the seed, on the devices."""
+        """The third argument of `step`, which dropout needs: the lowest 32 bits of the seed, on the devices."""
         return jax.device_put(np.uint32(seed % 2**32), self.abstract_state.step.sharding)
 
 

@@ -1,4 +1,4 @@
-"""The check of training settings that can be made before anything is trained."""
+"""Early check of training settings, which runs before the first job."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from scotd_jax.training.trainable import describe_trainable
 def check_training(
     student: str, training: Training, mesh: AnyMesh, platform: str, abstract_params: Callable[[], Params]
 ) -> None:
-    """Raises an error if a training could never start, before hours of sampling.
+    """Raises an error for training settings with which the training job could not start.
 
     Args:
       student: name of the student, for the message.
@@ -26,8 +26,8 @@ def check_training(
 
     Raises:
       SizesError: if the batch cannot be split over the mesh.
-      InputError: on an unknown optimizer, attention that the platform does not have, and patterns of `freeze` and
-        `lora` that match no parameter.
+      InputError: on optimizer settings that contradict each other, attention that the platform does not support, and
+        patterns of `freeze` and `lora` that match no parameter.
     """
     try:
         check_batch_size(training, mesh)

@@ -1,10 +1,10 @@
-"""Startup check: before the first update, compares the fast computation with separate prompt-response pairs.
+"""Startup check: before the first update, compares the batched forward pass with separate prompt-response pairs.
 
-Grouping, packing and fused attention do not change the loss in exact arithmetic. This module verifies that for the
-model, precision, devices and compiler at hand, on a few rows of the first batch: it takes single responses out of the
-arrays, gives each its own copy of the prompt, without neighbors, with plain masks and positions and with attention by
-XLA, and runs both through the model. It verifies masks, positions and the sharing of prompts in these shapes in the
-forward pass; it verifies neither the data of the batch nor the gradient.
+Grouping, packing and fused attention do not change the loss in exact arithmetic. This module verifies that with the
+model, precision, devices and compiler of the run, on a few rows of the first batch. It extracts single responses, gives
+each its own copy of the prompt, and runs these pairs through the model with plain masks and positions and XLA's
+attention. It covers the masks, the positions and the sharing of prompts in the forward pass, but neither the data of
+the batch nor the gradient.
 """
 
 import functools
@@ -25,8 +25,8 @@ from scotd_jax.training.losses import response_loss
 from scotd_jax.training.step import hidden_states
 
 PAIRS_PER_ROW = 4
-# Allowed relative differences of hidden states and of losses, by compute dtype. Accelerators multiply float32 matrices
-# in fewer bits, too. Attending to a neighbor makes differences of some tenths.
+# Allowed relative differences of hidden states and of losses, by compute dtype. The one of float32 allows for
+# accelerators that multiply in fewer bits. If a response attends to a neighbor, the difference is a few tenths.
 TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}
 
 
@@ -81,7 +81,7 @@ def check_against_pairs(
 def extract_pairs(
     part: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], Int32[np.ndarray, "rows pairs R"]]:
-    """Extracts PAIRS_PER_ROW pairs of prompt and response from every row; fewer responses are repeated.
+    """Extracts PAIRS_PER_ROW pairs of prompt and response from every row, and repeats responses if there are fewer.
 
     Args:
       part: rows of a part of a batch.
@@ -101,7 +101,7 @@ def extract_pairs(
     for i in range(rows):
         responses = _response_spans({key: array[i] for key, array in part.items()})
         for j in range(PAIRS_PER_ROW):
-            # From the last response backwards: it has the most neighbors before it.
+            # Start with the last response: it has the most neighbors to its left.
             g, begin, end = responses[-1 - (j * max(1, len(responses) // PAIRS_PER_ROW)) % len(responses)]
             prompt_mask = part["prompt_mask"][i]
             if "questions" in part:
@@ -133,15 +133,16 @@ def _response_spans(row: Mapping[str, np.ndarray]) -> list[tuple[int, int, int]]
 def _compiled_comparison(
     model: LanguageModel, mesh: jax.sharding.Mesh, attention: Attention | None
 ) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
-    """A jitted function that returns the relative difference of hidden states and the mean losses of both."""
+    """A jitted function that returns the relative difference of hidden states and the two mean losses."""
 
     @jax.jit
     @matmul.for_mesh(mesh)
     def compare(params, part, pairs, token_index):
         unembedding, rows = model.unembedding(params), token_index.shape[0]
-        fast = hidden_states(model, params, part, ForwardOptions(attention=attention))
-        fast = jnp.take_along_axis(fast.reshape(rows, -1, fast.shape[-1]), token_index.reshape(rows, -1, 1), axis=1)
-        separate = hidden_states(model, params, pairs).reshape(fast.shape)
+        batched = hidden_states(model, params, part, ForwardOptions(attention=attention))
+        batched = batched.reshape(rows, -1, batched.shape[-1])
+        batched = jnp.take_along_axis(batched, token_index.reshape(rows, -1, 1), axis=1)
+        separate = hidden_states(model, params, pairs).reshape(batched.shape)
         weights = pairs["weights"].reshape(rows, 1, -1)
         targets = pairs["targets"].reshape(weights.shape)
 
@@ -153,6 +154,6 @@ def _compiled_comparison(
         def norm(hidden):
             return jnp.sqrt(jnp.sum(weights[:, 0, :, None] * jnp.square(hidden)))
 
-        return norm(fast - separate) / norm(separate), loss(fast), loss(separate)
+        return norm(batched - separate) / norm(separate), loss(batched), loss(separate)
 
     return compare

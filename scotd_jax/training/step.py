@@ -6,8 +6,8 @@ tokens, 0 on padding). The loss of a batch is the weighted sum of the mean losse
 that part.
 
 If responses are packed, a part also has positions[B, G, R] int32, and if questions are packed, questions[B, G, R] and
-prompt_questions[B, P] int32 (models/packed_masks.py); B and G then count rows. A response that a draw contains several
-times may appear once, with a multiple of the weight.
+prompt_questions[B, P] int32 (models/packed_masks.py); B and G then count rows. A response that is drawn several times
+may be stored once, with weights that are larger by this number.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ def make_train_step(
       schedule: learning rate by step, for the metrics.
       microbatches: number of micro-batches.
       chunk: tokens whose logits may exist at a time, as in `response_loss`.
-      parts: names of a batch's parts and weights of their mean losses.
+      parts: names of the parts of a batch, and the weight of each one's mean loss.
       options: options of the forward pass, without the dropout key.
       label_smoothing: as in `response_loss`.
       z_loss: as in `response_loss`.
@@ -83,8 +83,8 @@ def make_train_step(
     Returns:
       The step function, to be jitted with a donated state. Its metrics are float32 scalars: loss (nats per response
       token, the weighted sum over parts), token_accuracy, tokens, rationales, grad_norm (before clipping) and
-      learning_rate. Several parts add loss_PART, the mean of each; label smoothing or z-loss add objective, which is
-      optimized in place of the loss.
+      learning_rate. With several parts there is also loss_PART, the mean loss of each; with label smoothing or z-loss
+      also objective, which is optimized in place of the loss.
     """
     loss_fn = make_loss_fn(model, chunk, options=options, label_smoothing=label_smoothing, z_loss=z_loss)
     has_objective = label_smoothing > 0 or z_loss > 0
@@ -203,7 +203,7 @@ def hidden_states(
 
 
 def count_responses(part: BatchPart) -> Float[Array, ""]:
-    """Number of responses in a part: the weights of their first tokens, since a packed one can stand for several."""
+    """Number of responses in a part: the sum of the weights of their first tokens, as one can stand for several."""
     positions = part["positions"] if "positions" in part else jnp.arange(part["inputs"].shape[2])[None, None]
     return jnp.sum(jnp.where(positions == 0, part["weights"], 0.0))
 

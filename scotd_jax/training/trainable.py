@@ -1,4 +1,4 @@
-"""Trainable parameters: all of them, those that no pattern freezes, or low-rank matrices in place of kernels (LoRA).
+"""Trainable parameters: all parameters, those that no pattern freezes, or low-rank matrices for some kernels (LoRA).
 
 Training holds two trees. Gradients and optimizer moments exist for the *trainable* tree; the *frozen* tree is only
 read. `partition` makes both from model parameters, `combine` makes model parameters from both. If everything is
@@ -8,9 +8,9 @@ LoRA (Hu et al., arXiv 2106.09685): for a target kernel W[D, F] the trainable tr
 and `kernel/B`, float32[rank, F], and the frozen tree holds `kernel/base`, which is W, and `kernel/scale`, float32[],
 which is alpha / rank. Combined they are W + scale * A @ B.
 
-This saves the moments of everything frozen and its gradients between micro-batches; gradients of frozen parameters are
-not computed at all. It does not save memory in the backward pass: the derivative of each whole combined kernel is
-computed before those of A and B, and the combined kernel exists in addition to its base.
+Frozen parameters have no optimizer moments and no gradients to accumulate over micro-batches. Their gradients are not
+computed, with one exception: LoRA computes the gradient of a whole combined kernel before those of A and B. Its
+backward pass therefore saves no memory, and each combined kernel exists in addition to its base.
 """
 
 import re
@@ -79,7 +79,7 @@ def partition(
 
 
 def combine(trainable: Params, frozen: Params | None) -> Params:
-    """Inverse of `partition`: the model parameters. Only LoRA kernels are computed; other arrays are passed through."""
+    """Inverse of `partition`: returns the model parameters. Computes LoRA kernels and passes other arrays through."""
     if frozen is None:
         return trainable
     flat = _flat(trainable) | _flat(frozen)
@@ -116,12 +116,15 @@ def partition_shardings(tree: Params | None, param_shardings: Params) -> Params 
 
 
 def describe_trainable(params: Params, freeze: Names, lora: LoRA) -> str:
-    """Returns for example "1,312 of 125,239,296 (0.001 %), LoRA of rank 8, alpha 16", or "" if everything is trainable.
+    """Describes the trainable parameters, for example "1,312 of 125,239,296 (0.001 %), LoRA of rank 8, alpha 16".
 
     Args:
       params: model parameters, possibly abstract.
       freeze: patterns of frozen parameters.
       lora: LoRA settings.
+
+    Returns:
+      The description, or "" if all parameters are trainable.
 
     Raises:
       InputError: as `partition` does.

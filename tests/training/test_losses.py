@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scotd_jax.training.losses import WeightedSum, response_loss, response_loss_reference
+from scotd_jax.training.losses import WeightedSum, response_loss
+from tests.helpers.reference_loss import response_loss_reference
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -39,7 +40,7 @@ def value_and_grads(loss, hidden, unembedding, *rest):
     return run(hidden, unembedding, *rest)
 
 
-# 2 x 15 tokens: all at once, one by one, chunks that divide them, chunks that do not, chunks larger than the batch
+# 2 x 15 tokens: all at once, one by one, chunks that divide them, chunks that do not, a chunk larger than the batch
 @pytest.mark.parametrize("chunk", [0, 1, 10, 8, 1000])
 def test_loss_and_gradients_equal_the_reference_for_every_chunk_size(chunk):
     arrays = random_arrays(seed=chunk)
@@ -121,4 +122,4 @@ def test_chunks_bound_the_memory():
 @pytest.mark.parametrize(("total", "weight", "mean"), [(6.0, 3.0, 2.0), (0.0, 0.0, 0.0)])
 def test_mean_divides_once_and_is_zero_without_weight(total, weight, mean):
     halves = WeightedSum(jnp.float32(total / 2), jnp.float32(weight / 2))
-    assert float(halves.plus(halves).mean()) == mean
+    assert float(jax.tree.map(jnp.add, halves, halves).mean()) == mean
