@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a response attends to besides itself.
+    """The tokens before a response, to which it attends besides itself.
 
     Attributes:
       segments: shared segments, in order.
@@ -49,16 +49,16 @@ class Context(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """The KV cache of responses during sampling: past and recent tokens, so that rows may differ in age.
+    """The KV cache of responses during sampling, split into past and recent tokens so that rows may differ in length.
 
-    `extend` writes all rows into the same recent slots and leaves the past alone; `flush_recent` (cache.py) moves the
-    recent tokens to the end of each row's past.
+    `extend` writes the new tokens of all rows into the same recent slots and leaves the past unchanged. `flush_recent`
+    (cache.py) moves the recent tokens to the end of each row's past.
 
     Attributes:
       keys: one array [B, G, K, T, Dh] per layer: the past.
       values: like keys.
       length: int32[B, G], the number of past slots in use.
-      recent_keys: one array [B, G, K, C, Dh] per layer: the tokens since then.
+      recent_keys: one array [B, G, K, C, Dh] per layer: the tokens since the last `flush_recent`.
       recent_values: like recent_keys.
       index: int32[], the number of recent slots in use.
     """
@@ -73,9 +73,10 @@ class Cache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """`compute` is the dtype of matmul inputs and activations, "bfloat16" or "float32".
+    """The dtypes of a model. Accumulation, parameters, logits, softmax and losses are always float32.
 
-    Accumulation, parameters, logits, softmax and losses are always float32.
+    Attributes:
+      compute: the dtype of matmul inputs and activations, "bfloat16" or "float32".
     """
 
     compute: str = "bfloat16"
@@ -88,16 +89,16 @@ class LanguageModel:
     init(key) -> params
 
     prefill(params, tokens[B, P], mask[B, P], context=None, options=ForwardOptions(), questions=None) -> Context
-        Encodes right-padded prompts once so that any number of responses can attend to them. With a context they follow
-        it (a question after shared few-shot examples). With `questions` a row holds the prompts of several questions
-        (packed_masks.py). `options` are for training (forward_options.py).
+        Encodes right-padded prompts once so that any number of responses can attend to them. With a context the
+        prompts follow it (a question after shared few-shot examples). With `questions` each row holds the prompts of
+        several questions (packed_masks.py). `options` are for training (forward_options.py).
 
     extend(params, context, tokens[B, G, R], cache=None, options=ForwardOptions(), positions=None, questions=None)
             -> hidden[B, G, R, E], cache
         Runs R tokens of every response, which attend to the context and causally to each other. With a cache they also
-        attend to it and are appended to its recent slots; without, the returned cache is None. `hidden` is ready for
-        the output matrix (norms, projections and scales applied). With `positions` a row holds several responses one
-        after the other, and with `questions` they belong to several prompts of the context's last segment
+        attend to it and are appended to its recent slots; without one, the returned cache is None. `hidden` is the
+        input of the output matrix, after final norm, projection and scale. With `positions` each row holds several
+        responses in sequence, and with `questions` they belong to several prompts of the context's last segment
         (packed_masks.py); neither can be combined with a cache.
 
     unembedding(params) -> [V, E], the output matrix; logits are hidden @ unembedding.T (`logits` in layers.py).

@@ -5,15 +5,15 @@ values exist once per question or once per batch, and to its *own* tokens. Writt
 (`grouped_attention_reference`), shared keys are copied for every response and concatenated with its own.
 `grouped_attention` computes the same numbers block by block: each block of keys has its own scores, all blocks share
 one maximum and one sum, and no key is copied. Its derivative saves the log of the sum and recomputes the weights, so
-that what is stored between forward and backward pass grows with the number of tokens, not with its square.
+the memory held between forward and backward pass grows linearly with the number of tokens, not quadratically.
 
-All blocks have one layout: [b, n] matrices of keys per head, each attended to by the responses that share it: [1, 1]
-for a segment of the whole batch, [B, 1] for a segment per question, [B, G] for a response's own keys. Heads come before
-tokens, so that every matrix is contiguous, and no axes are merged, so that a decode step reads the cache in place.
-(With b and n merged XLA copied the cache for the matmul, and a step took three to four times as long.)
+All blocks have one layout: per head, [b, n] matrices of keys, each shared by some responses. [b, n] is [1, 1] for a
+segment of the whole batch, [B, 1] for a segment per question, and [B, G] for a response's own keys. Heads come before
+tokens, so that every matrix is contiguous. No axes are merged, so that a decode step reads the cache in place. (With b
+and n merged, XLA copied the cache for the matmul, and a step took three to four times as long.)
 
-Axes here: K key heads and M query heads per key head (H = K * M); query head h reads key head h // M. Lower case in
-einsums: b, n matrices, g responses that share one, k, m heads, r queries, t keys, d head width.
+Axes here: K key heads and M query heads per key head (H = K * M); query head h reads key head h // M. Lower-case
+letters in einsums: b, n matrices; g responses that share a matrix; k, m heads; r queries; t keys; d head width.
 """
 
 import functools
@@ -104,28 +104,28 @@ def _attention(scale, query, blocks):
 def _attention_forward(scale, query, blocks):
     residual_blocks, blocks = blocks, [(_with_n_axis(k), _with_n_axis(v), *rest) for k, v, *rest in blocks]
     scores = [_scores(scale, query, keys, mask, bias) for keys, _, mask, bias in blocks]
-    top = functools.reduce(jnp.maximum, [_to_responses(s.max(-1), query) for s in scores])
-    top = jnp.maximum(top, LOWEST)
-    total, out = jnp.zeros_like(top), jnp.zeros(query.shape, jnp.float32)
+    max_score = functools.reduce(jnp.maximum, [_to_responses(s.max(-1), query) for s in scores])
+    max_score = jnp.maximum(max_score, LOWEST)
+    normalizer, out = jnp.zeros_like(max_score), jnp.zeros(query.shape, jnp.float32)
     for score, (_, values, _, _) in zip(scores, blocks, strict=True):
-        weight = jnp.exp(score - _to_matrices(top, values)[..., None])
-        total += _to_responses(weight.sum(-1), query)
+        weight = jnp.exp(score - _to_matrices(max_score, values)[..., None])
+        normalizer += _to_responses(weight.sum(-1), query)
         out += _to_responses(_einsum_float32("bnkgmrt,bnktd->bnkgmrd", weight, values), query)
-    total = jnp.where(total == 0, 1.0, total)
-    out = save_for_backward((out / total[..., None]).astype(query.dtype))
-    log_total = save_for_backward(top + jnp.log(total))
-    return out, (query, residual_blocks, out, log_total)
+    normalizer = jnp.where(normalizer == 0, 1.0, normalizer)
+    out = save_for_backward((out / normalizer[..., None]).astype(query.dtype))
+    logsumexp = save_for_backward(max_score + jnp.log(normalizer))
+    return out, (query, residual_blocks, out, logsumexp)
 
 
 def _attention_backward(scale, residuals, d_out):
-    query, blocks, out, log_total, d_out = optimization_barrier(*residuals, d_out)
+    query, blocks, out, logsumexp, d_out = optimization_barrier(*residuals, d_out)
     # sum over keys of weight * d_weight, which the derivative of the softmax subtracts from every d_weight
     weighted_sum = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
     d_query, d_blocks = jnp.zeros(query.shape, jnp.float32), []
     for block_keys, block_values, mask, bias in blocks:
         keys, values = _with_n_axis(block_keys), _with_n_axis(block_values)
         d_o = _to_matrices(d_out, keys).astype(values.dtype)
-        weight = jnp.exp(_scores(scale, query, keys, mask, bias) - _to_matrices(log_total, keys)[..., None])
+        weight = jnp.exp(_scores(scale, query, keys, mask, bias) - _to_matrices(logsumexp, keys)[..., None])
         d_values = _einsum_float32("bnkgmrt,bnkgmrd->bnktd", weight, d_o)
         d_weight = _einsum_float32("bnkgmrd,bnktd->bnkgmrt", d_o, values)
         d_scores = weight * (d_weight - _to_matrices(weighted_sum, keys)[..., None])
@@ -150,8 +150,11 @@ def _scores(scale, query, keys, mask, bias):
 
 
 def _with_n_axis(keys: Array) -> Array:
-    """[b, n, K, T, Dh]. Called inside `_attention` and not before it: its derivative saves its arguments, and in a scan
-    over layers a reshaped argument would be a copy of an array that is saved already."""
+    """Returns the keys as [b, n, K, T, Dh].
+
+    Called inside `_attention`, whose derivative saves its arguments: in a scan over layers, an argument reshaped before
+    the call would be saved as a second copy of the same array.
+    """
     return keys[:, None] if keys.ndim == 4 else keys
 
 

@@ -1,10 +1,10 @@
-"""The KV cache of responses during sampling: how layers append to it, and how rows of different age share one array.
+"""The KV cache of responses during sampling: how layers append to it, and how rows of different length share one array.
 
-A decode step writes the keys of all rows into the same slot, the next of the *recent* ones, whatever the age of a row:
-an update of a slice, which is cheap. Every C steps the recent slots of every row are moved to the end of its *past*
-(`flush_recent`). As long as rows begin only at such a moment, a row's tokens are split into past and recent ones by
-their own position alone; so what is computed for a row is bit for bit the same whenever it begins and whatever other
-rows are in the batch.
+A decode step writes the keys of all rows into the same *recent* slot, whatever the length of a row. That is an update
+of one slice, which is cheap. Every C steps the recent slots of every row move to the end of its *past*
+(`flush_recent`). Rows begin only right after such a move, so the position of a token alone determines whether it is
+past or recent. Therefore the results of a row are bit for bit the same whenever it begins and whichever other rows are
+in the batch.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class LayerCache(NamedTuple):
 
 
 def layer_cache(cache: Cache | None, layer: int | Array) -> LayerCache | None:
-    """The cache of one layer."""
+    """Returns the cache of one layer; None without a cache."""
     if cache is None:
         return None
     return LayerCache(
@@ -45,7 +45,7 @@ def layer_cache(cache: Cache | None, layer: int | Array) -> LayerCache | None:
 
 
 def cache_masks(cache: Cache | None, R: int) -> list[Bool[Array, "_ _ _ _"]]:
-    """The masks of R new tokens: over the past and the recent slots, or, without a cache, over themselves."""
+    """Returns the masks of R new tokens: for past and recent slots; without a cache, one causal mask."""
     if cache is None:
         return [causal_mask(R, R)]
     past = jnp.arange(cache.keys[0].shape[3])[None, None, None] < cache.length[..., None, None]
@@ -55,13 +55,13 @@ def cache_masks(cache: Cache | None, R: int) -> list[Bool[Array, "_ _ _ _"]]:
 def token_positions(
     start: Int[Array, "..."], R: int, cache: Cache | None, packed_mask: Bool[Array, "B G R R"] | None
 ) -> Int[Array, "_ _ R"]:
-    """The positions of R new tokens in their texts.
+    """Returns the positions of R new tokens in their texts.
 
     Args:
       start: the number of tokens before the response, int32[B], [B, G] or [B, G, R].
       R: the number of new tokens.
-      cache: the response so far.
-      packed_mask: which tokens of its row a token sees, where several texts share a row.
+      cache: the earlier tokens of the response.
+      packed_mask: True where a token attends to another one of its row, if several texts share a row.
     """
     first = start.reshape(*start.shape, *(1,) * (3 - start.ndim))
     if cache is not None:
@@ -81,11 +81,11 @@ def append_to_cache(
       cache: the layer's cache, or None.
       key: keys of the new tokens.
       value: values of the new tokens.
-      masks_and_biases: one per part of the cache: past and recent; or one for the new tokens alone.
+      masks_and_biases: one for the past and one for the recent slots; without a cache, one for the new tokens.
 
     Returns:
-      What the new tokens attend to besides shared segments, and the keys and values to store: all recent ones, or
-      without a cache those of the new tokens.
+      The response's own keys and values with masks and biases, for `grouped_attention`; then the keys and the values to
+      store: those of all recent slots, or without a cache those of the new tokens.
     """
     if cache is None:
         return [(key, value, *masks_and_biases[0])], key, value
@@ -105,11 +105,11 @@ def with_recent(cache: Cache, keys_values: tuple[Sequence[Array], Sequence[Array
 def flush_recent(cache: Cache, C: int) -> Cache:
     """Moves the recent tokens of every row to the end of its past and empties the recent slots.
 
-    What does not fit into the past is dropped: it belongs to rows that have reached their limit.
+    Tokens that do not fit into the past are dropped: they belong to rows that have reached their limit.
 
     Args:
       cache: `length` and the number of past slots must be multiples of C. The recent slots may be partly filled only if
-        no row is continued.
+        no row continues afterwards.
       C: the number of recent slots.
     """
     block = cache.length // C
@@ -127,8 +127,10 @@ def flush_recent(cache: Cache, C: int) -> Cache:
 
 
 def _flush_by_select(past: Array, recent: Array, block: Int[Array, "B G"]) -> Array:
-    """One pass over the whole past, in place: `past` must not be reshaped on the way, or XLA makes a copy. On CPUs and
-    TPUs this is faster than a scatter, which they do row by row."""
+    """Flushes in one pass over the whole past. Faster on CPUs and TPUs, which scatter row by row.
+
+    `past` must not be reshaped, or XLA copies it instead of updating it in place.
+    """
     T, C = past.shape[3], recent.shape[3]
     here = (jnp.arange(T) // C)[None, None] == block[..., None]
     repeated = jnp.broadcast_to(recent[:, :, :, None], (*recent.shape[:3], T // C, *recent.shape[3:]))
@@ -136,7 +138,7 @@ def _flush_by_select(past: Array, recent: Array, block: Int[Array, "B G"]) -> Ar
 
 
 def _flush_by_scatter(past: Array, recent: Array, block: Int[Array, "B G"]) -> Array:
-    """Writes only the slots that change."""
+    """Flushes by writing only the slots that change. Faster on GPUs."""
     blocks = past.reshape(*past.shape[:3], -1, *recent.shape[3:])
     b, g = jnp.arange(past.shape[0])[:, None], jnp.arange(past.shape[1])[None]
     return blocks.at[b, g, :, block].set(recent, mode="drop", unique_indices=True).reshape(past.shape)

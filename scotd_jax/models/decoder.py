@@ -1,7 +1,7 @@
 """The modern decoder-only model: Llama 2 and 3, Qwen 2, 2.5 and 3, Mistral, with Hugging Face's weights.
 
 Unlike OPT it has RMS norms, rotary positions, grouped queries and a gated MLP. Keys are rotated before they are stored
-in a segment or cache, so what is stored depends on nothing that comes later.
+in a segment or cache, so that stored keys never change.
 
 Prompts and responses run through the same layers.
 """
@@ -72,7 +72,7 @@ class Decoder(nnx.Module):
     ) -> Context:
         """Computes the keys and values of right-padded prompts; see `api.LanguageModel`.
 
-        Padding comes last, so the causal mask hides it from real tokens. The segment's mask hides it from later ones.
+        Padding comes last, so the causal mask hides it from the prompt. The segment's mask hides it from responses.
         """
         B = tokens_BP.shape[0]
         start_B = jnp.zeros(B, jnp.int32) if context is None else jnp.broadcast_to(context.length, (B,))
@@ -80,7 +80,8 @@ class Decoder(nnx.Module):
         packed_mask = None if questions_BP is None else packed_prompt_mask(questions_BP)
         _, keys_values = self._run_layers(tokens_BP[:, None], start_B, segments, None, packed_mask, "prompt", options)
         keys, values = jax.tree.map(lambda kv: kv.squeeze(-4), keys_values)  # [B, 1, K, P, Dh] -> [B, K, P, Dh]
-        length = mask_BP.sum(1, dtype=jnp.int32) if questions_BP is None else 0  # `packed_context` adds a packed prompt
+        # `packed_context` later adds the lengths of packed prompts.
+        length = mask_BP.sum(1, dtype=jnp.int32) if questions_BP is None else 0
         return Context((*segments, Segment(keys, values, mask_BP)), start_B + length)
 
     def extend(
@@ -115,10 +116,10 @@ class Decoder(nnx.Module):
 
         Args:
           tokens_BGR: tokens of a prompt (G = 1) or of responses.
-          start: the number of tokens before them, without the cache's, int32[B], [B, G] or [B, G, R].
-          segments: keys and values of these earlier tokens.
-          cache: keys and values of the response so far.
-          packed_mask: which tokens of its row a token sees, where several texts share a row.
+          start: the number of tokens in `segments` before each of them, int32[B], [B, G] or [B, G, R].
+          segments: keys and values of the tokens before them.
+          cache: keys and values of the earlier tokens of the responses.
+          packed_mask: True where a token attends to another one of its row, if several texts share a row.
           stack: "prompt" or "response"; names the dropout masks.
           options: forward-pass options.
 
@@ -207,7 +208,7 @@ class DecoderAttention(nnx.Module):
         query, key, value = map(self._split_heads, parallel_dense((self.q, self.k, self.v), x))
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        # In float32, as everything between two matmuls that is not rounded by the first.
+        # Rotated in float32 and rounded to the compute dtype only afterwards.
         query, key = rotate(query, *angles), rotate(key, *angles)
         query, key, value = (save_for_backward(array.astype(self.dtype)) for array in (query, key, value))
         own, key, value = append_to_cache(cache, key.swapaxes(2, 3), value.swapaxes(2, 3), masks_and_biases)

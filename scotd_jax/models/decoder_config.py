@@ -1,8 +1,8 @@
 """Config of the modern decoder family: Llama 2 and 3, Qwen 2, 2.5 and 3, and Mistral.
 
-They differ in which projections have a bias and in whether queries and keys are normalized, which follows from the
-model type and two flags. Any other feature in a config.json is refused: a model that is computed almost right generates
-text that is almost right, which nobody would notice.
+The families differ in the biases of their projections and in the normalization of queries and keys; the model type and
+two flags determine both. Any other feature in a config.json is refused: a model that is computed almost correctly
+generates text that is almost correct, so nobody would notice the error.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 
 
 class DecoderFamily(NamedTuple):
-    """A model type.
+    """Hugging Face's conventions for one model type.
 
     Attributes:
-      architecture: its class in transformers.
-      fields: the fields of its config.json besides the common ones.
-      defaults: defaults of transformers for missing keys, where they differ from ours.
+      architecture: the class in transformers.
+      fields: the fields of config.json that not every family has.
+      defaults: defaults of transformers for missing keys, where they differ from those of `DecoderConfig`.
     """
 
     architecture: str
@@ -30,19 +30,24 @@ class DecoderFamily(NamedTuple):
     defaults: Mapping[str, Any]
 
 
-_QWEN = {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "num_key_value_heads": 32}
-_LLAMA_TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
+_QWEN_DEFAULTS = {
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 32,
+}
+_LLAMA_DEFAULTS = {"bos_token_id": 1, "eos_token_id": 2}
 FAMILIES = {
-    "llama": DecoderFamily("LlamaForCausalLM", ("attention_bias", "mlp_bias", "head_dim"), _LLAMA_TOKENS),
-    "qwen2": DecoderFamily("Qwen2ForCausalLM", ("sliding_window",), _QWEN),
+    "llama": DecoderFamily("LlamaForCausalLM", ("attention_bias", "mlp_bias", "head_dim"), _LLAMA_DEFAULTS),
+    "qwen2": DecoderFamily("Qwen2ForCausalLM", ("sliding_window",), _QWEN_DEFAULTS),
     "qwen3": DecoderFamily(
-        "Qwen3ForCausalLM", ("attention_bias", "head_dim", "sliding_window"), {**_QWEN, "head_dim": 128}
+        "Qwen3ForCausalLM", ("attention_bias", "head_dim", "sliding_window"), {**_QWEN_DEFAULTS, "head_dim": 128}
     ),
     "mistral": DecoderFamily(
         "MistralForCausalLM",
         ("head_dim", "sliding_window"),
         {
-            **_LLAMA_TOKENS,
+            **_LLAMA_DEFAULTS,
             "intermediate_size": 14336,
             "num_key_value_heads": 8,
             "max_position_embeddings": 4096 * 32,
@@ -51,7 +56,7 @@ FAMILIES = {
     ),
 }
 _FAMILY_FIELDS = {name for family in FAMILIES.values() for name in family.fields}
-# Set only where weights or layers differ from what the other fields describe.
+# Other values would change weights or layers in ways that no field of `DecoderConfig` describes.
 _REQUIRED = {"quantization_config": None, "is_encoder_decoder": False, "add_cross_attention": False}
 
 
@@ -76,9 +81,9 @@ class DecoderConfig:
     initializer_range: float = 0.02
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
-    attention_bias: bool = False  # of all four projections; Qwen 2 always has those of q, k and v
+    attention_bias: bool = False  # whether q, k, v and o have biases; in Qwen 2 q, k and v always do
     mlp_bias: bool = False
-    sliding_window: int | None = None  # tokens that a token sees, itself included; None: all
+    sliding_window: int | None = None  # tokens that a token attends to, itself included; None: all
     rope_theta: float = 10000.0
     rope_scaling: rope.RopeScaling | None = None
     bos_token_id: int | None = None
@@ -94,7 +99,7 @@ class DecoderConfig:
             )
         for name in sorted(_FAMILY_FIELDS - set(FAMILIES[self.model_type].fields)):
             if getattr(self, name):
-                raise InputError(f"config.json: {name} is {getattr(self, name)!r}; a {self.model_type} has none")
+                raise InputError(f"config.json: {name} is {getattr(self, name)!r}; {self.model_type} has no such field")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"config.json: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
@@ -147,8 +152,8 @@ class DecoderConfig:
     def from_hf(cls, values: Mapping[str, Any]) -> "DecoderConfig":
         """Reads a config.json.
 
-        A sliding window shorter than the model's positions becomes the limit of positions: up to its width it masks
-        nothing, and sampling and training refuse sequences longer than `max_position_embeddings`.
+        A sliding window masks nothing in sequences up to its width. So a window shorter than `max_position_embeddings`
+        replaces it: sampling and training refuse longer sequences.
 
         Raises:
           InputError: on an unsupported architecture.

@@ -1,7 +1,7 @@
 """Forward-pass options that apply in training only: remat, dropout, sharding constraints, scan over layers, attention.
 
-`prefill` and `extend` take a `ForwardOptions`; the default computes a plain forward pass. Models run every layer by
-`ForwardOptions.run_layer`, which passes it the functions for dropout and attention.
+`prefill` and `extend` take a `ForwardOptions`; the default computes a plain forward pass. Models call every layer
+through `ForwardOptions.run_layer`, which passes the functions for dropout and attention to the layer.
 
 *Rematerialisation* recomputes the inside of a layer in the backward pass instead of saving it. "full" saves only the
 inputs of a layer. "dots" also saves every array that passes through `save_for_backward`: the results of matmuls with
@@ -9,8 +9,9 @@ weights, the queries, keys and values in the dtype in which they are used, and t
 recomputes no matmul, and neither mode saves anything that grows with the square of the sequence length.
 
 *Dropout* (Srivastava et al. 2014) applies where T5 (arXiv 1910.10683, section 3.1.2) and OPT (arXiv 2205.01068, section
-2.2) agree: to what attention and MLP add to the residual stream. T5's embeddings are dropped too, those of OPT and
-Llama are not, and neither are attention weights, which grouped attention never materialises. A mask depends on its key,
+2.2) agree: to the outputs of attention and MLP before they join the residual stream. It also applies to T5's
+embeddings, but not to those of OPT and Llama, and never to attention weights, which grouped attention does not
+materialise. A mask depends on its key,
 on the dropout site and on the layer number, and is drawn over the global shape: it is the same on every mesh, with and
 without scan over layers. The prompt is encoded once per question, so all its responses see the same dropped prompt;
 each response draws masks of its own for its own tokens.
@@ -84,7 +85,7 @@ class ForwardOptions:
             return x
         assert self.dropout_key is not None, "dropout needs a key"
         # The site is named rather than counted, so that adding or removing one changes no other mask. The layer is a
-        # number because that is all that a scan has.
+        # number because a scan can trace a number but not a name.
         key = jax.random.fold_in(jax.random.fold_in(self.dropout_key, zlib.crc32(site.encode())), layer)
         keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
         return jnp.where(keep, x / (1 - self.dropout), 0.0)
@@ -93,10 +94,10 @@ class ForwardOptions:
         """Returns layer(*args, dropout=..., attention=...), rematerialised according to `remat`.
 
         Args:
-          stack: the name of the stack of layers; with `number` it names the dropout masks.
+          stack: the name of the stack of layers; together with `number` it selects the dropout masks.
           number: the layer's number, traced inside a scan.
           layer: the layer.
-          *args: its arguments, first of all the residual stream.
+          *args: the residual stream, then the other arguments of the layer.
         """
         scope = f"{stack}_layer_{number if isinstance(number, int) else 'all'}"  # in profiles
 
@@ -122,9 +123,10 @@ class ForwardOptions:
 def optimization_barrier(*arrays: Any) -> tuple[Any, ...]:
     """Returns the arrays (or trees of them) such that, on CPUs, none can be used before all are computed.
 
-    For backward passes. XLA for CPUs starts every operation as soon as it can: before the forward pass has ended it
+    Used in backward passes. XLA for CPUs starts every operation as soon as it can: before the forward pass has ended it
     transposes and recomputes what only the backward pass reads, and it defers the gradients of weights to the end. A
-    step of OPT-125M then took 2.4 GiB instead of 1.7. Other compilers schedule better, so there this does nothing.
+    step of OPT-125M took 2.4 GiB without barriers and 1.7 GiB with them. On other platforms XLA schedules better, so
+    the barrier does nothing there.
     """
     return jax.lax.platform_dependent(
         *arrays, cpu=lambda *all: jax.lax.optimization_barrier(all), default=lambda *all: all

@@ -1,13 +1,13 @@
 """Scan over layers: one `jax.lax.scan` instead of an unrolled loop.
 
-Unrolled, a compiler sees every layer and takes time for each: minutes for a deep model in XLA for TPUs. In a scan it
-compiles one layer, forward and backward, whatever the depth, and the order of the computation is fixed.
+In an unrolled loop the compiler compiles every layer, which takes minutes for a deep model in XLA for TPUs. In a scan
+it compiles one layer, forward and backward, whatever the depth, and the layers run in a fixed order.
 
 The parameters stay a tree with one entry per layer, so nothing outside of a training step depends on the scan. Inside,
 the parameters of all layers are stacked to [layers, ...] and the scan reads one slice after the other; gradients come
-out stacked and are split again. The stack is float32, as gradients are, and is sharded like the parameters, so that
-where these are gathered (fsdp), one layer at a time is. The price is a copy of the parameters and of their gradient. A
-scan that is differentiated saves what a layer saves, stacked; it saves no slices of the stacked parameters.
+out stacked and are split again. The stacked parameters are float32, as gradients are, and are sharded like the
+parameters, so that fsdp gathers one layer at a time. The price is a copy of the parameters and of their gradient. For
+the backward pass a scan saves the stacked residuals of all layers, but no slices of the stacked parameters.
 
 All layers are treated alike, so gradients are also computed for layers that are frozen (training/trainable.py).
 """
@@ -43,10 +43,10 @@ def scan_over_layers(
     """Computes `x, outputs[i] = step(x, layers[str(i)], i, per_layer[i])` for all layers in one scan.
 
     Args:
-      step: one layer; `i` is traced.
+      step: runs one layer; `i` is traced.
       x: the input of the first layer.
-      layers: modules of one structure, by number.
-      per_layer: a tree of arrays [layers, ...] of which each layer takes its own slice.
+      layers: modules of equal structure, by layer number.
+      per_layer: a tree of arrays [layers, ...]; each layer takes its own slice.
       path: the path of a layer in the tree of parameters, with {} for its number.
       options: `param_shardings` shards the stacked parameters.
       keep_outputs: whether to return `outputs`.

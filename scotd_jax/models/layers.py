@@ -1,12 +1,11 @@
 """Building blocks of all models: embedding, norms, activations, dense layers, attention projections, logits.
 
 Numerics: the inputs of a matmul are cast to the compute dtype and the sum is accumulated in float32, in the forward and
-in the backward pass. What is normalized or joins the residual stream stays float32, so bfloat16 never accumulates and
-never holds the residual stream, which in T5 grows beyond its precision. What passes from one matmul into the next
-(queries, keys, values, the inside of an MLP) has the compute dtype.
+in the backward pass. Norms and the residual stream stay float32: in T5 the residual stream grows beyond the precision
+of bfloat16. Arrays between two matmuls (queries, keys, values, the hidden layer of an MLP) have the compute dtype.
 
-Matmuls with weights are those of matmul.py. Norms and activations define their own derivatives to save less for the
-backward pass: JAX saves three arrays for a LayerNorm and two for a ReLU, where one each is enough.
+Matmuls with weights go through matmul.py. Norms and activations define their own derivatives to save less for the
+backward pass: JAX saves three arrays for a LayerNorm and two for a ReLU, although one is enough for each.
 """
 
 import functools
@@ -27,7 +26,7 @@ def logits(hidden: Float[Array, "*lead E"], unembedding: Float[Array, "V E"], dt
 
 
 def embed(table: Float[Array, "V D"], tokens: Int[Array, "*shape"]) -> Float[Array, "*shape D"]:
-    """Looks up rows of the table. Indices out of range are clipped, so that padding never makes NaN."""
+    """Returns the rows of the table. Out-of-range indices are clipped, so that padding never produces NaN."""
     return table.at[tokens].get(mode="clip")
 
 
@@ -91,7 +90,7 @@ class RMSNorm(nnx.Module):
 
 
 class AttentionProjections(nnx.Module):
-    """Query, key, value and output projections: H heads of width Dh, which need not add up to the model width (T5)."""
+    """Query, key, value and output projections: H heads of width Dh; in T5 H * Dh may differ from D."""
 
     def __init__(
         self,
@@ -142,7 +141,7 @@ def layer_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], bias: Floa
 
 
 def rms_norm(x: Float[Array, "*lead D"], scale: Float[Array, " D"], eps: float) -> Array:
-    """Divides by the root mean square over the last axis, in float32; no mean, no bias (T5, Llama)."""
+    """Root-mean-square normalization over the last axis in float32: subtracts no mean, adds no bias (T5, Llama)."""
     x = _normalize(x.astype(jnp.float32), eps, False)
     return x * _expand_like(scale, x)
 
@@ -197,7 +196,7 @@ relu.defvjp(_relu_forward, _relu_backward)
 def gated_activation(
     activation: Callable[[Array], Array], gate: Float[Array, "*shape"], up: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """Returns activation(gate) * up, computed in float32, in the dtype of both. The backward pass recomputes it."""
+    """Returns activation(gate) * up, computed in float32, in their dtype. The backward pass recomputes it."""
 
     def gated(gate: Array, up: Array) -> Array:
         return (activation(gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)

@@ -1,13 +1,13 @@
-"""Matrix multiplication with weights, forward and backward, with the backend that is fastest on the device.
+"""Matrix multiplication with weights, forward and backward, by the backend that is fastest on the device.
 
 Numerics (layers.py): both operands are cast to the compute dtype and the sum is accumulated in float32, in the
-derivative as well. By default JAX would multiply a float32 cotangent with a bfloat16 matrix in the backward pass, which
-no matrix unit does fast; so `linear` defines its own derivative, which is three matmuls.
+derivative as well. JAX's own derivative would multiply a float32 cotangent by a bfloat16 matrix, which is slow on every
+matrix unit; so `linear` defines its derivative.
 
-XLA is the backend everywhere but on x86 CPUs that multiply bfloat16. There its wheels contain oneDNN, which reads
-transposed matrices in place, adds the bias and rounds before it writes, and makes better use of AMX. XLA itself calls
-it for float32 operands only; its custom call takes bfloat16. The call cannot be sharded, so only programs for one
-device use it (`for_mesh`). Both backends round a result once, from a float32 sum.
+The backend is XLA everywhere except on x86 CPUs with bfloat16 instructions. There it is oneDNN, which jaxlib contains.
+OneDNN reads transposed matrices in place, adds the bias and rounds before it writes, and makes better use of AMX. XLA
+itself calls it for float32 operands only, but its custom call also takes bfloat16. The call cannot be sharded, so only
+programs for one device use it (`for_mesh`). Both backends round a result once, from a float32 sum.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class _Settings(NamedTuple):
     out_in: bool  # every w is [O, I]
     dtype: str  # of the operands
     out_dtypes: tuple[str, ...]
-    x_dtype: str  # of x and each w as passed, and so of their derivatives
+    x_dtype: str  # of the argument x, and so of its derivative; w_dtypes likewise
     w_dtypes: tuple[str, ...]
 
 
@@ -75,8 +75,8 @@ def linears(
 ) -> tuple[Array, ...]:
     """Returns `linear` of x with each of several w.
 
-    The derivative saves x in `dtype`, once for all of them, and w, a parameter that is in memory anyway, uncast: in a
-    scan over layers XLA does not find equal copies.
+    The derivative saves x once, cast to `dtype`, and every w uncast: w is a parameter and in memory anyway, and in a
+    scan over layers XLA would not merge equal cast copies.
     """
     onednn = _USE_ONEDNN.get() and dtype == "bfloat16"
     settings = _Settings(onednn, out_in, dtype, tuple(out_dtypes), x.dtype.name, tuple(w.dtype.name for w in ws))
@@ -98,11 +98,11 @@ def _forward(settings, x, ws, biases):
 
 def _backward(settings, residuals, d_outs):
     x, ws, biases = residuals
-    # An unused output (the queries of a prompt's last layer) has a symbolic zero as its derivative: skip its matmuls.
+    # The cotangent of an unused output (the queries of a prompt's last layer) is a symbolic zero: skip its matmuls.
     used = [i for i, d_out in enumerate(d_outs) if not isinstance(d_out, SymbolicZero)]
     x, *d_outs = optimization_barrier(x, *(d_outs[i] for i in used))
     derivatives = _onednn_backward if settings.onednn else _xla_backward
-    d_x_dtype = settings.x_dtype if len(used) == 1 else "float32"  # a sum of several matmuls is float32 until the end
+    d_x_dtype = settings.x_dtype if len(used) == 1 else "float32"  # several matmuls are summed in float32
     d_xs, d_ws = zip(
         *(
             derivatives(
@@ -131,7 +131,7 @@ def _bias_derivative(d_out: Array, bias: Array | None) -> Array | None:
 
 
 def _scatter(values: Sequence[Any], indices: Sequence[int], length: int) -> tuple[Any, ...]:
-    """A tuple with the values at their indices and None, which means zero, elsewhere."""
+    """Returns a tuple with the values at their indices and None elsewhere; as a derivative, None means zero."""
     by_index = dict(zip(indices, values, strict=True))
     return tuple(by_index.get(i) for i in range(length))
 
@@ -144,8 +144,8 @@ def _xla_forward(settings, x, w, bias, out_dtype):
 
 def _xla_backward(settings, x, w, d_out, x_dtype, w_dtype):
     if x.ndim == 2:
-        # With one more leading axis the derivative of w is a sum over two axes. Then XLA for CPUs transposes x first
-        # and stays in bfloat16; a sum over the only leading axis it would compute in float32, several times slower.
+        # With a second leading axis the derivative of w is a sum over two axes, for which XLA for CPUs transposes x
+        # first and stays in bfloat16. It would compute a sum over one leading axis in float32, several times slower.
         d_x, d_w = _xla_backward(settings, x[None], w, d_out[None], x_dtype, w_dtype)
         return d_x[0], d_w
     lead, w_axes = _einsum_axes(settings, x)
@@ -178,7 +178,7 @@ def _as_matrix(x: Float[Array, "*lead D"]) -> Float[Array, "N D"]:
 
 
 def _onednn_matmul(a, b, bias=None, *, transpose_a=False, transpose_b=False, out_dtype):
-    """a @ b + bias of matrices, with operands transposed as they are read."""
+    """Returns a @ b + bias for matrices; oneDNN transposes a and b while it reads them."""
     shape = a.shape[1 if transpose_a else 0], b.shape[0 if transpose_b else 1]
     config = {"transpose_a": transpose_a, "transpose_b": transpose_b}
     if bias is not None:
@@ -195,7 +195,7 @@ def _onednn_matmul(a, b, bias=None, *, transpose_a=False, transpose_b=False, out
 def for_mesh(mesh: AnyMesh) -> contextlib.ContextDecorator:
     """A context manager or decorator: matmuls traced inside use the backend for `mesh`.
 
-    Whether oneDNN works is tested when this is called and not inside, where arrays may not be transferred.
+    The test whether oneDNN works runs when this function is called, because arrays may not be transferred inside.
     """
     return _set_onednn(mesh.size == 1 and mesh_platform(mesh) == "cpu" and onednn_available())
 

@@ -7,9 +7,9 @@ avoid padding. Three arrays describe a packed row:
     questions int32[B, G, R]          index within the row of the question that a response answers
     prompt_questions int32[B, P]      index within the row of the question that a prompt token belongs to
 
-The last two are omitted where a row holds one question. Everything else follows from masks, which are the same for all
-layers: a token sees its own text up to itself, and a response sees its own prompt. The number of tokens that a mask
-shows also determines a token's position. Padding sees at most itself, so it never makes NaN.
+The last two are omitted if a row holds one question. The masks follow from these arrays and are the same for all
+layers: a token attends to the tokens of its own text up to itself, and a response also attends to its own prompt. The
+number of tokens that it attends to determines its position. Padding never produces NaN.
 """
 
 import jax.numpy as jnp
@@ -22,24 +22,24 @@ QuestionIds = tuple[Array, Array]  # prompt_questions[B, P], questions[B, G, R]
 
 
 def packed_prompt_mask(prompt_questions: Int[Array, "B P"]) -> Bool[Array, "B 1 P P"]:
-    """[..., r, t]: token t belongs to the question of token r and is not after it."""
+    """Returns a mask, True at [..., r, t] if token t belongs to the question of token r and is not after it."""
     P = prompt_questions.shape[-1]
     return same_id_mask(prompt_questions)[:, None] & causal_mask(P, P)
 
 
 def packed_response_mask(positions: Int[Array, "B G R"]) -> Bool[Array, "B G R R"]:
-    """[..., r, t]: token t belongs to the response of token r and is not after it."""
+    """Returns a mask, True at [..., r, t] if token t belongs to the response of token r and is not after it."""
     R = positions.shape[-1]
     return same_id_mask(jnp.cumsum(positions == 0, axis=-1)) & causal_mask(R, R)
 
 
 def same_id_mask(ids: Int[Array, "*rows R"]) -> Bool[Array, "*rows R R"]:
-    """[..., r, t]: tokens r and t have the same id."""
+    """Returns a mask, True at [..., r, t] if tokens r and t have the same id."""
     return ids[..., :, None] == ids[..., None, :]
 
 
 def packed_positions(mask: Bool[Array, "B G R R"]) -> Int[Array, "B G R"]:
-    """The index of every token within its own text: the number of tokens that it sees besides itself."""
+    """Returns the index of every token in its own text: the number of tokens that it attends to besides itself."""
     return mask.sum(-1, dtype=jnp.int32) - 1
 
 
@@ -47,11 +47,11 @@ def packed_context(context: Context, questions: QuestionIds) -> Context:
     """Restricts the last segment, which holds packed prompts, to each response token's own prompt.
 
     Args:
-      context: its `length` is that of everything before the packed prompts, as `prefill` returns it.
+      context: as returned by `prefill`; its `length` counts only tokens before the packed prompts.
       questions: the question ids of prompt tokens and of response tokens.
 
     Returns:
-      A context whose last segment has a mask [B, G, R, P], and whose `length` [B, G, R] includes a token's own prompt.
+      A context whose last segment has a mask [B, G, R, P] and whose `length` [B, G, R] includes each token's prompt.
     """
     prompt_questions_BP, questions_BGR = questions
     *before, packed = context.segments

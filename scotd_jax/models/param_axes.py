@@ -4,7 +4,7 @@ import re
 
 Axes = tuple[str | None, ...]
 
-# By kind of model; the first pattern that matches a parameter's path counts.
+# By kind of model: patterns of parameter paths with their axes; the first pattern that matches applies.
 PARAM_AXES: dict[str, tuple[tuple[str, Axes], ...]] = {
     "opt": (
         (r"embed/tokens", ("vocab", "embed")),

@@ -1,4 +1,4 @@
-"""The check that a sequence fits into a model's table of positions."""
+"""Checks that sequences fit into a model's table of positions."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from scotd_jax.errors import InputError
 
 
 def check_positions(config: Any, tokens: int, sequence: str, advice: str) -> None:
-    """Checks that a sequence fits; positions past the end of a table would all be read as its last.
+    """Checks that a sequence fits: all positions past the end of the table would use its last row.
 
     Args:
       config: the model's architecture. Models without `max_position_embeddings` take any length.
       tokens: length of the sequence.
-      sequence: what it is, for the message, e.g. "question 'q': 900 prompt tokens and max_new_tokens 256".
-      advice: what to change.
+      sequence: its description in the message, e.g. "question 'q': 900 prompt tokens and max_new_tokens 256".
+      advice: what to change, for the message.
 
     Raises:
       InputError: if the sequence is longer than the table.

@@ -1,7 +1,7 @@
-"""Builds models from configs, and the named presets.
+"""Builds models from configs and defines the named presets.
 
-`build` splits a flax module once into its structure and its parameters; after that a model is pure functions of a
-nested dict of arrays, and everything around it is plain JAX. Nothing outside of `models/` uses flax modules.
+`build` splits a flax module into its structure and its parameters and returns pure functions of a nested dict of
+arrays. Outside of `models/` everything is plain JAX: nothing there uses flax modules.
 """
 
 import dataclasses
@@ -132,7 +132,7 @@ def config_for(architecture: str, overrides: Mapping[str, Any] | None = None) ->
 def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platform: str = "") -> LanguageModel:
     """Returns the model of a config as pure functions (see `api.LanguageModel`).
 
-    Equal arguments return the same object, so that programs compiled for it are shared.
+    Equal arguments return the same object, so that its compiled programs are shared.
 
     Args:
       config: the model config.

@@ -13,7 +13,7 @@ def position_bias(
     bidirectional: bool,
     max_distance: int,
 ) -> Float[Array, "*rows H R T"]:
-    """Returns the bias of queries at some positions towards keys at others."""
+    """Returns the bias of every pair of a query and a key, given the positions of both."""
     distance = keys.reshape((1,) * queries.ndim + keys.shape) - queries[..., None]
     buckets = distance_bucket(distance, bidirectional, table.shape[0], max_distance)
     return jnp.moveaxis(table[buckets], -1, -3)
@@ -22,9 +22,10 @@ def position_bias(
 def distance_bucket(
     distance: Int[Array, "*n"], bidirectional: bool, num_buckets: int, max_distance: int
 ) -> Int[Array, "*n"]:
-    """Returns the bucket of key position - query position: one each for near ones, logarithmic up to `max_distance`.
+    """Returns the bucket of a distance, key position - query position.
 
-    Bidirectional stacks use half of the buckets for each direction; causal ones look back only.
+    Every short distance has a bucket of its own; buckets of longer ones grow logarithmically up to `max_distance`. With
+    `bidirectional` each direction has half of the buckets; otherwise all belong to keys before the query.
     """
     if bidirectional:
         num_buckets //= 2

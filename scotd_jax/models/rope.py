@@ -1,14 +1,16 @@
 """Rotary positions (Su et al., arXiv 2104.09864): rotate queries and keys by angles proportional to their position.
 
 Pair i of a head, its entries i and i + Dh/2, is rotated by `position * frequencies[i]`. Scalings, which extend a
-model's context, change the frequencies once, so a rotated and cached key stays valid whatever follows it:
+model's context, change the frequencies once and for all, so cached keys stay valid:
 
     linear  divides all frequencies by `factor`
-    llama3  divides slow pairs by `factor` and leaves fast ones, with a ramp over the turns within the original context
-    yarn    the same with a ramp over the pairs, and multiplies cosines and sines (Peng et al., arXiv 2309.00071)
+    llama3  divides low frequencies by `factor`, keeps high ones, and interpolates linearly in the number of turns that
+            a pair makes within the original context
+    yarn    likewise, but interpolates linearly in the index of a pair, and multiplies cosines and sines by a magnitude
+            (Peng et al., arXiv 2309.00071)
 
-"dynamic" and "longrope" are not supported: their frequencies depend on the length of the whole sequence, so keys would
-have to be rotated again while a response grows.
+"dynamic" and "longrope" are not supported: their frequencies depend on the length of the sequence, so cached keys would
+have to be rotated again as a response grows.
 """
 
 import dataclasses
@@ -38,7 +40,7 @@ class RopeScaling:
     """Fields as in `rope_parameters` of Hugging Face's config.json; None: not set.
 
     Raises:
-      InputError: on an unknown type, or on fields that it requires or does not have.
+      InputError: on an unknown type, a missing required field, or a field that the type does not use.
     """
 
     rope_type: str
@@ -60,7 +62,7 @@ class RopeScaling:
         if missing := [name for name in required if name not in present]:
             raise InputError(f"config.json: rope_parameters.{missing[0]} is missing; {self.rope_type} needs it")
         if unknown := sorted(present - {*required, *_OPTIONAL_FIELDS.get(self.rope_type, ())}):
-            raise InputError(f"config.json: rope_parameters.{unknown[0]} means nothing to {self.rope_type}")
+            raise InputError(f"config.json: rope_parameters.{unknown[0]} is no field of rope type {self.rope_type}")
 
     def set_fields(self) -> dict[str, Any]:
         """Returns the fields that are not None."""
@@ -101,14 +103,14 @@ def from_hf(values: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
 
 
 def to_hf(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
-    """Writes both forms: transformers 4 ignores `rope_parameters` and would use its default theta."""
+    """Returns the fields of config.json in both forms: transformers 4 ignores `rope_parameters`."""
     fields = {"rope_type": "default"} if scaling is None else scaling.set_fields()
     legacy = {"rope_theta": theta, "rope_scaling": None if scaling is None else fields}
     return {"rope_parameters": {**fields, "rope_theta": theta}, **legacy}
 
 
 def frequencies(width: int, theta: float, scaling: RopeScaling | None) -> tuple[np.ndarray, float]:
-    """Returns float32[width / 2], radians per position, and the factor of cosines and sines."""
+    """Returns the frequencies, float32[width / 2] in radians per position, and the magnitude for `rotation`."""
     base = 1 / np.float32(theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
     if scaling is None:
         return base, 1.0
@@ -125,30 +127,32 @@ def frequencies(width: int, theta: float, scaling: RopeScaling | None) -> tuple[
         first, last = max(math.floor(first), 0), min(math.ceil(last), width - 1)
         unscaled = 1 - (np.arange(width // 2) - first) / max(last - first, 0.001)
         magnitude = scaling.attention_factor or 0.1 * math.log(max(factor, 1.0)) + 1.0
-    unscaled = np.clip(unscaled, 0, 1)  # the weight of the original frequency
+    unscaled = np.clip(unscaled, 0, 1)  # weight of the original frequency in the interpolation
     return (base * unscaled + base / factor * (1 - unscaled)).astype(np.float32), magnitude
 
 
 def _required(value: float | None) -> float:
-    """A field that `RopeScaling` has checked to be there."""
+    """Returns the value of a field whose presence `RopeScaling` has checked."""
     assert value is not None
     return value
 
 
 def _yarn_turns(scaling: RopeScaling) -> tuple[float, float]:
-    """Pairs with more turns than the first number within the original context are not scaled, those with fewer than the
-    second are scaled fully."""
+    """Returns two numbers of turns within the original context.
+
+    Pairs with more turns than the first keep their frequency; pairs with fewer than the second are fully scaled.
+    """
     return scaling.beta_fast or 32.0, scaling.beta_slow or 1.0
 
 
 def _pair_with_turns(turns: float, width: int, theta: float, scaling: RopeScaling) -> float:
-    """The index, as a real number, of the pair that makes so many turns within the original context."""
+    """Returns the (fractional) index of the pair that makes this number of turns within the original context."""
     positions = _required(scaling.original_max_position_embeddings)
     return width * math.log(positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
 
 def rotation(positions: Int[Array, "*lead R"], frequency: np.ndarray, magnitude: float) -> Rotation:
-    """Returns cosines and sines for `rotate`, float32[*lead, R, 1, Dh / 2]."""
+    """Returns cosines and sines times `magnitude` for `rotate`, float32[*lead, R, 1, Dh / 2]."""
     angles = positions[..., None, None].astype(jnp.float32) * jnp.asarray(frequency).reshape(
         (1,) * (positions.ndim + 1) + frequency.shape
     )
@@ -156,6 +160,6 @@ def rotation(positions: Int[Array, "*lead R"], frequency: np.ndarray, magnitude:
 
 
 def rotate(x: Float[Array, "B G R N Dh"], cosine: Array, sine: Array) -> Float[Array, "B G R N Dh"]:
-    """Rotates the N heads of every token."""
+    """Returns the N heads of every token, rotated."""
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)

@@ -4,8 +4,8 @@ T5 v1.0 has a ReLU MLP and ties the output matrix to the embedding, scaling the 
 and Flan-T5 have a gated GELU MLP and an untied output matrix. All variants normalize by root mean square, do not scale
 attention scores, and encode positions only by a bias per head and distance bucket, which all layers of a stack share.
 
-The encoder runs once per question. All that responses need of it, the cross-attention keys and values of every decoder
-layer, becomes the one segment of the context.
+The encoder runs once per question. The cross-attention keys and values of all decoder layers form the only segment of
+the context; responses need nothing else from the encoder.
 """
 
 import functools
@@ -47,7 +47,7 @@ class T5(nnx.Module):
         self.embed = TokenEmbedding(V, D, std=std, rngs=rngs)
         self.encoder = T5Encoder(config, dtype, rngs)
         self.decoder = T5Decoder(config, dtype, rngs)
-        # Hugging Face draws with deviation 1, which makes the first logits sqrt(width) too large; this is t5x's choice.
+        # As in t5x. Hugging Face's standard deviation of 1 makes the initial logits too large by a factor sqrt(width).
         self.lm_head = None if config.tie_word_embeddings else Unembedding(V, D, std=std * D**-0.5, rngs=rngs)
         self.output_scale = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
 
@@ -104,11 +104,11 @@ class T5Encoder(nnx.Module):
         options: ForwardOptions,
         questions_BP: Int[Array, "B P"] | None,
     ) -> Float[Array, "B P D"]:
-        """Encodes prompts as a batch with one response each."""
+        """Returns the encoded prompts. Attention treats them as one response [B, 1, P, D] per question."""
         positions_P = jnp.arange(tokens_BP.shape[1])
         x_B1PD = options.apply_dropout(embed(embedding_VD, tokens_BP)[:, None], "encoder/embed")
         mask = mask_BP[:, None, None]
-        if questions_BP is not None:  # distances within a row are those within a question
+        if questions_BP is not None:  # distances need no change: a question's tokens are adjacent
             mask = mask & same_id_mask(questions_BP)[:, None]
         bias = position_bias(self.rel_bias[...], positions_P[None, None], positions_P, True, self.max_distance)
 
@@ -199,7 +199,7 @@ class T5Decoder(nnx.Module):
     def _masks_and_biases(
         self, cache: Cache | None, R: int, positions_BGR: Int[Array, "B G R"] | None
     ) -> list[MaskAndBias]:
-        """For a response's own keys. Distances to recent tokens are the same in all rows, those to the past differ."""
+        """Returns masks and biases for a response's own keys: past ones, which differ between rows, and recent ones."""
 
         def bias(queries: Int[Array, "_ _ R"], keys: Int[Array, " T"]) -> Float[Array, "_ _ H R T"]:
             return position_bias(self.rel_bias[...], queries, keys, False, self.max_distance)
@@ -242,7 +242,7 @@ class T5DecoderLayer(nnx.Module):
 
 
 class T5MLP(nnx.Module):
-    """MLP with ReLU, or with a gated activation in T5 v1.1."""
+    """MLP with ReLU in T5 v1.0, with gated GELU in v1.1 and Flan-T5."""
 
     def __init__(self, config: T5Config, dtype: str, rngs: nnx.Rngs):
         D, F, factor = config.d_model, config.d_ff, config.initializer_factor
@@ -269,7 +269,7 @@ def _position_bias_table(config: T5Config, rngs: nnx.Rngs) -> nnx.Param:
 
 def _attention_projections(config: T5Config, dtype: str, rngs: nnx.Rngs) -> AttentionProjections:
     D, H, Dh, factor = config.d_model, config.num_heads, config.d_kv, config.initializer_factor
-    # Queries are initialized smaller by sqrt(Dh), in place of the scaling of scores that T5 omits.
+    # T5 does not scale attention scores; its initial queries are smaller by a factor sqrt(Dh) instead.
     stds = {"q": (D * Dh) ** -0.5, "k": D**-0.5, "v": D**-0.5, "o": (H * Dh) ** -0.5}
     stds = {name: factor * std for name, std in stds.items()}
     return AttentionProjections(D, H, Dh, stds=stds, bias=False, dtype=dtype, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Validates config values from outside: fields of a config.json, and overrides that a user set."""
+"""Validates config values from a config.json or from a user's overrides."""
 
 import dataclasses
 import typing
@@ -7,19 +7,21 @@ from typing import Any, TypeVar
 
 from scotd_jax.errors import InputError
 
-C = TypeVar("C")
+Config = TypeVar("Config")
 
 
-def read(kind: type[C], values: Mapping[str, Any], required: Mapping[str, Any], names: Mapping[str, str]) -> C:
+def read(
+    kind: type[Config], values: Mapping[str, Any], required: Mapping[str, Any], names: Mapping[str, str]
+) -> Config:
     """Builds a config dataclass from a Hugging Face config.json.
 
-    Keys that are neither required nor fields are ignored: they do not change what a model computes.
+    Keys that are neither required nor fields are ignored, because they do not affect the computation.
 
     Args:
       kind: the dataclass.
       values: the config.json.
-      required: the only supported values of some keys; a missing key counts as that value.
-      names: maps fields to keys where they differ.
+      required: keys of which only one value is supported; a missing key counts as that value.
+      names: the config.json keys of fields that have another name there.
 
     Raises:
       InputError: on an unsupported value, or one of the wrong type.
@@ -33,7 +35,7 @@ def read(kind: type[C], values: Mapping[str, Any], required: Mapping[str, Any], 
 
 
 def checked(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Converts integers to floats where the field is a float; raises InputError on any other type mismatch."""
+    """Returns the values, with integers converted for float fields; raises InputError on any other type mismatch."""
     hints = typing.get_type_hints(kind)
     return {name: _convert(hints[name], value, f"{where}{name}") for name, value in values.items()}
 

@@ -1,9 +1,8 @@
-"""Exports parameters as a Hugging Face folder that transformers loads as it is.
+"""Exports parameters as a Hugging Face folder that transformers loads without changes.
 
-The folder is what `save_pretrained` of transformers writes: config.json, generation_config.json, model.safetensors (or
-numbered files with an index), the tokenizer's files, and README.md as the model card. All of them take special tokens,
-start token and end token from the tokenizer: generation that starts from or ends at another token than in training is
-wrong without looking wrong.
+The folder has the files that `save_pretrained` of transformers writes: config.json, generation_config.json,
+model.safetensors (or numbered files with an index), the tokenizer's files, and README.md as the model card. Special
+tokens come from the tokenizer: generation with other start or end tokens than in training would be wrong unnoticed.
 """
 
 import contextlib
@@ -44,7 +43,7 @@ def export_pretrained(
     max_shard_size: int = 5 * 10**9,
     max_new_tokens: int = 256,
 ) -> None:
-    """Writes the folder `path` (local or remote); files appear in it only when all are written.
+    """Writes the folder `path` (local or remote). All files appear in it at once, when they are complete.
 
     Parameters are fetched from their devices one file at a time.
 
@@ -56,7 +55,7 @@ def export_pretrained(
       card_text: the model card, README.md.
       dtype: the dtype of the stored weights.
       max_shard_size: the largest size of a file, in bytes.
-      max_new_tokens: the default of `generate`.
+      max_new_tokens: the default for `generate`, written to generation_config.json.
 
     Raises:
       InputError: if the tokenizer has more tokens than the model, a weight overflows `dtype`, or the disk is full.
@@ -93,7 +92,7 @@ def _generation_config(
         values["decoder_start_token_id"] = config.start_token
     if isinstance(config, T5Config) and config.decoder_layers > config.num_layers:
         values["use_cache"] = False  # transformers 5 allocates a cache for the number of encoder layers
-    if config.vocab_size > tokenizer.size:  # rows of the output matrix without a token
+    if config.vocab_size > tokenizer.size:  # some rows of the output matrix have no token
         values["suppress_tokens"] = list(range(tokenizer.size, config.vocab_size))
     return values
 

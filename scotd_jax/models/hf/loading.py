@@ -1,10 +1,10 @@
-"""Loads config and parameters from a Hugging Face folder and accounts for every tensor.
+"""Loads config and parameters from a Hugging Face folder and checks every tensor.
 
-A tensor that is missing, unused, of the wrong shape, or a copy that differs from its original is refused, with the
-names of file and tensor. Weights of any float type become float32.
+Loading raises InputError, with the names of file and tensor, if a tensor is missing, unused, of the wrong shape, or a
+copy that differs from its original. Weights of any float type become float32.
 
-With shardings every tensor is transferred to its devices as soon as it is read, each of which reads its own slice from
-the file. So a model far larger than the host's memory can be loaded: the host holds at most one tensor at a time.
+With shardings, the slices that each device needs are read from the file and transferred to the device before the next
+tensor is read. The host holds at most one tensor at a time, so a model larger than its memory can be loaded.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def load_config(path: epath.PathLike) -> registry.ModelConfig:
-    """Loads the config of the model in the folder `path`; reads only config.json and generation_config.json.
+    """Loads the config of the model in the folder `path` from config.json and generation_config.json.
 
     Raises:
       InputError: if config.json is missing, broken, or describes an unsupported model.
@@ -64,7 +64,7 @@ def load_pretrained(
       path: a folder with config.json, and model.safetensors or the files of model.safetensors.index.json.
       shardings: a tree like the parameters. If set, parameters are jax arrays with these shardings; a process reads
         only what its own devices hold. Otherwise they are numpy arrays.
-      kernel_dtype: the dtype of kernels; a model that is not trained needs no more than its compute dtype.
+      kernel_dtype: the dtype of kernels; for a model that is not trained its compute dtype suffices.
 
     Returns:
       The config, and the parameters as a nested dict, float32 apart from kernels.
@@ -73,7 +73,7 @@ def load_pretrained(
       InputError: if a tensor is missing, unused, of the wrong shape or type, or differs from its copy.
     """
     config = load_config(path)
-    by_name = {} if shardings is None else weight_map.flatten(shardings)
+    shardings_by_name = {} if shardings is None else weight_map.flatten(shardings)
     with (
         local_copy(path, lambda name: name.endswith((".safetensors", ".json"))) as folder,
         _TensorFiles(folder, path, config.kind) as files,
@@ -83,7 +83,7 @@ def load_pretrained(
                 files,
                 pair,
                 path,
-                by_name.get(pair.ours),
+                shardings_by_name.get(pair.ours),
                 kernel_dtype if pair.ours.endswith("/kernel") else "float32",
             )
             for pair in weight_map.pairs(config)
@@ -132,9 +132,9 @@ def _load_parameter(
 
 
 class _TensorFiles(contextlib.AbstractContextManager):
-    """The tensors of a folder by name, in one or several files; records which were read.
+    """The tensors of a folder by name, in one or several files; records which tensors were read.
 
-    `path` is the folder as named in messages; `folder` may be a local copy of it.
+    Messages name the folder `path`; the files are read from `folder`, which may be a local copy.
     """
 
     def __init__(self, folder: pathlib.Path, path: epath.PathLike, kind: str):
@@ -190,7 +190,7 @@ class _TensorFiles(contextlib.AbstractContextManager):
         raise InputError(f"{self._path}: neither {SINGLE} nor {INDEX}{hint}")
 
     def _name(self, key: str) -> str:
-        """Files of OPT without a language-model head omit the prefix `model.`."""
+        """Returns the name of a stored tensor; OPT files without a language-model head omit the prefix `model.`."""
         return f"model.{key}" if self._kind == "opt" and key.startswith("decoder.") else key
 
 

@@ -1,8 +1,8 @@
-"""Verifies an export with PyTorch: the folder must compute there what the model computes here.
+"""Verifies an export with PyTorch: transformers must compute from the folder what the model computes here.
 
-Three checks, each of which could explain a failure of the next: the stored weights are equal, the float32 logits agree
-(on padded batches), and greedy generation with the folder's own tokenizer and generation settings gives the same text.
-Needs torch and transformers, which are imported only here.
+Three checks run in this order, because a failure of one explains failures of the next: the stored weights are equal,
+the float32 logits agree (on padded batches), and greedy generation with the folder's own tokenizer and generation
+settings returns the same text. Requires torch and transformers, which only this module imports.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def verify_export(
 
     Returns:
       `logit_error` (largest difference, relative to the largest logit), `prompts`, `tokens` (greedy tokens compared)
-      and `ties` (prompts on which the two best tokens are equal within the tolerance, so that texts may differ).
+      and `ties` (prompts on which two tokens have equal logits within the tolerance, so that the texts differ).
 
     Raises:
       ExportMismatch: on a difference.
@@ -111,7 +111,7 @@ def _max_response(model: LanguageModel, prompt_ids: Sequence[Sequence[int]]) -> 
 def _generate_jax(
     model: LanguageModel, params: Any, tokenizer: Tokenizer, prompt_ids: Sequence[Sequence[int]], steps: int
 ) -> tuple[list[list[int]], np.ndarray]:
-    """Returns greedy responses (with end token), generated with a cache, and their logits [B, R, V] without a cache."""
+    """Returns greedy responses, end token included, and their logits [B, R, V], computed without a cache."""
     split = [layout.split_prompt(ids, model.start_token) for ids in prompt_ids]
     prefix, mask = layout.pad_rows([p for p, _ in split], layout.round_up(max(len(p) for p, _ in split), 8))
     start = np.array([s for _, s in split], np.int32)
@@ -121,14 +121,16 @@ def _generate_jax(
 
 
 @functools.lru_cache(maxsize=8)  # exports of one architecture share the compiled program
-def _greedy_program(config: registry.ModelConfig, steps: int, limit: int) -> Any:
-    """Returns f(params, prefix[B, P], mask, start[B]) -> greedy tokens[B, steps] below `limit`, and their logits."""
+def _greedy_program(config: registry.ModelConfig, steps: int, vocab_size: int) -> Any:
+    """Returns a function (params, prefix[B, P], mask, start[B]) -> greedy tokens[B, steps], and their logits."""
     model = registry.build(config, Precision("float32"))
 
     def step(params, context, carry):
         token, cache = carry
         hidden, cache = model.extend(params, context, token[:, None, None], cache)
-        best = scores(hidden[:, 0, 0], model.unembedding(params), "float32")[:, :limit].argmax(-1).astype(jnp.int32)
+        best = (
+            scores(hidden[:, 0, 0], model.unembedding(params), "float32")[:, :vocab_size].argmax(-1).astype(jnp.int32)
+        )
         return (best, cache), best
 
     @jax.jit
@@ -169,7 +171,7 @@ def _compare_logits(torch_model, model, tokenizer, prompt_ids, responses, logits
 
 
 def _compare_text(path, tokenizer: Tokenizer, ours: list[int], theirs: list[int], logits: np.ndarray) -> int:
-    """Returns 1 if the responses differ after a tie, 0 if they are equal; raises ExportMismatch otherwise."""
+    """Returns 0 if the responses are equal, 1 if their first difference is a tie; raises ExportMismatch otherwise."""
     theirs = _truncate(tokenizer.eos_ids, theirs)
     if ours == theirs:
         return 0
@@ -210,7 +212,7 @@ def _load_torch(folder, kind: str) -> tuple[Any, Any]:
 def _silenced(logging: Any) -> Iterator[None]:
     """Silences progress bars and warnings of transformers.
 
-    The loading info is checked anyway, and version 5 warns of every T5 with an untied output matrix.
+    The caller checks the loading info anyway, and version 5 warns about every T5 with an untied output matrix.
     """
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -223,7 +225,7 @@ def _silenced(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _truncate(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
+def _truncate(eos_ids: Sequence[int], tokens: Sequence[int]) -> list[int]:
     """Returns `tokens` up to and including the first end token."""
-    first = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    first = next((i for i, token in enumerate(tokens) if token in eos_ids), len(tokens))
     return list(tokens[: first + 1])

@@ -1,8 +1,8 @@
 """Maps our parameter names to Hugging Face's: one table per model, used for import and export.
 
-A rule maps one parameter, or one per layer ({i}), to a tensor, which may be stored transposed: PyTorch's linear layers
-are [out, in], our kernels [in, out]. The parameters of a model determine which rules apply, so tied heads, projections
-and gates need no conditions here. A new model needs one more table.
+A rule maps one parameter, or with {i} one parameter of every layer, to a tensor. The tensor may be stored transposed:
+PyTorch's linear layers are [out, in], our kernels [in, out]. A rule applies only if the model has the parameter, so
+tied heads, projections and gates need no conditions here. A new kind of model needs one more table.
 """
 
 import functools
@@ -16,7 +16,7 @@ from scotd_jax.models import registry
 
 
 class WeightRule(NamedTuple):
-    """`ours` is a parameter, `theirs` its tensor; `copies` are other tensors that may hold the same values."""
+    """`ours` names a parameter, `theirs` its tensor, `copies` other tensors that may hold the same values."""
 
     ours: str
     theirs: str
@@ -25,7 +25,7 @@ class WeightRule(NamedTuple):
 
 
 class WeightPair(NamedTuple):
-    """A parameter with its shape, and its tensor, which is the transpose if `transpose`."""
+    """A parameter with its shape, and its tensor, stored transposed if `transpose`."""
 
     ours: str
     shape: tuple[int, ...]
@@ -124,8 +124,8 @@ DECODER = (
 
 RULES: Mapping[str, tuple[WeightRule, ...]] = {"opt": OPT, "t5": T5, "decoder": DECODER}
 
-# Tensors in files of early releases that no model uses: a position bias of T5's first cross-attention, and the
-# frequencies of Llama 2's rotary positions, which follow from its config.
+# Tensors that files of early releases contain but no model uses: a position bias in T5's first cross-attention, and
+# Llama 2's rotary frequencies, which follow from its config.
 UNUSED: Mapping[str, str] = {
     "t5": r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     "decoder": r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
@@ -141,7 +141,7 @@ def pairs(config: registry.ModelConfig) -> list[WeightPair]:
     """Returns one pair per parameter of the model, in the order of `RULES`, layer by layer.
 
     Raises:
-      RuntimeError: if the table is wrong: it does not name every parameter exactly once.
+      RuntimeError: if the table does not name every parameter exactly once.
     """
     shapes = _shapes(config)
     found = [

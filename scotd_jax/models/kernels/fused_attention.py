@@ -1,14 +1,13 @@
 """`grouped_attention` for training on TPUs: one kernel forward and one backward; scores never leave the core.
 
 XLA writes the scores of every block of keys, float32[b, n, k, g, m, r, t], to HBM and reads them again, several times
-in either direction. The kernels (fused_attention_tpu.py) write results only. They read the same arrays, and masks
-without a head axis. Libraries have no such kernel: splash attention (of jax and tokamax) does not join blocks (its
-public functions return the log of the sum, but no derivative through it), and flash attention takes a mask that is not
-a comparison of ids as float32 scores of every head.
+in the forward and in the backward pass. The kernels (fused_attention_tpu.py) write only results and read masks without
+a head axis. No library has such a kernel: splash attention (of jax and tokamax) cannot join several blocks (its public
+functions return the logsumexp, but no derivative through it), and flash attention takes a mask other than a comparison
+of ids only as a float32 bias for every head.
 
-Calls that the kernels do not support fall back to XLA: with a trainable bias (the own tokens of T5; its cross-attention
-is fused), with a segment of the whole batch, with more than `fused_attention_tpu.MAX_KEYS` keys, and for a batch that
-the mesh does not divide.
+Unsupported calls fall back to XLA: a trainable bias (T5's self-attention; its cross-attention is fused), a segment of
+the whole batch, more than `fused_attention_tpu.MAX_KEYS` keys, or a batch that the mesh does not divide.
 
 XLA cannot shard a kernel, so each device runs it on its own questions and heads (`jax.shard_map`).
 """
@@ -37,7 +36,7 @@ def select_attention(name: str, mesh: AnyMesh) -> Attention | None:
     """Returns the attention that `training.attention` names; None is the default, `grouped_attention`.
 
     Raises:
-      InputError: as `check_supported`.
+      InputError: if the platform of the mesh does not support it (see `check_supported`).
     """
     check_supported(name, mesh_platform(mesh))
     return None if name == "xla" else FusedAttention(mesh)
@@ -53,7 +52,7 @@ def check_supported(name: str, platform: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FusedAttention:
-    """Called like `grouped_attention`. `interpret` runs the kernels on any platform, slowly, for tests."""
+    """A replacement of `grouped_attention`. With `interpret` the kernels run on any platform, slowly, for tests."""
 
     mesh: AnyMesh
     interpret: bool = False
@@ -77,8 +76,8 @@ class FusedAttention:
 
     def _supports(self, B: int, keys_values: Sequence[OwnKV]) -> bool:
         keys = sum(round_up(k.shape[3], kernels.LANES) for k, *_ in keys_values)
-        plain = all(bias is None and k.shape[0] == B for k, _, _, bias in keys_values)
-        return plain and keys <= kernels.MAX_KEYS and B % batch_shards(self.mesh) == 0
+        per_question = all(bias is None and k.shape[0] == B for k, _, _, bias in keys_values)
+        return per_question and keys <= kernels.MAX_KEYS and B % batch_shards(self.mesh) == 0
 
     def per_device(self, function: Any, heads: HeadLayout, *arguments: Any) -> Any:
         """Runs function(heads, *arguments) on each device's questions and heads; results are sharded like arguments."""
@@ -135,14 +134,14 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 
 def _heads_last(keys: Float[Array, "B N K T Dh"]) -> Float[Array, "B N T C"]:
-    """Heads side by side in the last axis, as the projections computed them; XLA removes both transposes."""
+    """Returns the keys with all heads in the last axis, as projections compute them; XLA cancels the transposes."""
     B, N, K, T, Dh = keys.shape
     return keys.swapaxes(2, 3).reshape(B, N, T, K * Dh)
 
 
 def _padded(block: KVBlock) -> KVBlock:
-    """Pads the keys to a multiple of LANES. A mask of a single row is small, and cheaper to read as int32."""
-    more = -block.mask.shape[3] % kernels.LANES
-    keys, values = (jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in block[:2])
-    mask = jnp.pad(block.mask, ((0, 0), (0, 0), (0, 0), (0, more)))
+    """Pads the keys to a multiple of LANES. Masks become int8, or int32 if they have one row: faster to read."""
+    padding = -block.mask.shape[3] % kernels.LANES
+    keys, values = (jnp.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0))) for x in block[:2])
+    mask = jnp.pad(block.mask, ((0, 0), (0, 0), (0, 0), (0, padding)))
     return KVBlock(keys, values, mask.astype(jnp.int8 if mask.shape[2] > 1 else jnp.int32))

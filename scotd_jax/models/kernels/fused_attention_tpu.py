@@ -1,14 +1,14 @@
 """The two Pallas kernels of fused attention on TPUs, called by fused_attention.py.
 
-A grid step has some query rows of one response, and all keys that they attend to, of all blocks, in VMEM. So the
-softmax of a row is computed at once, without a running maximum, and only results leave the core. The backward kernel
+Each grid step holds some query rows of one response in VMEM, together with all keys of all blocks that the rows attend
+to. So it computes the softmax of a row without a running maximum, and only results leave the core. The backward kernel
 recomputes the weights in the same way and needs no residuals of the forward kernel. Derivatives of keys and values
 accumulate in VMEM over all rows that attend to them (for shared keys over all responses of a question) and are written
 once.
 
-Heads are side by side in the last axis, as the projections compute them, and a grid step has whole columns of 128
-lanes: two heads of width 64, or one of 128. With grouped queries it has all query heads of its key heads, which share
-one copy of keys and mask.
+Heads are side by side in the last axis, as the projections compute them, and a grid step processes whole columns of
+128 lanes: two heads of width 64, or one of 128. With grouped queries it processes all query heads of its key heads,
+which share one copy of keys and mask.
 
 Axes besides those of attention.py: N is 1 for a shared block and G for an own one; C = K * Dh lanes, Q = H * Dh.
 """
@@ -31,7 +31,7 @@ from scotd_jax.models.attention import LOWEST
 LANES = 128
 MAX_KEYS = 4096  # of all blocks together: more do not fit into VMEM
 _ROW_MULTIPLE = 32  # blocks of query rows are multiples of this, which suits every dtype used here
-MAX_SCORES = 2**18  # of one head in VMEM at one time
+MAX_SCORES = 2**18  # scores of one head in VMEM at a time
 _VMEM_BYTES = 64 * 2**20  # of the 128 MiB of a core
 
 
@@ -67,7 +67,7 @@ class HeadLayout:
 
 
 class KernelBlocks:
-    """The grid, and the block of every array that a grid step has.
+    """The grid of a kernel, and the block of every array that one grid step processes.
 
     The grid runs over questions, blocks of heads, responses and blocks of rows; the last axis is the fastest.
     """
@@ -98,7 +98,7 @@ class KernelBlocks:
         return pl.BlockSpec((None, None, self.rows if r_size > 1 else 1, T), index)
 
     def mask_bytes(self, kv: KVBlock) -> int:
-        """Bytes read of a mask: a block is read whenever the previous grid step had another one."""
+        """Returns how many bytes of a mask are read; a block is read again unless the previous grid step used it."""
         (B, J, G, blocks), (b_size, g_size, r_size, T) = self.grid, kv.mask.shape
         if r_size > 1 and blocks > 1:
             times = B * J * G * blocks
@@ -110,7 +110,7 @@ class KernelBlocks:
 def forward(
     heads: HeadLayout, scale: float, interpret: bool, query: Float[Array, "B G R Q"], kv_blocks: Sequence[KVBlock]
 ) -> Array:
-    """Returns the attention output, like query."""
+    """Returns the attention output, with shape and dtype of the query."""
     blocks = KernelBlocks(heads, query, kv_blocks)
     return pl.pallas_call(
         functools.partial(_forward_kernel, heads.block.lanes, scale),
@@ -148,7 +148,7 @@ def backward(
 
 
 def _costs(blocks: KernelBlocks, matmuls: int, arrays: Sequence[Array], kv_blocks: Sequence[KVBlock]) -> dict[str, Any]:
-    """Cost estimate and compiler parameters of a kernel. `arrays` are read or written once, besides the blocks."""
+    """Returns cost estimate and compiler parameters. `arrays` are read or written once, besides keys and values."""
     scores = arrays[0].size * blocks.keys
     moved = sum(x.nbytes for x in (*arrays, *(x for kv in kv_blocks for x in kv[:2])))
     moved += sum(blocks.mask_bytes(kv) for kv in kv_blocks)
@@ -164,13 +164,13 @@ def _forward_kernel(lanes, scale, query, *refs):
     *refs, out = refs
     keys_values, masks = _blocks(refs)
     for q_lanes, k_lanes in lanes:
-        weights, total = _weights(scale, query[:, q_lanes], [keys[:, k_lanes] for keys, _ in keys_values], masks)
+        weights, normalizer = _weights(scale, query[:, q_lanes], [keys[:, k_lanes] for keys, _ in keys_values], masks)
         weighted = sum(_dot(w, values[:, k_lanes], 1, 0) for w, (_, values) in zip(weights, keys_values, strict=True))
-        out[:, q_lanes] = (weighted / total).astype(out.dtype)
+        out[:, q_lanes] = (weighted / normalizer).astype(out.dtype)
 
 
 def _backward_kernel(lanes, scale, R, own, query, *refs):
-    """`own[i]` is whether block i belongs to single responses; the others are shared by all responses of a question."""
+    """`own[i]`: block i belongs to single responses; otherwise all responses of a question share it."""
     n = len(own)
     refs, (d_out, d_query), results, sums = (
         refs[: 3 * n],
@@ -185,12 +185,12 @@ def _backward_kernel(lanes, scale, R, own, query, *refs):
     last = [end if is_own else end & (g == pl.num_programs(2) - 1) for is_own in own for _ in range(2)]
     for is_first, total in zip(first, sums, strict=True):
         pl.when(is_first)(functools.partial(total.__setitem__, ..., jnp.zeros(total.shape, total.dtype)))
-    # The last block of rows may reach beyond the array; its contents there are undefined.
+    # The last block of rows may extend beyond the array, where its contents are undefined.
     real = jax.lax.broadcasted_iota(jnp.int32, (rows, 1), 0) < R - i * rows
     for q_lanes, k_lanes in lanes:
         q, d_o = (jnp.where(real, ref[:, q_lanes], 0) if R % rows else ref[:, q_lanes] for ref in (query, d_out))
-        weights, total = _weights(scale, q, [keys[:, k_lanes] for keys, _ in keys_values], masks)
-        weights = [w / total for w in weights]
+        weights, normalizer = _weights(scale, q, [keys[:, k_lanes] for keys, _ in keys_values], masks)
+        weights = [w / normalizer for w in weights]
         d_weights = [_dot(d_o, values[:, k_lanes], 1, 1) for _, values in keys_values]
         # sum over keys of weight * d_weight, which the derivative of the softmax subtracts from every d_weight
         weighted_sum = sum((w * d).sum(-1, keepdims=True) for w, d in zip(weights, d_weights, strict=True))
@@ -211,19 +211,19 @@ def _backward_kernel(lanes, scale, R, own, query, *refs):
 
 
 def _blocks(refs):
-    """Splits references into (keys, values) of every block and masks bool[rows or 1, T]."""
+    """Returns (keys, values) of every block, as references, and the masks as bool[rows or 1, T]."""
     return list(zip(refs[::3], refs[1::3], strict=True)), [mask[...].astype(jnp.int32) != 0 for mask in refs[2::3]]
 
 
 def _weights(scale, query, keys, masks):
-    """Unnormalized weights float32[rows, T] of every block, and their sum float32[rows, 1] over all blocks."""
+    """Returns unnormalized weights float32[rows, T] of every block, and their sum float32[rows, 1] over all blocks."""
     scores = [jnp.where(mask, scale * _dot(query, k, 1, 1), -jnp.inf) for k, mask in zip(keys, masks, strict=True)]
-    top = jnp.maximum(functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores]), LOWEST)
-    weights = [jnp.exp(s - top) for s in scores]
-    total = sum(w.sum(-1, keepdims=True) for w in weights)
-    return weights, jnp.where(total == 0, 1.0, total)
+    max_score = jnp.maximum(functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores]), LOWEST)
+    weights = [jnp.exp(s - max_score) for s in scores]
+    normalizer = sum(w.sum(-1, keepdims=True) for w in weights)
+    return weights, jnp.where(normalizer == 0, 1.0, normalizer)
 
 
 def _dot(x, y, i, j):
-    """Contracts axis i of x with axis j of y, in the dtype of y, accumulated in float32."""
+    """Returns the contraction of axis i of x with axis j of y, in the dtype of y, accumulated in float32."""
     return jax.lax.dot_general(x.astype(y.dtype), y, (((i,), (j,)), ((), ())), preferred_element_type=jnp.float32)
