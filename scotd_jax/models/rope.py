@@ -131,7 +131,7 @@ def frequencies(width: int, theta: float, scaling: RopeScaling | None) -> tuple[
     return (base * unscaled + base / factor * (1 - unscaled)).astype(np.float32), magnitude
 
 
-def _required(value: float | None) -> float:
+def _required(value: int | float | None) -> int | float:
     """Returns the value of a field whose presence `RopeScaling` has checked."""
     assert value is not None
     return value
