@@ -31,9 +31,9 @@ def contrast_consistency(
 
     Args:
       questions: questions of all sets.
-      right: question id -> whether its response is right (`scoring.outcomes` of all sets together). For a share of
-        several samples, a group counts with the probability that one sample of each member is right.
-      confidence: of the intervals.
+      right: question id -> whether its response is right (`scoring.outcomes` of all sets together). If it is a share of
+        several samples, a group counts with the probability that one random sample of each member is right.
+      confidence: confidence level of the intervals.
 
     Returns:
       None if there is no group of two members; else a dict of

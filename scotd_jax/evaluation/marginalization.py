@@ -9,7 +9,7 @@ import numpy as np
 
 
 def log_marginal(log_p_NC: np.ndarray) -> np.ndarray:
-    """Returns the log of the mean probability over N rationales of C answers: float64[N, C] -> float64[C]."""
+    """Returns float64[C], the log of the probability of each answer averaged over N rationales (float64[N, C])."""
     log_p_NC = np.asarray(log_p_NC, np.float64)
     max_C = log_p_NC.max(axis=0)
     return max_C + np.log(np.exp(log_p_NC - max_C).mean(axis=0))

@@ -19,14 +19,14 @@ def score(questions: Sequence[Question], responses: Iterable[Response], confiden
     Args:
       questions: all questions of the set.
       responses: an equal number of samples for every question, in any order.
-      confidence: of the Wilson intervals.
+      confidence: confidence level of the Wilson intervals.
 
     Returns:
       A dict of
         n: number of questions,
-        accuracy, interval: with the Wilson interval,
+        accuracy, interval: accuracy and its Wilson interval,
         confidence: as passed,
-        samples: per question,
+        samples: number of samples per question,
         chance: accuracy of guessing; None if a question has no choices,
         format_failure_rate: share of responses without a parsable answer,
         truncation_rate: share of responses that reached the token limit,
@@ -59,7 +59,7 @@ def group_by_question(questions: Sequence[Question], responses: Iterable[Respons
     """Groups responses by question id, in the order of `questions`, each group sorted by sample index.
 
     Raises:
-      InputError: if a response has no question or no gold answer to compare with, if a question has no response or
+      InputError: if a response belongs to no question or to one without a gold answer, if a question has no response or
         occurs twice, or if the questions have different numbers of samples.
     """
     grouped: dict[str, list[Response]] = {q.id: [] for q in questions}

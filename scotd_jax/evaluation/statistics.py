@@ -2,8 +2,8 @@
 
 Two sources of variance are separate. *Questions*: another sample of questions would give another accuracy (Wilson
 interval, paired bootstrap, McNemar test). *Seeds*: another training run would give another model (t interval over
-runs). Students are always compared question by question on the same questions. The unpaired comparison of two
-percentages discards most of the information and is not provided.
+runs). Students are always compared question by question on the same questions. An unpaired comparison of two
+percentages would discard most of the information, so there is none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ class Comparison(NamedTuple):
 
     Attributes:
       difference: mean difference in accuracy with its interval.
-      p_value: of the hypothesis of no difference.
+      p_value: p-value of the hypothesis of no difference.
       questions: number of distinct questions.
       seeds: number of paired training runs.
     """
@@ -69,8 +69,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
 def accuracy_over_seeds(accuracies: Sequence[float], questions: int, confidence: float = 0.95) -> Estimate:
     """Returns the mean accuracy of one arm's runs, each on `questions` questions.
 
-    The interval covers both the t interval over runs and the Wilson interval of one run's questions: runs that happen
-    to agree add no questions. For one run it is the Wilson interval.
+    The interval covers both the t interval over runs and the Wilson interval of one run's questions, since more runs
+    are not more questions. For one run it is the Wilson interval.
     """
     mean = float(np.mean(accuracies))
     over_questions = wilson_interval(mean * questions, questions, confidence)
@@ -87,8 +87,8 @@ def paired_bootstrap(
 ) -> Estimate:
     """Returns the percentile bootstrap interval of the mean of per-question differences.
 
-    Resampling n differences is a multinomial draw over their distinct values. There are few of them, so the cost hardly
-    depends on n.
+    Resampling n differences is a multinomial draw over their distinct values. There are few distinct values, so the
+    cost hardly depends on n.
 
     Raises:
       ValueError: if there are no differences.
@@ -156,8 +156,8 @@ def compare_paired(
     Args:
       a: per run, question id -> 1 right, 0 wrong (or a mean over samples).
       b: the same for the other student.
-      confidence: of the interval.
-      seed: of the bootstrap and the sign-flip test.
+      confidence: confidence level of the interval.
+      seed: seed of the bootstrap and the sign-flip test.
 
     Raises:
       ValueError: if runs or questions cannot be paired.

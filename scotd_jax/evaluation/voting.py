@@ -26,7 +26,7 @@ def self_consistency(
       questions: all questions of the set.
       responses: an equal number K of samples for every question, in any order.
       ks: numbers of samples for maj@k; () is 1, 3, 5, 10, 20, 30, ... up to K.
-      confidence: of the Wilson interval.
+      confidence: confidence level of the Wilson interval.
 
     Returns:
       A dict of
@@ -104,7 +104,7 @@ def expected_majority_accuracy(right: int, others: Sequence[int], samples: int, 
 def _expected_majority_accuracy(right: int, others: tuple[int, ...], invalid: int, k: int) -> float:
     total = 0.0
     for r in range(1, min(right, k) + 1):
-        # ways[t, v]: ways to draw v samples of wrong answers so that t answers have r votes and none has more.
+        # ways[t, v]: number of ways to draw v samples of wrong answers so that t answers have r votes and none more.
         ways = np.zeros((len(others) + 1, k - r + 1))
         ways[0, 0] = 1.0
         for count in others:

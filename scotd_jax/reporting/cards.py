@@ -38,20 +38,20 @@ def model_card(
 
     Args:
       name: name of the model.
-      kind: kind of architecture, which selects the transformers class.
-      about: first paragraph.
+      kind: architecture, which selects the transformers class.
+      about: first paragraph of the card.
       prompt: a complete example prompt: text, or the turns of a chat.
       results: set label -> result of `evaluation.scoring.score`.
       facts: training details, short names to short values.
       stops: strings that end a response, besides the end token.
-      max_new_tokens: for the usage example.
+      max_new_tokens: token limit in the usage example.
       base_model: Hub name of the model that was fine-tuned.
       license: SPDX identifier.
       datasets: Hub names of the training data.
     """
     model_class, pipeline = _CLASSES[kind]
     entries = [_model_index_entry(label, score) for label, score in results.items()]
-    front = {
+    front_matter = {
         "library_name": "transformers",
         "pipeline_tag": pipeline,
         "tags": ["scotd", "chain-of-thought", "distillation"],
@@ -85,14 +85,14 @@ text = tokenizer.decode({answer}, skip_special_tokens=True){cut}"""
         ("Training", _facts(facts)),
         ("Limitations", limitations),
     ]
-    return _card(name, front, about, parts)
+    return _card(name, front_matter, about, parts)
 
 
-def _card(name: str, front: Mapping[str, Any], about: str, parts: Sequence[tuple[str, str]]) -> str:
+def _card(name: str, front_matter: Mapping[str, Any], about: str, parts: Sequence[tuple[str, str]]) -> str:
     # JSON is YAML, so no name or value can break out of the front matter.
-    matter = "".join(f"{key}: {json.dumps(value)}\n" for key, value in front.items() if value)
+    lines = "".join(f"{key}: {json.dumps(value)}\n" for key, value in front_matter.items() if value)
     sections = "".join(f"\n## {title}\n\n{body}\n" for title, body in parts if body)
-    return f"---\n{matter}---\n\n# {name}\n\n{about}\n{sections}"
+    return f"---\n{lines}---\n\n# {name}\n\n{about}\n{sections}"
 
 
 def _model_index_entry(label: str, score: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Data of a report: plain Python values, which any run can provide.
 
-Nothing is computed here: `tables` averages and compares, `headline` summarizes in words.
+`tables` averages and compares them, `headline` summarizes them in words.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class EvalSet:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """One trained model with its results. Runs of equal `name` and `model` form an arm: they are averaged in one row.
+    """One trained model with its results. Runs of equal `name` and `model` form an arm, which is one row of the tables.
 
     Attributes:
       name: name of the arm.
@@ -42,7 +42,7 @@ class RunResult:
       role: "teacher" and "base" are reference models, which are never compared.
       model: name of the base model; rows are grouped by it.
       samples: number N of rationales per question in the student's corpus; 0 is label-only, None if not applicable.
-      curve: runs of equal curve (not "") are points of one curve of accuracy against N.
+      curve: name of the curve of accuracy against N on which the run is a point; "" for none.
       about: one sentence on the arm.
       outcomes: set label -> `evaluation.scoring.outcomes`; needed for comparisons.
       votes: set label -> `evaluation.voting.self_consistency`.
@@ -83,7 +83,7 @@ class ContrastPair:
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """The content of a report. Sections of empty fields are left out.
+    """The content of a report. The section of an empty field is left out.
 
     Attributes:
       title: title of the page.
@@ -95,7 +95,7 @@ class ReportData:
       costs: student -> the cost in its manifest (`training.accounting.summarize_cost`).
       examples: responses to show.
       pairs: contrast groups to show.
-      confidence: of all intervals; 1 - confidence is the significance level.
+      confidence: confidence level of all intervals; 1 - confidence is the significance level.
       config: the resolved config as JSON text.
       method: the arm to compare with all others; "" selects the one with most samples.
     """

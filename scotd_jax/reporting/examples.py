@@ -1,4 +1,4 @@
-"""Examples for a report, selected by the hash of question ids so that nothing is cherry-picked."""
+"""Selects examples for a report by a hash of question ids, so that nothing is cherry-picked."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ def pick_examples(
     shuffled = sorted(
         (r for r in responses if r.question_id in by_id and r.sample_index == 0), key=lambda r: _hash(r.question_id)
     )
-    right, wrong = ([r for r in shuffled if bool(r.correct) is side] for side in (True, False))
+    right, wrong = ([r for r in shuffled if bool(r.correct) is outcome] for outcome in (True, False))
     num_right = min(len(right), max(count - count // 2, count - len(wrong)))
     chosen = right[:num_right] + wrong[: count - num_right]
     return [Example(by_id[r.question_id], r, arm, set_label) for r in chosen]

@@ -27,14 +27,14 @@ MAX_LISTED = 4  # arms that one sentence lists
 
 
 class Findings(NamedTuple):
-    """A headline, a paragraph on the run and its first model, and a short one for each further model."""
+    """A headline, and paragraphs: one on the run and its first model, a short one on each further model."""
 
     headline: str
     paragraphs: list[str]
 
 
 def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequence[ComparisonRow]) -> Findings:
-    """Summarizes the results for a reader who reads nothing else.
+    """Returns a summary that can be read without the rest of the report.
 
     Args:
       data: the report.
@@ -113,9 +113,10 @@ def _against(
             f"The difference from {_quoted(other)} is {points(test.difference.value)} points "
             f"(interval {points(test.difference.low)} to {points(test.difference.high)}, p {p_text(test.p)}), {judged}."
         )
-    sentences += _elsewhere([t for label, t in by_set.items() if label != main.label], sets)
-    aside = {r.name for r in rivals if r is not other and not (r.curve and r.curve == method.curve)}
-    sentences += _others([t for t in tests if t.set_label == main.label and t.other in aside], main)
+    sentences += _other_sets([t for label, t in by_set.items() if label != main.label], sets)
+    # The arms on the curve of the method are in the sentence on the curve.
+    further = {r.name for r in rivals if r is not other and not (r.curve and r.curve == method.curve)}
+    sentences += _other_arms([t for t in tests if t.set_label == main.label and t.other in further], main)
     sentences += _curve(method, rivals, main)
     if label_only:
         sentences += _below_chance(label_only, sets)
@@ -146,17 +147,17 @@ def _level(row: ArmRow, evalset: EvalSet, data: ReportData) -> str:
     )
 
 
-def _elsewhere(tests: Sequence[ComparisonRow], sets: Sequence[EvalSet]) -> list[str]:
+def _other_sets(tests: Sequence[ComparisonRow], sets: Sequence[EvalSet]) -> list[str]:
     names = {s.label: s.name for s in sets}
     parts = []
     for outcome, words in (("better", "ahead"), ("worse", "behind"), ("", "not significantly different")):
-        these = [f"{names[t.set_label]} ({points(t.difference.value)})" for t in tests if t.significant == outcome]
-        if these:
-            parts.append(f"{words} on {_join(these)}")
+        in_group = [f"{names[t.set_label]} ({points(t.difference.value)})" for t in tests if t.significant == outcome]
+        if in_group:
+            parts.append(f"{words} on {_join(in_group)}")
     return [f"On the other sets it is {_join(parts, '; ')}, compared with the same baseline."] if parts else []
 
 
-def _others(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
+def _other_arms(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
     if not tests:
         return []
     parts = [
@@ -167,7 +168,7 @@ def _others(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
 
 
 def _more(arms: Sequence[object]) -> str:
-    """Returns the end of a list of arms that leaves the others to the tables."""
+    """Returns the end of a list of arms that is cut after MAX_LISTED."""
     return f"; {len(arms) - MAX_LISTED} more are in the tables" if len(arms) > MAX_LISTED else ""
 
 
@@ -232,5 +233,5 @@ def _join(parts: Sequence[str], comma: str = ", ") -> str:
 
 
 def _bind(text: str) -> str:
-    """Replaces blanks before a percent sign and around an equals sign by no-break spaces."""
+    """Replaces the blanks before a percent sign and around an equals sign by no-break spaces."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")

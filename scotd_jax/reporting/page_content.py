@@ -1,4 +1,4 @@
-"""Content of the report's page: the values that the templates insert, section by section."""
+"""Variables of the HTML templates of the report, computed section by section."""
 
 import dataclasses
 import difflib
@@ -74,7 +74,7 @@ def _markup(svg: str) -> markupsafe.Markup:
 
 
 def rows_by_model(rows: Iterable[ArmRow]) -> list[tuple[str, list[ArmRow]]]:
-    """Groups the rows of students by model; reference models form a group of their own."""
+    """Groups the rows of students by model; all reference models form one further group."""
     grouped: dict[str, list[ArmRow]] = {}
     for row in rows:
         grouped.setdefault(row.model if row.role == "student" else "reference models", []).append(row)
@@ -103,12 +103,12 @@ def _resolution(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: flo
 def _tags(rows: Sequence[ArmRow], evalset: EvalSet, confidence: float) -> tuple[EvalSet, list[Any], list[Any]] | None:
     sizes: dict[str, int] = {}
     for row in rows:
-        for arm in row.runs:
-            for tag, score in arm.results.get(evalset.label, {}).get("by_tag", {}).items():
+        for run in row.runs:
+            for tag, score in run.results.get(evalset.label, {}).get("by_tag", {}).items():
                 sizes.setdefault(tag, int(score["n"]))
     lines = []
     for row in rows:
-        tagged = [arm.results.get(evalset.label, {}).get("by_tag", {}) for arm in row.runs]
+        tagged = [run.results.get(evalset.label, {}).get("by_tag", {}) for run in row.runs]
         if any(tagged):
             lines.append((row, [tables.over_runs([t[tag] for t in tagged if tag in t], confidence) for tag in sizes]))
     return (evalset, list(sizes.items()), lines) if len(sizes) > 1 else None
@@ -117,9 +117,9 @@ def _tags(rows: Sequence[ArmRow], evalset: EvalSet, confidence: float) -> tuple[
 def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str, Any]]:
     return [
         {
-            "student": arm.student,
+            "student": run.student,
             "set": evalset.name,
-            "seed": arm.seed,
+            "seed": run.seed,
             "n": score["n"],
             "accuracy": score["accuracy"],
             "interval": Estimate(score["accuracy"], *score["interval"]),
@@ -128,9 +128,9 @@ def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str
             "tokens": score.get("mean_tokens"),
         }
         for row in rows
-        for arm in row.runs
+        for run in row.runs
         for evalset in sets
-        if (score := arm.results.get(evalset.label))
+        if (score := run.results.get(evalset.label))
     ]
 
 
@@ -151,11 +151,11 @@ def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tupl
     panels = []
     for evalset in sets:
         curves_here = {name: line for name, line in curves.items() if any(evalset.label in r.cells for r in line)}
-        models: list[str] = []  # of the curves so far, since the references of a model are drawn once
+        models: list[str] = []  # models of the curves so far: the references of a model are drawn once
         references = {}
         for name, line in curves_here.items():
             others = [r for r in rows if r.role == "student" and r.model == line[0].model and not r.curve]
-            # With several curves only the label-only students, to limit the number of dashed lines.
+            # Several curves have only label-only references, to limit the number of dashed lines.
             others = [r for r in others if evalset.label in r.cells and (len(curves_here) == 1 or r.samples == 0)]
             if line[0].model not in models:
                 references[name] = {r.name: r.cells[evalset.label].estimate.value for r in others}
@@ -169,7 +169,7 @@ def _votes(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -
     lines = []
     for row in rows:
         for evalset in sets:
-            votes = [arm.votes[evalset.label] for arm in row.runs if evalset.label in arm.votes]
+            votes = [run.votes[evalset.label] for run in row.runs if evalset.label in run.votes]
             if votes:
                 greedy = row.cells.get(evalset.label)
                 shared = [k for k in votes[0]["expected"] if all(k in v["expected"] for v in votes)]
@@ -191,7 +191,7 @@ def _votes(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -
 def _consistency(rows: Sequence[ArmRow], confidence: float) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for row in rows:
-        scores = [arm.consistency for arm in row.runs if arm.consistency is not None]
+        scores = [run.consistency for run in row.runs if run.consistency is not None]
         if scores:
             cell = tables.over_runs(scores, confidence)
             lines.append({"row": row, "cell": cell} | {k: _mean(s[k] for s in scores) for k in ("some", "none")})
@@ -239,7 +239,7 @@ def _colour(bin_name: str) -> str:
 
 def _training(data: ReportData) -> list[tuple[str, markupsafe.Markup]]:
     """Returns one panel per arm, and one for each student that belongs to no arm."""
-    arm_of = {arm.student: (arm.model, arm.name) for arm in data.runs}
+    arm_of = {run.student: (run.model, run.name) for run in data.runs}
     several = len({model for model, _ in arm_of.values() if model}) > 1
     grouped: dict[tuple[str, str], dict[str, Any]] = {}
     for student, curve in data.curves.items():

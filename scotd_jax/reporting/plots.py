@@ -1,4 +1,4 @@
-"""Plots as small inline SVG panels with the fonts, the light and dark colours and the width of the page.
+"""Plots as small inline SVG panels, in the fonts and the light or dark colours of the page.
 
 Matplotlib draws with placeholder colours, which are then replaced by variables of the style sheet; text stays text.
 Panels are narrow, so that the page can arrange them side by side or, on a phone, below each other.
@@ -64,7 +64,7 @@ def accuracy_panel(
     Args:
       rows: arms.
       evalset: the question set.
-      highlight: (model, arm) pairs in the accent colour.
+      highlight: (model, arm) pairs to draw in the accent colour.
       name_models: whether to append the model to the names of arms.
     """
     highlight = set(highlight)
@@ -185,7 +185,7 @@ def training_panel(name: str, runs: Mapping[str, Sequence[tuple[int, float | Non
             dev = thin([(step, 100 * value) for step, _, value in rows if value is not None])
             if dev:
                 all_axes[1].plot(*_columns(dev), ".-", color=colour, linewidth=width, markersize=4)
-                best = max(dev, key=lambda point: point[1])  # the earliest of equals, as in the choice of checkpoints
+                best = max(dev, key=lambda point: point[1])  # the first of equal values, like the selected checkpoint
                 all_axes[1].plot(*best, "o", color=colour, markerfacecolor=PAPER, markersize=6)
         all_axes[0].set_ylim(bottom=0)
         all_axes[0].set_title("training loss", loc="left", fontsize=8, color=MUTED)
@@ -226,13 +226,13 @@ def _short(name: str, limit: int = 44) -> str:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """Returns the figure as an <svg> element for a page with other plots: without fixed size, with unique ids."""
+    """Returns the figure as an <svg> element without a fixed size, whose ids are unique in a page with other plots."""
     buffer = io.StringIO()
     salt = re.sub(r"\W+", "-", title)
     with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": salt}):
         warnings.filterwarnings(
             "ignore", message="Glyph .* missing"
-        )  # glyphs are only measured here; the browser draws the text
+        )  # matplotlib only measures glyphs; the browser draws the text
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]

@@ -40,7 +40,7 @@ class AccuracyCell:
 
 @dataclasses.dataclass(frozen=True)
 class ArmRow:
-    """One arm with all its runs, in input order."""
+    """One arm with all its runs, in the order of the data."""
 
     name: str
     model: str
@@ -87,43 +87,44 @@ class ComparisonRow:
 def sets_of(data: ReportData) -> list[EvalSet]:
     """Returns the configured sets in order, then any others that have results."""
     known = {s.label: s for s in data.sets}
-    used = dict.fromkeys(label for arm in data.runs for label in arm.results)
+    used = dict.fromkeys(label for run in data.runs for label in run.results)
     return [s for s in known.values() if s.label in used] + [EvalSet(label) for label in used if label not in known]
 
 
 def rows(data: ReportData) -> list[ArmRow]:
     """Returns one row per (model, arm name) in order of appearance, students before reference models."""
     grouped: dict[tuple[str, str], list[RunResult]] = {}
-    for arm in data.runs:
-        grouped.setdefault((arm.model, arm.name), []).append(arm)
-    made = []
-    for (model, name), arms in grouped.items():
-        first = arms[0]
-        labels = dict.fromkeys(label for arm in arms for label in arm.results)
+    for run in data.runs:
+        grouped.setdefault((run.model, run.name), []).append(run)
+    arms = []
+    for (model, name), runs in grouped.items():
+        first = runs[0]
+        labels = dict.fromkeys(label for run in runs for label in run.results)
         cells = {
-            label: _cell([a.results[label] for a in arms if label in a.results], data.confidence) for label in labels
+            label: _cell([run.results[label] for run in runs if label in run.results], data.confidence)
+            for label in labels
         }
-        made.append(ArmRow(name, model, first.role, first.samples, first.curve, first.about, tuple(arms), cells))
+        arms.append(ArmRow(name, model, first.role, first.samples, first.curve, first.about, tuple(runs), cells))
     for label in [s.label for s in sets_of(data)]:
-        for model in {r.model for r in made}:
-            rivals = [r for r in made if r.model == model and r.role == "student" and label in r.cells]
+        for model in {r.model for r in arms}:
+            rivals = [r for r in arms if r.model == model and r.role == "student" and label in r.cells]
             top = max((r.cells[label].estimate.value for r in rivals), default=0.0)
             for row in rivals if len(rivals) > 1 else ():
                 if row.cells[label].estimate.value == top:
                     row.cells[label] = dataclasses.replace(row.cells[label], best=True)
-    return sorted(made, key=lambda r: r.role != "student")
+    return sorted(arms, key=lambda r: r.role != "student")
 
 
 def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell:
-    runs = tuple(float(s["accuracy"]) for s in scores)
+    accuracies = tuple(float(s["accuracy"]) for s in scores)
     n = min(int(s["n"]) for s in scores)
     chances = [float(s["chance"]) for s in scores if s.get("chance") is not None]
     chance = sum(chances) / len(chances) if len(chances) == len(scores) else None
-    return AccuracyCell(statistics.accuracy_over_seeds(runs, n, confidence), n, chance, runs)
+    return AccuracyCell(statistics.accuracy_over_seeds(accuracies, n, confidence), n, chance, accuracies)
 
 
 def method_of(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow | None:
-    """Returns the arm to compare with the others: `name`, or the student with most samples, at least two."""
+    """Returns the arm to compare with the others: `name`, or the student with most samples (at least two)."""
     students = [r for r in all_rows if r.model == model and r.role == "student"]
     if name:
         return next((r for r in students if r.name == name), None)
@@ -137,7 +138,7 @@ def models_of(all_rows: Sequence[ArmRow]) -> list[str]:
 
 
 def comparisons(data: ReportData, all_rows: Sequence[ArmRow]) -> list[ComparisonRow]:
-    """Compares the method with every other student of its model on every set; pairs runs by seed, questions by id."""
+    """Compares each model's method with its other students on every set; pairs runs by seed and questions by id."""
     found = []
     for model in models_of(all_rows):
         method = method_of(all_rows, model, data.method)
@@ -146,10 +147,10 @@ def comparisons(data: ReportData, all_rows: Sequence[ArmRow]) -> list[Comparison
             continue
         for other in others:
             for evalset in sets_of(data):
-                mine, theirs = (_outcomes(r, evalset.label) for r in (method, other))
-                if shared := sorted(mine.keys() & theirs.keys()):
+                a, b = (_outcomes(row, evalset.label) for row in (method, other))
+                if seeds := sorted(a.keys() & b.keys()):
                     result = statistics.compare_paired(
-                        [mine[s] for s in shared], [theirs[s] for s in shared], data.confidence
+                        [a[seed] for seed in seeds], [b[seed] for seed in seeds], data.confidence
                     )
                     found.append((method, other, evalset.label, result))
     adjusted = statistics.holm_correction([result.p_value for *_, result in found])
@@ -170,7 +171,7 @@ def comparisons(data: ReportData, all_rows: Sequence[ArmRow]) -> list[Comparison
 
 
 def _outcomes(row: ArmRow | None, label: str) -> dict[int, Mapping[str, float]]:
-    return {arm.seed: arm.outcomes[label] for arm in row.runs if label in arm.outcomes} if row else {}
+    return {run.seed: run.outcomes[label] for run in row.runs if label in run.outcomes} if row else {}
 
 
 def _significant(difference: Estimate, p: float, confidence: float) -> str:
@@ -181,12 +182,12 @@ def _significant(difference: Estimate, p: float, confidence: float) -> str:
 
 def mean_of(row: ArmRow, label: str, key: str) -> float | None:
     """Returns the mean over runs of one value of their scores; None if no run has it."""
-    values = [float(a.results[label][key]) for a in row.runs if a.results.get(label, {}).get(key) is not None]
+    values = [float(run.results[label][key]) for run in row.runs if run.results.get(label, {}).get(key) is not None]
     return sum(values) / len(values) if values else None
 
 
 def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell | None:
-    """Returns the cell of several runs' results of any kind that has accuracy and n (tags, votes, consistency)."""
+    """Returns the cell of several runs from results that have accuracy and n: of tags, votes or consistency."""
     return _cell(scores, confidence) if scores else None
 
 
@@ -196,7 +197,7 @@ def ledger_counts(ledger: Mapping[str, Any]) -> dict[str, int]:
 
 
 def purposes(costs: Iterable[Mapping[str, float]]) -> list[str]:
-    """Returns what training spent time on: the suffixes of the "seconds_" keys that are not zero everywhere."""
+    """Returns the purposes of training time: the suffixes of the "seconds_" keys that are not zero everywhere."""
     names: dict[str, float] = {}
     for cost in costs:
         for name, value in cost.items():

@@ -13,7 +13,7 @@ _CALCULATOR = re.compile(r"<<.*?>>")
 
 
 def gsm8k_question(row: DataRow) -> Question:
-    """Reads the answer after "####" in the solution, or from `short_answer`, where tfds puts it."""
+    """Returns a question; its answer follows "####" in the solution or, in tfds, in `short_answer`."""
     solution = row.get("short_answer") or row.get("answer")
     return row.question(row.text("question"), _number(row, str(solution).rpartition("####")[2] if solution else None))
 
@@ -25,7 +25,7 @@ def gsm8k_solution(row: DataRow) -> Sequence[str]:
 
 
 def svamp_question(row: DataRow) -> Question:
-    """Joins body and question."""
+    """Returns a question whose text is the body and the question of the row."""
     return row.question(f"{row.text('Body')} {row.text('Question')}", _number(row, row.get("Answer")), id=row.get("ID"))
 
 

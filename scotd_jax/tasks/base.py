@@ -30,7 +30,7 @@ class LoadedTask(Protocol):
         ...
 
     def texts(self) -> Iterator[str]:
-        """Yields prompts and targets in the task's format, to train a tokenizer on."""
+        """Yields prompts and targets in the task's format, the training texts of a tokenizer."""
         ...
 
 

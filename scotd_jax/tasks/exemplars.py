@@ -1,8 +1,8 @@
 """Few-shot examples for teachers (SCoTD, section 2).
 
 An exemplar is a row of its task with one more field, `rationale`, so one file serves every prompt format and layout.
-The exemplars of this package are in exemplars/NAME.jsonl. Tasks that are not made of rows (world, jsonl, custom
-tasks) write exemplars with the fields of `Question`, without id, task and split.
+The exemplars of this package are in exemplars/NAME.jsonl. For tasks that are not made of rows (world, jsonl, custom
+tasks), an exemplar has the fields of `Question` except id, task and split.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def exemplar_split(name_or_path: str, task: LoadedTask) -> tuple[list[Question],
 
 
 def few_shot_prefix(prompt_format: PromptFormat, exemplars: Sequence[Exemplar]) -> str:
-    """Returns the text that precedes a question's prompt: prompt and target of every exemplar in turn.
+    """Returns the text before a question's prompt: prompt and target of each exemplar in turn.
 
     Exemplars are separated by the format's end string, or by a blank if it has none.
     """

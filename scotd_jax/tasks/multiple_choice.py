@@ -9,7 +9,7 @@ never by the text of a choice, which may occur twice. ARC rows have three, four 
 Options:
   layout: "line" gives "stem (a) .. (b) ..", as SCoTD does for OpenBookQA and ARC; "block" puts every choice on its own
     line, as it does for CommonsenseQA.
-  part: of ARC, Easy or Challenge; by default the one that the task's name contains.
+  part: "Easy" or "Challenge" (ARC only); by default the one that the task's name contains.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from scotd_jax.tasks.row_task import DataRow, Dataset, RowTask, load, tidy
 
 def choice_question(row: DataRow) -> Question:
     """Returns a question with all choices in its text; the answer is "(b)" for the second choice."""
-    inner = row["question"] if isinstance(row.get("question"), Mapping) else row
-    stem = tidy(inner.get("stem") or row.get("question_stem") or row["question"])
-    labels, choices = _choices(inner)
+    nested = row["question"] if isinstance(row.get("question"), Mapping) else row
+    stem = tidy(nested.get("stem") or row.get("question_stem") or row["question"])
+    labels, choices = _choices(nested)
     key = row.get("answerKey")
     if len(set(labels)) != len(labels) or not labels:
         raise InputError(f"{row.where}: expected choices with different labels, found {labels}")
@@ -46,12 +46,12 @@ def choice_question(row: DataRow) -> Question:
     return row.question(text, answer, choices, id=row.get("id"))
 
 
-def _choices(inner: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _choices(fields: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Returns labels and texts of the choices."""
-    if "choice_A" in inner:  # OpenBookQA in tfds, where the key is the index of a choice
-        texts = [inner[f"choice_{letter}"] for letter in "ABCD"]
+    if "choice_A" in fields:  # OpenBookQA in tfds, where the key is the index of a choice
+        texts = [fields[f"choice_{letter}"] for letter in "ABCD"]
         return list("0123"), [tidy(text) for text in texts]
-    choices = inner["choices"]
+    choices = fields["choices"]
     if isinstance(choices, Mapping):
         labels, texts = choices["label"], choices["text"]
     elif all(isinstance(choice, str) for choice in choices):

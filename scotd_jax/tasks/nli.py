@@ -1,6 +1,6 @@
 """ANLI and e-SNLI, natural language inference: does a premise entail a hypothesis? Prompted as in SCoTD, with options.
 
-ANLI has three rounds; option `round` (3 by default, as in SCoTD) selects which one `train`, `dev` and `test` come from.
+ANLI has three rounds; the option `round` (3 by default, as in SCoTD) selects the one that provides all splits.
 e-SNLI has up to three human explanations per row, which become its gold responses.
 """
 
@@ -18,7 +18,7 @@ _LABELS = {
 
 
 def nli_question(row: DataRow) -> Question:
-    """Lists the three options below premise and hypothesis."""
+    """Returns a question whose text lists the three options below premise and hypothesis."""
     premise = row.text("premise", "context", "Sentence1", "sentence1")
     hypothesis = row.text("hypothesis", "Sentence2", "sentence2")
     text = row.lines(

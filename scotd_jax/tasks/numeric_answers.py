@@ -3,11 +3,11 @@
 import re
 from fractions import Fraction
 
-# A sign counts only if no digit precedes it: "5-3" is a difference. A match that a point or comma with further digits
-# follows, as in 1.5.2 or 1,23, is not a number.
+# A sign counts only if no digit precedes it: "5-3" is a difference. "1.5.2" and "1,23" are not numbers, so no further
+# digits may follow a match, with or without a point or comma.
 _NUMBER = re.compile(
     r"(?<![\d.,])(?P<sign>[-\u2212]?)[$€£]?(?P<minus>-?)"
-    r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)?(?P<part>\.\d+)?(?:/(?P<under>\d+))?(?![.,]?\d)"
+    r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)?(?P<decimals>\.\d+)?(?:/(?P<denominator>\d+))?(?![.,]?\d)"
 )
 _MAX_LENGTH = 100  # characters; a generated number may repeat digits up to the token limit
 
@@ -23,16 +23,16 @@ def parse_number(text: str) -> str | None:
 
 
 def is_number(text: str) -> bool:
-    """Returns whether the text is a number and nothing else, like the gold answers of arithmetic tasks."""
+    """Returns whether the whole text is one number, as the gold answers of arithmetic tasks are."""
     match = _NUMBER.fullmatch(text.strip())
     return match is not None and _canonical(match) is not None
 
 
 def _canonical(match: re.Match[str]) -> str | None:
-    whole, part, under = match["whole"], match["part"], match["under"]
-    if not (whole or part) or len(match[0]) > _MAX_LENGTH or (under and not int(under)):
+    whole, decimals, denominator = match["whole"], match["decimals"], match["denominator"]
+    if not (whole or decimals) or len(match[0]) > _MAX_LENGTH or (denominator and not int(denominator)):
         return None
-    value = Fraction((whole or "0").replace(",", "") + (part or "")) / int(under or 1)
+    value = Fraction((whole or "0").replace(",", "") + (decimals or "")) / int(denominator or 1)
     if match["sign"] or match["minus"]:
         value = -value
     return _decimal(value)

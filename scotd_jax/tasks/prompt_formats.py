@@ -1,9 +1,9 @@
-"""Prompt formats: how a question becomes a prompt, a rationale and an answer become a target, and a response is parsed.
+"""Prompt formats: build the prompt of a question and the target of a rationale and an answer, and parse responses.
 
 The parsing rules are those of SCoTD (arXiv 2306.14050, official code): truncate at the stop string, take the text after
 the *last* marker, compare case-insensitively. Without a marker the whole text is the prediction, which is what a
 label-only student generates. One rule is added: a prediction that is no valid form of the question's answer gives None
-rather than a wrong answer, so that format failures can be counted.
+rather than a wrong answer, so that format failures are counted separately.
 """
 
 import dataclasses
@@ -132,7 +132,7 @@ def parse_answer(text: str, question: Question) -> str | None:
 
 
 def is_correct(answer: str | None, question: Question) -> bool | None:
-    """Compares a parsed answer with the gold one, ignoring spacing, case and the notation of numbers.
+    """Compares a parsed answer with the gold answer, ignoring spacing, case and the notation of numbers.
 
     Returns None if the question has no gold answer.
     """
@@ -161,7 +161,7 @@ def choice_text(question: Question) -> str:
 
 
 def choice_of(text: str, question: Question) -> str | None:
-    """Returns the answer form of the choice with this text; None if there is no such choice.
+    """Returns the answer that stands for the choice with this text; None if there is no such choice.
 
     Some questions list one text twice: the gold choice then takes precedence.
     """

@@ -21,7 +21,7 @@ _ANSWERS = {answer: f"({answer[-2:].strip('()')})" for answer in ("(a)", "(b)", 
 
 
 def quarel_question(row: DataRow) -> Question:
-    """Leaves the text unchanged; the choices are the phrases after (A) and (B)."""
+    """Returns a question with the unchanged text; its choices are the phrases after (A) and (B)."""
     text = row.text("question")
     found = _CHOICES.search(text)
     if found is None:

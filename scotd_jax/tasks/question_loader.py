@@ -1,4 +1,4 @@
-"""Loading of the tasks, question sets and few-shot examples that a config names."""
+"""Loads the tasks, question sets and few-shot examples of a config."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ class QuestionLoader:
     """
 
     def __init__(self, tasks: Mapping[str, c.Task], seed: int):
-        """`seed` is the config's; generated tasks add their own to it."""
+        """`seed` is that of the config, to which each generated task adds its own."""
         self._specs, self._seed = tasks, seed
         self._tasks: dict[str, LoadedTask] = {}
         self._sets: dict[str, tuple[Question, ...]] = {}
         self._few_shot: dict[tuple[str, PromptFormat, int, bool], Prompt] = {}
 
     def task(self, name: str) -> LoadedTask:
-        """Returns the task that the config calls `name`."""
+        """Returns the task with this key in the config."""
         if name not in self._tasks:
             spec = self._specs[name]
             self._tasks[name] = load_task(name, spec, self._seed + spec.seed)
@@ -48,7 +48,7 @@ class QuestionLoader:
         return self._sets[set_name]
 
     def by_id(self, set_names: Sequence[str], limit: int = 0) -> dict[str, tuple[Question, LoadedTask]]:
-        """Returns the questions of several sets by id, each with its task; the first `limit` of them (0: all).
+        """Returns the first `limit` questions of several sets by id, each with its task; a limit of 0 returns all.
 
         Raises:
           InputError: if two questions share an id.
@@ -66,19 +66,20 @@ class QuestionLoader:
         """Like `by_id`, but takes one question of each set in turn, so that a limit leaves no set out."""
         found = self.by_id(set_names)
         rounds = itertools.zip_longest(*(self.questions(name) for name in set_names))
-        in_turn = (question for one_of_each in rounds for question in one_of_each if question is not None)
+        in_turn = (question for questions in rounds for question in questions if question is not None)
         return {question.id: found[question.id] for question in itertools.islice(in_turn, limit or None)}
 
-    def few_shot_prompt(self, task: LoadedTask, form: PromptFormat, count: int, chat: bool) -> Prompt:
+    def few_shot_prompt(self, task: LoadedTask, prompt_format: PromptFormat, count: int, chat: bool) -> Prompt:
         """Returns the first `count` examples of a task: text, or for a chat user and assistant turns.
 
         Raises:
           InputError: if the task has fewer examples.
         """
-        key = task.name, form, count, chat
+        key = task.name, prompt_format, count, chat
         if key not in self._few_shot:
             exemplars = self._exemplars(task, count)
-            self._few_shot[key] = few_shot_turns(form, exemplars) if chat else few_shot_prefix(form, exemplars)
+            join = few_shot_turns if chat else few_shot_prefix
+            self._few_shot[key] = join(prompt_format, exemplars)
         return self._few_shot[key]
 
     def _exemplars(self, task: LoadedTask, count: int) -> list[Exemplar]:

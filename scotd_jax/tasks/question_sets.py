@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from scotd_jax.errors import InputError
 
-_NAME = re.compile(r"(?P<task>.+)\.(?P<split>[^.@]+)(@(?P<out>!?)(?P<fold>\d+)/(?P<folds>\d+))?")
+_NAME = re.compile(r"(?P<task>.+)\.(?P<split>[^.@]+)(@(?P<others>!?)(?P<fold>\d+)/(?P<folds>\d+))?")
 
 
 class QuestionSet(NamedTuple):
@@ -34,7 +34,7 @@ class QuestionSet(NamedTuple):
         fold, folds = int(found["fold"]), int(found["folds"])
         if fold >= folds:
             raise InputError(f"{where}: {name!r}: there is no fold {fold} of {folds}; folds are numbered from 0")
-        return cls(found["task"], found["split"], fold, folds, bool(found["out"]))
+        return cls(found["task"], found["split"], fold, folds, bool(found["others"]))
 
     def contains(self, text: str) -> bool:
         """Returns whether the question with this text belongs to the set."""

@@ -1,15 +1,16 @@
-"""Recipes: which training examples a question and its responses make, and how the student is prompted afterwards.
+"""Recipes: templates for the training examples of a question and its responses, and for the prompts of the student.
 
-A recipe is data. It has one or more parts; each part is a template of a prompt and a template of its target. Fields:
+A recipe is data. Each of its parts is a template of a prompt and a template of its target. Fields of templates:
 
     {prompt}                              the question in the task's prompt format: {prefix}{question}{suffix}
     {prefix} {question} {suffix}          its three parts
     {rationale_prefix} {marker} {because} strings before a rationale or an answer (tasks/prompt_formats.py)
-    {rationale} {answer} {text}           of the response: rationale, answer, complete text
-    {gold} {choice}                       the gold answer as it is printed; the text of its choice
+    {rationale} {answer} {text}           the response: its rationale, its answer, its complete text
+    {gold} {choice}                       the gold answer in the form of the question; the text of its choice
 
-A part that uses no response field makes one example per question. A part that uses them in the target only makes one
-prompt with all responses beside it. A part that uses them in the prompt makes one prompt per response.
+A part without response fields gives one example per question. A part with response fields in its target only gives one
+example per question, with a target for each response. A part with response fields in its prompt gives one example per
+response.
 
 Built-in recipes:
 
@@ -18,8 +19,8 @@ Built-in recipes:
     answer_first      answer, then rationale ("mysteries of CoT-augmented distillation", arXiv 2406.14511)
     step_by_step      two tasks distinguished by a prefix; prompted for the label at test time (Distilling step-by-step,
                       arXiv 2305.02301: prefixes and even weights as in its code; the label is the text of the choice)
-    rationale, infer  the two stages of Sci-CoT (arXiv 2308.04679, of which only the abstract is known to us): question
-                      to rationale, and question with rationale to answer
+    rationale, infer  the two stages of Sci-CoT (arXiv 2308.04679; we have only read the abstract): question to
+                      rationale, and question with rationale to answer
     text              the complete text of the response
 """
 
@@ -58,7 +59,7 @@ RECIPES: dict[str, Recipe] = {
     "text": Recipe({"train": Part(target="{text}")}),
 }
 
-# Prompts, each with its targets as (sample index, text).
+# Prompts, each with its targets: pairs (sample index, text).
 TrainingExamples = list[tuple[str, list[tuple[int, str]]]]
 
 
@@ -94,7 +95,7 @@ def find(name: str, custom: Mapping[str, Recipe], where: str = "recipe") -> Reci
 def training_examples(
     part: Part, prompt_format: PromptFormat, question: Question, responses: Sequence[Response]
 ) -> TrainingExamples:
-    """Returns the examples that one part of a recipe makes of a question and its responses.
+    """Returns the examples of one part of a recipe for a question and its responses.
 
     Every target ends with the format's end string.
 
@@ -102,7 +103,7 @@ def training_examples(
       InputError: if the part needs a gold answer and the question has none.
     """
     if question.answer is None and (missing := fields_of(part.prompt, part.target) & set(QUESTION_FIELDS)):
-        raise InputError(f"question {question.id!r} has no gold answer, which {{{min(missing)}}} of its recipe needs")
+        raise InputError(f"question {question.id!r} has no gold answer, but its recipe uses {{{min(missing)}}}")
 
     def target(fields: Mapping[str, str]) -> str:
         return part.target.format_map(fields) + prompt_format.end

@@ -1,6 +1,7 @@
 """Readers of data files: JSON lines, a JSON list, a JSON object of rows, CSV and TSV, all optionally gzipped.
 
-The contents decide between the forms of JSON, since names mislead: QuaRel's `dev.jsonl` is one object {"0": {}, ...}.
+The form of a JSON file is detected from its content, since names mislead: QuaRel's `dev.jsonl` is one object
+{"0": {}, ...}.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Tasks made of rows: a dataset is one small function from a row to a question; the shared parts are here.
+"""Tasks made of rows. A dataset needs only one small function from a row to a question; this file has the rest.
 
 The function gets a `DataRow`: the fields of the row as the official file or a library delivers them, with helpers that
 report a malformed row by its file and line. `Dataset` adds the names of the official files. `load` creates the task.
@@ -121,7 +121,7 @@ class DataRow(Mapping[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """How to read a dataset. "{option}" in file and split names and in `exemplars` stands for the value of the option.
+    """Description of a dataset. "{option}" in file names, split names and `exemplars` stands for the option's value.
 
     Attributes:
       question: converts a row to a question.
@@ -157,7 +157,7 @@ class RowTask(SplitTask):
         options: Mapping,
         readers: RowReaders,
     ):
-        """Creates a task from one row reader per split; see `load` for the usual way."""
+        """Creates a task from one row reader per split; `load` does so from a config."""
         self.dataset = dataset
         self.options = options
         loaders = {split: (lambda split=split: self._read(split, readers[split], spec.limit)) for split in readers}
@@ -201,10 +201,10 @@ def load(dataset: Dataset, name: str, spec: config.Task, seed: int) -> RowTask:
     """Loads a task of rows.
 
     Args:
-      dataset: how to read its rows.
+      dataset: its description.
       name: key of the task in the config.
       spec: its config entry.
-      seed: unused; every task factory has it.
+      seed: unused; part of the interface of task factories.
 
     Raises:
       InputError: on unknown options or files. Malformed rows raise it later, when their split is loaded.
@@ -225,7 +225,7 @@ def load(dataset: Dataset, name: str, spec: config.Task, seed: int) -> RowTask:
 
 
 def gold_response(question: Question, index: int, rationale: str, prompt_format: PromptFormat) -> Response:
-    """Returns a rationale of the data as a response: log-probability 0, number of tokens counted in words."""
+    """Returns a rationale of the data as a response, with log-probability 0 and a token count in words."""
     text = prompt_format.target(rationale, question.answer).removesuffix(prompt_format.end)
     words = len(text.split())
     return Response(question.id, index, text, rationale, question.answer, True, "stop", 0.0, words, "data", "gold")

@@ -16,17 +16,19 @@ from scotd_jax.tasks.row_files import LocatedRow, read_lines, read_rows, read_te
 from scotd_jax.tasks.row_task import DataRow, Dataset
 
 CHOICES = ("negative", "positive")
-_LABELS = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive"} | {x: x for x in CHOICES}
+_LABELS = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive"} | {
+    choice: choice for choice in CHOICES
+}
 
 
 def sst2_question(row: DataRow) -> Question:
-    """Uses the row number in the id, for all files: GLUE's `idx` is the same number."""
+    """Returns a question whose id has the row number, for all files: GLUE's `idx` is the same number."""
     text = row.lines("What is the sentiment of the following sentence?", row.text("sentence"))
     return row.question(text, row.label(_LABELS, "label"), CHOICES)
 
 
 def imdb_question(row: DataRow) -> Question:
-    """Groups a review with its contrast edit by the field `pair` (see `read_imdb`)."""
+    """Returns a question; its group is the field `pair`, which a review shares with its contrast edit (`read_imdb`)."""
     text = row.lines("What is the sentiment of the following review?", row.text("text", "Text"))
     return row.question(text, row.label(_LABELS, "label", "Sentiment"), CHOICES, group=row.get("pair"))
 

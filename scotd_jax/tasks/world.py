@@ -1,18 +1,18 @@
 """The embedded world: readable multiple-choice questions whose answers are chains of look-ups, generated from a seed.
 
-It shows the papers' claims without network access or pretrained weights. It has
+It reproduces the papers' claims without network access or pretrained weights. It has
 
 * questions in three families that share their kinds of step, gold rationales in varied wording (`gold`, the training
   data of the teacher) and plain statements of the facts (`statements`, the pretraining data of the students);
-* a natural spurious cue: in `train`, `dev` and `test` the right option is of a certain kind in three of four questions,
-  while the wrong option is of either kind; no step of the reasoning involves the kinds;
+* a spurious cue: states have two kinds, and in `train`, `dev` and `test` the right option is of the favoured kind in
+  three of four questions, while the wrong option is of either kind; no step of the reasoning involves the kinds;
 * `contrast`: every test question with one step edited so that the other option becomes right (same `group`);
 * `unseen`: pairs of family and number of steps that are in no training split of the students; `longer`: more steps than
   in any training split. Both are free of the cue.
 
 A quarter of all chains (family, start, operations) is held out: `dev`, `test`, `contrast` and `unseen` draw from it and
-no training split does, so these questions are new as reasoning, not only as text. Days of rest make the length of a
-text independent of the number of steps.
+no training split does, so not only their texts but also their chains are new. Days of rest make the length of a text
+independent of the number of steps.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class WorldOptions:
 
 @dataclasses.dataclass(frozen=True)
 class _SplitSpec:
-    """What a split contains.
+    """Content of a split.
 
     Attributes:
       split: its name.
@@ -124,27 +124,27 @@ class World(SplitTask):
 
         The vocabulary of a tokenizer trained on them does not depend on the sizes of the splits.
         """
-        for f in words.FAMILIES:
-            yield " ".join((*f.states, *f.operations, f.verb, *f.questions, f.opening))
+        for family in words.FAMILIES:
+            yield " ".join((*family.states, *family.operations, family.verb, *family.questions, family.opening))
         yield " ".join((*words.DAYS, *words.NAMES, *words.STEPS, words.REST, words.REST_VERB, words.ENDING, words.FACT))
         yield from super().texts()
 
     def _generate(self) -> None:
-        o = self.options
-        pairs = [(f, n) for f in words.FAMILIES for n in o.steps]
-        unseen = [p for p in pairs if f"{p[0].name} {p[1]}" in o.unseen_pairs]
-        seen = [p for p in pairs if p not in unseen]
-        longer = [(f, n) for f in words.FAMILIES for n in o.longer_steps]
+        options = self.options
+        pairs = [(family, steps) for family in words.FAMILIES for steps in options.steps]
+        unseen = [pair for pair in pairs if f"{pair[0].name} {pair[1]}" in options.unseen_pairs]
+        seen = [pair for pair in pairs if pair not in unseen]
+        longer = [(family, steps) for family in words.FAMILIES for steps in options.longer_steps]
         for spec in (
-            _SplitSpec("train", o.train, seen, held_out=False, cue=o.cue),
-            _SplitSpec("dev", o.dev, seen, held_out=True, cue=o.cue),
-            _SplitSpec("test", o.test, seen, held_out=True, cue=o.cue, contrast=True),
-            _SplitSpec("unseen", o.unseen, unseen, held_out=True, cue=0.5),
-            _SplitSpec("longer", o.longer, longer, held_out=None, cue=0.5),
-            _SplitSpec("gold", o.gold, pairs, held_out=False, cue=o.cue, gold=True),
+            _SplitSpec("train", options.train, seen, held_out=False, cue=options.cue),
+            _SplitSpec("dev", options.dev, seen, held_out=True, cue=options.cue),
+            _SplitSpec("test", options.test, seen, held_out=True, cue=options.cue, contrast=True),
+            _SplitSpec("unseen", options.unseen, unseen, held_out=True, cue=0.5),
+            _SplitSpec("longer", options.longer, longer, held_out=None, cue=0.5),
+            _SplitSpec("gold", options.gold, pairs, held_out=False, cue=options.cue, gold=True),
         ):
             self._generate_split(spec)
-        self._generate_statements(o.statements)
+        self._generate_statements(options.statements)
 
     def _generate_split(self, spec: _SplitSpec) -> None:
         rng = random.Random(f"{self._seed} {spec.split}")
@@ -267,7 +267,7 @@ def _acceptance(cue: float, favoured: bool) -> float:
 
 
 def _response(question: Question, rationale: str) -> Response:
-    """Returns a gold response: log-probability 0, number of tokens counted in words."""
+    """Returns a gold response, with log-probability 0 and a token count in words."""
     answer: Any = question.answer
     return Response(
         question_id=question.id,

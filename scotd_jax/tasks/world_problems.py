@@ -20,7 +20,7 @@ class Problem:
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """What determines the answer: family, start and operations, without days of rest."""
+        """Family, start and operations without days of rest: they determine the answer."""
         return (self.family.name, self.start, *(o for o in self.days if o is not None))
 
     def states(self, facts: Facts) -> list[str]:

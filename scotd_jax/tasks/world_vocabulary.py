@@ -16,7 +16,7 @@ class QuestionFamily:
       name: name of the family; the first tag of its questions.
       states: the first six are of the kind that the spurious cue favours.
       operations: in order of decreasing frequency (FREQUENCIES).
-      verb: what an operation does in a sentence.
+      verb: verb of sentences whose subject is an operation.
       questions: templates with `{name}`, `{start}`, `{days}` (the operations day by day), and the options `{a}`, `{b}`.
       opening: template of the optional first sentence of a rationale.
     """

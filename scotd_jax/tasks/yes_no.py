@@ -21,7 +21,7 @@ def strategyqa_facts(row: DataRow) -> Sequence[str]:
 
 
 def boolq_question(row: DataRow) -> Question:
-    """Keeps the question in lower case and adds the missing question mark."""
+    """Returns the question, left in lower case, with the missing question mark and its passage."""
     text = f"{row.text('question').rstrip('?').rstrip()}?"
     return row.question(text, row.label(_LABELS, "answer", "label"), CHOICES, context=tidy(row["passage"]))
 

@@ -1,5 +1,4 @@
-"""Invented data of a report, for tests and for looking at the page; no model was trained for split_questions
-numbers."""
+"""Invented data of a report, for tests and for viewing the page; its numbers come from no trained model."""
 
 import random
 

@@ -1,10 +1,10 @@
-"""Random points of a run at which it is killed, spread over the whole run, and the killing itself.
+"""Kills runs at random points that are spread over the whole run.
 
-Points are measured by the progress of the run, so that they stay where they were drawn on a busy machine. A run has
-three phases: starting (imports, devices, tracing), sampling (rows appear in new parts) and ending (merge, manifest). A
-point is a share of one phase: of the seconds that starting takes in a measured run; of the rows that are missing, and
-between two batches of the seconds that one takes; of the seconds that ending takes. Points are drawn one from each of
-equal slices of (0, 1), which the phases divide in order.
+Points are positions in the progress of a run, so that they do not depend on the load of the machine. A run has three
+phases: starting (imports, devices, tracing), sampling (rows appear in new parts) and ending (merge, manifest). A point
+is a share of one phase: of the measured seconds of starting or ending, or of the rows that sampling has yet to write;
+between two batches the measured seconds of one batch refine it. The phases divide (0, 1) in order, and one point is
+drawn from each of `count` equal slices.
 """
 
 import itertools

@@ -189,7 +189,10 @@ def kill_at_random(root: Path, kills: int, rng: random.Random) -> int:
 
 
 def main(root: Path, random_kills: int) -> list[int]:
-    """Numbers of steps of host 0 and host 1, each killed beside a running host and after that one has finished."""
+    """Kills each host at every step, beside a running host and after that one has finished; then at random times.
+
+    Returns the number of steps in each of the four cases.
+    """
     steps = [kill_at_every_step(root / f"{victim}{last}", victim, last) for victim in (0, 1) for last in (0, 1)]
     kill_at_random(root / "random", random_kills, random.Random(0))
     return steps

@@ -1,4 +1,4 @@
-"""Response store: nothing is lost or duplicated, whenever a writer dies; strict reading."""
+"""Response store: a killed writer never loses or duplicates a row, and damaged files are refused."""
 
 import errno
 import itertools

@@ -226,8 +226,8 @@ def test_sentences_list_four_arms_and_count_the_others():
 
 
 def test_format_failures_are_mentioned_and_not_attributed_to_a_cue():
-    def with_failures(made: RunResult, share: float) -> RunResult:
-        return dataclasses.replace(made, results={"w.test": {**made.results["w.test"], "format_failure_rate": share}})
+    def with_failures(run: RunResult, share: float) -> RunResult:
+        return dataclasses.replace(run, results={"w.test": {**run.results["w.test"], "format_failure_rate": share}})
 
     method, labels = arm("SCoTD", 0.8, samples=30), arm("labels", 0.3, samples=0)
     broken = plain(

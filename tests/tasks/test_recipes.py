@@ -104,7 +104,7 @@ def test_text_shared_by_two_choices_counts_as_the_gold_one():
 
 
 def test_missing_gold_answer_is_reported():
-    with pytest.raises(InputError, match=r"question 'q' has no gold answer, which \{gold\}"):
+    with pytest.raises(InputError, match=r"question 'q' has no gold answer, but its recipe uses \{gold\}"):
         examples_by_part("label", question=dataclasses.replace(QUESTION, answer=None))
 
 
