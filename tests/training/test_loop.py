@@ -11,10 +11,10 @@ from scotd_jax import config
 from scotd_jax.errors import InputError
 from scotd_jax.training.checkpoints import best_index, load_params
 from scotd_jax.training.loop import train
+from scotd_jax.training.losses import response_loss_reference
 from scotd_jax.training.metrics import MetricWriter, read_metrics
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
 from scotd_jax.training.step import ONE_PART, TrainState, make_loss_fn, make_train_step
-from tests.helpers.reference_loss import response_loss_reference
 from tests.helpers.tolerances import FLOAT32
 from tests.helpers.training_fixtures import BagConfig, bag_model, batch_of, batches
 

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scotd_jax.training.losses import WeightedSum, response_loss
-from tests.helpers.reference_loss import response_loss_reference
+from scotd_jax.training.losses import WeightedSum, response_loss, response_loss_reference
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
