@@ -100,5 +100,5 @@ class ExampleEncoder(NamedTuple):
     def _is_one_per_question(self, name: str) -> bool:
         """Whether a part has a single example per question, independent of the responses."""
         part = self.recipe.parts[name]
-        response_fields = recipes.fields_of(part.prompt, part.target) & set(recipes.RESPONSE_FIELDS)
+        response_fields = recipes.template_fields(part.prompt, part.target) & set(recipes.RESPONSE_FIELDS)
         return not response_fields and (self.corpus.balance == "questions" or not self.uses_responses)

@@ -12,14 +12,14 @@ from scotd_jax.reporting.data import EvalSet, ReportData
 from scotd_jax.reporting.tables import (
     ArmRow,
     ComparisonRow,
-    mean_of,
-    method_of,
-    models_of,
+    evaluated_sets,
+    mean_score,
     p_text,
     percent,
     points,
-    sets_of,
+    select_method,
     span,
+    student_models,
 )
 
 NOTABLE = 0.05  # smallest share of format failures that the summary mentions
@@ -38,16 +38,16 @@ def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequ
 
     Args:
       data: the report.
-      all_rows: `tables.rows` of the data.
-      tests: `tables.comparisons` of the data.
+      all_rows: `tables.arm_rows` of the data.
+      tests: `tables.compare_arms` of the data.
     """
-    sets = sets_of(data)
+    sets = evaluated_sets(data)
     students = [r for r in all_rows if r.role == "student" and r.cells]
     if not students:
         return Findings(
             "No student was evaluated in this run.", ["Set eval_sets of a student and run the job evaluate."]
         )
-    models = [m for m in models_of(all_rows) if any(r.model == m for r in students)]
+    models = [m for m in student_models(all_rows) if any(r.model == m for r in students)]
     summaries = [
         _about_model(data, [r for r in students if r.model == m], sets, [t for t in tests if t.model == m])
         for m in models
@@ -65,7 +65,7 @@ def _about_model(
     data: ReportData, students: Sequence[ArmRow], sets: Sequence[EvalSet], tests: Sequence[ComparisonRow]
 ) -> tuple[str, list[str]]:
     """Returns a headline and sentences on the students of one model."""
-    method = method_of(students, students[0].model, data.method)
+    method = select_method(students, students[0].model, data.method)
     main = next((s for s in sets if method and s.label in method.cells), None)
     rivals = [r for r in students if r is not method and main and main.label in r.cells]
     if method is None or main is None or not rivals:
@@ -193,7 +193,7 @@ def _below_chance(row: ArmRow, sets: Sequence[EvalSet]) -> list[str]:
     below = []
     for evalset in sets:
         cell = row.cells.get(evalset.label)
-        parsable = 1 - (mean_of(row, evalset.label, "format_failure_rate") or 0.0)
+        parsable = 1 - (mean_score(row, evalset.label, "format_failure_rate") or 0.0)
         # Format failures alone may push an accuracy below chance, which is no sign of a cue.
         if cell and cell.chance and cell.against_chance == "below" and cell.estimate.value < cell.chance * parsable:
             below.append(evalset)
@@ -204,7 +204,7 @@ def _below_chance(row: ArmRow, sets: Sequence[EvalSet]) -> list[str]:
 
 
 def _format_failures(students: Sequence[ArmRow], main: EvalSet) -> list[str]:
-    shares = [(r, mean_of(r, main.label, "format_failure_rate") or 0.0) for r in students]
+    shares = [(r, mean_score(r, main.label, "format_failure_rate") or 0.0) for r in students]
     parts = [f"{_quoted(r)} {percent(share)} %" for r, share in shares if share >= NOTABLE]
     arms = f"{_join(parts[:MAX_LISTED])}{_more(parts)}"
     return [f"Answers on {main.name} that could not be parsed count as wrong: {arms}."] if parts else []

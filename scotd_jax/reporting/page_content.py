@@ -19,11 +19,11 @@ from scotd_jax.reporting.tables import ArmRow, ComparisonRow
 
 def page_content(data: ReportData) -> dict[str, Any]:
     """Returns the variables of the template report.html."""
-    rows, sets = tables.rows(data), tables.sets_of(data)
-    models = tables.models_of(rows)
-    methods = {(m.model, m.name) for model in models if (m := tables.method_of(rows, model, data.method))}
+    rows, sets = tables.arm_rows(data), tables.evaluated_sets(data)
+    models = tables.student_models(rows)
+    methods = {(m.model, m.name) for model in models if (m := tables.select_method(rows, model, data.method))}
     several = len(models) > 1
-    tests = tables.comparisons(data, rows)
+    tests = tables.compare_arms(data, rows)
     context = {
         "data": data,
         "version": __version__,

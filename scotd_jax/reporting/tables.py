@@ -84,14 +84,14 @@ class ComparisonRow:
     significant: str
 
 
-def sets_of(data: ReportData) -> list[EvalSet]:
+def evaluated_sets(data: ReportData) -> list[EvalSet]:
     """Returns the configured sets in order, then any others that have results."""
     known = {s.label: s for s in data.sets}
     used = dict.fromkeys(label for run in data.runs for label in run.results)
     return [s for s in known.values() if s.label in used] + [EvalSet(label) for label in used if label not in known]
 
 
-def rows(data: ReportData) -> list[ArmRow]:
+def arm_rows(data: ReportData) -> list[ArmRow]:
     """Returns one row per (model, arm name) in order of appearance, students before reference models."""
     grouped: dict[tuple[str, str], list[RunResult]] = {}
     for run in data.runs:
@@ -105,7 +105,7 @@ def rows(data: ReportData) -> list[ArmRow]:
             for label in labels
         }
         arms.append(ArmRow(name, model, first.role, first.samples, first.curve, first.about, tuple(runs), cells))
-    for label in [s.label for s in sets_of(data)]:
+    for label in [s.label for s in evaluated_sets(data)]:
         for model in {r.model for r in arms}:
             rivals = [r for r in arms if r.model == model and r.role == "student" and label in r.cells]
             top = max((r.cells[label].estimate.value for r in rivals), default=0.0)
@@ -123,7 +123,7 @@ def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCel
     return AccuracyCell(statistics.accuracy_over_seeds(accuracies, n, confidence), n, chance, accuracies)
 
 
-def method_of(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow | None:
+def select_method(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow | None:
     """Returns the arm to compare with the others: `name`, or the student with most samples (at least two)."""
     students = [r for r in all_rows if r.model == model and r.role == "student"]
     if name:
@@ -132,21 +132,21 @@ def method_of(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow 
     return max(sampled, key=lambda r: r.samples or 0) if sampled else None
 
 
-def models_of(all_rows: Sequence[ArmRow]) -> list[str]:
+def student_models(all_rows: Sequence[ArmRow]) -> list[str]:
     """Returns the models that have students, in order."""
     return list(dict.fromkeys(r.model for r in all_rows if r.role == "student"))
 
 
-def comparisons(data: ReportData, all_rows: Sequence[ArmRow]) -> list[ComparisonRow]:
+def compare_arms(data: ReportData, all_rows: Sequence[ArmRow]) -> list[ComparisonRow]:
     """Compares each model's method with its other students on every set; pairs runs by seed and questions by id."""
     found = []
-    for model in models_of(all_rows):
-        method = method_of(all_rows, model, data.method)
+    for model in student_models(all_rows):
+        method = select_method(all_rows, model, data.method)
         others = [r for r in all_rows if r.model == model and r.role == "student" and r is not method]
         if method is None:
             continue
         for other in others:
-            for evalset in sets_of(data):
+            for evalset in evaluated_sets(data):
                 a, b = (_outcomes(row, evalset.label) for row in (method, other))
                 if seeds := sorted(a.keys() & b.keys()):
                     result = statistics.compare_paired(
@@ -180,7 +180,7 @@ def _significant(difference: Estimate, p: float, confidence: float) -> str:
     return "better" if difference.low > 0 else "worse"
 
 
-def mean_of(row: ArmRow, label: str, key: str) -> float | None:
+def mean_score(row: ArmRow, label: str, key: str) -> float | None:
     """Returns the mean over runs of one value of their scores; None if no run has it."""
     values = [float(run.results[label][key]) for run in row.runs if run.results.get(label, {}).get(key) is not None]
     return sum(values) / len(values) if values else None

@@ -39,7 +39,7 @@ def load_exemplars(name_or_path: str, task: LoadedTask) -> list[Exemplar]:
       InputError: on an unknown name, a malformed row, or a target from which the task's format would not parse the
         answer back.
     """
-    name_or_path = name_or_path or own_exemplars(task)
+    name_or_path = name_or_path or default_exemplars(task)
     path = FOLDER / f"{name_or_path}.jsonl" if name_or_path in exemplar_names() else epath.Path(name_or_path)
     if not path.exists():
         raise InputError(f"exemplars: {name_or_path!r} is neither a file nor one of {', '.join(exemplar_names())}")
@@ -67,7 +67,7 @@ def exemplar_names() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".jsonl") for file in FOLDER.glob("*.jsonl")))
 
 
-def own_exemplars(task: LoadedTask) -> str:
+def default_exemplars(task: LoadedTask) -> str:
     """Returns the name of a task's default exemplars; "" if it has none."""
     return task.exemplars if isinstance(task, RowTask) else ""
 

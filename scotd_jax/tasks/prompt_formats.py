@@ -160,7 +160,7 @@ def choice_text(question: Question) -> str:
     return question.choices[choice_letters(len(question.choices)).index(_normalize(question.answer))]
 
 
-def choice_of(text: str, question: Question) -> str | None:
+def choice_with_text(text: str, question: Question) -> str | None:
     """Returns the answer that stands for the choice with this text; None if there is no such choice.
 
     Some questions list one text twice: the gold choice then takes precedence.

@@ -31,7 +31,7 @@ from scotd_jax.config import Part, Recipe
 from scotd_jax.config.loading import RENAMED_TEMPLATE_FIELDS
 from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.records import Question, Response
-from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat, choice_of, choice_text
+from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat, choice_text, choice_with_text
 
 FORMAT_FIELDS = ("prompt", "prefix", "question", "suffix", "rationale_prefix", "marker", "because")
 RESPONSE_FIELDS = ("rationale", "answer", "text")
@@ -87,7 +87,7 @@ def find(name: str, custom: Mapping[str, Recipe], where: str = "recipe") -> Reci
             raise InputError(f"config.recipes.{name}.parts.{key}.weight: expected more than 0, found {part.weight}")
     for key, template in templates.items():
         _check(template, f"config.recipes.{name}.{key}")
-    if unknown := fields_of(recipe.prompt) & {"answer", "text", *QUESTION_FIELDS}:
+    if unknown := template_fields(recipe.prompt) & {"answer", "text", *QUESTION_FIELDS}:
         raise InputError(f"config.recipes.{name}.prompt: {{{min(unknown)}}} is not known when a student is prompted")
     return recipe
 
@@ -102,17 +102,17 @@ def training_examples(
     Raises:
       InputError: if the part needs a gold answer and the question has none.
     """
-    if question.answer is None and (missing := fields_of(part.prompt, part.target) & set(QUESTION_FIELDS)):
+    if question.answer is None and (missing := template_fields(part.prompt, part.target) & set(QUESTION_FIELDS)):
         raise InputError(f"question {question.id!r} has no gold answer, but its recipe uses {{{min(missing)}}}")
 
     def target(fields: Mapping[str, str]) -> str:
         return part.target.format_map(fields) + prompt_format.end
 
-    if not fields_of(part.prompt, part.target) & set(RESPONSE_FIELDS):
+    if not template_fields(part.prompt, part.target) & set(RESPONSE_FIELDS):
         fields = _field_values(prompt_format, question)
         return [(part.prompt.format_map(fields), [(0, target(fields))])]
     pairs = [(_field_values(prompt_format, question, r.rationale, r.answer, r.text), r.sample_index) for r in responses]
-    if fields_of(part.prompt) & set(RESPONSE_FIELDS):
+    if template_fields(part.prompt) & set(RESPONSE_FIELDS):
         return [(part.prompt.format_map(fields), [(index, target(fields))]) for fields, index in pairs]
     prompt = part.prompt.format_map(_field_values(prompt_format, question))
     return [(prompt, [(index, target(fields)) for fields, index in pairs])] if pairs else []
@@ -131,21 +131,21 @@ def parse_response(recipe: Recipe, prompt_format: PromptFormat, text: str, quest
     if recipe.parse_as == "rationale":
         return Parsed(text.strip(), None)
     if recipe.parse_as == "choice":
-        return Parsed(None, choice_of(text, question))
+        return Parsed(None, choice_with_text(text, question))
     return prompt_format.parse_answer_first(text, question)
 
 
 def needs_rationale(recipe: Recipe) -> bool:
     """Returns whether prompts for a student of the recipe contain a rationale."""
-    return "rationale" in fields_of(recipe.prompt)
+    return "rationale" in template_fields(recipe.prompt)
 
 
 def uses_fields(recipe: Recipe, *fields: str) -> bool:
     """Returns whether a part of the recipe uses one of the fields."""
-    return any(fields_of(part.prompt, part.target) & set(fields) for part in recipe.parts.values())
+    return any(template_fields(part.prompt, part.target) & set(fields) for part in recipe.parts.values())
 
 
-def fields_of(*templates: str) -> set[str]:
+def template_fields(*templates: str) -> set[str]:
     """Returns the fields that the templates use."""
     return {field for template in templates for _, field, _, _ in string.Formatter().parse(template) if field}
 
@@ -183,7 +183,7 @@ def _field_values(
 
 def _check(template: str, where: str) -> None:
     try:
-        fields = fields_of(template)
+        fields = template_fields(template)
     except ValueError as error:
         raise InputError(f"{where}: {template!r} is not a valid template ({error}); double a literal brace") from None
     for field in sorted(fields):

@@ -16,7 +16,7 @@ from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.tasks import arithmetic, multiple_choice, nli, row_task, sentiment, yes_no
 from scotd_jax.tasks.base import LoadedTask, SplitTask
 from scotd_jax.tasks.exemplars import SPLIT as EXEMPLARS
-from scotd_jax.tasks.exemplars import exemplar_split, own_exemplars
+from scotd_jax.tasks.exemplars import default_exemplars, exemplar_split
 from scotd_jax.tasks.jsonl import jsonl
 from scotd_jax.tasks.quarel import QUAREL
 from scotd_jax.tasks.world import world
@@ -63,7 +63,7 @@ def load_task(name: str, task: config.Task, seed: int) -> LoadedTask:
     else:
         hint = did_you_mean(task.kind, [*KINDS, "the path of a Python file"])
         raise InputError(f"config.tasks.{name}.kind: unknown kind {task.kind!r}; {hint}")
-    if isinstance(loaded, SplitTask) and (task.exemplars or own_exemplars(loaded)):
+    if isinstance(loaded, SplitTask) and (task.exemplars or default_exemplars(loaded)):
         loaded.add_split(EXEMPLARS, functools.partial(exemplar_split, task.exemplars, loaded))
     return loaded
 

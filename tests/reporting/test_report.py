@@ -24,8 +24,8 @@ def plain(text: str) -> str:
 
 
 def findings_of(data: ReportData) -> Findings:
-    rows = tables.rows(data)
-    return summarize_findings(data, rows, tables.comparisons(data, rows))
+    rows = tables.arm_rows(data)
+    return summarize_findings(data, rows, tables.compare_arms(data, rows))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_plots_use_the_fonts_and_colours_of_the_page(page):
 
 def test_page_contains_every_part_of_the_data(page, data):
     words = plain(Page(page).words)
-    row = tables.rows(data)[-2]
+    row = tables.arm_rows(data)[-2]
     cell = row.cells["world.test"]
     assert row.name == "N = 30"
     for text in [
@@ -142,7 +142,7 @@ def test_text_of_models_and_files_is_escaped():
 
 
 def test_names_in_plots_are_literal():
-    rows = tables.rows(ReportData("r", [arm("$x$ & 木", 0.6)]))
+    rows = tables.arm_rows(ReportData("r", [arm("$x$ & 木", 0.6)]))
     svg = plots.accuracy_panel(rows, EvalSet("w.test"))
     assert "$x$ &amp; 木</text>" in svg
     runs = {str(i): [(1, 2.0, 0.1), (2, 1.0 + i, 0.5)] for i in range(5)}
@@ -163,11 +163,11 @@ def test_seeds_and_models_have_separate_rows_and_paragraphs():
     assert "t5-tiny: " in words
     assert "seeds 0, 1" in words
     assert "sign-flip test over questions" in words
-    assert [(r.model, r.name, r.seeds) for r in tables.rows(data)][5:7] == [
+    assert [(r.model, r.name, r.seeds) for r in tables.arm_rows(data)][5:7] == [
         ("t5-tiny", "label-only", 2),
         ("t5-tiny", "one greedy chain", 2),
     ]
-    assert tables.rows(data)[-1].role == "teacher"
+    assert tables.arm_rows(data)[-1].role == "teacher"
 
 
 # ---- the headline
@@ -244,7 +244,7 @@ def test_runs_with_high_variance_are_not_significant():
     wild = [0.9, 0.5, 0.7]
     arms = [arm("SCoTD", a, seed=s, samples=30) for s, a in enumerate(wild)]
     arms += [arm("labels", 0.5, seed=s, samples=0) for s in range(3)]
-    (row,) = tables.comparisons(ReportData("r", arms), tables.rows(ReportData("r", arms)))
+    (row,) = tables.compare_arms(ReportData("r", arms), tables.arm_rows(ReportData("r", arms)))
     assert row.p < 0.001  # over questions, conditional on these runs
     assert row.difference.low < 0 < row.difference.high  # between runs
     assert row.significant == ""
@@ -255,7 +255,7 @@ def test_runs_with_high_variance_are_not_significant():
 
 def test_rows_average_runs_and_mark_the_best_student():
     arms = [arm("a", 0.6, seed=0), arm("a", 0.8, seed=1), arm("b", 0.65), arm("t", 0.99, role="teacher")]
-    made = tables.rows(ReportData("r", arms))
+    made = tables.arm_rows(ReportData("r", arms))
     cells = {r.name: r.cells["w.test"] for r in made}
     assert cells["a"].estimate.value == pytest.approx(0.7)
     assert cells["a"].run_accuracies == (0.6, 0.8)
@@ -267,13 +267,13 @@ def test_rows_average_runs_and_mark_the_best_student():
 def test_comparisons_pair_equal_seeds_only():
     arms = [arm("m", 0.8, seed=s, samples=5) for s in (0, 1, 2)] + [arm("o", 0.5, seed=s) for s in (1, 2, 3)]
     data = ReportData("r", arms)
-    (row,) = tables.comparisons(data, tables.rows(data))
+    (row,) = tables.compare_arms(data, tables.arm_rows(data))
     assert row.seeds == 2
 
 
 def test_method_can_be_set_by_name():
     data = ReportData("r", [arm("x", 0.8, samples=0), arm("y", 0.5, samples=30)], method="x")
-    (row,) = tables.comparisons(data, tables.rows(data))
+    (row,) = tables.compare_arms(data, tables.arm_rows(data))
     assert (row.method, row.other) == ("x", "y")
 
 

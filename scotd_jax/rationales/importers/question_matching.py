@@ -92,7 +92,7 @@ class QuestionMatcher:
             forms.setdefault(collapse_spaces(task.format.prompt(question)), id_)
             if question.context:
                 forms.setdefault(collapse_spaces(f"{question.context} {question.text}"), id_)
-            stem = stem_of(question)
+            stem = question_stem(question)
             if stem is None:
                 continue
             for form in choice_layouts(stem, question.choices):
@@ -116,7 +116,7 @@ def choice_layouts(stem: str, choices: Sequence[str]) -> Iterator[str]:
     yield f"{stem} Answer choices: {', '.join(pairs)}"  # openbookqa_multi
 
 
-def stem_of(question: Question) -> str | None:
+def question_stem(question: Question) -> str | None:
     """Returns a question without the choices at its end, whatever their layout; None if it does not end with them."""
     text = collapse_spaces(question.text)
     if not question.choices:
