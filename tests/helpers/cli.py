@@ -1,4 +1,4 @@
-"""Runs the command line like a user: in a process of its own, with one device, without the strict settings of tests."""
+"""Runs the command line as users do: in a separate process, with one device, without the strict settings of tests."""
 
 import os
 import subprocess

@@ -50,7 +50,7 @@ def _fast_get_compile_options(*args, env_options_overrides=None, **more):
 def fast_compilation(enabled: bool = True) -> Iterator[None]:
     """Compiles with the fast options, or with the default ones if not `enabled`.
 
-    JAX has no setting for this that can change within a process. Compiled programs are discarded at the change, because
+    JAX has no such setting that can change within a process. Compiled programs are discarded at each change, because
     results that are compared bit by bit must come from the same compiler options.
     """
     before = compiler.get_compile_options

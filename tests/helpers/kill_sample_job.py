@@ -63,7 +63,7 @@ class RunPaths(NamedTuple):
 
 
 def start(paths: RunPaths, hosts: int = 1, fill_cache: bool = False) -> list[BaseProcess]:
-    """Starts the processes of one run. `fill_cache` keeps compiled programs; not if it will be killed."""
+    """Starts the processes of one run. `fill_cache` keeps compiled programs; only for a run that is not killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     address = f"localhost:{free_port()}" if hosts > 1 else ""

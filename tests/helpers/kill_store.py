@@ -1,6 +1,6 @@
 """A small run that writes responses, which can be killed at every file operation. Used by test_store.py.
 
-As a script it kills forks of itself with signal 9, once at every operation, and checks what is left:
+As a script it kills forks of itself with signal 9, once at every operation, and checks the remaining files:
 
     python -m tests.helpers.kill_store FOLDER
 """
@@ -39,7 +39,7 @@ def run(
     hosts: int = 1,
     barrier: Callable[[], object] = lambda: None,
 ) -> None:
-    """Does what the sample job does: writes missing rows, four at a time over all hosts, and merges at the end.
+    """Writes the missing rows like the sample job, four at a time over all hosts, and merges them at the end.
 
     `acknowledge` is called with every written row, `barrier` where hosts wait for each other.
     """
@@ -62,7 +62,7 @@ def run(
 def hook_file_operations(hook: Hook) -> Iterator[None]:
     """Calls `hook` before and after every change to the disk, and in the middle of every file.
 
-    fsync is a step, but does nothing: it matters in a power cut, which cannot be tested, and takes most of the time.
+    fsync is a step but does nothing: it takes most of the time, and its effect in a power cut cannot be tested.
     """
     operations = {name: _hooked(name, getattr(os, name), hook) for name in OPERATIONS}
     operations["fsync"] = _hooked("fsync", lambda descriptor: None, hook)

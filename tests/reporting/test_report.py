@@ -255,8 +255,8 @@ def test_runs_with_high_variance_are_not_significant():
 
 def test_rows_average_runs_and_mark_the_best_student():
     arms = [arm("a", 0.6, seed=0), arm("a", 0.8, seed=1), arm("b", 0.65), arm("t", 0.99, role="teacher")]
-    made = tables.arm_rows(ReportData("r", arms))
-    cells = {r.name: r.cells["w.test"] for r in made}
+    rows = tables.arm_rows(ReportData("r", arms))
+    cells = {row.name: row.cells["w.test"] for row in rows}
     assert cells["a"].estimate.value == pytest.approx(0.7)
     assert cells["a"].run_accuracies == (0.6, 0.8)
     assert (cells["a"].best, cells["b"].best, cells["t"].best) == (True, False, False)
