@@ -17,11 +17,11 @@ from etils import epath
 from scotd_jax.errors import InputError
 
 _SUFFIX = ".partial"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_local(path: epath.PathLike) -> bool:
-    """Returns whether the path is local, and not remote like gs://."""
+    """Returns whether the path is local, unlike gs://..."""
     return "://" not in os.fspath(path)
 
 
@@ -31,7 +31,7 @@ def disk_full_as_input_error(path: epath.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in _DISK_FULL_ERRORS:
             raise
         raise InputError(
             f"{path}: the disk is full, the file was not written ({error.strerror}). Nothing that was complete "
@@ -67,9 +67,9 @@ def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
 
 
 def remove_partial_files(folder: epath.PathLike, prefix: str = "") -> None:
-    """Deletes the temporary files that killed processes have left of files whose names begin with `prefix`.
+    """Deletes temporary files of killed processes whose final names would begin with `prefix`.
 
-    Call it only from the single process that writes such names: it would delete the files of a live writer.
+    Call it only from the one process that writes such files: it would also delete temporary files that are in use.
     """
     folder = epath.Path(folder)
     if not folder.is_dir():

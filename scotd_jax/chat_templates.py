@@ -1,4 +1,4 @@
-"""Chat templates: turns of a chat as text, by the template of an instruction-tuned model's tokenizer."""
+"""Chat templates: renders the turns of a chat as text with the template of an instruction-tuned model's tokenizer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from scotd_jax.errors import InputError
 from scotd_jax.records import Turn
 
-# The default date of Llama's templates. Jinja drops the line end after the macro.
+# 26 July 2024, the default date of Llama's templates, by strftime code.
 _DATE = {
     "%Y": "2024",
     "%m": "07",
@@ -18,8 +18,9 @@ _DATE = {
     "%a": "Fri",
     "%y": "24",
 }
+# Replaces the function `strftime_now` that transformers passes to templates. Jinja drops the line end after the macro.
 _FIXED_DATE = "{% macro strftime_now(form) %}{{ form"
-_FIXED_DATE += "".join(f"|replace({sign!r}, {value!r})" for sign, value in _DATE.items()) + " }}{% endmacro %}\n"
+_FIXED_DATE += "".join(f"|replace({code!r}, {value!r})" for code, value in _DATE.items()) + " }}{% endmacro %}\n"
 
 
 def chat_template(fast: Any) -> str:
@@ -34,7 +35,7 @@ def chat_template(fast: Any) -> str:
 
 
 def render_chat(fast: Any, messages: Sequence[Turn]) -> str:
-    """Returns a chat as text by the tokenizer's template, up to the start of the model's turn.
+    """Renders a chat as text with the tokenizer's template, up to the start of the model's turn.
 
     Raises:
       InputError: if the tokenizer has no template, or the template refuses the turns.

@@ -18,6 +18,9 @@ def split_prompt(prompt_ids: Sequence[int], start_token: int | None) -> tuple[li
       prompt_ids: token ids of the whole prompt.
       start_token: decoder start token, or None for a decoder-only model.
 
+    Returns:
+      The token ids of the prefix, and the start token.
+
     Raises:
       ValueError: if the prompt of a decoder-only model is empty.
     """

@@ -1,7 +1,7 @@
-"""Local views of folders that may be remote (gs://), for libraries that read and write local files only.
+"""Access to possibly remote folders (gs://) for libraries that read and write local files only.
 
-Tokenizers and safetensors open local files. `local_copy` provides a local view of a file or folder. `staged_folder`
-provides a staging folder whose files are renamed into the target one by one after all of them have been written.
+Tokenizers and safetensors are such libraries. `local_copy` provides a local path for reading a file or folder.
+`staged_folder` provides a local folder for writing; its files are renamed into the target one by one at the end.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ _STAGING = ".staging-"
 
 @contextlib.contextmanager
 def local_copy(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[pathlib.Path]:
-    """Yields a local path with the contents of `path`: itself if local, else a temporary copy.
+    """Yields a local path with the contents of `path`: `path` itself if it is local, else a temporary copy.
 
     Args:
       path: a file or folder.
-      wanted: selects files of a folder by name. Subfolders are not copied.
+      wanted: returns whether to copy the file of this name from a folder. Subfolders are never copied.
 
     Raises:
       InputError: if `path` does not exist.

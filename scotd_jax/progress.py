@@ -14,7 +14,7 @@ from typing import Any
 
 TextStream = Any  # typing.TextIO, whose run-time check rejects io.StringIO and the capture streams of pytest
 
-WINDOW = 30.0  # seconds over which the rate is averaged, so that compilation at the start stops counting
+WINDOW = 30.0  # seconds over which the rate is averaged, so that compilation at the start soon has no influence
 
 
 class Progress:
@@ -45,9 +45,9 @@ class Progress:
 
         Args:
           total: number of units of the whole work; None if unknown.
-          label: what works, for example the name of a model; begins every line.
-          unit: plural noun of what is counted.
-          scope: what the units belong to, for example the name of a question set.
+          label: beginning of every line, for example the name of a model.
+          unit: plural noun for the units, for example "responses".
+          scope: name of the set that the units belong to, for example a question set.
           process_index: index of this process; only process 0 prints.
           done: units that an earlier run has finished; rates count this run only.
           stream: where to print; standard error by default.
@@ -109,8 +109,8 @@ class Progress:
         parts = [f"{self.done} {self._what}"]
         if self.total:
             parts = [f"{self.done} of {self.total} {self._what} ({100 * self.done // self.total} %)"]
-        (t0, n0), now = self._samples[0], self._clock()
-        rate = (self.done - n0) / (now - t0) if now > t0 else 0.0
+        (window_start, done_before), now = self._samples[0], self._clock()
+        rate = (self.done - done_before) / (now - window_start) if now > window_start else 0.0
         if rate > 0:
             parts.append(format_rate(rate, self.unit))
             if self.total and self.total > self.done:

@@ -28,7 +28,7 @@ class Question:
       text: the question.
       choices: texts of the answer options; empty for open questions.
       answer: gold answer in the form that students generate; None if unknown.
-      group: common to the members of a contrast group.
+      group: name of the contrast group that the question belongs to.
       context: a passage that the question refers to.
       tags: free labels for breaking down results (family, number of steps).
     """
@@ -59,7 +59,7 @@ class Response:
       logprob: natural log-probability of all `num_tokens` tokens under the model at temperature 1.
       num_tokens: number of generated tokens, end token included.
       model: name of the model.
-      sampling: description of the sampling policy.
+      sampling: description of the sampling policy, for readers.
     """
 
     question_id: str
@@ -76,6 +76,7 @@ class Response:
 
     @property
     def key(self) -> tuple[str, int]:
+        """The identity of the response, `(question_id, sample_index)`."""
         return self.question_id, self.sample_index
 
 

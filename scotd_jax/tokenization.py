@@ -4,9 +4,9 @@
 library. It loads a Hugging Face folder, T5's bare `spiece.model` or OPT's bare `vocab.json` and `merges.txt`, and
 trains word-level tokenizers for tasks with a small vocabulary.
 
-Callers must know: T5 drops line ends and repeated blanks and has no token for some characters, so decode(encode(x)) may
+Three caveats: T5 drops line ends and repeated blanks and has no token for some characters, so decode(encode(x)) may
 differ from x; a stop string may have several tokenizations; and prompt and response are tokenized separately, in
-training as in sampling.
+training and in sampling.
 
 A chat is rendered by the chat template of an instruction-tuned model's tokenizer. Some templates insert the current
 date; it is fixed here, so that a prompt depends on its text alone.
@@ -36,7 +36,7 @@ _WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5")
 
 @dataclasses.dataclass(frozen=True)
 class PromptEncoder:
-    """Encodes batches of texts; small and quick to send to another process.
+    """Encodes batches of texts. It is small, so that it can be sent to other processes quickly.
 
     The ids of a prompt are `prefix_ids`, those of its text, and `suffix_ids`.
 
@@ -128,9 +128,9 @@ class Tokenizer:
 
     @classmethod
     def train_word_level(cls, texts: Iterable[str]) -> "Tokenizer":
-        """Trains a tokenizer with one token per word (split at white space), the most frequent first.
+        """Trains a tokenizer with one token per word (split at whitespace), the most frequent words first.
 
-        Decoding joins words with single blanks. The same texts in any order give an equal tokenizer.
+        Decoding joins words with single blanks. The tokenizer does not depend on the order of the texts.
         """
         from tokenizers import Tokenizer as Backend
         from tokenizers import models, pre_tokenizers
@@ -167,12 +167,12 @@ class Tokenizer:
 
         Args:
           prompt: a text or a chat. A chat has the special tokens of its template only.
-          kind: kind of model: "t5" ends a text with `eos_id`, "opt" begins it with `bos_id`, "decoder" begins it like
-            the tokenizer itself (Llama with `<s>`, Qwen with nothing).
+          kind: kind of model: "t5" ends a text with `eos_id`, "opt" begins it with `bos_id`, "decoder" begins it with
+            the special tokens that the tokenizer itself adds (`<s>` for Llama, none for Qwen).
         """
         if not isinstance(prompt, str):
             return self.chat_ids(prompt)
-        before, after = self._frame(kind)
+        before, after = self._special_ids(kind)
         return [*before, *self.encode(prompt), *after]
 
     def chat_ids(self, messages: Sequence[Turn]) -> list[int]:
@@ -189,8 +189,8 @@ class Tokenizer:
         return chat_templates.chat_template(self._fast)
 
     def encoder(self, kind: str, chat: bool = False) -> PromptEncoder:
-        """Returns a picklable encoder of prompts for a model of `kind`: of texts, or of chats."""
-        before, after = ([], []) if chat else self._frame(kind)
+        """Returns a picklable encoder of prompts for a model of `kind`; with `chat`, of chats instead of texts."""
+        before, after = ([], []) if chat else self._special_ids(kind)
         return PromptEncoder(self._backend, tuple(before), tuple(after), self.eos_id, self._fast if chat else None)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -200,8 +200,8 @@ class Tokenizer:
     def token_bytes(self) -> list[bytes]:
         """Returns the bytes of every id below `size`; b"" for special tokens and unused ids.
 
-        Concatenated, they are the UTF-8 of `decode`, except that T5 and word-level tokens include the blank before a
-        word, which adds one at the beginning.
+        Concatenated, they are `decode` in UTF-8. T5 and word-level tokens include the blank before a word, so there
+        they begin with an additional blank.
         """
         return list(self._token_bytes)
 
@@ -223,29 +223,30 @@ class Tokenizer:
         digested["ids"] = [self.bos_id, self.eos_id, self.pad_id]
         return hashlib.sha256(json.dumps(digested, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _frame(self, kind: str) -> tuple[list[int], list[int]]:
-        frames = {"t5": ([], [self.eos_id]), "opt": ([self.bos_id], []), "decoder": (self._own_start, [])}
-        if kind not in frames:
-            raise ValueError(f"unknown kind of model {kind!r}; expected one of {', '.join(frames)}")
-        return frames[kind]
+    def _special_ids(self, kind: str) -> tuple[list[int], list[int]]:
+        """The special tokens before and after the text of a prompt."""
+        by_kind = {"t5": ([], [self.eos_id]), "opt": ([self.bos_id], []), "decoder": (self._leading_special_ids, [])}
+        if kind not in by_kind:
+            raise ValueError(f"unknown kind of model {kind!r}; expected one of {', '.join(by_kind)}")
+        return by_kind[kind]
 
     @functools.cached_property
-    def _own_start(self) -> list[int]:
-        """The special tokens before every text. Those after the text are left out, as they would end a response."""
-        plain, framed = self.encode("a"), self._backend.encode("a").ids
-        begins = [i for i in range(len(framed)) if framed[i : i + len(plain)] == plain]
-        return framed[: begins[0]] if begins else []
+    def _leading_special_ids(self) -> list[int]:
+        """The special tokens that the tokenizer adds before a text. Those after it would end a prompt too early."""
+        plain, complete = self.encode("a"), self._backend.encode("a").ids
+        begins = [i for i in range(len(complete)) if complete[i : i + len(plain)] == plain]
+        return complete[: begins[0]] if begins else []
 
     def _with_template(self, kind: str) -> Any:
-        """Returns the fast tokenizer if it adds the special tokens of `kind`, else a generic one that does."""
+        """Returns the fast tokenizer if it adds the special tokens of `kind`, else a generic copy that adds them."""
         if self._fast("a").input_ids == self.prompt_ids("a", kind):
             return self._fast
         from tokenizers import Tokenizer as Backend
         from tokenizers import processors
 
         backend = Backend.from_str(self._backend.to_str())
-        before, after = ([backend.id_to_token(i) for i in ids] for ids in self._frame(kind))
-        used = [(backend.id_to_token(i), i) for ids in self._frame(kind) for i in ids]
+        before, after = ([backend.id_to_token(i) for i in ids] for ids in self._special_ids(kind))
+        used = [(backend.id_to_token(i), i) for ids in self._special_ids(kind) for i in ids]
         backend.post_processor = processors.TemplateProcessing(single=[*before, "$A", *after], special_tokens=used)
         names = {k: backend.id_to_token(getattr(self, f"{k}_id")) for k in ("bos", "eos", "pad")}
         settings = {"unk_token": self._fast.unk_token, "chat_template": self._fast.chat_template}

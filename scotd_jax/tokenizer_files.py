@@ -1,4 +1,4 @@
-"""Tokenizer files of pretrained models: loading them with transformers, and the bytes behind their tokens."""
+"""Tokenizer files of pretrained models: loads them with transformers, and returns the bytes that a token stands for."""
 
 import json
 import os
@@ -12,7 +12,15 @@ from scotd_jax.errors import InputError
 
 
 def find_reader(local: pathlib.Path, path: epath.PathLike) -> Callable[[], Any]:
-    """Returns a function that reads the tokenizer at `local`, a copy of `path`. Raises InputError if there is none."""
+    """Returns a function that loads the tokenizer of a file or folder, depending on the files that are present.
+
+    Args:
+      local: local copy of `path`.
+      path: path for messages.
+
+    Raises:
+      InputError: if there is no tokenizer.
+    """
     library = import_transformers()
     if local.is_file():
         if local.suffix == ".model":
@@ -74,13 +82,13 @@ def import_transformers() -> Any:
 
 def wrap_backend(backend: Any, **settings: str | Mapping[str, str] | None) -> Any:
     """Returns a fast tokenizer of transformers around a backend of the library tokenizers."""
-    known = {k: v for k, v in settings.items() if v is not None}
-    kind = import_transformers().PreTrainedTokenizerFast
-    return kind(tokenizer_object=backend, clean_up_tokenization_spaces=False, **known)
+    given = {name: value for name, value in settings.items() if value is not None}
+    fast_class = import_transformers().PreTrainedTokenizerFast
+    return fast_class(tokenizer_object=backend, clean_up_tokenization_spaces=False, **given)
 
 
 def bytes_decoder(decoder: dict[str, Any] | None) -> Callable[[str], bytes]:
-    """Returns a function from a token's name to its bytes, for the decoder in the tokenizer's JSON."""
+    """Returns a function from a token's string to its bytes, for the `decoder` of a tokenizer.json."""
     if decoder is None:  # a word-level tokenizer, which joins words with blanks
         return lambda token: b" " + token.encode()
     steps = {step["type"]: step for step in decoder.get("decoders", [decoder])}

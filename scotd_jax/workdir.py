@@ -34,7 +34,11 @@ _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers
 
 
 class StopBeforeWork(Exception):  # noqa: N818 (not an error)
-    """Ends a job of a dry run at the moment at which it would begin to work. `state` is that of its artefact."""
+    """Ends a job of a dry run before any work.
+
+    Attributes:
+      state: what the job would do with its artefact: run from the start, resume, or nothing because it is complete.
+    """
 
     def __init__(self, state: Literal["run", "resume", "complete"]):
         super().__init__(state)
@@ -45,11 +49,11 @@ class Workdir:
     """DIR/{rationales,corpora,students,evaluations,exports}/NAME and DIR/report."""
 
     def __init__(self, root: str, writes: bool = True, dry_run: bool = False):
-        """Opens a work directory, which the first write creates.
+        """Opens a work directory. The first write creates it.
 
         Args:
           root: its path, local or in a bucket (gs://...).
-          writes: False on processes that leave manifests to the primary one.
+          writes: whether this process writes manifests; True on the primary process only.
           dry_run: whether `Artefact.begin` raises StopBeforeWork after its checks, so that no job does any work.
         """
         # Checkpoints need an absolute path, and messages are clearer with one.
@@ -57,7 +61,7 @@ class Workdir:
         self._writes, self._dry_run = writes and not dry_run, dry_run
 
     def artefact(self, job: str, name: str) -> "Artefact":
-        """Returns the artefact `name` that `job` makes; the name of the report is empty."""
+        """Returns the artefact `name` of a job. The report has the empty name."""
         return Artefact(self.root, job, name, self._writes, self._dry_run)
 
     def save_config(self, config: dict[str, Any]) -> None:
@@ -93,11 +97,12 @@ class Artefact:
 
     @property
     def complete(self) -> bool:
+        """Whether the work is complete."""
         return bool(self.manifest().get("complete"))
 
     @property
     def digest(self) -> str:
-        """Digest of the content, which artefacts made from this one record. Raises InputError if it is incomplete."""
+        """Digest of the content, for the identities of derived artefacts. Raises InputError if it is incomplete."""
         if not self.complete:
             raise InputError(f"{self.path}: not complete; run it first: --jobs={self.job}")
         return self.manifest()["digest"]
@@ -115,7 +120,7 @@ class Artefact:
           InputError: if the folder holds work with another identity.
           StopBeforeWork: in a dry run.
         """
-        identity = json.loads(json.dumps(identity))  # as it is read back: tuples are lists
+        identity = json.loads(json.dumps(identity))  # JSON turns tuples into lists, as in the manifest to compare with
         manifest = self.manifest()
         if manifest and manifest["identity"] != identity:
             key, recorded, current = _first_difference(manifest["identity"], identity, "")
@@ -134,8 +139,8 @@ class Artefact:
         """Marks the artefact as complete.
 
         Args:
-          counts: what was made, for readers and reports.
-          content: what the digest covers besides the identity, e.g. hashes of files.
+          counts: numbers that describe the result, for readers and reports.
+          content: plain data that the digest covers besides the identity, e.g. hashes of files.
         """
         if not self._writes:
             return
@@ -143,13 +148,15 @@ class Artefact:
         self._write(manifest | {"counts": counts, "digest": digest([manifest["identity"], content]), "complete": True})
 
     def remove(self) -> None:
+        """Deletes the folder, if it exists."""
         if self.path.exists():
-            # The manifest goes first: a folder that is half removed must not look complete.
+            # Delete the manifest first: a folder that is only partly deleted must not count as complete.
             self._manifest.unlink(missing_ok=True)
             self.path.rmtree()
 
     @property
     def _redo(self) -> str:
+        """The flag that makes the artefact again from the start."""
         return f"--overwrite={self.job}:{self.name}" if self.name else f"--overwrite={self.job}"
 
     def _write(self, manifest: dict[str, Any]) -> None:
@@ -159,6 +166,7 @@ class Artefact:
 
 
 def _first_difference(recorded: Any, current: Any, path: str) -> tuple[str, Any, Any]:
+    """Returns the path of the first entry that differs, and both of its values."""
     if isinstance(recorded, dict) and isinstance(current, dict):
         for key in [*recorded, *(k for k in current if k not in recorded)]:
             if recorded.get(key) != current.get(key):
@@ -167,7 +175,7 @@ def _first_difference(recorded: Any, current: Any, path: str) -> tuple[str, Any,
 
 
 def digest(value: Any) -> str:
-    """Returns a short hash of plain data: equal data, equal digest."""
+    """Returns a short hash of plain data, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -184,7 +192,7 @@ def file_digest(path: epath.PathLike) -> str:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Writes a whole file or nothing. Raises InputError if the disk is full."""
+    """Writes a file atomically. Raises InputError if the disk is full."""
     with atomic_write(path) as file:
         file.write(text.encode())
 

@@ -1,4 +1,4 @@
-"""Specifications of accelerators: peak FLOP/s and, for chips of rentable topologies, memory and bandwidth.
+"""Specifications of accelerators: peak FLOP/s and, for the chips of known topologies, memory and bandwidth.
 
 Peaks are for dense bfloat16 matmuls with float32 accumulation, as in the makers' data sheets
 (cloud.google.com/tpu/docs, nvidia.com); the figures for 2:4 sparse matrices, twice as large, are not used. They are the
@@ -24,9 +24,9 @@ class Chip:
     Attributes:
       name: the KIND in topology names, for example "v5e" in "v5e-16".
       platform: XLA platform.
-      usable: bytes that a program can use. On TPUs the limit in XLA's out-of-memory message (libtpu 0.0.42), on GPUs
-        JAX's share of the memory (`gpu_memory_fraction`).
-      peak: FLOP/s.
+      usable: bytes of device memory that a program can use. On TPUs the limit in XLA's out-of-memory message (libtpu
+        0.0.42), on GPUs JAX's share of the memory (`gpu_memory_fraction`).
+      peak: peak FLOP/s.
       bandwidth: bytes/s of device memory.
       cores: TensorCores per chip where topology names count TensorCores, else 1.
     """
@@ -54,8 +54,8 @@ _TPUS = (
     ("v6e", ("TPU v6 lite", "TPU v6e"), 918, 31.25, 1640, 1),
     ("v7x", ("TPU7x",), 1153.5, None, None, 1),
 )
-# GPUs: words that the `device_kind` contains (the first row that matches counts), peak TFLOP/s, and for topologies
-# memory in GB and GB/s.
+# GPUs: words that the `device_kind` contains, peak TFLOP/s, and for topologies memory in GB and GB/s. The first row
+# that matches is used.
 _GPUS = (
     ("GB200", 2500, None, None),
     ("B200", 2250, 180, 8000),

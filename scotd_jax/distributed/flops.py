@@ -1,10 +1,10 @@
 """Model FLOPs of training updates and of prefill, from formulas.
 
-Counts the multiplications and additions of matmuls (2 FLOPs per pair of numbers) in the grouped program: every prompt
-once per question, every response once, attention to both, and the output matrix for response tokens. The backward pass
-counts twice the forward pass. Norms, activations, softmax and the optimizer, together a few percent, are left out. So
-is all that is computed a second time to save memory (attention weights, chunks of logits, remat), as is usual for MFU.
-Savings from frozen parameters are not subtracted.
+Counts the FLOPs of matmuls (one multiplication and one addition per term) in the grouped program: every prompt once per
+question, every response once, attention to both, and the output matrix for response tokens. The backward pass takes
+twice as many as the forward pass. Norms, activations, softmax and the optimizer, together a few percent, are left out.
+As usual for MFU, recomputation that saves memory (attention weights, chunks of logits, remat) is left out, too. Savings
+from frozen parameters are not subtracted.
 
 The last layer of a decoder-only model needs only the keys and values of a prompt. Compilers remove the rest of that
 layer, and the formulas do not count it.
@@ -22,9 +22,8 @@ class MatmulSizes:
       prompt: weights that multiply each prompt token.
       response: weights that multiply each response token, without the output matrix.
       output: weights of the output matrix.
-      prompt_attention: query heads times head width of attention among prompt tokens.
-      response_attention: the same for attention from response tokens to the prompt, which equals that among response
-        tokens.
+      prompt_attention: query heads times head width, for attention among prompt tokens.
+      response_attention: the same for attention from response tokens to the prompt, and for that among response tokens.
       causal_prompt: whether prompt tokens attend causally (decoder-only models).
     """
 
@@ -38,8 +37,8 @@ class MatmulSizes:
 
 def matmul_sizes(config: Any) -> MatmulSizes | None:
     """Returns the sizes of an OPT, T5 or decoder config, or None for other kinds of model."""
-    count = _BY_KIND.get(getattr(config, "kind", ""))
-    return None if count is None else count(config)
+    sizes_of = _SIZES_BY_KIND.get(getattr(config, "kind", ""))
+    return None if sizes_of is None else sizes_of(config)
 
 
 def training_flops(
@@ -53,7 +52,7 @@ def training_flops(
       group: responses per question.
       prompt: padded length of the prompts.
       response: padded length of the responses.
-      skip_masked: leave out the pairs that a causal mask hides. By default all pairs count, as programs compute them.
+      skip_masked: leave out pairs of tokens that a causal mask hides. By default they count, as programs compute them.
 
     Returns:
       0 for unknown kinds of model.
@@ -74,7 +73,7 @@ def prefill_flops(config: Any, *, sequences: int, length: int, before: int = 0, 
       config: model config.
       sequences: number of prompts.
       length: padded length of the prompts.
-      before: tokens of a shared prefix, already encoded, to which the prompts attend.
+      before: number of tokens of an encoded shared prefix to which the prompts attend.
       skip_masked: as in `training_flops`.
 
     Returns:
@@ -88,16 +87,17 @@ def prefill_flops(config: Any, *, sequences: int, length: int, before: int = 0, 
 
 
 def _pairs(length: int, causal: bool) -> int:
+    """Number of pairs of query and key."""
     return length * (length + 1) // 2 if causal else length * length
 
 
 def _opt(config: Any) -> MatmulSizes:
     D, L = config.hidden_size, config.num_hidden_layers
     layer = 4 * D * D + 2 * D * config.ffn_dim
-    project = D * config.embed_width if config.embed_width != D else 0
+    projection = D * config.embed_width if config.embed_width != D else 0
     return MatmulSizes(
-        prompt=project + (L - 1) * layer + 2 * D * D,
-        response=L * layer + 2 * project,
+        prompt=projection + (L - 1) * layer + 2 * D * D,
+        response=L * layer + 2 * projection,
         output=config.vocab_size * config.embed_width,
         prompt_attention=(L - 1) * D,
         response_attention=L * D,
@@ -133,4 +133,4 @@ def _t5(config: Any) -> MatmulSizes:
     )
 
 
-_BY_KIND = {"opt": _opt, "decoder": _decoder, "t5": _t5}
+_SIZES_BY_KIND = {"opt": _opt, "decoder": _decoder, "t5": _t5}

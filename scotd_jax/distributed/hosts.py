@@ -1,8 +1,8 @@
 """Coordination of the processes of one multi-host run.
 
-Training is one program over the devices of all processes. Sampling is not: every process runs its own questions through
-a copy of the model on its own devices, because sampling noise depends on the sample's key alone. Only the primary
-process writes manifests and merges files. All processes must see the same work directory.
+Training is one program over the devices of all processes. For sampling, every process runs its own questions through a
+copy of the model on its own devices; the samples do not depend on the split, because their noise is keyed. Only the
+primary process writes manifests and merges files. All processes must have access to the same work directory.
 """
 
 from typing import Any
@@ -54,11 +54,14 @@ def local_share(items: list) -> list:
 
 
 def gather_to_local_devices(tree: Any, shardings: Any) -> Any:
-    """Copies arrays that are sharded over all processes to the devices of this one. Every process must call it.
+    """Copies arrays that are sharded over all processes to the devices of this process. Every process must call it.
 
     Args:
       tree: global arrays.
       shardings: shardings of the result, over devices of this process.
+
+    Returns:
+      The copies; `tree` itself if there is only one process.
     """
     if jax.process_count() == 1:
         return tree

@@ -48,7 +48,7 @@ def mesh_shape(sizes: config.Mesh, devices: int) -> dict[str, int]:
     text = ", ".join(f"{axis}={size}" for axis, size in shape.items())
     free = [axis for axis, size in shape.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in shape.values()):
-        raise InputError(f"config.mesh: {text}; sizes are positive and at most one of them is -1 (what is left)")
+        raise InputError(f"config.mesh: {text}; sizes are positive, and at most one is -1 (all remaining devices)")
     fixed = math.prod(size for size in shape.values() if size != -1)
     if free:
         shape[free[0]] = devices // fixed
@@ -61,7 +61,7 @@ def mesh_shape(sizes: config.Mesh, devices: int) -> dict[str, int]:
 
 
 def local_mesh_sizes(sizes: config.Mesh, devices: int, local_devices: int) -> config.Mesh:
-    """Returns the mesh on which one process of several generates.
+    """Returns the sizes of the mesh on which each process of a multi-host run generates.
 
     Models are sharded over `tensor` as far as the process's own devices allow, and questions over the rest. `fsdp` is
     not used, because gathering parameters for every token costs more than it saves.

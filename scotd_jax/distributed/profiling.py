@@ -1,4 +1,4 @@
-"""Profiles of a range of steps of a job: `--config.profile.first=10`.
+"""Profiling of a range of steps of a job: `--config.profile.first=10`.
 
 A profile is a folder for TensorBoard or XProf; the `*.trace.json.gz` in it opens in https://ui.perfetto.dev. Profiling
 slows the profiled steps down and does not change their results.
@@ -28,7 +28,8 @@ def profile_steps(
 ) -> Generator[Item, None, None]:
     """Yields `items` and records a profile while items `profile.first` to `profile.last` are produced and consumed.
 
-    Only the primary process records. Close the generator (`contextlib.closing`), or a profile may never be stopped.
+    Only the primary process records. Close the generator (`contextlib.closing`): a caller that leaves its loop early
+    would otherwise not stop the profiler.
 
     Args:
       items: steps, or batches of a sampler.

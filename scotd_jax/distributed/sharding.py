@@ -17,15 +17,15 @@ AnyMesh = Mesh | AbstractMesh
 
 
 def partition_spec(mesh: AnyMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
-    """Returns the partition of one parameter by the names of its logical axes.
+    """Returns the PartitionSpec of one parameter with these logical axes and this shape.
 
     A dimension is not sharded if its mesh axis does not divide it or already shards another dimension.
     """
     spec: list[str | None] = []
     for name, size in zip(axes, shape, strict=True):
         axis = LOGICAL_AXIS_RULES.get(name) if name is not None else None
-        shards = axis is not None and axis not in spec and size % mesh.shape[axis] == 0
-        spec.append(axis if shards else None)
+        is_sharded = axis is not None and axis not in spec and size % mesh.shape[axis] == 0
+        spec.append(axis if is_sharded else None)
     return PartitionSpec(*spec)
 
 
@@ -46,10 +46,16 @@ def param_shardings(mesh: AnyMesh, axes: Tree, abstract: Tree) -> Tree:
 
 
 def shardings_like(tree: Tree, params: Tree, shardings: Tree, mesh: AnyMesh) -> Tree:
-    """Returns shardings of an optimizer state, which contains copies of the parameter tree (moments).
+    """Returns shardings of an optimizer state, which contains trees of moments that are nested like the parameters.
 
-    A leaf whose path ends in the path of a parameter and that has the shape of this parameter is sharded like it. All
-    other leaves (counters, factored moments) are replicated.
+    A leaf is sharded like a parameter if its path ends in the path of that parameter and the shapes agree. All other
+    leaves (counters, factored moments) are replicated.
+
+    Args:
+      tree: the optimizer state, possibly abstract.
+      params: the parameters, possibly abstract.
+      shardings: shardings of the parameters.
+      mesh: the mesh of the replicated leaves.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     by_path = {
@@ -77,10 +83,10 @@ def batch_sharding(mesh: AnyMesh) -> NamedSharding:
 
 
 def cache_sharding(mesh: AnyMesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Returns the sharding of one array of a KV cache, as far as the sizes are divisible.
+    """Returns the sharding of one array of a KV cache.
 
-    The leading axis is sharded over `data` and `fsdp`. Keys and values [B, ..., K, T, Dh] are also sharded over
-    `tensor` by their heads K.
+    The leading axis is sharded over `data` and `fsdp`, and the heads K of keys and values [B, ..., K, T, Dh] over
+    `tensor`. An axis that the devices do not divide is not sharded.
     """
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     axes: list[Any] = [
@@ -99,17 +105,17 @@ def constrain_cache(mesh: AnyMesh | None, tree: Tree) -> Tree:
 
 
 def shard_batch(batch: Tree, sharding: NamedSharding) -> Tree:
-    """Makes global arrays of the rows of a batch that each process loaded, in the order of the processes."""
+    """Returns global arrays made of the rows that each process has loaded, in the order of the processes."""
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
-    with jax.transfer_guard_host_to_device("allow"):  # the training loop forbids implicit transfers; this one is meant
+    with jax.transfer_guard_host_to_device("allow"):  # the training loop disallows implicit transfers
         return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
 def shard_params(params: Tree, shardings: Tree) -> Tree:
     """Copies parameters to the devices. Every process must pass every parameter in full.
 
-    The result never aliases the arguments, because training donates its buffers and the caller keeps the arguments.
+    The result never aliases the arguments, because training donates the result and the caller keeps the arguments.
     """
 
     def shard(value: Any, sharding: NamedSharding) -> jax.Array:

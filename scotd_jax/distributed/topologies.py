@@ -1,4 +1,4 @@
-"""Topologies by name ("v5e-16", "v5p-128", "h200-8"), whether or not the hardware is attached.
+"""Topologies by name ("v5e-16", "v5p-128", "h200-8"). The hardware need not be attached.
 
 Names follow Google Cloud: on v5e and v6e the number counts chips, on v4 and v5p TensorCores, two per chip, so "v5p-128"
 has 64 chips. JAX exposes one device per chip in both cases, so meshes count chips. GPU names count GPUs.
@@ -53,6 +53,7 @@ class Topology:
 
     @property
     def hosts(self) -> int:
+        """Number of hosts."""
         return self.chips // self.per_host
 
     @property
@@ -145,9 +146,9 @@ def use_cpu_only(devices: int) -> None:
 
 
 def described_devices(topology: Topology) -> list[jax.Device]:
-    """Returns device descriptions from which meshes and compiled programs can be made.
+    """Returns the devices of a topology, for meshes and for compilation.
 
-    The devices of a TPU topology are not attached: no array can be placed and no program run on them.
+    The devices of a TPU topology are descriptions only: they hold no arrays and run no programs.
 
     Raises:
       InputError: if `compile_obstacle` returns a reason, if this process has too few CPU devices, or if libtpu rejects

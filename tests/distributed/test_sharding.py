@@ -55,7 +55,7 @@ def test_mesh_sizes_resolve_to_all_devices(eight):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"data": -1, "fsdp": -1}, "at most one of them is -1"),
+        ({"data": -1, "fsdp": -1}, "at most one is -1"),
         ({"data": 0}, "sizes are positive"),
         ({"data": -2}, "sizes are positive"),
         ({"data": 3}, "data=3, fsdp=1, tensor=1 does not fit the 8 devices"),
