@@ -1,4 +1,4 @@
-"""Shared by the configs of the papers: tasks, models, and the `runlocal` variants that run in about a minute."""
+"""Tasks, models and settings that the configs of the papers share, and their reduction by `runlocal`."""
 
 import dataclasses
 import pathlib
@@ -10,11 +10,11 @@ INVENTED_DATA = str(pathlib.Path(__file__).parent / "data")  # a few invented qu
 
 
 class TaskSplits(NamedTuple):
-    """Where a task comes from and how its splits are used."""
+    """Source of a task, and the use of its splits."""
 
     kind: str  # Task.kind
     folder: str  # folder of its official files under the setting `data`
-    hub: str  # name on the Hugging Face Hub; "" if it is not there
+    hub: str  # name on the Hugging Face Hub; "" if it has none
     train: str  # split to train on
     dev: str  # split on which checkpoints are chosen; "" holds out a part of the training split
     reported: tuple[str, ...]  # splits to evaluate on and report
@@ -32,17 +32,17 @@ TASKS = {
     # The contrast set is not on the Hub: github.com/allenai/contrast-sets, IMDb/data.
     "imdb_contrast": TaskSplits("imdb", "imdb_contrast", "", "", "", ("test", "contrast")),
 }
-HELD_OUT = {"csqa": 10, "imdb": 20}  # without a dev split, one of this many training questions is held out
+HELD_OUT = {"csqa": 10, "imdb": 20}  # for tasks without dev split: one in this many training questions is held out
 
 
 def parse_settings(arg: str | None, **own):
-    """Parses the settings after the colon of --config: those of one config, and those that all configs share."""
+    """Parses the settings after the colon of --config: the given ones with their defaults, and the shared ones."""
     shared = {
         "data": "",  # folder of official files; "" is the Hub
         "weights": "checkpoints",  # folder of Hugging Face directories, or "random" for random weights
         "tokenizer": "",  # tokenizer of models with random weights
         "teacher": "opt-13b",  # name of the teacher under `weights`
-        "responses": "",  # files with responses of another teacher, instead of sampling
+        "responses": "",  # files with responses to import, instead of sampling from the teacher
         "importer": "responses",  # format of these files
         "runlocal": False,  # small models and few questions, to try the config in about a minute
     }
@@ -50,19 +50,19 @@ def parse_settings(arg: str | None, **own):
 
 
 def data_folder(settings) -> str:
-    """Returns the folder of official files; with `runlocal` and without `data`, that of the invented questions."""
+    """Returns the folder of official files. The default with `runlocal` is the folder of invented questions."""
     return settings.data or (INVENTED_DATA if settings.runlocal else "")
 
 
 def task(name: str, data: str) -> c.Task:
-    """Returns the entry of a task: official files under the folder `data`, or the Hub if `data` is ""."""
+    """Returns the config of a task with official files in the folder `data`, or from the Hub if `data` is ""."""
     source = TASKS[name]
     hub = f"datasets:{source.hub}" if source.hub else f"data/{source.folder}"
     return c.Task(source.kind, path=f"{data}/{source.folder}" if data else hub)
 
 
 def splits(name: str, runlocal: bool) -> tuple[str, str, tuple[str, ...]]:
-    """Returns the question sets of a task for training, for choosing checkpoints, and for the report."""
+    """Returns the question sets of a task: for training, for choosing checkpoints, and for the report."""
     source = TASKS[name]
     train, dev = source.train, source.dev
     if train and not dev:
@@ -84,14 +84,14 @@ def model(name: str, settings) -> c.Model:
 
 
 def prompt_format(student: str) -> str:
-    """Returns the prompt format of a student. T5's tokenizer drops newlines, so it has its own."""
+    """Returns the prompt format of a student. T5 has its own, since its tokenizer drops newlines."""
     return "scotd" if student.startswith("opt") else "t5"
 
 
 def teacher(settings, questions: tuple[str, ...], sampling: c.Sampling, few_shot: int = 5) -> c.RationaleSource:
     """Returns the teacher's responses: imported from files, or sampled with few-shot examples.
 
-    Files hold responses to whole splits, so these are imported whole; a corpus of a fold selects what it needs.
+    Files contain responses to complete splits, so folds import the complete split. A corpus selects its own questions.
     """
     if settings.responses:
         questions = tuple(dict.fromkeys(name.partition("@")[0] for name in questions))
@@ -105,15 +105,15 @@ def finish(config: c.Config, settings):
 
 
 # `runlocal`: the whole chain in about a minute, with tiny models, random weights and the first questions. The
-# accuracies mean nothing.
+# accuracies are meaningless.
 
 TINY = {
     "opt": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64}
     | {"max_position_embeddings": 2048},
     "t5": {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "d_ff": 64},
 }
-LOCAL_TEACHER = "local_teacher"  # overfits the few-shot examples, so that it at least completes its answers
-OVERFIT = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # memorizes texts within some dozen updates
+LOCAL_TEACHER = "local_teacher"  # overfits the few-shot examples, so that its responses at least contain an answer
+OVERFIT = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # memorizes texts within a few dozen updates
 SHORT = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
 
 
@@ -168,7 +168,7 @@ def reduce(config: c.Config) -> c.Config:
 def _reduce_source(source: c.RationaleSource, from_local_teacher: bool) -> c.RationaleSource:
     if isinstance(source, c.FileSource):
         return dataclasses.replace(source, options=source.options | {"subset": True})
-    # At a low temperature a teacher that was trained this briefly at least completes its answers.
+    # At a low temperature the responses of a teacher with so little training at least contain an answer.
     sampling = dataclasses.replace(_reduce_sampling(source.sampling), temperature=0.3 * source.sampling.temperature)
     model = c.Model(student=LOCAL_TEACHER) if from_local_teacher else source.model
     return dataclasses.replace(source, sampling=sampling, few_shot=0, model=model)
@@ -182,7 +182,7 @@ def _reduce_model(model: c.Model, tokenizer: str) -> c.Model:
 
 
 def _reduce_training(training: c.Training, generates: bool) -> c.Training:
-    """A few updates; more for a student that is sampled from, which must learn to complete its responses."""
+    """Training with few updates; more for students that are sampled from, whose responses must contain an answer."""
     steps, optimizer = 6, dataclasses.replace(training.optimizer, learning_rate=1e-2, warmup_steps=2)
     if generates:
         steps, optimizer = 80, OVERFIT

@@ -3,8 +3,8 @@
     python -m scotd_jax.main --config=configs/imdb.py:data=data --workdir=runs/imdb
 
 `data/imdb` is the large movie review data set (a folder `train` with `pos` and `neg`), `data/imdb_contrast` the folder
-IMDb/data of github.com/allenai/contrast-sets. The report shows the share of pairs that a student gets right
-on both sides. The paper truncates reviews at 700 tokens; here longer ones are dropped, and the ledger counts them.
+IMDb/data of github.com/allenai/contrast-sets. The report shows the share of pairs for which both answers of a student
+are correct. The paper truncates reviews at 700 tokens; here longer ones are dropped, and counted in the ledger.
 """
 
 from scotd_jax import config as c

@@ -1,4 +1,4 @@
-"""Sci-CoT (arXiv 2308.04679): one student generates the rationale, a second one answers from question and rationale.
+"""Sci-CoT (arXiv 2308.04679): one student generates the rationale, another one the answer after it.
 
     python -m scotd_jax.main --config=configs/scicot.py:task=arc_easy,student=flan-t5-small --workdir=gs://BUCKET/scicot
 

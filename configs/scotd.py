@@ -3,13 +3,13 @@
     python -m scotd_jax.main --config=configs/scotd.py:task=obqa,student=opt-1.3b --workdir=gs://BUCKET/scotd_obqa
 
 Settings: `task` csqa, obqa or quarel; `student` opt-125m, opt-350m, opt-1.3b, or a T5 (t5-small, t5-v1.1-base, ...);
-`controls` adds students with shuffled rationales, with those of other questions, and with the answer before the
-rationale. Settings of all configs are in configs/common.py: where questions, weights and responses come from.
+`controls` adds students with shuffled rationales, with rationales of other questions, and with the answer before the
+rationale. The settings for questions, weights and responses are in configs/common.py.
 
 Hyperparameters are those of the paper and its code: 20,000 updates of 32 questions with one rationale each, Adam
 (epsilon 1e-5) at 2e-5 after 500 updates of warm-up, linear decay to zero, gradients clipped at norm 0.5, prompts of up
 to 700 tokens and responses of up to 256; N = 30 at temperature 1; greedy evaluation, and a vote over 30 samples at
-temperature 0.7. Different from the paper: the best checkpoint is chosen on questions that are not reported, and all
+temperature 0.7. In contrast to the paper, the best checkpoint is chosen on questions that are not reported, and all
 students make the same number of updates.
 """
 
@@ -43,7 +43,7 @@ def get_config(arg=None):
     train, dev, reported = common.splits(settings.task, settings.runlocal)
     questions = (train,)
     rationales = {"sampled": common.teacher(settings, questions, c.Sampling(n=N, temperature=1.0, batch_size=8))}
-    if not settings.responses:  # files hold sampled responses only
+    if not settings.responses:  # imported files contain only sampled responses
         rationales["greedy"] = common.teacher(settings, questions, c.Sampling(temperature=0.0))
     arms = ARMS | (CONTROLS if settings.controls else {})
     arms = {name: arm for name, arm in arms.items() if not arm[2] or arm[2] in rationales}

@@ -1,15 +1,15 @@
-"""Distilling step-by-step (arXiv 2305.02301): one T5 trained on two prefixed tasks, evaluated on the label alone.
+"""Distilling step-by-step (arXiv 2305.02301): one T5 trained on two prefixed tasks, evaluated only on the label.
 
     python -m scotd_jax.main --config=configs/step_by_step.py:responses=PATH/train_CoT_*.json.gz --workdir=gs://BUCKET/dss
 
-Trains on CommonsenseQA with the rationales of PaLM-540B that came with the paper's code (`responses`, importer
-`commonsenseqa_palm540b`), one per question and unfiltered, or with a teacher of your own (`teacher`). Baselines as in
-the paper: standard fine-tuning, and rationale and label as one text. Settings: `task`, `student`, `alpha` (the weight
-of the label's loss), and those of configs/common.py.
+Trains on CommonsenseQA with the rationales of PaLM-540B from the paper's code (`responses`, importer
+`commonsenseqa_palm540b`), one per question and unfiltered, or with your own teacher (`teacher`). The baselines are
+those of the paper: standard fine-tuning, and rationale and label as one text. Settings: `task`, `student`, `alpha`
+(the weight of the label's loss), and those of configs/common.py.
 
 Hyperparameters are those of the code: T5 v1.1 base, AdamW at 5e-5 with linear decay, 10,000 updates of 64 questions,
-the text of the choice as the label, alpha 0.5. The code generates up to 64 tokens; here it is 128, so that a rationale
-and its label fit.
+the text of the choice as the label, alpha 0.5. The code generates up to 64 tokens; here the limit is 128, so that a
+rationale and its label fit.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from scotd_jax.tasks.recipes import RECIPES
 
 ADAMW = c.Optimizer("adamw", 5e-5, "linear", warmup_steps=0)
 TRAINING = c.Training(steps=10_000, batch_size=64, optimizer=ADAMW, eval_every=250)
-# Recipes of the baselines: the label's text for the same prompt, and the rationale before it.
+# Recipes of the baselines: the text of the label, and rationale and label in one text.
 BASELINES = {
     "choice": c.Recipe(
         {"train": c.Part("predict: {question}", "{choice}")}, prompt="predict: {question}", parse_as="choice"

@@ -3,8 +3,8 @@
     python -m scotd_jax.main --config=configs/world.py --workdir=runs/world
 
 The teacher is trained in the same run, on gold rationales of the world. All arms of an architecture start from the same
-weights and make the same number of updates; each has the learning rate that was best on the dev set, and reports the
-checkpoint that was.
+weights and make the same number of updates. The learning rate of every arm and the reported checkpoint are chosen on
+the dev set.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import dataclasses
 from scotd_jax import config as c
 
 SETS = ("test", "contrast", "unseen", "longer")
-TEMPERATURE = 1.3  # the teacher is right nine times out of ten, so that the filter has an effect
+TEMPERATURE = 1.3  # at which 9 of 10 responses are correct, so that the filter has an effect
 SAMPLING = c.Sampling(max_new_tokens=64, batch_size=128, bucket=40)
 TEACHER = {
     "hidden_size": 96,
@@ -23,7 +23,7 @@ TEACHER = {
 }
 STUDENT = {
     "opt": TEACHER | {"hidden_size": 64, "num_attention_heads": 2, "ffn_dim": 256},
-    # With T5's default initialization, meant for pretraining on billions of tokens, so small a model memorizes its
+    # With T5's default initialization, which is for pretraining on billions of tokens, a small model memorizes its
     # questions.
     "t5": {"d_model": 64, "num_layers": 2, "num_heads": 2, "d_kv": 32, "d_ff": 256, "initializer_factor": 0.03},
 }
@@ -36,10 +36,8 @@ ARMS = {  # name: (row of the report, set of responses, first n of them)
 }
 QUESTIONS = 350  # questions to train on
 UPDATES = {"opt": 1200, "t5": 1500}
-RATES = {
-    "opt": {"label": 5e-3},
-    "t5": {"label": 3e-3},
-}  # peak learning rates other than 1e-2; chosen on the dev set of seed 0
+# Peak learning rates of arms for which 1e-2 was not the best on the dev set of seed 0.
+RATES = {"opt": {"label": 5e-3}, "t5": {"label": 3e-3}}
 
 
 def training(steps: int, batch_size: int, group_size: int, rate: float) -> c.Training:
@@ -52,7 +50,7 @@ def training(steps: int, batch_size: int, group_size: int, rate: float) -> c.Tra
         optimizer=optimizer,
         log_every=50,
         eval_every=max(1, steps // 4),
-        # Texts of similar length need no length balancing, and the published results were made without it.
+        # The texts have similar lengths, so length balancing is off, as in the published results.
         balance_window=1,
         max_shapes=1,
     )
@@ -128,14 +126,14 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
 
 
 def runlocal(config: c.Config, arms: tuple[str, ...] = (ARMS["label"][0], ARMS["n30"][0])) -> c.Config:
-    """Returns the chain with few questions and updates, to try it in about a minute. Its accuracies mean nothing.
+    """Returns the chain with few questions and updates, which runs in about a minute with meaningless accuracies.
 
     Args:
       config: the whole chain.
-      arms: rows of the report to keep; () is all.
+      arms: rows of the report to keep; () for all.
     """
     students = {
-        # The teacher must at least learn to complete its answers, or the corpora of its students would be empty.
+        # The responses of the teacher must at least contain an answer, or the corpora of its students would be empty.
         name: dataclasses.replace(student, training=training(160 if "teacher" in name else 20, 8, 2, 1e-2))
         for name, student in config.students.items()
         if not arms or not student.arm or student.arm in arms

@@ -1,17 +1,17 @@
-"""Responses per question in an update: the same numbers of rationales and updates, grouped differently.
+"""Compares the number of responses per question in an update, with equal numbers of rationales and updates.
 
     python -m scotd_jax.main --config=configs/world_groups.py --workdir=runs/world_groups
 
-Every update trains on 30 rationales: one of each of 30 questions (as in the papers), five of each of 6, or thirty of
-one. The larger the group, the less computation, and the fewer different questions in an update. Three worlds, each with
-its own facts, teacher and students; everything but the grouping is as in configs/world.py.
+Every update trains on 30 rationales: one for each of 30 questions (as in the papers), five for each of 6, or thirty for
+one. Larger groups need less computation, but an update has fewer questions. There are three worlds, each with its own
+facts, teacher and students; everything except the grouping is as in configs/world.py.
 """
 
 import dataclasses
 
 from scotd_jax import config as c
 
-RATIONALES = 30  # per update
+RATIONALES = 30  # rationales per update
 
 
 def get_config(arg=None):

@@ -1,11 +1,11 @@
-"""Sci-CoT in the embedded world: one model that reasons and answers, compared with two separate stages.
+"""Sci-CoT in the embedded world: one model for rationale and answer, compared with two separate stages.
 
     python -m scotd_jax.main --config=configs/world_scicot.py --workdir=runs/world_scicot
 
-The first stage generates a rationale for a question, the second the answer to question and rationale. The second is
-trained either on the teacher's rationales or on the first stage's own, which are cross-fitted: those of a fold come
-from a first stage that was trained on the other folds. It is evaluated with rationales of the first stage, of the
-teacher ("oracle"), of other questions, with shuffled words, and with none.
+The first stage generates a rationale for a question, and the second stage the answer for question and rationale. The
+second stage is trained either on rationales of the teacher or on cross-fitted ones, which for every fold are generated
+by a first stage that was trained on the other folds. It is evaluated with rationales of the first stage, of the teacher
+("oracle") and of other questions, with shuffled words, and without rationales.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from scotd_jax import config as c
 
 FOLDS = 3
 N = 10  # rationales per question for votes and sums at test time
-RATE = 3e-3  # of the second stages, whose targets are as short as labels; chosen on the dev set of seed 0
+RATE = 3e-3  # learning rate of the second stages, whose targets are short; chosen on the dev set of seed 0
 
 
 def get_config(arg=None):
@@ -41,7 +41,7 @@ def scicot(world, seed: int, kind: str, prefix: str) -> c.Config:
         """Adds a student like the one-stage student, and its corpus."""
         corpora[name] = c.Corpus(
             recipe,
-            rationales=tuple(f"{prefix}{each}" for each in rationales),
+            rationales=tuple(f"{prefix}{source}" for source in rationales),
             questions=(questions,),
             keep=keep,
             decontaminate=0,

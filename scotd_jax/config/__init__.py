@@ -1,4 +1,4 @@
-"""Configuration: the schema and its loading. Config files use it as `from scotd_jax import config as c`."""
+"""Configuration: schema and loading. Config files import it as `from scotd_jax import config as c`."""
 
 from scotd_jax.config.loading import config_dict, from_mapping, merged, parse_arg, plain, sibling
 from scotd_jax.config.rationale_sources import (

@@ -9,7 +9,7 @@ from scotd_jax.config.loading import RENAMED_CLASSES, RENAMED_KEYS, unknown_key
 from scotd_jax.errors import InputError, did_you_mean
 
 _PACKAGE = str(pathlib.Path(__file__).parents[1])
-# How ml_collections passes on a TypeError of a config file: with the traceback in the message.
+# ml_collections reraises a TypeError of a config file with the traceback in the message.
 _TYPE_ERROR = re.compile(
     r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?!.*File ")(?P<rest>.*)TypeError: (?P<what>.*)', re.S
 )
@@ -19,8 +19,8 @@ _UNEXPECTED = re.compile(r"(?P<kind>\w+)\.__init__\(\) got an unexpected keyword
 def describe_config_error(error: Exception) -> str:
     """Returns the message for an error of `absl.flags` parsing --config and --config.KEY=VALUE.
 
-    Covers syntax errors, wrong fields and values of config dataclasses, names that do not exist, and overrides of keys
-    that do not exist. Other errors are described by their own text.
+    Covers syntax errors, wrong fields and values of config dataclasses, unknown names, and overrides of unknown keys.
+    Returns the text of other errors.
     """
     if isinstance(error, SyntaxError):
         return f"{error.filename} line {error.lineno}: {error.msg}"
@@ -37,7 +37,7 @@ def describe_config_error(error: Exception) -> str:
 
 
 def _location(error: Exception) -> str:
-    """File and line at which a config file raised the error; "" if it was not raised in one."""
+    """File and line of the config file that raised the error; "" if no config file did."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -57,7 +57,7 @@ def _describe_missing_name(error: AttributeError | KeyError) -> str:
         return f"{where}: scotd_jax.config has no {error.name!r}; {hint}"
     if where:
         return f"{where}: {type(error).__name__}: {error}"
-    # This is how ml_collections refuses --config.KEY=VALUE for a key that the config does not have.
+    # ml_collections raises such an error if KEY in --config.KEY=VALUE is unknown.
     text = str(error).replace("\\n", " ").replace("\\", "").strip("\"'")
     key = re.search(r"\w+", text)
     renamed = [names[key[0]] for names in RENAMED_KEYS.values() if key and key[0] in names]

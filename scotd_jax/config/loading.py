@@ -15,7 +15,7 @@ from typing import Any, Literal
 from scotd_jax.config import rationale_sources, schema
 from scotd_jax.errors import FieldError, InputError, did_you_mean, nearest
 
-# Keys that were renamed, by class: old key -> new key. They are refused with the new name.
+# Renamed keys by class: old key -> new key. Old keys are refused with the new name.
 RENAMED_KEYS: dict[type, dict[str, str]] = {
     schema.Config: {"askings": "evals"},
     schema.Recipe: {"ask": "prompt", "read": "parse_as"},
@@ -35,7 +35,7 @@ RENAMED_KEYS: dict[type, dict[str, str]] = {
     rationale_sources.ServerSource: {"options": "think"},
     rationale_sources.BatchSource: {"options": "think"},
 }
-# Names of scotd_jax.config that were renamed or replaced, for the messages of file_errors.py.
+# Renamed or replaced classes of scotd_jax.config, for the messages of file_errors.py.
 RENAMED_CLASSES = {
     "Asking": "EvalSpec",
     "Altered": "RationaleControl",
@@ -50,11 +50,11 @@ def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
 
     Args:
       kind: the dataclass.
-      values: a dict or ConfigDict with some of its fields; the others take their defaults.
+      values: a dict or ConfigDict with some of the fields; others have their defaults.
       path: path of `values` in the config, for messages.
 
     Raises:
-      InputError: on an unknown key, a value of the wrong type, or a value that is not allowed.
+      InputError: on an unknown key, a value of the wrong type, or an invalid value.
     """
     hints = typing.get_type_hints(kind)
     fields = {}
@@ -70,7 +70,7 @@ def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
 
 
 def unknown_key(kind: type, key: str) -> str:
-    """Returns what is wrong with a key that the dataclass `kind` does not have, and what was probably meant."""
+    """Returns the error message for a key that the dataclass `kind` does not have, with a suggestion."""
     if new := RENAMED_KEYS.get(kind, {}).get(key):
         return f"this key is now called {new!r}"
     if kind in typing.get_args(schema.RationaleSource):
@@ -114,7 +114,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def _convert_source(value: Any, path: str) -> Any:
-    """Converts a source of rationales, whose class follows from its key `source`."""
+    """Converts a source of rationales. Its key `source` selects the class."""
     sources = {kind.source: kind for kind in typing.get_args(schema.RationaleSource)}
     if isinstance(value, tuple(sources.values())):
         return value
@@ -133,7 +133,7 @@ def _convert_literal(allowed: tuple[str, ...], value: Any, path: str) -> Any:
 
 
 def _items(mapping: Any) -> list[tuple[Any, Any]]:
-    """Items in the order in which they were written; a ConfigDict sorts its `items()`."""
+    """Items in their original order, in contrast to `ConfigDict.items()`, which are sorted."""
     names = getattr(mapping, "_fields", mapping)
     return [(name, mapping[name]) for name in names]
 
@@ -166,13 +166,13 @@ def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
 
     Args:
       arg: settings separated by commas, e.g. "runlocal,n=5". A setting is "name=value", or only "name" for a boolean.
-      **defaults: the settings that the config file has, with their defaults. Values get the types of the defaults.
+      **defaults: all settings of the config file with their defaults. Values are converted to the same types.
 
     Returns:
       A namespace with all settings.
 
     Raises:
-      InputError: on an unknown name and on a value that cannot be converted.
+      InputError: on an unknown name, or a value that cannot be converted.
     """
     settings = dict(defaults)
     for item in filter(None, (arg or "").split(",")):
@@ -190,7 +190,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
 
 
 def sibling(file: str, name: str) -> types.ModuleType:
-    """Loads the config file NAME.py in the folder of `file`, because config files are not a package."""
+    """Loads the config file NAME.py from the folder of `file`, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, pathlib.Path(file).parent / f"{name}.py")
     assert spec is not None, "the name ends in .py"
     assert spec.loader is not None
@@ -200,7 +200,7 @@ def sibling(file: str, name: str) -> types.ModuleType:
 
 
 def merged(configs: Sequence[schema.Config]) -> schema.Config:
-    """Merges the named parts (tasks, rationales, corpora, ...) of several configs; the rest is that of the first."""
+    """Merges the entries (tasks, rationales, corpora, ...) of several configs. All else is from the first config."""
     parts = ("tasks", "rationales", "recipes", "corpora", "students", "evals")
     combined: dict[str, Any] = {
         part: {k: v for config in configs for k, v in getattr(config, part).items()} for part in parts

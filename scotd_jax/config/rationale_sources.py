@@ -1,7 +1,7 @@
 """Config schema of generation: models, sampling, and the five sources of rationales.
 
 Each source of rationales is a dataclass with only the fields that apply to it. In a config, the key `source` selects
-the class. The conventions for fields and comments are those of `schema`.
+the class. Fields and comments follow the conventions of `schema`.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ class Model:
     path: str = ""  # Hugging Face directory with weights
     student: str = ""  # name of a student of this config; its best checkpoint is loaded
     # Directory or file of the tokenizer; "task:NAME,NAME" trains a word-level one on the texts of these tasks;
-    # "" is the tokenizer that belongs to the model.
+    # "" is the model's own tokenizer.
     tokenizer: str = ""
-    # Prompt with the tokenizer's chat template, few-shot examples being earlier turns. Students that start from this
-    # model inherit it.
+    # Prompt with the tokenizer's chat template, with few-shot examples as earlier turns. Students that start from this
+    # model inherit the setting.
     chat: bool = False
 
 
@@ -41,11 +41,11 @@ class Sampling:
     n: int = 1  # responses per question
     temperature: float = 1.0  # 0 is greedy decoding
     top_k: int = 0  # sample from the k most likely tokens; 0 is all tokens
-    top_p: float = 1.0  # sample from the smallest set of tokens with at least this probability; 1 is all tokens
-    max_new_tokens: int = 256  # longest response, in tokens
-    batch_size: int = 32  # questions that are decoded at the same time over all devices, each with n responses
+    top_p: float = 1.0  # sample from the smallest set of tokens with at least this total probability; 1 is all tokens
+    max_new_tokens: int = 256  # maximum length of a response, in tokens
+    batch_size: int = 32  # questions that are decoded at once over all devices, each with n responses
     bucket: int = 32  # prompts are padded to a multiple of this many tokens; each multiple is compiled once
-    chunk: int = 8  # tokens that are decoded between two refills of the slots of finished responses
+    chunk: int = 8  # decoded tokens between two refills of the slots of finished responses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +60,14 @@ class Server:
     kind: Literal["completions", "chat"] = "completions"  # endpoint; "chat" sends few-shot examples as turns
     n_per_request: int = 0  # responses per request; 0 is all responses of a question in one request
     concurrency: int = 8  # simultaneous requests of each process
-    timeout: float = 600.0  # seconds without a byte received after which a request is abandoned
+    timeout: float = 600.0  # seconds without any received byte after which a request fails
     retries: int = 6  # repetitions of a failed request, with growing pauses
     key_env: str = ""  # NAME of the environment variable that holds the API key; "" sends no key
     extra_body: dict[str, Any] = dataclasses.field(default_factory=dict)  # request fields to add; None removes a field
 
     def __post_init__(self):
-        # key_env is written to manifests, so a key that was pasted here must be distinguished from a name. Neither it
-        # nor a URL with credentials is repeated in a message.
+        # key_env is written to manifests, so it must not be the key itself. Messages repeat neither key_env nor url,
+        # since they may contain credentials.
         if self.key_env and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
             expected = "the NAME of an environment variable in capitals, such as OPENAI_API_KEY, not a key"
             raise FieldError("Server", "key_env", f"expected {expected}")
@@ -94,10 +94,10 @@ class ModelSource:
     questions: Names = ()  # question sets to answer, "TASK.SPLIT"
     model: Model = Model()  # model to sample from
     sampling: Sampling = Sampling()  # how responses are sampled
-    recipe: str = ""  # prompt and parsing of responses; "" is that of the student, or "scotd" for any other model
-    few_shot: int = 0  # few-shot examples before every question; 0 is as many as the student was trained with
-    # <think> blocks of a reasoning model: "keep" leaves them in the text, "strip" removes them, "rationale" also takes
-    # their contents as the rationale; "" refuses them.
+    recipe: str = ""  # prompt and parsing of responses; "" is the recipe of the student, or "scotd" for other models
+    few_shot: int = 0  # few-shot examples before every question; 0 is the number with which the student was trained
+    # Treatment of <think> blocks: "keep" leaves them in the text, "strip" removes them, "rationale" removes them and
+    # stores their contents as the rationale; "" refuses them.
     think: Think = ""
     release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
     seed: int = 0  # added to the seed of the config
@@ -120,7 +120,7 @@ class ServerSource:
 
 @dataclasses.dataclass(frozen=True)
 class BatchSource:
-    """Rationales from a batch interface: request files are written, result files are read once they are there."""
+    """Rationales from a batch interface: writes request files, and reads result files when they are available."""
 
     source: Literal["batch"] = dataclasses.field(default="batch", init=False)  # selects this class
     questions: Names = ()  # question sets to answer, "TASK.SPLIT"
@@ -139,7 +139,7 @@ class FileSource:
     """Rationales imported from files."""
 
     source: Literal["file"] = dataclasses.field(default="file", init=False)  # selects this class
-    questions: Names = ()  # question sets that the rows answer, "TASK.SPLIT"
+    questions: Names = ()  # question sets of the rows, "TASK.SPLIT"
     path: str = ""  # files, may contain *; read in the order of the numbers in their names
     importer: str = "responses"  # format of the files: a name of rationales/importers/registry.py
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # options of the importer
@@ -148,7 +148,7 @@ class FileSource:
 
 @dataclasses.dataclass(frozen=True)
 class TaskSource:
-    """Gold rationales that the task itself provides."""
+    """Gold rationales of the task."""
 
     source: Literal["task"] = dataclasses.field(default="task", init=False)  # selects this class
     questions: Names = ()  # question sets with gold rationales, "TASK.SPLIT"

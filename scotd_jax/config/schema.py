@@ -1,8 +1,8 @@
-"""Config schema: every key that a config file may hold, as frozen dataclasses.
+"""Config schema: every key of a config file, as frozen dataclasses.
 
-Conventions, on which the generated configuration reference depends: the comment of a field is on the field's line
-or on the lines directly above it. It states what the field does, its unit, and the meaning of special values (0, -1,
-""). Names of question sets have the form "TASK.SPLIT", where TASK is a key of `Config.tasks`.
+The comment of a field is on its line or on the lines directly above it, where the generator of the configuration
+reference finds it. It states what the field does, its unit, and the meaning of special values (0, -1, ""). Names of
+question sets have the form "TASK.SPLIT", where TASK is a key of `Config.tasks`.
 
 Standard library only, so that `--help` is fast.
 """
@@ -32,7 +32,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One kind of training example that a recipe makes. Both texts are templates (tasks/recipes.py)."""
+    """One kind of training example of a recipe. Prompt and target are templates (tasks/recipes.py)."""
 
     prompt: str = "{prompt}"  # template of the input
     target: str = "{rationale}{marker}{answer}"  # template of the output that is trained on
@@ -54,34 +54,33 @@ class Recipe:
 class Corpus:
     """Training examples of a student: rationales after filters and selection.
 
-    They are encoded with the tokenizer, and for the model kind, of the students that train on them. These must agree
-    in both.
+    All students that train on a corpus must share the tokenizer and model kind with which it is encoded.
     """
 
     recipe: str = "scotd"  # recipe of the examples: a name of tasks/recipes.py or of Config.recipes
-    format: str = ""  # prompt format of its students, in training and evaluation; "" is that of the task
+    format: str = ""  # prompt format of its students, in training and evaluation; "" is the task's own
     rationales: Names = ()  # sets of responses, concatenated; () for recipes that use none, such as "label"
-    questions: Names = ()  # question sets; () is those of the rationales
+    questions: Names = ()  # question sets; () is the question sets of the rationales
     few_shot: int = 0  # few-shot examples before every prompt, in training and evaluation
-    n: int = 0  # responses per question that are used, the first ones, before filters; 0 is all
+    n: int = 0  # use only the first n responses to every question, before filters; 0 is all
     keep: Literal["correct", "all", "wrong"] = "correct"  # responses to keep, by their answer
     # Control experiments: "shuffled" permutes the words of each rationale, "other" takes another question's rationale,
     # "empty" removes it; "own" changes nothing.
     rationale_control: RationaleControl = "own"
     dedup: bool = False  # drop responses with the same text as another response to the question
-    # Drop responses that share more than this fraction of their word trigrams with one that is kept; 1.0 is off.
+    # Drop responses that share more than this fraction of their word trigrams with a kept response; 1.0 is off.
     near_duplicates: float = 1.0
     min_response_tokens: int = 0  # drop shorter responses, in tokens
     max_prompt_tokens: int = 700  # drop questions with longer prompts, in tokens
     max_response_tokens: int = 256  # drop longer responses, in tokens
-    cap: int = 0  # responses per question to keep at most; 0 is all
+    cap: int = 0  # maximum number of responses to keep per question; 0 is all
     cap_by: Literal["first", "random", "likely"] = "first"  # which to keep; "likely": by log-probability per token
-    balance: Literal["questions", "responses"] = "questions"  # what occurs equally often in training
+    balance: Literal["questions", "responses"] = "questions"  # items that occur equally often in training
     # Drop questions that share this many consecutive words with a question that its students are evaluated on; 0 is
     # off.
     decontaminate: int = 13
     shards: int = 4  # TFRecord files per part
-    processes: int = 1  # processes that build the corpus on each host; the files do not depend on it
+    processes: int = 1  # processes that build the corpus on each host; do not affect the files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +92,11 @@ class Optimizer:
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # after warm-up
     warmup_steps: int = 500  # steps of linear warm-up from 0
     final_fraction: float = 0.0  # learning rate at the last step, as a fraction of the peak
-    b1: float = 0.9  # decay of the first moments; adamw, and the parameters that muon leaves to Adam
+    b1: float = 0.9  # decay of the first moments of adamw, and of Adam for the parameters that muon does not update
     b2: float = 0.999  # decay of the second moments; as b1
     eps: float = 1e-8  # added to the denominator; as b1
-    weight_decay: float = 0.0  # decoupled weight decay of matrices; with muon only of those it updates itself
-    clip_norm: float = 1.0  # largest global norm of the gradient; 0 is off
+    weight_decay: float = 0.0  # decoupled weight decay of matrices; with muon only of those that muon updates
+    clip_norm: float = 1.0  # maximum global norm of the gradient; 0 is off
     moments: Literal["float32", "bfloat16"] = "float32"  # type of the stored first moments
 
 
@@ -105,7 +104,7 @@ class Optimizer:
 class LoRA:
     """Low-rank adaptation: each target is kernel + alpha / rank * A @ B, and only A and B are trained."""
 
-    rank: int = 0  # columns of A and rows of B; 0 is off: all parameters are trained
+    rank: int = 0  # rank of A @ B; 0 is off, so that all parameters are trained
     alpha: float = 16.0  # scale of the update
     targets: Names = (r"(.*/)?(attn|cross)/[qkvo]/kernel", r"(.*/)?mlp/[^/]+/kernel")  # regular expressions as `freeze`
 
@@ -127,14 +126,14 @@ class Training:
     max_to_keep: int = 2  # latest checkpoints to keep, besides the best
     tensorboard: bool = False  # also write metrics for TensorBoard; needs the extra "tensorboard"
     remat: Literal["none", "dots", "full"] = "none"  # activations to recompute in the backward pass
-    # Scan over the layers, so that XLA compiles one of them (models/layer_scan.py); "auto" is on for TPUs and GPUs.
+    # Scan over the layers, so that XLA compiles only one (models/layer_scan.py); "auto" is on for TPUs and GPUs.
     scan_layers: Literal["auto", "on", "off"] = "auto"
     attention: Literal["xla", "fused"] = "xla"  # "fused" is a kernel that keeps scores on the chip; TPUs only
     dropout: float = 0.0  # probability of dropping an element of an attention or MLP output
     label_smoothing: float = 0.0  # share of the target probability that is spread over the vocabulary
     z_loss: float = 0.0  # weight of log(Z) ** 2 in the loss; PaLM uses 1e-4
-    balance_window: int = 16  # batches among which questions are exchanged so that batches are equally long; 1 is off
-    max_shapes: int = 5  # distinct batch shapes, each compiled once; 1 is the one shape that fits everything
+    balance_window: int = 16  # number of batches that exchange questions to balance lengths; 1 is off
+    max_shapes: int = 5  # maximum number of batch shapes, each compiled once; 1 is a single shape for all batches
     startup_check: bool = True  # compare grouped and packed responses with separate pairs before the first update
 
     def __post_init__(self):
@@ -155,9 +154,9 @@ class Student:
     model: Model = Model()  # the model that training starts from
     corpus: str = ""  # name of the corpus to train on
     training: Training = Training()  # how it is trained
-    dev_sets: Names = ()  # question sets on which the best checkpoint is chosen; never one that is reported
+    dev_sets: Names = ()  # question sets on which the best checkpoint is chosen; must not be reported
     eval_sets: Names = ()  # question sets to evaluate on and report; () is no evaluation
-    rationales_from: Names = ()  # sets of responses that provide the rationales in its prompts, if its recipe has them
+    rationales_from: Names = ()  # sets of responses with the rationales in prompts, for recipes that need one
     arm: str = ""  # row of the report; students with the same arm are averaged over seeds; "" is the student's name
     export: bool = False  # also write a directory that PyTorch transformers loads
     seed: int = 0  # added to the seed of the config
@@ -171,9 +170,9 @@ class EvalSpec:
     student: str = ""  # name of the student
     eval_sets: Names = ()  # question sets to evaluate on
     arm: str = ""  # row of the report; "" is this entry's name
-    rationales_from: Names = ()  # sets of responses that provide the rationales in prompts; () is the student's
+    rationales_from: Names = ()  # sets of responses with the rationales in prompts; () is the student's
     rationale_control: RationaleControl = "own"  # change to these rationales, see Corpus
-    n: int = 1  # rationales per question, the first ones; each is prompted with separately
+    n: int = 1  # use the first n rationales of every question, each in a separate prompt
     few_shot: int = -1  # few-shot examples before every prompt; -1 is as in training
     combine: Literal["vote", "marginal"] = "vote"  # majority of n answers, or the largest sum of n probabilities
 
@@ -182,7 +181,7 @@ class EvalSpec:
 class Evaluation:
     """How students are evaluated."""
 
-    sampling: Sampling = Sampling(temperature=0.0)  # the reported accuracy
+    sampling: Sampling = Sampling(temperature=0.0)  # sampling for the reported accuracy
     self_consistency: Sampling = Sampling(n=0, temperature=0.7)  # also report a vote over n samples; n=0 is off
     dev_questions: int = 128  # questions per evaluation during training, alternating between dev sets; 0 is all
     limit: int = 0  # questions to keep from the start of every reported set; 0 is all
@@ -191,7 +190,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Number of devices along each axis of the mesh. One of them may be -1: all remaining devices."""
+    """Number of devices along each axis of the mesh. One axis may be -1, which uses all remaining devices."""
 
     data: int = -1  # data parallelism: batches are split, parameters replicated
     fsdp: int = 1  # fully sharded data parallelism: batches and parameters are split
@@ -200,7 +199,7 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Which steps to profile: updates of every student, and decoded batches of every model. Changes no result.
+    """Which steps to profile: updates of every student, and decoded batches of every model. Does not affect results.
 
     Profiles are written to students/NAME/profile, rationales/NAME/profile and evaluations/NAME/profile.
     """
@@ -220,13 +219,13 @@ class Plan:
 
     topology: str = ""  # "v5e-16", "v5p-128" (Google Cloud's names), "h200-8" (GPUs), or "cpu-8" to try the job
     questions: int = 10_000  # size of a question set whose files are missing
-    prompt_tokens: int = 0  # longest prompt of a teacher, in tokens; 0 is max_prompt_tokens of the corpora it is for
+    prompt_tokens: int = 0  # maximum length of a teacher's prompt, in tokens; 0 is max_prompt_tokens of its corpora
     exemplar_tokens: int = 128  # length of one few-shot example, in tokens
     response_tokens: int = 0  # mean length of a response, in tokens; 0 is max_new_tokens
     efficiency: float = 0.4  # fraction of peak FLOP/s that is reached
     bandwidth: float = 0.7  # fraction of peak memory bandwidth that is reached
-    # Deeper models without a scan over layers (all decoding, and training with scan_layers off) are compiled with half
-    # as many and with this many layers, and extrapolated; 0 compiles all layers, which takes XLA for TPUs long.
+    # Programs of deeper models without a scan over layers (decoding, and training with scan_layers off) are compiled
+    # with this many and with half as many layers, and extrapolated; 0 compiles all layers, which is slow for TPUs.
     compile_layers: int = 4
 
 

@@ -1,4 +1,4 @@
-"""The jobs, one file each: they read artefacts, call the library and write artefacts."""
+"""The jobs, one per file. A job reads artefacts, calls the library and writes artefacts."""
 
 import importlib
 from collections.abc import Callable

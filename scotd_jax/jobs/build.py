@@ -1,4 +1,4 @@
-"""The build job: filters, selects and encodes responses into the corpus that students train on."""
+"""The build job: filters, selects and encodes responses into a training corpus."""
 
 from collections.abc import Sequence
 
@@ -22,12 +22,12 @@ from scotd_jax.workdir import Artefact
 def build(context: RunContext, name: str) -> None:
     """Builds corpora/NAME: TFRecord files with index, descriptions, ledger.json, README.md, and manifest.
 
-    All hosts build shards, each with the number of processes in the config; the first host merges them. Neither number
-    changes a byte.
+    All hosts build shards, each with as many processes as the config sets; the first host merges them. The files do not
+    depend on the number of hosts and processes.
 
     Raises:
-      InputError: if no response is left, if the students that read the corpus do not share a tokenizer, and if they
-        are evaluated on the questions of the corpus.
+      InputError: if no response passes the filters, or the students of the corpus do not share a tokenizer or are
+        evaluated on its questions.
     """
     spec, recipe = context.config.corpora[name], context.recipes[name]
     if spec.rationale_control != "own" and not recipes.uses_fields(recipe, "rationale"):
@@ -76,7 +76,7 @@ def _plan(
 
 
 def _finish(context: RunContext, artefact: Artefact, plan: CorpusPlan, meta: dict) -> None:
-    """Merges the shards, logs what was built, and completes the artefact."""
+    """Merges the shards, logs their counts, and completes the artefact."""
     built = merge_shards(plan, meta)
     if built.left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in built.left_out.items())
@@ -94,12 +94,12 @@ def _finish(context: RunContext, artefact: Artefact, plan: CorpusPlan, meta: dic
 
 
 def _contaminated_questions(context: RunContext, name: str) -> list[str]:
-    """The questions of a corpus that its students meet again in evaluation.
+    """Ids of the questions of a corpus that overlap with questions on which its students are evaluated.
 
-    Also those of evaluations in which its students generate the rationales that another student reads.
+    Includes evaluations of other students with rationales that students of this corpus generate.
 
     Raises:
-      InputError: if one of the corpus' own sets is evaluated.
+      InputError: if a student is evaluated on a question set of the corpus.
     """
     config = context.config
     sets, words = context.question_sets[name], config.corpora[name].decontaminate
@@ -109,7 +109,7 @@ def _contaminated_questions(context: RunContext, name: str) -> list[str]:
     def reads_corpus(student: str, rationales_from: Sequence[str]) -> bool:
         sources = [config.rationales[source] for source in rationales_from]
         generators = [source.model.student for source in sources if isinstance(source, ModelSource)]
-        return any(config.students[each].corpus == name for each in (student, *filter(None, generators)))
+        return any(config.students[key].corpus == name for key in (student, *filter(None, generators)))
 
     evaluated: dict[str, str] = {}
     for key, student in config.students.items():
@@ -118,18 +118,18 @@ def _contaminated_questions(context: RunContext, name: str) -> list[str]:
     for spec in eval_specs(config).values():
         if reads_corpus(spec.student, spec.rationales_from):
             evaluated |= dict.fromkeys(spec.eval_sets, spec.student)
-    if both := [each for each in sets if each in evaluated]:
+    if both := [set_name for set_name in sets if set_name in evaluated]:
         raise InputError(
             f"config.corpora.{name}: student {evaluated[both[0]]!r} trains on {both[0]!r} and is evaluated on it, so "
-            "all of its questions would be left out; name another set, or set decontaminate=0"
+            "all of its questions would be left out; choose another set, or set decontaminate=0"
         )
-    questions = (question for each in sets for question in context.questions.questions(each))
-    evaluation = (question for each in evaluated for question in context.questions.questions(each))
+    questions = (question for set_name in sets for question in context.questions.questions(set_name))
+    evaluation = (question for set_name in evaluated for question in context.questions.questions(set_name))
     return contaminated_ids(questions, evaluation, words)
 
 
 def _model_of_readers(context: RunContext, name: str) -> Model:
-    """A model of the students that read the corpus, whose tokenizer, kind and chat template they must share."""
+    """The model of one student of the corpus. All its students must share tokenizer, model kind and chat template."""
     found: dict[tuple[str, str, str], tuple[str, Model]] = {}
     for student_name, student in context.config.students.items():
         if student.corpus == name:

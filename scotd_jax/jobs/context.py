@@ -1,4 +1,4 @@
-"""What the jobs of one run share, resolved once from the config and the work directory."""
+"""Objects that the jobs of a run share, created once from the config and the work directory."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ from scotd_jax.workdir import Artefact, Workdir
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-    """The resolved settings of a run. `make_context` makes one.
+    """The config of a run and everything that jobs resolve from it. Created by `make_context`.
 
     Attributes:
       config: the config.
-      workdir: where artefacts are.
-      mesh: the devices of all processes, on which students are trained.
-      sampling_mesh: the devices of this process, on which its share of the questions is answered.
+      workdir: the work directory.
+      mesh: mesh of the devices of all processes, for training.
+      sampling_mesh: mesh of the devices of this process, for its share of the questions.
       questions: loads tasks and question sets.
       models: loads models, tokenizers and parameters.
-      recipes: the recipe of every corpus.
-      formats: the format of every corpus; None for the format of each task.
-      question_sets: the names of the question sets of every corpus.
-      skip_bad: whether broken rows of imported files are left out (and counted in the ledger).
+      recipes: recipe by corpus.
+      formats: prompt format by corpus; None if prompts have the format of their task.
+      question_sets: names of question sets by corpus.
+      skip_bad: whether broken rows of imported files are skipped (and counted in the ledger).
     """
 
     config: c.Config
@@ -52,7 +52,7 @@ class RunContext:
     skip_bad: bool = False
 
     def artefact(self, job: str, name: str) -> Artefact:
-        """Returns the artefact that a job makes under a name."""
+        """Returns the artefact of one step."""
         return self.workdir.artefact(job, name)
 
     def response_files(self, rationales: str) -> list[epath.Path]:
@@ -60,11 +60,11 @@ class RunContext:
         return sorted(self.artefact("sample", rationales).path.glob("responses-*.jsonl"))
 
     def reported_questions(self, set_name: str) -> QuestionsById:
-        """Returns the questions of a set on which students are evaluated."""
+        """Returns the questions of a reported set, limited as the config sets it."""
         return self.questions.by_id((set_name,), self.config.evaluation.limit)
 
     def prompt_builder(self, settings: PromptSettings) -> PromptBuilder:
-        """Returns a builder of prompts with the few-shot examples of the run's tasks."""
+        """Returns a PromptBuilder that uses the few-shot examples of the run's tasks."""
         return PromptBuilder(settings, self.questions.few_shot_prompt)
 
     def log(self, message: str) -> None:
@@ -77,7 +77,7 @@ class RunContext:
 
 
 def make_context(config: c.Config, workdir: Workdir, skip_bad: bool = False) -> RunContext:
-    """Resolves what the jobs of a run share.
+    """Returns the context of a run.
 
     Raises:
       InputError: if the mesh does not fit the devices, or a corpus names an unknown recipe or format.

@@ -1,4 +1,4 @@
-"""The evaluate job: a student answers question sets, and every response is stored and scored."""
+"""The evaluate job: stores and scores the responses of a student to question sets."""
 
 import json
 from typing import Any
@@ -26,8 +26,8 @@ from scotd_jax.workdir import write_text
 def evaluate(context: RunContext, name: str) -> None:
     """Evaluates a student: evaluations/NAME with SET.responses.jsonl for every set, results.json, and manifest.
 
-    With several rationales per question, SET.each.responses.jsonl holds the answer to each of them and
-    SET.responses.jsonl the combined one.
+    With several rationales per question, SET.each.responses.jsonl contains one answer per rationale, and
+    SET.responses.jsonl the combined answers.
     """
     spec, settings = eval_specs(context.config)[name], context.config.evaluation
     student = context.config.students[spec.student]
@@ -72,7 +72,7 @@ def _answer(
     rationales: RationalesById | None,
     folder: epath.Path,
 ) -> list[Response]:
-    """One answer per question: with one rationale or none it is generated, with several it is combined."""
+    """Generates one answer per question, or with several rationales combines one answer from those to all of them."""
     sampling = context.config.evaluation.sampling
     if rationales is None or (spec.n == 1 and spec.combine == "vote"):
         stem, seed = f"{set_name}.responses", context.config.seed

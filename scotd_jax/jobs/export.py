@@ -1,4 +1,4 @@
-"""The export job: writes a student as a Hugging Face directory and compares it with PyTorch where that is installed."""
+"""The export job: writes a student as a Hugging Face directory and compares it with PyTorch, if it is installed."""
 
 import importlib.util
 from typing import Any
@@ -19,13 +19,13 @@ COMPARED_PROMPTS = 4
 
 
 def export(context: RunContext, name: str) -> None:
-    """Exports exports/NAME: config, generation_config, safetensors, tokenizer, model card, manifest.
+    """Writes exports/NAME: config, generation_config, safetensors, tokenizer, model card, manifest.
 
-    Where torch is installed, transformers loads the directory, and its float32 logits and greedy text are compared
-    with ours.
+    If torch is installed, transformers loads the directory, and its float32 logits and greedy tokens must match those
+    of this package.
 
     Raises:
-      ExportMismatch: if they differ; the artefact then stays incomplete.
+      ExportMismatch: if they do not match; the artefact then stays incomplete.
     """
     spec = context.config.students[name]
     artefact = context.artefact("export", name)
@@ -71,7 +71,7 @@ def _example_prompts(context: RunContext, name: str) -> tuple[list[Prompt], tupl
     sets = spec.eval_sets or spec.dev_sets or context.question_sets[spec.corpus]
     examples = list(context.questions.by_id(sets[:1]).values())[:COMPARED_PROMPTS]
     stops = prompts.format_for(examples[-1][1]).stops
-    # The gold answer stands in for the rationale in the prompts of recipes that read one.
+    # For recipes with rationales in prompts, the gold answer is used as the rationale.
     return [prompts.prompt(question, task, question.answer) for question, task in examples], stops
 
 

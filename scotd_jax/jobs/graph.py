@@ -1,7 +1,7 @@
 """The steps of a run and their order, and the checks of a config before any of them starts.
 
-The order is not fixed: a teacher may be a student of the same config (trained before it is sampled from), and a student
-may start from another one. So the order follows from the references in the config.
+The order follows from the references in the config: a teacher may be a student of the same config, which is trained
+before it is sampled from, and a student may start from another student.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet
 
 JOBS = ("sample", "build", "train", "evaluate", "export", "report")
-PLAN = "plan"  # not a step: estimates what the steps would need
+PLAN = "plan"  # not a step: estimates memory and time of the steps
 
 
 class Step(NamedTuple):
@@ -41,7 +41,7 @@ def chain(config: Config, jobs: tuple[str, ...] = JOBS) -> list[Step]:
     """Returns all steps of `jobs`, each after the steps that it depends on.
 
     Raises:
-      InputError: if `check` refuses the config, if a job does not exist, or if steps depend on each other in a cycle.
+      InputError: as `check`; if a job does not exist; or if steps depend on each other in a cycle.
     """
     for job in jobs:
         lookup(dict.fromkeys((*JOBS, PLAN)), job, "--jobs")
@@ -95,14 +95,14 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
 
 
 def eval_specs(config: Config) -> dict[str, EvalSpec]:
-    """Returns all evaluations: one for each student with `eval_sets`, under its name, and those of `config.evals`."""
+    """Returns all evaluations by name: one for every student with `eval_sets`, and those in `config.evals`."""
     own = {
         name: EvalSpec(name, student.eval_sets, student.arm or name, student.rationales_from)
         for name, student in config.students.items()
         if student.eval_sets
     }
     if both := sorted(own.keys() & config.evals.keys()):
-        raise InputError(f"config.evals.{both[0]}: a student of this name is evaluated already; choose another name")
+        raise InputError(f"config.evals.{both[0]}: a student has an evaluation of this name; choose another name")
     additional = {
         name: dataclasses.replace(
             spec,
@@ -129,7 +129,7 @@ def check(config: Config) -> None:
     """Checks the relations between the parts of a config; the schema checks single values.
 
     Raises:
-      InputError: if a reference leads nowhere, a required value is missing, or checkpoints would be chosen on a
+      InputError: if a reference is not defined, a required value is missing, or checkpoints would be chosen on a
         reported set.
     """
     for name, source in config.rationales.items():
@@ -164,7 +164,7 @@ def _check_rationales(config: Config, source: RationaleSource, where: str) -> No
 
 
 def _student_recipe(config: Config, source: GeneratedSource) -> str:
-    """Returns the recipe of the student that is sampled from, or the default one for other models."""
+    """The recipe of the sampled student, or the default recipe for other models."""
     if not isinstance(source, ModelSource) or not source.model.student:
         return "scotd"
     student = config.students[source.model.student]
@@ -180,7 +180,9 @@ def _check_corpus(config: Config, name: str, where: str) -> None:
     _check_sets(config, corpus.questions, f"{where}.questions")
     recipe = recipes.find(corpus.recipe, config.recipes, f"{where}.recipe")
     if not corpus.rationales and recipes.uses_fields(recipe, *recipes.RESPONSE_FIELDS):
-        raise InputError(f"{where}.rationales: recipe {corpus.recipe!r} uses responses; name their sets here")
+        raise InputError(
+            f"{where}.rationales: recipe {corpus.recipe!r} uses responses; list the sets of responses here"
+        )
 
 
 def _check_student(config: Config, student: Student, where: str) -> None:
@@ -197,7 +199,7 @@ def _check_student(config: Config, student: Student, where: str) -> None:
 def _check_eval(config: Config, spec: EvalSpec, where: str) -> None:
     student = lookup(config.students, spec.student, f"{where}.student")
     if not spec.eval_sets:
-        raise InputError(f"{where}.eval_sets: name the question sets to evaluate on")
+        raise InputError(f"{where}.eval_sets: list the question sets to evaluate on")
     _check_sets(config, spec.eval_sets, f"{where}.eval_sets")
     for source in spec.rationales_from:
         lookup(config.rationales, source, f"{where}.rationales_from")

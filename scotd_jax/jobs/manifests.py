@@ -1,6 +1,6 @@
-"""Identities of artefacts: everything that decides their content, as their manifests record it.
+"""Identities of artefacts: everything that determines their content, as recorded in their manifests.
 
-An artefact is skipped, resumed or refused by its identity (`workdir.Artefact.begin`).
+The identity decides whether an artefact is skipped, resumed or refused (`workdir.Artefact.begin`).
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from scotd_jax.workdir import digest, file_digest
 
 # Fields of a student that its training does not read.
 AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
-# Fields of config.Training that change nothing but rounding, as the mesh does: an interrupted run may resume with other
-# values. Micro-batches also select the masks of dropout.
+# Fields of config.Training that, like the mesh, change only rounding, so an interrupted run may resume with other
+# values. The number of micro-batches also changes dropout masks.
 CHANGEABLE = (
     "log_every",
     "save_every",
@@ -37,8 +37,8 @@ CHANGEABLE = (
 def responses_identity(context: RunContext, name: str, imported_files: Sequence[epath.Path]) -> dict[str, Any]:
     """Returns the identity of a set of responses.
 
-    A release does not change the responses, so it can be added later. Address and reach of a server may change, and so
-    may the path of batch results.
+    Fields that do not affect the responses may change: the release, the path of batch results, and all fields of a
+    server except model, kind and extra_body.
     """
     spec = context.config.rationales[name]
     settings = plain(dataclasses.replace(spec, release=""))

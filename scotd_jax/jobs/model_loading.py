@@ -17,11 +17,11 @@ from scotd_jax.tasks.question_loader import QuestionLoader
 from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Workdir, digest
 
-WORDS_OF_TASKS = "task:"  # prefix of the tokenizers that are trained on the texts of tasks
+TASK_TOKENIZER_PREFIX = "task:"  # before the names of the tasks whose texts a tokenizer is trained on
 
 
 def base_model(config: c.Config, model: c.Model) -> c.Model:
-    """Returns the model from which a model was first trained: itself, or the base of the student that it names."""
+    """Returns the model itself, or for a student the model at the start of its chain of trainings."""
     return base_model(config, config.students[model.student].model) if model.student else model
 
 
@@ -33,8 +33,8 @@ def model_config(
     Args:
       config: the whole config.
       model: one of its models.
-      word_count: returns the size of a word tokenizer that is trained on tasks, to which the vocabulary of a random
-        model is then rounded up. None keeps the preset's vocabulary.
+      word_count: returns the size of a tokenizer that is trained on tasks. The vocabulary of a random model is this
+        size rounded up. None keeps the preset's vocabulary.
 
     Raises:
       InputError: on an unknown preset or field, and if the model's folder has no readable config.json.
@@ -45,14 +45,14 @@ def model_config(
 
         return load_config(model.path)
     overrides = dict(model.overrides)
-    if word_count is not None and model.tokenizer.startswith(WORDS_OF_TASKS):
+    if word_count is not None and model.tokenizer.startswith(TASK_TOKENIZER_PREFIX):
         # Such a vocabulary has no fixed size; a multiple of 8 can be sharded.
         overrides.setdefault("vocab_size", round_up(word_count(model), 8))
     return registry.config_for(model.architecture, overrides)
 
 
 class ModelLoader:
-    """Loads models of a config. Tokenizers are kept; parameters are not, since only their user may hold them."""
+    """Loads models of a config. Caches tokenizers, but not parameters, so that their memory is freed after use."""
 
     def __init__(self, config: c.Config, workdir: Workdir, questions: QuestionLoader, mesh: Mesh, sampling_mesh: Mesh):
         """`mesh` holds the devices of all processes, `sampling_mesh` those of this process."""
@@ -61,13 +61,13 @@ class ModelLoader:
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def tokenizer(self, model: c.Model) -> Tokenizer:
-        """Returns the tokenizer of a model; a student has that of the model it is trained from."""
+        """Returns the tokenizer of a model. A student uses the tokenizer of its initial model."""
         while model.student and not model.tokenizer:
             model = self._config.students[model.student].model
         key = digest(c.plain(model))
         if key not in self._tokenizers:
-            if model.tokenizer.startswith(WORDS_OF_TASKS):
-                names = model.tokenizer.removeprefix(WORDS_OF_TASKS).split(",")
+            if model.tokenizer.startswith(TASK_TOKENIZER_PREFIX):
+                names = model.tokenizer.removeprefix(TASK_TOKENIZER_PREFIX).split(",")
                 self._tokenizers[key] = self._train_tokenizer(names)
             else:
                 self._tokenizers[key] = Tokenizer.load(model.tokenizer or model.path, model.path or None)
@@ -119,7 +119,7 @@ class ModelLoader:
         return gather_to_local_devices(params, shardings)
 
     def _train_tokenizer(self, task_names: list[str]) -> Tokenizer:
-        """A word tokenizer of the texts of some tasks and the words that the recipes of all corpora add to them."""
+        """A word tokenizer trained on the texts of some tasks and the fixed words of all recipes."""
         tasks = [self._questions.task(name) for name in task_names]
         own_words = []
         for corpus in self._config.corpora:

@@ -1,4 +1,4 @@
-"""The report job: all results on one page. It is written anew each time, since it is cheap to make."""
+"""The report job: writes all results to one page. The page is always rewritten, since this takes little time."""
 
 import json
 import platform
@@ -21,7 +21,7 @@ from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import read_json, versions
 
-# What is special about the splits of the embedded world.
+# Descriptions of the splits of the embedded world.
 ABOUT_SPLITS = {
     "test": "Questions like those that students trained on.",
     "contrast": "Test questions with one step changed, so that the other option becomes right.",
@@ -60,7 +60,7 @@ def report(context: RunContext, name: str) -> None:
 
 
 def set_label(context: RunContext, set_name: str) -> str:
-    """Returns the label of a question set in the report. Tasks of one title (one per seed) share their columns."""
+    """Returns the label of a question set in the report. Tasks with the same title share a column."""
     task = QuestionSet.parse(set_name).task
     return f"{context.config.tasks[task].title or task}.{set_name.removeprefix(task + '.')}"
 
@@ -88,7 +88,7 @@ def _run_result(context: RunContext, name: str, spec: EvalSpec) -> RunResult:
 
 
 def _samples(context: RunContext, student: Student) -> tuple[int | None, str]:
-    """Chains of thought per question behind a student (None: not sampled), and the curve it belongs to."""
+    """Sampled rationales per question in a student's corpus (None if from a task), and the name of its curve or ""."""
     corpus = context.config.corpora[student.corpus]
     if not recipes.uses_fields(context.recipes[student.corpus], *recipes.RESPONSE_FIELDS):
         return 0, ""
@@ -96,15 +96,15 @@ def _samples(context: RunContext, student: Student) -> tuple[int | None, str]:
     if any(isinstance(source, TaskSource) for source in sources):
         return None, ""
     counts = [context.artefact("sample", source).manifest()["counts"] for source in corpus.rationales]
-    n = max(each["responses_max"] for each in counts)
-    # A greedy chain is not the first of many sampled ones, and another recipe is another method.
-    greedy = any(isinstance(each, GeneratedSource) and each.sampling.temperature == 0 for each in sources)
+    n = max(count["responses_max"] for count in counts)
+    # Students on a curve differ only in the number of sampled responses, so greedy responses and other recipes are not.
+    greedy = any(isinstance(source, GeneratedSource) and source.sampling.temperature == 0 for source in sources)
     is_on_curve = corpus.recipe == "scotd" and not greedy
     return min(corpus.n or n, n), _model_name(context, student) if is_on_curve else ""
 
 
 def _role(context: RunContext, student: str) -> Literal["teacher", "base", "student"]:
-    """ "teacher" of responses, "base" of other students, or "student"."""
+    """Whether responses are sampled from the student ("teacher"), others start from it ("base"), or neither."""
     sources = [source for source in context.config.rationales.values() if isinstance(source, ModelSource)]
     if any(source.model.student == student for source in sources):
         return "teacher"
@@ -112,7 +112,7 @@ def _role(context: RunContext, student: str) -> Literal["teacher", "base", "stud
 
 
 def _model_name(context: RunContext, student: Student) -> str:
-    """For example "OPT 1.3B"."""
+    """Name of a student's architecture with its size, e.g. "OPT 1.3B"."""
     functions = context.models.functions(student.model, student.precision)
     size = sum(leaf.size for leaf in jax.tree.leaves(functions.abstract()))
     digits = f"{size / 1e9:.2g}B" if size >= 1e9 else f"{size / 1e6:.2g}M"
@@ -127,7 +127,7 @@ def _evaluated(context: RunContext, name: str, set_name: str) -> tuple[list[Ques
 
 
 def _main_results(results: Sequence[RunResult]) -> tuple[RunResult | None, RunResult | None]:
-    """The student with most samples, and the one of the same model that was trained on labels alone."""
+    """The student with the most samples, and the student of the same model and seed that was trained only on labels."""
     students = [result for result in results if result.role == "student" and result.samples is not None]
     if not students:
         return (results[0] if results else None), None
@@ -137,7 +137,7 @@ def _main_results(results: Sequence[RunResult]) -> tuple[RunResult | None, RunRe
 
 
 def _examples(context: RunContext, result: RunResult | None) -> list[Example]:
-    """Responses of one student to questions of its first set."""
+    """Example responses of one student to questions of its first set."""
     if result is None:
         return []
     first_set = eval_specs(context.config)[result.student].eval_sets[0]
@@ -146,7 +146,7 @@ def _examples(context: RunContext, result: RunResult | None) -> list[Example]:
 
 
 def _contrast_pairs(context: RunContext, results: Sequence[RunResult]) -> list[ContrastPair]:
-    """Contrast pairs with the responses of these students."""
+    """Example contrast pairs with the responses of these students."""
     if not results:
         return []
     specs = eval_specs(context.config)
@@ -175,7 +175,7 @@ def _costs(context: RunContext) -> dict[str, Any]:
 
 
 def _facts(context: RunContext) -> dict[str, str]:
-    """What was run, on which devices and with which versions."""
+    """Facts about the run: students, samples, devices and versions."""
     facts = {"students": str(len(context.config.students)), "seed": str(context.config.seed)}
     for name, source in context.config.rationales.items():
         if isinstance(source, GeneratedSource):

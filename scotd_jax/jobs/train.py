@@ -1,4 +1,4 @@
-"""The train job: trains one student from its start to its best checkpoint."""
+"""The train job: trains one student and selects its best checkpoint."""
 
 from collections.abc import Mapping
 
@@ -28,7 +28,7 @@ def train(context: RunContext, name: str) -> None:
     """Trains students/NAME: checkpoints (last and best on dev), metrics.jsonl, parameters.txt, manifest.
 
     Raises:
-      InputError: if the corpus does not fit the model, or the settings do not fit together.
+      InputError: if sequences of the corpus are too long for the model, or the settings are invalid.
     """
     spec = context.config.students[name]
     seed = context.config.seed + spec.seed
@@ -68,7 +68,7 @@ def train(context: RunContext, name: str) -> None:
 
 
 def check_settings(context: RunContext, name: str) -> None:
-    """Raises InputError if the training of a student could never start."""
+    """Raises InputError if the training settings of a student are invalid for its model or the devices."""
     spec = context.config.students[name]
 
     def abstract_params() -> api.Params:
@@ -78,7 +78,7 @@ def check_settings(context: RunContext, name: str) -> None:
 
 
 def note(values: Mapping[str, float]) -> str:
-    """Returns the numbers of one metrics line that the progress line shows."""
+    """Returns the note of the progress line for one line of metrics."""
     if "dev_accuracy" in values:
         return f"dev accuracy {100 * values['dev_accuracy']:.1f} %"
     return f"loss {values['loss']:.3f}"

@@ -1,6 +1,6 @@
 """A random chat model generates responses to a few questions; a student has a corpus of gold responses.
 
-FOLDER is that of tests/helpers/chat_model.py: --config=tests/configs/chat.py:FOLDER
+Usage: --config=tests/configs/chat.py:FOLDER, with a folder from tests/helpers/chat_model.py
 """
 
 from scotd_jax import config as c

@@ -1,4 +1,4 @@
-"""A fully trained student, and one that starts from it and is trained with LoRA."""
+"""A student that is fully trained, and a second one that starts from it and is trained with LoRA."""
 
 import dataclasses
 

@@ -4,9 +4,10 @@
     python -m scotd_jax.main --config=tests/configs/real.py:t5-small --workdir=runs/real_t5
     python -m scotd_jax.main --config=tests/configs/real.py:scicot --workdir=runs/real_scicot
 
-OpenBookQA with the rationales of three teachers, 22 per question: an OPT-125M or T5-small with random weights
-and 50 updates, evaluated on 100 questions of every reported set, IMDb's contrast pairs and SST-2 as an unseen task; or
-the two stages and all arms of Sci-CoT, with the architecture of Flan-T5-small, on the first 60 questions.
+All use OpenBookQA with the rationales of three teachers, 22 per question. The first two train an OPT-125M or T5-small
+with random weights for 50 updates, and evaluate on 100 questions of every reported set, of IMDb's contrast pairs, and
+of SST-2 as an unseen task. The third trains the two stages and all arms of Sci-CoT, with the architecture of
+Flan-T5-small, on the first 60 questions.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from pathlib import Path
 from scotd_jax import config as c
 
 DATA = "../shared/data"
-HERE = str(Path("configs/x").absolute())  # for config.sibling
+HERE = str(Path("configs/x").absolute())  # any path in configs/, for config.sibling
 RESPONSES = f"responses={DATA}/rationales/openbookqa_multi/*_ranked.json.gz,importer=openbookqa_multi,data={DATA}"
 
 

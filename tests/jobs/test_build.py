@@ -1,4 +1,4 @@
-"""Tests of the build job: contents and order of a corpus, which no number of processes, hosts or shards changes."""
+"""Tests of the build job: contents and order of a corpus for any number of processes, hosts and shards."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ def test_build_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, mo
 
     one, several, hosts = run("one"), run("several", processes=2), run("hosts")
     build(one, "c")
-    if kind == "own":  # once only: processes take seconds to start
+    if kind == "own":  # in one case only, since processes take seconds to start
         build(several, "c")
         assert files(several) == files(one)
     # Host 1 of 2 builds before host 0. They do not wait for each other here; host 0 merges.
@@ -117,7 +117,7 @@ def test_build_refuses_controls_without_rationales(home):
         build(alone, "c")
 
 
-def test_build_numbers_samples_through_all_sets(home):
+def test_sample_numbers_continue_across_sets(home):
     first = [row for row in ROWS if row.sample_index < 2 and row.question_id != QUESTIONS[3].id]
     second = responses(QUESTIONS[:5], 3, "other")
     run = make_run(home, c.Corpus(n=4, keep="all"), {"first": first, "second": second})
@@ -192,7 +192,7 @@ def test_empty_corpus_error_names_the_bins(home):
         build(run, "c")
 
 
-def test_label_corpora_obey_the_prompt_limit(home):
+def test_prompt_limit_applies_to_label_corpora(home):
     long = Question("t/train/long", "t", "train", "w " * 40, ("yes", "no"), "yes")
     write_questions(home / "t", train=[*QUESTIONS, long])
     run = make_run(home, c.Corpus(recipe="label", questions=("t.train",), max_prompt_tokens=30), {})

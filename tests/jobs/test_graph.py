@@ -44,7 +44,7 @@ def test_only_the_requested_jobs():
 
 
 def change(section: str, name: str, kind: type | None = None, **fields) -> c.Config:
-    """The config with other `fields` of one entry, or with an entry of another class."""
+    """Returns the config with changed `fields` of one entry, or with another entry in its place."""
     config = world()
     entries = getattr(config, section)
     entry = kind(**fields) if kind else dataclasses.replace(entries[name], **fields)

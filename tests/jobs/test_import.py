@@ -1,4 +1,4 @@
-"""Tests of imports as a job: files of the work directory, messages, and the three real corpora."""
+"""Tests of the sample job with imported files: work directory, messages, and three real corpora."""
 
 import gzip
 import json
@@ -58,7 +58,7 @@ def test_bad_rows_stop_the_job_or_are_counted(home):
     done = run_cli(*flags)
     assert done.returncode == 2
     assert f"error: {home}/sampled/2.jsonl line 2: field 'completion' is missing" in done.stderr
-    assert not (home / "w/rationales/sampled").exists(), "nothing that could be taken for a result"
+    assert not (home / "w/rationales/sampled").exists(), "no partial result remains"
     done = run_cli(*flags, "--skip-bad")
     assert done.returncode == 0, done.stderr
     assert "4 of 5 rows imported (skipped: 1 missing field)" in done.stderr
@@ -152,7 +152,7 @@ def load_questions(folder: Path, file: str, layout: str = "line"):
 
 
 def test_import_of_openbookqa_from_three_teachers(shared_data, tmp_path):
-    """Runs in a process: this is the largest corpus, and the type checks of the tests would take most of the time."""
+    """Runs in another process, since type checks of the tests would take most of the time for the largest corpus."""
     config = tmp_path / "config.py"
     files = 'options={"files": {"train": "train.jsonl"}}'
     task = f'c.Task(kind="multiple_choice", path="{shared_data}/openbookqa", {files})'
@@ -191,7 +191,7 @@ def test_import_of_commonsenseqa_from_palm(shared_data, tmp_path):
     assert sum("\n\n" in row.text for row in job.responses(questions_by_id)) == 0
     total = job.ledger.to_json()["total"]
     assert (total["read"], total["right"], total["no_answer"], total["questions"]) == (9741, 7377, 182, 9741)
-    # Joined by row, in the order of the question file, the responses would be useless; the chance check refuses that.
+    # Joined by row, in the order of the question file, responses get wrong questions. The chance check refuses this.
     (tmp_path / "ids.txt").write_text("".join(f"{id_}\n" for id_ in questions_by_id))
     by_row = c.FileSource(path=path, importer=spec.importer, options={"ids": str(tmp_path / "ids.txt")})
     with pytest.raises(InputError, match=r"of 9741 .*\(20.5%\), no better than chance \(20.0%\): .*wrong order"):
@@ -208,7 +208,7 @@ def test_import_of_commonsenseqa_dev_from_palm(shared_data):
 
 
 def test_import_of_quarel_from_davinci(shared_data, tmp_path):
-    """Through the job, to the files in the work directory. The questions are those of the corpus itself."""
+    """Runs the job and checks the files in the work directory. The questions are read from the corpus itself."""
     path = shared_data / "rationales/quarel_davinci003/train_gpt3_responses.jsonl.gz"
     with gzip.open(path) as file:
         rows = json.load(file).values()

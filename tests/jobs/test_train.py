@@ -54,7 +54,7 @@ def watched(monkeypatch, name: str, dtype: str) -> list[weakref.ref]:
 
 def test_initial_and_dev_parameters_are_freed_during_training(tmp_path, monkeypatch):
     run = built(tmp_path)
-    # The embeddings for evaluation are those of the state; the kernels are copies.
+    # Evaluation shares the embeddings of the state, and has copies of the kernels.
     dtypes = {"params": "float32", "to_sampling_devices": "bfloat16"}
     made = {name: watched(monkeypatch, name, dtype) for name, dtype in dtypes.items()}
     alive = []

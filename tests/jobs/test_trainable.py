@@ -1,4 +1,4 @@
-"""Tests of LoRA through all jobs: later jobs load plain parameters, which still contain the base model."""
+"""Tests of LoRA in all jobs: jobs after training load merged parameters of the usual form."""
 
 import importlib.util
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_checkpoints_hold_moments_of_trainable_parameters_only(run):
 def test_lora_student_is_evaluated_and_exported_as_plain_parameters(run):
     assert read_json(run.artefact("evaluate", "lora").path / "results.json")["sets"]
     artefact = run.artefact("export", "lora")
-    has_torch = importlib.util.find_spec("torch") is not None  # the job then compares what it wrote with PyTorch
+    has_torch = importlib.util.find_spec("torch") is not None  # the job then compares the export with PyTorch
     assert artefact.manifest()["counts"]["compared_with_torch"] is has_torch
     folder = artefact.path
     tensors = load_file(folder / "model.safetensors")

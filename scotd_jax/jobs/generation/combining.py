@@ -1,4 +1,4 @@
-"""One answer per question from several rationales: by majority vote, or by summing the answers' probabilities."""
+"""Combines the answers after several rationales into one: by majority vote, or by summing their probabilities."""
 
 import dataclasses
 from collections.abc import Iterator, Set
@@ -31,10 +31,10 @@ def answer_by_vote(
     folder: epath.Path,
     set_name: str,
 ) -> list[epath.Path]:
-    """Generates an answer to every rationale and writes, per question, the answer with most votes.
+    """Generates one answer per rationale and writes, for every question, the answer with the most votes.
 
     Returns:
-      The files of the combined answers. SET.each.responses.jsonl beside them holds every answer.
+      The files of the combined answers. SET.each.responses.jsonl in the same folder contains the individual answers.
     """
     stem, seed = f"{set_name}.each.responses", context.config.seed
     paths = generate(context, model, questions, sampling, seed=seed, folder=folder, stem=stem, rationales=rationales)
@@ -61,10 +61,13 @@ def answer_by_marginal(
     folder: epath.Path,
     set_name: str,
 ) -> list[epath.Path]:
-    """Writes, per question, the answer with the largest probability summed over the rationales.
+    """Writes, for every question, the answer with the largest sum of probabilities over the rationales.
+
+    Returns:
+      The files of the answers.
 
     Raises:
-      InputError: if a question has no choices, whose probabilities could be summed.
+      InputError: if a question has no answer choices.
     """
     for question, _ in questions.values():
         if not question.choices:
@@ -91,7 +94,7 @@ def iter_marginal_responses(
     forms = {id_: answer_forms(question) for id_, (question, _) in questions.items()}
     candidates = []
     for id_, (question, task) in questions.items():
-        end = model.prompts.format_for(task).end  # a stop string; formats without one end with the end token
+        end = model.prompts.format_for(task).end  # stop string; formats without one end responses with EOS
         last = [] if end else [model.tokenizer.eos_id]
         answers = [model.tokenizer.encode(form + end) + last for form in forms[id_]]
         candidates += [Candidates(id_, model.prompt_ids(question, task, text), answers) for text in rationales[id_]]
@@ -128,7 +131,7 @@ def iter_marginal_responses(
 
 
 def _majority_response(answers: list[Response]) -> Response:
-    """The first response with the answer that most of them have."""
+    """The first response with the most frequent answer."""
     winner = majority_vote([row.answer for row in answers])
     first = next(row for row in answers if row.answer == winner)
     return dataclasses.replace(first, sample_index=0, sampling=f"vote over {len(answers)} rationales")

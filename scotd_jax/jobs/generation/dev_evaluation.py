@@ -1,4 +1,4 @@
-"""Evaluation on dev questions while a student is trained."""
+"""Evaluation of a student on dev questions during training."""
 
 from collections.abc import Mapping
 
@@ -15,20 +15,20 @@ from scotd_jax.sampling.decode_loop import cast_for_inference
 class DevEvaluation:
     """Computes the greedy dev accuracy of parameters; its sampler is compiled once.
 
-    It holds no parameters between calls: the updates of the training need the memory.
+    Keeps no parameters between calls, since training needs the memory.
     """
 
     def __init__(self, context: RunContext, name: str, functions: api.LanguageModel):
         """Prepares the evaluation of the student `name`.
 
         Raises:
-          InputError: if there are no dev questions, or not enough rationales for a student that reads them.
+          InputError: if there are no dev questions, or too few rationales for a recipe with rationales in prompts.
         """
         config, spec = context.config, context.config.students[name]
         self._context, self._functions, self._sampling = context, functions, config.evaluation.sampling
         self._questions = context.questions.interleaved(spec.dev_sets, config.evaluation.dev_questions)
         if not self._questions:
-            raise InputError(f"config.students.{name}.dev_sets: there are no questions in {', '.join(spec.dev_sets)}")
+            raise InputError(f"config.students.{name}.dev_sets: no questions in {', '.join(spec.dev_sets)}")
         rationales = load_provided_rationales(context, name, spec.rationales_from, self._questions, "own", 1)
         prompts = context.prompt_builder(prompt_settings(config, Model(student=name)))
         tokenizer = context.models.tokenizer(spec.model)

@@ -1,4 +1,4 @@
-"""Generation with a local model: sampling from a teacher and evaluating a student are the same thing."""
+"""Generation with a local model, for sampling from teachers and for evaluating students."""
 
 import array
 import dataclasses
@@ -23,21 +23,21 @@ from scotd_jax.tasks.base import LoadedTask
 from scotd_jax.tasks.question_loader import QuestionsById
 from scotd_jax.tokenization import Tokenizer
 
-RationalesById = Mapping[str, Sequence[str]]  # question id -> the rationales with which it is prompted, one at a time
+RationalesById = Mapping[str, Sequence[str]]  # question id -> rationales, each for one prompt
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptedModel:
-    """A local model with its parameters, its tokenizer, and the format in which it is prompted.
+    """A local model with its parameters, its tokenizer, and its prompt builder.
 
     Attributes:
       name: name in the records and in progress lines.
       model: the model functions.
-      params: parameters on the devices that sample, or abstract ones (`api.LanguageModel.abstract`) where every call of
-        the sampler is to use others, as during training.
-      tokenizer: its tokenizer.
-      prompts: how it is prompted.
-      thinking: how thinking blocks in its responses are treated.
+      params: parameters on the sampling devices, or abstract ones (`api.LanguageModel.abstract`) if the parameters of
+        the sampler are set later, as during training.
+      tokenizer: the tokenizer.
+      prompts: builds the prompts.
+      thinking: how thinking blocks in responses are treated.
     """
 
     name: str
@@ -48,7 +48,7 @@ class PromptedModel:
     thinking: ThinkingBlocks = IGNORE_THINKING
 
     def prompt(self, question: Question, task: LoadedTask, rationale: str | None = None) -> Prompt:
-        """Returns the whole prompt for a question."""
+        """Returns the complete prompt for a question."""
         return self.prompts.prompt(question, task, rationale)
 
     def prompt_ids(self, question: Question, task: LoadedTask, rationale: str | None = None) -> list[int]:
@@ -95,9 +95,9 @@ class PromptedModel:
             for indices, rationale in prompts:
                 if task.name not in few_shot_ids:
                     few_shot_ids[task.name] = self._few_shot_ids(task)
-                # A compact array: all requests of a run are in memory at once.
+                # An array is compact, and all requests of a run are in memory at once.
                 ids = array.array("i", self.prompt_ids(question, task, rationale))
-                found.append(Request(id_, ids, indices, shared_length=_common_prefix(ids, few_shot_ids[task.name])))
+                found.append(Request(id_, ids, indices, shared_length=_shared_length(ids, few_shot_ids[task.name])))
         return found
 
     def responses(
@@ -117,7 +117,7 @@ class PromptedModel:
     def respond(
         self, sample: Sample, question: Question, task: LoadedTask, sampling: str, rationale: str | None = None
     ) -> Response:
-        """Parses one sample. `sampling` is the policy in words, `rationale` the one in its prompt."""
+        """Parses one sample; see `make_response` for the arguments."""
         return make_response(
             sample,
             question,
@@ -130,7 +130,7 @@ class PromptedModel:
         )
 
     def _few_shot_ids(self, task: LoadedTask) -> list[int]:
-        """Token ids of the few-shot examples, perhaps followed by tokens that end the prompt."""
+        """Token ids of a prompt that consists of few-shot examples; tokens at the end of prompts may follow them."""
         few_shot = self.prompts.few_shot(task)
         return self.tokenizer.prompt_ids(few_shot, self.model.config.kind) if few_shot else []
 
@@ -151,9 +151,9 @@ def load_prompted_model(
       context: the run.
       name: name of the model in the records.
       model: the model.
-      precision: its compute precision.
-      settings: how it is prompted.
-      seed: seed of random parameters, for models without weights.
+      precision: compute dtype.
+      settings: how the model is prompted.
+      seed: seed of the parameters, for models with random weights.
       thinking: how thinking blocks in its responses are treated.
     """
     functions = context.models.functions(model, precision)
@@ -175,7 +175,7 @@ def generate(
     shards: int | None = None,
     rationales: RationalesById | None = None,
 ) -> list[epath.Path]:
-    """Generates the responses that `folder` does not hold yet and returns the merged files.
+    """Generates the responses that are missing in `folder` and returns the merged files.
 
     Args:
       context: the run.
@@ -183,10 +183,10 @@ def generate(
       questions: the questions.
       sampling: the sampling policy; `sampling.n` responses are generated per question.
       seed: seed of the sampling noise.
-      folder: folder of the files, which are written as batches finish.
-      stem: first part of their names.
-      shards: number of merged files; None for one named STEM.jsonl.
-      rationales: rationales for the prompts; then one response per rationale is generated.
+      folder: folder of the response files, which are written batch by batch.
+      stem: first part of the file names.
+      shards: number of merged files; None for a single file STEM.jsonl.
+      rationales: rationales for the prompts. If set, generates one response per rationale.
     """
     sampler = model.sampler(questions, sampling, seed, context.sampling_mesh)
 
@@ -209,7 +209,7 @@ def generate(
     )
 
 
-def _common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Number of leading tokens that two prompts share."""
-    equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
     return sum(1 for _ in equal)

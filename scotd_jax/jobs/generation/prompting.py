@@ -1,4 +1,4 @@
-"""Prompts of a model, and the responses parsed from what it generates: by recipe, format and few-shot examples."""
+"""Builds the prompts of a model from recipe, format and few-shot examples, and parses its responses."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,11 +18,11 @@ FewShotPrompt = Callable[[LoadedTask, PromptFormat, int, bool], Prompt]
 
 @dataclasses.dataclass(frozen=True)
 class PromptSettings:
-    """How a model is prompted and its responses are parsed, as far as the config decides it.
+    """The part of the config that determines how a model is prompted and how its responses are parsed.
 
     Attributes:
       recipe: template of the prompt, and how responses are parsed.
-      format: the format of every prompt; None for the format of each task.
+      format: the format of every prompt; None if prompts have the format of their task.
       few_shot: number of the task's examples before every prompt.
       chat: whether prompts are chat turns, which the tokenizer's chat template renders.
     """
@@ -38,7 +38,7 @@ def prompt_settings(
 ) -> PromptSettings:
     """Returns the prompt settings of a model of the config.
 
-    A student is prompted as its corpus trains it, any other model by the recipe "scotd" without examples.
+    By default, a student is prompted as in its corpus, and any other model with the recipe "scotd" without examples.
 
     Args:
       config: the whole config.
@@ -63,20 +63,20 @@ def corpus_recipe(config: c.Config, corpus: str) -> c.Recipe:
 
 
 def corpus_format(config: c.Config, corpus: str) -> PromptFormat | None:
-    """Returns the format in which the students of a corpus read every task; None for the format of each task."""
+    """Returns the prompt format of a corpus; None if prompts have the format of their task."""
     name = config.corpora[corpus].format
     return get_prompt_format(name, f"config.corpora.{corpus}.format") if name else None
 
 
 def corpus_question_sets(config: c.Config, corpus: str) -> tuple[str, ...]:
-    """Returns the names of the question sets of a corpus: its own, or those of its responses."""
+    """Returns the names of the question sets of a corpus: those it sets, or those of its rationales."""
     spec = config.corpora[corpus]
-    of_responses = (name for source in spec.rationales for name in config.rationales[source].questions)
-    return spec.questions or tuple(dict.fromkeys(of_responses))
+    rationale_sets = (name for source in spec.rationales for name in config.rationales[source].questions)
+    return spec.questions or tuple(dict.fromkeys(rationale_sets))
 
 
 def uses_chat_template(config: c.Config, model: c.Model) -> bool:
-    """Whether prompts of a model are chat turns. A student is prompted like the model it is trained from."""
+    """Returns whether prompts of a model are chat turns. A student is prompted like its initial model."""
     return model.chat or bool(model.student and uses_chat_template(config, config.students[model.student].model))
 
 
@@ -96,11 +96,11 @@ class PromptBuilder:
         return self.settings.format or task.format
 
     def few_shot(self, task: LoadedTask) -> Prompt:
-        """Returns what precedes every prompt for a task: text, or chat turns; empty without examples."""
+        """Returns the few-shot examples before every prompt for a task, as text or chat turns; empty for none."""
         return self.few_shot_prompt(task, self.format_for(task), self.settings.few_shot, self.settings.chat)
 
     def prompt(self, question: Question, task: LoadedTask, rationale: str | None = None) -> Prompt:
-        """Returns the whole prompt for a question; `rationale` fills the prompts of recipes that read one."""
+        """Returns the complete prompt for a question. `rationale` is for recipes with a rationale in prompts."""
         text = recipes.build_prompt(self.recipe, self.format_for(task), question, rationale)
         return join_prompt(self.few_shot(task), text)
 
@@ -116,20 +116,20 @@ def make_response(
     sampling: str,
     rationale: str | None = None,
 ) -> Response:
-    """Parses a sample by the model's recipe and compares its answer with the gold one.
+    """Parses a sample by the model's recipe and compares its answer with the gold answer.
 
     Args:
       sample: the generated text.
       question: its question.
       task: the task of the question.
       prompts: how the model was prompted.
-      thinking: how blocks of thinking are treated.
+      thinking: how thinking blocks are treated.
       model: name of the model.
-      sampling: the sampling policy in words (`describe`).
-      rationale: the rationale in the prompt, which is recorded where the response has none of its own.
+      sampling: description of the sampling policy, from `describe`.
+      rationale: the rationale in the prompt, which is stored if the response contains none.
 
     Raises:
-      InputError: on a block of thinking, if `thinking` refuses them.
+      InputError: on a thinking block, if `thinking` refuses them.
     """
     sample, parsed = thinking.parse(sample, question, prompts.recipe, prompts.format_for(task))
     return Response(

@@ -1,4 +1,4 @@
-"""Rationales for the prompts of students that read one: another model's, a first stage's, or a control."""
+"""Loads the rationales for students whose prompts contain one, e.g. those of another model."""
 
 from collections.abc import Sequence
 
@@ -25,18 +25,18 @@ def load_provided_rationales(
 
     Args:
       context: the run.
-      student: name of the student that reads them.
-      sources: the sets of responses that hold them.
+      student: name of the student.
+      sources: the sets of responses with the rationales.
       questions: the questions.
-      control: how the rationales are altered ("own": not at all).
+      control: change to the rationales; "own" for none.
       n: number of rationales per question.
 
     Returns:
-      The rationales by question; None if the student's recipe reads none.
+      The rationales by question id; None if the student's recipe has no rationale in its prompts.
 
     Raises:
-      InputError: if the recipe reads rationales and a question has fewer than n, or if it reads none and sources are
-        set.
+      InputError: if a question has fewer than n rationales, or if the recipe has no rationale in its prompts, but
+        sources, a control or n are set.
     """
     corpus = context.config.students[student].corpus
     recipe = context.config.corpora[corpus].recipe

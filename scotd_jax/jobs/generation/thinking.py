@@ -17,12 +17,12 @@ class ThinkingBlocks:
     """How the thinking blocks of one set of responses are treated.
 
     Attributes:
-      mode: "ignore" parses the text as if there were no blocks; "refuse" raises on one, because the user has not
-        chosen; "keep" leaves blocks in the text, "strip" removes them, "rationale" removes them and records what is
-        inside as the rationale.
+      mode: "ignore" parses the text as if there were no blocks. "refuse" raises on a block, because the config sets no
+        treatment. "keep" leaves blocks in the text, "strip" removes them, "rationale" removes them and stores their
+        contents as the rationale.
       where: config path of the set, for messages.
       model: name of the model, for messages.
-      remote: whether a server generated the text, which may then continue after a stop string.
+      remote: whether a server generated the text, which may continue after a stop string.
     """
 
     mode: Literal["ignore", "refuse", "keep", "strip", "rationale"] = "ignore"
@@ -32,19 +32,19 @@ class ThinkingBlocks:
 
     @classmethod
     def of(cls, spec: GeneratedSource, where: str, model: str) -> "ThinkingBlocks":
-        """Returns the treatment that a set of responses chooses by its field `think`."""
+        """Returns the treatment that the field `think` of a set of responses selects."""
         return cls(spec.think or "refuse", where, model, remote=not isinstance(spec, ModelSource))
 
     @property
     def is_chosen(self) -> bool:
-        """Whether the user has chosen a treatment. Blocks may contain stop strings, which are then not sent."""
+        """Whether the config sets a treatment. Stop strings are then not sent, since blocks may contain them."""
         return self.mode in ("keep", "strip", "rationale")
 
     def parse(self, sample: Sample, question: Question, recipe: Recipe, form: PromptFormat) -> tuple[Sample, Parsed]:
-        """Returns the sample as it is stored, with rationale and answer.
+        """Returns the sample as it is stored, and its rationale and answer.
 
-        The text is cut at the format's stop strings where the sampler has not done that, unless a block is kept. A
-        response truncated inside a block has neither rationale nor answer.
+        Truncates the text at the format's stop strings if the sampler has not, unless a block is kept. A response that
+        was truncated inside a block has neither rationale nor answer.
 
         Raises:
           InputError: on a block, if the mode is "refuse".
@@ -53,7 +53,7 @@ class ThinkingBlocks:
             return sample, recipes.parse_response(recipe, form, sample.text, question)
         block = find_thinking_block(sample.text)
         if block is not None and not self.is_chosen:
-            raise InputError(f"{self.where}.think: {self.model} answers with a <think> block; {self._advice}")
+            raise InputError(f"{self.where}.think: {self.model} generates <think> blocks; {self._advice}")
         if block is not None and not block.closed:
             return dataclasses.replace(sample, finish_reason="length"), Parsed(None, None)
         is_uncut = self.remote or self.is_chosen
@@ -70,12 +70,12 @@ class ThinkingBlocks:
     @property
     def _advice(self) -> str:
         advice = (
-            "choose what to do with it: think='keep' leaves it in the text, 'strip' removes it, "
-            "'rationale' takes what is inside as the rationale"
+            "choose a treatment: think='keep' leaves them in the text, 'strip' removes them, "
+            "'rationale' stores their contents as the rationale"
         )
         if not self.remote:
             return advice
-        return f"{advice}. Stop strings may end it early; server.extra_body={{'stop': None}} sends none"
+        return f"{advice}. Stop strings may end a block early; server.extra_body={{'stop': None}} sends none"
 
 
 IGNORE_THINKING = ThinkingBlocks()

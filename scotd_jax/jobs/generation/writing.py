@@ -1,4 +1,4 @@
-"""Writing of responses as they are generated, so that an interrupted job resumes with what is missing."""
+"""Writes responses as they are generated, so that an interrupted job resumes with the missing ones."""
 
 from collections.abc import Callable, Iterator, Sequence, Set
 
@@ -10,7 +10,8 @@ from scotd_jax.jobs.context import RunContext
 from scotd_jax.rationales.store import ResponseWriter
 from scotd_jax.records import Response
 
-# Generates what is missing beyond the (question id, sample index) already on disk: number of responses, and batches.
+# Given the (question id, sample index) of all responses on disk, returns the number of missing responses and an
+# iterator that generates them in batches.
 GenerateMissing = Callable[[Set[tuple[str, int]]], tuple[int, Iterator[list[Response]]]]
 
 
@@ -28,22 +29,22 @@ def write_missing(
 ) -> list[epath.Path]:
     """Writes the missing responses batch by batch, merges all of them, and returns the merged files.
 
-    Every process generates its share of what is missing, whichever process wrote the rest; the first one merges.
+    Every process generates its share of the missing responses; the first process merges all files.
 
     Args:
       context: the run.
-      generate_missing: starts the generation of what is missing here.
-      folder: folder of the files.
-      stem: first part of their names.
+      generate_missing: generates the share of this process, see `GenerateMissing`.
+      folder: folder of the response files.
+      stem: first part of the file names.
       order: ids of all questions, in the order of the merged files.
-      shards: number of merged files; None for one named STEM.jsonl.
+      shards: number of merged files; None for a single file STEM.jsonl.
       label: name of the model or method, for the progress line.
       scope: name of the question set, for the progress line.
-      note: returns the note beside it.
+      note: returns the note at the end of the progress line.
     """
     writer = ResponseWriter(folder, stem, host=jax.process_index())
     done = writer.written_keys()
-    # All processes read before any writes: otherwise rows of a fast one would shift the shares of a slow one.
+    # All processes must read before any writes. Otherwise rows of a fast process would change the share of a slow one.
     hosts.sync_processes(f"{folder} {stem} is read")
     missing, batches = generate_missing(done)
     with context.progress(len(done) + missing, label, "responses", len(done), scope) as progress:

@@ -8,7 +8,7 @@ from etils import epath
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.model_loading import WORDS_OF_TASKS, base_model, model_config
+from scotd_jax.jobs.model_loading import TASK_TOKENIZER_PREFIX, base_model, model_config
 from scotd_jax.models import registry
 from scotd_jax.tasks.prompt_formats import answer_forms
 from scotd_jax.tasks.question_loader import QuestionLoader
@@ -46,7 +46,7 @@ class Assumptions:
                 )
             self._note(f"{model.path} is missing: using the preset {name}")
             model = c.Model(architecture=name)
-        if model.tokenizer.startswith(WORDS_OF_TASKS) and "vocab_size" not in model.overrides:
+        if model.tokenizer.startswith(TASK_TOKENIZER_PREFIX) and "vocab_size" not in model.overrides:
             self._note(
                 f"{model.architecture}: using the preset's vocabulary size instead of the number of words in the task"
             )

@@ -243,7 +243,7 @@ def test_response_that_is_only_thinking(home, tmp_path):
     thinking = ThinkingBlocks.of(c.ModelSource(), "config.rationales.r", "m")
     model = prompted(run, c.Model(path=f"{home}/model"), thinking=thinking)
     sample_ = Sample(question.id, 0, "<think>", "stop", -1.0, 5, ())
-    with pytest.raises(InputError, match=r"^config\.rationales\.r\.think: m answers with a <think> .*rationale$"):
+    with pytest.raises(InputError, match=r"^config\.rationales\.r\.think: m generates <think> blocks; .*rationale$"):
         model.respond(sample_, question, task, "greedy")
     # When a student is evaluated, its response is unchanged.
     assert prompted(run, c.Model(path=f"{home}/model")).respond(sample_, question, task, "greedy").text == "<think>"

@@ -1,8 +1,8 @@
-"""Batch files: requests are written to files that the user sends elsewhere, and results are read when they are back.
+"""Batch files: writes requests to files that the user submits, and reads the result files.
 
-The files suit OpenAI's batch interface, its copies, and `vllm run-batch`. Every sample is a request of its own, named
-QUESTION_ID#SAMPLE, so results may come in any order, in any number of files, and with gaps. Only the samples that are
-missing are requested again.
+The files are for OpenAI's batch interface, compatible ones, and `vllm run-batch`. Every sample is a separate request
+with the id QUESTION_ID#SAMPLE, so results may be in any order, in any number of files, and incomplete. Only missing
+samples are requested again.
 """
 
 import itertools
@@ -26,16 +26,16 @@ from scotd_jax.records import Response
 from scotd_jax.tasks.question_loader import QuestionsById
 from scotd_jax.workdir import write_text
 
-MAX_REQUESTS = 50_000  # of one file: the limit of OpenAI's batch interface
-MAX_BYTES = 180 * 10**6  # of one file: its limit of 200 MB, with a margin
+MAX_REQUESTS = 50_000  # requests per file: the limit of OpenAI's batch interface
+MAX_BYTES = 180 * 10**6  # bytes per file: the limit of OpenAI, 200 MB, with a margin
 ROWS_PER_WRITE = 4096
-MAX_LOGGED_ROWS = 3  # unusable rows that are logged one by one
+MAX_LOGGED_ROWS = 3  # number of unusable rows that are logged individually
 
 
 def generate_by_batch_files(
     context: RunContext, model: RemoteModel, questions: QuestionsById, folder: epath.Path, path: str
 ) -> list[epath.Path]:
-    """Stores the results that are there and returns the merged files.
+    """Stores all available results and returns the merged files.
 
     Args:
       context: the run.
@@ -45,7 +45,7 @@ def generate_by_batch_files(
       path: pattern of the result files; "" for FOLDER/batch/results*.jsonl.
 
     Raises:
-      InputError: as long as samples are missing, after their requests are written.
+      InputError: if samples are missing, after writing their requests.
     """
     batch = folder / "batch"
     path = path or f"{batch}/results*.jsonl"
@@ -68,14 +68,14 @@ def generate_by_batch_files(
         raise InputError(
             f"{model.where}: {len(missing)} of {len(keys)} samples are missing; their requests are in "
             f"{', '.join(str(file) for file in requests)}. Send them to a batch interface (or: vllm run-batch -i FILE "
-            f"-o RESULTS --model {model.name}), put the results at {path} beside those that are there, and "
+            f"-o RESULTS --model {model.name}), add the result files at {path}, and "
             "run the same command again"
         )
     return writer.merge(list(questions), 4)
 
 
 def write_requests(folder: epath.Path, requests: Iterable[dict[str, Any]]) -> list[epath.Path]:
-    """Writes FOLDER/requests-00000.jsonl and as many more files as the limits need; removes those of earlier runs."""
+    """Writes FOLDER/requests-*.jsonl, as many files as the limits need, and removes other request files."""
     paths: list[epath.Path] = []
     lines: list[bytes] = []
     size = 0
@@ -110,27 +110,27 @@ def _request(model: RemoteModel, questions: QuestionsById, question_id: str, ind
 def _read_results(
     context: RunContext, model: RemoteModel, questions: QuestionsById, files: list[epath.Path], ledger: ImportLedger
 ) -> Iterator[Response]:
-    """Every sample of the files once. Unusable rows are counted, and so requested again."""
-    taken: set[tuple[str, int]] = set()
+    """Yields every sample of the files once. Counts unusable rows in the ledger; their samples stay missing."""
+    seen: set[tuple[str, int]] = set()
     unusable = 0
     for file in files:
         for generated in openai_batch(file, {}):
             ledger.count_read(str(file))
             try:
-                row = _response(model, questions, generated, taken)
+                row = _response(model, questions, generated, seen)
             except BadRowError as error:
                 ledger.count_skipped(str(file), error.reason, generated.where)
                 unusable += 1
                 if unusable <= MAX_LOGGED_ROWS:
                     context.log(f"  {generated.where}: {error}")
                 continue
-            taken.add(row.key)
+            seen.add(row.key)
             ledger.count_imported(str(file), row.question_id, row.answer, row.correct)
             yield row
 
 
 def _response(
-    model: RemoteModel, questions: QuestionsById, generated: ImportedResponse | BadRow, taken: set[tuple[str, int]]
+    model: RemoteModel, questions: QuestionsById, generated: ImportedResponse | BadRow, seen: set[tuple[str, int]]
 ) -> Response:
     if isinstance(generated, BadRow):
         raise BadRowError(generated.reason, generated.detail)
@@ -139,13 +139,13 @@ def _response(
         raise BadRowError("no such question", f"{question_id!r} is not one of the set's questions")
     if index is None or index >= model.sampling.n:
         raise BadRowError("no such sample", f"{question_id!r}: sample {index} was not requested")
-    if (question_id, index) in taken:
-        raise BadRowError("duplicate", f"sample {index} of {question_id!r} came before")
+    if (question_id, index) in seen:
+        raise BadRowError("duplicate", f"sample {index} of {question_id!r} is already in an earlier row")
     return model.respond(generated, *questions[question_id], index)
 
 
 def _existing_files(path: str) -> list[epath.Path]:
-    """The result files; none before the first results are back."""
+    """The result files; none if there are no results yet."""
     try:
         return expand_paths(path, "path")
     except InputError:

@@ -1,11 +1,11 @@
-"""A client for OpenAI-compatible servers that retries a request until its answer is there.
+"""A client for OpenAI-compatible servers that retries failed requests.
 
-Retried with growing pauses: timeouts, lost connections, statuses 408, 409, 425, 429 and 5xx, and answers that are not
-JSON or have no choices. Not retried: refusals that will not change. A pause that the server requests (Retry-After)
-holds all requests, not only the one that received it.
+Retries, with growing pauses: timeouts, lost connections, statuses 408, 409, 425, 429 and 5xx, and replies that are not
+JSON or have no choices. Other statuses are permanent and not retried. A pause that the server requests (Retry-After)
+delays all requests, not only the one that received it.
 
-The key is read from the environment when a client is made, sent in one header, never to another host, and removed from
-every message.
+The client reads the API key from the environment once, sends it in one header and never to another host, and removes it
+from every message.
 """
 
 import email.utils
@@ -27,15 +27,15 @@ from scotd_jax.jobs.generation.servers.requests import PATHS, keyed_seed
 MAX_PAUSE = 60.0  # seconds between two attempts, unless the server requests more
 MAX_RETRY_AFTER = 3600.0  # seconds: the longest pause that a server may request
 _RETRIED = (408, 409, 425, 429)
-_FATAL = (401, 402, 403, 404, 405, 407)  # statuses that every other request would receive, too
+_FATAL = (401, 402, 403, 404, 405, 407)  # statuses that all other requests would also receive
 
 
 class RequestError(InputError):
-    """A request that failed for good.
+    """A request that failed permanently.
 
     Attributes:
       fatal: whether every other request would fail in the same way.
-      outage: whether it was retried to the end.
+      outage: whether all retries failed, or were abandoned.
     """
 
     def __init__(self, message: str, *, fatal: bool = False, outage: bool = False):
@@ -80,14 +80,14 @@ class ServerClient:
         self._not_before = 0.0  # monotonic seconds
 
     def post(self, body: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Sends a request and returns the answer, a JSON object with a list of choices.
+        """Sends a request and returns the reply, a JSON object with a list of choices.
 
         Args:
           body: the request.
-          name: name of the request, from which its random share of every pause follows.
+          name: name of the request, which seeds the jitter of its pauses.
 
         Raises:
-          RequestError: with URL, status and the server's message.
+          RequestError: if the request fails; the message contains URL, status and the server's message.
         """
         data = json.dumps(body).encode()
         attempt = 0
@@ -105,7 +105,7 @@ class ServerClient:
                 attempt += 1
 
     def stop(self) -> None:
-        """Ends all pauses: requests that wait for a retry fail. Answers that are under way still arrive."""
+        """Ends all pauses: requests that wait for a retry fail. Requests that are in flight still complete."""
         self._stopped.set()
 
     def _wait(self, seconds: float) -> None:
@@ -131,7 +131,7 @@ class ServerClient:
         try:
             body = json.loads(content)
         except ValueError as error:
-            raise _RetryableError(self._without_key(f"the answer is not JSON ({error}): {content[:100]!r}")) from None
+            raise _RetryableError(self._without_key(f"the reply is not JSON ({error}): {content[:100]!r}")) from None
         if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
             message = f"expected a JSON object with choices, found {content[:200]!r}"
             raise _RetryableError(self._without_key(message))
@@ -155,16 +155,16 @@ class ServerClient:
 def _read_key(variable: str, where: str) -> str:
     key = os.environ.get(variable, "").strip() if variable else ""
     if variable and not key:
-        raise InputError(f"{where}.key_env: the environment variable {variable} is not set; it should hold the key")
-    if not (key.isascii() and key.isprintable()):  # http.client would raise with the header, and so with the key
+        raise InputError(f"{where}.key_env: the environment variable {variable} is not set; set it to the key")
+    if not (key.isascii() and key.isprintable()):  # else http.client raises with the key in its message
         raise InputError(
-            f"{where}.key_env: the environment variable {variable} holds characters that no key has; set it again"
+            f"{where}.key_env: the environment variable {variable} contains characters that no key has; set it again"
         )
     return key
 
 
 def _error_message(content: bytes) -> str:
-    """The server's message: {"error": {"message"}}, {"error"}, {"message"} or {"detail"}, else the whole answer."""
+    """The server's message: {"error": {"message"}}, {"error"}, {"message"} or {"detail"}, else the whole reply."""
     text = content.decode(errors="replace").strip()
     try:
         message = json.loads(text)
@@ -177,7 +177,7 @@ def _error_message(content: bytes) -> str:
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, which holds seconds or a date; 0 without one."""
+    """Seconds to wait by a Retry-After header, which contains seconds or a date; 0 without one."""
     value = (value or "").strip()
     if value.isdecimal():
         return min(MAX_RETRY_AFTER, float(value))

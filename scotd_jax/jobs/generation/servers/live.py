@@ -1,7 +1,7 @@
 """Generation on a live server: requests the missing samples and writes responses as they arrive.
 
-A failed request costs its own samples only: the others go on, and the same command requests what is missing. If
-nothing succeeds any more, the job stops early.
+After a failed request only its own samples are missing: other requests continue, and the same command requests the
+missing samples again. If all requests fail, the job stops early.
 """
 
 import collections
@@ -22,26 +22,26 @@ from scotd_jax.rationales.importers.openai import parse_choices
 from scotd_jax.records import Response
 from scotd_jax.tasks.question_loader import QuestionsById
 
-MAX_LOGGED_FAILURES = 5  # failures that are logged one by one
-MAX_EQUAL_FAILURES = 20  # consecutive failures of one kind after which the rest is not requested
+MAX_LOGGED_FAILURES = 5  # number of failures that are logged individually
+MAX_EQUAL_FAILURES = 20  # consecutive failures of the same kind after which the job stops
 FIRST_PAUSE = 1.0  # seconds before the first retry of a request
 
 
 class SampleRequest(NamedTuple):
-    """One request: samples of one question. `empty_answers` counts earlier requests for them that had no text."""
+    """One request for samples of one question. `empty_replies` counts earlier requests for them without any text."""
 
     question_id: str
     indices: tuple[int, ...]
-    empty_answers: int = 0
+    empty_replies: int = 0
 
 
 def generate_on_server(
     context: RunContext, model: RemoteModel, questions: QuestionsById, folder: epath.Path
 ) -> list[epath.Path]:
-    """Requests the samples that `folder` does not hold yet and returns the merged files.
+    """Requests the samples that are missing in `folder` and returns the merged files.
 
     Raises:
-      InputError: if samples are missing at the end. Those that arrived are stored.
+      InputError: if samples are still missing at the end. All others are stored.
     """
     client = ServerClient(model.server, f"{model.where}.server", FIRST_PAUSE)
 
@@ -56,7 +56,7 @@ def generate_on_server(
 def missing_requests(model: RemoteModel, questions: QuestionsById, done: Set[tuple[str, int]]) -> list[SampleRequest]:
     """Returns the requests for all samples that are not `done`, question by question."""
     n = model.sampling.n
-    # Greedy samples are equal: several in one request are a waste, and some servers refuse them.
+    # Greedy samples are equal, so several in one request are a waste, and some servers refuse this.
     size = 1 if model.sampling.temperature == 0 else model.server.n_per_request or n
     requests = []
     for id_ in questions:
@@ -71,10 +71,10 @@ class RequestPool:
     def __init__(self, context: RunContext, model: RemoteModel, client: ServerClient, questions: QuestionsById):
         self._context, self._model, self._client, self._questions = context, model, client, questions
         self._failures = 0  # requests that failed after all retries
-        self._equal_failures = 0  # the last of them that failed in the same way
-        self._last_failure = ""  # that way
+        self._equal_failures = 0  # consecutive failures of the kind `_last_failure`
+        self._last_failure = ""  # kind of the last failure
         self._reported = ""  # the failure that the final message quotes
-        self._is_hopeless = False
+        self._is_stopped = False  # whether no further request is sent
 
     def responses(self, requests: Sequence[SampleRequest]) -> Iterator[list[Response]]:
         """Yields responses as they arrive.
@@ -88,8 +88,8 @@ class RequestPool:
         with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
             running: dict[concurrent.futures.Future, SampleRequest] = {}
             try:
-                while running or (waiting and not self._is_hopeless):
-                    while waiting and not self._is_hopeless and len(running) < concurrency:
+                while running or (waiting and not self._is_stopped):
+                    while waiting and not self._is_stopped and len(running) < concurrency:
                         request = waiting.popleft()
                         running[pool.submit(self._send, request)] = request
                     ready, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
@@ -105,7 +105,7 @@ class RequestPool:
             finally:
                 self._client.stop()
         if missing:
-            stopped = " and the rest was not requested" if self._is_hopeless else ""
+            stopped = " and the rest was not requested" if self._is_stopped else ""
             raise InputError(
                 f"{self._model.where}: {missing} samples are missing, {self._failures} requests failed{stopped}: "
                 f"{self._reported}. The responses that arrived are stored: run the same command again to request only "
@@ -113,7 +113,7 @@ class RequestPool:
             )
 
     def _send(self, request: SampleRequest) -> list[ImportedResponse]:
-        """Sends one request, in a thread of its own; returns at most as many texts as were requested."""
+        """Sends one request in a worker thread. Returns at most as many texts as requested."""
         question, task = self._questions[request.question_id]
         first, count = request.indices[0], len(request.indices)
         body = self._model.request_body(question, task, first, count)
@@ -122,12 +122,12 @@ class RequestPool:
     def _receive(
         self, future: concurrent.futures.Future, request: SampleRequest
     ) -> tuple[list[Response], SampleRequest | None]:
-        """The responses of a finished request, and a request for the samples that its answer lacks."""
+        """The responses of a finished request, and a request for its missing samples, if any."""
         try:
             generated = future.result()
-            if not generated and request.empty_answers == self._model.server.retries:
-                times = request.empty_answers + 1
-                raise RequestError(f"{self._client.url}: answers hold no text (requested {times} times)")
+            if not generated and request.empty_replies == self._model.server.retries:
+                times = request.empty_replies + 1
+                raise RequestError(f"{self._client.url}: replies contain no text (requested {times} times)")
         except RequestError as error:
             self._record_failure(error, request)
             return [], None
@@ -139,25 +139,25 @@ class RequestPool:
         rest = request.indices[len(rows) :]
         if not rest:
             return rows, None
-        return rows, SampleRequest(request.question_id, rest, 0 if rows else request.empty_answers + 1)
+        return rows, SampleRequest(request.question_id, rest, 0 if rows else request.empty_replies + 1)
 
     def _record_failure(self, error: RequestError, request: SampleRequest) -> None:
         self._failures += 1
-        if self._is_hopeless:
+        if self._is_stopped:
             return
         if error.fatal or not self._reported:
             self._reported = str(error)
         if self._failures <= MAX_LOGGED_FAILURES:
-            self._context.log(f"  no answer to {request.question_id}: {error}")
+            self._context.log(f"  no reply for {request.question_id}: {error}")
         kind = "outage" if error.outage else str(error)
         self._equal_failures = self._equal_failures + 1 if kind == self._last_failure else 1
         self._last_failure = kind
         if error.fatal or self._equal_failures >= MAX_EQUAL_FAILURES:
-            self._is_hopeless = True
+            self._is_stopped = True
             self._client.stop()
 
 
-def usable_choices(answer: dict, where: str) -> list[ImportedResponse]:
-    """Returns the choices of an answer that hold a text, in the server's order."""
-    found = parse_rows([SourceRow(where, 0, answer)], lambda row: parse_choices(row, None, None, None))
+def usable_choices(reply: dict, where: str) -> list[ImportedResponse]:
+    """Returns the choices of a reply that contain a text, in the server's order."""
+    found = parse_rows([SourceRow(where, 0, reply)], lambda row: parse_choices(row, None, None, None))
     return [choice for choice in found if isinstance(choice, ImportedResponse)]

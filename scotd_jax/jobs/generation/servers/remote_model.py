@@ -1,4 +1,4 @@
-"""A model behind a server: prompted like a local one, with the same parsing of its responses."""
+"""A model behind a server, with the same prompts and the same parsing of responses as a local model."""
 
 import dataclasses
 from typing import Any
@@ -41,25 +41,25 @@ class RemoteModel:
         return self.server.model
 
     def prompt(self, question: Question, task: LoadedTask, rationale: str | None = None) -> Prompt:
-        """Returns the whole prompt for a question."""
+        """Returns the complete prompt for a question."""
         return self.prompts.prompt(question, task, rationale)
 
     def request_body(self, question: Question, task: LoadedTask, first: int, count: int = 1) -> dict[str, Any]:
-        """Returns the body of a request for samples `first` to `first + count - 1` of a question.
+        """Returns the body of a request for `count` samples of a question, the first of which has index `first`.
 
-        Its seed depends on the question and the first sample only, so that it is the same in every run.
+        Its seed depends only on the config's seed, the question and `first`, so that it is the same in every run.
         """
         seed = keyed_seed(self.seed, question.id, first)
         stops = self.prompts.format_for(task).stops
         return request_body(self.server, self.sampling, self.prompt(question, task), stops, count, seed)
 
     def respond(self, generated: ImportedResponse, question: Question, task: LoadedTask, index: int) -> Response:
-        """Parses what the server generated as sample `index`.
+        """Parses a generated text as sample `index`.
 
         Raises:
-          InputError: on a thinking block, if the user has not chosen how they are treated.
+          InputError: on a thinking block, if the config sets no treatment.
         """
-        assert generated.text is not None, "responses without text are refused before"
+        assert generated.text is not None, "responses without text are filtered out earlier"
         logprob, num_tokens = generated.logprob or 0.0, generated.num_tokens or 0
         sample = Sample(question.id, index, generated.text, generated.finish_reason, logprob, num_tokens, ())
         return make_response(
@@ -74,7 +74,7 @@ class RemoteModel:
 
 
 def make_remote_model(context: RunContext, spec: c.RemoteSource, seed: int, where: str) -> RemoteModel:
-    """Returns the model of a set of responses whose config path is `where`."""
+    """Returns the model of a set of responses. `where` is the config path of the set."""
     recipe = recipes.find(spec.recipe, context.config.recipes, f"{where}.recipe")
     settings = PromptSettings(recipe, None, spec.few_shot, chat=spec.server.kind == "chat")
     thinking = ThinkingBlocks.of(spec, where, spec.server.model)

@@ -1,4 +1,4 @@
-"""Request bodies for OpenAI-compatible interfaces, over the network or in batch files."""
+"""Request bodies for OpenAI-compatible interfaces, for live requests and batch files."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ PATHS = {"completions": "completions", "chat": "chat/completions"}
 
 
 def keyed_seed(seed: int, name: str, number: int) -> int:
-    """Returns 31 bits (the most that every server accepts) that depend on the arguments only."""
+    """Returns a hash of the arguments as a 31-bit seed, the largest that every server accepts."""
     digest = hashlib.blake2b(f"{seed}\0{name}\0{number}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -21,7 +21,7 @@ def request_body(
 ) -> dict[str, Any]:
     """Returns the body of a request for `count` samples.
 
-    Fields of `server.extra_body` replace those of the body; None removes a field.
+    Fields of `server.extra_body` replace fields of the body; None removes a field.
     """
     body: dict[str, Any] = {
         "model": server.model,

@@ -97,7 +97,7 @@ def test_requests_then_results(home):
     assert [row.key for row in rows] == NAMES
     assert all(row.rationale == f"I generate {row.question_id}#{row.sample_index}." for row in rows)
     assert {(r.answer, r.correct, r.model, r.num_tokens) for r in rows} == {("(a)", True, "served", 6)}
-    assert requests(home) == [], "nothing is left to be sent"
+    assert requests(home) == [], "no request remains"
     ledger = json.loads((home / "w/rationales/sampled/ledger.json").read_text())
     assert ledger["total"]["imported"] == 12
     assert run(home) == rows
@@ -119,7 +119,7 @@ def test_only_missing_samples_are_requested_again(home, capsys):
     answer(home / "back/one.jsonl", rows)
     with (home / "back/one.jsonl").open("a") as file:
         file.write('{"id": "cut in the mid')
-    with pytest.raises(InputError, match="4 of 12 samples are missing.*beside those that are there"):
+    with pytest.raises(InputError, match="4 of 12 samples are missing.*add the result files at"):
         run(home, path=f"{home}/back/*.jsonl")
     stderr = capsys.readouterr().err
     assert (
@@ -131,7 +131,7 @@ def test_only_missing_samples_are_requested_again(home, capsys):
     answer(home / "back/two.jsonl", [result(r) for r in first[:4]])
     rows = run(home, path=f"{home}/back/*.jsonl")
     assert [row.key for row in rows] == NAMES
-    assert rows[4].answer == "(a)", "the first of two counts"
+    assert rows[4].answer == "(a)", "the first of two rows is stored"
 
 
 def test_stored_responses_survive_the_removal_of_result_files(home):
@@ -165,11 +165,11 @@ def test_request_files_obey_the_limits(home, monkeypatch):
     monkeypatch.setattr(batch_files, "MAX_BYTES", 10)
     with pytest.raises(InputError):
         run(home)
-    assert requests(home) == whole, "a line that is too long by itself is a file of its own"
+    assert requests(home) == whole, "a line over the limit is in a separate file"
     monkeypatch.undo()
     with pytest.raises(InputError):
         run(home)
-    assert [p.name for p in folder(home).iterdir()] == ["requests-00000.jsonl"], "files of before are gone"
+    assert [p.name for p in folder(home).iterdir()] == ["requests-00000.jsonl"], "old request files are removed"
 
 
 def test_chat_requests(home):

@@ -1,4 +1,4 @@
-"""Tests of the client against failing servers: retries, waiting times and messages."""
+"""Tests of the client with failing servers: retries, pauses and messages."""
 
 import email.utils
 import threading
@@ -21,7 +21,7 @@ def endpoint(url: str, pause: float = 0.002, **fields) -> ServerClient:
 
 
 def send(script, **fields):
-    """Posts once and returns the answer and the server."""
+    """Posts once and returns the reply and the server."""
     with serving(script) as fake:
         return endpoint(fake.url, **fields).post(BODY, "q#0"), fake
 
@@ -54,7 +54,7 @@ def test_transient_failures_are_retried(fault):
     answer, fake = send(lambda number, body: fault if number < 2 else None)
     assert answer["choices"][0]["text"].endswith("(a)")
     assert len(fake.bodies) == 3
-    assert fake.bodies == [BODY] * 3, "the very same request"
+    assert fake.bodies == [BODY] * 3, "the same request"
 
 
 def test_silent_server_is_abandoned_after_the_timeout():
@@ -71,7 +71,7 @@ def test_retries_are_limited():
     fault, fake = refused(lambda number, body: (200, {}, b'{"choi'), retries=2)
     assert len(fake.bodies) == 3
     assert fault.outage
-    assert "the answer is not JSON" in str(fault)
+    assert "the reply is not JSON" in str(fault)
     assert "(sent 3 times)" in str(fault)
     assert fake.url in str(fault)
 
@@ -100,7 +100,7 @@ def test_retry_after_holds_all_requests(status):
         first.start()
         while not fake.bodies:
             time.sleep(0.005)
-        time.sleep(0.3)  # until the first request has its answer
+        time.sleep(0.3)  # until the first request has its reply
         client.post(BODY, "another#0")
         first.join()
     assert len(fake.bodies) == 3

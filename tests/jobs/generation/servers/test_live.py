@@ -136,7 +136,7 @@ def test_chat_requests_hold_examples_as_turns(home):
 
 
 def test_missing_choices_are_requested_again(home):
-    def script(number, body):  # two at most, and sometimes none at all
+    def script(number, body):  # at most two choices, and sometimes none
         return 200, {}, completion(body, min(2, body.get("n", 1))) if number % 5 else b'{"choices": []}'
 
     with serving(script) as fake:
@@ -145,7 +145,7 @@ def test_missing_choices_are_requested_again(home):
     assert len({row.text for row in rows}) == len(rows), "a missing choice is requested with another seed"
 
 
-def test_surplus_choices_are_left_out(home):
+def test_surplus_choices_are_ignored(home):
     with serving(lambda number, body: (200, {}, completion(body, 9))) as fake:
         assert {row.key for row in run(home, fake.url)} == names()
 
@@ -160,7 +160,7 @@ def test_requests_are_as_large_as_allowed(home, fields, sizes):
     assert {row.key for row in rows} == names()
 
 
-def test_requests_run_side_by_side_but_not_too_many(home):
+def test_number_of_simultaneous_requests_is_limited(home):
     with serving(lambda number, body: time.sleep(0.1)) as fake:
         run(home, fake.url, server={"concurrency": 3})
     assert fake.most_at_once == 3
@@ -179,7 +179,7 @@ def test_transient_failures_of_all_kinds_are_retried(home):
     assert len(fake.bodies) > len(rows)
 
 
-def test_refused_requests_cost_their_own_samples_only(home, capsys):
+def test_other_requests_continue_after_refused_ones(home, capsys):
     def script(number, body):
         return error(400, "too long") if "What is 3?" in body["prompt"] or "What is 11?" in body["prompt"] else None
 
@@ -187,7 +187,7 @@ def test_refused_requests_cost_their_own_samples_only(home, capsys):
         with pytest.raises(InputError, match=r"10 samples are missing, 2 requests failed.*400.*too long.*same command"):
             run(home, fake.url)
         assert len(stored(home)) == 50
-        assert "no answer to home/train/3: http" in capsys.readouterr().err
+        assert "no reply for home/train/3: http" in capsys.readouterr().err
         fake.script = lambda number, body: None
         fake.bodies.clear()
         rows = run(home, fake.url)
@@ -227,7 +227,7 @@ def test_outage_ends_the_job_early(home, monkeypatch):
         assert {row.key for row in run(home, fake.url)} == names()
 
 
-def test_answers_without_text_are_abandoned_after_the_retries(home):
+def test_replies_without_text_are_abandoned_after_the_retries(home):
     body = json.dumps({"choices": [{"text": None, "finish_reason": "content_filter"}]}).encode()
     with serving(lambda number, _: (200, {}, body)) as fake:
         with pytest.raises(InputError, match="60 samples are missing, 12 requests failed.*hold no text"):
@@ -326,7 +326,7 @@ def test_kill_9_loses_no_response_and_requests_none_twice(home):
     assert {prompt: N - count for prompt, count in had.items() if count < N} == again
     rows = {row.key: row for row in read_responses(sorted((home / "w/rationales/sampled").glob("responses-*.jsonl")))}
     assert rows.keys() == names()
-    assert all(rows[row.key] == row for row in before), "earlier rows stay as they were"
+    assert all(rows[row.key] == row for row in before), "earlier rows are unchanged"
 
 
 def test_command_line_reports_what_is_wrong(home):
@@ -370,8 +370,8 @@ def transformers_server(shared_data):
 
 
 def test_real_server_with_a_real_model(home, transformers_server):
-    """It ignores `n`, so every request brings one choice and what is missing is requested again; and it is greedy
-    whatever the temperature, unless the checkpoint or the request overrides it."""
+    """The server ignores `n`, so every reply has one choice and the missing ones are requested again. It also decodes
+    greedily at any temperature, unless the checkpoint or the request overrides this."""
     url, model = transformers_server
     sampled = json.dumps({"do_sample": True, "eos_token_id": 2})
     done = run_cli(*flags(home, url, model, n=2, generation_config=sampled))
@@ -379,4 +379,4 @@ def test_real_server_with_a_real_model(home, transformers_server):
     rows = list(read_responses(sorted((home / "w/rationales/sampled").glob("responses-*.jsonl"))))
     assert {row.key for row in rows} == {(f"home/train/{i}", k) for i in range(12) for k in range(2)}
     assert all(row.text and 0 < row.num_tokens <= 24 for row in rows)
-    assert len({row.text for row in rows}) > 12, "two samples of a question are two texts"
+    assert len({row.text for row in rows}) > 12, "samples of a question differ"
