@@ -230,7 +230,7 @@ def test_outage_ends_the_job_early(home, monkeypatch):
 def test_replies_without_text_are_abandoned_after_the_retries(home):
     body = json.dumps({"choices": [{"text": None, "finish_reason": "content_filter"}]}).encode()
     with serving(lambda number, _: (200, {}, body)) as fake:
-        with pytest.raises(InputError, match="60 samples are missing, 12 requests failed.*hold no text"):
+        with pytest.raises(InputError, match="60 samples are missing, 12 requests failed.*contain no text"):
             run(home, fake.url)
         assert len(fake.bodies) == 12 * 3
 
