@@ -278,7 +278,7 @@ def test_thinking_blocks_are_treated_as_configured(home, think, text, rationale)
     cut = model.respond(ImportedResponse("w", 0, "<think>First. So the answer is: (a)"), *question_and_task, 0)
     assert (cut.rationale, cut.answer, cut.correct, cut.finish_reason) == (None, None, False, "length")
     strict_model, question_and_task = remote(home)
-    with pytest.raises(InputError, match="choose what to do with it"):
+    with pytest.raises(InputError, match="choose a treatment: think="):
         strict_model.respond(response, *question_and_task, 0)
 
 
