@@ -16,7 +16,7 @@ from tests.helpers.cli import ROOT, environment
 def run_benchmark(module: str, *arguments: str) -> dict:
     """Returns the JSON object in the last line of a benchmark's output."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment(hurry=True), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment(fast_compilation=True), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -18,7 +18,7 @@ def interrupt(workdir: Path, ready: Callable[[], bool], *flags: str) -> tuple[in
         process = subprocess.Popen(
             [sys.executable, "-m", "scotd_jax.main", *FLAGS, f"--workdir={workdir}", *flags],
             cwd=ROOT,
-            env=environment(hurry=True),
+            env=environment(fast_compilation=True),
             stderr=output,
         )
         while process.poll() is None and not ready():

@@ -25,7 +25,7 @@ def start(workdir: Path, jobs: str) -> subprocess.Popen:
     return subprocess.Popen(
         [*command, f"--jobs={jobs}"],
         cwd=ROOT,
-        env=environment(hurry=True),  # since nine processes compile
+        env=environment(fast_compilation=True),  # since nine processes compile
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

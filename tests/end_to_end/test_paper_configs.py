@@ -21,7 +21,7 @@ def run(tmp_path: Path, config: str, *settings: str, folder: str = "") -> Path:
     if folder and (SHARED / folder).is_dir():
         settings = (*settings, f"data={SHARED}")
     settings = ",".join(("runlocal", *settings))
-    done = run_cli(f"--config=configs/{config}.py:{settings}", f"--workdir={tmp_path}", hurry=True)
+    done = run_cli(f"--config=configs/{config}.py:{settings}", f"--workdir={tmp_path}", fast_compilation=True)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     assert (tmp_path / "report" / "index.html").exists()
@@ -112,7 +112,7 @@ def test_scicot_is_cross_fitted(tmp_path):
 
 
 def test_user_defined_task_and_recipe(tmp_path):
-    done = run_cli("--config=tests/configs/cascade.py", f"--workdir={tmp_path}", hurry=True)
+    done = run_cli("--config=tests/configs/cascade.py", f"--workdir={tmp_path}", fast_compilation=True)
     assert done.returncode == 0, done.stderr
     assert len(examples(tmp_path, "cascade", "conclude")) == 6, "one prompt per rationale"
     rows = list(read_responses([tmp_path / "evaluations/cascade/riddles.test.responses.jsonl"]))

@@ -18,7 +18,9 @@ FLAGS += ["--config.students.student.training.steps=8"]
 def run(workdir: Path, *processes: str) -> None:
     command = [sys.executable, "-m", "scotd_jax.main", *FLAGS, f"--workdir={workdir}", "--jobs=sample,build,train"]
     started = [
-        subprocess.Popen([*command, *extra], cwd=ROOT, env=environment(hurry=True), stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, *extra], cwd=ROOT, env=environment(fast_compilation=True), stderr=subprocess.PIPE, text=True
+        )
         for extra in ([[f"--multihost={p}"] for p in processes] or [[]])
     ]
     for process in started:

@@ -20,7 +20,7 @@ from tests.helpers.tolerances import FLOAT32
 def run(tmp_path_factory) -> RunContext:
     """Runs all jobs of the config."""
     workdir = str(tmp_path_factory.mktemp("lora"))
-    done = run_cli("--config=tests/configs/lora.py", f"--workdir={workdir}", hurry=True)
+    done = run_cli("--config=tests/configs/lora.py", f"--workdir={workdir}", fast_compilation=True)
     assert done.returncode == 0, done.stderr
     assert "trainable parameters: 1,344 of " in done.stderr
     assert "LoRA of rank 3, alpha 6" in done.stderr

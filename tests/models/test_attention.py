@@ -37,9 +37,9 @@ def close(got, want, tolerance):
 
 
 def arrays(case, seed, dtype="float32", empty=False):
-    """Random inputs of a case: the differentiable ones, and the masks.
+    """Returns random (query, shared keys and values, own ones, biases) of a case, and (segment masks, own masks).
 
-    Segments may be fully masked. The last own block is causal; in the blocks before it every row has its own length.
+    Segments may be fully masked. The last own block is causal; in earlier ones every row has its own length.
     """
     B, G, R, H, K, segments, own_lengths, with_bias = CASES[case]
     rng = np.random.default_rng(seed)
@@ -48,10 +48,10 @@ def arrays(case, seed, dtype="float32", empty=False):
     own = [(normal(B, G, K, T, 8), normal(B, G, K, T, 8)) for T in own_lengths]
     lead = [(B, G)] * (len(own) - 1) + [(1, 1)]
     biases = [normal(*b, H, R, T) if with_bias else None for b, T in zip(lead, own_lengths, strict=False)]
-    masks = [rng.random((b, *g, s)) < (0 if empty else rng.random()) for b, s, *g in segments]
-    visible = [np.arange(T) < rng.integers(0, T + 1, (B, G, 1, 1)) for T in own_lengths[:-1]]
-    visible += [causal_mask(R, T, T - R) for T in own_lengths[-1:]]
-    return (normal(B, G, R, H, 8), shared, own, biases), jax.tree.map(jnp.asarray, (masks, visible))
+    segment_masks = [rng.random((b, *g, s)) < (0 if empty else rng.random()) for b, s, *g in segments]
+    own_masks = [np.arange(T) < rng.integers(0, T + 1, (B, G, 1, 1)) for T in own_lengths[:-1]]
+    own_masks += [causal_mask(R, T, T - R) for T in own_lengths[-1:]]
+    return (normal(B, G, R, H, 8), shared, own, biases), jax.tree.map(jnp.asarray, (segment_masks, own_masks))
 
 
 def apply(attention, inputs, masks):
@@ -100,9 +100,9 @@ def test_fully_masked_rows_are_zero():
 
 
 def assert_close_in_bfloat16(attention, exact, inputs, masks):
-    """Compares with `exact` on float32 inputs."""
-    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs)
-    (_, got), d_got = value_and_gradient(attention)(low, masks)
+    """Asserts that `attention` on bfloat16 inputs is close to `exact` on float32 inputs."""
+    bfloat16_inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs)
+    (_, got), d_got = value_and_gradient(attention)(bfloat16_inputs, masks)
     (_, want), d_want = value_and_gradient(exact)(inputs, masks)
     assert got.dtype == jnp.bfloat16
     close(got.astype(jnp.float32), want, BFLOAT16)

@@ -1,4 +1,4 @@
-"""The modern decoder family: configs, rotary positions, a published Llama, and sharded loading."""
+"""The decoder family: configs, rotary positions, a published Llama model, and sharded loading."""
 
 import json
 import math
@@ -112,7 +112,7 @@ def test_configs_of_earlier_transformers_versions_load():
 
 
 def test_sliding_window_limits_max_position_embeddings():
-    """Up to its width a window masks nothing; longer sequences are refused by their number of positions."""
+    """A window masks nothing in sequences up to its width; max_position_embeddings excludes longer ones."""
     values = {"model_type": "mistral", "sliding_window": 4096, "max_position_embeddings": 32768}
     assert DecoderConfig.from_hf(values).max_position_embeddings == 4096
     assert DecoderConfig.from_hf({**values, "sliding_window": None}).max_position_embeddings == 32768
@@ -136,11 +136,11 @@ def test_frequencies_match_transformers(name):
     config = PRESETS[name] if name in PRESETS else DecoderConfig(rope_theta=1e6, rope_scaling=scalings[name])
     values = config.to_hf()
     values.setdefault("head_dim", config.head_width)
-    oracle = LlamaRotaryEmbedding(LlamaConfig(**{**values, "model_type": "llama"}))
+    reference = LlamaRotaryEmbedding(LlamaConfig(**{**values, "model_type": "llama"}))
     found, magnitude = frequencies(config.head_width, config.rope_theta, config.rope_scaling)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, oracle.inv_freq.numpy(), rtol=2e-6)
-    assert magnitude == pytest.approx(oracle.attention_scaling)
+    np.testing.assert_allclose(found, reference.inv_freq.numpy(), rtol=2e-6)
+    assert magnitude == pytest.approx(reference.attention_scaling)
 
 
 def test_published_llama_matches_pytorch(stories, tmp_path):

@@ -1,4 +1,4 @@
-"""Training options: remat, dropout, label smoothing and z-loss, alone and combined, resumed, and on any mesh."""
+"""Training options: remat, dropout, label smoothing and z-loss, alone and combined, after a resume and on a mesh."""
 
 import contextlib
 import functools
@@ -45,7 +45,7 @@ def small(kind, **overrides):
 
 @functools.cache
 def gradient(kind, remat):
-    """Loss and gradients with dropout."""
+    """Returns loss and gradients with dropout."""
     model, batch = small(kind), batch_of(2, vocab=V)
     loss = make_loss_fn(model, options=ForwardOptions(remat=remat, dropout=0.2))
 
@@ -62,7 +62,7 @@ def test_remat_does_not_change_gradients_with_dropout(kind, remat):
 
 
 def gradients_by_remat(layers, **options):
-    """Compiled gradients of a model with `layers` layers, by remat mode."""
+    """Returns the compiled gradient programs of a model with `layers` layers, by remat mode."""
     shape = {"hidden_size": 64, "ffn_dim": 256, "vocab_size": V, "num_hidden_layers": layers}
     model, batch = build(config_for("opt-tiny", shape), Precision("bfloat16")), batch_of(4, vocab=V, G=8, P=8, R=48)
     compiled = {}
@@ -76,13 +76,12 @@ def gradients_by_remat(layers, **options):
 @pytest.mark.usefixtures("default_compilation")
 def test_remat_saves_memory_and_only_full_recomputes_matmuls():
     compiled = gradients_by_remat(4)
-    memory = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
-    work = {remat: each.cost_analysis()["flops"] for remat, each in compiled.items()}
-    print(memory, work)
+    memory = {remat: program.memory_analysis().temp_size_in_bytes for remat, program in compiled.items()}
+    flops = {remat: program.cost_analysis()["flops"] for remat, program in compiled.items()}
     assert memory["dots"] < 0.9 * memory["none"]
     assert memory["full"] < 0.75 * memory["dots"]  # the residuals of one layer and the logits remain
-    assert work["dots"] < 1.06 * work["none"]  # norms and activations
-    assert 1.2 * work["none"] < work["full"] < 1.4 * work["none"]  # plus one forward pass through the layers
+    assert flops["dots"] < 1.06 * flops["none"]  # norms and activations
+    assert 1.2 * flops["none"] < flops["full"] < 1.4 * flops["none"]  # plus one forward pass through the layers
 
 
 @pytest.mark.usefixtures("default_compilation")
@@ -121,8 +120,10 @@ def test_dropout_keeps_the_mean_and_each_site_has_its_own_mask():
 
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 def test_responses_share_prompt_dropout_and_draw_their_own_masks(kind):
-    """Three equal responses per question differ only by their own masks."""
-    layers = {} if kind == "t5" else {"num_hidden_layers": 2}  # the second shows dropout of the first in its keys
+    """Three equal responses per question differ only by their own dropout masks."""
+    layers = (
+        {} if kind == "t5" else {"num_hidden_layers": 2}
+    )  # dropout in the first layer changes the keys of the second
     model, batch = small(kind, **layers), batch_of(2, vocab=V)
     params = jax.tree.map(lambda leaf: 10 * leaf, model.init(jax.random.key(0)))
     options = ForwardOptions(dropout=0.2, dropout_key=jax.random.key(1))

@@ -1,4 +1,4 @@
-"""Scan over layers: loss, gradient and update of unrolled layers, in a program that does not grow with depth."""
+"""Scan over layers: same loss, gradient and update as unrolled layers, and a program size independent of depth."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import batch_of
 from tests.models.test_attention import all_equations, close
 from tests.models.test_forward_options import gradients_by_remat
-from tests.models.test_models import KINDS, V
+from tests.models.test_model_invariants import KINDS, V
 from tests.models.test_packed_masks import questions
 
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
@@ -60,7 +60,7 @@ def packed(start):
 
 
 DROPOUT = {"dropout": 0.2}
-CASES = {  # every option is combined with a scan in one of them
+CASES = {  # every option occurs in a case
     "opt": {},
     "opt-350m": DROPOUT,
     "t5-v1.0": DROPOUT | {"remat": "full"},
@@ -81,13 +81,13 @@ def test_scan_rounds_like_unrolled_layers():
     scanned, unrolled = (value_and_gradient("opt", batch, "bfloat16", scan_layers=scan) for scan in (True, False))
     close(scanned, unrolled, BFLOAT16 / 10)
     kernels = [leaf for leaf in jax.tree.leaves(scanned[1]["layers"]) if leaf.ndim == 2]
-    for leaf in kernels:  # entries are zero where a ReLU is off for all tokens
+    for leaf in kernels:  # entries are zero where a ReLU is inactive for all tokens
         rounded = leaf.astype(jnp.bfloat16).astype(jnp.float32)
         assert np.mean(np.asarray(rounded) != leaf) > 0.9 * np.mean(np.asarray(leaf) != 0) > 0
 
 
 def num_matmuls(kind, layers, scan_layers):
-    """The number of matmuls in the program of a gradient."""
+    """Returns the number of matmuls in the gradient program."""
     loss = make_loss_fn(deep(kind, layers), options=ForwardOptions(scan_layers=scan_layers))
     grad = jax.grad(lambda p, batch: loss(p, batch)[0].mean())
     return jax.jit(grad).lower(deep(kind, layers).abstract(), batch_of(2, vocab=V)).as_text().count("dot_general")
@@ -102,7 +102,7 @@ def test_scanned_program_does_not_grow_with_depth(kind):
 
 @pytest.mark.parametrize("kind", ["opt", "t5-v1.1", "decoder"])
 def test_scan_saves_no_copies_of_parameters(kind):
-    """Compares what the backward pass saves with unrolled layers: only the stacked kernels are added."""
+    """Compares the residuals with those of unrolled layers: only the stacked kernels are added."""
     batch, saved_bytes = batch_of(2, vocab=V, G=2, P=8, R=24), {}
     model, layers = deep(kind, 4, "bfloat16"), params(kind, 4)
     kernels = {leaf.shape for leaf in jax.tree.leaves(layers) if leaf.ndim == 2}
@@ -125,18 +125,18 @@ def test_scan_saves_no_copies_of_parameters(kind):
 @pytest.mark.usefixtures("default_compilation")
 def test_remat_saves_memory_in_a_scan():
     compiled = gradients_by_remat(8, scan_layers=True)
-    memory = {remat: each.memory_analysis().temp_size_in_bytes for remat, each in compiled.items()}
+    memory = {remat: program.memory_analysis().temp_size_in_bytes for remat, program in compiled.items()}
     assert memory["dots"] < 0.9 * memory["none"]
     assert memory["full"] < 0.75 * memory["dots"]
 
 
 def test_scan_on_eight_devices_gives_the_update_of_one_device_unrolled(one_device):
     settings = {"microbatches": 2, "optimizer": config.Optimizer(warmup_steps=0), **DROPOUT}
-    drawn, model, states = params("t5-v1.1", LAYERS), deep("t5-v1.1", LAYERS), []
+    initial, model, states = params("t5-v1.1", LAYERS), deep("t5-v1.1", LAYERS), []
     for scan, mesh in (("off", one_device), ("on", make_mesh(config.Mesh(data=2, fsdp=2, tensor=2)))):
         programs = training_programs(model, config.Training(scan_layers=scan, **settings), ONE_PART, mesh)
         batch = {"train": sharding.shard_batch(batch_of(8, vocab=V), programs.batch_sharding)}
-        state, metrics = programs.step(programs.init_state(drawn, 0), batch, programs.dropout_seed(3))
+        state, metrics = programs.step(programs.init_state(initial, 0), batch, programs.dropout_seed(3))
         states.append((optax.tree_utils.tree_get(state.opt_state, "mu"), metrics))
     (mu, metrics), (mu_8, metrics_8) = jax.tree.map(np.asarray, states)
     for name, value in metrics.items():
@@ -157,7 +157,7 @@ def test_frozen_and_lora_layers_get_the_same_update_in_a_scan(one_device):
 
 
 def test_scan_is_the_default_on_accelerators():
-    auto, on, off = (config.Training(scan_layers=each) for each in ("auto", "on", "off"))
+    auto, on, off = (config.Training(scan_layers=value) for value in ("auto", "on", "off"))
     assert auto == config.Training()
     assert not any(scans_layers(auto, platform) for platform in ("cpu", ""))
     assert all(scans_layers(auto, platform) for platform in ("tpu", "gpu", "cuda"))

@@ -1,4 +1,4 @@
-"""Norms and activations define their own derivatives: these match the formulas and save few arrays."""
+"""Norms and activations: their custom derivatives match the formulas and save few arrays."""
 
 import functools
 
@@ -18,7 +18,7 @@ SILU = jax.nn.silu
 
 
 def row(vector):
-    """A vector broadcastable to x."""
+    """Returns the vector with the axes of x."""
     return vector[None, None]
 
 
@@ -51,7 +51,7 @@ def with_gradients(function):
     return jax.jit(jax.value_and_grad(scalar, has_aux=True))
 
 
-def draw(seed):
+def random_inputs(seed):
     keys = jax.random.split(jax.random.key(seed), 3)
     return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, ((2, 3, 8), (8,), (8,)), strict=True))
 
@@ -61,8 +61,8 @@ def draw(seed):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_values_and_derivatives_match_the_formula(name, seed):
     ours, formula = FORMULAS[name]
-    (_, out), gradients = with_gradients(ours)(draw(seed))
-    (_, expected), expected_gradients = with_gradients(formula)(draw(seed))
+    (_, out), gradients = with_gradients(ours)(random_inputs(seed))
+    (_, expected), expected_gradients = with_gradients(formula)(random_inputs(seed))
     close(out, expected, FLOAT32)
     close(gradients, expected_gradients, FLOAT32)
 
@@ -77,9 +77,9 @@ def test_gated_activation_computes_in_float32_and_returns_the_input_dtype():
 
 
 def saved_size(function, *args):
-    """The number of array entries saved between the forward and the backward pass."""
-    pull = jax.eval_shape(lambda *args: jax.vjp(function, *args)[1], *args)
-    return sum(leaf.size for leaf in jax.tree.leaves(pull) if leaf.ndim)
+    """Returns the number of array entries saved between the forward and the backward pass."""
+    residuals = jax.eval_shape(lambda *args: jax.vjp(function, *args)[1], *args)
+    return sum(leaf.size for leaf in jax.tree.leaves(residuals) if leaf.ndim)
 
 
 @pytest.mark.usefixtures("default_compilation")

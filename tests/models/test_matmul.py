@@ -24,19 +24,19 @@ needs_onednn = pytest.mark.skipif(
 
 @functools.cache
 def program(onednn, out_in, out_dtype, dtype="bfloat16"):
-    """(x, w, bias) -> the output, and the derivatives of an uneven weighted sum of it."""
+    """Returns a compiled function of x, w and bias: the output, and the gradient of a weighted sum of its entries."""
 
     def scalar(x, w, bias):
         out = matmul.linear(x, w, bias, dtype=dtype, out_dtype=out_dtype, out_in=out_in)
         factors = jnp.sin(1.0 + jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
         return (out.astype(jnp.float32) * factors).sum(), out
 
-    both = jax.value_and_grad(scalar, argnums=(0, 1, 2), has_aux=True)
+    value_and_grad = jax.value_and_grad(scalar, argnums=(0, 1, 2), has_aux=True)
     mesh = make_mesh(c.Mesh(), jax.devices()[: 1 if onednn else 8])
-    return jax.jit(matmul.for_mesh(mesh)(both))
+    return jax.jit(matmul.for_mesh(mesh)(value_and_grad))
 
 
-def draw(seed, lead, i, o, out_in, bias, x_dtype="float32"):
+def random_inputs(seed, lead, i, o, out_in, bias, x_dtype="float32"):
     keys = jax.random.split(jax.random.key(seed), 3)
     x = jax.random.normal(keys[0], (*lead, i), x_dtype)
     w = jax.random.normal(keys[1], (o, i) if out_in else (i, o))
@@ -56,7 +56,7 @@ def draw(seed, lead, i, o, out_in, bias, x_dtype="float32"):
     st.sampled_from(["float32", "bfloat16"]),
 )
 def test_onednn_matches_xla(seed, lead, i, o, out_in, bias, out_dtype, x_dtype):
-    inputs = draw(seed, lead, i, o, out_in, bias, x_dtype)
+    inputs = random_inputs(seed, lead, i, o, out_in, bias, x_dtype)
     (_, out), gradients = program(True, out_in, out_dtype)(*inputs)
     (_, expected), expected_gradients = program(False, out_in, out_dtype)(*inputs)
     assert out.dtype == expected.dtype == out_dtype
@@ -75,7 +75,7 @@ def onednn_calls(program, *args):
 
 @needs_onednn
 def test_onednn_is_called_three_times_on_one_device_and_never_on_several():
-    inputs = draw(0, (4,), 8, 8, False, True)
+    inputs = random_inputs(0, (4,), 8, 8, False, True)
     assert onednn_calls(program(True, False, "float32"), *inputs) == 3
     assert onednn_calls(program(False, False, "float32"), *inputs) == 0  # on eight devices
     assert onednn_calls(program(True, False, "float32", "float32"), *inputs) == 0
@@ -91,7 +91,7 @@ def test_unused_outputs_have_no_derivative(used):
 
     gradient = jax.grad(total, argnums=(0, 1))
     text = jax.jit(gradient).lower(x, ws).as_text()
-    assert text.count("dot_general") == 2 * len(used)  # unused forward matmuls are removed, too
+    assert text.count("dot_general") == 2 * len(used)  # XLA also removes the unused forward matmuls
     d_x, d_ws = gradient(x, ws)
     np.testing.assert_array_equal(d_x, 4.0 * len(used))
     for i, d_w in enumerate(d_ws):

@@ -1,4 +1,4 @@
-"""Packed rows of several questions and responses give loss and gradients of separate pairs."""
+"""Packed rows of several questions and responses have the loss and gradient of separate pairs."""
 
 import functools
 
@@ -16,17 +16,17 @@ from scotd_jax.models.packed_masks import packed_context, packed_positions, pack
 from scotd_jax.training.step import hidden_states, make_loss_fn
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.models.test_attention import close
-from tests.models.test_models import REPRESENTATIVE, V, model, params, right_padded, tokens
+from tests.models.test_model_invariants import REPRESENTATIVE, V, model, params, right_padded, tokens
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 P, R = 6, 5  # the largest lengths of a prompt and a response
-THREE = (*REPRESENTATIVE, "decoder")
-PAIR = Shape(1, P, 1, R, packed=False)
+KINDS = (*REPRESENTATIVE, "decoder")
+PAIR_SHAPE = Shape(1, P, 1, R, packed=False)
 
 
 def questions(seed: int, lengths: list[tuple[int, list[int]]]) -> list[collate.DrawnExample]:
-    """Questions by (prompt length, response lengths); every second response counts twice."""
+    """Returns random questions with these (prompt length, response lengths); every second response counts twice."""
     rng = np.random.default_rng(seed)
 
     def text(length: int) -> list[int]:
@@ -39,15 +39,15 @@ def questions(seed: int, lengths: list[tuple[int, list[int]]]) -> list[collate.D
 
 
 def pairs(rows: list[collate.DrawnExample], start: int | None) -> dict[str, np.ndarray]:
-    """Every response with its own copy of the prompt, as often as it counts; padded to 16 rows to compile only once."""
-    every = [
+    """Returns a batch of single responses with their prompts, repeated by count; always 16 rows, to compile only once."""
+    examples = [
         collate.DrawnExample(question.prompt, [response], [1])
         for question in rows
         for response, count in zip(question.responses, question.counts, strict=True)
         for _ in range(count)
     ]
-    batch = collate.collate_plain(every, PAIR, start)
-    return {k: np.pad(v, [(0, 16 - len(every))] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
+    batch = collate.collate_plain(examples, PAIR_SHAPE, start)
+    return {k: np.pad(v, [(0, 16 - len(examples))] + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
 
 
 @functools.cache
@@ -56,7 +56,7 @@ def loss_fn(kind):
     return jax.jit(jax.value_and_grad(lambda p, batch: make_loss_fn(m, chunk=7)(p, batch)[0].mean()))
 
 
-@pytest.mark.parametrize("kind", THREE)
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_packed_loss_and_gradient_equal_those_of_separate_pairs(kind, data):
@@ -85,7 +85,7 @@ def test_packed_rows_of_one_question_equal_the_plain_layout(kind):
 
 
 @pytest.mark.usefixtures("default_compilation")
-@pytest.mark.parametrize("kind", THREE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_neighbours_do_not_change_bits(kind):
     rows = questions(4, [(4, [3, 5]), (6, [4])])
     start = model(kind).start_token
@@ -98,11 +98,11 @@ def test_padding_and_neighbours_do_not_change_bits(kind):
     other = {**batch, "inputs": np.where(padding, 7, batch["inputs"])}
     other["prompt"] = np.where(batch["prompt_mask"], batch["prompt"], 9)
     np.testing.assert_array_equal(run(other)[~padding], want[~padding])
-    for k in range(2):  # replaces one of the two questions by another
-        mine = (batch["questions"] == k) & ~padding
-        other = {**batch, "inputs": np.where(mine, batch["inputs"], 7)}
+    for k in range(2):  # replaces the other question
+        own = (batch["questions"] == k) & ~padding
+        other = {**batch, "inputs": np.where(own, batch["inputs"], 7)}
         other["prompt"] = np.where(batch["prompt_questions"] == k, batch["prompt"], 9)
-        np.testing.assert_array_equal(run(other)[mine], want[mine])
+        np.testing.assert_array_equal(run(other)[own], want[own])
 
 
 @pytest.mark.parametrize("kind", ["opt", "decoder"])
@@ -112,9 +112,9 @@ def test_packed_prompts_after_shared_few_shot_examples(kind):
     examples = jax.jit(m.prefill)(p, tokens(0, 1, 4), jnp.ones((1, 4), bool))
     rows = questions(5, [(4, [5]), (6, [4])])
     packed = collate.collate_packed([rows], Shape(1, 16, 1, 12, packed=True), None)
-    owners = packed["prompt_questions"], packed["questions"]
-    context = jax.jit(m.prefill)(p, packed["prompt"], packed["prompt_mask"], examples, questions=owners[0])
-    got = jax.jit(m.extend)(p, context, packed["inputs"], positions=packed["positions"], questions=owners)[0]
+    question_ids = packed["prompt_questions"], packed["questions"]
+    context = jax.jit(m.prefill)(p, packed["prompt"], packed["prompt_mask"], examples, questions=question_ids[0])
+    got = jax.jit(m.extend)(p, context, packed["inputs"], positions=packed["positions"], questions=question_ids)[0]
     begin = 0
     for row in rows:  # first_fit packs the longest response first, that of the first question
         alone = collate.collate_plain([row], Shape(1, P, 1, R, packed=False), None)

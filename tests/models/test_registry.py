@@ -1,4 +1,4 @@
-"""Presets, configs from and to Hugging Face, initial parameters, logical axes."""
+"""Presets, conversion of configs to and from Hugging Face, initial parameters, and logical axes."""
 
 import dataclasses
 import re
@@ -38,9 +38,9 @@ def test_parameter_counts_match_the_published_models(name, count):
 @pytest.mark.parametrize("name", PRESETS)
 def test_config_round_trips_through_hugging_face(name):
     values = PRESETS[name].to_hf()
-    again = type(PRESETS[name]).from_hf({**values, "torch_dtype": "float16", "dropout": 0.1})
-    assert again.to_hf() == values
-    assert again.cache_shape == PRESETS[name].cache_shape
+    restored = type(PRESETS[name]).from_hf({**values, "torch_dtype": "float16", "dropout": 0.1})
+    assert restored.to_hf() == values
+    assert restored.cache_shape == PRESETS[name].cache_shape
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_parameters_have_logical_axes(name, expected):
 
 @pytest.mark.parametrize("name", ["opt-tiny", "t5-tiny", "flan", "decoder-tiny"])
 def test_initial_logits_are_of_order_one(name):
-    """So training begins near the uniform distribution."""
+    """Training then starts near the uniform distribution."""
     config = config_for("t5-tiny", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False})
     model = build(config if name == "flan" else config_for(name), Precision("float32"))
     params = model.init(jax.random.key(0))
@@ -167,7 +167,7 @@ def test_initial_logits_are_of_order_one(name):
 
 def test_distance_buckets_match_hand_computed_values():
     distances = jnp.array([-1000, -128, -127, -16, -9, -8, -7, -1, 0, 1, 7, 8, 16, 1000])
-    both = [15, 15, 15, 10, 8, 8, 7, 1, 0, 17, 23, 24, 26, 31]
-    back = [31, 31, 31, 16, 9, 8, 7, 1, 0, 0, 0, 0, 0, 0]
-    assert distance_bucket(distances, True, 32, 128).tolist() == both
-    assert distance_bucket(distances, False, 32, 128).tolist() == back
+    bidirectional = [15, 15, 15, 10, 8, 8, 7, 1, 0, 17, 23, 24, 26, 31]
+    causal = [31, 31, 31, 16, 9, 8, 7, 1, 0, 0, 0, 0, 0, 0]
+    assert distance_bucket(distances, True, 32, 128).tolist() == bidirectional
+    assert distance_bucket(distances, False, 32, 128).tolist() == causal

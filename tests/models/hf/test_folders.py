@@ -1,4 +1,4 @@
-"""Import and export without PyTorch: exact round trips, and errors that name file and tensor."""
+"""Import and export without PyTorch: exact round trips, and errors that name the file and the tensor."""
 
 import json
 
@@ -64,10 +64,10 @@ def test_nest_inverts_flatten():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_export_and_import_round_trip_is_byte_equal(name, shards, tmp_path):
     config, params = export(tmp_path, name, max_shard_size=shards)
-    again, found = load_pretrained(tmp_path)
+    loaded_config, found = load_pretrained(tmp_path)
     assert_same(found, params)
     # compared as dicts, because export writes out defaults of word_embed_proj_dim and num_decoder_layers
-    assert again.to_hf() == config.to_hf()
+    assert loaded_config.to_hf() == config.to_hf()
     files = sorted(tmp_path.glob("model*.safetensors"))
     assert (len(files) > 1) == (shards == 2000) == (tmp_path / "model.safetensors.index.json").exists()
     assert (tmp_path / "README.md").read_text() == "# A model\n"
@@ -90,8 +90,8 @@ def test_shards_are_bounded_and_indexed(tmp_path):
 def test_half_precision_is_stored_and_read_as_float32(dtype, tmp_path):
     _, params = export(tmp_path, dtype=dtype)
     _, found = load_pretrained(tmp_path)
-    kind = np.dtype(dtype) if dtype == "float16" else jax.numpy.bfloat16
-    assert_same(found, jax.tree.map(lambda x: x.astype(kind).astype(np.float32), params))
+    stored = np.dtype(dtype) if dtype == "float16" else jax.numpy.bfloat16
+    assert_same(found, jax.tree.map(lambda x: x.astype(stored).astype(np.float32), params))
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == dtype
 
 
@@ -133,12 +133,12 @@ def test_opt_loads_without_head_and_with_tied_head(tmp_path):
     edit(tmp_path, lambda t: t.update({"lm_head.weight": t["model.decoder.embed_tokens.weight"]}))
     assert_same(load_pretrained(tmp_path)[1], params)
 
-    def bare(tensors):
+    def remove_head_and_prefix(tensors):
         tensors.pop("lm_head.weight")
         for name in list(tensors):
             tensors[name.removeprefix("model.")] = tensors.pop(name)
 
-    edit(tmp_path, bare)
+    edit(tmp_path, remove_head_and_prefix)
     assert_same(load_pretrained(tmp_path)[1], params)
 
 
@@ -152,7 +152,7 @@ def test_t5_configs_of_transformers_5_load(tmp_path):
     config |= {"tie_word_embeddings": True, "scale_decoder_outputs": False}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert_same(load_pretrained(tmp_path)[1], params)
-    # and it stores only one of two equal matrices
+    # transformers 5 stores only one of two equal matrices
     edit(tmp_path, lambda t: t.pop("lm_head.weight"))
     found = load_pretrained(tmp_path)[1]
     np.testing.assert_array_equal(found["lm_head"]["kernel"], params["embed"]["tokens"])

@@ -29,7 +29,7 @@ RESPONSES = [[[8, 3, 1], [9, 9, 9, 2, 1]], [[4, 1], [31, 8, 1]], [[6, 5, 4, 3, 2
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def case(request, tmp_path_factory):
-    """Our model, its parameters loaded from a folder that transformers wrote, the PyTorch model, and the folder."""
+    """Returns a model, its parameters, and the PyTorch model and folder from which they were loaded."""
     config = CONFIGS[request.param]
     reference = torch_model(config)
     folder = tmp_path_factory.mktemp("torch")
@@ -40,7 +40,7 @@ def case(request, tmp_path_factory):
 
 
 def torch_model(config):
-    """A model of transformers with random weights; its own initial biases and norms would be zeros and ones."""
+    """Returns a transformers model with random weights; by default biases would be zeros and norms ones."""
     import torch
     import transformers
 
@@ -59,7 +59,7 @@ def torch_model(config):
 
 
 def padded_inputs(model):
-    """QUESTIONS and RESPONSES as padded arrays."""
+    """Returns QUESTIONS and RESPONSES as padded arrays: prefixes, their mask, decoder inputs, their mask."""
     split = [layout.split_prompt(q, model.start_token) for q in QUESTIONS]
     prefix, mask = layout.pad_rows([p for p, _ in split], 12)
     inputs = [[start, *a[:-1]] for (_, start), group in zip(split, RESPONSES, strict=True) for a in group]
@@ -84,15 +84,15 @@ def test_logits_match_pytorch(case):
     with torch.no_grad():
         if model.start_token is None:
             texts = [QUESTIONS[b] + RESPONSES[b][g][:-1] for b, g in rows]
-            ids, seen = (torch.tensor(x).long() for x in layout.pad_rows(texts, 16))
-            out = reference(input_ids=ids, attention_mask=seen).logits.numpy()
+            ids, attention_mask = (torch.tensor(x).long() for x in layout.pad_rows(texts, 16))
+            out = reference(input_ids=ids, attention_mask=attention_mask).logits.numpy()
             for (b, g), row in zip(rows, out, strict=True):
                 begin = len(QUESTIONS[b]) - 1
                 theirs[b, g] = row[begin : begin + 7]
         else:
-            ids, seen = (torch.tensor(x).long().repeat_interleave(2, 0) for x in (prefix, mask))
+            ids, attention_mask = (torch.tensor(x).long().repeat_interleave(2, 0) for x in (prefix, mask))
             inputs = torch.tensor(tokens.reshape(6, 7)).long()
-            out = reference(input_ids=ids, attention_mask=seen, decoder_input_ids=inputs).logits.numpy()
+            out = reference(input_ids=ids, attention_mask=attention_mask, decoder_input_ids=inputs).logits.numpy()
             theirs = out.reshape(theirs.shape)
     assert np.abs(ours - theirs)[real].max() <= tolerances.LOGITS * np.abs(theirs[real]).max()
     assert np.abs(theirs[real]).max() > 0.5  # otherwise the comparison would prove nothing
@@ -157,7 +157,7 @@ def test_wrong_export_is_detected(fault, tmp_path, monkeypatch):
         tensors = load_file(weights)
         tensors["model.decoder.layers.1.fc2.bias"][3] += 1e-3
         save_file(tensors, weights, {"format": "pt"})
-    if fault == "map":  # our loader reads it back, PyTorch does not
+    if fault == "map":  # our loader reads it without an error, PyTorch computes other logits
         swapped = {"self_attn.q_proj": "self_attn.k_proj", "self_attn.k_proj": "self_attn.q_proj"}
         table = [
             r._replace(theirs=next((r.theirs.replace(a, b) for a, b in swapped.items() if a in r.theirs), r.theirs))
@@ -183,7 +183,7 @@ def test_wrong_export_is_detected(fault, tmp_path, monkeypatch):
 
 
 def second_greedy_token(folder, tokenizer) -> int:
-    """The second token that the folder's model generates for the first prompt."""
+    """Returns the second token that the folder's model generates for the first prompt."""
     import torch
     import transformers
 

@@ -25,7 +25,7 @@ from scotd_jax.training.startup_check import check_against_pairs
 from scotd_jax.training.step import make_loss_fn
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.models.test_attention import all_equations, assert_close_in_bfloat16, assert_zeros, close, value_and_gradient
-from tests.models.test_models import model, params
+from tests.models.test_model_invariants import model, params
 from tests.models.test_packed_masks import questions
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -44,12 +44,12 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def several_blocks_of_rows(monkeypatch):
-    """Blocks of 32 rows: several per response, and the last one reaches beyond it."""
+    """Makes blocks of 32 query rows, so that a response has several and the last one extends beyond it."""
     monkeypatch.setattr(fused_attention_tpu, "MAX_SCORES", 1)
 
 
 def arrays(case, seed, dtype="float32"):
-    """Random inputs of a case, as in tests.models.test_attention.arrays. Some rows may be fully masked."""
+    """Returns random inputs and masks like `test_attention.arrays`. Some rows may be fully masked."""
     B, G, R, H, K, Dh, segments, own = CASES[case]
     rng, sizes = np.random.default_rng(seed), {"B": B, "G": G, "R": R}
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
@@ -120,7 +120,7 @@ def test_fused_attention_saves_no_scores():
 
 @pytest.mark.parametrize(("kind", "remat"), [("opt", "none"), ("decoder", "dots"), ("t5-v1.0", "full")])
 def test_fused_attention_gives_the_same_loss_and_gradient(kind, remat):
-    """Two rows of two questions each; the decoder with a scan. In T5 only cross-attention is fused."""
+    """The batch has two rows of two questions each. The decoder uses a scan. In T5 only cross-attention is fused."""
     start, options = model(kind).start_token, ForwardOptions(remat=remat, scan_layers=kind == "decoder")
     rows = questions(3, [(4, [3, 5]), (6, [4]), (2, [1]), (5, [5, 2])])
     batch = collate.collate_packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
@@ -152,8 +152,8 @@ def test_each_device_computes_its_own_questions_and_heads():
     inputs = query, shared, own, mask
     compiled, got = run(FusedAttention(mesh, interpret=True), *map(jax.device_put, inputs, shardings))
     close(got, run(grouped_attention_reference, *inputs)[1], GRADIENT)
-    moved = set(re.findall(r"all-gather|all-to-all|collective-permute|reduce-scatter", compiled.as_text()))
-    assert not moved, "devices communicate only for the final sum"
+    collectives = set(re.findall(r"all-gather|all-to-all|collective-permute|reduce-scatter", compiled.as_text()))
+    assert not collectives, "devices communicate only for the final sum"
 
 
 def test_startup_check_compares_fused_attention_with_xla(one_device):

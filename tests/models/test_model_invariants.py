@@ -43,7 +43,7 @@ KINDS = {
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
-REPRESENTATIVE = ("opt", "t5-v1.0")  # for tests of code that all kinds share
+REPRESENTATIVE = ("opt", "t5-v1.0")  # kinds for tests of code that all kinds share
 
 
 @functools.cache
@@ -75,7 +75,7 @@ def hidden_fn(kind, compute="float32"):
 
 @functools.cache
 def loss_fn(kind):
-    """The weighted sum of the cross entropy, and its gradient."""
+    """Returns a compiled function: the weighted sum of the cross entropy, and its gradient."""
     m = model(kind)
 
     def loss(p, prompt, mask, inputs, targets, weights):
@@ -125,22 +125,22 @@ def test_cached_steps_equal_the_full_forward_pass(kind):
 @pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", KINDS)
 def test_row_that_begins_later_is_bit_equal(kind):
-    """Two rows begin one and two flushes after the others, and their slots hold another question in addition."""
+    """Two rows begin one and two flushes later than the others, and the context also holds a second question."""
     B, G, P, R, C = 2, 2, 5, 4, 2
     m, p = model(kind), params(kind)
     prompt, mask, inputs = tokens(0, B, P), right_padded([5, 3], P), tokens(1, B, G, R)
     (segment,), lengths = jax.jit(m.prefill)(p, prompt, mask)
     extend = jax.jit(m.extend)
 
-    def run(begins, index):
-        """Hidden states [B, G, R, E] of rows that begin at the steps `begins`[B, G], multiples of C.
+    def run(begins, own):
+        """Returns hidden states [B, G, R, E] of rows that begin at the steps `begins`[B, G], multiples of C.
 
-        Every row has segments of both questions; that of its own question is segment `index`.
+        Every row has the segments of both questions, of which segment `own` is that of its question.
         """
         both = [segment, jax.tree.map(lambda x: x[::-1], segment)]
         segments = tuple(
-            s._replace(mask=jnp.full((B, G, 1), i == index) & s.mask[:, None])
-            for i, s in enumerate(both if index == 0 else both[::-1])
+            s._replace(mask=jnp.full((B, G, 1), i == own) & s.mask[:, None])
+            for i, s in enumerate(both if own == 0 else both[::-1])
         )
         context, cache = Context(segments, lengths[:, None].repeat(G, 1)), m.new_cache(B, G, 6, C)
         hidden = np.zeros(())
@@ -177,7 +177,7 @@ def test_padding_changes_nothing(kind):
 
 @pytest.mark.parametrize("kind", REPRESENTATIVE)
 def test_gradient_reaches_only_visible_tokens(kind):
-    """All tokens differ, so each row of the embedding's gradient shows the influence of one token."""
+    """All tokens differ, so each row of the embedding's gradient belongs to one token."""
     prompt, mask = jnp.array([[1, 2, 3], [4, 5, 6]]), right_padded([2, 3], 3)
     inputs = jnp.arange(7, 23).reshape(2, 2, 4)
 
@@ -190,8 +190,8 @@ def test_gradient_reaches_only_visible_tokens(kind):
 
 
 @pytest.mark.parametrize("kind", REPRESENTATIVE)
-def test_empty_prefix_is_masked_and_makes_no_nan(kind):
-    """In a batch with another prefix that is not empty."""
+def test_empty_prefix_is_masked_and_produces_no_nan(kind):
+    """The batch also contains a prefix that is not empty."""
     p, prompt, inputs, mask = params(kind), tokens(0, 2, 5), tokens(1, 2, 3, 4), right_padded([0, 5], 5)
     want = hidden_fn(kind)(p, prompt, mask, inputs)[:1]
     close(hidden_fn(kind)(p, prompt[:1, :1], mask[:1, :1], inputs[:1]), want, FLOAT32)
@@ -223,10 +223,10 @@ def test_encoder_decoder_refuses_a_context_before_the_prompt():
 def test_bfloat16_model_is_close_and_all_matmuls_accumulate_in_float32(kind):
     m, p = model(kind, "bfloat16"), params(kind)
     args = tokens(0, 2, 5), right_padded([5, 3], 5), tokens(1, 2, 3, 4)
-    low, high = hidden_fn(kind, "bfloat16")(p, *args), hidden_fn(kind)(p, *args)
-    assert low.dtype == jnp.float32
-    assert not jnp.array_equal(low, high)
-    close(low, high, BFLOAT16)
+    in_bfloat16, in_float32 = hidden_fn(kind, "bfloat16")(p, *args), hidden_fn(kind)(p, *args)
+    assert in_bfloat16.dtype == jnp.float32
+    assert not jnp.array_equal(in_bfloat16, in_float32)
+    close(in_bfloat16, in_float32, BFLOAT16)
 
     def loss(p):
         return logits(m.extend(p, m.prefill(p, *args[:2]), args[2])[0], m.unembedding(p), "bfloat16").sum()
@@ -238,9 +238,9 @@ def test_bfloat16_model_is_close_and_all_matmuls_accumulate_in_float32(kind):
     assert all(e.outvars[0].aval.dtype == jnp.float32 for e in matmuls)
 
 
-_SUM = """
+_PRINT_SUMS = """
 import sys; sys.path[:0] = [{root!r}]
-from tests.models.test_models import *
+from tests.models.test_model_invariants import *
 for kind in ("opt", "t5-v1.1"):
     args = tokens(0, 2, 5), right_padded([5, 3], 5), tokens(1, 2, 3, 4)
     print(float(jax.jit(model(kind).init)(jax.random.key(0))["embed"]["tokens"].sum()))
@@ -252,8 +252,8 @@ def test_both_graph_modes_of_flax_build_the_same_model():
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", _SUM.format(root=root)],
-            env=environment(hurry=True) | {"NNX_GRAPH_MODE": mode},
+            [sys.executable, "-c", _PRINT_SUMS.format(root=root)],
+            env=environment(fast_compilation=True) | {"NNX_GRAPH_MODE": mode},
             stdout=subprocess.PIPE,
         )
         for mode in ("true", "false")
