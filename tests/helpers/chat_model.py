@@ -17,11 +17,11 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 EXEMPLARS = [("What is wet? (a) rain (b) sand", "Rain is water."), ("What is dry? (a) sand (b) rain", "Sand is dust.")]
-QUESTIONS = 4
+NUM_QUESTIONS = 4  # per split
 
 
-def fast(template: str | dict[str, str] | None = TEMPLATE) -> Any:
-    """A transformers tokenizer that frames every text as `<s>` ... `</s>`; the template also begins with `<s>`."""
+def chat_tokenizer(template: str | dict[str, str] | None = TEMPLATE) -> Any:
+    """Returns a transformers tokenizer that adds `<s>` and `</s>` to texts; the template also begins with `<s>`."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
     from tokenizers import Tokenizer as Backend
     from transformers import PreTrainedTokenizerFast
@@ -39,8 +39,8 @@ def fast(template: str | dict[str, str] | None = TEMPLATE) -> Any:
 
 
 def write_model(folder: Path) -> Path:
-    """Writes a random one-layer Llama to FOLDER/model, whose turns end with TURN_END."""
-    tokenizer = Tokenizer(fast(), [4])
+    """Writes a random one-layer Llama, whose turns end with TURN_END, to FOLDER/model; returns FOLDER/model."""
+    tokenizer = Tokenizer(chat_tokenizer(), [4])
     config = DecoderConfig(
         vocab_size=tokenizer.size,
         hidden_size=16,
@@ -54,12 +54,12 @@ def write_model(folder: Path) -> Path:
 
 
 def write_task(folder: Path) -> Path:
-    """Writes QUESTIONS questions each to FOLDER/task/train.jsonl and test.jsonl, and EXEMPLARS to FOLDER."""
+    """Writes questions to FOLDER/task/train.jsonl and test.jsonl, and EXEMPLARS to FOLDER; returns FOLDER/task."""
     (folder / "task").mkdir()
     for split in ("train", "test"):
         rows = [
             Question(f"home/{split}/{i}", "home", split, f"{split} {i}? (a) x (b) y", ("x", "y"), "(a)")
-            for i in range(QUESTIONS)
+            for i in range(NUM_QUESTIONS)
         ]
         (folder / f"task/{split}.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
     rows = [{"text": t, "choices": ["x", "y"], "answer": "(a)", "rationale": r} for t, r in EXEMPLARS]

@@ -1,4 +1,4 @@
-"""A small task, responses to its questions, and runs that build corpora of them, for tests of the build job."""
+"""A small task, responses to its questions, and runs that build a corpus from both, for tests of the build job."""
 
 import dataclasses
 from pathlib import Path

@@ -41,23 +41,23 @@ def write_corpus(
 
 
 def batch_dataset(folder: Path, parts: tuple[str, ...] = ("train",), **options: Any) -> grain.MapDataset:
-    """The batches of a corpus by step; `options` are those of `CorpusBatches`."""
+    """Returns the batches of a corpus by step; `options` are those of `CorpusBatches`."""
     return grain.MapDataset.source(open_batches(folder, parts, **options))
 
 
 def batch_iterator(folder: Path, parts: tuple[str, ...] = ("train",), **options: Any) -> Iterator[Any]:
-    """The batches of a corpus as the train job iterates over them."""
+    """Returns the batches of a corpus as the train job iterates over them."""
     return prefetch_batches(open_batches(folder, parts, **options))
 
 
-# A corpus of uneven texts for tests of packing, and options of its batches.
+# For tests of packing: a corpus of texts of uneven length, and options of its batches.
 UNEVEN_QUESTIONS = 60
 PACKED_OPTIONS = {"batch_size": 8, "group_size": 5, "start_token": None, "seed": 3}
 PACKED_OPTIONS |= {"balance_window": 4, "max_shapes": 5}
 
 
 def uneven_example(i: int) -> GroupedExample:
-    """Question i with 1 to 7 responses; its prompt ends with 1000 + i and its response k begins with 10 * i + k."""
+    """Returns question i with 1 to 7 responses; its prompt ends with 1000 + i, response k begins with 10 * i + k."""
     rng = np.random.default_rng(i)
     responses = [[10 * i + k, *rng.integers(2000, 3000, rng.integers(0, 40)).tolist()] for k in range(1 + i % 7)]
     return GroupedExample(f"q{i}", "t", [*range(rng.integers(5, 30)), 1000 + i], responses, list(range(1 + i % 7)))

@@ -1,4 +1,4 @@
-"""A local server with OpenAI's interface, in a thread; a script decides its answers and failures."""
+"""A local server with the OpenAI API, in a thread; a script determines its answers and failures."""
 
 import contextlib
 import http.server
@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
-Script = Callable[[int, dict], Any]  # request number, body -> Answer, None (a normal one), "close" or "cut"
+# Maps a request's number and body to an Answer; None: a normal one, "close": no answer, "cut": half a normal one.
+Script = Callable[[int, dict], Any]
 
 
 class FakeServer(http.server.ThreadingHTTPServer):
-    """Records `bodies`, `paths`, `keys` and `times` of all requests in order."""
+    """Records the bodies, paths, API keys and times of all requests in order."""
 
     daemon_threads = True
 
@@ -24,7 +25,7 @@ class FakeServer(http.server.ThreadingHTTPServer):
         self.paths: list[str] = []
         self.keys: list[str | None] = []
         self.times: list[float] = []
-        self.at_once = self.most_at_once = 0
+        self.in_flight = self.max_in_flight = 0
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, *about: object) -> None:
@@ -32,14 +33,16 @@ class FakeServer(http.server.ThreadingHTTPServer):
 
 
 def completion(body: dict, count: int | None = None, **choice: Any) -> bytes:
-    """Returns a body with `count` choices (None: the requested number); each text has the seed and its index."""
+    """Returns a body with `count` choices (None: the requested number), each with the seed and its index as text."""
     texts = [f"Seed {body.get('seed')} choice {i}. So the answer is: (a)" for i in range(count or body.get("n", 1))]
     if "messages" in body:
-        made = [{"message": {"role": "assistant", "content": text}} for text in texts]
+        choices = [{"message": {"role": "assistant", "content": text}} for text in texts]
     else:
-        made = [{"text": text} for text in texts]
-    made = [{"index": i, "finish_reason": "stop"} | made_choice | choice for i, made_choice in enumerate(made)]
-    return json.dumps({"id": "r", "model": "served", "choices": made, "usage": {"completion_tokens": 7}}).encode()
+        choices = [{"text": text} for text in texts]
+    choices = [
+        {"index": i, "finish_reason": "stop"} | choice_fields | choice for i, choice_fields in enumerate(choices)
+    ]
+    return json.dumps({"id": "r", "model": "served", "choices": choices, "usage": {"completion_tokens": 7}}).encode()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -54,11 +57,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             fake.paths.append(self.path)
             fake.keys.append(self.headers["Authorization"])
             fake.times.append(time.monotonic())
-            fake.at_once += 1
-            fake.most_at_once = max(fake.most_at_once, fake.at_once)
+            fake.in_flight += 1
+            fake.max_in_flight = max(fake.max_in_flight, fake.in_flight)
         answer = fake.script(number, body)
         with fake.lock:  # before the client gets the answer and sends the next request
-            fake.at_once -= 1
+            fake.in_flight -= 1
         self._answer(answer, body)
 
     def _answer(self, answer: Any, body: dict) -> None:

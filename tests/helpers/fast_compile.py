@@ -1,7 +1,7 @@
 """Faster XLA compilation, for tests that compare values within a tolerance and spend most of their time compiling.
 
 By default XLA spends most of such a test on LLVM optimizations. Without them, and without the newer fusion emitters, a
-gradient of a tiny model compiles in a seventh of the time. The operations are the same but sum in another order. Tests
+gradient of a tiny model compiles in a seventh of the time. Operations are the same, but sums have another order. Tests
 of exact bits, of memory and of FLOPs keep the default options.
 """
 
@@ -23,7 +23,7 @@ _default_get_compile_options = compiler.get_compile_options
 
 @functools.cache
 def fast_options() -> dict[str, Any]:
-    """The options that this version of XLA supports; it refuses others, and newer versions have fewer."""
+    """Returns the fast options that this version of XLA supports; an unknown option is an error."""
 
     def is_supported(name: str) -> bool:
         try:
@@ -36,7 +36,7 @@ def fast_options() -> dict[str, Any]:
 
 
 def flags() -> str:
-    """The value of XLA_FLAGS for fast compilation in other processes."""
+    """Returns the value of XLA_FLAGS for fast compilation in other processes."""
     return " ".join(f"--{name}={str(value).lower()}" for name, value in fast_options().items())
 
 
@@ -53,10 +53,10 @@ def fast_compilation(enabled: bool = True) -> Iterator[None]:
     JAX has no such setting that can change within a process. Compiled programs are discarded at each change, because
     results that are compared bit by bit must come from the same compiler options.
     """
-    before = compiler.get_compile_options
+    previous = compiler.get_compile_options
     fast_options()  # must be computed with the default options
     wanted = _fast_get_compile_options if enabled else _default_get_compile_options
-    if before is wanted:
+    if previous is wanted:
         yield
         return
     jax.clear_caches()
@@ -64,5 +64,5 @@ def fast_compilation(enabled: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        compiler.get_compile_options = before
+        compiler.get_compile_options = previous
         jax.clear_caches()

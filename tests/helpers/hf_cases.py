@@ -57,7 +57,7 @@ CONFIGS = {
     "qwen3": DecoderConfig("qwen3", **_DECODER, head_dim=8, attention_bias=True, sliding_window=64),
     "mistral": DecoderConfig("mistral", **_DECODER, sliding_window=64, hidden_act="gelu_pytorch_tanh"),
 }
-# transformers 5 loads every tokenizer in a folder of Qwen 2 as Qwen's own.
+# Models that work with any tokenizer: in a Qwen 2 folder transformers 5 always creates Qwen's own class.
 ANY_TOKENIZER = [name for name in CONFIGS if name != "qwen2"]
 
 # 33 words + 4 special tokens < 40 embedding rows
@@ -66,11 +66,12 @@ PROMPTS = ["one two three w1 w2", "six", "w9 w8 w7 w6 w5 w4 w3 w2 one one two w2
 
 
 def words() -> Tokenizer:
+    """Returns the word-level tokenizer of TEXTS."""
     return Tokenizer.train_word_level(TEXTS)
 
 
 def random_params(config, seed: int = 0):
-    """Random numpy float32 parameters; the scales of norms are around 1."""
+    """Returns random float32 numpy parameters; the scales of norms are around 1."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

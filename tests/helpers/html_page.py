@@ -1,4 +1,4 @@
-"""A strict parser of HTML pages: it fails on errors that browsers tolerate."""
+"""A strict parser of HTML pages, which fails on errors that browsers tolerate."""
 
 import html.parser
 
@@ -23,13 +23,13 @@ class Page(html.parser.HTMLParser):
         self.tags.add(tag)
         if tag not in VOID:
             self.open.append(tag)
-        self.note(attrs)
+        self._check_attributes(attrs)
 
     def handle_startendtag(self, tag, attrs):
         self.tags.add(tag)
-        self.note(attrs)
+        self._check_attributes(attrs)
 
-    def note(self, attrs):
+    def _check_attributes(self, attrs):
         for name, value in attrs:
             if name == "id":
                 self.ids.append(value)

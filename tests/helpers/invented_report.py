@@ -8,14 +8,14 @@ from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 
 SETS = {"test": 0.0, "contrast": -0.05, "unseen": -0.10, "longer": -0.18}
-ARMS = {  # name: samples, accuracy, effect of the cue
+ARMS = {  # name -> samples per question, accuracy, effect of the cue
     "label-only": (0, 0.50, 0.09),
     "one greedy chain": (1, 0.56, 0.05),
     "N = 1": (1, 0.40, 0.03),
     "N = 5": (5, 0.61, 0.02),
     "N = 30": (30, 0.77, 0.01),
 }
-ABOUT = {
+DESCRIPTIONS = {
     "label-only": "trained on answers only",
     "one greedy chain": "trained on the teacher's greedy chain",
     "N = 30": "SCoTD: 30 sampled chains per question, correct ones kept",
@@ -34,8 +34,8 @@ def questions(split: str, count: int) -> list[Question]:
         answer = first
         if split == "contrast":
             steps[1], answer = next(s for s in STEPS if s != steps[1]), other
-        way = ", then the ".join(steps)
-        text = f"dan is at the {start} and takes the {way}. {first} or {other}?"
+        route = ", then the ".join(steps)
+        text = f"dan is at the {start} and takes the {route}. {first} or {other}?"
         group = f"world/{i}" if split in ("test", "contrast") else None
         tags = (rng.choice(("town", "paints", "animals")), f"{rng.choice((2, 3))} steps")
         made.append(Question(f"world/{split}/{i}", "world", split, text, (first, other), answer, group, tags=tags))
@@ -101,7 +101,7 @@ def arm(
         model=model if name in ARMS else "",
         samples=samples,
         curve=model if name.startswith("N =") else "",
-        about=ABOUT.get(name, ""),
+        about=DESCRIPTIONS.get(name, ""),
         outcomes=outcomes,
         votes=votes_by_set,
         consistency=contrast.contrast_consistency(
@@ -114,7 +114,7 @@ def arm(
 def invented(
     seeds: int = 1, models: tuple[str, ...] = ("opt-tiny",), per_set: int = 128, bonus: float = 0.0
 ) -> ReportData:
-    """Returns the data of a report. `bonus` is added to the accuracy of N = 30."""
+    """Returns the data of a report with `per_set` questions per set; `bonus` is added to the accuracy of N = 30."""
     runs, by_arm = [], {}
     for model in models:
         for name in ARMS:

@@ -24,7 +24,7 @@ POLL_SECONDS = 0.004
 
 
 class KillPoint(NamedTuple):
-    """A phase, and a share of it; for a run that was killed, the share of rows on disk."""
+    """A phase and a fraction of it; for a run that was killed, the fraction of all rows on disk."""
 
     phase: str
     share: float
@@ -39,13 +39,14 @@ class Durations(NamedTuple):
 
 
 def draw_kill_points(count: int, rng: random.Random) -> list[KillPoint]:
+    """Returns one random point of each of `count` equal slices of a run, in random order."""
     points = [_kill_point((i + rng.random()) / count) for i in range(count)]
     rng.shuffle(points)
     return points
 
 
 def _kill_point(position: float) -> KillPoint:
-    """The point at this share of the whole run."""
+    """Returns the point at this fraction of the whole run."""
     for phase, length in PHASES[:-1]:
         if position < length:
             return KillPoint(phase, position / length)
@@ -54,14 +55,14 @@ def _kill_point(position: float) -> KillPoint:
 
 
 class RowCounter:
-    """Counts the rows that a run has written, from outside: the lines of complete parts, reading each part once."""
+    """Counts the rows in the complete parts of a run, as another process; reads each part once."""
 
     def __init__(self, paths: RunPaths, before: Snapshot):
         self._parts, self._counted = paths.folder / "parts", {path.rpartition("/")[2] for path in before.files}
         self.rows = len(before.rows)
 
     def wait_for(self, rows: float, processes: Sequence[BaseProcess]) -> None:
-        """Returns when there are so many rows, or no process is alive."""
+        """Waits until this many rows exist or no process is alive."""
         while self._count() < rows and any(process.is_alive() for process in processes):
             time.sleep(POLL_SECONDS)
 
@@ -71,13 +72,13 @@ class RowCounter:
                 self._counted.add(name)
                 if name.endswith(".jsonl"):
                     self.rows += (self._parts / name).read_bytes().count(b"\n")
-        except FileNotFoundError:  # nothing is written yet, or everything is merged and the run is about to end
+        except FileNotFoundError:  # nothing is written yet, or all parts are merged
             pass
         return self.rows
 
 
 def measure_durations(processes: Sequence[BaseProcess], paths: RunPaths) -> Durations:
-    """Measures a run that starts from nothing and is not killed."""
+    """Returns the durations of a run with an empty work directory that is not killed."""
     counter, times = RowCounter(paths, Snapshot({}, {})), [time.monotonic()]
     for rows in (1, TOTAL):
         counter.wait_for(rows, processes)
@@ -106,7 +107,7 @@ def wait_for_kill_point(
 
 
 def kill(processes: Sequence[BaseProcess], victims: Sequence[int], grace: float = 0.0) -> bool:
-    """Kills the victims, and the others `grace` seconds later; False if the victims had ended before."""
+    """Kills the victims, and the others `grace` seconds later; returns False if all victims had already ended."""
     for host in victims:
         processes[host].kill()
     for host in victims:
@@ -129,29 +130,29 @@ def kill_at_points(
 ) -> list[KillPoint]:
     """Kills runs at these points, up to `max_kills` per work directory, and finishes every work directory.
 
-    A run that ends before its point does not count; the point is tried again, somewhat earlier. Returns the points
-    at which runs were killed, determined from the rows on disk.
+    If a run ends before its point, a later run is killed somewhat earlier. Returns the points at which runs were
+    killed, determined from the rows on disk.
     """
-    waiting, hits = deque(points), []
+    remaining, reached = deque(points), []
     for number in range(len(points) * 3):
         paths = paths_of(number)
         for _ in range(max_kills):
             before = take_snapshot(paths.folder)
-            if not waiting or len(before.rows) == TOTAL:
+            if not remaining or len(before.rows) == TOTAL:
                 break
-            processes, point = start(paths), waiting.popleft()
+            processes, point = start(paths), remaining.popleft()
             wait_for_kill_point(point, processes, paths, before, durations)
             killed = kill(processes)
             after = take_snapshot(paths.folder)
             check_preserved(before, after, TOTAL)
             if killed:
-                hits.append(KillPoint(_phase(before, after), len(after.rows) / TOTAL))
+                reached.append(KillPoint(_phase(before, after), len(after.rows) / TOTAL))
             else:
-                waiting.append(point._replace(share=0.7 * point.share))
+                remaining.append(point._replace(share=0.7 * point.share))
         finish(paths)
-        if not waiting:
-            return hits
-    raise AssertionError(f"kill points that always came too late: {waiting}")
+        if not remaining:
+            return reached
+    raise AssertionError(f"kill points that always came too late: {remaining}")
 
 
 def _phase(before: Snapshot, after: Snapshot) -> str:

@@ -1,9 +1,8 @@
-"""The sample job in processes that a test can kill dozens of times, as each run takes about one second.
+"""The sample job in processes that start in about one second, so that a test can kill it dozens of times.
 
 A new process imports for five seconds and compiles for two before it generates anything. Here one process (the fork
-server of the standard library) has imported everything and uses no device. Every run is a fork of it with devices of
-its own, which loads compiled programs from a cache on disk. It is the whole job, from the config to the manifest, with
-nothing replaced.
+server of the standard library) imports everything and uses no device. Every run is a fork of it with its own devices
+and loads compiled programs from a cache on disk. It runs the complete, unmodified job, from config to manifest.
 """
 
 import json
@@ -34,7 +33,7 @@ FILES = {f"responses-0000{i}-of-00004.jsonl" for i in range(4)}
 
 
 def config() -> c.Config:
-    """One set of samples of an untrained model in many small batches, so that most of the run samples and writes."""
+    """Returns a config with one set of samples in many small batches, so that a run mostly samples and writes."""
     options = {"train": QUESTIONS, "dev": 4, "test": 4, "unseen": 4, "longer": 4, "gold": 4, "statements": 4}
     sampling = c.Sampling(n=SAMPLES, max_new_tokens=12, batch_size=BATCH, bucket=64)
     source = c.ModelSource(questions=("world.train",), model=MODEL, sampling=sampling)
@@ -42,7 +41,7 @@ def config() -> c.Config:
 
 
 def expected_keys() -> set[ResponseKey]:
-    """The keys of a complete set, from the task alone."""
+    """Returns the keys of a complete set, computed from the task."""
     task = load_task("world", config().tasks["world"], 0)
     return {(question.id, k) for question in task.questions("train") for k in range(SAMPLES)}
 
@@ -85,23 +84,26 @@ def _sample(workdir: str, log: str, cache: str, fill_cache: bool, multihost: str
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0 if fill_cache else 1e9)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    _fill_the_cache_from_every_process()
+    _let_every_process_fill_its_cache()
     main.run(c.config_dict(config()), workdir, ("sample",), (), multihost)
     if multihost:
         # JAX does this when an ordinary process exits; without it the host that ends first terminates the other.
         jax.distributed.shutdown()
 
 
-def _fill_the_cache_from_every_process() -> None:
-    """Lets every process write to its cache. JAX (0.10) lets only process 0 do so, as caches are usually shared; the
-    second host would compile for five seconds in every run. If this private attribute moves, only time is lost."""
+def _let_every_process_fill_its_cache() -> None:
+    """Makes every process write to its cache. JAX 0.10 writes only from process 0, because caches are usually shared.
+
+    Otherwise the second host would compile for five seconds in every run. If this private attribute changes, tests are
+    slower but still correct.
+    """
     from jax._src import compiler
 
     compiler.distributed = SimpleNamespace(global_state=SimpleNamespace(process_id=0))
 
 
 def finish(paths: RunPaths, hosts: int = 1, fill_cache: bool = False) -> None:
-    """Runs to the end."""
+    """Runs the job without a kill."""
     wait(start(paths, hosts, fill_cache), paths)
 
 
@@ -116,14 +118,13 @@ def wait(processes: Sequence[BaseProcess], paths: RunPaths) -> None:
 
 
 def check_complete(paths: RunPaths, uninterrupted: Snapshot, keys: set[ResponseKey]) -> None:
-    """Asserts that the files are those of an uninterrupted run, with every key once, and that no other file is left."""
+    """Asserts that the files are those of an uninterrupted run, with every key once, and that no other file exists."""
     snapshot = take_snapshot(paths.folder)
     lines = [line for data in snapshot.files.values() for line in data.splitlines()]
     assert len(lines) == len(snapshot.rows) == TOTAL
     assert snapshot.rows.keys() == keys
     assert snapshot.files == uninterrupted.files
-    left = {
-        p.name for p in paths.folder.iterdir() if not p.name.startswith(".manifest.json.")
-    }  # partial manifests, which no job removes
-    assert left == FILES | {"manifest.json"}
+    # No job removes partial manifests.
+    names = {p.name for p in paths.folder.iterdir() if not p.name.startswith(".manifest.json.")}
+    assert names == FILES | {"manifest.json"}
     assert json.loads((paths.folder / "manifest.json").read_text())["complete"]

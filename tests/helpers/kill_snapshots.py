@@ -1,4 +1,4 @@
-"""Snapshots of a folder of responses after a run was killed, read without the package whose store is under test."""
+"""Snapshots of response folders after a kill, read without the store under test."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small run that writes responses, which can be killed at every file operation. Used by test_store.py.
+"""A small run that writes responses, and can be killed at every file operation. Used by test_store.py.
 
 As a script it kills forks of itself with signal 9, once at every operation, and checks the remaining files:
 
@@ -82,7 +82,7 @@ def _hooked(name: str, function: Callable, hook: Hook) -> Callable:
 
 
 def _write_in_halves(atomic_write: Callable, hook: Hook) -> Callable:
-    """`atomic_write` that writes a file in two halves, split in the middle of a row."""
+    """Returns an `atomic_write` that writes a file in two halves, split in the middle of a row."""
 
     class HalvedFile:
         def __init__(self, file):
@@ -104,7 +104,7 @@ def _write_in_halves(atomic_write: Callable, hook: Hook) -> Callable:
 
 
 def at_step(step: int, action: Hook) -> Hook:
-    """A hook that calls `action` once, at step number `step`."""
+    """Returns a hook that calls `action` once, at step number `step`."""
     count = iter(range(sys.maxsize))
 
     def hook(name: str) -> None:
@@ -115,7 +115,7 @@ def at_step(step: int, action: Hook) -> Hook:
 
 
 def run_to_the_end(folder: Path) -> None:
-    """A run without interruption, and a check of its files."""
+    """Runs without interruption and checks the files."""
     with hook_file_operations(lambda name: None):
         run(folder)
     check_complete(folder)
@@ -129,7 +129,7 @@ def check_complete(folder: Path) -> None:
 
 
 def run_and_kill(folder: Path, step: int) -> bool:
-    """Kills a fork at `step` and asserts that no acknowledged row is lost. False if the run ended before."""
+    """Kills a fork at `step` and asserts that no acknowledged row is lost; returns False if the run ended before."""
     read, write = os.pipe()
     child = os.fork()
     if not child:

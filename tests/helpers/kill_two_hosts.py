@@ -1,7 +1,7 @@
-"""Two hosts that write responses into one folder: one is killed at every step, or both at random times.
+"""Two hosts that write responses into one folder: one host is killed at every step, or both at random times.
 
-The hosts are forks, each with a writer of its own, that wait for each other over a socket where the sample job does. A
-host that finds the other one dead exits, as a process of jax.distributed does. As a script:
+The hosts are forks, each with its own writer. They wait for each other over a socket at the barriers of the sample job.
+If one host is dead, the other exits, as processes of jax.distributed do. As a script:
 
     python -m tests.helpers.kill_two_hosts FOLDER NUM_RANDOM_KILLS
 """
@@ -38,7 +38,7 @@ def kill_self(name: str) -> None:
 
 
 class Partner:
-    """The other host."""
+    """The other host, at the other end of a connection."""
 
     def __init__(self, connection: socket.socket, last: bool):
         self._connection, self._last = connection, last
@@ -67,7 +67,7 @@ def start(folder: Path, hooks: list[Hook], acknowledge: int, last: int = -1) -> 
       folder: folder of the responses.
       hooks: for each host a hook that is called at every step.
       acknowledge: file descriptor to which the keys of written rows are written.
-      last: host that writes nothing before the other one has written everything or is dead.
+      last: a host that writes nothing until the other one has written everything or is dead; -1 for none.
     """
     pair = socket.socketpair() if len(hooks) == 2 else ()
     processes = []
@@ -131,7 +131,7 @@ def run_to_the_end(folder: Path, hosts: int) -> None:
 
 
 def kill_at_every_step(root: Path, victim: int, last: int) -> int:
-    """Kills one host at each of its steps, in a folder of its own and in one shared by all steps.
+    """Kills one host at each of its steps, in a separate folder and in one that all steps share.
 
     Every run is then resumed on one host or two. Returns the number of steps.
     """
@@ -154,21 +154,21 @@ def kill_at_every_step(root: Path, victim: int, last: int) -> int:
 def kill_at_random(root: Path, kills: int, rng: random.Random) -> int:
     """Kills one host or both, `kills` times, at times spread evenly over a run; returns the number of folders.
 
-    Every folder sees up to four kills, on two hosts or on one, and is then finished. The duration of a run is measured
-    once, perhaps on a busy machine, so the estimate shrinks whenever a run ends before its kill.
+    Runs in one folder are killed up to four times, on one host or two, and then finished. The duration of a run is
+    measured once, perhaps on a busy machine, so the estimate shrinks whenever a run ends before its kill.
     """
     began = time.monotonic()
     run(root / "measured", [pause] * 2)
     duration = time.monotonic() - began
-    left = [(i + rng.random()) / kills for i in range(kills)]
-    rng.shuffle(left)
+    remaining = [(i + rng.random()) / kills for i in range(kills)]
+    rng.shuffle(remaining)
     for number in range(10 * kills):
         folder = root / str(number)
         for _ in range(rng.randint(1, 4)):
-            if not left:
+            if not remaining:
                 break
             hosts = rng.choice((1, 2, 2))
-            delay, victims = left[-1] * duration, rng.choice(([0], [1], [0, 1])) if hosts == 2 else [0]
+            delay, victims = remaining[-1] * duration, rng.choice(([0], [1], [0, 1])) if hosts == 2 else [0]
 
             def kill(processes: list[int], delay=delay, victims=victims) -> None:
                 time.sleep(delay)
@@ -177,15 +177,15 @@ def kill_at_random(root: Path, kills: int, rng: random.Random) -> int:
 
             is_full_run = hosts == 2 and not folder.exists()
             if -signal.SIGKILL in run(folder, [pause] * hosts, kill):
-                left.pop()
+                remaining.pop()
                 continue
-            rng.shuffle(left)  # the kill came too late for this run and is tried again
+            rng.shuffle(remaining)  # the kill came too late for this run and is tried again
             if is_full_run:
                 duration *= 0.95
         run_to_the_end(folder, rng.choice((1, 2)))
-        if not left:
+        if not remaining:
             return number + 1
-    raise AssertionError(f"kills that always came too late: {left}")
+    raise AssertionError(f"kills that always came too late: {remaining}")
 
 
 def main(root: Path, random_kills: int) -> list[int]:

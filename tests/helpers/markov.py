@@ -1,4 +1,4 @@
-"""A model whose next token depends only on the last one, so that all probabilities are known, for tests of sampling.
+"""A Markov chain as a model, whose probabilities are known, for tests of sampling.
 
 Its tokens are the letters "a", "b", ..., then a newline and the end token.
 """
@@ -23,7 +23,7 @@ class MarkovConfig:
 
 
 def markov_model(config: MarkovConfig = MarkovConfig()) -> LanguageModel:
-    """`params["table"]` is [V, V]: row i holds the logits of the token after token i."""
+    """Returns the model; row i of `params["table"]`, [V, V], holds the logits of the token after token i."""
 
     def extend(params, context, tokens, cache=None):
         hidden = jax.nn.one_hot(tokens, config.vocab_size)
@@ -48,14 +48,14 @@ def markov_model(config: MarkovConfig = MarkovConfig()) -> LanguageModel:
 
 
 def markov_table(seed: int, end: float = -1.0) -> np.ndarray:
-    """Random logits; `end` is the logit of the end token."""
+    """Returns a random table of logits; `end` is the logit of the end token."""
     table = np.random.default_rng(seed).normal(size=(len(LETTERS) + 2,) * 2).astype(np.float32)
     table[:, EOS] = end
     return table
 
 
 class LetterTokenizer:
-    """Has one token per letter and the interface of scotd_jax.tokenization.Tokenizer."""
+    """The tokenizer of the model: one token per letter, with the interface of `scotd_jax.tokenization.Tokenizer`."""
 
     eos_ids = (EOS,)
     size = len(LETTERS) + 2

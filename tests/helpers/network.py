@@ -4,7 +4,7 @@ import socket
 
 
 def free_port() -> int:
-    """A port of this machine that no process uses."""
+    """Returns a port of this machine that no process uses."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         return s.getsockname()[1]

@@ -1,4 +1,4 @@
-"""A small config for the plan job on a task whose files are missing, and its workloads."""
+"""A small config for tests of the plan job, whose task has no files, and its workloads."""
 
 import dataclasses
 
@@ -14,14 +14,14 @@ from scotd_jax.jobs.planning.workloads import GenerationWorkload
 TINY = {"hidden_size": 32, "num_attention_heads": 2, "ffn_dim": 64, "num_hidden_layers": 1}
 MODEL = c.Model("opt-tiny", TINY, tokenizer="task:w")
 LABELS = c.Corpus("label", questions=("w.train",), max_prompt_tokens=128, max_response_tokens=32)
-SHORT = c.Sampling(max_new_tokens=8, batch_size=8, chunk=4)
+SHORT_SAMPLING = c.Sampling(max_new_tokens=8, batch_size=8, chunk=4)
 
 
 def small_config(model: c.Model = MODEL, topology: str = "cpu-4", **changes) -> c.Config:
-    """Returns a config with a teacher and two students of one shape, of which one is evaluated."""
+    """Returns a config with a teacher and two students of the same shape, one of which is evaluated."""
     training = c.Training(steps=600, batch_size=16, optimizer=c.Optimizer(), eval_every=300)
     corpus = c.Corpus(rationales=("teacher",), max_prompt_tokens=33, max_response_tokens=16)
-    student, two_samples = c.Student(model, "n4", training), dataclasses.replace(SHORT, n=2)
+    student, two_samples = c.Student(model, "n4", training), dataclasses.replace(SHORT_SAMPLING, n=2)
     config = c.Config(
         tasks={"w": c.Task("openbookqa", path="datasets:nowhere")},
         rationales={"teacher": c.ModelSource(questions=("w.train",), model=model, sampling=two_samples)},
@@ -30,7 +30,7 @@ def small_config(model: c.Model = MODEL, topology: str = "cpu-4", **changes) -> 
             "n4": dataclasses.replace(student, dev_sets=("w.dev",), eval_sets=("w.test",)),
             "n1": dataclasses.replace(student, corpus="n1"),
         },
-        evaluation=c.Evaluation(sampling=dataclasses.replace(SHORT, temperature=0.0)),
+        evaluation=c.Evaluation(sampling=dataclasses.replace(SHORT_SAMPLING, temperature=0.0)),
         plan=c.Plan(topology=topology, questions=1000),
     )
     return dataclasses.replace(config, **changes)

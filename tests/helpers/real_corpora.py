@@ -16,10 +16,14 @@ def get_config():
         tasks={{"t": c.Task({kind!r}, path=data + "/{kind}", options={options!r})}},
         rationales={{"imported": c.FileSource(("t.train",), path=data + {files!r}, importer={importer!r})}},
         corpora={{
-            k: c.Corpus(format="scotd" if k == "opt" else "t5", rationales=("imported",), questions=({questions!r},))
-            for k in models
+            family: c.Corpus(
+                format="scotd" if family == "opt" else "t5", rationales=("imported",), questions=({questions!r},)
+            )
+            for family in models
         }},
-        students={{k: c.Student(model=m, corpus=k, dev_sets={dev_sets!r}) for k, m in models.items()}},
+        students={{
+            family: c.Student(model=model, corpus=family, dev_sets={dev_sets!r}) for family, model in models.items()
+        }},
     ))
 """
 # Task kind -> its options, importer, response files, question sets of the corpus and of the evaluation.

@@ -1,7 +1,7 @@
 """A training run that a test can kill: `python -m tests.helpers.resume_program FOLDER SECONDS_PER_STEP`.
 
-It prints the number of each batch when it is taken, so that the test can choose when to kill it, and trains on one CPU
-device.
+It trains on one CPU device and prints the number of each batch that it reads, so that the test can choose when to kill
+it.
 """
 
 import sys
@@ -27,18 +27,18 @@ TRAINING = config.Training(
 
 
 class PrintingBatches:
-    """Batches that print their number when they are taken, and then wait so that a kill can hit that moment."""
+    """Batches that print their number when they are read and then wait, so that a test can kill the run there."""
 
     def __init__(self, batch_iterator, seconds: float):
-        self._batches, self._seconds, self._taken = batch_iterator, seconds, 0
+        self._batches, self._seconds, self._num_read = batch_iterator, seconds, 0
         self.get_state = batch_iterator.get_state
 
     def set_state(self, state):
         self._batches.set_state(state)
 
     def __next__(self):
-        self._taken += 1
-        print(self._taken, flush=True)
+        self._num_read += 1
+        print(self._num_read, flush=True)
         time.sleep(self._seconds)
         return next(self._batches)
 

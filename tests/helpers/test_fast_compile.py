@@ -1,4 +1,4 @@
-"""Fast compilation begins and ends where it should (tests/helpers/fast_compile.py)."""
+"""Fast compilation applies inside its context manager only (tests/helpers/fast_compile.py)."""
 
 import jax
 import pytest
@@ -6,22 +6,22 @@ from jax._src import compiler  # jax 0.10: where fast_compile.py replaces the op
 
 from tests.helpers import fast_compile
 
-OWN = {"xla_cpu_max_isa": "AVX2"}
+FUNCTION_OPTIONS = {"xla_cpu_max_isa": "AVX2"}
 
 
 def options() -> dict:
-    """The options that XLA receives for a function with an option of its own."""
-    return dict(compiler.get_compile_options(1, 1, env_options_overrides=OWN).env_option_overrides)
+    """Returns the options that XLA receives for a function with FUNCTION_OPTIONS."""
+    return dict(compiler.get_compile_options(1, 1, env_options_overrides=FUNCTION_OPTIONS).env_option_overrides)
 
 
 def test_fast_options_are_set_and_options_of_functions_are_kept():
-    assert options() == OWN
+    assert options() == FUNCTION_OPTIONS
     with fast_compile.fast_compilation():
-        assert options() == fast_compile.fast_options() | OWN
+        assert options() == fast_compile.fast_options() | FUNCTION_OPTIONS
         with fast_compile.fast_compilation(False):
-            assert options() == OWN
-        assert options() == fast_compile.fast_options() | OWN
-    assert options() == OWN
+            assert options() == FUNCTION_OPTIONS
+        assert options() == fast_compile.fast_options() | FUNCTION_OPTIONS
+    assert options() == FUNCTION_OPTIONS
 
 
 def test_fast_options_are_reset_after_an_error():

@@ -1,4 +1,4 @@
-"""A model and a data set so small that a training run compiles in a second; for tests of the training loop."""
+"""A tiny model and data set with which a training run compiles in a second, for tests of the training loop."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class BagConfig:
 
 
 def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> LanguageModel:
-    """Predicts the next token from the mean of the prompt and the current token, through one hidden layer."""
+    """Returns a model with one hidden layer that predicts from the mean of the prompt and the current token."""
 
     def init(key):
         def draw(i, *shape):
@@ -67,7 +67,7 @@ def bag_model(config: BagConfig = BagConfig(), compute: str = "float32") -> Lang
 
 
 def example(index: int, vocab: int = VOCAB, G: int = 2, P: int = 4, R: int = 6) -> dict[str, np.ndarray]:
-    """One question. Its responses count up from the first prompt token, so that the loss can decrease."""
+    """Returns one question. Its responses count up from the first prompt token, so that the loss can decrease."""
     rng = np.random.default_rng(index)
     prompt = rng.integers(1, vocab, P).astype(np.int32)
     lengths = rng.integers(2, R + 1, G)
@@ -82,7 +82,7 @@ def example(index: int, vocab: int = VOCAB, G: int = 2, P: int = 4, R: int = 6) 
 
 
 def batch_of(size: int, **sizes: int) -> dict[str, np.ndarray]:
-    """A batch of `size` examples; `sizes` are those of `example`."""
+    """Returns a batch of `size` examples; `sizes` are those of `example`."""
     rows = [example(i, **sizes) for i in range(size)]
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
@@ -93,6 +93,6 @@ def is_time(name: str) -> bool:
 
 
 def batches(size: int, examples: int = 24, seed: int = 0) -> grain.DatasetIterator:
-    """Endless shuffled batches whose position can be saved."""
+    """Returns endless shuffled batches whose position can be saved."""
     source = grain.MapDataset.source(range(examples)).seed(seed).shuffle().repeat()
     return iter(source.map(lambda index: {"train": example(index)}).to_iter_dataset().batch(size))

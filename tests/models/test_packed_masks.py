@@ -39,7 +39,7 @@ def questions(seed: int, lengths: list[tuple[int, list[int]]]) -> list[collate.D
 
 
 def pairs(rows: list[collate.DrawnExample], start: int | None) -> dict[str, np.ndarray]:
-    """Returns a batch of single responses with their prompts, repeated by count; always 16 rows, to compile only once."""
+    """Returns a batch of single responses with their prompts, repeated by count; 16 rows, to compile only once."""
     examples = [
         collate.DrawnExample(question.prompt, [response], [1])
         for question in rows

@@ -28,7 +28,7 @@ from scotd_jax.sampling.requests import Sample
 from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Workdir
 from tests.configs.chat import get_config
-from tests.helpers.chat_model import QUESTIONS, fast, write_model, write_task
+from tests.helpers.chat_model import NUM_QUESTIONS, chat_tokenizer, write_model, write_task
 from tests.helpers.cli import run_cli
 
 TALK = [
@@ -80,8 +80,8 @@ def test_chat_ids_match_transformers(home):
 
 @pytest.mark.parametrize("kind", [None, "decoder", "opt"])
 def test_saved_tokenizer_keeps_its_chat_template(tmp_path, kind):
-    for template in (None, {"default": fast().chat_template, "tool_use": "tools"}):
-        tokenizer = Tokenizer(fast() if template is None else fast(template))
+    for template in (None, {"default": chat_tokenizer().chat_template, "tool_use": "tools"}):
+        tokenizer = Tokenizer(chat_tokenizer() if template is None else chat_tokenizer(template))
         tokenizer.save(tmp_path, kind)
         tokenizer.save(tmp_path, kind)  # overwrites the files
         again = Tokenizer.load(tmp_path)
@@ -90,12 +90,12 @@ def test_saved_tokenizer_keeps_its_chat_template(tmp_path, kind):
 
 
 def test_missing_template_is_reported_with_what_to_do(tmp_path):
-    Tokenizer(fast(None)).save(tmp_path)
+    Tokenizer(chat_tokenizer(None)).save(tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
     with pytest.raises(InputError, match=f"{tmp_path.name}': has no chat template.*tokenizer=FOLDER.*chat=False"):
         tokenizer.chat_ids(TALK)
     with pytest.raises(InputError, match="has no chat template"):
-        _ = Tokenizer(fast({"tool_use": "x"})).chat_template
+        _ = Tokenizer(chat_tokenizer({"tool_use": "x"})).chat_template
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,20 @@ def test_missing_template_is_reported_with_what_to_do(tmp_path):
     [(None, "2 turns of system and user .no system turns"), ("{{ 'x' + none }}", "refuses"), ("{% if %}", "refuses")],
 )
 def test_error_of_a_template_is_reported(template, message):
-    tokenizer = Tokenizer(fast() if template is None else fast(template))
+    tokenizer = Tokenizer(chat_tokenizer() if template is None else chat_tokenizer(template))
     with pytest.raises(InputError, match=message):
         tokenizer.chat_ids([{"role": "system", "content": "s"}, TALK[0]])
 
 
 def test_templates_with_a_clock_render_a_fixed_day(tmp_path):
     template = "\n {%- set day = strftime_now('%d %b %Y (%A, %m)') %}{{ day }}\n{{ messages[0].content }}"
-    tokenizer = Tokenizer(fast(template))
+    tokenizer = Tokenizer(chat_tokenizer(template))
     assert tokenizer.decode(tokenizer.chat_ids([{"role": "user", "content": "x"}])) == "26 Jul 2024 (Friday, 07)\nx"
     tokenizer.save(tmp_path)
     assert Tokenizer.load(tmp_path).chat_template == tokenizer.chat_template
     # Everything else is unchanged, including line ends and blanks at the beginning.
     plain, clocked = "\n  {% if true %}x{% endif %}", "\n  {% if true %}x{% endif %}{% set a = strftime_now %}"
-    ids = [Tokenizer(fast(each)).chat_ids(TALK) for each in (plain, clocked)]
+    ids = [Tokenizer(chat_tokenizer(each)).chat_ids(TALK) for each in (plain, clocked)]
     assert ids[0] == ids[1]
 
 
@@ -132,7 +132,7 @@ def test_templates_with_a_clock_render_a_fixed_day(tmp_path):
     ],
 )
 def test_eos_ids_come_from_the_model_folder(tmp_path, generation, config, ends):
-    Tokenizer(fast()).save(tmp_path / "tokenizer")
+    Tokenizer(chat_tokenizer()).save(tmp_path / "tokenizer")
     assert Tokenizer.load(tmp_path / "tokenizer").eos_ids == (2,)
     for folder in (tmp_path / "model", tmp_path / "tokenizer"):
         folder.mkdir(exist_ok=True)
@@ -148,7 +148,7 @@ def test_eos_ids_come_from_the_model_folder(tmp_path, generation, config, ends):
     ("text", "message"), [("{", "not JSON"), ('{"eos_token_id": ["</s>"]}', r"eos_token_id is \['</s>'\]")]
 )
 def test_invalid_eos_ids_are_refused(tmp_path, text, message):
-    Tokenizer(fast()).save(tmp_path)
+    Tokenizer(chat_tokenizer()).save(tmp_path)
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(InputError, match=f"generation_config.json: {message}"):
         Tokenizer.load(tmp_path)
@@ -279,7 +279,7 @@ def test_chat_model_on_the_command_line(home, tmp_path):
     done = run_cli(*flags, "--jobs=sample,build")
     assert done.returncode == 0, done.stderr
     rows = list(read_responses(sorted(tmp_path.glob("rationales/sampled/responses-*.jsonl"))))
-    assert {row.key for row in rows} == {(f"home/train/{i}", k) for i in range(QUESTIONS) for k in range(2)}
+    assert {row.key for row in rows} == {(f"home/train/{i}", k) for i in range(NUM_QUESTIONS) for k in range(2)}
     model = json.loads((tmp_path / "rationales/sampled/manifest.json").read_text())["identity"]["model"]
     assert model["config"]["chat"]
     assert model["chat"]

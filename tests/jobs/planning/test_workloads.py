@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from scotd_jax import config as c
-from tests.helpers.planned import LABELS, SHORT, generation_by_title, make_analyzer, small_config
+from tests.helpers.planned import LABELS, SHORT_SAMPLING, generation_by_title, make_analyzer, small_config
 
 
 def test_evaluations_use_their_own_number_of_few_shot_examples():
@@ -27,7 +27,7 @@ def test_evaluations_use_their_own_number_of_few_shot_examples():
 
 
 def test_responses_are_counted_per_question_and_provided_rationale():
-    evaluation = c.Evaluation(sampling=dataclasses.replace(SHORT, n=3))
+    evaluation = c.Evaluation(sampling=dataclasses.replace(SHORT_SAMPLING, n=3))
     provided = c.EvalSpec("n4", ("w.test",), rationales_from=("teacher",), n=4)
     workloads = generation_by_title(small_config(evaluation=evaluation, evals={"provided": provided}))
     counts = {title: (workload.questions, workload.samples) for title, workload in workloads.items()}

@@ -163,7 +163,7 @@ def test_requests_are_as_large_as_allowed(home, fields, sizes):
 def test_number_of_simultaneous_requests_is_limited(home):
     with serving(lambda number, body: time.sleep(0.1)) as fake:
         run(home, fake.url, server={"concurrency": 3})
-    assert fake.most_at_once == 3
+    assert fake.max_in_flight == 3
 
 
 def test_transient_failures_of_all_kinds_are_retried(home):
