@@ -37,7 +37,7 @@ def finish_corpus(
       folder: folder of the shards.
       parts: for each part the facts of its shards, in order.
       meta: JSON data about the origin of the corpus.
-      balance: what training draws equally often, "questions" or "responses".
+      balance: the units that training draws equally often, "questions" or "responses".
       reason: explanation that the error message gives if a part is empty.
 
     Returns:

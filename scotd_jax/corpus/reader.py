@@ -5,7 +5,7 @@ from etils import epath
 
 from scotd_jax.corpus.description import read_description
 from scotd_jax.corpus.grouped_example import GroupedExample
-from scotd_jax.corpus.shards import question_begins
+from scotd_jax.corpus.shards import question_starts
 from scotd_jax.corpus.tfrecord import TFRecordShard
 from scotd_jax.errors import InputError
 
@@ -24,7 +24,7 @@ class CorpusReader:
           InputError: if a shard is missing, truncated, or from another build.
         """
         self.description = read_description(folder, part)
-        self._shards, begins, num_records = [], [], 0
+        self._shards, starts, num_records = [], [], 0
         for file in self.description["files"]:
             shard = TFRecordShard(epath.Path(folder) / file["name"])
             if len(shard) != file["records"]:
@@ -33,12 +33,12 @@ class CorpusReader:
                     "build the corpus again"
                 )
             self._shards.append(shard)
-            begins.append(num_records + question_begins(shard.path, file["questions"], file["records"])[:-1])
+            starts.append(num_records + question_starts(shard.path, file["questions"], file["records"])[:-1])
             num_records += len(shard)
         self._ends = np.cumsum([len(shard) for shard in self._shards])
-        self._begins = np.arange(num_records + 1)  # first record of every entry, and the number of records
+        self._starts = np.arange(num_records + 1)  # first record of every entry, and the number of records
         if self.description["balance"] == "questions":
-            self._begins = np.append(np.concatenate(begins), num_records)
+            self._starts = np.append(np.concatenate(starts), num_records)
 
     def __len__(self) -> int:
         """Number of records."""
@@ -47,7 +47,7 @@ class CorpusReader:
     @property
     def entries(self) -> int:
         """Number of entries."""
-        return len(self._begins) - 1
+        return len(self._starts) - 1
 
     @property
     def fingerprint(self) -> tuple[int, list[str]]:
@@ -56,7 +56,7 @@ class CorpusReader:
 
     def records(self, entry: int) -> range:
         """Positions of the records of an entry."""
-        return range(int(self._begins[entry]), int(self._begins[entry + 1]))
+        return range(int(self._starts[entry]), int(self._starts[entry + 1]))
 
     def __getitem__(self, position: int) -> GroupedExample:
         """Reads one record.

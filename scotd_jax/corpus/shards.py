@@ -41,7 +41,7 @@ class ShardWriter:
         self._part, self._path = part, epath.Path(folder) / shard_name(part, shard, shards)
         self._file = TFRecordWriter(self._path)
         self._counts = CorpusCounts()
-        self._begins: list[int] = []  # first record of every question
+        self._starts: list[int] = []  # first record of every question
         self._seen: set[str] = set()
         self._last, self._samples = "", set[int]()
         self._ids = hashlib.sha256()
@@ -56,13 +56,13 @@ class ShardWriter:
         Raises:
           InputError: if the question or the sample occurs again, or the disk is full.
         """
-        new_question = not self._begins or example.question_id != self._last
+        new_question = not self._starts or example.question_id != self._last
         if new_question:
             if example.question_id in self._seen:
                 raise InputError(f"{self._path}: question {example.question_id!r} comes twice in part {self._part!r}")
             self._seen.add(example.question_id)
             self._last, self._samples = example.question_id, set()
-            self._begins.append(self._file.records)
+            self._starts.append(self._file.records)
             self._ids.update(example.question_id.encode() + b"\n")
         if not self._samples.isdisjoint(example.sample_index):
             raise InputError(
@@ -75,13 +75,13 @@ class ShardWriter:
 
     def __exit__(self, *exception: Any) -> None:
         self._file.__exit__(*exception)
-        if exception[0] is None and len(self._begins) != self._file.records:
+        if exception[0] is None and len(self._starts) != self._file.records:
             head = {
                 "format": QUESTION_INDEX_FORMAT,
-                "questions": len(self._begins),
+                "questions": len(self._starts),
                 "records": self._file.records,
             }
-            write_offsets(questions_path(self._path), [*self._begins, self._file.records], head)
+            write_offsets(questions_path(self._path), [*self._starts, self._file.records], head)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class ShardWriter:
         return {
             "name": self._path.name,
             "records": self._file.records,
-            "questions": len(self._begins),
+            "questions": len(self._starts),
             "bytes": self._file.bytes,
             "sha256": self._file.sha256,
             "ids": self._ids.hexdigest(),
@@ -104,7 +104,7 @@ def questions_path(path: epath.PathLike) -> epath.Path:
     return path.parent / f"{path.name}.questions"
 
 
-def question_begins(path: epath.PathLike, questions: int, records: int) -> np.ndarray:
+def question_starts(path: epath.PathLike, questions: int, records: int) -> np.ndarray:
     """Reads the first record of every question of a TFRecord file.
 
     Args:
@@ -120,9 +120,9 @@ def question_begins(path: epath.PathLike, questions: int, records: int) -> np.nd
     """
     if questions == records:
         return np.arange(questions + 1)
-    head, begins = read_offsets(questions_path(path), QUESTION_INDEX_FORMAT)
-    if (head.get("questions"), head.get("records"), len(begins)) != (questions, records, questions + 1):
+    head, starts = read_offsets(questions_path(path), QUESTION_INDEX_FORMAT)
+    if (head.get("questions"), head.get("records"), len(starts)) != (questions, records, questions + 1):
         raise InputError(
             f"{questions_path(path)}: expected {questions} questions and {records} records: build the corpus again"
         )
-    return begins.astype(np.int64)
+    return starts.astype(np.int64)

@@ -98,7 +98,7 @@ class TFRecordWriter:
 
 
 def write_index(path: epath.PathLike, offsets: list[int]) -> None:
-    """Writes the index of the TFRecord file `path`; `offsets` are the begins of its records and its size."""
+    """Writes the index of the TFRecord file `path`; `offsets` are the start of each record and the file size."""
     head = {"format": FORMAT, "records": len(offsets) - 1, "bytes": offsets[-1]}
     write_offsets(index_path(path), offsets, head)
 

@@ -17,7 +17,7 @@ class EvalSet:
     Attributes:
       label: key in `RunResult.results`, for example "world.test".
       title: name in the report; "" is the part of the label after the dot.
-      about: one sentence on what distinguishes these questions.
+      about: one sentence on the difference to the other sets.
     """
 
     label: str

@@ -72,7 +72,7 @@ _ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:]?")
 
 
 def single_letter(text: str) -> str | None:
-    """Returns the letter in parentheses at the begin of an answer: "(d)" for "(d) math problem".
+    """Returns the letter in parentheses at the start of an answer: "(d)" for "(d) math problem".
 
     Returns None if the answer begins otherwise, as in "either (a) .. or (e) ..".
     """

@@ -63,7 +63,7 @@ class BadRow:
       where: file and row, for messages.
       row: index of the file's record.
       reason: its bin in the import ledger.
-      detail: what was found, and what was expected.
+      detail: the value found and the value expected.
       rest_lost: whether no later row of the file can be read, so that their number is unknown.
     """
 

@@ -47,7 +47,7 @@ def distilling_step_by_step(path: epath.Path, options: ImportOptions) -> ImportR
     Source: distilling-step-by-step, datasets/NAME/llm/SPLIT_CoT_k.json with datasets/NAME/NAME_SPLIT.json.
     File: one JSON list of completions, joined to JSON lines of questions by position over all shards, which must be
       complete from 0. The "id" or "uid" of a line names the question, or else its text.
-    Answer: what follows the last marker.
+    Answer: the text after the last marker.
     Options: "rows", the file of questions, if it is elsewhere; "marker", by default "So the answer is" ("The answer is"
       in SVAMP and ASDiv, "Answer:" in e-SNLI).
     """

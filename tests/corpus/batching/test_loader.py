@@ -241,7 +241,7 @@ def test_question_index_must_exist_and_match(several, tmp_path):
     other = (tmp_path / "split-00002-of-00003.tfrecord.questions").read_bytes()
     for damage, message in [
         (index.read_bytes()[:-1] + b"\x01", "damaged"),
-        (other, "expected 3 questions with 18 records"),
+        (other, "expected 3 questions and 18 records"),
         (b"{}\n", "not an index of format scotd_jax.question_index"),
     ]:
         index.write_bytes(damage)
