@@ -1,7 +1,7 @@
 """Config of the modern decoder family: Llama 2 and 3, Qwen 2, 2.5 and 3, and Mistral.
 
-The families differ in the biases of their projections and in the normalization of queries and keys; the model type and
-two flags determine both. Any other feature in a config.json is refused: a model that is computed almost correctly
+The families differ in the biases of their projections and in the normalization of queries and keys; the table of
+families and two flags determine both. Any other feature in a config.json is refused: a model that is computed almost correctly
 generates text that is almost correct, so nobody would notice the error.
 """
 
@@ -23,11 +23,17 @@ class DecoderFamily(NamedTuple):
       architecture: the class in transformers.
       fields: the fields of config.json that not every family has.
       defaults: defaults of transformers for missing keys, where they differ from those of `DecoderConfig`.
+      qkv_bias: whether queries, keys and values always have biases.
+      qk_norm: whether queries and keys are normalized.
+      window_switch: whether `sliding_window` counts only if `use_sliding_window` is true.
     """
 
     architecture: str
     fields: tuple[str, ...]
     defaults: Mapping[str, Any]
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    window_switch: bool = False
 
 
 _QWEN_DEFAULTS = {
@@ -39,9 +45,13 @@ _QWEN_DEFAULTS = {
 _LLAMA_DEFAULTS = {"bos_token_id": 1, "eos_token_id": 2}
 FAMILIES = {
     "llama": DecoderFamily("LlamaForCausalLM", ("attention_bias", "mlp_bias", "head_dim"), _LLAMA_DEFAULTS),
-    "qwen2": DecoderFamily("Qwen2ForCausalLM", ("sliding_window",), _QWEN_DEFAULTS),
+    "qwen2": DecoderFamily("Qwen2ForCausalLM", ("sliding_window",), _QWEN_DEFAULTS, qkv_bias=True, window_switch=True),
     "qwen3": DecoderFamily(
-        "Qwen3ForCausalLM", ("attention_bias", "head_dim", "sliding_window"), {**_QWEN_DEFAULTS, "head_dim": 128}
+        "Qwen3ForCausalLM",
+        ("attention_bias", "head_dim", "sliding_window"),
+        {**_QWEN_DEFAULTS, "head_dim": 128},
+        qk_norm=True,
+        window_switch=True,
     ),
     "mistral": DecoderFamily(
         "MistralForCausalLM",
@@ -97,8 +107,9 @@ class DecoderConfig:
             raise InputError(
                 f"config.json: hidden_act is {self.hidden_act!r}; only {', '.join(ACTIVATIONS)} are supported"
             )
-        for name in sorted(_FAMILY_FIELDS - set(FAMILIES[self.model_type].fields)):
-            if getattr(self, name):
+        others = _FAMILY_FIELDS - set(FAMILIES[self.model_type].fields)
+        for name, default in sorted((f.name, f.default) for f in dataclasses.fields(self) if f.name in others):
+            if getattr(self, name) != default:
                 raise InputError(f"config.json: {name} is {getattr(self, name)!r}; {self.model_type} has no such field")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise InputError(
@@ -137,11 +148,11 @@ class DecoderConfig:
 
     @property
     def qkv_bias(self) -> bool:
-        return self.attention_bias or self.model_type == "qwen2"
+        return self.attention_bias or FAMILIES[self.model_type].qkv_bias
 
     @property
     def qk_norm(self) -> bool:
-        return self.model_type == "qwen3"
+        return FAMILIES[self.model_type].qk_norm
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:
@@ -163,7 +174,7 @@ class DecoderConfig:
         for layer in values.get("layer_types") or ():
             if layer not in ("full_attention", "sliding_attention"):
                 raise InputError(f"config.json: layer_types has {layer!r}; only full_attention is supported")
-        if kind.startswith("qwen") and not values.get("use_sliding_window", False):
+        if kind in FAMILIES and FAMILIES[kind].window_switch and not values.get("use_sliding_window", False):
             values["sliding_window"] = None
         if isinstance(values.get("eos_token_id"), list):
             values["eos_token_id"] = tuple(values["eos_token_id"])
@@ -181,7 +192,7 @@ class DecoderConfig:
         values["num_key_value_heads"] = self.key_heads
         if "head_dim" in family.fields:
             values["head_dim"] = self.head_width
-        if self.model_type.startswith("qwen"):
+        if family.window_switch:
             values["use_sliding_window"] = self.sliding_window is not None
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
