@@ -1,7 +1,7 @@
 """Config of the modern decoder family: Llama 2 and 3, Qwen 2, 2.5 and 3, and Mistral.
 
-The families differ in the biases of their projections and in the normalization of queries and keys; the table of
-families and two flags determine both. Any other feature in a config.json is refused: a model that is computed almost correctly
+The families differ in the biases of their projections and in the normalization of queries and keys; `FAMILIES` and
+two flags determine both. Any other feature in a config.json is refused: a model that is computed almost correctly
 generates text that is almost correct, so nobody would notice the error.
 """
 

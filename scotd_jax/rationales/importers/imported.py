@@ -118,11 +118,15 @@ class SourceRow:
             raise BadRowError("wrong form", f"expected a JSON object with the field {name!r}, found {self.value!r:.60}")
         if name not in self.value:
             raise BadRowError("missing field", f"field {name!r} is missing; found {', '.join(self.value) or 'none'}")
-        return self._checked(name, kind)
+        return self._checked(name, self.value[name], kind)
 
     def optional(self, name: str, kind: Types = object) -> Any:
         """Returns a field of type `kind`, or None if it is missing or null."""
-        return self._checked(name, kind) if self.has(name) else None
+        return self._checked(name, self.value[name], kind) if self.has(name) else None
+
+    def items(self, name: str, kind: Types = object) -> list[Any]:
+        """Returns the items of a list, a field that must exist; all are of type `kind`."""
+        return [self._checked(f"{name}[{i}]", item, kind) for i, item in enumerate(self.required(name, list))]
 
     def first_of(self, names: Iterable[str], kind: Types) -> Any:
         """Returns the first of several fields that exists; one of them must."""
@@ -133,8 +137,7 @@ class SourceRow:
         """Returns the object in a field as a row of its own."""
         return dataclasses.replace(self, value=self.required(name, dict))
 
-    def _checked(self, name: str, kind: Types) -> Any:
-        value = self.value[name]
+    def _checked(self, name: str, value: Any, kind: Types) -> Any:
         # JSON true is a bool, which Python counts as an int.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, float, (int, float))):
             kinds = kind if isinstance(kind, tuple) else (kind,)
