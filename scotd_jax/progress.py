@@ -55,7 +55,7 @@ class Progress:
           clock: returns the time in seconds.
         """
         self.total, self.label, self.unit, self.done = total, label, unit, done
-        self._what = f"{unit} for {scope}" if scope else unit
+        self._counted = f"{unit} for {scope}" if scope else unit
         self._first = done
         self._quiet = process_index != 0
         self._stream = stream if stream is not None else sys.stderr
@@ -106,9 +106,9 @@ class Progress:
 
     def _status(self) -> str:
         """Returns, for example, "320 of 1000 responses for world.test (32 %), 12.3/s, 55 s left, slots 78 % busy"."""
-        parts = [f"{self.done} {self._what}"]
+        parts = [f"{self.done} {self._counted}"]
         if self.total:
-            parts = [f"{self.done} of {self.total} {self._what} ({100 * self.done // self.total} %)"]
+            parts = [f"{self.done} of {self.total} {self._counted} ({100 * self.done // self.total} %)"]
         (window_start, done_before), now = self._samples[0], self._clock()
         rate = (self.done - done_before) / (now - window_start) if now > window_start else 0.0
         if rate > 0:
@@ -126,7 +126,7 @@ class Progress:
         details += [self._note] if self._note else []
         suffix = f" ({', '.join(details)})" if details else ""
         ending = ", interrupted" if interrupted else ""
-        return f"{self.label}: {count} {self._what} in {format_seconds(seconds)}{suffix}{ending}"
+        return f"{self.label}: {count} {self._counted} in {format_seconds(seconds)}{suffix}{ending}"
 
 
 def log(message: str, *, process_index: int = 0, stream: TextStream | None = None) -> None:

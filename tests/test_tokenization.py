@@ -158,7 +158,7 @@ def test_byte_fallback_tokens_become_bytes(shared_data):
         407,
         261,
         378,
-    ]  # begins with <s> like the tokenizer itself
+    ]  # begins with <s>, which the tokenizer itself adds
     ids = llama.encode("Once\nupon é")
     texts = llama.token_bytes()
     assert b"\n" in [texts[i] for i in ids]

@@ -133,13 +133,13 @@ def train(
                 metrics.add(step, update_metrics, batch_flops(model.config, batch))
 
             # 4. Evaluate and save.
-            evaluates, saves = _evaluates_and_saves(step, training)
-            if not saves:
+            evaluate_now, save_now = _evaluate_and_save(step, training)
+            if not save_now:
                 continue
             metrics.drain()
             with tracker.measure("evaluation"):
                 scores = {}
-                if evaluates and evaluate is not None:
+                if evaluate_now and evaluate is not None:
                     scores = dict(evaluate(programs.model_params(state), step))
             if scores:
                 emit(step, scores)
@@ -164,8 +164,8 @@ def check_batch_size(training: config.Training, mesh: sharding.AnyMesh) -> None:
         )
 
 
-def _evaluates_and_saves(step: int, training: config.Training) -> tuple[bool, bool]:
-    """Whether to evaluate and to save after this update. Every evaluation saves, and so does the last update."""
-    last = step == training.steps
-    evaluates = last or (training.eval_every > 0 and step % training.eval_every == 0)
-    return evaluates, evaluates or (training.save_every > 0 and step % training.save_every == 0)
+def _evaluate_and_save(step: int, training: config.Training) -> tuple[bool, bool]:
+    """Whether to evaluate and whether to save after this update. Both happen after the last one; evaluating saves."""
+    is_last = step == training.steps
+    evaluate = is_last or (training.eval_every > 0 and step % training.eval_every == 0)
+    return evaluate, evaluate or (training.save_every > 0 and step % training.save_every == 0)

@@ -14,7 +14,7 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 
-SUMS = ("tokens", "rationales", "flops")  # summed over the updates of a line; other numbers are averaged
+SUMMED = ("tokens", "rationales", "flops")  # metrics that are summed over the updates of a line
 
 
 class MetricWriter:
@@ -152,7 +152,7 @@ def _aggregate(rows: list[dict[str, float]], seconds: float, peak: float | None)
         values[name] = sum(row[name] * row["tokens"] for row in rows) / max(sum(tokens), 1.0)
     values["grad_norm"] = sum(row["grad_norm"] for row in rows) / len(rows)
     values["seconds_per_step"] = seconds / len(rows)
-    for name in (name for name in SUMS if name in values):
+    for name in (name for name in SUMMED if name in values):
         values[name] = sum(row[name] for row in rows)
         values[f"{name}_per_second"] = values[name] / max(seconds, 1e-9)
     if peak and "flops" in values:

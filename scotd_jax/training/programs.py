@@ -101,12 +101,12 @@ def training_programs(
         devices.
     """
     settings = {field.name: getattr(training, field.name) for field in dataclasses.fields(training)}
-    compiled = {name: value for name, value in settings.items() if name not in _NOT_COMPILED}
+    compiled = {name: value for name, value in settings.items() if name not in _FIELDS_OUTSIDE_PROGRAMS}
     return _cached_programs(model, config.Training(**compiled), tuple(parts), mesh)
 
 
 # Fields of config.Training that do not change a program. Batch shapes are part of jit's own cache key.
-_NOT_COMPILED = (
+_FIELDS_OUTSIDE_PROGRAMS = (
     "balance_window",
     "batch_size",
     "eval_every",

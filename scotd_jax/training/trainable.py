@@ -59,7 +59,7 @@ def partition(
     if lora.rank == 0:
         if len(frozen_names) == len(flat):
             raise InputError(
-                f"training.freeze: {_quoted(freeze)} leave no trainable parameters; there are {_some(flat)}"
+                f"training.freeze: {_quoted(freeze)} leave no trainable parameters; there are {_example_names(flat)}"
             )
         trainable = {name: leaf for name, leaf in flat.items() if name not in frozen_names}
         frozen = {name: flat[name] for name in frozen_names}
@@ -157,7 +157,9 @@ def _matching(flat: Mapping[str, Any], patterns: Sequence[str], where: str) -> d
         if not matches:
             near = nearest(pattern, flat, cutoff=0.4)
             hint = f"did you mean {near!r}? There" if near else "there"
-            raise InputError(f"{where}: {pattern!r} matches no parameter, as a whole path; {hint} are {_some(flat)}")
+            raise InputError(
+                f"{where}: {pattern!r} matches no parameter, as a whole path; {hint} are {_example_names(flat)}"
+            )
         found |= matches
     return {name: None for name in flat if name in found}
 
@@ -167,7 +169,7 @@ def _check_lora(flat: Mapping[str, Any], lora: LoRA, targets: Sequence[str], fre
         without = f" without those that training.freeze {_quoted(freeze)} removes" if freeze else ""
         raise InputError(
             f"training.lora.targets: {_quoted(lora.targets)}{without} leave no trainable parameters; there are "
-            f"{_some(flat)}"
+            f"{_example_names(flat)}"
         )
     for name in targets:
         shape = flat[name].shape
@@ -187,7 +189,7 @@ def _quoted(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def _some(flat: Mapping[str, Any], most: int = 6) -> str:
+def _example_names(flat: Mapping[str, Any], most: int = 6) -> str:
     """A few names, spread over all of them."""
     names = list(flat)
     step = max(1, len(names) // most)

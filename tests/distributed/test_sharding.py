@@ -111,7 +111,7 @@ def test_initial_parameters_are_sharded_and_equal_on_every_mesh(one_device, eigh
         for mesh in (one_device, eight)
     ]
     table = initial[1]["embed"]["tokens"]
-    assert {shard.data.shape for shard in table.addressable_shards} == {(8, 4)}  # of [16, 8]
+    assert {shard.data.shape for shard in table.addressable_shards} == {(8, 4)}  # the table is [16, 8]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=FLOAT32), initial[1], initial[0])
 
 
@@ -140,7 +140,7 @@ def test_loss_and_gradients_agree_on_eight_devices_and_one(one_device, eight, ki
     np.testing.assert_allclose(loss_8, loss, rtol=FLOAT32)
     assert float(correct_8) == float(correct)
     table = grads_8["embed"]["tokens"]
-    assert {shard.data.shape for shard in table.addressable_shards} == {(24, 8)}  # of [48, 16]
+    assert {shard.data.shape for shard in table.addressable_shards} == {(24, 8)}  # the table is [48, 16]
     largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(grads))
     assert largest > 0
     jax.tree.map(

@@ -76,7 +76,7 @@ def generate(
     return Generation(tokens, *map(np.asarray, (state.position, state.logprob, state.stopped)))
 
 
-def test_responses_end_at_eos_stop_string_or_limit_and_are_zero_after():
+def test_responses_end_at_eos_stop_string_or_limit_and_are_padded_with_zeros():
     generation = generate(markov_table(0))
     ends = set()
     for tokens, length, stopped in zip(

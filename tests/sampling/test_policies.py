@@ -24,7 +24,7 @@ def random_logits(seed, *shape, spread=2.0):
 
 
 def allowed_by_sorting(logits, temperature, top_k, top_p):
-    """Reference implementation: sort, keep k, keep the shortest head with probability p."""
+    """Reference implementation: sort, keep the first k, keep the shortest prefix with probability top_p."""
     logits = logits.astype(np.float64) / temperature
     order = np.argsort(-logits, kind="stable")
     kept = order[: top_k or len(order)]
@@ -110,11 +110,11 @@ def test_log_probability_ignores_the_temperature():
 
 @pytest.mark.parametrize("size", [6, 2999, 3000])
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("cut", [0, 1, 77])
-def test_sampling_matches_the_simple_implementation(size, temperature, cut):
+@pytest.mark.parametrize("excluded", [0, 1, 77])
+def test_sampling_matches_the_simple_implementation(size, temperature, excluded):
     """Reference: mask, apply the temperature, invert the distribution or take the maximum, look up the probability."""
     logits, uniform = random_logits(9, 256, size), np.random.default_rng(10).random(256, np.float32)
-    limit = max(2, size - cut)
+    limit = max(2, size - excluded)
     masked = np.where(np.arange(size) < limit, logits, -np.inf)
     policy = Sampling(temperature=temperature)
     token, logprob = map(np.asarray, sampled(logits, uniform, policy, limit))

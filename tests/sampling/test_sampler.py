@@ -1,4 +1,4 @@
-"""Host side of the sampler: requests, texts, array shapes, utilization and refusals."""
+"""Host side of the sampler: requests, texts, array shapes, utilization and errors."""
 
 import dataclasses
 

@@ -70,7 +70,7 @@ def test_both_tokenizations_of_two_line_feeds_stop_opt(shared_data):
 
 
 def _byte_characters():
-    """Characters of byte-level BPE: printable bytes stand for themselves, the others are characters from 256 on."""
+    """Code points of byte-level BPE: printable bytes represent themselves, the others are numbered from 256."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: byte for byte in printable} | {byte: 256 + i for i, byte in enumerate(others)}

@@ -123,7 +123,7 @@ def test_metrics_line_sums_flops_and_has_mfu_if_the_peak_is_known():
 
 
 class WideningBatches:
-    """Batches whose shape changes with every fourth one."""
+    """Batches of a new shape after every fourth batch."""
 
     def __init__(self):
         self.step = 0

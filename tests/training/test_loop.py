@@ -151,7 +151,7 @@ def test_best_and_last_checkpoints_contain_the_evaluated_parameters(one_device, 
     train(MODEL, None, batches(4), settings(eval_every=2, max_to_keep=1), tmp_path, one_device, evaluate=evaluate)
     folder = tmp_path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
-    for which, step in (("best", 8), ("last", 12)):  # the later one of equals is the best
+    for which, step in (("best", 8), ("last", 12)):  # the later one wins a tie
         params, found = load_params(folder, MODEL.abstract(), which)
         assert found == step
         assert_bit_equal(params, evaluated[step])
@@ -169,7 +169,7 @@ def test_best_index_prefers_the_later_of_equal_checkpoints(metrics, best):
 
 
 class CountingBatches:
-    """Batches that count how many were taken."""
+    """A batch iterator that counts how many batches were taken."""
 
     def __init__(self):
         self.taken = 0

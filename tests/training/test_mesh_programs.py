@@ -20,11 +20,11 @@ from scotd_jax.models.registry import PRESETS, build, config_for
 from scotd_jax.training.programs import training_programs
 from scotd_jax.training.step import ONE_PART
 
-# Collectives are chosen before XLA generates code, so a fast compilation has the same ones.
+# XLA inserts collectives before it generates code, so programs compiled with fewer optimizations have the same ones.
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 TRAINING = config.Training(steps=10, optimizer=config.Optimizer(warmup_steps=0))
 SCANNED = dataclasses.replace(TRAINING, scan_layers="on")
-# Sharding of every kind of parameter of the three families on a mesh with all axes.
+# Expected sharding of every kind of parameter, by architecture, on a mesh with all axes.
 SHARDINGS = {
     "opt-tiny": {
         "embed/positions": P(None, "fsdp"),
@@ -142,10 +142,10 @@ def test_fsdp_gathers_parameters_and_moves_no_activations():
     counts, activations = collectives(config.Mesh(fsdp=8))
     assert not activations
     kernels = 2 * 6
-    # Gathered for prompts, for responses and again in the backward pass, because nothing is stored in between.
+    # Kernels are gathered for prompts, for responses and again in the backward pass, because they are not stored.
     gathered = [match[1] for match, _ in collectives_in_step(config.Mesh(fsdp=8)) if match[2] == "all-gather"]
     assert 3 * kernels <= sum(not shape.startswith("s32") for shape in gathered) <= 4 * kernels  # s32: tokens
-    assert counts["all-to-all"] <= 8  # of embedded tokens, whose table is sharded by columns
+    assert counts["all-to-all"] <= 8  # token embeddings, because their table is sharded by columns
 
 
 def test_tensor_parallelism_reduces_once_per_sublayer_and_direction():

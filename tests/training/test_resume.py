@@ -62,7 +62,7 @@ def run_and_kill(folder, batch: int) -> int:
 def test_run_killed_at_random_steps_resumes_bit_equal(uninterrupted, tmp_path):
     rng = random.Random()
     kill_batches = [rng.randint(4, 12), rng.randint(1, 8)]
-    print(f"killed while taking batches {kill_batches} of each process")  # shown if the test fails
+    print(f"killed while taking batches {kill_batches} of each process")  # pytest prints it if the test fails
     for batch in kill_batches:
         assert run_and_kill(tmp_path, batch) == -signal.SIGKILL
     assert run_and_kill(tmp_path, STEPS + 1) == 0

@@ -1,4 +1,4 @@
-"""The startup check passes correct models and refuses those that attend to neighbors; and packed training."""
+"""The startup check accepts correct models and rejects those that attend to neighbors; packed training is exact."""
 
 import dataclasses
 
@@ -53,8 +53,8 @@ def test_packed_and_grouped_rows_pass_and_separate_pairs_are_skipped(one_device,
     assert check_against_pairs(m, params, first_batch(corpus, kind, max_shapes=1, group_size=1), one_device) == {}
 
 
-def without(m, *names: str):
-    """The model `m` with `prefill` and `extend` that ignore these arguments."""
+def ignore_arguments(m, *names: str):
+    """The model `m` with a `prefill` and an `extend` that ignore these arguments."""
 
     def ignoring(function):
         return lambda *args, **options: function(*args, **{k: v for k, v in options.items() if k not in names})
@@ -66,8 +66,8 @@ def without(m, *names: str):
 @pytest.mark.parametrize("ignored", ["positions", "questions"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_model_that_attends_to_neighbors_is_refused(one_device, corpus, kind, ignored, compute):
-    """With initial weights, for which attending to other tokens changes hidden states the least."""
-    m = without(model(kind, compute), ignored)
+    """Uses initial weights, with which attending to other tokens changes hidden states the least."""
+    m = ignore_arguments(model(kind, compute), ignored)
     message = (
         r"part 'train': packed responses do not compute what separate pairs .* loss \d+\.\d+ against \d+\.\d+ nats"
     )
@@ -105,7 +105,7 @@ def test_startup_check_on_eight_devices(corpus, kind):
 
 
 def test_run_checks_before_the_first_update_unless_disabled(one_device, tmp_path):
-    """This model shifts the tokens of a group by one."""
+    """The model of this test shifts the tokens of grouped responses by one position."""
     good = bag_model()
 
     def extend(params, context, tokens, cache=None, options=None):
