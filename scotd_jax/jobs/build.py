@@ -35,7 +35,7 @@ def build(context: RunContext, name: str) -> None:
             f"config.corpora.{name}.rationale_control: recipe {spec.recipe!r} uses no rationale that could change"
         )
     artefact = context.artefact("build", name)
-    model = _model_of_readers(context, name)
+    model = _student_model(context, name)
     left_out = _contaminated_questions(context, name)
     if not artefact.begin(manifests.corpus_identity(context, name, model, left_out)):
         context.log("  already complete")
@@ -128,7 +128,7 @@ def _contaminated_questions(context: RunContext, name: str) -> list[str]:
     return contaminated_ids(questions, evaluation, words)
 
 
-def _model_of_readers(context: RunContext, name: str) -> Model:
+def _student_model(context: RunContext, name: str) -> Model:
     """The model of one student of the corpus. All its students must share tokenizer, model kind and chat template."""
     found: dict[tuple[str, str, str], tuple[str, Model]] = {}
     for student_name, student in context.config.students.items():

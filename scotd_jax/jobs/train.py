@@ -57,7 +57,7 @@ def train(context: RunContext, name: str) -> None:
             evaluate=DevEvaluation(context, name, model) if spec.dev_sets else None,
             parts=tuple(parts.items()),
             profile=context.config.profile,
-            log=lambda step, values: progress.advance(step - progress.done, note(values)),
+            log=lambda step, values: progress.advance(step - progress.done, progress_note(values)),
         )
     best = best_step(artefact.path / "checkpoints")
     lines = read_metrics(artefact.path / "metrics.jsonl") if hosts.is_primary() else []
@@ -77,7 +77,7 @@ def check_settings(context: RunContext, name: str) -> None:
     check_training(name, spec.training, context.mesh, mesh_platform(context.mesh), abstract_params)
 
 
-def note(values: Mapping[str, float]) -> str:
+def progress_note(values: Mapping[str, float]) -> str:
     """Returns the note of the progress line for one line of metrics."""
     if "dev_accuracy" in values:
         return f"dev accuracy {100 * values['dev_accuracy']:.1f} %"

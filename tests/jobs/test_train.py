@@ -63,7 +63,7 @@ def test_initial_and_dev_parameters_are_freed_during_training(tmp_path, monkeypa
         alive.append({name: sum(leaf() is not None for leaf in leaves) for name, leaves in made.items()})
         return ""
 
-    monkeypatch.setattr(train, "note", note)
+    monkeypatch.setattr(train, "progress_note", note)
     train.train(run, "s")
     assert all(made.values())
     assert alive == [{"params": 0, "to_sampling_devices": 0}] * 6  # four updates and two dev evaluations

@@ -40,7 +40,9 @@ class ThinkingBlocks:
         """Whether the config sets a treatment. Stop strings are then not sent, since blocks may contain them."""
         return self.mode in ("keep", "strip", "rationale")
 
-    def parse(self, sample: Sample, question: Question, recipe: Recipe, form: PromptFormat) -> tuple[Sample, Parsed]:
+    def parse(
+        self, sample: Sample, question: Question, recipe: Recipe, prompt_format: PromptFormat
+    ) -> tuple[Sample, Parsed]:
         """Returns the sample as it is stored, and its rationale and answer.
 
         Truncates the text at the format's stop strings if the sampler has not, unless a block is kept. A response that
@@ -50,7 +52,7 @@ class ThinkingBlocks:
           InputError: on a block, if the mode is "refuse".
         """
         if self.mode == "ignore":
-            return sample, recipes.parse_response(recipe, form, sample.text, question)
+            return sample, recipes.parse_response(recipe, prompt_format, sample.text, question)
         block = find_thinking_block(sample.text)
         if block is not None and not self.is_chosen:
             raise InputError(f"{self.where}.think: {self.model} generates <think> blocks; {self._advice}")
@@ -59,10 +61,10 @@ class ThinkingBlocks:
         is_uncut = self.remote or self.is_chosen
         if is_uncut and (block is None or self.mode != "keep"):
             text = sample.text if block is None else block.rest
-            stopped = any(stop in text.lstrip("\n") for stop in form.stops)
+            stopped = any(stop in text.lstrip("\n") for stop in prompt_format.stops)
             finish_reason = "stop" if stopped else sample.finish_reason
-            sample = dataclasses.replace(sample, text=form.truncate(text), finish_reason=finish_reason)
-        parsed = recipes.parse_response(recipe, form, sample.text, question)
+            sample = dataclasses.replace(sample, text=prompt_format.truncate(text), finish_reason=finish_reason)
+        parsed = recipes.parse_response(recipe, prompt_format, sample.text, question)
         if block is not None and self.mode == "rationale":
             parsed = parsed._replace(rationale=block.thinking)
         return sample, parsed
