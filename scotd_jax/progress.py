@@ -56,7 +56,7 @@ class Progress:
         """
         self.total, self.label, self.unit, self.done = total, label, unit, done
         self._counted = f"{unit} for {scope}" if scope else unit
-        self._first = done
+        self._done_before = done
         self._quiet = process_index != 0
         self._stream = stream if stream is not None else sys.stderr
         self._interval = interval
@@ -109,8 +109,8 @@ class Progress:
         parts = [f"{self.done} {self._counted}"]
         if self.total:
             parts = [f"{self.done} of {self.total} {self._counted} ({100 * self.done // self.total} %)"]
-        (window_start, done_before), now = self._samples[0], self._clock()
-        rate = (self.done - done_before) / (now - window_start) if now > window_start else 0.0
+        (window_start, window_done), now = self._samples[0], self._clock()
+        rate = (self.done - window_done) / (now - window_start) if now > window_start else 0.0
         if rate > 0:
             parts.append(format_rate(rate, self.unit))
             if self.total and self.total > self.done:
@@ -121,7 +121,7 @@ class Progress:
         """Returns, for example, "teacher: 256 responses for world.test in 0.3 s (832/s, slots 78 % busy)"."""
         seconds = self._clock() - self._start
         count = f"{self.done} of {self.total}" if self.total and self.done != self.total else f"{self.done}"
-        rate = (self.done - self._first) / seconds if seconds > 0 else 0.0
+        rate = (self.done - self._done_before) / seconds if seconds > 0 else 0.0
         details = [format_rate(rate, self.unit)] if rate > 0 else []
         details += [self._note] if self._note else []
         suffix = f" ({', '.join(details)})" if details else ""

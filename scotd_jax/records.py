@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from scotd_jax.errors import InputError
 
-R = TypeVar("R", "Question", "Response")
+RecordType = TypeVar("RecordType", "Question", "Response")
 Turn = Mapping[str, str]  # one turn of a chat: {"role": "user" or "assistant", "content": TEXT}
 Prompt = str | Sequence[Turn]  # a text, or the turns of a chat
 
@@ -95,7 +95,7 @@ def to_json(record: Question | Response) -> str:
     return json.dumps({f.name: getattr(record, f.name) for f in dataclasses.fields(record)}, ensure_ascii=False)
 
 
-def from_json(kind: type[R], line: str, where: str) -> R:
+def from_json(kind: type[RecordType], line: str, where: str) -> RecordType:
     """Parses one line.
 
     Args:
@@ -115,7 +115,7 @@ def from_json(kind: type[R], line: str, where: str) -> R:
     return from_mapping(kind, fields, where)
 
 
-def from_mapping(kind: type[R], fields: Mapping[str, Any], where: str) -> R:
+def from_mapping(kind: type[RecordType], fields: Mapping[str, Any], where: str) -> RecordType:
     """Creates a record from its fields. Raises InputError like `from_json`."""
     declared, required = _schema(kind)
     if unknown := sorted(fields.keys() - declared.keys()):

@@ -19,7 +19,7 @@ from scotd_jax.atomic import atomic_write
 from scotd_jax.errors import InputError
 
 # Version of manifests and artefacts. Increase it when identities or files of artefacts change, so that folders of older
-# versions are refused and not misread. Version 1, before config keys were renamed, was not recorded.
+# versions are refused and not misread. Version 1 had other config keys; its manifests have no field `format`.
 FORMAT = 2
 
 _FOLDERS = {  # job -> folder of its artefacts

@@ -70,9 +70,9 @@ def check_against_pairs(
                 f"training.startup_check: part {name!r}: {'packed' if 'positions' in part else 'grouped'} responses do "
                 f"not compute what separate pairs of prompt and response compute: loss {loss:.5f} against "
                 f"{pair_loss:.5f} nats per token, hidden states differ by {100 * difference:.2g} % of their size, "
-                f"rounding explains at most {100 * allowed:g} %. No setting of yours is at fault; {alternative} trains "
-                f"without {'fused attention' if attention else 'packing'}, and training.startup_check=False without "
-                "this check"
+                f"rounding explains at most {100 * allowed:g} %. Your settings are not the cause; {alternative} trains "
+                f"without {'fused attention' if attention else 'packing'}, training.startup_check=False without this "
+                "check"
             )
         differences[name] = difference
     return differences
