@@ -11,9 +11,11 @@ from etils import epath
 
 from scotd_jax.config import BatchSource, FileSource, GeneratedSource, Model, ModelSource, RemoteSource, plain
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.generation.prompting import uses_chat_template
+from scotd_jax.jobs.generation.prompting import prompt_settings, uses_chat_template
 from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.records import to_json
+from scotd_jax.tasks import recipes
+from scotd_jax.tasks.prompt_formats import PromptFormat
 from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.workdir import digest, file_digest
 
@@ -51,10 +53,16 @@ def responses_identity(context: RunContext, name: str, imported_files: Sequence[
         "spec": settings,
         "seed": context.config.seed + (spec.seed if isinstance(spec, GeneratedSource) else 0),
         "questions": questions_identity(context, spec.questions),
+        "formats": formats_identity(context, spec.questions),
     }
     if isinstance(spec, ModelSource):
+        prompts = prompt_settings(context.config, spec.model, recipe=spec.recipe, few_shot=spec.few_shot or None)
         identity["model"] = model_identity(context, spec.model)
-    if isinstance(spec, GeneratedSource):
+        identity["formats"] = formats_identity(context, spec.questions, prompts.format)
+        identity["recipe"] = plain(prompts.recipe)
+        identity["exemplars"] = few_shot_identity(context, spec.questions, prompts.few_shot)
+    if isinstance(spec, RemoteSource):
+        identity["recipe"] = plain(recipes.find(spec.recipe, context.config.recipes))
         identity["exemplars"] = few_shot_identity(context, spec.questions, spec.few_shot)
     if isinstance(spec, FileSource):
         identity["files"] = {str(path): file_digest(path) for path in imported_files}
@@ -79,6 +87,7 @@ def corpus_identity(context: RunContext, name: str, model: Model, contaminated: 
     sets = context.question_sets[name]
     return encoding_identity(context, name, model) | {
         "recipe": plain(context.recipes[name]),
+        "formats": formats_identity(context, sets, context.formats[name]),
         "questions": questions_identity(context, sets),
         "exemplars": few_shot_identity(context, sets, spec.few_shot),
         "contaminated": digest(sorted(contaminated)),
@@ -99,6 +108,7 @@ def student_identity(context: RunContext, name: str) -> dict[str, Any]:
         "corpus": context.artefact("build", spec.corpus).digest,
         "model": model_identity(context, spec.model),
         "dev": questions_identity(context, spec.dev_sets),
+        "dev_formats": formats_identity(context, spec.dev_sets, context.formats[spec.corpus]),
         "provided_rationales": rationales_identity(context, spec.rationales_from if spec.dev_sets else ()),
     }
 
@@ -106,6 +116,7 @@ def student_identity(context: RunContext, name: str) -> dict[str, Any]:
 def evaluation_identity(context: RunContext, name: str, few_shot: int) -> dict[str, Any]:
     """Returns the identity of an evaluation with `few_shot` examples."""
     spec, settings = eval_specs(context.config)[name], context.config.evaluation
+    corpus = context.config.students[spec.student].corpus
     return {
         "eval": plain(spec) | {"eval_sets": None, "arm": None},
         "sampling": plain(settings.sampling),
@@ -114,6 +125,7 @@ def evaluation_identity(context: RunContext, name: str, few_shot: int) -> dict[s
         "student": context.artefact("train", spec.student).digest,
         "provided_rationales": rationales_identity(context, spec.rationales_from),
         "questions": questions_identity(context, spec.eval_sets),
+        "formats": formats_identity(context, spec.eval_sets, context.formats[corpus]),
         "exemplars": few_shot_identity(context, spec.eval_sets, few_shot),
         "seed": context.config.seed,
     }
@@ -145,6 +157,14 @@ def model_identity(context: RunContext, model: Model) -> dict[str, Any]:
 def questions_identity(context: RunContext, set_names: Sequence[str]) -> dict[str, str]:
     """Returns a digest of the questions of every set."""
     return {name: digest([to_json(q) for q in context.questions.questions(name)]) for name in set_names}
+
+
+def formats_identity(
+    context: RunContext, set_names: Sequence[str], prompt_format: PromptFormat | None = None
+) -> dict[str, str]:
+    """Returns a digest of the format in which the questions of every task are written; None: the task's own."""
+    tasks = [context.questions.task(name) for name in sorted({QuestionSet.parse(name).task for name in set_names})]
+    return {task.name: digest(plain(prompt_format or task.format)) for task in tasks}
 
 
 def few_shot_identity(context: RunContext, set_names: Sequence[str], count: int) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Tests of the build job: contents and order of a corpus for any number of processes, hosts and shards."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from scotd_jax.corpus import shard_building
 from scotd_jax.corpus.batching.loader import open_batches
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
+from scotd_jax.jobs import manifests
 from scotd_jax.jobs.build import build
+from scotd_jax.jobs.context import make_context
 from scotd_jax.rationales.controls import apply_control
 from scotd_jax.records import Question
 from tests.helpers.corpora import built, expected, files, folder, make_run, question, responses, write_questions
@@ -180,6 +183,16 @@ def test_number_of_processes_is_not_part_of_the_identity(home):
     digest = run.artefact("build", "c").digest
     build(make_run(home, c.Corpus(processes=7), {"sampled": ROWS}), "c")
     assert run.artefact("build", "c").digest == digest
+
+
+def test_prompt_format_of_a_task_is_part_of_the_identity(home):
+    run = make_run(home, c.Corpus(), {"sampled": ROWS})
+    build(run, "c")
+    recorded = run.artefact("build", "c").manifest()["identity"]["formats"]
+    assert recorded == manifests.formats_identity(run, ("t.train",))
+    task = dataclasses.replace(run.config.tasks["t"], format="t5")
+    other = make_context(dataclasses.replace(run.config, tasks={"t": task}), run.workdir)
+    assert recorded != manifests.formats_identity(other, ("t.train",))
 
 
 def test_empty_corpus_error_names_the_bins(home):
