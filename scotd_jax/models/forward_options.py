@@ -59,7 +59,7 @@ class ForwardOptions:
       remat: what the backward pass recomputes.
       dropout: the fraction of entries to drop, in [0, 1).
       dropout_key: the key of all dropout masks; required if `dropout` is positive.
-      scan_layers: whether to scan over layers instead of unrolling them.
+      scan_layers: whether to scan over layers instead of unrolling them; not supported with a cache.
       activation_sharding: constraint on activations [B, ...]; None leaves them to XLA.
       param_shardings: a tree like the parameters, needed to shard stacked layers; None leaves them to XLA.
       attention: replaces `grouped_attention`.
