@@ -72,6 +72,13 @@ BANNED = {
     "rolling": "scan over layers",
     "circle": "cycle",
     "sights": "masks_and_biases",
+    "visit": "draw",
+    "visits": "draws",
+    "dealing": "length balancing",
+    "remedy": "suggestion, fix",
+    "remedies": "suggestions, fixes",
+    "whom": "a shorter sentence",
+    "talk": "conversation",
 }
 
 

@@ -31,7 +31,7 @@ from tests.configs.chat import get_config
 from tests.helpers.chat_model import NUM_QUESTIONS, chat_tokenizer, write_model, write_task
 from tests.helpers.cli import run_cli
 
-TALK = [
+CONVERSATION = [
     {"role": "user", "content": "Q: wet?\nA: "},
     {"role": "assistant", "content": "Rain. So the answer is: (a)"},
     {"role": "user", "content": "Q: naïve 日本\n\n"},
@@ -67,7 +67,7 @@ def test_chat_ids_match_transformers(home):
     import transformers
 
     ours, oracle = Tokenizer.load(home / "model"), transformers.AutoTokenizer.from_pretrained(home / "model")
-    for turns in (TALK, TALK[:1]):
+    for turns in (CONVERSATION, CONVERSATION[:1]):
         ids = ours.chat_ids(turns)
         assert ids == oracle.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
         assert ids == ours.prompt_ids(tuple(turns), "decoder") == ours.prompt_ids(turns, "t5")
@@ -86,14 +86,14 @@ def test_saved_tokenizer_keeps_its_chat_template(tmp_path, kind):
         tokenizer.save(tmp_path, kind)  # overwrites the files
         again = Tokenizer.load(tmp_path)
         assert again.chat_template == tokenizer.chat_template
-        assert again.chat_ids(TALK) == tokenizer.chat_ids(TALK)
+        assert again.chat_ids(CONVERSATION) == tokenizer.chat_ids(CONVERSATION)
 
 
 def test_missing_template_is_reported_with_what_to_do(tmp_path):
     Tokenizer(chat_tokenizer(None)).save(tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
     with pytest.raises(InputError, match=f"{tmp_path.name}': has no chat template.*tokenizer=FOLDER.*chat=False"):
-        tokenizer.chat_ids(TALK)
+        tokenizer.chat_ids(CONVERSATION)
     with pytest.raises(InputError, match="has no chat template"):
         _ = Tokenizer(chat_tokenizer({"tool_use": "x"})).chat_template
 
@@ -105,7 +105,7 @@ def test_missing_template_is_reported_with_what_to_do(tmp_path):
 def test_error_of_a_template_is_reported(template, message):
     tokenizer = Tokenizer(chat_tokenizer() if template is None else chat_tokenizer(template))
     with pytest.raises(InputError, match=message):
-        tokenizer.chat_ids([{"role": "system", "content": "s"}, TALK[0]])
+        tokenizer.chat_ids([{"role": "system", "content": "s"}, CONVERSATION[0]])
 
 
 def test_templates_with_a_clock_render_a_fixed_day(tmp_path):
@@ -116,7 +116,7 @@ def test_templates_with_a_clock_render_a_fixed_day(tmp_path):
     assert Tokenizer.load(tmp_path).chat_template == tokenizer.chat_template
     # Everything else is unchanged, including line ends and blanks at the beginning.
     plain, clocked = "\n  {% if true %}x{% endif %}", "\n  {% if true %}x{% endif %}{% set a = strftime_now %}"
-    ids = [Tokenizer(chat_tokenizer(each)).chat_ids(TALK) for each in (plain, clocked)]
+    ids = [Tokenizer(chat_tokenizer(each)).chat_ids(CONVERSATION) for each in (plain, clocked)]
     assert ids[0] == ids[1]
 
 
@@ -258,12 +258,14 @@ def test_exported_chat_model_agrees_with_pytorch(home):
     tokenizer = Tokenizer.load(home / "model")
     assert tokenizer.eos_ids == (2, 4)
     model = registry.build(found, Precision("float32"))
-    checked = verify_export(home / "model", model, params, tokenizer, [TALK, TALK[:1]], max_new_tokens=4)
+    checked = verify_export(
+        home / "model", model, params, tokenizer, [CONVERSATION, CONVERSATION[:1]], max_new_tokens=4
+    )
     assert checked["prompts"] == 2
 
 
 def test_model_card_shows_chat_turns():
-    card = model_card("s", kind="decoder", about="", prompt=tuple(TALK[:1]), results={}, facts={})
+    card = model_card("s", kind="decoder", about="", prompt=tuple(CONVERSATION[:1]), results={}, facts={})
     [line] = [line for line in card.splitlines() if line.startswith("inputs = ")]
     assert line == (
         "inputs = tokenizer.apply_chat_template([{'role': 'user', 'content': 'Q: wet?\\nA: '}], "
