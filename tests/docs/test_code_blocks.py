@@ -119,7 +119,7 @@ def test_commands_are_valid(block, words, tmp_path):
     elif "-m" in words:  # python -m venv, python -m pytest -n auto, python -m benchmarks.corpus
         assert importlib.util.find_spec(words[words.index("-m") + 1]) is not None, words
     else:
-        assert program in ("ruff", "pre-commit"), f"{block}: no check for the command {' '.join(words)!r}"
+        assert program in ("ruff", "pyrefly", "pre-commit"), f"{block}: no check for the command {' '.join(words)!r}"
 
 
 def installation_is_declared(words: list[str]) -> None:

@@ -9,6 +9,11 @@ from pathlib import Path
 
 from tests.helpers.cli import ROOT, environment
 
+# As from a terminal: a test run in the background ignores SIGINT, and so would the processes that it starts.
+MAIN = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('scotd_jax.main', run_name='__main__')"
+)
 FLAGS = ["--config=tests/configs/small_chain.py", "--jobs=sample,build,train"]
 
 
@@ -16,7 +21,7 @@ def interrupt(workdir: Path, ready: Callable[[], bool], *flags: str) -> tuple[in
     """Sends SIGINT as soon as `ready` returns true. Returns the exit status and the printed lines."""
     with (workdir / "output").open("w+") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "scotd_jax.main", *FLAGS, f"--workdir={workdir}", *flags],
+            [sys.executable, "-c", MAIN, *FLAGS, f"--workdir={workdir}", *flags],
             cwd=ROOT,
             env=environment(fast_compilation=True),
             stderr=output,

@@ -126,7 +126,7 @@ def collectives(sizes) -> tuple[Counter, set[str]]:
     Activations have four axes in a matmul with weights.
     """
     found = collectives_in_step(sizes)
-    shapes = {match[1] for match, line in found if "layers_" in line}
+    shapes = {match[1] for match, line in found if "_layer_" in line}
     assert shapes or sizes.data == 8
     activations = {shape for shape in shapes if re.search(r"\[(\d+,){3,}\d+\]", shape)}
     return Counter(match[2] for match, _ in found), activations
@@ -161,9 +161,9 @@ def test_scan_over_layers_gathers_one_layer_at_a_time():
     Kernels are gathered forward and backward, for prompts and responses.
     """
     few, many = (collectives_in_step(config.Mesh(fsdp=8), SCANNED, layers) for layers in (3, 5))
-    gathers = [match[1] for match, line in many if match[2] == "all-gather" and "layers_all" in line]
+    gathers = [match[1] for match, line in many if match[2] == "all-gather" and "_layer_all" in line]
     assert 6 <= len(gathers) <= 4 * 6
     assert not [shape for shape in gathers if re.search(r"\[5,", shape)]
-    counts = [Counter(match[2] for match, line in found if "layers_all" in line) for found in (few, many)]
+    counts = [Counter(match[2] for match, line in found if "_layer_all" in line) for found in (few, many)]
     assert counts[0] == counts[1]
-    assert not [line for match, line in many if "layers_all" in line and re.search(r"\[(\d+,){3,}\d+\]", match[1])]
+    assert not [line for match, line in many if "_layer_all" in line and re.search(r"\[(\d+,){3,}\d+\]", match[1])]
