@@ -26,6 +26,7 @@ def response(index: int, correct: bool, text: str = "", finish_reason: str = "st
     return scotd.Response("q", index, text or f"text {index}", "r", "a", correct, finish_reason, -1.0, 3, "m", "s")
 
 
+@pytest.mark.slow
 def test_sample_returns_n_responses_in_the_order_of_the_questions(task, model):
     questions = task.questions("test")[:3]
     rows = scotd.sample(model, questions, n=2, max_new_tokens=8)
@@ -35,6 +36,7 @@ def test_sample_returns_n_responses_in_the_order_of_the_questions(task, model):
     assert [row.text for row in alone] == [row.text for row in rows[2:4]]
 
 
+@pytest.mark.slow
 def test_saved_model_generates_the_same_text(task, model, tmp_path):
     scotd.save_pretrained(model, str(tmp_path / "model"))
     loaded = scotd.load_pretrained(str(tmp_path / "model"), task, precision="float32")
@@ -55,6 +57,7 @@ def test_filter_responses_keeps_by_answer_and_drops_truncated_ones():
     assert scotd.filter_responses(rows, keep="wrong") == rows[:1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["scotd", "label"])
 def test_train_returns_a_trained_copy(task, model, recipe):
     student = scotd.random_model("opt-tiny", task, recipe=recipe, max_position_embeddings=128, **TINY)

@@ -11,23 +11,26 @@ from tests.helpers.cli import ROOT, environment
 
 def run_example(name: str, *flags: str) -> str:
     command = [sys.executable, f"examples/{name}.py", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(fast_compilation=True))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+@pytest.mark.slow
 def test_sample_example_prints_responses():
     output = run_example("sample", "--questions=2", "--n=2")
     assert output.count("world/test/") == 4
     assert "of 4 responses have the right answer" in output
 
 
+@pytest.mark.slow
 def test_evaluate_example_prints_accuracy():
     output = run_example("evaluate", "--questions=8")
     assert "% of 8 questions" in output
     assert "guessing would give 50.0 %" in output
 
 
+@pytest.mark.slow
 def test_distill_example_exports_a_student_that_the_other_examples_load(tmp_path):
     output = run_example("distill", "--steps=2", "--questions=4", f"--output={tmp_path}/student")
     assert "kept 0 of 16 responses" in output

@@ -133,6 +133,7 @@ def test_no_import_cycles():
     assert set(order) == set(modules)
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_heavy_libraries():
     """Covers indirect imports: one process imports the whole package and lists the loaded modules."""
     names = [name_of(f).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for f in FILES]

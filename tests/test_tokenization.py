@@ -135,6 +135,7 @@ def test_opt_round_trips_arbitrary_text(opt, shared_data):
 # ---- saving and loading
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["t5", "opt"])
 @pytest.mark.parametrize("name", ["t5", "opt"])
 def test_saved_pretrained_tokenizer_loads_here_and_in_transformers(name, kind, request, tmp_path):
@@ -149,6 +150,7 @@ def test_saved_pretrained_tokenizer_loads_here_and_in_transformers(name, kind, r
     assert auto(text).input_ids == again.prompt_ids(text, kind) == tokenizer.prompt_ids(text, kind)
 
 
+@pytest.mark.slow
 def test_byte_fallback_tokens_become_bytes(shared_data):
     llama = Tokenizer.load(shared_data / "checkpoints" / "stories260K")
     assert llama.encode("Once upon a time") == [403, 407, 261, 378]

@@ -12,6 +12,8 @@ from benchmarks.sampling_peers import SamplingCase
 from scotd_jax.models import registry
 from tests.helpers.cli import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 
 def run_benchmark(module: str, *arguments: str) -> dict:
     """Returns the JSON object in the last line of a benchmark's output."""

@@ -11,6 +11,8 @@ from scotd_jax.corpus.reader import CorpusReader
 from tests.helpers.cli import run_cli
 from tests.helpers.real_corpora import SETS, write_config
 
+pytestmark = pytest.mark.slow
+
 BINS = {
     "quarel": {"kept": 8198, "wrong": 1447, "contaminated": 5},
     "openbookqa": {"kept": 10539, "wrong": 62, "unparsable": 25, "contaminated": 22, "not_selected": 98389},

@@ -48,6 +48,7 @@ def model_of(name):
     return registry.build(CONFIGS[name], Precision("float32"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "B", "G", "P", "R"),
     [("opt", 2, 3, 64, 32), ("narrow opt", 1, 1, 192, 96), ("gated t5", 2, 3, 96, 32), ("decoder", 1, 6, 128, 32)],
@@ -68,6 +69,7 @@ def test_training_flops_are_within_five_percent_of_xla(name, B, G, P, R):
     assert formula == pytest.approx(counted, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prefill_and_decode_flops_are_within_five_percent_of_xla(name):
     model = model_of(name)

@@ -115,6 +115,7 @@ def test_initial_parameters_are_sharded_and_equal_on_every_mesh(one_device, eigh
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=FLOAT32), initial[1], initial[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(SMALL))
 def test_loss_and_gradients_agree_on_eight_devices_and_one(one_device, eight, kind):
     model = small(kind)

@@ -10,6 +10,8 @@ import pytest
 from tests.docs.pages import DOCS
 from tests.helpers.cli import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = json.loads((DOCS / "notebooks" / "distill_in_the_world.ipynb").read_text())
 CODE = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
 
@@ -23,7 +25,6 @@ def test_notebook_holds_outputs():
     assert all(cell["outputs"] for cell in CODE if "print(" in source_of(cell))
 
 
-@pytest.mark.slow
 def test_notebook_runs():
     code = "\n".join(map(source_of, CODE))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment())

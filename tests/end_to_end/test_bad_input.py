@@ -8,6 +8,8 @@ import pytest
 
 from tests.helpers.cli import run_cli
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "--config=tests/configs/small_chain.py"
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.helpers.cli import ROOT, run_cli
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:

@@ -7,7 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.cli import ROOT, environment
+
+pytestmark = pytest.mark.slow
 
 # As from a terminal: a test run in the background ignores SIGINT, and so would the processes that it starts.
 MAIN = (

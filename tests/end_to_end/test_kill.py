@@ -17,6 +17,8 @@ from scotd_jax.rationales.store import read_responses
 from scotd_jax.training.checkpoints import load_params
 from tests.helpers.cli import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 KILLS = 3
 
 

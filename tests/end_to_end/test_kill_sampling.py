@@ -25,6 +25,8 @@ from tests.helpers.kill_points import (
 from tests.helpers.kill_sample_job import TOTAL, RunPaths, check_complete, expected_keys, finish, start, wait
 from tests.helpers.kill_snapshots import check_preserved, take_snapshot
 
+pytestmark = pytest.mark.slow
+
 KILLS_ONE_HOST, KILLS_TWO_HOSTS = 50, 12
 
 

@@ -13,6 +13,8 @@ from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.rationales.store import read_responses
 from tests.helpers.cli import ROOT, run_cli
 
+pytestmark = pytest.mark.slow
+
 SHARED = ROOT.parent / "shared" / "data"
 
 

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.helpers.cli import ROOT, environment
 from tests.helpers.network import free_port
 from tests.helpers.tolerances import TRAJECTORY
+
+pytestmark = pytest.mark.slow
 
 FLAGS = ["--config=tests/configs/small_chain.py", "--config.students.student.precision=float32"]
 FLAGS += ["--config.students.student.training.steps=8"]

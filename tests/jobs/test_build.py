@@ -42,6 +42,7 @@ def ledger(run):
     return json.loads((folder(run) / "ledger.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["scotd", "label", "teacher_label", "step_by_step", "rationale", "infer", "text"])
 @pytest.mark.parametrize("balance", ["questions", "responses"])
 def test_build_encodes_the_kept_responses_by_the_recipe(home, recipe, balance):
@@ -55,6 +56,7 @@ def test_build_encodes_the_kept_responses_by_the_recipe(home, recipe, balance):
     assert not (folder(run) / "shards").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "kind"), [("infer", "own"), ("scotd", "other"), ("step_by_step", "shuffled")])
 def test_build_bytes_do_not_depend_on_processes_and_hosts(home, recipe, kind, monkeypatch):
     def run(name, **fields):

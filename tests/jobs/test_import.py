@@ -51,6 +51,7 @@ def run(home: Path, skip_bad: bool = False, **fields) -> Path:
     return home / "w/rationales/sampled"
 
 
+@pytest.mark.slow
 def test_bad_rows_stop_the_job_or_are_counted(home):
     config = home / "config.py"
     config.write_text(FILE.format(folder=str(home / "task"), path=f"{home}/sampled/*.jsonl"))
@@ -151,6 +152,7 @@ def load_questions(folder: Path, file: str, layout: str = "line"):
     return {q.id: (q, loaded) for q in loaded.questions("train")}
 
 
+@pytest.mark.slow
 def test_import_of_openbookqa_from_three_teachers(shared_data, tmp_path):
     """Runs in another process, since type checks of the tests would take most of the time for the largest corpus."""
     config = tmp_path / "config.py"
@@ -183,6 +185,7 @@ def test_import_of_openbookqa_from_three_teachers(shared_data, tmp_path):
     assert counts[-6:] == [22, 44, 44, 44, 44, 44], "the five doubled questions"
 
 
+@pytest.mark.slow
 def test_import_of_commonsenseqa_from_palm(shared_data, tmp_path):
     questions_by_id = load_questions(shared_data / "commonsenseqa", "train_rand_split.jsonl", "block")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/train_CoT_*.json.gz"
@@ -207,6 +210,7 @@ def test_import_of_commonsenseqa_dev_from_palm(shared_data):
     assert (total["read"], total["right"], total["no_answer"]) == (1221, 961, 16)
 
 
+@pytest.mark.slow
 def test_import_of_quarel_from_davinci(shared_data, tmp_path):
     """Runs the job and checks the files in the work directory. The questions are read from the corpus itself."""
     path = shared_data / "rationales/quarel_davinci003/train_gpt3_responses.jsonl.gz"

@@ -52,6 +52,7 @@ def watched(monkeypatch, name: str, dtype: str) -> list[weakref.ref]:
     return found
 
 
+@pytest.mark.slow
 def test_initial_and_dev_parameters_are_freed_during_training(tmp_path, monkeypatch):
     run = built(tmp_path)
     # Evaluation shares the embeddings of the state, and has copies of the kernels.
@@ -69,6 +70,7 @@ def test_initial_and_dev_parameters_are_freed_during_training(tmp_path, monkeypa
     assert alive == [{"params": 0, "to_sampling_devices": 0}] * 6  # four updates and two dev evaluations
 
 
+@pytest.mark.slow
 def test_settings_that_change_only_rounding_may_change(tmp_path, capsys):
     run = built(tmp_path)
     train.train(run, "s")
@@ -87,6 +89,7 @@ def test_settings_that_change_only_rounding_may_change(tmp_path, capsys):
             train.train(changed(run, **{name: value}), "s")
 
 
+@pytest.mark.slow
 def test_microbatches_are_part_of_the_identity_with_dropout(tmp_path):
     run = built(tmp_path, dropout=0.1, steps=2)
     train.train(run, "s")

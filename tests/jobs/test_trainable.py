@@ -15,6 +15,8 @@ from tests.configs.lora import RANK, get_config
 from tests.helpers.cli import run_cli
 from tests.helpers.tolerances import FLOAT32
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunContext:

@@ -187,6 +187,7 @@ def test_failed_worker_stops_the_run_but_logs_are_fetched_and_the_vm_is_deleted(
     assert ends_soon(cloud / "worker-0")
 
 
+@pytest.mark.slow
 def test_run_is_not_started_twice_and_can_be_stopped(cloud):
     call(cloud, "setup")
     for worker in ("worker-0", "worker-1"):

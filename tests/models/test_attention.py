@@ -72,6 +72,7 @@ def value_and_gradient(attention):
     return jax.jit(jax.value_and_grad(scalar, has_aux=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), empty=st.booleans())

@@ -143,6 +143,7 @@ def test_frequencies_match_transformers(name):
     assert magnitude == pytest.approx(reference.attention_scaling)
 
 
+@pytest.mark.slow
 def test_published_llama_matches_pytorch(stories, tmp_path):
     tokenizer = Tokenizer.load(stories)
     assert tokenizer.prompt_ids("Once upon a time", "decoder") == [1, 403, 407, 261, 378]
@@ -161,6 +162,7 @@ def test_published_llama_matches_pytorch(stories, tmp_path):
     assert checked["logit_error"] <= LOGITS
 
 
+@pytest.mark.slow
 def test_local_folder_serves_as_teacher(stories, tmp_path):
     questions = [Question(f"q{i}", "home", "train", f"Where is the {thing}?") for i, thing in enumerate(("cat", "dog"))]
     (tmp_path / "task").mkdir()

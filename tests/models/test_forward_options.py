@@ -56,6 +56,7 @@ def gradient(kind, remat):
     return run(model.init(jax.random.key(0)), batch, jax.random.key(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "remat"), [*((kind, "dots") for kind in SMALL), ("t5", "full")])
 def test_remat_does_not_change_gradients_with_dropout(kind, remat):
     close(gradient(kind, remat), gradient(kind, "none"), GRADIENT)
@@ -73,6 +74,7 @@ def gradients_by_remat(layers, **options):
     return compiled
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 def test_remat_saves_memory_and_only_full_recomputes_matmuls():
     compiled = gradients_by_remat(4)
@@ -84,6 +86,7 @@ def test_remat_saves_memory_and_only_full_recomputes_matmuls():
     assert 1.2 * flops["none"] < flops["full"] < 1.4 * flops["none"]  # plus one forward pass through the layers
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the barriers do nothing on other platforms")
 def test_optimization_barriers_reduce_peak_memory(monkeypatch):
@@ -118,6 +121,7 @@ def test_dropout_keeps_the_mean_and_each_site_has_its_own_mask():
     np.testing.assert_array_equal(dropped(0, "decoder/mlp", jnp.int32(0)), drawn[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 def test_responses_share_prompt_dropout_and_draw_their_own_masks(kind):
     """Three equal responses per question differ only by their own dropout masks."""
@@ -154,6 +158,7 @@ def test_dropout_keys_depend_on_seed_step_and_microbatch():
 ALL = {"remat": "dots", "dropout": 0.2, "label_smoothing": 0.1, "z_loss": 1e-2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 def test_update_with_all_options_is_equal_on_one_and_eight_devices(one_device, kind):
     model, settings = small(kind), config.Optimizer(warmup_steps=0)
@@ -194,6 +199,7 @@ def final_state(folder):
     return load_params(folder / "checkpoints", small("opt").abstract(), "last"), lines
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 def test_resumed_run_draws_the_same_dropout_masks(one_device, tmp_path):
     run(tmp_path / "uninterrupted", one_device, **ALL)
@@ -208,6 +214,7 @@ def test_resumed_run_draws_the_same_dropout_masks(one_device, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 def test_disabled_options_leave_the_program_unchanged(one_device):
     assert forward_options(config.Training()) == ForwardOptions()

@@ -69,12 +69,14 @@ CASES = {  # every option occurs in a case
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
 def test_scan_gives_loss_and_gradient_of_unrolled_layers(kind):
     batch = packed(deep(kind, LAYERS).start_token) if "dropout" in CASES[kind] else batch_of(2, vocab=V)
     close(*(value_and_gradient(kind, batch, scan_layers=scan, **CASES[kind]) for scan in (True, False)), GRADIENT)
 
 
+@pytest.mark.slow
 def test_scan_rounds_like_unrolled_layers():
     """Gradients are float32 sums; the stacked parameters are not rounded."""
     batch = batch_of(2, vocab=V)
@@ -93,6 +95,7 @@ def num_matmuls(kind, layers, scan_layers):
     return jax.jit(grad).lower(deep(kind, layers).abstract(), batch_of(2, vocab=V)).as_text().count("dot_general")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opt", "t5-v1.1"])
 def test_scanned_program_does_not_grow_with_depth(kind):
     few, many, unrolled = num_matmuls(kind, 2, True), num_matmuls(kind, 5, True), num_matmuls(kind, 5, False)
@@ -100,6 +103,7 @@ def test_scanned_program_does_not_grow_with_depth(kind):
     assert 2 * many < unrolled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opt", "t5-v1.1", "decoder"])
 def test_scan_saves_no_copies_of_parameters(kind):
     """Compares the residuals with those of unrolled layers: only the stacked kernels are added."""
@@ -122,6 +126,7 @@ def test_scan_saves_no_copies_of_parameters(kind):
     assert saved_bytes[True] < 1.05 * saved_bytes[False]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 def test_remat_saves_memory_in_a_scan():
     compiled = gradients_by_remat(8, scan_layers=True)
@@ -130,6 +135,7 @@ def test_remat_saves_memory_in_a_scan():
     assert memory["full"] < 0.75 * memory["dots"]
 
 
+@pytest.mark.slow
 def test_scan_on_eight_devices_gives_the_update_of_one_device_unrolled(one_device):
     settings = {"microbatches": 2, "optimizer": config.Optimizer(warmup_steps=0), **DROPOUT}
     initial, model, states = params("t5-v1.1", LAYERS), deep("t5-v1.1", LAYERS), []
@@ -144,6 +150,7 @@ def test_scan_on_eight_devices_gives_the_update_of_one_device_unrolled(one_devic
     close(mu_8, mu, GRADIENT)
 
 
+@pytest.mark.slow
 def test_frozen_and_lora_layers_get_the_same_update_in_a_scan(one_device):
     settings = {"freeze": ("embed/.*", "layers/0/.*"), "lora": config.LoRA(rank=2)}
     found = []

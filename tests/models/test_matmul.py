@@ -43,6 +43,7 @@ def random_inputs(seed, lead, i, o, out_in, bias, x_dtype="float32"):
     return x, w, jax.random.normal(keys[2], (o,)) if bias else None
 
 
+@pytest.mark.slow
 @needs_onednn
 @settings(max_examples=25, deadline=None)
 @given(

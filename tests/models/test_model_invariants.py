@@ -86,6 +86,7 @@ def loss_fn(kind):
     return jax.jit(jax.value_and_grad(loss))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
@@ -105,6 +106,7 @@ def test_grouped_loss_and_gradient_equal_those_of_separate_pairs(kind, data):
     close(grouped[1], pairs[1], GRADIENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_steps_equal_the_full_forward_pass(kind):
     B, G, P, R = 2, 3, 5, 7
@@ -122,6 +124,7 @@ def test_cached_steps_equal_the_full_forward_pass(kind):
     close(jnp.concatenate(steps, 2), full, FLOAT32)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", KINDS)
 def test_row_that_begins_later_is_bit_equal(kind):
@@ -160,6 +163,7 @@ def test_row_that_begins_later_is_bit_equal(kind):
     np.testing.assert_array_equal(run(np.array([[0, 2], [4, 0]]), 1), simultaneous)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", [*REPRESENTATIVE, "decoder"])
 def test_padding_changes_nothing(kind):
@@ -175,6 +179,7 @@ def test_padding_changes_nothing(kind):
     close(alone, want[1:], FLOAT32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REPRESENTATIVE)
 def test_gradient_reaches_only_visible_tokens(kind):
     """All tokens differ, so each row of the embedding's gradient belongs to one token."""
@@ -189,6 +194,7 @@ def test_gradient_reaches_only_visible_tokens(kind):
     assert reached == {1, 2, 11, 12, 13}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REPRESENTATIVE)
 def test_empty_prefix_is_masked_and_produces_no_nan(kind):
     """The batch also contains a prefix that is not empty."""
@@ -199,6 +205,7 @@ def test_empty_prefix_is_masked_and_produces_no_nan(kind):
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opt", "opt-350m", "decoder"])
 def test_shared_few_shot_examples_equal_a_longer_prompt(kind):
     m, p = model(kind), params(kind)
@@ -219,6 +226,7 @@ def test_encoder_decoder_refuses_a_context_before_the_prompt():
         jax.eval_shape(m.prefill, *args, jax.eval_shape(m.prefill, *args))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_model_is_close_and_all_matmuls_accumulate_in_float32(kind):
     m, p = model(kind, "bfloat16"), params(kind)
@@ -248,6 +256,7 @@ for kind in ("opt", "t5-v1.1"):
 """
 
 
+@pytest.mark.slow
 def test_both_graph_modes_of_flax_build_the_same_model():
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     runs = [

@@ -56,6 +56,7 @@ def loss_fn(kind):
     return jax.jit(jax.value_and_grad(lambda p, batch: make_loss_fn(m, chunk=7)(p, batch)[0].mean()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
@@ -72,6 +73,7 @@ def test_packed_loss_and_gradient_equal_those_of_separate_pairs(kind, data):
     close(gradient, expected_gradient, GRADIENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REPRESENTATIVE)
 def test_packed_rows_of_one_question_equal_the_plain_layout(kind):
     rows = questions(3, [(4, [3, 5, 2]), (6, [1, 1, 4])])
@@ -84,6 +86,7 @@ def test_packed_rows_of_one_question_equal_the_plain_layout(kind):
         close(found, expected, GRADIENT)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_and_neighbours_do_not_change_bits(kind):
@@ -105,6 +108,7 @@ def test_padding_and_neighbours_do_not_change_bits(kind):
         np.testing.assert_array_equal(run(other)[own], want[own])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opt", "decoder"])
 def test_packed_prompts_after_shared_few_shot_examples(kind):
     """One response to each of two questions, in one row."""

@@ -19,6 +19,7 @@ from scotd_jax.models.t5_config import T5Config
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "count"),
     [
@@ -148,6 +149,7 @@ def test_parameters_have_logical_axes(name, expected):
     assert not [name for name in axes if re.search(r"norm|bias", name) and "embed" in axes[name]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["opt-tiny", "t5-tiny", "flan", "decoder-tiny"])
 def test_initial_logits_are_of_order_one(name):
     """Training then starts near the uniform distribution."""

@@ -46,6 +46,7 @@ def test_rows_are_merged_in_order(tmp_path):
     assert set(rows) == set(ROWS)
 
 
+@pytest.mark.slow
 def test_kill_9_at_every_step_neither_loses_nor_duplicates_rows(tmp_path):
     command = [sys.executable, "-m", "tests.helpers.kill_store", str(tmp_path)]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)

@@ -76,6 +76,7 @@ def generate(
     return Generation(tokens, *map(np.asarray, (state.position, state.logprob, state.stopped)))
 
 
+@pytest.mark.slow
 def test_responses_end_at_eos_stop_string_or_limit_and_are_padded_with_zeros():
     generation = generate(markov_table(0))
     ends = set()
@@ -160,6 +161,7 @@ def test_any_of_several_end_tokens_ends_a_response():
     assert (last[generation.stopped] == EOS).any()
 
 
+@pytest.mark.slow
 def test_inference_weights_give_the_same_results():
     model = build(config_for("opt-tiny"), Precision("bfloat16"))
     params = model.init(jax.random.key(0))

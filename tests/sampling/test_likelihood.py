@@ -58,6 +58,7 @@ def one_by_one(kind, prompt, answer):
     return float(sum(log_p_RV[i, token] for i, token in enumerate(answer)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(SHAPES))
 def test_scores_equal_those_of_single_answers(kind):
     found = scores(kind)

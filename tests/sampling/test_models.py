@@ -74,6 +74,7 @@ def teacher_forced_logits(kind):
     return jax.jit(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "policy"),
     [*((kind, policy) for kind in SHAPES for policy in ("greedy", "sampled")), ("opt-tiny", "restricted")],
@@ -103,6 +104,7 @@ def test_every_token_matches_the_uncached_model_with_the_same_noise(kind, policy
     assert max(s.num_tokens for s in samples.values()) > 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SHAPES)
 def test_samples_of_a_question_equal_those_generated_one_by_one(kind):
     single = sampler(kind, POLICIES["sampled"], n=1)
@@ -119,6 +121,7 @@ def test_other_requests_in_the_batch_do_not_change_a_bit(kind):
         assert again == {name: default_samples(kind, "sampled")[name] for name in again}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SHAPES)
 def test_samples_on_eight_devices_equal_those_on_one(kind):
     model, params = model_and_params(kind)
@@ -131,6 +134,7 @@ def test_samples_on_eight_devices_equal_those_on_one(kind):
         np.testing.assert_allclose(sharded[name].logprob, sample.logprob, rtol=FLOAT32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*SHAPES, *OTHERS])
 def test_sharing_few_shot_examples_does_not_change_samples(kind):
     """All prompts start alike, and one has other few-shot examples. An encoder encodes the whole prompt in any case."""

@@ -63,6 +63,7 @@ def test_noise_does_not_depend_on_the_default_generator_of_jax():
         np.testing.assert_array_equal(noise(7, QUESTION_IDS, np.arange(8), 0), before)
 
 
+@pytest.mark.slow
 def test_noise_is_uniform_over_samples_and_over_positions():
     question_ids = [str(i) for i in range(100)]
     over_samples = noise(1, question_ids, np.arange(60), 0).ravel()

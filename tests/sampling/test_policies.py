@@ -70,6 +70,7 @@ def test_only_allowed_tokens_are_sampled(seed, top_k, top_p):
     assert np.isfinite(np.take_along_axis(kept, token[:, None], 1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 3000, 2999])
 def test_token_frequencies_match_probabilities(size):
     """Chi-square test over 200,000 samples; the rarest of the 3000 tokens are counted together."""
@@ -108,6 +109,7 @@ def test_log_probability_ignores_the_temperature():
     np.testing.assert_allclose(jax.jit(log_probability)(logits, token), expected[..., 0], rtol=FLOAT32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [6, 2999, 3000])
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("excluded", [0, 1, 77])

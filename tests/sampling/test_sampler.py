@@ -41,12 +41,14 @@ def default_samples():
     return by_key(sampler()(requests()))
 
 
+@pytest.mark.slow
 def test_every_requested_sample_is_yielded_once(default_samples):
     assert set(default_samples) == {(f"q{i}", g) for i in range(len(LENGTHS)) for g in range(4)}
     assert len({sample.token_ids for sample in default_samples.values()}) > 30
     assert len({sample.token_ids for key, sample in default_samples.items() if key[0] == "q1"}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["order", "batch size", "bucket", "chunk", "some missing", "fewer slots", "devices"])
 def test_sample_depends_only_on_question_and_sample_index(default_samples, change):
     policy, others, options = POLICY, requests(), {}
@@ -101,6 +103,7 @@ def test_stop_string_hidden_by_decoding_is_found_in_the_tokens():
     assert detokenizer.text([0, 1, EOS]) == "ab"
 
 
+@pytest.mark.slow
 def test_compilations_depend_on_buckets_and_not_on_parameters():
     policy = dataclasses.replace(POLICY, temperature=0.9)
     first_sampler = sampler(policy)
@@ -173,6 +176,7 @@ def test_tokenizer_larger_than_the_vocabulary_raises():
         Sampler(small, PARAMS, LetterTokenizer(), POLICY, seed=0)
 
 
+@pytest.mark.slow
 def test_slots_are_sharded_over_the_mesh():
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     sharded = sampler(dataclasses.replace(POLICY, batch_size=3), mesh=mesh)

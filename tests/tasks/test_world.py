@@ -37,6 +37,7 @@ def chain(question):
     return family.name, start, operations
 
 
+@pytest.mark.slow
 def test_every_answer_follows_from_the_facts_in_the_statements(world):
     facts = {}
     for question, response in zip(world.questions("statements"), world.gold("statements"), strict=True):

@@ -49,6 +49,7 @@ def assert_bit_equal(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 def test_microbatches_do_not_change_the_update_even_if_one_is_all_padding():
     batch = batch_of(8)
     batch["weights"][::2] = 0.0  # with two micro-batches the first one is all padding
@@ -92,6 +93,7 @@ def test_response_weight_counts_as_number_of_rationales():
     assert float(one_update(batch)[1]["rationales"]) == 4 * (3 + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_gradient_of_weighted_parts_is_the_weighted_sum_of_their_gradients(microbatches):
     """Parts of different shapes and numbers of tokens: each counts by its weight, not by its length."""
@@ -111,6 +113,7 @@ def test_gradient_of_weighted_parts_is_the_weighted_sum_of_their_gradients(micro
     assert batch["predict"]["weights"].sum() != batch["explain"]["weights"].sum()
 
 
+@pytest.mark.slow
 def test_loop_reduces_the_loss_logs_means_and_compiles_once(one_device, tmp_path):
     logged = []
 
@@ -138,6 +141,7 @@ def test_loop_reduces_the_loss_logs_means_and_compiles_once(one_device, tmp_path
         np.testing.assert_allclose(line["grad_norm"], np.mean([row["grad_norm"] for row in rows]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 def test_best_and_last_checkpoints_contain_the_evaluated_parameters(one_device, tmp_path):
     """Saving runs in the background of the next updates, which reuse the buffers of the state being saved."""
@@ -193,6 +197,7 @@ def test_checkpoint_after_n_updates_has_taken_n_batches(one_device, tmp_path):
     assert batch_iterator.taken == 6  # restored, and no batch is taken because no update is left
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", ["numpy", "jax"])
 def test_initial_parameters_are_not_modified(one_device, tmp_path, kind):
@@ -212,6 +217,7 @@ def test_initial_parameters_are_not_modified(one_device, tmp_path, kind):
     assert first["learning_rate"] < ADAM.learning_rate  # 3 updates of a linear decay
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_model_or_optimizer_is_refused(one_device, tmp_path):
     train(MODEL, None, batches(4), settings(steps=3), tmp_path, one_device)
     wide = bag_model(BagConfig(width=12))

@@ -52,6 +52,7 @@ def test_loss_and_gradients_equal_the_reference_for_every_chunk_size(chunk):
         assert_close(found, expected, GRADIENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("smoothing", "z_loss"), [(0.1, 0.0), (0.0, 0.01), (0.2, 0.1)])
 @pytest.mark.parametrize("chunk", [0, 8])
 def test_objective_equals_the_reference_and_does_not_change_the_loss(chunk, smoothing, z_loss):

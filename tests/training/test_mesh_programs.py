@@ -98,6 +98,7 @@ def batch_like(B, G, P, R):
     return {"train": batch | {"weights": jax.ShapeDtypeStruct((B, G, R), jnp.float32)}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_train_step_of_every_architecture_lowers_for_a_mesh_without_devices(name):
     """With a scan over layers, as on accelerators; other tests lower small unrolled models on CPU devices."""
@@ -132,12 +133,14 @@ def collectives(sizes) -> tuple[Counter, set[str]]:
     return Counter(match[2] for match, _ in found), activations
 
 
+@pytest.mark.slow
 def test_data_parallelism_uses_only_all_reduce():
     counts, activations = collectives(config.Mesh(data=8))
     assert set(counts) == {"all-reduce"}
     assert not activations
 
 
+@pytest.mark.slow
 def test_fsdp_gathers_parameters_and_moves_no_activations():
     counts, activations = collectives(config.Mesh(fsdp=8))
     assert not activations
@@ -148,6 +151,7 @@ def test_fsdp_gathers_parameters_and_moves_no_activations():
     assert counts["all-to-all"] <= 8  # token embeddings, because their table is sharded by columns
 
 
+@pytest.mark.slow
 def test_tensor_parallelism_reduces_once_per_sublayer_and_direction():
     counts, _ = collectives(config.Mesh(tensor=8))
     assert set(counts) == {"all-reduce"}
@@ -155,6 +159,7 @@ def test_tensor_parallelism_reduces_once_per_sublayer_and_direction():
     assert counts["all-reduce"] <= 2 * 2 * 2 * 2 + 6
 
 
+@pytest.mark.slow
 def test_scan_over_layers_gathers_one_layer_at_a_time():
     """The number of gathers does not depend on the number of layers, and no gather covers all layers.
 

@@ -41,6 +41,7 @@ def test_bytes_of_the_optimizer_state(name, moments, per_kernel, per_table):
     assert bytes_of_moments(state, params) == kernels * per_kernel + rest * per_table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_loss_curve_is_close_to_float32(one_device, tmp_path, name):
     curves = []

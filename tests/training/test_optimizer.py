@@ -69,6 +69,7 @@ def test_optimizers_minimize_a_quadratic(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=0.02), run(start), target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_decay_applies_to_matrices_only(name):
     start = params()

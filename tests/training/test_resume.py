@@ -59,6 +59,7 @@ def run_and_kill(folder, batch: int) -> int:
     return program.returncode
 
 
+@pytest.mark.slow
 def test_run_killed_at_random_steps_resumes_bit_equal(uninterrupted, tmp_path):
     rng = random.Random()
     kill_batches = [rng.randint(4, 12), rng.randint(1, 8)]
@@ -88,6 +89,7 @@ class InterruptingBatches:
         return next(self._batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4, 9, STEPS])
 def test_run_interrupted_by_an_exception_resumes_bit_equal(uninterrupted, one_device, tmp_path, batch):
     with contextlib.suppress(InterruptError):
@@ -98,6 +100,7 @@ def test_run_interrupted_by_an_exception_resumes_bit_equal(uninterrupted, one_de
     assert_same_end(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_run_resumes_on_another_mesh_with_the_same_batches(uninterrupted, one_device, tmp_path):
     with contextlib.suppress(InterruptError):
         run(tmp_path, one_device, InterruptingBatches(11))

@@ -42,6 +42,7 @@ def first_batch(corpus, kind: str, **changes) -> dict[str, dict[str, np.ndarray]
     return open_batches(corpus, **{**PACKED_OPTIONS, "start_token": model(kind).start_token, **changes})[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_and_grouped_rows_pass_and_separate_pairs_are_skipped(one_device, corpus, kind, compute):
@@ -62,6 +63,7 @@ def ignore_arguments(m, *names: str):
     return dataclasses.replace(m, prefill=ignoring(m.prefill), extend=ignoring(m.extend))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 @pytest.mark.parametrize("ignored", ["positions", "questions"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,6 +94,7 @@ def test_extracted_pairs_are_single_responses_with_their_prompts(corpus):
     assert len({tuple(p[:20].tolist()) for p in pairs["targets"][:, 0]}) == 4, "four different responses"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 def test_startup_check_on_eight_devices(corpus, kind):
     mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
@@ -104,6 +107,7 @@ def test_startup_check_on_eight_devices(corpus, kind):
         check_against_pairs(broken, broken.init(jax.random.key(0)), batch, mesh)
 
 
+@pytest.mark.slow
 def test_run_checks_before_the_first_update_unless_disabled(one_device, tmp_path):
     """The model of this test shifts the tokens of grouped responses by one position."""
     good = bag_model()
@@ -120,6 +124,7 @@ def test_run_checks_before_the_first_update_unless_disabled(one_device, tmp_path
     assert differences["train"] < FLOAT32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_packed_training_equals_grouped_training_and_compiles_once_per_shape(
     one_device, corpus, tmp_path, microbatches

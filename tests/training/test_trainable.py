@@ -123,6 +123,7 @@ def test_combined_kernel_equals_the_sum_of_both_paths():
 # Training
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("choice", list(CHOICES))
 def test_only_trainable_parameters_change_and_interrupted_run_resumes_bit_equal(one_device, tmp_path, choice):
@@ -167,6 +168,7 @@ def test_only_trainable_parameters_change_and_interrupted_run_resumes_bit_equal(
     assert changed == EXPECTED_CHANGES[choice]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 def test_lora_leaves_the_base_unchanged_and_only_low_rank_matrices_have_moments(one_device):
     programs = training_programs(MODEL, settings(lora=LORA, microbatches=2), ONE_PART, one_device)
@@ -189,6 +191,7 @@ def test_model_params_without_lora_are_not_copied(one_device):
     assert state_leaves == {id(leaf) for leaf in jax.tree.leaves(programs.model_params(state))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_every_optimizer_trains_lora(one_device, tmp_path, name):
     losses = []
@@ -206,6 +209,7 @@ def test_every_optimizer_trains_lora(one_device, tmp_path, name):
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 def test_gradients_of_frozen_parameters_are_not_computed(one_device):
     def flops(freeze):
@@ -217,6 +221,7 @@ def test_gradients_of_frozen_parameters_are_not_computed(one_device):
     assert flops(()) - flops(("mlp/down/kernel",)) > tokens * flops_per_token
 
 
+@pytest.mark.slow
 def test_lora_on_eight_devices_equals_one_device(one_device, tmp_path):
     shape = {"hidden_size": 16, "ffn_dim": 32, "vocab_size": 16, "num_attention_heads": 4, "num_hidden_layers": 1}
     model = build(config_for("opt-tiny", shape), Precision("float32"))
@@ -274,6 +279,7 @@ def test_invalid_patterns_and_ranks_are_refused(one_device, tmp_path, freeze, lo
         train(MODEL, None, batches(4), training, tmp_path, one_device)
 
 
+@pytest.mark.slow
 def test_checkpoint_with_other_trainable_parameters_is_refused(one_device, tmp_path):
     train_and_load(tmp_path / "plain", one_device)
     with pytest.raises(InputError, match=r"another model: embed/tokens is \[16, 8\] there and absent in this config"):

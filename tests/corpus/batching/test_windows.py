@@ -18,6 +18,8 @@ from tests.helpers.corpus_files import (
 )
 from tests.helpers.real_corpora import write_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):

@@ -63,6 +63,7 @@ def prompted(
 # The tokenizer
 
 
+@pytest.mark.slow
 def test_chat_ids_match_transformers(home):
     import transformers
 
@@ -252,6 +253,7 @@ def test_response_that_is_only_thinking(home, tmp_path):
 # The folder that is exported
 
 
+@pytest.mark.slow
 def test_exported_chat_model_agrees_with_pytorch(home):
     pytest.importorskip("torch")
     found, params = load_pretrained(home / "model")
@@ -276,6 +278,7 @@ def test_model_card_shows_chat_turns():
 # ---- command line
 
 
+@pytest.mark.slow
 def test_chat_model_on_the_command_line(home, tmp_path):
     flags = f"--config=tests/configs/chat.py:{home}", f"--workdir={tmp_path}"
     done = run_cli(*flags, "--jobs=sample,build")

@@ -11,6 +11,7 @@ from scotd_jax.models.registry import config_for
 from tests.helpers.planned import TINY, first_workload, make_analyzer, small_config, with_settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "kind"), [("opt-tiny", TrainingWorkload), ("t5-tiny", GenerationWorkload)])
 def test_extrapolation_from_shallow_models_matches_the_full_model(architecture, kind):
     workload = dataclasses.replace(first_workload(kind), model_config=with_layers(config_for(architecture), 3))
@@ -35,6 +36,7 @@ def test_shallow_models_have_whole_layers_in_every_stack():
     assert with_layers(t5(12, 4), 6) == t5(6, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [TrainingWorkload, GenerationWorkload])
 def test_decoder_with_fewer_layers_than_its_encoder_is_extrapolated(kind):
     model = c.Model("t5-tiny", {"num_layers": 9, "num_decoder_layers": 3}, tokenizer="task:w")
@@ -43,6 +45,7 @@ def test_decoder_with_fewer_layers_than_its_encoder_is_extrapolated(kind):
     assert analysis.programs[-1].method == "compiled with 3 and 6 of 9 layers"
 
 
+@pytest.mark.slow
 def test_estimated_memory_is_close_to_compiled_memory():
     model_config = config_for("opt-tiny", {"hidden_size": 128, "ffn_dim": 512})
     workload = dataclasses.replace(first_workload(TrainingWorkload), model_config=model_config)
@@ -54,6 +57,7 @@ def test_estimated_memory_is_close_to_compiled_memory():
     assert estimated.flops == pytest.approx(compiled.xla_flops, rel=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["opt-tiny", "t5-tiny"])
 def test_update_with_scan_over_layers_is_compiled_at_full_depth(architecture):
     workload = with_settings(first_workload(TrainingWorkload), scan_layers="on")
@@ -67,6 +71,7 @@ def test_update_with_scan_over_layers_is_compiled_at_full_depth(architecture):
     assert compiled.flops == estimated.flops == unrolled.flops
 
 
+@pytest.mark.slow
 def test_prefill_memory_grows_with_layers_and_questions():
     teacher = dataclasses.replace(small_config().rationales["teacher"], few_shot=2)
     workload = first_workload(GenerationWorkload, small_config(rationales={"teacher": teacher}))
@@ -86,6 +91,7 @@ def test_prefill_memory_grows_with_layers_and_questions():
     assert sharded["prefill"] == growth["prefill"] / 4, "half of every key, and half as many questions per prefill"
 
 
+@pytest.mark.slow
 def test_remat_saves_memory_and_adds_flops():
     model_config = config_for("opt-tiny", TINY | {"num_hidden_layers": 4})
     workload = dataclasses.replace(first_workload(TrainingWorkload), model_config=model_config)

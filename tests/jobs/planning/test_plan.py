@@ -28,6 +28,7 @@ def small_plan(tmp_path_factory):
     return json.loads((folder / "plan.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_program_of_the_chain_is_compiled(small_plan):
     assert small_plan["compiled"]
     assert small_plan["fits"]
@@ -48,6 +49,7 @@ def test_every_program_of_the_chain_is_compiled(small_plan):
                 assert program["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_plan_counts_updates_and_responses(small_plan):
     amounts = {workload["title"]: workload["amount"] for workload in small_plan["workloads"]}
     assert amounts == {
@@ -72,6 +74,7 @@ def test_paused_training_is_resident_during_dev_evaluation(small_plan):
     assert memory["evaluate n4", "decode"]["resident"] == 0 < memory["evaluate n4", "load"]["resident"]
 
 
+@pytest.mark.slow
 def test_workload_that_does_not_fit_gets_a_suggestion_and_raises(tmp_path, capsys):
     with pytest.raises(InputError, match="train n4 and 1 more would not fit"):
         plan(small_config(BIG, "h200-8", rationales={}, **labels_only(BIG)), str(tmp_path))
@@ -97,6 +100,7 @@ def labels_only(model):
     return {"corpora": {"n4": LABELS}, "students": students}
 
 
+@pytest.mark.slow
 def test_larger_hardware_is_suggested_if_no_mesh_fits(tmp_path):
     config = small_config(MODEL, "v5e-8")
     teacher = dataclasses.replace(config.rationales["teacher"], model=c.Model(path="checkpoints/opt-66b"))
@@ -107,6 +111,7 @@ def test_larger_hardware_is_suggested_if_no_mesh_fits(tmp_path):
     assert any(flag.startswith("--config.mesh.tensor=") for flag in suggestion["flags"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "flags"), [(c.Mesh(), ["tensor=2"]), (c.Mesh(data=1, fsdp=32), ["data=-1", "fsdp=1", "tensor=2"])]
 )
@@ -171,6 +176,7 @@ def test_cycle_of_students_raises(tmp_path):
         plan(small_config(students=cycle), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_plan_on_the_command_line(tmp_path):
     flags = ["--config=configs/imdb.py:student=t5-small,responses=x", f"--workdir={tmp_path}/w", "--jobs=plan"]
     done = run_cli(*flags, "--config.plan.topology=h200-1")

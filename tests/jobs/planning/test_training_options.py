@@ -19,6 +19,8 @@ from tests.helpers.planned import (
     workloads_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("scan", ["on", "off"])
 def test_frozen_parameters_count_as_weights_without_optimizer_state(scan):

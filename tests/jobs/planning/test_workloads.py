@@ -35,6 +35,7 @@ def test_responses_are_counted_per_question_and_provided_rationale():
     assert counts["evaluate n4 and 1 more"] == (1000 + 4000, 3000 + 4000), "one response per provided rationale"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "prompt_tokens"), [("opt-tiny", 32 + 128), ("t5-tiny", 192)])
 def test_marginal_evaluation_scores_answers_in_one_program(architecture, prompt_tokens):
     marginal = c.EvalSpec("n4", ("w.test",), rationales_from=("teacher",), n=4, few_shot=1, combine="marginal")

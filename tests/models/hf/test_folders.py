@@ -60,6 +60,7 @@ def test_nest_inverts_flatten():
     assert_same(weight_map.nest(weight_map.flatten(params)), params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [5 * 10**9, 2000])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_export_and_import_round_trip_is_byte_equal(name, shards, tmp_path):

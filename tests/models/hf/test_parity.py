@@ -67,6 +67,7 @@ def padded_inputs(model):
     return prefix, mask, tokens.reshape(3, 2, 7), real.reshape(3, 2, 7)
 
 
+@pytest.mark.slow
 def test_logits_match_pytorch(case):
     import torch
 
@@ -98,6 +99,7 @@ def test_logits_match_pytorch(case):
     assert np.abs(theirs[real]).max() > 0.5  # otherwise the comparison would prove nothing
 
 
+@pytest.mark.slow
 def test_cached_decoding_matches_the_full_forward_pass(case):
     model, params, _, _ = case
     prefix, mask, tokens, real = padded_inputs(model)
@@ -124,6 +126,7 @@ def test_export_matches_save_pretrained(case, tmp_path):
     assert {k: v for k, v in ours.items() if k not in ignored} == {k: theirs[k] for k in ours if k not in ignored}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANY_TOKENIZER)
 def test_exported_folder_generates_the_same_text_in_pytorch(name, tmp_path, capfd):
     config, params = CONFIGS[name], random_params(CONFIGS[name])

@@ -65,6 +65,7 @@ def arrays(case, seed, dtype="float32"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
@@ -118,6 +119,7 @@ def test_fused_attention_saves_no_scores():
     assert max(x.size for x in jax.tree.leaves(saved)) < B * G * R * H * S
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "remat"), [("opt", "none"), ("decoder", "dots"), ("t5-v1.0", "full")])
 def test_fused_attention_gives_the_same_loss_and_gradient(kind, remat):
     """The batch has two rows of two questions each. The decoder uses a scan. In T5 only cross-attention is fused."""
@@ -156,6 +158,7 @@ def test_each_device_computes_its_own_questions_and_heads():
     assert not collectives, "devices communicate only for the final sum"
 
 
+@pytest.mark.slow
 def test_startup_check_compares_fused_attention_with_xla(one_device):
     m = model("opt")
     rows = [questions(3, [(4, [3, 5])]), questions(4, [(5, [2])])]

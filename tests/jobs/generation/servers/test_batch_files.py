@@ -199,6 +199,7 @@ def get_config():
 '''
 
 
+@pytest.mark.slow
 def test_command_line(home):
     (home / "config.py").write_text(CONFIG.format(task=str(home / "task")))
     done = run_cli(f"--config={home / 'config.py'}", f"--workdir={home / 'w'}", "--jobs=sample")

@@ -92,6 +92,7 @@ def test_refused_connection_is_an_outage():
         endpoint(url, retries=1).post(BODY, "q")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_holds_all_requests(status):
     with serving(lambda number, body: error(status, Retry_After="1") if number == 0 else None) as fake:

@@ -302,6 +302,7 @@ def flags(home: Path, url: str, model: str = "served", n: int = N, **extra: str)
     return [f"--config={config}", f"--workdir={home / 'w'}", "--jobs=sample"]
 
 
+@pytest.mark.slow
 def test_kill_9_loses_no_response_and_requests_none_twice(home):
     parts = home / "w/rationales/sampled/parts"
     with serving(lambda number, body: time.sleep(0.1)) as fake:
@@ -329,6 +330,7 @@ def test_kill_9_loses_no_response_and_requests_none_twice(home):
     assert all(rows[row.key] == row for row in before), "earlier rows are unchanged"
 
 
+@pytest.mark.slow
 def test_command_line_reports_what_is_wrong(home):
     with serving(lambda number, body: error(404, "no such model")) as fake:
         done = run_cli(*flags(home, fake.url))
@@ -369,6 +371,7 @@ def transformers_server(shared_data):
         process.wait()
 
 
+@pytest.mark.slow
 def test_real_server_with_a_real_model(home, transformers_server):
     """The server ignores `n`, so every reply has one choice and the missing ones are requested again. It also decodes
     greedily at any temperature, unless the checkpoint or the request overrides this."""
