@@ -18,6 +18,7 @@ from scotd_jax.jobs.generation.prompting import (
 )
 from scotd_jax.jobs.model_loading import ModelLoader
 from scotd_jax.progress import Progress, log
+from scotd_jax.rationales.store import response_files
 from scotd_jax.tasks.prompt_formats import PromptFormat
 from scotd_jax.tasks.question_loader import QuestionLoader, QuestionsById
 from scotd_jax.workdir import Artefact, Workdir
@@ -57,7 +58,7 @@ class RunContext:
 
     def response_files(self, rationales: str) -> list[epath.Path]:
         """Returns the files of a finished set of responses, in order."""
-        return sorted(self.artefact("sample", rationales).path.glob("responses-*.jsonl"))
+        return response_files(self.artefact("sample", rationales).path)
 
     def reported_questions(self, set_name: str) -> QuestionsById:
         """Returns the questions of a reported set, limited as the config sets it."""

@@ -21,19 +21,10 @@ from scotd_jax.workdir import digest, file_digest
 
 # Fields of a student that its training does not read.
 AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
-# Fields of config.Training that, like the mesh, change only rounding, so an interrupted run may resume with other
-# values. The number of micro-batches also changes dropout masks.
-CHANGEABLE = (
-    "log_every",
-    "save_every",
-    "max_to_keep",
-    "tensorboard",
-    "startup_check",
-    "microbatches",
-    "remat",
-    "scan_layers",
-    "attention",
-)
+# Fields of config.Training with which an interrupted run may resume: those of logging, and those that, like the mesh,
+# change only rounding. The number of micro-batches also changes dropout masks.
+LOGGING = ("log_every", "save_every", "max_to_keep", "tensorboard", "startup_check")
+ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
 
 
 def responses_identity(context: RunContext, name: str, imported_files: Sequence[epath.Path]) -> dict[str, Any]:
@@ -99,7 +90,7 @@ def student_identity(context: RunContext, name: str) -> dict[str, Any]:
     """Returns the identity of a student's training."""
     spec = context.config.students[name]
     settings = plain(spec) | dict.fromkeys(AFTER_TRAINING)
-    settings["training"] |= dict.fromkeys(CHANGEABLE)
+    settings["training"] |= dict.fromkeys((*LOGGING, *ROUNDING))
     if spec.training.dropout > 0:
         settings["training"]["microbatches"] = spec.training.microbatches
     return {
@@ -159,12 +150,10 @@ def questions_identity(context: RunContext, set_names: Sequence[str]) -> dict[st
     return {name: digest([to_json(q) for q in context.questions.questions(name)]) for name in set_names}
 
 
-def formats_identity(
-    context: RunContext, set_names: Sequence[str], prompt_format: PromptFormat | None = None
-) -> dict[str, str]:
-    """Returns a digest of the format in which the questions of every task are written; None: the task's own."""
-    tasks = [context.questions.task(name) for name in sorted({QuestionSet.parse(name).task for name in set_names})]
-    return {task.name: digest(plain(prompt_format or task.format)) for task in tasks}
+def formats_identity(context: RunContext, sets: Sequence[str], fixed: PromptFormat | None = None) -> dict[str, str]:
+    """Returns a digest of the prompt format of every task: the `fixed` one, or the task's own."""
+    tasks = [context.questions.task(name) for name in sorted({QuestionSet.parse(name).task for name in sets})]
+    return {task.name: digest(plain(fixed or task.format)) for task in tasks}
 
 
 def few_shot_identity(context: RunContext, set_names: Sequence[str], count: int) -> dict[str, str]:

@@ -69,12 +69,9 @@ def train(context: RunContext, name: str) -> None:
 
 def check_settings(context: RunContext, name: str) -> None:
     """Raises InputError if the training settings of a student are invalid for its model or the devices."""
-    spec = context.config.students[name]
-
-    def abstract_params() -> api.Params:
-        return context.models.functions(spec.model, spec.precision).abstract()
-
-    check_training(name, spec.training, context.mesh, mesh_platform(context.mesh), abstract_params)
+    spec, functions = context.config.students[name], context.models.functions
+    settings = name, spec.training, context.mesh, mesh_platform(context.mesh)
+    check_training(*settings, lambda: functions(spec.model, spec.precision).abstract())
 
 
 def progress_note(values: Mapping[str, float]) -> str:
