@@ -16,7 +16,6 @@ from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.records import to_json
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.prompt_formats import PromptFormat
-from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.workdir import digest, file_digest
 
 # Fields of a student that its training does not read.
@@ -152,14 +151,12 @@ def questions_identity(context: RunContext, set_names: Sequence[str]) -> dict[st
 
 def formats_identity(context: RunContext, sets: Sequence[str], fixed: PromptFormat | None = None) -> dict[str, str]:
     """Returns a digest of the prompt format of every task: the `fixed` one, or the task's own."""
-    tasks = [context.questions.task(name) for name in sorted({QuestionSet.parse(name).task for name in sets})]
-    return {task.name: digest(plain(fixed or task.format)) for task in tasks}
+    return {task.name: digest(plain(fixed or task.format)) for task in context.questions.tasks_of(sets)}
 
 
 def few_shot_identity(context: RunContext, set_names: Sequence[str], count: int) -> dict[str, str]:
     """Returns a digest of the first `count` examples of every task, in its own format."""
-    names = {QuestionSet.parse(name).task for name in set_names} if count else ()
-    tasks = [context.questions.task(name) for name in sorted(names)]
+    tasks = context.questions.tasks_of(set_names) if count else []
     return {t.name: digest(context.questions.few_shot_prompt(t, t.format, count, chat=False)) for t in tasks}
 
 

@@ -70,8 +70,10 @@ def train(context: RunContext, name: str) -> None:
 def check_settings(context: RunContext, name: str) -> None:
     """Raises InputError if the training settings of a student are invalid for its model or the devices."""
     spec, functions = context.config.students[name], context.models.functions
-    settings = name, spec.training, context.mesh, mesh_platform(context.mesh)
-    check_training(*settings, lambda: functions(spec.model, spec.precision).abstract())
+    platform = mesh_platform(context.mesh)
+    check_training(
+        name, spec.training, context.mesh, platform, lambda: functions(spec.model, spec.precision).abstract()
+    )
 
 
 def progress_note(values: Mapping[str, float]) -> str:

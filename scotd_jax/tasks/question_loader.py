@@ -35,6 +35,10 @@ class QuestionLoader:
             self._tasks[name] = load_task(name, spec, self._seed + spec.seed)
         return self._tasks[name]
 
+    def tasks_of(self, set_names: Sequence[str]) -> list[LoadedTask]:
+        """Returns the tasks of some question sets, each once, sorted by name."""
+        return [self.task(name) for name in sorted({QuestionSet.parse(name).task for name in set_names})]
+
     def questions(self, set_name: str) -> tuple[Question, ...]:
         """Returns the questions of one set ("TASK.SPLIT", or a fold of it).
 
