@@ -5,6 +5,7 @@ resumed, so repeat a command to resume it. Exit status: 0 if all jobs are done, 
 locates and explains, 130 after Ctrl-C, 1 on a bug in the package.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -215,16 +216,24 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags as absl does. Reports errors in config files and overrides in the format of `main`, and exits."""
     try:
         rest = flags.FLAGS(argv)
-        if _CONFIG.value is not None:
-            _CONFIG.value.keys()  # an unreadable file raises only on first use
+        if _CONFIG.present and not hasattr(_CONFIG.value, "keys"):  # an unreadable file raises only on first use
+            raise InputError(f"{_config_file(argv)}: get_config() returned {_CONFIG.value!r}; expected a config")
         return rest
-    except OSError:
-        path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
-        message = f"--config: no config file at {path.partition(':')[0]!r}"
-    except (InputError, flags.Error, AttributeError, KeyError, SyntaxError) as error:
-        message = describe_config_error(error)
+    except (Exception, SystemExit) as error:
+        message = describe_config_error(error, _config_file(argv))
+        if message is None and isinstance(error, flags.Error):
+            message = str(error)
+        if message is None:
+            raise
     print(f"error: {message}", file=sys.stderr)
     sys.exit(INPUT_ERROR)
+
+
+def _config_file(argv: list[str]) -> str:
+    """The config file of --config=FILE:SETTINGS, or of --config FILE:SETTINGS."""
+    values = [value for flag, value in itertools.pairwise(argv) if flag == "--config"]
+    values += [flag.partition("=")[2] for flag in argv if flag.startswith("--config=")]
+    return values[-1].partition(":")[0] if values else ""
 
 
 if __name__ == "__main__":

@@ -3,14 +3,18 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from scotd_jax import config as c
 from scotd_jax import main
+from scotd_jax.config.file_errors import describe_config_error
 from scotd_jax.listing import LISTING, format_listing
 from scotd_jax.models.registry import PRESETS
 from scotd_jax.rationales.importers.registry import IMPORTERS
@@ -147,6 +151,14 @@ def command(*flags: str) -> subprocess.CompletedProcess:
     )
 
 
+def load_config(file: Path) -> None:
+    """Loads a config file as the command line does, into flags of its own."""
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+    values(["main", f"--config={file}"])
+    holder.value.keys()
+
+
 CONFIG_FILE = """from scotd_jax import config as c
 
 
@@ -177,16 +189,65 @@ def test_errors_of_a_config_file_name_file_and_line(tmp_path, student, message):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("line", "message"),
+    [
+        ("import nosuchmodule", "ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("from scotd_jax.config import Foo", "ImportError: cannot import name 'Foo'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("nosuchname", "NameError: name 'nosuchname' is not defined"),
+        ("open('/no/such/file')", "FileNotFoundError: .*'/no/such/file'"),
+        ("int('x')", "ValueError: invalid literal"),
+        ("dict(a=1).pop('b')", "KeyError: 'b'"),
+        ("import json; json.loads('{')", "JSONDecodeError: Expecting"),
+        ("(lambda a: a)(b=3)", r"TypeError: <lambda>\(\) got an unexpected keyword argument 'b'"),
+        ("assert False", "AssertionError$"),
+        ("raise SystemExit(0)", "ends the program"),
+    ],
+)
+def test_any_exception_in_a_config_file_is_reported_with_its_line(tmp_path, line, message):
+    file = tmp_path / "config.py"
+    file.write_text(f"def get_config(arg=None):\n    {line}\n")
+    with pytest.raises(BaseException) as raised:  # noqa: PT011 (of any type)
+        load_config(file)
+    assert re.match(rf"{file} line 2: {message}", describe_config_error(raised.value, str(file)) or "")
+
+
+def test_bugs_of_the_package_keep_their_traceback():
+    with pytest.raises(TypeError) as raised:
+        c.from_mapping(c.Config, 3)
+    error = raised.value
+    assert error.__traceback__ is not None
+    error.__traceback__ = error.__traceback__.tb_next  # without this test, which is no file of the package
+    assert describe_config_error(error, "config.py") is None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("    pass", "config.py: get_config() returned None; expected a config"),
+        ("    return 3", "config.py: get_config() returned 3; expected a config"),
+    ],
+)
+def test_config_file_that_returns_no_config_is_refused(tmp_path, body, message):
+    (tmp_path / "config.py").write_text(f"def get_config(arg=None):\n{body}\n")
+    done = command(f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/w")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: {tmp_path}/{message}"
+
+
+@pytest.mark.parametrize(
+    ("command_line", "message"),
     [
         ([], "--config is missing, for example --config=configs/world.py"),
+        (["--config=configs/nosuch.py:x"], "--config: no config file at 'configs/nosuch.py'"),
+        (["--nosuch=1"], "Unknown command line flag 'nosuch'"),
         (["--config=configs/world.py"], "--workdir is missing, for example --workdir=runs/world"),
         (["--config=configs/world.py", "--config.students.teacher.sets=x"], "this key is now called 'eval_sets'"),
         (["--config=configs/world.py", "--config.students.tacher.seed=1"], 'Did you mean "teacher"'),
     ],
 )
-def test_wrong_flags_are_refused_in_one_line(flags, message):
-    done = command(*flags)
+def test_wrong_flags_are_refused_in_one_line(command_line, message):
+    done = command(*command_line)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
