@@ -14,7 +14,34 @@ from typing import Any
 
 TextStream = Any  # typing.TextIO, whose run-time check rejects io.StringIO and the capture streams of pytest
 
-WINDOW = 30.0  # seconds over which the rate is averaged, so that compilation at the start soon has no influence
+WINDOW = 30.0  # seconds over which the rate is averaged
+MIN_RATE_SECONDS = 1.0  # a rate over less time says nothing about the time left
+MIN_COMPILE_SECONDS = 1.0  # compilations that take less are not reported
+
+
+class CompileTimes:
+    """Seconds of compilation in this process. Rates exclude them, and the innermost progress line reports them."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._open: list[Progress] = []
+
+    def record(self, seconds: float) -> None:
+        """Adds one compilation (distributed/compile_times.py)."""
+        self.total += seconds
+        if self._open and seconds >= MIN_COMPILE_SECONDS:
+            self._open[-1].log(f"{self._open[-1].label}: compiled in {format_seconds(seconds)}")
+
+    def open(self, progress: "Progress") -> None:
+        """Reports compilations with this progress line until `close`."""
+        self._open.append(progress)
+
+    def close(self, progress: "Progress") -> None:
+        """Ends `open`."""
+        self._open.remove(progress)
+
+
+COMPILE_TIMES = CompileTimes()
 
 
 class Progress:
@@ -40,6 +67,7 @@ class Progress:
         stream: TextStream | None = None,
         interval: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        compile_times: CompileTimes = COMPILE_TIMES,
     ):
         """Creates a counter.
 
@@ -53,6 +81,7 @@ class Progress:
           stream: where to print; standard error by default.
           interval: seconds between plain lines.
           clock: returns the time in seconds.
+          compile_times: the compilations of this process.
         """
         self.total, self.label, self.unit, self.done = total, label, unit, done
         self._counted = f"{unit} for {scope}" if scope else unit
@@ -61,17 +90,20 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._interval = interval
         self._clock = clock
+        self._compile_times = compile_times
         self._note = ""
         self._bar: Any = None  # rich task of the shared screen
         self._restart()
 
     def __enter__(self) -> "Progress":
         self._restart()
+        self._compile_times.open(self)
         if not self._quiet and is_terminal(self._stream):
             self._bar = _SCREEN.open(self._stream, self.label, self.total, self.done)
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._compile_times.close(self)
         if self._bar is not None:
             _SCREEN.close(self._bar)
             self._bar = None
@@ -82,10 +114,11 @@ class Progress:
         """Counts `units` more. `note` is printed with the count until another note replaces it."""
         self.done += units
         self._note = note or self._note
-        now = self._clock()
-        if now - self._samples[-1][0] >= WINDOW / 100 or len(self._samples) == 1:
-            self._samples.append((now, self.done))
-            while len(self._samples) > 2 and now - self._samples[1][0] >= WINDOW:
+        now, working = self._clock(), self._working_seconds()
+        # The first units include loading and start-up, so rates begin with the second ones.
+        if not self._samples or working - self._samples[-1][0] >= WINDOW / 100:
+            self._samples.append((working, self.done))
+            while len(self._samples) > 2 and working - self._samples[1][0] >= WINDOW:
                 self._samples.popleft()
         if self._quiet:
             return
@@ -102,16 +135,30 @@ class Progress:
 
     def _restart(self) -> None:
         self._start = self._printed = self._clock()
-        self._samples = collections.deque([(self._start, self.done)])  # (seconds, done) of the last WINDOW seconds
+        self._compiled_before = self._compile_times.total
+        # (seconds without compilation, done) of the last WINDOW seconds
+        self._samples: collections.deque[tuple[float, int]] = collections.deque()
+
+    def _working_seconds(self) -> float:
+        """Seconds since the start, without those of compilation."""
+        return self._clock() - self._start - self._compile_seconds()
+
+    def _compile_seconds(self) -> float:
+        return self._compile_times.total - self._compiled_before
+
+    def _rate(self) -> float | None:
+        """Units per second over the window; None if it is too short to mean something."""
+        if len(self._samples) < 2 or self._samples[-1][0] - self._samples[0][0] < MIN_RATE_SECONDS:
+            return None
+        start, done = self._samples[0]
+        return (self.done - done) / max(self._working_seconds() - start, MIN_RATE_SECONDS)
 
     def _status(self) -> str:
         """Returns, for example, "320 of 1000 responses for world.test (32 %), 12.3/s, 55 s left, slots 78 % busy"."""
         parts = [f"{self.done} {self._counted}"]
         if self.total:
             parts = [f"{self.done} of {self.total} {self._counted} ({100 * self.done // self.total} %)"]
-        (window_start, window_done), now = self._samples[0], self._clock()
-        rate = (self.done - window_done) / (now - window_start) if now > window_start else 0.0
-        if rate > 0:
+        if rate := self._rate():
             parts.append(format_rate(rate, self.unit))
             if self.total and self.total > self.done:
                 parts.append(f"{format_seconds((self.total - self.done) / rate)} left")
@@ -119,10 +166,12 @@ class Progress:
 
     def _summary(self, *, interrupted: bool) -> str:
         """Returns, for example, "teacher: 256 responses for world.test in 0.3 s (832/s, slots 78 % busy)"."""
-        seconds = self._clock() - self._start
+        seconds, working = self._clock() - self._start, self._working_seconds()
         count = f"{self.done} of {self.total}" if self.total and self.done != self.total else f"{self.done}"
-        rate = (self.done - self._done_before) / seconds if seconds > 0 else 0.0
+        rate = (self.done - self._done_before) / working if working > 0 else 0.0
         details = [format_rate(rate, self.unit)] if rate > 0 else []
+        if self._compile_seconds() >= MIN_COMPILE_SECONDS:
+            details.append(f"{format_seconds(self._compile_seconds())} of compilation")
         details += [self._note] if self._note else []
         suffix = f" ({', '.join(details)})" if details else ""
         ending = ", interrupted" if interrupted else ""

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scotd_jax.progress import Progress, format_rate, format_seconds, log
+from scotd_jax.progress import CompileTimes, Progress, format_rate, format_seconds, log
 
 
 class Clock:
@@ -55,7 +55,7 @@ def test_scope_names_what_the_units_belong_to(clock):
         clock.now += 0.25
         progress.advance(256, note="slots 78 % busy")
     assert lines(stream) == [
-        "teacher: 256 of 256 responses for world.test (100 %), 1,024/s, slots 78 % busy",
+        "teacher: 256 of 256 responses for world.test (100 %), slots 78 % busy",
         "teacher: 256 responses for world.test in 0.2 s (1,024/s, slots 78 % busy)",
     ]
 
@@ -69,11 +69,12 @@ def test_short_work_prints_one_line(clock):
     assert lines(stream) == ["evaluate dev: 8 questions in 4.0 s (2/s)"]
 
 
-def test_slow_start_leaves_the_rate_window(clock):
+def test_slow_start_is_not_part_of_the_rate(clock):
     stream = io.StringIO()
     with Progress(1000, "train", "steps", stream=stream, interval=0.0, clock=clock) as progress:
-        clock.now += 60.0  # compilation
+        clock.now += 60.0  # loading
         progress.advance()
+        assert lines(stream) == ["train: 1 of 1000 steps (0 %)"]
         for _ in range(400):
             clock.now += 0.1
             progress.advance()
@@ -83,9 +84,11 @@ def test_slow_start_leaves_the_rate_window(clock):
 def test_rate_of_resumed_work_counts_this_run_only(clock):
     stream = io.StringIO()
     with Progress(100, "sample", "rows", done=60, stream=stream, interval=1.0, clock=clock) as progress:
-        clock.now += 10.0
-        progress.advance(20)
+        for _ in range(2):
+            clock.now += 5.0
+            progress.advance(10)
     assert lines(stream) == [
+        "sample: 70 of 100 rows (70 %)",
         "sample: 80 of 100 rows (80 %), 2/s, 10 s left",
         "sample: 80 of 100 rows in 10 s (2/s)",
     ]
@@ -97,7 +100,7 @@ def test_unknown_total_prints_counts_and_note(clock):
         clock.now += 2.0
         progress.advance(5000, note="loss 1.23")
     assert lines(stream) == [
-        "read: 5000 records, 2,500/s, loss 1.23",
+        "read: 5000 records, loss 1.23",
         "read: 5000 records in 2.0 s (2,500/s, loss 1.23)",
     ]
 
@@ -140,6 +143,7 @@ def test_nested_bars_on_a_terminal_leave_only_the_lines(monkeypatch, clock):
     monkeypatch.setenv("COLUMNS", "160")
     stream = Terminal()
     with Progress(10, "train [bold]", "steps", stream=stream, clock=clock) as outer:
+        outer.advance(0)
         clock.now += 2.0
         outer.advance(4, note="loss 0.50")
         with Progress(6, "evaluate dev", "questions", stream=stream, clock=clock) as inner:
@@ -159,10 +163,53 @@ def test_dumb_terminal_prints_plain_lines(monkeypatch, clock):
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()
     with Progress(2, "train", "steps", stream=stream, interval=1.0, clock=clock) as progress:
+        progress.advance(0)
         clock.now += 4.0
         progress.advance()
     assert "\x1b[" not in stream.getvalue()
     assert lines(stream)[0] == "train: 1 of 2 steps (50 %), 4.0 s per step, 4.0 s left"
+
+
+def test_compilation_is_reported_apart_and_not_part_of_the_rate(clock):
+    stream, compile_times = io.StringIO(), CompileTimes()
+
+    def compile_for(seconds: float) -> None:
+        clock.now += seconds
+        compile_times.record(seconds)
+
+    settings = {"stream": stream, "clock": clock, "compile_times": compile_times}
+    with Progress(100, "train", "steps", interval=1.0, **settings) as progress:
+        compile_for(12.0)
+        for step in range(4):
+            clock.now += 1.0
+            progress.advance(10)
+            if step == 1:
+                compile_for(30.0)  # a batch of another shape
+        with Progress(5, "evaluate", "questions", **settings):
+            compile_for(2.0)
+            compile_for(0.9)
+    assert lines(stream) == [
+        "train: compiled in 12 s",
+        "train: 10 of 100 steps (10 %)",
+        "train: 20 of 100 steps (20 %), 10/s, 8.0 s left",
+        "train: compiled in 30 s",
+        "train: 30 of 100 steps (30 %), 10/s, 7.0 s left",
+        "train: 40 of 100 steps (40 %), 10/s, 6.0 s left",
+        "evaluate: compiled in 2.0 s",
+        "evaluate: 0 of 5 questions in 2.9 s (2.9 s of compilation)",
+        "train: 40 of 100 steps in 49 s (10/s, 45 s of compilation)",
+    ]
+    compile_times.record(5.0)  # no line is open
+    assert len(lines(stream)) == 9
+
+
+def test_no_time_left_is_estimated_from_a_moment(clock):
+    stream = io.StringIO()
+    with Progress(1000, "sample", "rows", stream=stream, interval=0.0, clock=clock) as progress:
+        for seconds in (20.0, 0.4, 0.4, 0.4):
+            clock.now += seconds
+            progress.advance(10)
+    assert ["left" in line for line in lines(stream)] == [False, False, False, True, False]
 
 
 def test_rich_is_imported_only_for_bars():

@@ -8,6 +8,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from scotd_jax import config as c
+from scotd_jax.distributed.compile_times import report_compile_times
 from scotd_jax.distributed.mesh import local_mesh_sizes, make_mesh
 from scotd_jax.jobs.generation.prompting import (
     PromptBuilder,
@@ -83,6 +84,7 @@ def make_context(config: c.Config, workdir: Workdir, skip_bad: bool = False) -> 
     Raises:
       InputError: if the mesh does not fit the devices, or a corpus names an unknown recipe or format.
     """
+    report_compile_times()
     mesh = sampling_mesh = make_mesh(config.mesh)
     if jax.process_count() > 1:
         own = jax.local_devices()

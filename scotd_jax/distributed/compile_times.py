@@ -1,0 +1,21 @@
+"""Reports the time that XLA compiles to the progress lines of this process."""
+
+import functools
+from typing import Any
+
+import jax
+
+from scotd_jax.progress import COMPILE_TIMES
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # of jax._src.dispatch, since JAX 0.4
+
+
+@functools.cache
+def report_compile_times() -> None:
+    """Records every compilation from now on in `progress.COMPILE_TIMES`. Further calls do nothing."""
+
+    def record(event: str, seconds: float, **_: Any) -> None:
+        if event == _COMPILED:
+            COMPILE_TIMES.record(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(record)
