@@ -15,7 +15,7 @@ from typing import Any
 TextStream = Any  # typing.TextIO, whose run-time check rejects io.StringIO and the capture streams of pytest
 
 WINDOW = 30.0  # seconds over which the rate is averaged
-MIN_RATE_SECONDS = 1.0  # a rate over less time says nothing about the time left
+MIN_RATE_SECONDS = 1.0  # a rate over less time predicts nothing
 MIN_COMPILE_SECONDS = 1.0  # compilations that take less are not reported
 
 

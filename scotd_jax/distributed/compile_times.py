@@ -14,8 +14,8 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"  # of jax._src.dispatch
 def report_compile_times() -> None:
     """Records every compilation from now on in `progress.COMPILE_TIMES`. Further calls do nothing."""
 
-    def record(event: str, seconds: float, **_: Any) -> None:
+    def record(event: str, duration_secs: float, **_: Any) -> None:
         if event == _COMPILED:
-            COMPILE_TIMES.record(seconds)
+            COMPILE_TIMES.record(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(record)
