@@ -59,6 +59,13 @@ def _qwen(model_type: str, *sizes: int, vocab_size: int = 151_936, **rest) -> De
     return _decoder(model_type, *sizes, rope_theta=1_000_000.0, **tokens, **rest)
 
 
+def _smollm2(*sizes: int, rope_theta: float = 100_000.0) -> DecoderConfig:
+    tokens = {"vocab_size": 49_152, "bos_token_id": 0, "eos_token_id": 0}
+    positions = {"rope_theta": rope_theta, "max_position_embeddings": 8192}
+    return _decoder("llama", *sizes, rms_norm_eps=1e-5, tie_word_embeddings=True, **positions, **tokens)
+
+
+_QWEN_SMALL = {"max_position_embeddings": 32_768, "tie_word_embeddings": True}
 _GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 _T5_GATED = {
     "small": _t5(512, 1024, 8, 6, **_GATED),
@@ -90,11 +97,15 @@ PRESETS: Mapping[str, ModelConfig] = {
     "llama-3.2-1b": _llama3(2048, 8192, 16, 32, 8, factor=32.0, tie_word_embeddings=True),
     "llama-3.1-8b": _llama3(4096, 14336, 32, 32, 8, factor=8.0),
     "llama-3.1-70b": _llama3(8192, 28672, 80, 64, 8, factor=8.0),
-    "qwen2.5-0.5b": _qwen("qwen2", 896, 4864, 24, 14, 2, max_position_embeddings=32_768, tie_word_embeddings=True),
+    "tinyllama-1.1b": _decoder("llama", 2048, 5632, 22, 32, 4, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2),
+    "smollm2-135m": _smollm2(576, 1536, 30, 9, 3),
+    "smollm2-360m": _smollm2(960, 2560, 32, 15, 5),
+    "smollm2-1.7b": _smollm2(2048, 8192, 24, 32, 32, rope_theta=130_000.0),
+    "qwen2.5-0.5b": _qwen("qwen2", 896, 4864, 24, 14, 2, **_QWEN_SMALL),
+    "qwen2.5-1.5b": _qwen("qwen2", 1536, 8960, 28, 12, 2, **_QWEN_SMALL),
     "qwen2.5-7b": _qwen("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152_064, max_position_embeddings=131_072),
-    "qwen3-0.6b": _qwen(
-        "qwen3", 1024, 3072, 28, 16, 8, head_dim=128, max_position_embeddings=32_768, tie_word_embeddings=True
-    ),
+    "qwen3-0.6b": _qwen("qwen3", 1024, 3072, 28, 16, 8, head_dim=128, **_QWEN_SMALL),
+    "qwen3-1.7b": _qwen("qwen3", 2048, 6144, 28, 16, 8, head_dim=128, **_QWEN_SMALL),
     "mistral-7b": _decoder(
         "mistral",
         4096,
