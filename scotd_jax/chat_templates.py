@@ -40,16 +40,17 @@ def render_chat(fast: Any, messages: Sequence[Turn]) -> str:
     Raises:
       InputError: if the tokenizer has no template, or the template refuses the turns.
     """
-    from jinja2 import TemplateError
+    return _apply(fast, messages, add_generation_prompt=True)
 
-    template, turns = chat_template(fast), [dict(turn) for turn in messages]
-    try:
-        return fast.apply_chat_template(turns, chat_template=template, add_generation_prompt=True, tokenize=False)
-    except (TemplateError, TypeError) as error:
-        raise InputError(
-            f"tokenizer {fast.name_or_path!r}: its chat template refuses {len(turns)} turns of "
-            f"{' and '.join(dict.fromkeys(turn['role'] for turn in turns))} ({error})"
-        ) from None
+
+def turn_end(fast: Any) -> str:
+    """Returns the text that the template writes after the content of an assistant turn, such as "<|im_end|>\\n".
+
+    Raises:
+      InputError: if the tokenizer has no template, or the template refuses a user and an assistant turn.
+    """
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "response"}]
+    return _apply(fast, turns, add_generation_prompt=False).rpartition("response")[2]
 
 
 def fix_date(template: str | dict[str, str] | None) -> str | dict[str, str] | None:
@@ -59,3 +60,17 @@ def fix_date(template: str | dict[str, str] | None) -> str | dict[str, str] | No
     if template is None or "strftime_now" not in template or template.startswith(_FIXED_DATE):
         return template
     return _FIXED_DATE + template
+
+
+def _apply(fast: Any, messages: Sequence[Turn], *, add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
+    template, turns = chat_template(fast), [dict(turn) for turn in messages]
+    settings = {"chat_template": template, "add_generation_prompt": add_generation_prompt, "tokenize": False}
+    try:
+        return fast.apply_chat_template(turns, **settings)
+    except (TemplateError, TypeError) as error:
+        raise InputError(
+            f"tokenizer {fast.name_or_path!r}: its chat template refuses {len(turns)} turns of "
+            f"{' and '.join(dict.fromkeys(turn['role'] for turn in turns))} ({error})"
+        ) from None

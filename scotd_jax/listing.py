@@ -52,6 +52,7 @@ LISTING: dict[str, dict[str, str]] = {
     "Prompt formats (Task.format, Corpus.format)": {
         "scotd": "Q: and A: on separate lines, as in SCoTD's code",
         "t5": "Question: and Answer: on one line, because T5's tokenizer drops newlines",
+        "chat": "the question alone; for models that are prompted with a chat template",
         "plain": "lower case, all tokens separated by spaces; for the embedded world",
     },
     "Architectures (Model.architecture)": {

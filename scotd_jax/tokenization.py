@@ -24,13 +24,16 @@ import numpy as np
 from etils import epath
 
 from scotd_jax import chat_templates
-from scotd_jax.chat_templates import render_chat
+from scotd_jax.chat_templates import render_chat, turn_end
 from scotd_jax.errors import InputError
 from scotd_jax.local_files import local_copy, staged_folder
 from scotd_jax.records import Prompt, Turn
 from scotd_jax.tokenizer_files import bytes_decoder, find_reader, model_eos_ids, wrap_backend
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>", "<s>")  # of word-level tokenizers, with the ids 0 to 3
+# Chat template of word-level tokenizers, of special tokens only: "<s> " before every turn, " </s>" after it.
+_WORD_CHAT_TEMPLATE = "{% for turn in messages %}<s> {{ turn.content }} </s> {% endfor %}"
+_WORD_CHAT_TEMPLATE += "{% if add_generation_prompt %}<s> {% endif %}"
 _WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5")
 
 
@@ -44,14 +47,14 @@ class PromptEncoder:
       backend: a tokenizer of the library tokenizers.
       prefix_ids: ids before the text of a prompt.
       suffix_ids: ids after it.
-      eos_id: id of the end token.
+      end_id: id that ends a response.
       chat_tokenizer: fast tokenizer of transformers, whose chat template renders chats; None for text prompts.
     """
 
     backend: Any
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
-    eos_id: int
+    end_id: int
     chat_tokenizer: Any = None
 
     def render(self, prompt: Prompt) -> str:
@@ -68,21 +71,23 @@ class Tokenizer:
 
     Attributes:
       eos_id: id of the end token.
-      eos_ids: all ids that end a response; the first one is `eos_id`.
+      end_id: id that ends a response in training: `eos_id`, or for chats the one after an assistant turn.
+      eos_ids: all ids that end a generated response; the first one is `eos_id`.
       bos_id: id that begins a decoder-only prompt; `eos_id` if the tokenizer has none, as for OPT.
       pad_id: id of masked positions; `eos_id` if the tokenizer has none.
       size: number of ids that can be generated, which may be less than the rows of a model's output matrix.
     """
 
-    def __init__(self, fast: Any, eos_ids: Sequence[int] = ()):
+    def __init__(self, fast: Any, eos_ids: Sequence[int] = (), chat: bool = False):
         """Wraps a fast tokenizer of transformers.
 
         Args:
           fast: a tokenizer with a `backend_tokenizer`.
           eos_ids: further ids that end a response; those outside the vocabulary are ignored.
+          chat: whether prompts are chats.
 
         Raises:
-          InputError: if the tokenizer has no end token.
+          InputError: if the tokenizer has no end token; with `chat`, if it has no chat template.
         """
         self._fast = fast
         self._backend = fast.backend_tokenizer
@@ -96,11 +101,12 @@ class Tokenizer:
         self.size: int = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         # Old configs have ids such as -1 for a missing end token.
         known = (i for i in eos_ids if 0 <= i < self.size)
-        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *known)))
         fast.chat_template = chat_templates.fix_date(fast.chat_template)
+        self.end_id: int = self._turn_end_id() if chat else self.eos_id
+        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys((self.eos_id, *known, self.end_id)))
 
     @classmethod
-    def load(cls, path: epath.PathLike, model: epath.PathLike | None = None) -> "Tokenizer":
+    def load(cls, path: epath.PathLike, model: epath.PathLike | None = None, chat: bool = False) -> "Tokenizer":
         """Loads a tokenizer.
 
         Args:
@@ -108,9 +114,11 @@ class Tokenizer:
             `*vocab.json` and `*merges.txt`. Local or remote.
           model: folder of the model's weights; by default the folder of the tokenizer. Its generation_config.json or
             config.json adds end token ids: a chat model often ends its turns with another token than the tokenizer.
+          chat: whether prompts are chats.
 
         Raises:
-          InputError: if there is no tokenizer at `path`, or a file cannot be read.
+          InputError: if there is no tokenizer at `path`, or a file cannot be read; with `chat`, if the tokenizer has no
+            chat template.
         """
         with local_copy(path, lambda name: not name.endswith(_WEIGHTS)) as local:
             read = find_reader(local, path)
@@ -124,13 +132,14 @@ class Tokenizer:
         if not hasattr(fast, "backend_tokenizer"):
             raise InputError(f"{path}: {type(fast).__name__} has no fast form (tokenizer.json); convert it first")
         fast.name_or_path = str(path)  # for messages; a remote tokenizer was read from a copy
-        return cls(fast, eos_ids)
+        return cls(fast, eos_ids, chat)
 
     @classmethod
-    def train_word_level(cls, texts: Iterable[str]) -> "Tokenizer":
+    def train_word_level(cls, texts: Iterable[str], chat: bool = False) -> "Tokenizer":
         """Trains a tokenizer with one token per word (split at whitespace), the most frequent words first.
 
-        Decoding joins words with single blanks. The tokenizer does not depend on the order of the texts.
+        Decoding joins words with single blanks. The tokenizer does not depend on the order of the texts. With `chat` it
+        has a chat template, which adds no words.
         """
         from tokenizers import Tokenizer as Backend
         from tokenizers import models, pre_tokenizers
@@ -139,7 +148,8 @@ class Tokenizer:
         words = sorted(counts.keys() - set(SPECIAL_TOKENS), key=lambda word: (-counts[word], word))
         backend = Backend(models.WordLevel({w: i for i, w in enumerate([*SPECIAL_TOKENS, *words])}, unk_token="<unk>"))
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        return cls(wrap_backend(backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>"))
+        tokens = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>"}
+        return cls(wrap_backend(backend, **tokens, chat_template=_WORD_CHAT_TEMPLATE if chat else None), chat=chat)
 
     def save(self, folder: epath.PathLike, kind: str | None = None) -> None:
         """Writes files that `Tokenizer.load` and transformers' AutoTokenizer can load.
@@ -191,7 +201,7 @@ class Tokenizer:
     def encoder(self, kind: str, chat: bool = False) -> PromptEncoder:
         """Returns a picklable encoder of prompts for a model of `kind`; with `chat`, of chats instead of texts."""
         before, after = ([], []) if chat else self._special_ids(kind)
-        return PromptEncoder(self._backend, tuple(before), tuple(after), self.eos_id, self._fast if chat else None)
+        return PromptEncoder(self._backend, tuple(before), tuple(after), self.end_id, self._fast if chat else None)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of ids without special tokens. Invalid UTF-8 becomes U+FFFD."""
@@ -222,6 +232,12 @@ class Tokenizer:
         digested = {k: state[k] for k in ("normalizer", "pre_tokenizer", "model", "decoder", "added_tokens")}
         digested["ids"] = [self.bos_id, self.eos_id, self.pad_id]
         return hashlib.sha256(json.dumps(digested, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _turn_end_id(self) -> int:
+        """The special token after the content of an assistant turn; `eos_id` if the template writes none."""
+        ids = self.encode(turn_end(self._fast))
+        tokens = self._backend.get_added_tokens_decoder()
+        return ids[0] if ids and ids[0] in tokens and tokens[ids[0]].special else self.eos_id
 
     def _special_ids(self, kind: str) -> tuple[list[int], list[int]]:
         """The special tokens before and after the text of a prompt."""

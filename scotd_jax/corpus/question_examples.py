@@ -60,7 +60,7 @@ class ExampleEncoder(NamedTuple):
             distinct |= dict.fromkeys([prompt, *(text for _, text in targets)])
         ids = dict(zip(distinct, self.encoder(list(distinct)), strict=True))
         # A target that ends in a stop string needs no end token (SCoTD trains OPT without one).
-        end = [] if prompt_format.end else [self.encoder.eos_id]
+        end = [] if prompt_format.end else [self.encoder.end_id]
         examples: ExamplesByPart = {name: [] for name in self.recipe.parts}
         for name, prompt, targets in texts:
             examples[name].append(

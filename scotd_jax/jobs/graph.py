@@ -225,7 +225,5 @@ def _check_model(config: Config, model: Model, where: str) -> None:
     if model.architecture and not model.tokenizer:
         raise InputError(f"{where}.tokenizer: a model with random weights needs one: a path or 'task:NAME'")
     if model.tokenizer.startswith("task:"):
-        if model.chat:
-            raise InputError(f"{where}.chat: a tokenizer trained on a task has no chat template; use a model's own")
         for name in model.tokenizer.removeprefix("task:").split(","):
             lookup(config.tasks, name, f"{where}.tokenizer")

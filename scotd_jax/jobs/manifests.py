@@ -68,6 +68,8 @@ def encoding_identity(context: RunContext, name: str, model: Model) -> dict[str,
     identity = {"tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": settings}
     if uses_chat_template(context.config, model):
         identity["chat"] = digest(tokenizer.chat_template)
+        if tokenizer.end_id != tokenizer.eos_id:
+            identity["end_id"] = tokenizer.end_id
     return identity
 
 

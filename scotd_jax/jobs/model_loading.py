@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from scotd_jax import config as c
 from scotd_jax.distributed.hosts import gather_to_local_devices
 from scotd_jax.distributed.sharding import param_shardings
-from scotd_jax.jobs.generation.prompting import corpus_format, corpus_recipe
+from scotd_jax.jobs.generation.prompting import corpus_format, corpus_recipe, uses_chat_template
 from scotd_jax.layout import round_up
 from scotd_jax.models import api, registry
 from scotd_jax.sampling.decode_loop import cast_for_inference
@@ -62,15 +62,16 @@ class ModelLoader:
 
     def tokenizer(self, model: c.Model) -> Tokenizer:
         """Returns the tokenizer of a model. A student uses the tokenizer of its initial model."""
+        chat = uses_chat_template(self._config, model)
         while model.student and not model.tokenizer:
             model = self._config.students[model.student].model
-        key = digest(c.plain(model))
+        key = digest([c.plain(model), chat])
         if key not in self._tokenizers:
             if model.tokenizer.startswith(TASK_TOKENIZER_PREFIX):
                 names = model.tokenizer.removeprefix(TASK_TOKENIZER_PREFIX).split(",")
-                self._tokenizers[key] = self._train_tokenizer(names)
+                self._tokenizers[key] = self._train_tokenizer(names, chat)
             else:
-                self._tokenizers[key] = Tokenizer.load(model.tokenizer or model.path, model.path or None)
+                self._tokenizers[key] = Tokenizer.load(model.tokenizer or model.path, model.path or None, chat)
         return self._tokenizers[key]
 
     def architecture(self, model: c.Model) -> registry.ModelConfig:
@@ -118,11 +119,11 @@ class ModelLoader:
         shardings = param_shardings(self._sampling_mesh, functions.axes(), functions.abstract())
         return gather_to_local_devices(params, shardings)
 
-    def _train_tokenizer(self, task_names: list[str]) -> Tokenizer:
+    def _train_tokenizer(self, task_names: list[str], chat: bool) -> Tokenizer:
         """A word tokenizer trained on the texts of some tasks and the fixed words of all recipes."""
         tasks = [self._questions.task(name) for name in task_names]
         own_words = []
         for corpus in self._config.corpora:
             form = corpus_format(self._config, corpus) or tasks[0].format
             own_words.append(recipes.literal_text(corpus_recipe(self._config, corpus), form))
-        return Tokenizer.train_word_level([*own_words, *(text for task in tasks for text in task.texts())])
+        return Tokenizer.train_word_level([*own_words, *(text for task in tasks for text in task.texts())], chat)

@@ -103,6 +103,8 @@ FORMATS = {
     "t5": PromptFormat(
         "Question: ", " Answer: ", " So the answer is: ", rationale_prefix=" Solution: ", because=" Because: ", line=" "
     ),
+    # Turns of a chat: the chat template marks where question and response begin and end.
+    "chat": PromptFormat("", "", " So the answer is: ", rationale_prefix="\nSolution: ", because=" Because: "),
     # The embedded world: lower case, all tokens separated by blanks.
     "plain": PromptFormat(
         "question : ", " answer :", " so the answer is ", rationale_prefix=" solution : ", because=" because "

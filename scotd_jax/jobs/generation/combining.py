@@ -95,7 +95,7 @@ def iter_marginal_responses(
     candidates = []
     for id_, (question, task) in questions.items():
         end = model.prompts.format_for(task).end  # stop string; formats without one end responses with EOS
-        last = [] if end else [model.tokenizer.eos_id]
+        last = [] if end else [model.tokenizer.end_id]
         answers = [model.tokenizer.encode(form + end) + last for form in forms[id_]]
         candidates += [Candidates(id_, model.prompt_ids(question, task, text), answers) for text in rationales[id_]]
     log_probs: dict[str, list[np.ndarray]] = {id_: [] for id_ in questions}

@@ -16,7 +16,6 @@ from scotd_jax.jobs.generation.local import PromptedModel
 from scotd_jax.jobs.generation.prompting import prompt_settings, uses_chat_template
 from scotd_jax.jobs.generation.servers.remote_model import make_remote_model
 from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
-from scotd_jax.jobs.graph import chain
 from scotd_jax.jobs.sample import sample
 from scotd_jax.models import registry
 from scotd_jax.models.api import Precision
@@ -28,7 +27,7 @@ from scotd_jax.sampling.requests import Sample
 from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Workdir
 from tests.configs.chat import get_config
-from tests.helpers.chat_model import NUM_QUESTIONS, chat_tokenizer, write_model, write_task
+from tests.helpers.chat_model import EXEMPLARS, NUM_QUESTIONS, chat_tokenizer, write_model, write_task
 from tests.helpers.cli import run_cli
 
 CONVERSATION = [
@@ -146,6 +145,30 @@ def test_eos_ids_come_from_the_model_folder(tmp_path, generation, config, ends):
 
 
 @pytest.mark.parametrize(
+    ("turn_end", "end"),
+    [("<|im_end|>\n", 4), ("</s>", 2), ("<|im_end|></s>\n", 4), ("\n\n", 2), ("", 2)],
+    ids=["own token", "end token", "both", "text only", "nothing"],
+)
+def test_end_of_an_assistant_turn_ends_responses_of_chats(turn_end, end):
+    template = "{% for m in messages %}{{ m.content }}" + turn_end + "{% endfor %}"
+    chat = Tokenizer(chat_tokenizer(template), chat=True)
+    assert (chat.end_id, chat.eos_ids) == (end, tuple(dict.fromkeys((2, end))))
+    assert chat.encoder("decoder", chat=True).end_id == end
+    text = Tokenizer(chat_tokenizer(template))
+    assert (text.end_id, text.eos_ids) == (2, (2,))
+
+
+def test_word_level_tokenizer_renders_chats():
+    tokenizer = Tokenizer.train_word_level(["wet is rain"], chat=True)
+    assert tokenizer.size == Tokenizer.train_word_level(["wet is rain"]).size
+    turns = [{"role": role, "content": "is wet"} for role in ("user", "assistant", "user")]
+    words = tokenizer.encode("is wet")
+    start, end = tokenizer.bos_id, tokenizer.eos_id
+    assert tokenizer.chat_ids(turns) == [start, *words, end] * 3 + [start]
+    assert tokenizer.end_id == end
+
+
+@pytest.mark.parametrize(
     ("text", "message"), [("{", "not JSON"), ('{"eos_token_id": ["</s>"]}', r"eos_token_id is \['</s>'\]")]
 )
 def test_invalid_eos_ids_are_refused(tmp_path, text, message):
@@ -198,17 +221,29 @@ def test_student_trains_on_the_prompts_of_its_evaluation(home, tmp_path):
         build(mixed, "gold")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": c.Model(architecture="opt-tiny", tokenizer="task:home", chat=True)}, r"chat: a tokenizer trained"),
-    ],
-)
-def test_invalid_chat_settings_are_refused(home, changes, message):
-    found = config(home)
-    source = dataclasses.replace(found.rationales["sampled"], **changes)
-    with pytest.raises(InputError, match=message):
-        chain(dataclasses.replace(found, rationales={**found.rationales, "sampled": source}))
+def test_responses_in_chat_format_end_like_assistant_turns(home, tmp_path):
+    corpus = c.Corpus(rationales=("gold",), format="chat")
+    run = make_context(config(home, corpora={"gold": corpus}), Workdir(str(tmp_path)))
+    sample(run, "gold")
+    build(run, "gold")
+    example = CorpusReader(run.artefact("build", "gold").path, "train")[0]
+    tokenizer = run.models.tokenizer(c.Model(student="student"))
+    turns = [
+        {"role": "user", "content": EXEMPLARS[0][0]},
+        {"role": "assistant", "content": f"{EXEMPLARS[0][1]} So the answer is: (a)"},
+    ]
+    whole = tokenizer.encode(render_without_generation_prompt(home / "model", turns))
+    [response] = example.responses
+    assert [*example.prompt, *response] == whole[: len(example.prompt) + len(response)]
+    assert tokenizer.decode(whole[len(example.prompt) + len(response) :]) == "\n", "the end token is the last one"
+    identity = json.loads((tmp_path / "corpora/gold/manifest.json").read_text())["identity"]
+    assert identity["end_id"] == tokenizer.end_id
+
+
+def render_without_generation_prompt(folder: Path, turns) -> str:
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(folder).apply_chat_template(turns, tokenize=False)
 
 
 # Thinking blocks; those of remote models are tested in servers/test_live.py.
