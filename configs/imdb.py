@@ -1,6 +1,6 @@
 """SCoTD on IMDb and its contrast set (arXiv 2306.14050, section 3.4): do rationales make students more robust?
 
-    python -m scotd_jax.main --config=configs/imdb.py:data=data --workdir=runs/imdb
+    scotd-jax --config=imdb:data=data --workdir=runs/imdb
 
 `data/imdb` is the large movie review data set (a folder `train` with `pos` and `neg`), `data/imdb_contrast` the folder
 IMDb/data of github.com/allenai/contrast-sets. The report shows the share of pairs for which both answers of a student

@@ -1,6 +1,6 @@
 """Sci-CoT (arXiv 2308.04679): one student generates the rationale, another one the answer after it.
 
-    python -m scotd_jax.main --config=configs/scicot.py:task=arc_easy,student=flan-t5-small --workdir=gs://BUCKET/scicot
+    scotd-jax --config=scicot:task=arc_easy,student=flan-t5-small --workdir=gs://BUCKET/scicot
 
 Settings: `task` arc_easy, arc_challenge or obqa; `student` flan-t5-small or flan-t5-base; and those of
 configs/common.py.

@@ -1,6 +1,6 @@
 """SCoTD (arXiv 2306.14050): thirty chains of thought per question, filtered by the gold answer, against its baselines.
 
-    python -m scotd_jax.main --config=configs/scotd.py:task=obqa,student=opt-1.3b --workdir=gs://BUCKET/scotd_obqa
+    scotd-jax --config=scotd:task=obqa,student=opt-1.3b --workdir=gs://BUCKET/scotd_obqa
 
 Settings: `task` csqa, obqa or quarel; `student` opt-125m, opt-350m, opt-1.3b, or a T5 (t5-small, t5-v1.1-base, ...);
 `controls` adds students with shuffled rationales, with rationales of other questions, and with the answer before the

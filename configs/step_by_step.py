@@ -1,6 +1,6 @@
 """Distilling step-by-step (arXiv 2305.02301): one T5 trained on two prefixed tasks, evaluated only on the label.
 
-    python -m scotd_jax.main --config=configs/step_by_step.py:responses=PATH/train_CoT_*.json.gz --workdir=gs://BUCKET/dss
+    scotd-jax --config=step_by_step:responses=PATH/train_CoT_*.json.gz --workdir=gs://BUCKET/dss
 
 Trains on CommonsenseQA with the rationales of PaLM-540B from the paper's code (`responses`, importer
 `commonsenseqa_palm540b`), one per question and unfiltered, or with your own teacher (`teacher`). The baselines are

@@ -1,6 +1,6 @@
 """SCoTD on an unseen task (arXiv 2306.14050, section 3.5): from ANLI, CommonsenseQA and OpenBookQA to SST-2.
 
-    python -m scotd_jax.main --config=configs/transfer.py --workdir=gs://BUCKET/transfer
+    scotd-jax --config=transfer --workdir=gs://BUCKET/transfer
 
 As in MetaICL, students are trained and evaluated with few-shot examples before every question, so that a prompt can
 demonstrate a new task: SST-2's validation sentences follow few-shot examples of SST-2. The number of examples is our

@@ -1,6 +1,6 @@
 """The embedded world: a teacher, thirty samples per question, and students with and without rationales, in minutes.
 
-    python -m scotd_jax.main --config=configs/world.py --workdir=runs/world
+    scotd-jax --config=world --workdir=runs/world
 
 The teacher is trained in the same run, on gold rationales of the world. All arms of an architecture start from the same
 weights and make the same number of updates. The learning rate of every arm and the reported checkpoint are chosen on

@@ -1,6 +1,6 @@
 """Compares the number of responses per question in an update, with equal numbers of rationales and updates.
 
-    python -m scotd_jax.main --config=configs/world_groups.py --workdir=runs/world_groups
+    scotd-jax --config=world_groups --workdir=runs/world_groups
 
 Every update trains on 30 rationales: one for each of 30 questions (as in the papers), five for each of 6, or thirty for
 one. Larger groups need less computation, but an update has fewer questions. There are three worlds, each with its own

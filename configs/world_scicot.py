@@ -1,6 +1,6 @@
 """Sci-CoT in the embedded world: one model for rationale and answer, compared with two separate stages.
 
-    python -m scotd_jax.main --config=configs/world_scicot.py --workdir=runs/world_scicot
+    scotd-jax --config=world_scicot --workdir=runs/world_scicot
 
 The first stage generates a rationale for a question, and the second stage the answer for question and rationale. The
 second stage is trained either on rationales of the teacher or on cross-fitted ones, which for every fold are generated

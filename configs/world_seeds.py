@@ -1,6 +1,6 @@
 """Three embedded worlds, each with its own facts, teacher and students: results with intervals over seeds.
 
-python -m scotd_jax.main --config=configs/world_seeds.py --workdir=runs/world_seeds
+scotd-jax --config=world_seeds --workdir=runs/world_seeds
 """
 
 from scotd_jax import config as c

@@ -1,8 +1,10 @@
-"""What `--list` prints: the names that configs can use, each with one line of description.
+"""What `--list` prints: the packaged configs and the names that configs can use, each with one line of description.
 
 The names are repeated here, so that `--list` is fast and does not import the registries. A test compares them with the
 registries.
 """
+
+from scotd_jax.config.packaged import packaged_configs
 
 LISTING: dict[str, dict[str, str]] = {
     "Tasks (Task.kind)": {
@@ -91,7 +93,7 @@ LISTING: dict[str, dict[str, str]] = {
 def format_listing() -> str:
     """Returns the text that `--list` prints: a heading and one line per name."""
     blocks = []
-    for heading, entries in LISTING.items():
+    for heading, entries in {"Configs (--config)": packaged_configs(), **LISTING}.items():
         width = max(map(len, entries))
         blocks.append("\n".join([heading, *(f"  {name:{width}}  {about}" for name, about in entries.items())]))
     return "\n\n".join(blocks)

@@ -1,4 +1,4 @@
-"""Command line: `scotd-jax --config=configs/NAME.py[:SETTING,...] --workdir=DIR`, or `python -m scotd_jax.main`.
+"""Command line: `scotd-jax --config=NAME[:SETTING,...] --workdir=DIR`, or `python -m scotd_jax.main`.
 
 Loads the config and runs its jobs in order in the work directory. Complete artefacts are skipped and interrupted ones
 resumed, so repeat a command to resume it. Exit status: 0 if all jobs are done, 2 on invalid input, which the message
@@ -18,11 +18,25 @@ from ml_collections import config_flags
 
 from scotd_jax import config as c
 from scotd_jax.config.file_errors import describe_config_error
+from scotd_jax.config.packaged import resolve_config
 from scotd_jax.errors import InputError
 
+
+class _ConfigParser(flags.ArgumentParser):
+    """Parser of --config that also takes names of packaged configs."""
+
+    def __init__(self, files: flags.ArgumentParser):
+        super().__init__()
+        self.files = files
+
+    def parse(self, argument: str) -> Any:
+        return self.files.parse(resolve_config(argument))
+
+
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file with its settings, e.g. configs/world.py or configs/world.py:seed=1"
+    "config", None, "Packaged config or path of a config file, with its settings, e.g. world:seed=1 or ./mine.py"
 )
+flags.FLAGS["config"].parser = _ConfigParser(flags.FLAGS["config"].parser)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all artefacts: local, or gs://BUCKET/PATH")
 _JOBS = flags.DEFINE_list(
     "jobs",
@@ -31,7 +45,7 @@ _JOBS = flags.DEFINE_list(
 )
 _OVERWRITE = flags.DEFINE_list("overwrite", [], "Remove and recreate artefacts: JOB (all of a job) or JOB:NAME (one)")
 _DRY_RUN = flags.DEFINE_bool("dry-run", False, "List the steps and whether each would run; change nothing")
-_LIST = flags.DEFINE_bool("list", False, "List tasks, importers, recipes, prompt formats and architectures")
+_LIST = flags.DEFINE_bool("list", False, "List configs, tasks, importers, recipes, prompt formats and architectures")
 _SKIP_BAD = flags.DEFINE_bool(
     "skip-bad", False, "Skip broken rows of imported files, counted in rationales/NAME/ledger.json, instead of stopping"
 )
@@ -66,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
 
             print(format_listing())
             return OK
-        for flag, example in ((_CONFIG, "configs/world.py"), (_WORKDIR, "runs/world")):
+        for flag, example in ((_CONFIG, "world"), (_WORKDIR, "runs/world")):
             if flag.value is None:
                 raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
         workdir = str(_WORKDIR.value)

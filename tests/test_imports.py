@@ -52,6 +52,7 @@ STDLIB_ONLY = {
     "config/rationale_sources.py",
     "config/loading.py",
     "config/file_errors.py",
+    "config/packaged.py",
     "records.py",
     "errors.py",
 }

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from scotd_jax import config as c
 from scotd_jax import main
 from scotd_jax.config.file_errors import describe_config_error
+from scotd_jax.config.packaged import packaged_configs
 from scotd_jax.listing import LISTING, format_listing
 from scotd_jax.models.registry import PRESETS
 from scotd_jax.rationales.importers.registry import IMPORTERS
@@ -46,7 +47,7 @@ def config() -> c.Config:
 def test_listing_has_every_registered_name():
     names = [{name for name in entries if not name.endswith(".py")} for entries in LISTING.values()]
     assert names == [set(KINDS), set(IMPORTERS), set(RECIPES), set(FORMATS), set(PRESETS)]
-    for entries in LISTING.values():
+    for entries in [packaged_configs(), *LISTING.values()]:
         for name, description in entries.items():
             assert f"  {name} " in format_listing()
             assert description
@@ -238,10 +239,10 @@ def test_config_file_that_returns_no_config_is_refused(tmp_path, body, message):
 @pytest.mark.parametrize(
     ("command_line", "message"),
     [
-        ([], "--config is missing, for example --config=configs/world.py"),
         (["--config=configs/nosuch.py:x"], "--config: no config file at 'configs/nosuch.py'"),
         (["--nosuch=1"], "Unknown command line flag 'nosuch'"),
-        (["--config=configs/world.py"], "--workdir is missing, for example --workdir=runs/world"),
+        ([], "--config is missing, for example --config=world"),
+        (["--config=world"], "--workdir is missing, for example --workdir=runs/world"),
         (["--config=configs/world.py", "--config.students.teacher.sets=x"], "this key is now called 'eval_sets'"),
         (["--config=configs/world.py", "--config.students.tacher.seed=1"], 'Did you mean "teacher"'),
     ],

@@ -48,8 +48,6 @@ def describe_config_error(error: BaseException, file: str) -> str | None:
     if where:
         return f"{where}: {_describe(error)}"
     if isinstance(error, OSError):
-        if not pathlib.Path(file).exists():
-            return f"--config: no config file at {file!r}"
         return f"--config: {file!r} cannot be read ({chain[-1]})"
     if "get_config" in str(chain[-1]):
         return f"{file}: {chain[-1]}; expected a function get_config(arg=None), which receives the settings as text"

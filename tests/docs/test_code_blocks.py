@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scotd_jax import config as c
+from scotd_jax.config.packaged import resolve_config
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import graph
 from scotd_jax.records import Question, Response, from_json
@@ -112,6 +113,8 @@ def test_commands_are_valid(block, words, tmp_path):
             assert re.search(rf"^{target}:", MAKEFILE, flags=re.M) or "=" in target, f"make {target}"
     elif program in ("pip", "pip3"):
         installation_is_declared(words)
+    elif program == "docker":
+        docker_command_is_accepted(words, tmp_path)
     elif words[0].startswith("launch/"):
         done = subprocess.run(
             [words[0], "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
@@ -135,6 +138,17 @@ def installation_is_declared(words: list[str]) -> None:
             assert word in MAKEFILE
 
 
+def docker_command_is_accepted(words: list[str], folder: Path) -> None:
+    """An image is built from a file of this repository with its arguments, and run like the command line."""
+    if words[1] == "build":
+        file = (ROOT / words[words.index("-f") + 1]).read_text()
+        for argument in (words[i + 1] for i, word in enumerate(words) if word == "--build-arg"):
+            assert re.search(rf"^ARG {argument.partition('=')[0]}=", file, flags=re.M), argument
+    else:
+        (image,) = [i for i, word in enumerate(words) if word.startswith("scotd-jax:")]
+        run_is_accepted(words[image:], folder)
+
+
 def run_is_accepted(words: list[str], folder: Path) -> None:
     """The flags of a run exist, its config loads with its overrides, and its references resolve."""
     arguments = [word for word in words if word.startswith("--")]
@@ -146,16 +160,23 @@ def run_is_accepted(words: list[str], folder: Path) -> None:
         return
     (folder / "zoo.py").write_text(zoo_config())
     relevant = [a.replace("configs/zoo.py", str(folder / "zoo.py")) for a in arguments if a.startswith("--config")]
-    values = flags.FlagValues()
-    option = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=[words[0], *relevant])
     here = Path.cwd()
     os.chdir(ROOT)
     try:
-        values([words[0], *relevant])
+        command = [words[0], *map(with_path, relevant)]
+        values = flags.FlagValues()
+        option = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command)
+        values(command)
         config = c.from_mapping(c.Config, option.value)
     finally:
         os.chdir(here)
     graph.chain(config)
+
+
+def with_path(argument: str) -> str:
+    """The path in place of a packaged config's name, as --config resolves it."""
+    flag, _, value = argument.partition("=")
+    return f"{flag}={resolve_config(value)}" if flag == "--config" else argument
 
 
 def main_flags() -> set[str]:
