@@ -2,7 +2,8 @@
 
 A manifest records the *identity* of its artefact: the part of the config that determines it, and the digests of the
 artefacts that it was made from. Work with the same identity is skipped if it is complete and resumed if it is not.
-Another identity is refused with the first difference, so that results of two configs never mix in one folder.
+Another identity is refused with the first difference, so that results of two configs never mix in one folder; only a
+folder without any result is begun anew.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from etils import epath
@@ -17,6 +19,7 @@ from etils import epath
 from scotd_jax import __version__
 from scotd_jax.atomic import atomic_write
 from scotd_jax.errors import InputError
+from scotd_jax.progress import log
 
 # Version of manifests and artefacts. Increase it when identities or files of artefacts change, so that folders of older
 # versions are refused and not misread. Version 1 had other config keys; its manifests have no field `format`.
@@ -30,6 +33,7 @@ _FOLDERS = {  # job -> folder of its artefacts
     "export": "exports",
     "report": "report",
 }
+_NO_RESULTS = {"manifest.json", "parameters.txt"}  # files that jobs write before any result
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
@@ -77,6 +81,7 @@ class Artefact:
         self.path = root / _FOLDERS[job] / name
         self._writes, self._dry_run = writes, dry_run
         self._manifest = self.path / "manifest.json"
+        self._identity: dict[str, Any] = {}  # set by `begin`
 
     def manifest(self) -> dict[str, Any]:
         """Returns the manifest, or {} if there is none.
@@ -107,32 +112,35 @@ class Artefact:
             raise InputError(f"{self.path}: not complete; run it first: --jobs={self.job}")
         return self.manifest()["digest"]
 
-    def begin(self, identity: dict[str, Any]) -> bool:
+    def begin(self, identity: dict[str, Any], by_set: Sequence[str] = ()) -> bool:
         """Opens the folder for work with this identity.
 
         Args:
           identity: plain data that determines the content of the artefact.
+          by_set: keys of mappings in `identity` whose entries may be added and dropped, because the folder holds the
+            results of every entry in files of their own. The manifest remembers all entries, so that an entry never
+            returns with another value.
 
         Returns:
           False if the work is already complete, else True.
 
         Raises:
-          InputError: if the folder holds work with another identity.
+          InputError: if the folder holds results of another identity.
           StopBeforeWork: in a dry run.
         """
-        identity = json.loads(json.dumps(identity))  # JSON turns tuples into lists, as in the manifest to compare with
+        self._identity = identity = json.loads(json.dumps(identity))  # JSON turns tuples into lists, as in the manifest
         manifest = self.manifest()
-        if manifest and manifest["identity"] != identity:
-            key, recorded, current = _first_difference(manifest["identity"], identity, "")
-            raise InputError(
-                f"{self.path}: made by another configuration: {key} was {recorded!r} and is now {current!r}. "
-                f"Use another --workdir, or start over with {self._redo}"
-            )
-        complete = manifest.get("complete", False)
+        seen = {key: manifest.get("seen", manifest["identity"])[key] for key in by_set} if manifest else {}
+        if manifest and (difference := _first_difference(manifest["identity"] | seen, identity, by_set)):
+            self._check_no_results(manifest, *difference)
+            manifest, seen = {}, {}
+        same = bool(manifest) and manifest["identity"] == identity
+        complete = same and manifest.get("complete", False)
         if self._dry_run:
             raise StopBeforeWork("complete" if complete else "resume" if manifest else "run")
-        if not manifest and self._writes:
-            self._write({"complete": False, "identity": identity, "versions": versions()})
+        if not same and self._writes:
+            both = {"seen": {key: seen[key] | identity[key] for key in by_set}} if seen else {}
+            self._write({"complete": False, "identity": identity, "versions": versions(), **both})
         return not complete
 
     def finish(self, counts: dict[str, Any], content: Any = None) -> None:
@@ -141,10 +149,18 @@ class Artefact:
         Args:
           counts: numbers that describe the result, for readers and reports.
           content: plain data that the digest covers besides the identity, e.g. hashes of files.
+
+        Raises:
+          InputError: if another process has begun work of another identity in the folder.
         """
         if not self._writes:
             return
         manifest = self.manifest()
+        if manifest["identity"] != self._identity:
+            raise InputError(
+                f"{self.path}: another process with another configuration works in this folder; end it, and start over "
+                f"with {self._redo}"
+            )
         self._write(manifest | {"counts": counts, "digest": digest([manifest["identity"], content]), "complete": True})
 
     def remove(self) -> None:
@@ -154,6 +170,16 @@ class Artefact:
             self._manifest.unlink(missing_ok=True)
             self.path.rmtree()
 
+    def _check_no_results(self, manifest: Mapping[str, Any], key: str, recorded: Any, current: Any) -> None:
+        """Raises InputError if the folder holds results of another identity, which differs in `key`."""
+        if manifest.get("complete") or any(set(files) - _NO_RESULTS for _, _, files in self.path.walk()):
+            raise InputError(
+                f"{self.path}: made by another configuration: {key} was {recorded!r} and is now {current!r}. "
+                f"Use another --workdir, or start over with {self._redo}"
+            )
+        if self._writes:
+            log(f"  begun anew: {key} has changed, and {self.path} holds no result yet")
+
     @property
     def _redo(self) -> str:
         """The flag that makes the artefact again from the start."""
@@ -161,17 +187,27 @@ class Artefact:
 
     def _write(self, manifest: dict[str, Any]) -> None:
         manifest = {"format": FORMAT} | manifest
-        order = ("complete", "format", "digest", "counts", "identity", "versions")
+        order = ("complete", "format", "digest", "counts", "identity", "seen", "versions")
         write_text(self._manifest, json.dumps({k: manifest[k] for k in order if k in manifest}, indent=2) + "\n")
 
 
-def _first_difference(recorded: Any, current: Any, path: str) -> tuple[str, Any, Any]:
-    """Returns the path of the first entry that differs, and both of its values."""
-    if isinstance(recorded, dict) and isinstance(current, dict):
-        for key in [*recorded, *(k for k in current if k not in recorded)]:
-            if recorded.get(key) != current.get(key):
-                return _first_difference(recorded.get(key), current.get(key), f"{path}.{key}" if path else key)
-    return path, recorded, current
+def _first_difference(
+    recorded: Any, current: Any, by_set: Sequence[str], path: str = ""
+) -> tuple[str, Any, Any] | None:
+    """Returns the path of the first entry that differs and both of its values, or None if there is none.
+
+    Of the mappings at the paths `by_set`, only the entries that both have are compared.
+    """
+    if isinstance(recorded, Mapping) and isinstance(current, Mapping):
+        keys = [*recorded, *(key for key in current if key not in recorded)]
+        if path in by_set:
+            keys = [key for key in recorded if key in current]
+        below = (
+            _first_difference(recorded.get(key), current.get(key), by_set, f"{path}.{key}" if path else key)
+            for key in keys
+        )
+        return next(filter(None, below), None)
+    return None if recorded == current else (path, recorded, current)
 
 
 def digest(value: Any) -> str:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scotd_jax.errors import InputError
-from scotd_jax.workdir import FORMAT, Workdir
+from scotd_jax.workdir import FORMAT, StopBeforeWork, Workdir
 
 
 def test_artefact_is_resumed_until_complete_and_then_skipped(tmp_path):
@@ -29,10 +29,55 @@ def test_artefact_is_resumed_until_complete_and_then_skipped(tmp_path):
 def test_another_configuration_is_refused_with_the_first_difference(tmp_path):
     artefact = Workdir(str(tmp_path)).artefact("sample", "teacher")
     artefact.begin({"spec": {"n": 30, "temperature": 0.7}})
+    (artefact.path / "responses-00000-of-00001.jsonl").write_text("")
     with pytest.raises(InputError, match=r"spec.temperature was 0.7 and is now 1.0.*--overwrite=sample:teacher"):
         artefact.begin({"spec": {"n": 30, "temperature": 1.0}})
     artefact.remove()
     assert artefact.begin({"spec": {"n": 30, "temperature": 1.0}})
+
+
+def test_folder_without_results_is_begun_anew(tmp_path, capfd):
+    artefact = Workdir(str(tmp_path)).artefact("train", "s")
+    artefact.begin({"spec": {"steps": 30}})
+    (artefact.path / "parameters.txt").write_text("")
+    (artefact.path / "checkpoints").mkdir()
+    with pytest.raises(StopBeforeWork) as preview:
+        Workdir(str(tmp_path), dry_run=True).artefact("train", "s").begin({"spec": {"steps": 40}})
+    assert preview.value.state == "run"
+    other = Workdir(str(tmp_path)).artefact("train", "s")
+    assert other.begin({"spec": {"steps": 40}})
+    assert f"begun anew: spec.steps has changed, and {other.path} holds no result yet" in capfd.readouterr().err
+    with pytest.raises(InputError, match="another process with another configuration works in this folder"):
+        artefact.finish({})
+    (artefact.path / "checkpoints/7").mkdir()
+    (artefact.path / "checkpoints/7/arrays").write_text("")
+    with pytest.raises(InputError, match="spec.steps was 40 and is now 30"):
+        artefact.begin({"spec": {"steps": 30}})
+
+
+def test_entries_by_set_may_be_added_and_dropped_but_not_changed(tmp_path):
+    workdir = Workdir(str(tmp_path))
+
+    def begin(settings, **questions):
+        return workdir.artefact("evaluate", "s").begin({"settings": settings, "questions": questions}, ("questions",))
+
+    def finish(settings, **questions):
+        artefact = workdir.artefact("evaluate", "s")
+        assert artefact.begin({"settings": settings, "questions": questions}, ("questions",))
+        (artefact.path / "results.json").write_text("{}")
+        artefact.finish({})
+        return artefact.digest
+
+    first = finish(1, test="a", unseen="b")
+    assert not begin(1, test="a", unseen="b")
+    assert finish(1, test="a") != first
+    assert not begin(1, test="a")
+    for settings, questions in ((2, {"test": "a"}), (1, {"test": "c"}), (1, {"test": "a", "unseen": "c"})):
+        with pytest.raises(InputError, match="made by another configuration"):
+            begin(settings, **questions)
+    assert not begin(1, test="a"), "a refused command changes nothing"
+    assert begin(1, test="a", contrast="d")
+    assert finish(1, test="a", unseen="b") == first
 
 
 def test_digest_covers_identity_and_content(tmp_path):

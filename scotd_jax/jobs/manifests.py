@@ -25,6 +25,9 @@ AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
 LOGGING = ("log_every", "save_every", "max_to_keep", "tensorboard", "startup_check")
 ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
 
+# Parts of an evaluation's identity that have one entry per question set, or per task of a set.
+BY_SET = ("questions", "formats", "exemplars")
+
 
 def responses_identity(context: RunContext, name: str, imported_files: Sequence[epath.Path]) -> dict[str, Any]:
     """Returns the identity of a set of responses.
