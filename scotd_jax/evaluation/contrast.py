@@ -2,12 +2,13 @@
 
 The members of a group have different answers, so a model that answers from a surface cue gets some right and others
 wrong. Consistency is the share of groups in which *every* member is right. Groups are formed by `Question.group` over
-all sets together, because the test questions and their edits may be in different sets.
+all sets together, because the test questions and their edits may be in different sets. A group that is named by the id
+of a question without a group, the original of edits, includes this question.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scotd_jax.errors import InputError
@@ -16,12 +17,31 @@ from scotd_jax.records import Question
 
 
 def contrast_groups(questions: Iterable[Question]) -> dict[str, list[Question]]:
-    """Returns the groups of two or more members in order of appearance; questions without a group are left out."""
+    """Returns the groups of two or more members in order of appearance; other questions are left out."""
+    questions = list(questions)
+    names = {question.group for question in questions}
     grouped: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
-        if question.group is not None:
-            grouped[question.group].append(question)
+        name = question.id if question.group is None and question.id in names else question.group
+        if name is not None:
+            grouped[name].append(question)
     return {name: members for name, members in grouped.items() if len(members) > 1}
+
+
+def describe_unpaired(questions: Sequence[Question]) -> str:
+    """Returns which questions are in no group although they should be; "" if there are none.
+
+    Args:
+      questions: questions of all sets. Those with a group, and those of a split whose name contains "contrast", should
+        be in a group of two or more members.
+    """
+    paired = {member.id for members in contrast_groups(questions).values() for member in members}
+    alone = [q for q in questions if q.id not in paired and (q.group is not None or "contrast" in q.split)]
+    if not alone:
+        return ""
+    group = alone[0].group
+    reason = f"no other member of its group {group!r} is in these sets" if group else "it names no original"
+    return f"{len(alone)} questions are in no contrast pair, first {alone[0].id!r}: {reason}"
 
 
 def contrast_consistency(
@@ -71,6 +91,6 @@ def contrast_consistency(
         "chance": chance,
         "some": 1 - (sum(all_right) + sum(all_wrong)) / len(grouped),
         "none": sum(all_wrong) / len(grouped),
-        "alone": sum(q.group is not None for q in questions) - len(members),
+        "alone": sum(q.group is not None for q in questions) - sum(q.group is not None for q in members),
         "by_split": {split: scoring.accuracy_with_interval(values, confidence) for split, values in splits.items()},
     }

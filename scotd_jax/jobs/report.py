@@ -17,7 +17,7 @@ from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, ReportData,
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 from scotd_jax.reporting.html_page import write_report
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.question_sets import QuestionSet
+from scotd_jax.tasks.question_sets import QuestionSet, file_stem
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import read_json, versions
 
@@ -81,7 +81,7 @@ def _run_result(context: RunContext, name: str, spec: EvalSpec) -> RunResult:
         model=_model_name(context, student),
         samples=samples,
         curve=curve,
-        outcomes={set_label(context, key): outcomes(*_evaluated(context, name, key)) for key in sets},
+        outcomes={set_label(context, key): outcomes(*read_evaluated(context, name, key)) for key in sets},
         votes={set_label(context, k): r["self_consistency"] for k, r in sets.items() if "self_consistency" in r},
         consistency=results["contrast"],
     )
@@ -119,9 +119,9 @@ def _model_name(context: RunContext, student: Student) -> str:
     return f"{getattr(functions.config, 'model_type', functions.config.kind).upper()} {digits}"
 
 
-def _evaluated(context: RunContext, name: str, set_name: str) -> tuple[list[Question], list[Response]]:
-    """The questions of an evaluated set, and the responses to them."""
-    path = context.artefact("evaluate", name).path / f"{set_name}.responses.jsonl"
+def read_evaluated(context: RunContext, name: str, set_name: str) -> tuple[list[Question], list[Response]]:
+    """Returns the questions of an evaluated set, and the responses to them."""
+    path = context.artefact("evaluate", name).path / f"{file_stem(set_name)}.responses.jsonl"
     questions = [question for question, _ in context.reported_questions(set_name).values()]
     return questions, list(read_responses([path]))
 
@@ -141,7 +141,7 @@ def _examples(context: RunContext, result: RunResult | None) -> list[Example]:
     if result is None:
         return []
     first_set = eval_specs(context.config)[result.student].eval_sets[0]
-    evaluated = _evaluated(context, result.student, first_set)
+    evaluated = read_evaluated(context, result.student, first_set)
     return pick_examples(*evaluated, result.name, set_label(context, first_set))
 
 
@@ -150,7 +150,7 @@ def _contrast_pairs(context: RunContext, results: Sequence[RunResult]) -> list[C
     if not results:
         return []
     specs = eval_specs(context.config)
-    evaluated = {r.name: [_evaluated(context, r.student, s) for s in specs[r.student].eval_sets] for r in results}
+    evaluated = {r.name: [read_evaluated(context, r.student, s) for s in specs[r.student].eval_sets] for r in results}
     questions = [question for set_questions, _ in evaluated[results[0].name] for question in set_questions]
     answers = {name: {row.question_id: row for _, rows in sets for row in rows} for name, sets in evaluated.items()}
     return pick_pairs(questions, answers)

@@ -40,3 +40,8 @@ class QuestionSet(NamedTuple):
         """Returns whether the question with this text belongs to the set."""
         digest = hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest()
         return (int.from_bytes(digest, "big") % self.folds == self.fold) != self.others
+
+
+def file_stem(set_name: str) -> str:
+    """Returns the first part of the names of files about a set: its name, with "-of-" for the slash of a fold."""
+    return set_name.replace("/", "-of-")

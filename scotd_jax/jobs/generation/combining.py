@@ -20,6 +20,7 @@ from scotd_jax.records import Response
 from scotd_jax.sampling.likelihood import Candidates, score_candidates
 from scotd_jax.tasks.prompt_formats import answer_forms, is_correct
 from scotd_jax.tasks.question_loader import QuestionsById
+from scotd_jax.tasks.question_sets import file_stem
 
 
 def answer_by_vote(
@@ -36,7 +37,7 @@ def answer_by_vote(
     Returns:
       The files of the combined answers. SET.each.responses.jsonl in the same folder contains the individual answers.
     """
-    stem, seed = f"{set_name}.each.responses", context.config.seed
+    stem, seed = f"{file_stem(set_name)}.each.responses", context.config.seed
     paths = generate(context, model, questions, sampling, seed=seed, folder=folder, stem=stem, rationales=rationales)
     by_question: dict[str, list[Response]] = {}
     for row in read_responses(paths):
@@ -47,9 +48,8 @@ def answer_by_vote(
         rows = [_majority_response(answers) for answers in hosts.local_share(votes)]
         return len(rows), iter([rows])
 
-    return write_missing(
-        context, missing, folder, f"{set_name}.responses", list(questions), label="  majority vote", scope=set_name
-    )
+    stem = f"{file_stem(set_name)}.responses"
+    return write_missing(context, missing, folder, stem, list(questions), label="  majority vote", scope=set_name)
 
 
 def answer_by_marginal(
@@ -78,9 +78,8 @@ def answer_by_marginal(
         batch = {id_: questions[id_] for id_ in ids}
         return len(ids), iter_marginal_responses(context, model, batch, rationales, sampling)
 
-    return write_missing(
-        context, missing, folder, f"{set_name}.responses", list(questions), label="  marginalization", scope=set_name
-    )
+    stem = f"{file_stem(set_name)}.responses"
+    return write_missing(context, missing, folder, stem, list(questions), label="  marginalization", scope=set_name)
 
 
 def iter_marginal_responses(
