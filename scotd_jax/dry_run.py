@@ -40,16 +40,20 @@ def preview(
       InputError: if the whole run would be refused, e.g. because the mesh does not fit the devices.
     """
     from scotd_jax.jobs.context import make_context
+    from scotd_jax.jobs.prompt_lengths import PromptLengths
     from scotd_jax.jobs.train import check_settings
 
     workdir = Workdir(workdir_path, dry_run=True)
     context = make_context(config, workdir, skip_bad)
+    lengths = PromptLengths(context)
     previews: dict[Step, StepPreview] = {}
     for step in steps:
         pending = [previews[each] for each in needs(config, step) if each in previews and _changes(previews[each])]
         try:
-            if step.job == "train" and (step in redo or not workdir.artefact(*step).complete):
-                check_settings(context, step.name)
+            if step in redo or not workdir.artefact(*step).complete:
+                if step.job == "train":
+                    check_settings(context, step.name)
+                lengths.check(step)
             previews[step] = _preview_step(context, config, workdir, step, step in redo, pending)
         except InputError as error:
             previews[step] = StepPreview(step, "refused", str(error))

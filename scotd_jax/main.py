@@ -133,6 +133,7 @@ def run(
     from scotd_jax import jobs as job_functions
     from scotd_jax.distributed import hosts
     from scotd_jax.jobs.context import make_context
+    from scotd_jax.jobs.prompt_lengths import PromptLengths
     from scotd_jax.jobs.train import check_settings
     from scotd_jax.workdir import Workdir
 
@@ -140,9 +141,12 @@ def run(
         hosts.initialize(multihost)
     workdir = Workdir(workdir_path, writes=hosts.is_primary())
     context = make_context(config, workdir, skip_bad)
+    lengths = PromptLengths(context)
     for step in steps:
-        if step.job == "train" and (step in redo or not workdir.artefact(*step).complete):
-            check_settings(context, step.name)
+        if step in redo or not workdir.artefact(*step).complete:
+            if step.job == "train":
+                check_settings(context, step.name)
+            lengths.check(step)
     if hosts.is_primary():  # after all checks, so that a refused command removes nothing
         for step in redo:
             workdir.artefact(*step).remove()
