@@ -1,7 +1,10 @@
 """Errors that are caused by the user's input, and the hints in their messages."""
 
 import difflib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable
+
+MAX_KNOWN = 40  # names of which a hint lists all, e.g. the importers or architectures
 
 
 class InputError(Exception):
@@ -10,6 +13,10 @@ class InputError(Exception):
     `main` prints the message without a traceback and exits with status 2. Any other exception that escapes is a bug in
     the package and keeps its traceback.
     """
+
+
+class UnusableCorpusError(InputError):
+    """Responses of which no usable corpus can be made. The build job catches it and removes the folder."""
 
 
 class SizesError(InputError):
@@ -39,4 +46,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns the hint for a message about an unknown name: the nearest known name, or else all of them."""
     known = list(known)
     near = nearest(name, known)
-    return f"did you mean {near!r}?" if near else f"there are {', '.join(known) or 'none'}"
+    return f"did you mean {near!r}?" if near else f"there are {list_names(known, MAX_KNOWN)}"
+
+
+def list_names(names: Collection[str], limit: int = 8) -> str:
+    """Returns names for a message, shortened: the first `limit`, and how many there are; "none" if there are none."""
+    shown = ", ".join(f"{name[:40]}..." if len(name) > 40 else name for name in itertools.islice(names, limit))
+    return f"{shown}, ... ({len(names):,} in all)" if len(names) > limit else shown or "none"

@@ -2,14 +2,17 @@
 
 Tokenizers and safetensors are such libraries. `local_copy` provides a local path for reading a file or folder.
 `staged_folder` provides a local folder for writing; its files are renamed into the target one by one at the end.
+`load_python_file` imports a file of the user, such as a custom task.
 """
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 from etils import epath
 
@@ -83,3 +86,24 @@ def _flush(file: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def load_python_file(path: str, where: str) -> ModuleType:
+    """Imports a Python file of the user by its path. An error inside the file keeps its traceback.
+
+    Args:
+      path: the file.
+      where: the config key that names it, with which error messages begin.
+
+    Raises:
+      InputError: if there is no such file.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        raise InputError(f"{where}: {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"scotd_jax_user_{file.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{where}: {path}: expected a Python file, whose name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

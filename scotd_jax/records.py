@@ -79,6 +79,11 @@ class Response:
         """The identity of the response, `(question_id, sample_index)`."""
         return self.question_id, self.sample_index
 
+    @property
+    def has_rationale(self) -> bool:
+        """Whether there is a rationale that is not empty."""
+        return bool(self.rationale and self.rationale.strip())
+
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -119,17 +124,17 @@ def from_mapping(kind: type[RecordType], fields: Mapping[str, Any], where: str) 
     """Creates a record from its fields. Raises InputError like `from_json`."""
     declared, required = _schema(kind)
     if unknown := sorted(fields.keys() - declared.keys()):
-        raise InputError(f"{where}: unknown field {unknown[0]!r}; a {kind.__name__} has {', '.join(declared)}")
+        raise InputError(f"{where}: unknown field {unknown[0]!r:.60}; a {kind.__name__} has {', '.join(declared)}")
     if missing := [n for n in required if n not in fields]:
         raise InputError(f"{where}: field {missing[0]!r} is missing; a {kind.__name__} needs {', '.join(required)}")
     values = {}
     for name, value in fields.items():
         expected, allowed = declared[name]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            raise InputError(f"{where}: field {name!r} should be {expected}, found {value!r}")
+            raise InputError(f"{where}: field {name!r} should be {expected}, found {value!r:.60}")
         if expected.startswith("tuple"):
             if any(not isinstance(v, str) for v in value):
-                raise InputError(f"{where}: field {name!r} should be a list of strings, found {value!r}")
+                raise InputError(f"{where}: field {name!r} should be a list of strings, found {value!r:.60}")
             value = tuple(value)
         values[name] = value
     return kind(**values)

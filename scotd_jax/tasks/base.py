@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, list_names
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.prompt_formats import PromptFormat
 
@@ -84,7 +84,7 @@ class SplitTask:
 
     def _load_split(self, split: str) -> tuple[list[Question], list[Response]]:
         if split not in self._loaders:
-            raise InputError(f"task {self.name!r} has no split {split!r}; it has {', '.join(self._loaders) or 'none'}")
+            raise InputError(f"task {self.name!r} has no split {split!r}; it has {list_names(self._loaders)}")
         questions, responses = self._loaders[split]()
         if self._limit:
             questions = questions[: self._limit]

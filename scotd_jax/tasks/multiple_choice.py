@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scotd_jax import config
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, list_names
 from scotd_jax.records import Question
 from scotd_jax.tasks.prompt_formats import choice_letters
 from scotd_jax.tasks.row_task import DataRow, Dataset, RowTask, load, tidy
@@ -37,7 +37,7 @@ def choice_question(row: DataRow) -> Question:
     elif str(key) in labels:
         answer = choice_letters(len(labels))[labels.index(str(key))]
     else:
-        raise InputError(f"{row.where}: answerKey {key!r} is not the label of a choice ({', '.join(labels)})")
+        raise InputError(f"{row.where}: answerKey {key!r} is not the label of a choice ({list_names(labels)})")
     options = [f"{letter} {text}" for letter, text in zip(choice_letters(len(choices)), choices, strict=True)]
     if row.options["layout"] == "block":
         text = row.lines(stem, "Answer Choices:", *options)

@@ -10,7 +10,7 @@ import dataclasses
 import string
 from typing import NamedTuple
 
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, list_names
 from scotd_jax.records import Question
 from scotd_jax.tasks.numeric_answers import is_number, parse_number
 
@@ -187,10 +187,9 @@ def check_answer(question: Question, where: str) -> None:
     if question.answer is None or not question.choices:
         return
     if _normalize(question.answer) not in map(_normalize, answer_forms(question)):
-        options = ", ".join(question.choices)
         raise InputError(
-            f"{where}: the answer {question.answer!r} is neither one of the choices ({options}) nor the letter of one, "
-            "(a) for the first; write it in one of these forms"
+            f"{where}: the answer {question.answer!r:.60} is neither one of the choices "
+            f"({list_names(question.choices)}) nor the letter of one, (a) for the first; write it in one of these forms"
         )
 
 

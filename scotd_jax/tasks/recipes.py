@@ -140,6 +140,11 @@ def needs_rationale(recipe: Recipe) -> bool:
     return "rationale" in template_fields(recipe.prompt)
 
 
+def trains_on_rationales(recipe: Recipe) -> bool:
+    """Returns whether a target of the recipe contains a rationale."""
+    return any("rationale" in template_fields(part.target) for part in recipe.parts.values())
+
+
 def uses_fields(recipe: Recipe, *fields: str) -> bool:
     """Returns whether a part of the recipe uses one of the fields."""
     return any(template_fields(part.prompt, part.target) & set(fields) for part in recipe.parts.values())

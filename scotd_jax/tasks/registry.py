@@ -1,18 +1,17 @@
 """Task registry: loads a task from its config entry.
 
 A custom task is a Python file whose path is the `kind`. It defines a function `question(row)` that converts a row to a
-`Question` (tasks/row_task.py) and optionally `FILES`, a file name per split. Tasks that are not made of rows define a
-function `task(name, spec, seed)` instead, which returns a `LoadedTask`.
+`Question` (tasks/row_task.py), and optionally `rationales(row)`, which returns the rationales that come with a row, and
+`FILES`, a file name per split. A task that is not made of rows defines a function `task(name, spec, seed)` instead,
+which returns a `LoadedTask`.
 """
 
 import functools
-import importlib.util
 from collections.abc import Callable
-
-from etils import epath
 
 from scotd_jax import config
 from scotd_jax.errors import InputError, did_you_mean
+from scotd_jax.local_files import load_python_file
 from scotd_jax.tasks import arithmetic, multiple_choice, nli, row_task, sentiment, yes_no
 from scotd_jax.tasks.base import LoadedTask, SplitTask
 from scotd_jax.tasks.exemplars import SPLIT as EXEMPLARS
@@ -69,18 +68,12 @@ def load_task(name: str, task: config.Task, seed: int) -> LoadedTask:
 
 
 def _custom(path: str, where: str) -> TaskFactory:
-    """Returns the factory that the Python file at `path` defines. An error inside the file keeps its traceback."""
-    file = epath.Path(path)
-    if not file.exists():
-        raise InputError(f"{where}: {path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"scotd_jax_task_{file.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{where}: {path}: expected a Python file, whose name ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Returns the factory that the Python file at `path` defines."""
+    module = load_python_file(path, where)
     if hasattr(module, "task"):
         return module.task
     if not hasattr(module, "question"):
         raise InputError(f"{where}: {path}: defines neither question(row) nor task(name, spec, seed)")
     files = {split: (file,) for split, file in getattr(module, "FILES", {}).items()}
-    return functools.partial(row_task.load, row_task.Dataset(module.question, files))
+    optional = {"rationales": module.rationales} if hasattr(module, "rationales") else {}
+    return functools.partial(row_task.load, row_task.Dataset(module.question, files, **optional))

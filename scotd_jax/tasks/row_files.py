@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, list_names
 
 # "FILE line N" or "FILE row N", for messages, and the fields of the row.
 LocatedRow = tuple[str, Mapping[str, Any]]
@@ -107,7 +107,7 @@ def _table_rows(path: epath.Path, delimiter: str) -> Iterator[LocatedRow]:
         for values in lines:
             where = f"{path} line {lines.line_num}"
             if values and len(values) != len(header):
-                raise InputError(f"{where}: {len(values)} fields, but line 1 names {len(header)}: {', '.join(header)}")
+                raise InputError(f"{where}: {len(values)} fields, but line 1 names {len(header)}: {list_names(header)}")
             if values:
                 yield where, dict(zip(header, values, strict=True))
     except csv.Error as error:

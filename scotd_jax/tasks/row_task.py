@@ -3,9 +3,11 @@
 The function gets a `DataRow`: the fields of the row as the official file or a library delivers them, with helpers that
 report a malformed row by its file and line. `Dataset` adds the names of the official files. `load` creates the task.
 
-All such tasks have the option `files`, a file name per split (with *, several files are read one after another).
+All such tasks have the option `files`, a file name per split (with *, several files are read one after another). Rows
+may name the question that they edit in a column `original_id` (contrast_pairs.py).
 """
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +16,14 @@ from typing import Any
 from etils import epath
 
 from scotd_jax import config
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, list_names
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.base import SplitTask
+from scotd_jax.tasks.contrast_pairs import COLUMN, aligned_original, named_original
 from scotd_jax.tasks.dataset_libraries import RowReaders, library_source
 from scotd_jax.tasks.prompt_formats import PromptFormat, check_answer, get_prompt_format
-from scotd_jax.tasks.row_files import LocatedRow, read_rows, split_name
+from scotd_jax.tasks.row_files import LocatedRow, read_rows
+from scotd_jax.tasks.split_files import split_readers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class DataRow(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.fields:
-            raise InputError(f"{self.where}: field {name!r} is missing; the row has {', '.join(self.fields) or 'none'}")
+            raise InputError(f"{self.where}: field {name!r} is missing; the row has {list_names(self.fields)}")
         return self.fields[name]
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -133,6 +137,8 @@ class Dataset:
       splits: renames splits of the dataset libraries.
       expected: an example of a row, for messages.
       exemplars: name of the default few-shot examples in tasks/exemplars.
+      edits: maps a split of contrast edits to the split of their originals, if row k of one belongs to row k of the
+        other.
     """
 
     question: Callable[[DataRow], Question]
@@ -143,6 +149,7 @@ class Dataset:
     splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     expected: str = ""
     exemplars: str = ""
+    edits: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class RowTask(SplitTask):
@@ -160,6 +167,10 @@ class RowTask(SplitTask):
         """Creates a task from one row reader per split; `load` does so from a config."""
         self.dataset = dataset
         self.options = options
+        # Without the file of the edits there are no pairs.
+        self._edits = {
+            edits: originals for edits, originals in dataset.edits.items() if {edits, originals} <= {*readers}
+        }
         loaders = {split: (lambda split=split: self._read(split, readers[split], spec.limit)) for split in readers}
         super().__init__(name, prompt_format, loaders, spec.limit)
 
@@ -174,27 +185,54 @@ class RowTask(SplitTask):
 
     def to_question(self, row: DataRow) -> Question:
         """Converts a row to a question. Raises InputError if the row or the resulting question is malformed."""
-        try:
+        with self._row_errors(row):
             question = self.dataset.question(row)
+        check_answer(question, row.where)
+        return question
+
+    def rationales(self, row: DataRow) -> list[str]:
+        """Returns the rationales that come with a row, without empty ones. Raises InputError like `to_question`."""
+        with self._row_errors(row):
+            found = self.dataset.rationales(row)
+            if isinstance(found, str):
+                raise TypeError(f"rationales(row) returned one text, expected a list of texts: {found!r:.60}")
+            return [text for text in map(tidy, found) if text]
+
+    @contextlib.contextmanager
+    def _row_errors(self, row: DataRow) -> Iterator[None]:
+        """Reports errors of the dataset's functions by file and row."""
+        try:
+            yield
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             expected = f"expected {self.dataset.expected}, but " if self.dataset.expected else ""
             problem = f"reading it failed with {type(error).__name__}: {error}"
             raise InputError(f"{row.where}: {expected}{problem}") from error
-        check_answer(question, row.where)
-        return question
 
     def _read(self, split: str, rows: Callable, limit: int) -> tuple[list[Question], list[Response]]:
         questions, responses = {}, []
+        originals = self.questions(self._edits[split]) if split in self._edits else None
         for number, (where, fields) in enumerate(itertools.islice(rows(), limit or None)):
             row = self.row(fields, where, split, number)
-            question = self.to_question(row)
+            question = self._in_group(row, self.to_question(row), originals)
             if question.id in questions:
                 raise InputError(f"{where}: the id {question.id!r} occurs twice; ids must be unique")
             questions[question.id] = question
             if question.answer is not None:
-                rationales = filter(None, [tidy(text) for text in self.dataset.rationales(row)])
-                responses += [gold_response(question, i, text, self.format) for i, text in enumerate(rationales)]
+                texts = enumerate(self.rationales(row))
+                responses += [gold_response(question, i, text, self.format) for i, text in texts]
         return list(questions.values()), responses
+
+    def _in_group(self, row: DataRow, question: Question, originals: Sequence[Question] | None) -> Question:
+        """The question with its contrast group: the id of the original, for an edit and for an aligned original.
+
+        `originals` are those of an aligned split of edits.
+        """
+        group = named_original(row.get(COLUMN), row.where, self.name)
+        if group is None and originals is not None:
+            group = aligned_original(originals, row.number, question, row.where).id
+        elif group is None and row.split in self._edits.values():
+            group = question.id
+        return question if group is None else dataclasses.replace(question, group=group)
 
 
 def load(dataset: Dataset, name: str, spec: config.Task, seed: int) -> RowTask:
@@ -217,7 +255,7 @@ def load(dataset: Dataset, name: str, spec: config.Task, seed: int) -> RowTask:
         raise InputError(f"{here}.path: needs the folder of its files, or datasets:NAME, or tfds:NAME")
     readers = library_source(spec.path, f"{here}.path")
     if readers is None:
-        readers = _folder(epath.Path(spec.path), files, spec.options.get("files"), dataset.read, here)
+        readers = split_readers(epath.Path(spec.path), files, spec.options.get("files"), dataset.read, here)
     else:
         names = {"validation": "dev"} | {old.format_map(options): new for old, new in dataset.splits.items()}
         readers = {names.get(split, split): rows for split, rows in readers.items()}
@@ -247,53 +285,3 @@ def _options(dataset: Dataset, spec: config.Task, here: str) -> dict[str, Any]:
             allowed = ", ".join(map(str, dataset.options[option]))
             raise InputError(f"{here}.options.{option}: {value!r} is not one of {allowed}")
     return {option: spec.options.get(option, values[0]) for option, values in dataset.options.items()}
-
-
-def _folder(
-    folder: epath.Path,
-    official: Mapping[str, Sequence[str]],
-    chosen: Any,
-    read: Callable[[epath.Path], Iterator[LocatedRow]],
-    here: str,
-) -> RowReaders:
-    """Returns one row reader per split: of the chosen files, else of the official ones, else of every data file."""
-    if chosen is not None:
-        found = _chosen_files(folder, chosen, here)
-    elif official:
-        names_by_split = {s: [p for name in names for p in (name, f"{name}.gz")] for s, names in official.items()}
-        found = {
-            split: next(filter(None, (_matches(folder, name) for name in names)), [])
-            for split, names in names_by_split.items()
-        }
-        found = {split: paths for split, paths in found.items() if paths}
-    else:
-        found = _all_files(folder, here)
-    if not found:
-        names = ", ".join(name for names in official.values() for name in names) or "SPLIT.jsonl, .json, .csv or .tsv"
-        raise InputError(f"{here}.path: {folder} holds none of the files {names}; set options.files to name yours")
-    return {split: (lambda paths=paths: itertools.chain(*map(read, paths))) for split, paths in found.items()}
-
-
-def _chosen_files(folder: epath.Path, chosen: Any, here: str) -> dict[str, list[epath.Path]]:
-    if not isinstance(chosen, Mapping) or not all(isinstance(file, str) for file in chosen.values()):
-        raise InputError(f"{here}.options.files: expected a file name per split, found {chosen!r}")
-    found = {split: _matches(folder, file) for split, file in chosen.items()}
-    if missing := [split for split, paths in found.items() if not paths]:
-        raise InputError(f"{here}.options.files: {folder / chosen[missing[0]]}: no such file")
-    return found
-
-
-def _all_files(folder: epath.Path, here: str) -> dict[str, list[epath.Path]]:
-    found: dict[str, list[epath.Path]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if split := split_name(path):
-            if split in found:
-                raise InputError(f"{here}.path: {found[split][0]} and {path} are one split; set options.files")
-            found[split] = [path]
-    return found
-
-
-def _matches(folder: epath.Path, name: str) -> list[epath.Path]:
-    if "*" in name:
-        return sorted(folder.glob(name))
-    return [folder / name] if (folder / name).exists() else []

@@ -1,8 +1,8 @@
 """SST-2 (sentences) and IMDb (reviews, with the contrast set of arXiv 2004.02709): positive or negative.
 
 SST-2 files are tab-separated without quoting: those of GLUE have a header, others are "label<TAB>sentence". The files
-of the contrast set are tab-separated *with* CSV quoting. Row k of `test_contrast.tsv` is row k of `test_original.tsv`,
-edited so that its label flips; the two form a group. The full IMDb is a folder per split with one file per review.
+of the contrast set are tab-separated *with* CSV quoting. Row k of the split `contrast` is row k of `test`, edited so
+that its label flips; the two form a group. The full IMDb is a folder per split with one file per review.
 Reviews are left unchanged, including `<br />`.
 """
 
@@ -28,9 +28,9 @@ def sst2_question(row: DataRow) -> Question:
 
 
 def imdb_question(row: DataRow) -> Question:
-    """Returns a question; its group is the field `pair`, which a review shares with its contrast edit (`read_imdb`)."""
+    """Returns a question whose id has the row number."""
     text = row.lines("What is the sentiment of the following review?", row.text("text", "Text"))
-    return row.question(text, row.label(_LABELS, "label", "Sentiment"), CHOICES, group=row.get("pair"))
+    return row.question(text, row.label(_LABELS, "label", "Sentiment"), CHOICES)
 
 
 def read_sst2(path: epath.Path) -> Iterator[LocatedRow]:
@@ -49,18 +49,13 @@ def read_sst2(path: epath.Path) -> Iterator[LocatedRow]:
 
 
 def read_imdb(path: epath.Path) -> Iterator[LocatedRow]:
-    """Yields the rows of a quoted table, or of a folder with subfolders `neg` and `pos`.
-
-    Row k of X_original and of X_contrast gets the field `pair` with the value "X/k".
-    """
+    """Yields the rows of a quoted table, or of a folder with subfolders `neg` and `pos`."""
     if path.is_dir():
         for label in ("neg", "pos"):
             for file in sorted((path / label).glob("*.txt"), key=lambda file: int(file.stem.partition("_")[0])):
                 yield str(file), {"label": label, "text": read_text(file)}
         return
-    stem, _, version = path.name.partition(".")[0].rpartition("_")
-    for k, (where, row) in enumerate(read_rows(path)):
-        yield where, {**row, "pair": f"{stem}/{k}"} if version in ("original", "contrast") else row
+    yield from read_rows(path)
 
 
 SST2 = Dataset(
@@ -82,4 +77,5 @@ IMDB = Dataset(
     read=read_imdb,
     expected="Sentiment, Negative or Positive, and Text",
     exemplars="imdb",
+    edits={"contrast": "test", "dev_contrast": "dev"},
 )

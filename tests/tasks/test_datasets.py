@@ -7,6 +7,7 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
+from scotd_jax.evaluation.contrast import contrast_groups
 from scotd_jax.tasks.prompt_formats import FORMATS
 from scotd_jax.tasks.registry import load_task
 
@@ -151,7 +152,61 @@ def test_imdb_contrast_pairs_are_groups(tmp_path):
     assert original[0].text == 'What is the sentiment of the following review?\nA "bad" one.<br />Really.'
     assert [q.answer for q in original + contrast] == ["negative", "positive", "positive", "negative"]
     assert [q.group for q in original] == [q.group for q in contrast] == ["imdb/test/0", "imdb/test/1"]
-    assert load("imdb", tmp_path, "dev")[0].group == "imdb/dev/0"
+    assert load("imdb", tmp_path, "dev")[0].group is None, "without dev_contrast.tsv there are no pairs"
+
+
+def test_imdb_pairs_do_not_depend_on_file_names(tmp_path):
+    lines(tmp_path / "a.tsv", "Sentiment\tText", "Negative\tA bad one.", "Positive\tA fine one.")
+    lines(tmp_path / "b.tsv", "Sentiment\tText", "Positive\tA good one.", "Negative\tA poor one.")
+    files = {"files": {"test": "a.tsv", "contrast": "b.tsv"}}
+    original, contrast = (load("imdb", tmp_path, split, options=files) for split in ("test", "contrast"))
+    assert [q.group for q in original] == [q.group for q in contrast] == ["imdb/test/0", "imdb/test/1"]
+    assert [q.group for q in load("imdb", tmp_path, "test", options={"files": {"test": "a.tsv"}})] == [None, None]
+
+
+REVIEW = "The songs of this film are {} and so are the pictures of the sea, which I saw twice in one week."
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        (
+            (("Positive", "good"), ("Positive", "fine")),
+            "line 3: the answer is 'positive' as for the original 'imdb/test/1'",
+        ),
+        ((("Positive", "good"), ("Negative", "")), "line 3: shares 30% of its words with the original 'imdb/test/1'"),
+        ((("Positive", "good"), ("Negative", "bad"), ("Positive", "x")), "line 4: there are only 2 originals"),
+    ],
+)
+def test_files_of_imdb_that_are_not_aligned_are_refused(tmp_path, edits, message):
+    lines(
+        tmp_path / "test_original.tsv",
+        "Sentiment\tText",
+        *(f"{s}\t{REVIEW.format(s)}" for s in ("Negative", "Positive")),
+    )
+    rows = [
+        f"{label}\t{REVIEW.format(word) if word else 'Nobody laughs at such jokes any more, least of all me.'}"
+        for label, word in edits
+    ]
+    lines(tmp_path / "test_contrast.tsv", "Sentiment\tText", *rows)
+    with pytest.raises(InputError) as refused:
+        load("imdb", tmp_path, "contrast")
+    assert message in str(refused.value)
+    assert "name the original of every edit in a column original_id" in str(refused.value)
+
+
+def test_rows_of_any_task_name_the_original_that_they_edit(tmp_path):
+    row = {"question": "What barks?", "choices": ["cat", "dog"], "answerKey": "B", "id": "q7"}
+    edit = row | {"question": "What purrs?", "answerKey": "A", "id": "q7-edit", "original_id": "test/q7"}
+    lines(tmp_path / "test.jsonl", row, row | {"id": "q8"})
+    lines(tmp_path / "contrast.jsonl", edit)
+    questions = [q for split in ("test", "contrast") for q in load("multiple_choice", tmp_path, split)]
+    assert [q.group for q in questions] == [None, None, "multiple_choice/test/q7"]
+    [(name, members)] = contrast_groups(questions).items()
+    assert (name, [q.id for q in members]) == (questions[0].id, [questions[0].id, questions[2].id])
+    lines(tmp_path / "contrast.jsonl", edit | {"original_id": "q7"})
+    with pytest.raises(InputError, match="contrast.jsonl line 1: original_id 'q7': expected SPLIT/ID"):
+        load("multiple_choice", tmp_path, "contrast")
 
 
 def test_full_imdb_is_a_folder_of_reviews(tmp_path):

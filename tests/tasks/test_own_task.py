@@ -33,6 +33,35 @@ def test_question_function_converts_the_rows_of_its_files(tmp_path):
         own(RIDDLES, tmp_path).questions("train")
 
 
+def test_rationales_function_gives_gold_responses(tmp_path):
+    kind = tmp_path / "kind.py"
+    kind.write_text(
+        "def question(row):\n    return row.question(row.text('q'), row['a'])\n"
+        "def rationales(row):\n    return [row['why'], '']\n"
+    )
+    (tmp_path / "train.jsonl").write_text('{"q": "1?", "a": "1", "why": "One  is one."}\n')
+    [response] = own(kind, tmp_path).gold("train")
+    assert (response.rationale, response.answer, response.text) == (
+        "One is one.",
+        "1",
+        "One is one. So the answer is: 1",
+    )
+    (tmp_path / "train.jsonl").write_text('{"q": "1?", "a": "1", "because": "One is one."}\n')
+    with pytest.raises(InputError, match=r"train\.jsonl line 1: field 'why' is missing; the row has q, a, because"):
+        own(kind, tmp_path).gold("train")
+    kind.write_text(kind.read_text().replace("[row['why'], '']", "row['because']"))
+    with pytest.raises(InputError, match=r"line 1: .*returned one text, expected a list of texts: 'One is one.'"):
+        own(kind, tmp_path).gold("train")
+
+
+def test_message_about_a_row_of_many_fields_is_short(tmp_path):
+    kind = tmp_path / "kind.py"
+    kind.write_text("def question(row):\n    return row.question(row.text('q'), row['a'])\n")
+    (tmp_path / "train.jsonl").write_text(json.dumps({f"field {i}": i for i in range(5000)}) + "\n")
+    with pytest.raises(InputError, match="the row has field 0, .* field 7, ... .5,000 in all.$"):
+        own(kind, tmp_path).questions("train")
+
+
 def test_task_function_returns_a_complete_task(tmp_path):
     file = tmp_path / "counting.py"
     file.write_text(
