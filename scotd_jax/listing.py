@@ -40,6 +40,7 @@ LISTING: dict[str, dict[str, str]] = {
         "open_r1": "rows of Open-R1 with one or more generations",
         "sharegpt": "conversations",
         "prompt_completion": "rows with a prompt and a completion, as texts or messages",
+        "PATH.py": "your own importer: a Python file that defines responses(row)",
     },
     "Recipes (Corpus.recipe)": {
         "scotd": "rationale, then answer (SCoTD, arXiv 2306.14050)",

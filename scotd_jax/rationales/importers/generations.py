@@ -157,9 +157,10 @@ def _parse_generations(
     for i, text in enumerate(generations):
         generation = _generation(row, i, text, len(generations))
         if isinstance(text, list):  # a conversation
-            text = next((m.get("content") for m in reversed(text) if m.get("role") == "assistant"), None)
+            turns = (turn for turn in reversed(text) if isinstance(turn, dict))
+            text = next((turn.get("content") for turn in turns if turn.get("role") == "assistant"), text)
         if not isinstance(text, str):
-            yield generation.bad_row("failed", f"expected a text, found {text!r:.60}")
+            yield generation.bad_row("failed", f"expected a text or a conversation with an answer, found {text!r:.60}")
             continue
         model = models[i % len(models)] if isinstance(models, list) and models else models
         yield generation.response(

@@ -10,6 +10,8 @@ from typing import Any
 
 from etils import epath
 
+from scotd_jax.errors import list_names
+
 Types = type | tuple[type, ...]
 
 
@@ -117,7 +119,7 @@ class SourceRow:
         if not isinstance(self.value, Mapping):
             raise BadRowError("wrong form", f"expected a JSON object with the field {name!r}, found {self.value!r:.60}")
         if name not in self.value:
-            raise BadRowError("missing field", f"field {name!r} is missing; found {', '.join(self.value) or 'none'}")
+            raise BadRowError("missing field", f"field {name!r} is missing; found {list_names(self.value)}")
         return self._checked(name, self.value[name], kind)
 
     def optional(self, name: str, kind: Types = object) -> Any:
@@ -168,6 +170,21 @@ class Importer:
     files: Callable[[epath.Path, ImportOptions], list[epath.Path]] = lambda path, options: []
     ids: Callable[[epath.Path], epath.Path | None] = lambda path: None
     answers: bool = True
+
+
+def own_rows(responses: Callable[[SourceRow], Iterable[ImportedResponse]], row: SourceRow) -> ImportResults:
+    """Yields the responses that a user's function finds in a row.
+
+    Raises:
+      BadRowError: if the function fails, or yields something else.
+    """
+    try:
+        for response in responses(row):
+            if not isinstance(response, ImportedResponse | BadRow):
+                raise TypeError(f"responses(row) gave {response!r:.60}, expected results of row.response(...)")
+            yield response
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadRowError("wrong form", f"reading it failed with {type(error).__name__}: {error}") from error
 
 
 def parse_rows(

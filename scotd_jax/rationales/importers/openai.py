@@ -80,12 +80,13 @@ def parse_choices(
     choices = body.required("choices", list)
     if not choices:
         raise BadRowError("failed", "the response has no choices")
-    usage = body.optional("usage", dict) or {}
+    usage, model = body.optional("usage", dict) or {}, body.optional("model", str)
     for i, value in enumerate(choices):
         choice = SourceRow(f"{body.where} choice {i}" if len(choices) > 1 else body.where, body.number, value)
         try:
             text = _text(choice)
             logprobs = _logprobs(choice.value.get("logprobs"))
+            finish_reason = choice.optional("finish_reason", str)
         except BadRowError as error:
             yield choice.bad_row(error.reason, error.detail)
             continue
@@ -97,10 +98,10 @@ def parse_choices(
             question_id=question_id,
             question_text=question,
             sample_index=None if number is None else number * len(choices) + i,
-            finish_reason="stop" if choice.optional("finish_reason", str) in _COMPLETE else "length",
+            finish_reason="stop" if finish_reason in _COMPLETE else "length",
             logprob=sum(logprobs) if logprobs else None,
             num_tokens=num_tokens if isinstance(num_tokens, int) else None,
-            model=body.optional("model", str),
+            model=model,
             unique=None if unique is None else f"{unique} choice {i}",
         )
 

@@ -1,13 +1,23 @@
-"""Registry of importers by name, and validation of their options."""
+"""Registry of importers by name, and validation of their options.
 
+A custom importer is a Python file whose path is the `importer`. It defines a function `responses(row)` that yields the
+responses of one record, each made by `row.response` (imported.py). Files that `row_readers.read_records` cannot read
+need a function `read(path, options)` instead, which yields the responses of one file.
+"""
+
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from scotd_jax.errors import InputError, did_you_mean
+from scotd_jax.local_files import load_python_file
 from scotd_jax.rationales.importers import generations, openai, own_responses, papers, step_by_step
 from scotd_jax.rationales.importers.answer_extraction import THINK_MODES
-from scotd_jax.rationales.importers.imported import Importer
+from scotd_jax.rationales.importers.imported import Importer, ImportOptions, ImportResults, own_rows, parse_rows
+from scotd_jax.rationales.importers.row_readers import read_records
 
 _COLUMNS = ("question", "id")
 
@@ -50,16 +60,20 @@ def get_importer(name: str, options: Mapping[str, Any], where: str) -> Importer:
     """Returns an importer after checking its options.
 
     Args:
-      name: a key of `IMPORTERS`.
+      name: a key of `IMPORTERS`, or the path of a Python file.
       options: options for it.
       where: location in the config, with which error messages begin.
 
     Raises:
       InputError: if the name or an option is unknown, or an option has an invalid value.
     """
-    if name not in IMPORTERS:
-        raise InputError(f"{where}.importer: unknown importer {name!r}; {did_you_mean(name, IMPORTERS)}")
-    importer = IMPORTERS[name]
+    if name.endswith(".py"):
+        importer = _custom(name, f"{where}.importer")
+    elif name in IMPORTERS:
+        importer = IMPORTERS[name]
+    else:
+        hint = did_you_mean(name, [*IMPORTERS, "the path of a Python file"])
+        raise InputError(f"{where}.importer: unknown importer {name!r}; {hint}")
     known = [*importer.options, *(key for key in COMMON_OPTIONS if key != "answer" or importer.answers)]
     for key, value in options.items():
         if key not in known:
@@ -73,6 +87,19 @@ def get_importer(name: str, options: Mapping[str, Any], where: str) -> Importer:
         raise InputError(f"{where}.options.prompt: expected {{question}} in it, found {options['prompt']!r}")
     compile_answer_pattern(options, where)
     return importer
+
+
+def _custom(path: str, where: str) -> Importer:
+    """Returns the importer that a Python file defines. The file is part of the import's identity, as its data are."""
+    module = load_python_file(path, where)
+    if not hasattr(module, "read") and not hasattr(module, "responses"):
+        raise InputError(f"{where}: {path}: defines neither responses(row) nor read(path, options)")
+
+    def read_rows(file: epath.Path, options: ImportOptions) -> ImportResults:
+        return parse_rows(read_records(file), functools.partial(own_rows, module.responses))
+
+    read = getattr(module, "read", read_rows)
+    return Importer(read, files=lambda file, options: [epath.Path(path)])
 
 
 def compile_answer_pattern(options: Mapping[str, Any], where: str) -> re.Pattern[str] | None:

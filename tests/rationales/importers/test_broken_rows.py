@@ -162,6 +162,7 @@ BROKEN = [
     ("openai_batch", "empty", put("", *CHOICE), "the response is empty", "empty text"),
     ("openai_batch", "refused", put(None, *CHOICE), "the message has no content", "failed"),
     ("openai_batch", "failed", put({"code": "server_error"}, "error"), "the request 'k2' failed", "failed"),
+    ("openai_batch", "finish", put(3, *CHOICE[:4], "finish_reason"), "'finish_reason' should be str", "wrong form"),
     ("openai_batch", "status", put(500, "response", "status_code"), "the status 500; expected 200", "failed"),
     ("openai_responses", "missing", drop("choices"), "field 'choices' is missing", "missing field"),
     ("openai_responses", "wrong id", put("k9", "metadata", "question_id"), "has the id 'k9'", "no such question"),
@@ -173,10 +174,11 @@ BROKEN = [
     ("vllm", "empty", put("", "outputs", 1, "text"), "the response is empty", "empty text"),
     ("distilabel", "missing", drop("instruction"), "field 'instruction' is missing", "missing field"),
     ("distilabel", "wrong id", put(NOT_OURS, "instruction"), "Who sang?", "no such question"),
-    ("distilabel", "failed", put(None, "generation"), "expected a text, found None", "failed"),
+    ("distilabel", "failed", put(None, "generation"), "expected a text or a conversation", "failed"),
     ("open_r1", "missing", drop("generations"), "field 'generations' is missing", "missing field"),
     ("open_r1", "wrong id", put(NOT_OURS, "problem"), "Who sang?", "no such question"),
     ("open_r1", "lists", put(["stop", "stop"], "finish_reasons"), "2 finish reasons for 1 gen", "wrong form"),
+    ("open_r1", "objects", put([[3, "x"]], "generations"), "with an answer, found [3, 'x']", "failed"),
     ("open_r1", "empty", put([""], "generations"), "the response is empty", "empty text"),
     ("sharegpt", "missing", drop("conversations", 0, "value"), 'expected turns {"from"', "wrong form"),
     ("sharegpt", "wrong id", put(NOT_OURS, "conversations", 0, "value"), "Who sang?", "no such question"),
@@ -219,6 +221,27 @@ def test_broken_row_is_reported_or_skipped(tmp_path, importer, change, message, 
     assert bin_[1]["first"][0].startswith(f"{path} ")
     assert ledger["read"] == len(kept) + bin_[1]["rows"]
     assert len(kept) >= 2
+
+
+def test_bad_choice_does_not_affect_the_others(tmp_path):
+    row = batch("k1", COMPLETION_A)
+    good = row["response"]["body"]["choices"][0]
+    bad = [good | {"finish_reason": 3}, good | {"message": {"content": 3}}, good | {"message": [3]}, 3, None]
+    row["response"]["body"]["choices"] = [good, *bad, good]
+    path = write(tmp_path / "b.jsonl", [row], lines=True)
+    with pytest.raises(InputError, match="b.jsonl line 1 choice 1: field 'finish_reason' should be str, found 3"):
+        importing(path, "openai_batch")
+    kept, job = importing(path, "openai_batch", skip_bad=True)
+    assert [row.text for row in kept] == [COMPLETION_A, COMPLETION_A]
+    assert job.ledger.to_json()["total"]["skipped"] == {"wrong form": 5}
+
+
+def test_message_about_a_row_of_many_keys_is_short(tmp_path):
+    row = {f"key {i} {'x' * 500}": i for i in range(5000)}
+    path = write(tmp_path / "p.jsonl", [row], lines=True)
+    with pytest.raises(InputError, match="field 'prompt' is missing; found key 0 x.*5,000 in all") as refused:
+        importing(path, "prompt_completion")
+    assert len(str(refused.value)) < 1000
 
 
 def test_table_covers_every_importer_and_kind_of_error():

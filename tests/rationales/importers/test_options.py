@@ -18,6 +18,66 @@ from tests.rationales.importers.test_importers import (
     write,
 )
 
+OWN = """
+def responses(row):
+    for i, text in enumerate(row.items("answers", str)):
+        yield row.response(text, question_id=row.required("about", str), sample_index=i, model=row.value["by"])
+"""
+
+
+def test_importer_in_one_python_file(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    rows = [{"about": "k1", "answers": [COMPLETION_A, COMPLETION_B], "by": "m"}, {"about": "k2", "answers": []}]
+    path = write(tmp_path / "p.jsonl", [*rows, {"about": "k2", "answers": [COMPLETION_B], "by": "n"}], lines=True)
+    kept, job = importing(path, str(tmp_path / "own.py"))
+    assert [(r.question_id, r.sample_index, r.answer, r.model) for r in kept] == [
+        ("home/train/k1", 0, "(a)", "m"),
+        ("home/train/k1", 1, "(b)", "m"),
+        ("home/train/k2", 0, "(b)", "n"),
+    ]
+    assert str(tmp_path / "own.py") in map(str, job.files), "a changed importer is another import"
+    write(path, [rows[0], {"about": "k2"}, {"about": "k2", "answers": [COMPLETION_B]}], lines=True)
+    kept, job = importing(path, str(tmp_path / "own.py"), skip_bad=True)
+    assert job.ledger.to_json()["total"]["skipped"] == {"missing field": 1, "wrong form": 1}
+    with pytest.raises(InputError, match="p.jsonl line 2: field 'answers' is missing; found about"):
+        importing(path, str(tmp_path / "own.py"))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("", r"config.rationales.r.importer: .*own.py: defines neither responses\(row\) nor read\(path, options\)"),
+        ("def responses(row):\n    return [row.value['by']]", "line 1: reading it failed with KeyError: 'by'"),
+        (
+            "def responses(row):\n    return ['text']",
+            r"line 1: .*responses\(row\) gave 'text', expected results of row",
+        ),
+    ],
+)
+def test_wrong_importer_file_is_refused(tmp_path, code, message):
+    (tmp_path / "own.py").write_text(code)
+    path = write(tmp_path / "p.jsonl", [{"about": "k1"}], lines=True)
+    with pytest.raises(InputError, match=message):
+        importing(path, str(tmp_path / "own.py"))
+    with pytest.raises(InputError, match="config.rationales.r.importer: .*gone.py: no such file"):
+        importing(path, str(tmp_path / "gone.py"))
+
+
+def test_importer_file_may_read_files_of_any_form(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from scotd_jax.rationales.importers.imported import ImportedResponse\n"
+        "def read(path, options):\n"
+        "    for i, line in enumerate(path.read_text().splitlines()):\n"
+        "        name, _, text = line.partition('|')\n"
+        "        yield ImportedResponse(f'{path} line {i + 1}', i, text, question_id=name)\n"
+    )
+    (tmp_path / "p.txt").write_text(f"k1|{COMPLETION_A}\nk2|It is B.\n")
+    kept, _ = importing(tmp_path / "p.txt", str(tmp_path / "own.py"))
+    assert short(kept) == [("k1", 0, "Heat does it.", "(a)", True), ("k2", 0, None, None, False)]
+    kept, _ = importing(tmp_path / "p.txt", str(tmp_path / "own.py"), answer=r"is:? \(?(\w)")
+    assert [row.answer for row in kept] == ["(a)", "(b)"]
+
+
 THINKS = "<think>Heat\ndoes it.</think>\n\nSo the answer is: (a)"
 
 
