@@ -141,7 +141,9 @@ class FileSource:
     source: Literal["file"] = dataclasses.field(default="file", init=False)  # selects this class
     questions: Names = ()  # question sets of the rows, "TASK.SPLIT"
     path: str = ""  # files, may contain *; read in the order of the numbers in their names
-    importer: str = "responses"  # format of the files: a name of rationales/importers/registry.py
+    importer: str = (
+        "responses"  # format of the files: a name of rationales/importers/registry.py, or path of a Python file
+    )
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # options of the importer
     release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
 

@@ -63,7 +63,9 @@ class Corpus:
     questions: Names = ()  # question sets; () is the question sets of the rationales
     few_shot: int = 0  # few-shot examples before every prompt, in training and evaluation
     n: int = 0  # use only the first n responses to every question, before filters; 0 is all
-    keep: Literal["correct", "all", "wrong"] = "correct"  # responses to keep, by their answer
+    # Responses to keep, by their answer; truncated ones are always dropped, and those without a rationale are if the
+    # recipe trains on it.
+    keep: Literal["correct", "all", "wrong"] = "correct"
     # Control experiments: "shuffled" permutes the words of each rationale, "other" takes another question's rationale,
     # "empty" removes it; "own" changes nothing.
     rationale_control: RationaleControl = "own"

@@ -12,6 +12,7 @@ from scotd_jax.corpus import shard_building
 from scotd_jax.corpus.description import finish_corpus
 from scotd_jax.corpus.question_examples import PromptedQuestion
 from scotd_jax.corpus.shard_building import CorpusPlan
+from scotd_jax.errors import UnusableCorpusError
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stored_responses import StoredResponses
 from scotd_jax.tokenization import PromptEncoder
@@ -25,11 +26,13 @@ class BuiltCorpus(NamedTuple):
       counts: for each part the `counts` of its description.
       left_out: number of questions left out, by reason; always empty for a recipe that uses responses.
       digests: sha256 of every TFRecord file.
+      summary: how many responses are kept and in each other bin; empty for a recipe that uses none.
     """
 
     counts: dict[str, dict[str, Any]]
     left_out: dict[str, int]
     digests: list[str]
+    summary: str
 
 
 def plan_corpus(
@@ -87,7 +90,7 @@ def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
       meta: JSON data about its origin, for the description.
 
     Raises:
-      InputError: if a part has no examples.
+      UnusableCorpusError: if a part has no examples, or the recipe trains on rationales and most responses have none.
       RuntimeError: if the ledger does not account for every response.
     """
     ledger, left_out = Ledger(), collections.Counter[str]()
@@ -105,6 +108,7 @@ def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
     num_responses = sum(int(stored.counts.sum()) + stored.unmatched.total() for stored in plan.responses)
     if ledger.total != num_responses:
         raise RuntimeError(f"{plan.folder}: {num_responses} responses are in the files, {ledger.total} in the ledger")
+    _check_rationales(plan, ledger)
     dropped = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
     reason_if_empty = ledger.summary() if plan.responses else dropped
     described = finish_corpus(plan.folder, parts, meta, plan.corpus.balance, reason_if_empty)
@@ -115,4 +119,18 @@ def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
         counts={part: description["counts"] for part, description in described.items()},
         left_out=dict(left_out),
         digests=[file["sha256"] for description in described.values() for file in description["files"]],
+        summary=ledger.summary() if plan.responses else "",
     )
+
+
+def _check_rationales(plan: CorpusPlan, ledger: Ledger) -> None:
+    """Refuses a corpus if most of its readable responses have no rationale: they were probably misread."""
+    without = ledger.bins["no_rationale"]
+    readable = without + ledger.num_passed("unparsable")
+    if 2 * without > readable:
+        raise UnusableCorpusError(
+            f"{plan.folder}: {without} of {readable} responses have no rationale, but the recipe "
+            f"trains on it; {ledger.summary()}. If the rationales are in the texts, set how they are parsed (option "
+            "'answer' of the importer, the task's format); to train on answers alone use the recipe 'label' or "
+            "'teacher_label'"
+        )

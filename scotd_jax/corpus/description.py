@@ -18,7 +18,7 @@ from scotd_jax.atomic import atomic_write
 from scotd_jax.corpus.counts import CorpusCounts
 from scotd_jax.corpus.readme import readme
 from scotd_jax.corpus.tfds import dataset_info, features
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, UnusableCorpusError
 
 FORMAT = "scotd_jax.grouped_corpus.2"
 ShardFacts = Mapping[str, Any]  # the value of `ShardWriter.facts`
@@ -45,14 +45,15 @@ def finish_corpus(
       questions, bytes, sha256, ids) and `meta`.
 
     Raises:
-      InputError: if a part has no examples, or the disk is full.
+      UnusableCorpusError: if a part has no examples.
+      InputError: if the disk is full.
     """
     folder = epath.Path(folder)
     described = {}
     for part, shards in parts.items():
         if not sum(facts["records"] for facts in shards):
             because = f": {reason}" if reason else ""
-            raise InputError(
+            raise UnusableCorpusError(
                 f"{folder}: the corpus is empty, part {part!r} has no example{because}. Look at the responses and at "
                 "the corpus' keep, n, decontaminate and token limits in the config"
             )

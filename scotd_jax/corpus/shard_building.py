@@ -27,7 +27,7 @@ from etils import epath
 from scotd_jax.config import Corpus, Recipe
 from scotd_jax.corpus.question_examples import ExampleEncoder, ExamplesByPart, PromptedQuestion
 from scotd_jax.corpus.shards import ShardWriter, shard_range
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, UnusableCorpusError
 from scotd_jax.rationales.controls import apply_control
 from scotd_jax.rationales.filters import filter_responses, keep_within_limits
 from scotd_jax.rationales.ledger import Ledger
@@ -83,6 +83,11 @@ class CorpusPlan:
     def needs_answer(self) -> bool:
         """Whether responses without an answer are useless."""
         return recipes.uses_fields(self.recipe, "answer") or self.corpus.keep != "all"
+
+    @property
+    def needs_rationale(self) -> bool:
+        """Whether responses without a rationale are useless."""
+        return recipes.trains_on_rationales(self.recipe)
 
     def note(self, shard: int) -> epath.Path:
         """Returns the path of a shard's note."""
@@ -212,7 +217,9 @@ def _select(plan: CorpusPlan, index: int, ledger: Ledger) -> tuple[Question, lis
 
     responses = concatenate_sets(stored.read(index) for stored in plan.responses)
     contaminated = prompted.question.id in plan.contaminated
-    rows = filter_responses(responses, plan.corpus, token_counts, ledger, plan.needs_answer, contaminated)
+    rows = filter_responses(
+        responses, plan.corpus, token_counts, ledger, plan.needs_answer, contaminated, plan.needs_rationale
+    )
     return prompted.question, rows, examples
 
 
@@ -223,7 +230,7 @@ def _selected_before(plan: CorpusPlan, index: int) -> list[Response]:
         _, rows, _ = _select(plan, int(plan.indices[position - step]), Ledger())
         if rows:
             return rows
-    raise InputError(
+    raise UnusableCorpusError(
         f"{plan.folder}: rationale_control='other' needs another question to take rationales from, and none has any "
         "left; look at the responses and at the corpus' limits"
     )

@@ -9,7 +9,7 @@ from scotd_jax.corpus.building import build_shards, merge_shards, own_shards, pl
 from scotd_jax.corpus.question_examples import PromptedQuestion
 from scotd_jax.corpus.shard_building import CorpusPlan
 from scotd_jax.distributed import hosts
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, UnusableCorpusError
 from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import PromptSettings, uses_chat_template
@@ -26,8 +26,8 @@ def build(context: RunContext, name: str) -> None:
     depend on the number of hosts and processes.
 
     Raises:
-      InputError: if no response passes the filters, or the students of the corpus do not share a tokenizer or are
-        evaluated on its questions.
+      InputError: if no response passes the filters or most have no rationale, whereupon nothing is left of the corpus;
+        or if the students of the corpus do not share a tokenizer or are evaluated on its questions.
     """
     spec, recipe = context.config.corpora[name], context.recipes[name]
     if spec.rationale_control != "own" and not recipes.uses_fields(recipe, "rationale"):
@@ -43,15 +43,12 @@ def build(context: RunContext, name: str) -> None:
     if left_out:
         context.log(f"  {len(left_out)} questions overlap with evaluation questions and are left out")
     plan = _plan(context, name, artefact, model, left_out)
-    process = jax.process_index(), jax.process_count()
-    with context.progress(len(own_shards(plan, *process)), "  building", "shards") as progress:
-        for _ in build_shards(plan, *process):
-            progress.advance(1)
-    hosts.sync_processes(f"{artefact.path} has its shards")
-    if hosts.is_primary():
-        meta = {"name": name} | manifests.encoding_identity(context, name, model)
-        _finish(context, artefact, plan, meta)
-    hosts.sync_processes(f"{artefact.path} is complete")
+    try:
+        _build(context, artefact, plan, {"name": name} | manifests.encoding_identity(context, name, model))
+    except UnusableCorpusError:
+        if hosts.is_primary():
+            artefact.remove()
+        raise
 
 
 def _plan(
@@ -75,12 +72,26 @@ def _plan(
     )
 
 
+def _build(context: RunContext, artefact: Artefact, plan: CorpusPlan, meta: dict) -> None:
+    """Builds this host's shards; the first host then completes the corpus."""
+    process = jax.process_index(), jax.process_count()
+    with context.progress(len(own_shards(plan, *process)), "  building", "shards") as progress:
+        for _ in build_shards(plan, *process):
+            progress.advance(1)
+    hosts.sync_processes(f"{artefact.path} has its shards")
+    if hosts.is_primary():
+        _finish(context, artefact, plan, meta)
+    hosts.sync_processes(f"{artefact.path} is complete")
+
+
 def _finish(context: RunContext, artefact: Artefact, plan: CorpusPlan, meta: dict) -> None:
     """Merges the shards, logs their counts, and completes the artefact."""
     built = merge_shards(plan, meta)
     if built.left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in built.left_out.items())
         context.log(f"  questions left out: {reasons}")
+    if built.summary:
+        context.log(f"  {built.summary}")
     for part, counts in built.counts.items():
         line = f"  {part}: {counts['questions']} questions with {counts['responses']} responses"
         if counts["grouping_gain"] > 1.05:

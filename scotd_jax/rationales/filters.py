@@ -7,7 +7,8 @@ that controls it, and puts the responses that it drops into a bin:
     questions        not_selected    its question belongs to the corpus (decided where responses are read)
     n                not_selected    it is one of the first n samples of its question
     truncated        truncated       it ended by itself and not at the token limit
-    unparsable       unparsable      an answer was parsed (skipped if none is needed: keep is "all")
+    unparsable       unparsable,     an answer was parsed (skipped if none is needed: keep is "all"), and a rationale
+                     no_rationale    that is not empty (if the recipe trains on it)
     keep             wrong           keep is "correct" and its answer equals the gold answer (with keep "wrong": differs
                                      from it; correct responses are then not_selected)
     tokens           too_short,      its longest target and its longest prompt are within the student's limits
@@ -46,6 +47,7 @@ def filter_responses(
     ledger: Ledger,
     needs_answer: bool = True,
     contaminated: bool = False,
+    needs_rationale: bool = False,
 ) -> list[Response]:
     """Applies all stages up to "cap" to the responses to one question.
 
@@ -57,6 +59,7 @@ def filter_responses(
       ledger: counts the responses that are dropped.
       needs_answer: whether responses without an answer are dropped.
       contaminated: whether the question overlaps with an evaluation question.
+      needs_rationale: whether responses without a rationale are dropped.
 
     Returns:
       The responses that pass, by sample index. `keep_within_limits` applies the last stage to them.
@@ -75,7 +78,7 @@ def filter_responses(
     stages: dict[str, Callable[[list[Response]], Bins]] = {
         "n": lambda rows: _drop("not_selected", (0 < corpus.n <= row.sample_index for row in rows)),
         "truncated": lambda rows: _drop("truncated", (row.finish_reason == "length" for row in rows)),
-        "unparsable": lambda rows: _drop("unparsable", (needs_answer and row.answer is None for row in rows)),
+        "unparsable": lambda rows: [_unparsable_bin(row, needs_answer, needs_rationale) for row in rows],
         "keep": lambda rows: [_answer_bin(row, corpus) for row in rows],
         "tokens": lambda rows: [_length_bin(*counts, corpus) for counts in token_counts(rows)] if rows else [],
         "dedup": lambda rows: _drop("duplicate", _is_duplicate(rows, corpus)),
@@ -119,6 +122,12 @@ def _apply(name: str, rows: list[Response], bins: Bins, ledger: Ledger) -> list[
 def _drop(bin_: str, dropped: Iterable[bool]) -> Bins:
     """The bin of each response: `bin_` where `dropped`, else None."""
     return [bin_ if is_dropped else None for is_dropped in dropped]
+
+
+def _unparsable_bin(response: Response, needs_answer: bool, needs_rationale: bool) -> str | None:
+    if needs_answer and response.answer is None:
+        return "unparsable"
+    return None if response.has_rationale or not needs_rationale else "no_rationale"
 
 
 def _answer_bin(response: Response, corpus: Corpus) -> str | None:

@@ -7,6 +7,7 @@ BINS = (
     "kept",
     "wrong",
     "unparsable",
+    "no_rationale",
     "truncated",
     "too_short",
     "too_long",
@@ -119,6 +120,11 @@ class Ledger:
     def bins(self) -> dict[str, int]:
         """Responses per bin over all questions, for every bin in the order of `BINS`."""
         return {bin_: sum(counts.get(bin_, 0) for counts in self._bins.values()) for bin_ in BINS}
+
+    def num_passed(self, stage: str) -> int:
+        """Number of responses that passed a stage, and with it all stages before."""
+        received, dropped = self._stages.get(stage, (0, 0))
+        return received - dropped
 
     def summary(self) -> str:
         """Returns one line: how many responses are kept, and how many are in each other bin."""

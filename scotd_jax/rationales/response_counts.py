@@ -10,8 +10,8 @@ def count_responses(rows: Iterable[Response]) -> dict[str, int | float]:
     """Returns the counts of a set of responses, as its manifest records them.
 
     Returns:
-      `questions`, `responses`, `responses_max` (most per question), `correct` and its share, `truncated` responses, and
-      `tokens`.
+      `questions`, `responses`, `responses_max` (most per question), `correct` and its share, responses that are
+      `truncated`, have `no_answer` or `no_rationale`, and `tokens`.
     """
     sums: collections.Counter[str] = collections.Counter()
     questions: collections.Counter[str] = collections.Counter()
@@ -20,6 +20,8 @@ def count_responses(rows: Iterable[Response]) -> dict[str, int | float]:
         sums["responses"] += 1
         sums["correct"] += row.correct is True
         sums["truncated"] += row.finish_reason == "length"
+        sums["no_answer"] += row.answer is None
+        sums["no_rationale"] += not row.has_rationale
         sums["tokens"] += row.num_tokens
     return {
         "questions": len(questions),
@@ -28,5 +30,7 @@ def count_responses(rows: Iterable[Response]) -> dict[str, int | float]:
         "correct": sums["correct"],
         "correct_share": round(sums["correct"] / max(1, sums["responses"]), 4),
         "truncated": sums["truncated"],
+        "no_answer": sums["no_answer"],
+        "no_rationale": sums["no_rationale"],
         "tokens": sums["tokens"],
     }

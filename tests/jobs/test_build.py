@@ -197,12 +197,47 @@ def test_prompt_format_of_a_task_is_part_of_the_identity(home):
     assert recorded != manifests.formats_identity(other, ("t.train",))
 
 
+def without_rationales(rows):
+    return [dataclasses.replace(row, text=row.answer, rationale=None) for row in rows]
+
+
+def test_responses_without_a_rationale_are_dropped_where_the_recipe_needs_it(home, capfd):
+    rows = [*without_rationales(ROWS[:20]), *ROWS[20:]]
+    run = make_run(home, c.Corpus(), {"sampled": rows})
+    assert built(run) == expected(run, right(ROWS[20:]))
+    assert ledger(run)["bins"]["no_rationale"] == 20
+    lines = capfd.readouterr().err
+    assert "35 of 66 responses kept (11 wrong, 20 no_rationale)" in lines
+    for recipe in ("label", "teacher_label", "text", "infer"):
+        run.artefact("build", "c").remove()
+        run = make_run(home, c.Corpus(recipe=recipe), {"sampled": rows})
+        assert built(run) == expected(run, right(rows))
+
+
+@pytest.mark.parametrize("recipe", ["scotd", "answer_first", "rationale", "step_by_step"])
+def test_corpus_made_mostly_of_bare_answers_is_refused_and_leaves_nothing(home, recipe):
+    rows = [*without_rationales(ROWS[:34]), *ROWS[34:]]
+    run = make_run(home, c.Corpus(recipe=recipe), {"sampled": rows})
+    with pytest.raises(
+        InputError, match="34 of 66 responses have no rationale, but the recipe trains on it.*option 'answer'"
+    ):
+        build(run, "c")
+    assert not folder(run).exists()
+    build(make_run(home, c.Corpus(recipe="label"), {"sampled": rows}), "c")  # the repaired config is not refused
+
+
+def test_truncated_responses_are_stated_with_keep_all(home, capfd):
+    rows = [dataclasses.replace(row, finish_reason="length") if row.sample_index == 5 else row for row in ROWS]
+    build(make_run(home, c.Corpus(keep="all"), {"sampled": rows}), "c")
+    assert "55 of 66 responses kept (11 truncated)" in capfd.readouterr().err
+
+
 def test_empty_corpus_error_names_the_bins(home):
     run = make_run(home, c.Corpus(keep="wrong", max_response_tokens=1), {"sampled": ROWS})
     with pytest.raises(InputError, match=r"corpus is empty.*0 of 66 responses kept \(16 too_long, 50 not_selected\)"):
         build(run, "c")
+    assert not folder(run).exists()
     run = make_run(home, c.Corpus(recipe="label", questions=("t.train",), max_prompt_tokens=1), {})
-    run.artefact("build", "c").remove()
     with pytest.raises(InputError, match="corpus is empty.*11 too_long"):
         build(run, "c")
 

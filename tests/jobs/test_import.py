@@ -73,6 +73,7 @@ def test_bad_rows_stop_the_job_or_are_counted(home):
         "wrong": 0,
         "no_answer": 0,
         "no_gold": 0,
+        "no_rationale": 0,
         "questions": 1,
     }
     assert ledger["total"]["skipped"] == {"missing field": 1}
@@ -87,6 +88,17 @@ def test_finished_import_is_skipped_and_changed_files_are_refused(home):
     write(home / "sampled/3.jsonl", [], lines=True)
     with pytest.raises(InputError, match=r"made by another configuration: files./.*3.jsonl"):
         run(home, skip_bad=True)
+
+
+def test_import_states_how_many_responses_have_no_answer_and_no_rationale(home, capfd):
+    rows = [{"prompt": KETTLE, "completion": text} for text in (COMPLETION_A, "(a)", "(b)", "Heat does it.")]
+    write(home / "sampled/1.jsonl", rows, lines=True)
+    folder = run(home, path=f"{home}/sampled/1.jsonl")
+    lines = capfd.readouterr().err
+    assert "4 of 4 rows imported; 1 without an answer, 3 without a rationale" in lines
+    assert "no_answer 1, no_rationale 3" in lines
+    total = json.loads((folder / "ledger.json").read_text())["total"]
+    assert (total["right"], total["wrong"], total["no_answer"], total["no_rationale"]) == (2, 1, 1, 3)
 
 
 def test_refused_import_leaves_no_files(home):

@@ -22,12 +22,12 @@ def counts(responses: list[Response]) -> list[tuple[int, int]]:
     return [(5, len(response.text.split())) for response in responses]
 
 
-def filter_set(questions, responses, corpus, counts, needs_answer=True):
+def filter_set(questions, responses, corpus, counts, needs_answer=True, needs_rationale=False):
     """Filters a set as the build job does; responses to other questions are only counted."""
     ledger, kept = Ledger(), {}
     for question_id in questions:
         rows = [row for row in responses if row.question_id == question_id]
-        left = filter_responses(rows, corpus, counts, ledger, needs_answer)
+        left = filter_responses(rows, corpus, counts, ledger, needs_answer, False, needs_rationale)
         if left := keep_within_limits(left, counts(left), corpus, ledger):
             kept[question_id] = left
     for row in responses:
@@ -44,8 +44,8 @@ def response(sample_index, question_id="q0", **fields):
 
 def bin_of(row, questions=QUESTIONS, **corpus):
     """The bin of a single response."""
-    needs_answer = corpus.pop("needs_answer", True)
-    kept, ledger = filter_set(questions, [row], Corpus(**corpus), counts, needs_answer)
+    needs = [corpus.pop("needs_answer", True), corpus.pop("needs_rationale", False)]
+    kept, ledger = filter_set(questions, [row], Corpus(**corpus), counts, *needs)
     ((bin_, count),) = [(b, c) for b, c in ledger.bins.items() if c]
     assert count == 1
     assert (bin_ == "kept") == (row in kept.get(row.question_id, []))
@@ -63,6 +63,12 @@ def bin_of(row, questions=QUESTIONS, **corpus):
         ({"answer": None, "correct": False}, {}, "unparsable"),
         ({"answer": None, "correct": None}, {"keep": "all"}, "unparsable"),
         ({"answer": None, "correct": None}, {"keep": "all", "needs_answer": False}, "kept"),
+        ({"rationale": None}, {"needs_rationale": True}, "no_rationale"),
+        ({"rationale": " \n"}, {"needs_rationale": True, "keep": "all"}, "no_rationale"),
+        ({"rationale": None, "correct": False}, {"needs_rationale": True, "keep": "wrong"}, "no_rationale"),
+        ({"rationale": None, "answer": None}, {"needs_rationale": True}, "unparsable"),
+        ({"rationale": None, "answer": None}, {"needs_rationale": True, "needs_answer": False}, "no_rationale"),
+        ({"rationale": None}, {}, "kept"),
         ({"finish_reason": "length"}, {"keep": "all"}, "truncated"),
         ({"finish_reason": "length", "answer": None}, {}, "truncated"),
         ({"correct": None}, {"keep": "all"}, "kept"),

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from scotd_jax.records import Response
+
 MAX_LOCATIONS = 5  # locations that are listed per reason
+_OUTCOMES = ("right", "wrong", "no_answer", "no_gold", "no_rationale")
 
 
 class ImportLedger:
@@ -14,19 +17,19 @@ class ImportLedger:
 
     def __init__(self, files: list[str]) -> None:
         self._files: dict[str, dict[str, Any]] = {
-            file: {"read": 0, "imported": 0, "skipped": {}, "right": 0, "wrong": 0, "no_answer": 0, "no_gold": 0}
-            for file in files
+            file: {"read": 0, "imported": 0, "skipped": {}, **dict.fromkeys(_OUTCOMES, 0)} for file in files
         }
         self._questions: dict[str, set[str]] = {file: set() for file in files}
 
     def count_read(self, file: str) -> None:
         self._files[file]["read"] += 1
 
-    def count_imported(self, file: str, question_id: str, answer: str | None, correct: bool | None) -> None:
-        """Counts an imported response, by its answer too: none, right, wrong, or without a gold answer."""
+    def count_imported(self, file: str, response: Response) -> None:
+        """Counts an imported response; by its answer (none, right, wrong, no gold answer) and its rationale too."""
         self._files[file]["imported"] += 1
-        self._files[file][_outcome(answer, correct)] += 1
-        self._questions[file].add(question_id)
+        self._files[file][_outcome(response)] += 1
+        self._files[file]["no_rationale"] += not response.has_rationale
+        self._questions[file].add(response.question_id)
 
     def count_skipped(self, file: str, reason: str, where: str) -> None:
         """Counts a skipped row; the first locations per reason are listed."""
@@ -57,14 +60,14 @@ class ImportLedger:
 
         Returns:
           `total` and, for each file, `read`, `imported`, `skipped` (by reason the rows and the first locations), the
-          answers (`right`, `wrong`, `no_answer`, `no_gold`) and the number of `questions`.
+          answers (`right`, `wrong`, `no_answer`, `no_gold`), the responses with `no_rationale`, and the number of
+          `questions`.
 
         Raises:
           RuntimeError: as `check` does.
         """
         self.check()
-        total: dict[str, Any] = {"read": 0, "imported": 0, "skipped": {}, "right": 0, "wrong": 0, "no_answer": 0}
-        total |= {"no_gold": 0}
+        total: dict[str, Any] = {"read": 0, "imported": 0, "skipped": {}, **dict.fromkeys(_OUTCOMES, 0)}
         for counts in self._files.values():
             for key in total:
                 if key != "skipped":
@@ -76,15 +79,20 @@ class ImportLedger:
         return {"total": total, "files": files}
 
     def summary(self) -> str:
-        """Returns one line: how many rows are imported, and why others are skipped."""
+        """Returns one line: how many rows are imported, why others are skipped, and how many lack a part."""
         total = self.to_json()["total"]
         skipped = ", ".join(f"{rows} {reason}" for reason, rows in total["skipped"].items())
-        return f"{total['imported']} of {total['read']} rows imported" + (f" (skipped: {skipped})" if skipped else "")
+        lacking = f"{total['no_answer']} without an answer, {total['no_rationale']} without a rationale"
+        return (
+            f"{total['imported']} of {total['read']} rows imported"
+            + (f" (skipped: {skipped})" if skipped else "")
+            + (f"; {lacking}" if total["no_answer"] or total["no_rationale"] else "")
+        )
 
 
-def _outcome(answer: str | None, correct: bool | None) -> str:
-    if answer is None:
+def _outcome(response: Response) -> str:
+    if response.answer is None:
         return "no_answer"
-    if correct is None:
+    if response.correct is None:
         return "no_gold"
-    return "right" if correct else "wrong"
+    return "right" if response.correct else "wrong"

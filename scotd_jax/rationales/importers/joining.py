@@ -157,7 +157,7 @@ class FileImport:
         self._taken.setdefault(question.id, set()).add(response.sample_index)
         if row.unique is not None:
             self._unique.add(row.unique)
-        self.ledger.count_imported(file, question.id, response.answer, response.correct)
+        self.ledger.count_imported(file, response)
         self._chance.add(len(question.choices), response)
 
     def _skip(self, file: str, where: str, error: BadRowError) -> None:

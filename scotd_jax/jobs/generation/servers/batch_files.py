@@ -125,7 +125,7 @@ def _read_results(
                     context.log(f"  {generated.where}: {error}")
                 continue
             seen.add(row.key)
-            ledger.count_imported(str(file), row.question_id, row.answer, row.correct)
+            ledger.count_imported(str(file), row)
             yield row
 
 
