@@ -48,6 +48,13 @@ def test_wheel_declares_the_command_and_the_extras(wheel):
     assert {"Provides-Extra: cuda", "Provides-Extra: tpu", "License-File: LICENSE", "Version: 0.1.0"} <= set(lines)
 
 
+def test_editable_installation_refers_to_the_checkout(tmp_path):
+    (path,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["editable"])
+    with zipfile.ZipFile(path) as archive:
+        (file,) = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert archive.read(file).decode() == str(ROOT), "neither the package nor the configs are copied"
+
+
 LOAD_ALL = """
 import json, runpy
 from scotd_jax import config
