@@ -5,6 +5,8 @@ import pathlib
 from typing import NamedTuple
 
 from scotd_jax import config as c
+from scotd_jax.errors import InputError, did_you_mean
+from scotd_jax.hub.hub_names import HUB_NAMES
 
 INVENTED_DATA = str(pathlib.Path(__file__).parent / "data")  # a few invented questions in the official file formats
 
@@ -39,9 +41,9 @@ def parse_settings(arg: str | None, **own):
     """Parses the settings after the colon of --config: the given ones with their defaults, and the shared ones."""
     shared = {
         "data": "",  # folder of official files; "" is the Hub
-        "weights": "checkpoints",  # folder of Hugging Face directories, or "random" for random weights
+        "weights": "",  # "" is the Hub; or a folder with one Hugging Face directory per name; or "random"
         "tokenizer": "",  # tokenizer of models with random weights
-        "teacher": "opt-13b",  # name of the teacher under `weights`
+        "teacher": "opt-13b",  # a name of scotd_jax/hub/hub_names.py, a Hub name, or the folder of a model
         "responses": "",  # files with responses to import, instead of sampling from the teacher
         "importer": "responses",  # format of these files
         "runlocal": False,  # small models and few questions, to try the config in about a minute
@@ -77,10 +79,15 @@ def question_sets(tasks, *splits: str) -> tuple[str, ...]:
 
 
 def model(name: str, settings) -> c.Model:
-    """Returns a model by its name: a directory under `weights`, or a preset with random weights."""
+    """Returns a model by a name of `HUB_NAMES`, a Hub name or its folder; see the setting `weights`."""
     if settings.weights == "random":
         return c.Model(architecture=name, tokenizer=settings.tokenizer)
-    return c.Model(path=f"{settings.weights}/{name}")
+    if settings.weights:
+        return c.Model(path=f"{settings.weights}/{name}")
+    if "/" not in name and name not in HUB_NAMES:
+        hint = did_you_mean(name, HUB_NAMES)
+        raise InputError(f"model {name!r} is unknown; {hint} A Hub name (OWNER/NAME) or a folder has a '/'")
+    return c.Model(path=HUB_NAMES.get(name, name))
 
 
 def prompt_format(student: str) -> str:

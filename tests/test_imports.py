@@ -33,7 +33,7 @@ LAYERS = [
     {"workdir", "tokenization"},
     {"chat_templates", "tokenizer_files"},
     {"local_files"},
-    {"atomic"},
+    {"atomic", "hub"},
     {"config", "progress", "records", "layout", "keyed_random"},
     {"errors"},
 ]
