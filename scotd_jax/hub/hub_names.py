@@ -1,7 +1,7 @@
 """Short names of models and their repositories on the Hugging Face Hub.
 
-A short name is a preset of models/registry.py and a name that the configs of the papers take. The table is data only, so
-that configs can read it without loading JAX.
+A short name is a preset of models/registry.py and a name that the configs of the papers take. The table is data only,
+so that configs can read it without loading JAX.
 """
 
 from collections.abc import Mapping

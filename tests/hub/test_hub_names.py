@@ -38,5 +38,5 @@ def test_other_hub_names_and_folders_are_taken_as_they_are(name):
 
 
 def test_unknown_short_name_is_refused():
-.*A Hub name \(OWNER/NAME\)"):
+    with pytest.raises(InputError, match=r"'opt-125' .*did you mean 'opt-125m'\?.*A Hub name \(OWNER/NAME\)"):
         common.model("opt-125", common.parse_settings(""))
