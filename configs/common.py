@@ -45,6 +45,7 @@ def parse_settings(arg: str | None, **own):
         "tokenizer": "",  # tokenizer of models with random weights
         "teacher": "opt-13b",  # a name of scotd_jax/hub/hub_names.py, a Hub name, or the folder of a model
         "responses": "",  # files with responses to import, instead of sampling from the teacher
+        "test_responses": "",  # files with responses to the reported questions, to report their teacher as well
         "importer": "responses",  # format of these files
         "runlocal": False,  # small models and few questions, to try the config in about a minute
     }
@@ -106,6 +107,34 @@ def teacher(settings, questions: tuple[str, ...], sampling: c.Sampling, few_shot
     return c.ModelSource(questions, model(settings.teacher, settings), sampling, few_shot=few_shot)
 
 
+def with_references(config: c.Config, settings, student: str, few_shot: int = 5) -> c.Config:
+    """Adds the arms before distillation: a student's model before training, zero-shot and few-shot, and the teacher.
+
+    Imported files are a teacher's arm only if they contain the reported questions (`test_responses`).
+
+    Args:
+      config: the config.
+      settings: its settings.
+      student: name of the student whose model and prompt format are used.
+      few_shot: examples before every question, for the few-shot arms.
+    """
+    reported = config.students[student].eval_sets
+    before = c.EvalSpec(student, reported, checkpoint="initial")
+    evals = {
+        "untrained": dataclasses.replace(before, arm="untrained, zero-shot", few_shot=0),
+        "untrained_few_shot": dataclasses.replace(before, arm="untrained, few-shot", few_shot=few_shot),
+    }
+    rationales = {}
+    if settings.test_responses:
+        source = c.FileSource(reported, path=settings.test_responses, importer=settings.importer)
+        rationales["teacher_reported"] = dataclasses.replace(source, options={"subset": True})
+    elif not settings.responses:
+        rationales["teacher_reported"] = teacher(settings, reported, c.Sampling(temperature=0.0), few_shot)
+    if rationales:
+        evals["teacher"] = c.EvalSpec(eval_sets=reported, arm="teacher, few-shot", responses="teacher_reported")
+    return dataclasses.replace(config, rationales=config.rationales | rationales, evals=config.evals | evals)
+
+
 def finish(config: c.Config, settings):
     """Returns the result of `get_config`, reduced if `runlocal` is set."""
     return c.config_dict(reduce(config) if settings.runlocal else config)
@@ -162,7 +191,10 @@ def reduce(config: c.Config) -> c.Config:
         rationales=rationales,
         corpora=corpora,
         students=students,
-        evals={name: dataclasses.replace(spec, n=min(spec.n, 2)) for name, spec in config.evals.items()},
+        evals={
+            name: dataclasses.replace(spec, n=min(spec.n, 2), few_shot=min(spec.few_shot, 1))
+            for name, spec in config.evals.items()
+        },
         evaluation=dataclasses.replace(
             config.evaluation,
             sampling=_reduce_sampling(config.evaluation.sampling),

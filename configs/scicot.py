@@ -75,4 +75,4 @@ def get_config(arg=None):
         evals=evals,
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0)),
     )
-    return common.finish(config, settings)
+    return common.finish(common.with_references(config, settings, "one"), settings)

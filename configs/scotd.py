@@ -81,4 +81,4 @@ def get_config(arg=None):
             sampling=c.Sampling(temperature=0.0), self_consistency=c.Sampling(n=30, temperature=0.7, batch_size=8)
         ),
     )
-    return common.finish(config, settings)
+    return common.finish(common.with_references(config, settings, "n30"), settings)

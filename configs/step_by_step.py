@@ -60,4 +60,4 @@ def get_config(arg=None):
         },
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, max_new_tokens=128)),
     )
-    return common.finish(config, settings)
+    return common.finish(common.with_references(config, settings, "single"), settings)

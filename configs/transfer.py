@@ -44,4 +44,4 @@ def get_config(arg=None):
         students=students,
         evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0)),
     )
-    return common.finish(config, settings)
+    return common.finish(common.with_references(config, settings, "n30"), settings)

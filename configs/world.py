@@ -34,6 +34,7 @@ ARMS = {  # name: (row of the report, set of responses, first n of them)
     "n5": ("SCoTD, N = 5", "sampled", 5),
     "n30": ("SCoTD, N = 30", "sampled", 30),
 }
+UNTRAINED = "untrained, zero-shot"  # row of the report: random weights, as all students of the world start from them
 QUESTIONS = 350  # questions to train on
 UPDATES = {"opt": 1200, "t5": 1500}
 # Peak learning rates of arms for which 1e-2 was not the best on the dev set of seed 0.
@@ -115,12 +116,20 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
             seed=seed,
             export=arm == "n30",
         )
+    # There is no few-shot arm before training: examples and question are longer than the students' 128 positions.
+    evals = {
+        f"untrained_{kind}": c.EvalSpec(
+            f"{prefix}{names[-1]}_{kind}", tuple(f"{task}.{split}" for split in SETS), UNTRAINED, checkpoint="initial"
+        )
+        for kind, names in arms.items()
+    }
     return c.Config(
         name="The embedded world",
         tasks={task: c.Task(kind="world", seed=seed, title="world", options={"train": QUESTIONS})},
         rationales={f"{prefix}{name}": value for name, value in rationales.items()},
         corpora={f"{prefix}{name}": value for name, value in corpora.items()},
         students={f"{prefix}{name}": value for name, value in students.items()},
+        evals={f"{prefix}{name}": value for name, value in evals.items()},
         evaluation=c.Evaluation(sampling=dataclasses.replace(SAMPLING, temperature=0.0), dev_questions=128),
     )
 

@@ -34,4 +34,5 @@ def regrouped(config: c.Config, groups: list[int]) -> c.Config:
         students[f"{name}_g{size}"] = dataclasses.replace(
             plain, training=training, arm=f"{size} of a question", export=False
         )
-    return dataclasses.replace(config, students=students)
+    evals = {key: dataclasses.replace(spec, student=f"{name}_g{groups[0]}") for key, spec in config.evals.items()}
+    return dataclasses.replace(config, students=students, evals=evals)

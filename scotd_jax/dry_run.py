@@ -40,6 +40,7 @@ def preview(
       InputError: if the whole run would be refused, e.g. because the mesh does not fit the devices.
     """
     from scotd_jax.jobs.context import make_context
+    from scotd_jax.jobs.evaluate import check_questions
     from scotd_jax.jobs.prompt_lengths import PromptLengths
     from scotd_jax.jobs.train import check_settings
 
@@ -53,6 +54,8 @@ def preview(
             if step in redo or not workdir.artefact(*step).complete:
                 if step.job == "train":
                     check_settings(context, step.name)
+                if step.job == "evaluate":
+                    check_questions(context, step.name)
                 lengths.check(step)
             previews[step] = _preview_step(context, config, workdir, step, step in redo, pending)
         except InputError as error:

@@ -6,6 +6,7 @@ every response. A decoder-only model starts from the last prompt token; an encod
 starts from its decoder start token.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,12 @@ def split_prompt(prompt_ids: Sequence[int], start_token: int | None) -> tuple[li
     if not len(prompt_ids):
         raise ValueError("a decoder-only prompt needs at least one token to start from")
     return list(prompt_ids[:-1]), prompt_ids[-1]
+
+
+def shared_length(*sequences: Sequence[int]) -> int:
+    """Number of leading tokens that all sequences share."""
+    equal = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*sequences, strict=False))
+    return sum(1 for _ in equal)
 
 
 def round_up(length: int, multiple: int) -> int:

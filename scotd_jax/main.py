@@ -133,6 +133,7 @@ def run(
     from scotd_jax import jobs as job_functions
     from scotd_jax.distributed import hosts
     from scotd_jax.jobs.context import make_context
+    from scotd_jax.jobs.evaluate import check_questions
     from scotd_jax.jobs.prompt_lengths import PromptLengths
     from scotd_jax.jobs.train import check_settings
     from scotd_jax.workdir import Workdir
@@ -146,6 +147,8 @@ def run(
         if step in redo or not workdir.artefact(*step).complete:
             if step.job == "train":
                 check_settings(context, step.name)
+            if step.job == "evaluate":
+                check_questions(context, step.name)
             lengths.check(step)
     if hosts.is_primary():  # after all checks, so that a refused command removes nothing
         for step in redo:

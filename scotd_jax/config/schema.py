@@ -167,22 +167,31 @@ class Student:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSpec:
-    """An additional evaluation of a student, and one more row of the report."""
+    """An additional evaluation of a student or of a set of responses, and one more row of the report."""
 
-    student: str = ""  # name of the student
+    student: str = ""  # name of the student; "" with `responses`
     eval_sets: Names = ()  # question sets to evaluate on
     arm: str = ""  # row of the report; "" is this entry's name
     rationales_from: Names = ()  # sets of responses with the rationales in prompts; () is the student's
     rationale_control: RationaleControl = "own"  # change to these rationales, see Corpus
-    n: int = 1  # use the first n rationales of every question, each in a separate prompt
+    n: int = 1  # use the first n rationales of every question, each in a separate prompt; or the first n `responses`
     few_shot: int = -1  # few-shot examples before every prompt; -1 is as in training
     combine: Literal["vote", "marginal"] = "vote"  # majority of n answers, or the largest sum of n probabilities
+    # Parameters of the student: the best of its training, or those that its training starts from. The model before
+    # training is prompted with the question alone, in the student's format.
+    checkpoint: Literal["best", "initial"] = "best"
+    responses: str = ""  # a set of responses to score in place of a student's own: those of a teacher
+    read: Literal["", "text", "choices", "both"] = ""  # how answers are read; "" is as in Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """How students are evaluated."""
 
+    # How answers are read: from the generated text, or by the likelihood of the choices after the generated rationale
+    # (at once for recipes without one), which never names an option that was not offered. Responses of servers, batch
+    # files and files are always read from the text.
+    read: Literal["text", "choices", "both"] = "text"
     sampling: Sampling = Sampling(temperature=0.0)  # sampling for the reported accuracy
     self_consistency: Sampling = Sampling(n=0, temperature=0.7)  # also report a vote over n samples; n=0 is off
     dev_questions: int = 128  # questions per evaluation during training, alternating between dev sets; 0 is all

@@ -117,18 +117,21 @@ def _contaminated_questions(context: RunContext, name: str) -> list[str]:
     if not words:
         return []
 
-    def reads_corpus(student: str, rationales_from: Sequence[str]) -> bool:
-        sources = [config.rationales[source] for source in rationales_from]
+    def reads_corpus(student: str, responses: Sequence[str]) -> bool:
+        sources = [config.rationales[source] for source in responses if source]
         generators = [source.model.student for source in sources if isinstance(source, ModelSource)]
-        return any(config.students[key].corpus == name for key in (student, *filter(None, generators)))
+        return any(config.students[key].corpus == name for key in filter(None, (student, *generators)))
 
     evaluated: dict[str, str] = {}
     for key, student in config.students.items():
         if reads_corpus(key, student.rationales_from):
             evaluated |= dict.fromkeys(student.dev_sets, key)
     for spec in eval_specs(config).values():
-        if reads_corpus(spec.student, spec.rationales_from):
-            evaluated |= dict.fromkeys(spec.eval_sets, spec.student)
+        student = spec.student
+        if spec.checkpoint == "initial":
+            student = config.students[student].model.student
+        if reads_corpus(student, (*spec.rationales_from, spec.responses)):
+            evaluated |= dict.fromkeys(spec.eval_sets, student or spec.arm)
     if both := [set_name for set_name in sets if set_name in evaluated]:
         raise InputError(
             f"config.corpora.{name}: student {evaluated[both[0]]!r} trains on {both[0]!r} and is evaluated on it, so "

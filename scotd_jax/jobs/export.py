@@ -78,7 +78,8 @@ def _example_prompts(context: RunContext, name: str) -> tuple[list[Prompt], tupl
 def _results(context: RunContext, name: str) -> dict[str, Any]:
     if not context.config.students[name].eval_sets:
         return {}
-    return read_json(context.artefact("evaluate", name).path / "results.json")["sets"]
+    results = read_json(context.artefact("evaluate", name).path / "results.json")
+    return (results if "sets" in results else results["choices"])["sets"]
 
 
 def _training_facts(context: RunContext, name: str, trainable: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ before it is sampled from, and a student may start from another student.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scotd_jax.config import (
     Config,
@@ -15,6 +15,7 @@ from scotd_jax.config import (
     Model,
     ModelSource,
     RationaleSource,
+    Recipe,
     RemoteSource,
     ServerSource,
     Student,
@@ -47,6 +48,7 @@ def chain(config: Config, jobs: tuple[str, ...] = JOBS) -> list[Step]:
         lookup(dict.fromkeys((*JOBS, PLAN)), job, "--jobs")
     check(config)
     wanted = [Step("sample", name) for name in config.rationales]
+    wanted += [Step("evaluate", name) for name, spec in eval_specs(config).items() if not evaluates_training(spec)]
     wanted += [Step("build", name) for name in config.corpora]
     wanted += [Step("train", name) for name in config.students]
     wanted += [Step("export", name) for name, student in config.students.items() if student.export]
@@ -85,8 +87,11 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
             yield from (Step("sample", source) for source in student.rationales_from)
     elif job == "evaluate":
         spec = eval_specs(config)[name]
-        yield Step("train", spec.student)
-        yield from (Step("sample", source) for source in spec.rationales_from)
+        if evaluates_training(spec):
+            yield Step("train", spec.student)
+        elif spec.student and (initial := config.students[spec.student].model.student):
+            yield Step("train", initial)
+        yield from (Step("sample", source) for source in (*spec.rationales_from, spec.responses) if source)
     elif job == "export":
         yield Step("evaluate" if config.students[name].eval_sets else "train", name)
     else:
@@ -97,25 +102,38 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
 def eval_specs(config: Config) -> dict[str, EvalSpec]:
     """Returns all evaluations by name: one for every student with `eval_sets`, and those in `config.evals`."""
     own = {
-        name: EvalSpec(name, student.eval_sets, student.arm or name, student.rationales_from)
+        name: EvalSpec(
+            name, student.eval_sets, student.arm or name, student.rationales_from, read=config.evaluation.read
+        )
         for name, student in config.students.items()
         if student.eval_sets
     }
     if both := sorted(own.keys() & config.evals.keys()):
         raise InputError(f"config.evals.{both[0]}: a student has an evaluation of this name; choose another name")
-    additional = {
-        name: dataclasses.replace(
-            spec,
-            arm=spec.arm or name,
-            rationales_from=spec.rationales_from or _student_of(config, name, spec).rationales_from,
-        )
-        for name, spec in config.evals.items()
-    }
-    return own | additional
+    return own | {name: _resolved(config, name, spec) for name, spec in config.evals.items()}
 
 
-def _student_of(config: Config, name: str, spec: EvalSpec) -> Student:
-    return lookup(config.students, spec.student, f"config.evals.{name}.student")
+def _resolved(config: Config, name: str, spec: EvalSpec) -> EvalSpec:
+    """An additional evaluation with the arm, rationales and reading that its empty fields stand for."""
+    if evaluates_training(spec) and not spec.rationales_from:
+        student = lookup(config.students, spec.student, f"config.evals.{name}.student")
+        spec = dataclasses.replace(spec, rationales_from=student.rationales_from)
+    return dataclasses.replace(spec, arm=spec.arm or name, read=spec.read or _default_reading(config, spec))
+
+
+def _default_reading(config: Config, spec: EvalSpec) -> Literal["text", "choices", "both"]:
+    """How answers are read by default: always from the text where no local model can compare the choices."""
+    compares = _has_local_model(config, spec) and spec.combine == "vote"
+    return config.evaluation.read if compares else "text"
+
+
+def _has_local_model(config: Config, spec: EvalSpec) -> bool:
+    return not spec.responses or isinstance(config.rationales.get(spec.responses), ModelSource)
+
+
+def evaluates_training(spec: EvalSpec) -> bool:
+    """Returns whether a trained student is evaluated, not its model before training or a set of responses."""
+    return not spec.responses and spec.checkpoint == "best"
 
 
 def lookup(entries: Mapping[str, Any], name: str, where: str) -> Any:
@@ -163,7 +181,7 @@ def _check_rationales(config: Config, source: RationaleSource, where: str) -> No
             )
 
 
-def _student_recipe(config: Config, source: GeneratedSource) -> str:
+def _student_recipe(config: Config, source: RationaleSource) -> str:
     """The recipe of the sampled student, or the default recipe for other models."""
     if not isinstance(source, ModelSource) or not source.model.student:
         return "scotd"
@@ -197,7 +215,6 @@ def _check_student(config: Config, student: Student, where: str) -> None:
 
 
 def _check_eval(config: Config, spec: EvalSpec, where: str) -> None:
-    student = lookup(config.students, spec.student, f"{where}.student")
     if not spec.eval_sets:
         raise InputError(f"{where}.eval_sets: list the question sets to evaluate on")
     _check_sets(config, spec.eval_sets, f"{where}.eval_sets")
@@ -205,10 +222,76 @@ def _check_eval(config: Config, spec: EvalSpec, where: str) -> None:
         lookup(config.rationales, source, f"{where}.rationales_from")
     if spec.n < 1:
         raise InputError(f"{where}.n: expected at least 1, found {spec.n}")
+    if spec.read != "text":
+        _check_choices(config, spec, where)
+    if spec.responses:
+        _check_scored_responses(config, spec, where)
+        return
+    student = lookup(config.students, spec.student, f"{where}.student")
+    if spec.combine == "marginal" and not recipes.needs_rationale(_evaluated_recipe(config, spec, where)):
+        raise InputError(f"{where}.combine: 'marginal' sums over provided rationales, but the recipe reads none")
+    if spec.checkpoint == "initial":
+        _check_unused(spec, ("rationales_from", "rationale_control", "n", "combine"), where, "a model before training")
     if both := set(student.dev_sets) & set(spec.eval_sets):
         raise InputError(
             f"{where}: {both.pop()!r} is in dev_sets and in eval_sets; a reported set may not choose the checkpoint"
         )
+
+
+def _check_scored_responses(config: Config, spec: EvalSpec, where: str) -> None:
+    source = lookup(config.rationales, spec.responses, f"{where}.responses")
+    unused = ("student", "rationales_from", "rationale_control", "few_shot", "combine", "checkpoint")
+    _check_unused(spec, unused, where, "a set of responses")
+    if isinstance(source, GeneratedSource) and spec.n > source.sampling.n:
+        raise InputError(f"{where}.n: {spec.n} of the responses of {spec.responses!r}, which has {source.sampling.n}")
+    if missing := [name for name in spec.eval_sets if not _covers(source.questions, name)]:
+        raise InputError(
+            f"{where}.eval_sets: {missing[0]!r} is not in config.rationales.{spec.responses}.questions; add it there"
+        )
+
+
+def _check_choices(config: Config, spec: EvalSpec, where: str) -> None:
+    """Checks that the likelihoods of choices can be computed, after a rationale or at once."""
+    if spec.combine == "marginal":
+        raise InputError(f"{where}.read: combine='marginal' compares the choices already; remove one of the two")
+    if not _has_local_model(config, spec):
+        raise InputError(
+            f"{where}.read: {spec.read!r} needs a model that computes the likelihood of the choices, but the responses "
+            f"of {spec.responses!r} are from a {config.rationales[spec.responses].source}; set read='text'"
+        )
+    source = config.rationales[spec.responses] if spec.responses else None
+    if isinstance(source, ModelSource) and source.think:
+        raise InputError(f"{where}.read: {spec.read!r} does not support think={source.think!r}; set read='text'")
+    recipe = _evaluated_recipe(config, spec, where)
+    if recipes.answer_target(recipe) is None:
+        raise InputError(
+            f"{where}.read: {spec.read!r} needs a recipe with a part that has the evaluation prompt {recipe.prompt!r} "
+            "and the answer in its target; set read='text'"
+        )
+
+
+def _evaluated_recipe(config: Config, spec: EvalSpec, where: str) -> Recipe:
+    """The recipe by which the model of an evaluation is prompted."""
+    if spec.responses:
+        source = config.rationales[spec.responses]
+        name = getattr(source, "recipe", "") or _student_recipe(config, source)
+        return recipes.find(name, config.recipes, f"config.rationales.{spec.responses}.recipe")
+    student = lookup(config.students, spec.student, f"{where}.student")
+    corpus = lookup(config.corpora, student.corpus, f"config.students.{spec.student}.corpus")
+    recipe = recipes.find(corpus.recipe, config.recipes, f"config.corpora.{student.corpus}.recipe")
+    return recipes.before_training(recipe) if spec.checkpoint == "initial" else recipe
+
+
+def _covers(sets: tuple[str, ...], name: str) -> bool:
+    """Whether the question set is one of `sets`, or a fold of one."""
+    return name in sets or name.partition("@")[0] in sets
+
+
+def _check_unused(spec: EvalSpec, fields: tuple[str, ...], where: str, evaluated: str) -> None:
+    """Refuses fields that have no effect on what is evaluated."""
+    for field in fields:
+        if getattr(spec, field) != getattr(EvalSpec(), field):
+            raise InputError(f"{where}.{field}: has no effect on the evaluation of {evaluated}; remove it")
 
 
 def _check_sets(config: Config, sets: tuple[str, ...], where: str) -> None:

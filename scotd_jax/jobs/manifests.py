@@ -11,7 +11,7 @@ from etils import epath
 
 from scotd_jax.config import BatchSource, FileSource, GeneratedSource, Model, ModelSource, RemoteSource, plain
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.generation.prompting import prompt_settings, uses_chat_template
+from scotd_jax.jobs.generation.prompting import evaluation_prompt_settings, prompt_settings, uses_chat_template
 from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.records import to_json
 from scotd_jax.tasks import recipes
@@ -108,21 +108,40 @@ def student_identity(context: RunContext, name: str) -> dict[str, Any]:
     }
 
 
-def evaluation_identity(context: RunContext, name: str, few_shot: int) -> dict[str, Any]:
-    """Returns the identity of an evaluation with `few_shot` examples."""
+def evaluation_identity(context: RunContext, name: str) -> dict[str, Any]:
+    """Returns the identity of an evaluation: what is evaluated, and on which questions."""
     spec, settings = eval_specs(context.config)[name], context.config.evaluation
-    corpus = context.config.students[spec.student].corpus
-    return {
-        "eval": plain(spec) | {"eval_sets": None, "arm": None},
+    # Other entries record the effects of these fields, so that evaluations without them keep their identity.
+    recorded = plain(spec) | {"eval_sets": None, "arm": None}
+    identity: dict[str, Any] = {
+        "eval": {key: value for key, value in recorded.items() if key not in ("checkpoint", "responses", "read")},
+        "limit": settings.limit,
+        "questions": questions_identity(context, spec.eval_sets),
+        "seed": context.config.seed,
+    }
+    if spec.read != "text":
+        identity["read"] = spec.read
+    if spec.responses:
+        stored = {"responses": context.artefact("sample", spec.responses).digest}
+        return identity | stored | {"formats": {}, "exemplars": {}}
+    prompts = evaluation_prompt_settings(context.config, spec)
+    identity |= {
         "sampling": plain(settings.sampling),
         "self_consistency": plain(settings.self_consistency),
-        "limit": settings.limit,
+        "formats": formats_identity(context, spec.eval_sets, prompts.format),
+        "exemplars": few_shot_identity(context, spec.eval_sets, prompts.few_shot),
+    }
+    if spec.checkpoint == "initial":
+        student = context.config.students[spec.student]
+        return identity | {
+            "model": model_identity(context, student.model),
+            "model_seed": context.config.seed + student.seed,
+            "precision": student.precision,
+            "recipe": plain(prompts.recipe),
+        }
+    return identity | {
         "student": context.artefact("train", spec.student).digest,
         "provided_rationales": rationales_identity(context, spec.rationales_from),
-        "questions": questions_identity(context, spec.eval_sets),
-        "formats": formats_identity(context, spec.eval_sets, context.formats[corpus]),
-        "exemplars": few_shot_identity(context, spec.eval_sets, few_shot),
-        "seed": context.config.seed,
     }
 
 

@@ -9,12 +9,17 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from scotd_jax.config import Model, ModelSource, Recipe, plain
+from scotd_jax.config import EvalSpec, Model, ModelSource, Recipe, plain
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.generation.prompting import PromptSettings, prompt_settings, uses_chat_template
+from scotd_jax.jobs.generation.prompting import (
+    PromptSettings,
+    evaluation_prompt_settings,
+    prompt_settings,
+    uses_chat_template,
+)
 from scotd_jax.jobs.graph import Step, eval_specs
 from scotd_jax.models.position_table import check_positions
-from scotd_jax.tasks.recipes import needs_rationale
+from scotd_jax.tasks.recipes import choice_responses, generates_rationale, needs_rationale
 from scotd_jax.workdir import digest
 
 
@@ -112,7 +117,7 @@ class PromptLengths:
 
 def _prompts_of(context: RunContext, step: Step) -> Iterator[PromptsToCheck]:
     """The prompts that a step's model reads."""
-    config, evaluation = context.config, context.config.evaluation
+    config = context.config
     if step.job == "sample" and isinstance(spec := config.rationales[step.name], ModelSource):
         settings = prompt_settings(config, spec.model, recipe=spec.recipe, few_shot=spec.few_shot or None)
         advice = "shorten the question, or lower few_shot or sampling.max_new_tokens"
@@ -121,18 +126,41 @@ def _prompts_of(context: RunContext, step: Step) -> Iterator[PromptsToCheck]:
     elif step.job == "train":
         yield from _prompts_of_training(context, step.name)
     elif step.job == "evaluate":
-        spec = eval_specs(config)[step.name]
-        model = Model(student=spec.student)
-        settings = prompt_settings(config, model, few_shot=None if spec.few_shot < 0 else spec.few_shot)
-        tokens = evaluation.sampling.max_new_tokens
-        if needs_rationale(settings.recipe):
-            tokens = 0 if spec.combine == "marginal" else tokens
-        elif evaluation.self_consistency.n:
-            tokens = max(tokens, evaluation.self_consistency.max_new_tokens)
-        where = f"config.{'evals' if step.name in config.evals else 'students'}.{step.name}.eval_sets"
-        advice = "shorten the question or leave it out of the set, or lower evaluation.sampling.max_new_tokens"
-        ids = {id_ for name in spec.eval_sets for id_ in context.reported_questions(name)}
-        yield PromptsToCheck(where, model, settings, spec.eval_sets, tokens, advice, ids)
+        yield from _prompts_of_evaluation(context, step.name)
+
+
+def _prompts_of_evaluation(context: RunContext, name: str) -> Iterator[PromptsToCheck]:
+    """The prompts of a student's reported sets. Those of stored responses are checked with their source."""
+    config, evaluation, spec = context.config, context.config.evaluation, eval_specs(context.config)[name]
+    if spec.responses:
+        return
+    model = config.students[spec.student].model if spec.checkpoint == "initial" else Model(student=spec.student)
+    settings = evaluation_prompt_settings(config, spec)
+    tokens = evaluation.sampling.max_new_tokens
+    if needs_rationale(settings.recipe):
+        tokens = 0 if spec.combine == "marginal" else tokens
+    elif evaluation.self_consistency.n:
+        tokens = max(tokens, evaluation.self_consistency.max_new_tokens)
+    if spec.read != "text":
+        after = tokens if generates_rationale(settings.recipe) else 0
+        tokens = max(0 if spec.read == "choices" else tokens, after + _choice_tokens(context, spec, settings))
+    where = f"config.{'evals' if name in config.evals else 'students'}.{name}.eval_sets"
+    advice = "shorten the question or leave it out of the set, or lower evaluation.sampling.max_new_tokens"
+    ids = {id_ for set_name in spec.eval_sets for id_ in context.reported_questions(set_name)}
+    yield PromptsToCheck(where, model, settings, spec.eval_sets, tokens, advice, ids)
+
+
+def _choice_tokens(context: RunContext, spec: EvalSpec, settings: PromptSettings) -> int:
+    """The most tokens of an answer sentence with a choice, which follows a generated rationale."""
+    tokenizer = context.models.tokenizer(Model(student=spec.student))
+    prompts = context.prompt_builder(settings)
+    texts = {
+        text
+        for set_name in spec.eval_sets
+        for question, task in context.reported_questions(set_name).values()
+        for text in choice_responses(settings.recipe, prompts.format_for(task), question, "").values()
+    }
+    return 1 + max((len(tokenizer.encode(text)) for text in texts), default=0)
 
 
 def _prompts_of_training(context: RunContext, name: str) -> Iterator[PromptsToCheck]:

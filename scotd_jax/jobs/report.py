@@ -39,7 +39,7 @@ def report(context: RunContext, name: str) -> None:
     del name
     config, artefact = context.config, context.artefact("report", "")
     specs = eval_specs(config)
-    results = [_run_result(context, key, spec) for key, spec in specs.items()]
+    results = [result for key, spec in specs.items() for result in _run_results(context, key, spec)]
     labels = dict.fromkeys(set_label(context, set_name) for spec in specs.values() for set_name in spec.eval_sets)
     method, label_only = _main_results(results)
     data = ReportData(
@@ -65,26 +65,54 @@ def set_label(context: RunContext, set_name: str) -> str:
     return f"{context.config.tasks[task].title or task}.{set_name.removeprefix(task + '.')}"
 
 
-def _run_result(context: RunContext, name: str, spec: EvalSpec) -> RunResult:
-    student = context.config.students[spec.student]
+def _run_results(context: RunContext, name: str, spec: EvalSpec) -> list[RunResult]:
+    """The results of an evaluation, one for each reading of its answers."""
     artefact = context.artefact("evaluate", name)
     results = read_json(artefact.path / "results.json")
     _ = artefact.digest  # raises if the evaluation is not complete
-    sets = results["sets"]
-    samples, curve = _samples(context, student)
+    fields = _teacher_fields(context, name, spec) if spec.responses else _student_fields(context, spec)
+    by_reading = {"text": results, "choices": results.get("choices", {})}
+    return [
+        _run_result(context, name, spec, read, scores, fields)
+        for read, scores in by_reading.items()
+        if "sets" in scores
+    ]
+
+
+def _run_result(
+    context: RunContext, name: str, spec: EvalSpec, read: Any, scores: dict[str, Any], fields: dict[str, Any]
+) -> RunResult:
+    sets = scores["sets"]
     return RunResult(
         name=spec.arm,
         student=name,
-        seed=context.config.seed + student.seed,
+        read=read,
         results={set_label(context, key): value for key, value in sets.items()},
-        role=_role(context, spec.student),
-        model=_model_name(context, student),
-        samples=samples,
-        curve=curve,
-        outcomes={set_label(context, key): outcomes(*read_evaluated(context, name, key)) for key in sets},
+        outcomes={set_label(context, key): outcomes(*read_evaluated(context, name, key, read)) for key in sets},
         votes={set_label(context, k): r["self_consistency"] for k, r in sets.items() if "self_consistency" in r},
-        consistency=results["contrast"],
+        consistency=scores["contrast"],
+        **fields,
     )
+
+
+def _teacher_fields(context: RunContext, name: str, spec: EvalSpec) -> dict[str, Any]:
+    """The fields of a RunResult that describe a set of responses."""
+    source, sets = context.config.rationales[spec.responses], spec.eval_sets
+    models = dict.fromkeys(row.model for key in sets for row in read_evaluated(context, name, key)[1])
+    missing = sum(len(context.reported_questions(key)) - len(read_evaluated(context, name, key)[0]) for key in sets)
+    notes = [", ".join(models), f"{missing:,} questions without response left out" if missing else ""]
+    seed = source.seed if isinstance(source, GeneratedSource) else 0
+    return {"role": "teacher", "seed": context.config.seed + seed, "about": "; ".join(filter(None, notes))}
+
+
+def _student_fields(context: RunContext, spec: EvalSpec) -> dict[str, Any]:
+    """The fields of a RunResult that describe a student, after its training or before it."""
+    student = context.config.students[spec.student]
+    fields = {"seed": context.config.seed + student.seed, "model": _model_name(context, student)}
+    if spec.checkpoint == "initial":
+        return fields | {"role": "untrained"}
+    samples, curve = _samples(context, student)
+    return fields | {"role": _role(context, spec.student), "samples": samples, "curve": curve}
 
 
 def _samples(context: RunContext, student: Student) -> tuple[int | None, str]:
@@ -103,12 +131,17 @@ def _samples(context: RunContext, student: Student) -> tuple[int | None, str]:
     return min(corpus.n or n, n), _model_name(context, student) if is_on_curve else ""
 
 
-def _role(context: RunContext, student: str) -> Literal["teacher", "base", "student"]:
-    """Whether responses are sampled from the student ("teacher"), others start from it ("base"), or neither."""
-    sources = [source for source in context.config.rationales.values() if isinstance(source, ModelSource)]
-    if any(source.model.student == student for source in sources):
-        return "teacher"
-    return "base" if any(s.model.student == student for s in context.config.students.values()) else "student"
+def _role(context: RunContext, name: str) -> Literal["teacher", "base", "student"]:
+    """Whether other students train on responses of the student ("teacher"), others start from it ("base"), or neither.
+
+    A student that generates rationales for its own answers, or for those of others at evaluation, remains a student.
+    """
+    config = context.config
+    for key, student in config.students.items():
+        sources = [config.rationales[source] for source in config.corpora[student.corpus].rationales]
+        if key != name and any(isinstance(source, ModelSource) and source.model.student == name for source in sources):
+            return "teacher"
+    return "base" if any(student.model.student == name for student in config.students.values()) else "student"
 
 
 def _model_name(context: RunContext, student: Student) -> str:
@@ -119,15 +152,20 @@ def _model_name(context: RunContext, student: Student) -> str:
     return f"{getattr(functions.config, 'model_type', functions.config.kind).upper()} {digits}"
 
 
-def read_evaluated(context: RunContext, name: str, set_name: str) -> tuple[list[Question], list[Response]]:
-    """Returns the questions of an evaluated set, and the responses to them."""
-    path = context.artefact("evaluate", name).path / f"{file_stem(set_name)}.responses.jsonl"
-    questions = [question for question, _ in context.reported_questions(set_name).values()]
-    return questions, list(read_responses([path]))
+def read_evaluated(
+    context: RunContext, name: str, set_name: str, read: str = "text"
+) -> tuple[list[Question], list[Response]]:
+    """Returns the questions of an evaluated set, and the responses to them under one reading."""
+    stem = file_stem(set_name) + (".responses" if read == "text" else f".{read}.responses")
+    rows = list(read_responses([context.artefact("evaluate", name).path / f"{stem}.jsonl"]))
+    answered = {row.question_id for row in rows}  # all questions, except those for which a teacher has no response
+    questions = [question for id_, (question, _) in context.reported_questions(set_name).items() if id_ in answered]
+    return questions, rows
 
 
 def _main_results(results: Sequence[RunResult]) -> tuple[RunResult | None, RunResult | None]:
     """The student with the most samples, and the student of the same model and seed that was trained only on labels."""
+    results = [result for result in results if result.read == "text"] or results
     students = [result for result in results if result.role == "student" and result.samples is not None]
     if not students:
         return (results[0] if results else None), None
@@ -141,7 +179,7 @@ def _examples(context: RunContext, result: RunResult | None) -> list[Example]:
     if result is None:
         return []
     first_set = eval_specs(context.config)[result.student].eval_sets[0]
-    evaluated = read_evaluated(context, result.student, first_set)
+    evaluated = read_evaluated(context, result.student, first_set, result.read)
     return pick_examples(*evaluated, result.name, set_label(context, first_set))
 
 
@@ -150,7 +188,9 @@ def _contrast_pairs(context: RunContext, results: Sequence[RunResult]) -> list[C
     if not results:
         return []
     specs = eval_specs(context.config)
-    evaluated = {r.name: [read_evaluated(context, r.student, s) for s in specs[r.student].eval_sets] for r in results}
+    evaluated = {
+        r.name: [read_evaluated(context, r.student, s, r.read) for s in specs[r.student].eval_sets] for r in results
+    }
     questions = [question for set_questions, _ in evaluated[results[0].name] for question in set_questions]
     answers = {name: {row.question_id: row for _, rows in sets for row in rows} for name, sets in evaluated.items()}
     return pick_pairs(questions, answers)

@@ -11,12 +11,11 @@ from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.generation.local import generate, load_prompted_model
-from scotd_jax.jobs.generation.prompting import prompt_settings, uses_chat_template
+from scotd_jax.jobs.generation.local import generate
 from scotd_jax.jobs.generation.servers.batch_files import generate_by_batch_files
 from scotd_jax.jobs.generation.servers.live import generate_on_server
 from scotd_jax.jobs.generation.servers.remote_model import make_remote_model
-from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
+from scotd_jax.jobs.generation.source_model import load_source_model
 from scotd_jax.rationales.importers.joining import FileImport
 from scotd_jax.rationales.release import is_released, release
 from scotd_jax.rationales.response_counts import count_responses
@@ -71,7 +70,8 @@ def _generate(
     where = f"config.rationales.{name}"
     match spec:
         case ModelSource():
-            return _from_model(context, spec, where, questions, folder)
+            model, seed = load_source_model(context, name, spec), context.config.seed + spec.seed
+            return generate(context, model, questions, spec.sampling, seed=seed, folder=folder, shards=SHARDS)
         case ServerSource():
             model = make_remote_model(context, spec, context.config.seed + spec.seed, where)
             return generate_on_server(context, model, questions, folder)
@@ -82,20 +82,6 @@ def _generate(
             return _write(folder, _task_responses(context, spec.questions), questions)
         case FileSource():
             raise ValueError("files are imported, not generated")
-
-
-def _from_model(
-    context: RunContext, spec: ModelSource, where: str, questions: QuestionsById, folder: epath.Path
-) -> list[epath.Path]:
-    """Generates the missing responses with a local model, and returns all response files."""
-    name = spec.model.student or spec.model.path or spec.model.architecture
-    thinking = IGNORE_THINKING  # models without a chat template generate no thinking blocks on purpose
-    if uses_chat_template(context.config, spec.model) or spec.think:
-        thinking = ThinkingBlocks.of(spec, where, name)
-    prompts = prompt_settings(context.config, spec.model, recipe=spec.recipe, few_shot=spec.few_shot or None)
-    seed = context.config.seed + spec.seed
-    model = load_prompted_model(context, name, spec.model, "bfloat16", prompts, seed=seed, thinking=thinking)
-    return generate(context, model, questions, spec.sampling, seed=seed, folder=folder, shards=SHARDS)
 
 
 def _task_responses(context: RunContext, set_names: Sequence[str]) -> list[Response]:

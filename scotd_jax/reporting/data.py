@@ -32,14 +32,15 @@ class EvalSet:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """One trained model with its results. Runs of equal `name` and `model` form an arm, which is one row of the tables.
+    """One model with its results. Runs of equal `name`, `model` and `read` form an arm, one row of the tables.
 
     Attributes:
       name: name of the arm.
       student: name of the student in the config.
       seed: seed of the run; comparisons pair runs of equal seed.
       results: set label -> `evaluation.scoring.score`.
-      role: "teacher" and "base" are reference models, which are never compared.
+      role: "teacher" and "base" are reference models, which are never compared. "untrained" is the model that a student
+        starts from.
       model: name of the base model; rows are grouped by it.
       samples: number N of rationales per question in the student's corpus; 0 is label-only, None if not applicable.
       curve: name of the curve of accuracy against N on which the run is a point; "" for none.
@@ -47,13 +48,14 @@ class RunResult:
       outcomes: set label -> `evaluation.scoring.outcomes`; needed for comparisons.
       votes: set label -> `evaluation.voting.self_consistency`.
       consistency: `evaluation.contrast.contrast_consistency`.
+      read: whether answers were read from the text or by the likelihood of the choices.
     """
 
     name: str
     student: str
     seed: int
     results: Mapping[str, Mapping[str, Any]]
-    role: Literal["student", "teacher", "base"] = "student"
+    role: Literal["student", "untrained", "teacher", "base"] = "student"
     model: str = ""
     samples: int | None = None
     curve: str = ""
@@ -61,6 +63,7 @@ class RunResult:
     outcomes: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     votes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     consistency: Mapping[str, Any] | None = None
+    read: Literal["text", "choices"] = "text"
 
 
 @dataclasses.dataclass(frozen=True)

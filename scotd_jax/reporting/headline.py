@@ -13,6 +13,7 @@ from scotd_jax.reporting.tables import (
     ArmRow,
     ComparisonRow,
     evaluated_sets,
+    main_reading,
     mean_score,
     p_text,
     percent,
@@ -42,45 +43,90 @@ def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequ
       tests: `tables.compare_arms` of the data.
     """
     sets = evaluated_sets(data)
+    all_rows, others = _split_readings(all_rows)
+    tests = [t for t in tests if all_rows and t.read == all_rows[0].read]
     students = [r for r in all_rows if r.role == "student" and r.cells]
     if not students:
-        return Findings(
-            "No student was evaluated in this run.", ["Set eval_sets of a student and run the job evaluate."]
-        )
+        return _without_students([r for r in all_rows if r.cells], sets, data)
     models = [m for m in student_models(all_rows) if any(r.model == m for r in students)]
     summaries = [
-        _about_model(data, [r for r in students if r.model == m], sets, [t for t in tests if t.model == m])
+        _about_model(data, [r for r in all_rows if r.model == m and r.cells], sets, [t for t in tests if t.model == m])
         for m in models
     ]
-    headline, sentences = summaries[0]
-    paragraphs = [" ".join([*sentences, *_teacher(all_rows, sets), *_cautions(students)])]
-    for model, (finding, details) in zip(models[1:], summaries[1:], strict=True):
-        paragraphs.append(" ".join([f"{model or 'Other students'}: {finding}", *details[1:3]]))
+    headline, before, sentences = summaries[0]
+    by_choices = _by_choices([r for r in others if r.model == models[0]], sets)
+    paragraphs = [" ".join([*before, *sentences, *by_choices, *_teacher(all_rows, sets), *_cautions(students)])]
+    for model, (finding, before, details) in zip(models[1:], summaries[1:], strict=True):
+        paragraphs.append(" ".join([f"{model or 'Other students'}: {finding}", *before, *details[1:3]]))
     if len(models) > 1:
         headline = f"{headline.removesuffix('.')} ({models[0]})." if models[0] else headline
     return Findings(_bind(headline), [_bind(p) for p in paragraphs])
 
 
 def _about_model(
-    data: ReportData, students: Sequence[ArmRow], sets: Sequence[EvalSet], tests: Sequence[ComparisonRow]
-) -> tuple[str, list[str]]:
-    """Returns a headline and sentences on the students of one model."""
+    data: ReportData, model_rows: Sequence[ArmRow], sets: Sequence[EvalSet], tests: Sequence[ComparisonRow]
+) -> tuple[str, list[str], list[str]]:
+    """Returns a headline, sentences on one model before training, and sentences on its students."""
+    students = [r for r in model_rows if r.role == "student"]
+    untrained = [r for r in model_rows if r.role == "untrained"]
     method = select_method(students, students[0].model, data.method)
     main = next((s for s in sets if method and s.label in method.cells), None)
     rivals = [r for r in students if r is not method and main and main.label in r.cells]
     if method is None or main is None or not rivals:
-        return _best(students, sets, data)
-    return _against(method, rivals, sets, main, tests, data)
+        headline, sentences = _best(students, sets, data)
+        main = main or _first_set(students, sets)
+    else:
+        headline, sentences = _against(method, rivals, sets, main, tests, data)
+    before = _before_training(untrained, [t for t in tests if t.set_label == main.label], main)
+    return headline, before, sentences
+
+
+def _split_readings(all_rows: Sequence[ArmRow]) -> tuple[list[ArmRow], list[ArmRow]]:
+    """The rows of the first reading, and those of the other one."""
+    first = main_reading(all_rows)
+    return first, [r for r in all_rows if r not in first]
+
+
+def _by_choices(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[str]:
+    """The accuracies by likelihood of the choices, beside those of the same answers read from the text."""
+    students = [r for r in rows if r.role == "student"]
+    if not students:
+        return []
+    main = _first_set(students, sets)
+    parts = [f"{_quoted(r)} {percent(r.cells[main.label].estimate.value)} %" for r in students if main.label in r.cells]
+    shares = f"{_join(parts[-MAX_LISTED:])}{_more(parts)}"
+    return [f"By likelihood of the choices, which leaves no answer unread, it is on {main.name}: {shares}."]
+
+
+def _without_students(rows: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData) -> Findings:
+    if not rows:
+        return Findings("Nothing was evaluated in this run.", ["Set eval_sets of a student and run the job evaluate."])
+    headline, sentences = _best(rows, sets, data)
+    return Findings(_bind(headline), [_bind(" ".join(["No trained student was evaluated.", *sentences]))])
+
+
+def _first_set(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> EvalSet:
+    return next(s for s in sets if any(s.label in r.cells for r in rows))
+
+
+def _before_training(untrained: Sequence[ArmRow], tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
+    parts = []
+    for row in untrained:
+        if main.label in row.cells:
+            test = next((t for t in tests if t.other == row.name), None)
+            note = "" if test is None else f" ({points(test.difference.value)} points, p {p_text(test.p)})"
+            parts.append(f"{_quoted(row)} {percent(row.cells[main.label].estimate.value)} %{note}")
+    return [f"Before training, the model answers on {main.name}: {_join(parts)}."] if parts else []
 
 
 def _best(students: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData) -> tuple[str, list[str]]:
-    main = next(s for s in sets if any(s.label in r.cells for r in students))
+    main = _first_set(students, sets)
     top = max((r for r in students if main.label in r.cells), key=lambda r: r.cells[main.label].estimate.value)
     share = percent(top.cells[main.label].estimate.value)
     sentences = [_level(top, main, data)]
     if len(students) > 1:
         sentences.append(
-            "This is the highest accuracy of the students; there is no arm with several samples to compare."
+            "This is the highest accuracy of all arms; there is no student with several samples to compare."
         )
     return f"{_quoted(top)} answers {share} % of the {main.name} questions.", sentences
 

@@ -19,35 +19,42 @@ from scotd_jax.reporting.tables import ArmRow, ComparisonRow
 
 def page_content(data: ReportData) -> dict[str, Any]:
     """Returns the variables of the template report.html."""
-    rows, sets = tables.arm_rows(data), tables.evaluated_sets(data)
+    all_rows, sets = tables.arm_rows(data), tables.evaluated_sets(data)
+    rows = tables.main_reading(all_rows)
     models = tables.student_models(rows)
     methods = {(m.model, m.name) for model in models if (m := tables.select_method(rows, model, data.method))}
     several = len(models) > 1
-    tests = tables.compare_arms(data, rows)
+    tests = tables.compare_arms(data, all_rows)
     context = {
         "data": data,
         "version": __version__,
-        "findings": summarize_findings(data, rows, tests),
+        "findings": summarize_findings(data, all_rows, tests),
         "confidence": f"{100 * data.confidence:g}\N{NO-BREAK SPACE}%",
         "alpha": f"{1 - data.confidence:.3g}",
         "sets": sets,
         "abouts": [s for s in sets if s.about],
         "set_names": {s.label: s.name for s in (*data.sets, *sets)},
         "rows": rows,
+        "reading": rows[0].reading if rows else "",
+        "other_rows": all_rows[len(rows) :],
         "models": models,
         "methods": methods,
         "several_models": several,
         "many_seeds": any(r.seeds > 1 for r in rows if r.role == "student"),
-        "chances": {s.label: _set_facts(rows, s) for s in sets},
-        "resolution": _resolution(rows, sets, data.confidence),
-        "accuracy_panels": [(s, _markup(plots.accuracy_panel(rows, s, methods, name_models=several))) for s in sets],
-        "by_tag": [t for s in sets if (t := _tags(rows, s, data.confidence))],
-        "run_lines": _run_lines(rows, sets),
+        "chances": {s.label: _set_facts(all_rows, s) for s in sets},
+        "resolution": _resolution(all_rows, sets, data.confidence),
+        "accuracy_panels": [
+            (s, _markup(plots.accuracy_panel(rows, s, methods, name_models=several)))
+            for s in sets
+            if any(s.label in r.cells for r in rows)
+        ],
+        "by_tag": [t for s in sets if (t := _tags(all_rows, s, data.confidence))],
+        "run_lines": _run_lines(all_rows, sets),
         "comparisons": tests,
         "comparison_rows": _comparison_rows(tests),
         "sample_panels": _sample_panels(rows, sets),
-        "votes": _votes(rows, sets, data.confidence),
-        "consistency": _consistency(rows, data.confidence),
+        "votes": _votes(all_rows, sets, data.confidence),
+        "consistency": _consistency(all_rows, data.confidence),
         "pairs": [_pair(p) for p in data.pairs],
         "ledgers": [_ledger(name, ledger) for name, ledger in data.ledgers.items()],
         "training_panels": _training(data),
@@ -74,10 +81,11 @@ def _markup(svg: str) -> markupsafe.Markup:
 
 
 def rows_by_model(rows: Iterable[ArmRow]) -> list[tuple[str, list[ArmRow]]]:
-    """Groups the rows of students by model; all reference models form one further group."""
+    """Groups the rows of students, before and after training, by model; all reference models form one group."""
     grouped: dict[str, list[ArmRow]] = {}
     for row in rows:
-        grouped.setdefault(row.model if row.role == "student" else "reference models", []).append(row)
+        of_student = row.role in ("untrained", "student")
+        grouped.setdefault(row.model if of_student else "reference models", []).append(row)
     return list(grouped.items())
 
 
@@ -118,6 +126,7 @@ def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str
     return [
         {
             "student": run.student,
+            "reading": row.reading,
             "set": evalset.name,
             "seed": run.seed,
             "n": score["n"],
@@ -135,11 +144,20 @@ def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str
 
 
 def _comparison_rows(tests: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
-    """Returns one line per pair of arms: model, names, and set label -> comparison."""
-    lines: dict[tuple[str, str, str], dict[str, ComparisonRow]] = {}
+    """Returns one line per pair of arms and reading: model, names, and set label -> comparison."""
+    lines: dict[tuple[str, str, str, str], dict[str, ComparisonRow]] = {}
     for test in tests:
-        lines.setdefault((test.model, test.method, test.other), {})[test.set_label] = test
-    return [{"model": m, "method": a, "other": b, "cells": cells} for (m, a, b), cells in lines.items()]
+        lines.setdefault((test.model, test.method, test.other, test.read), {})[test.set_label] = test
+    return [
+        {
+            "model": m,
+            "method": a,
+            "other": b,
+            "cells": cells,
+            "reading": "" if read == "text" else tables.READINGS[read],
+        }
+        for (m, a, b, read), cells in lines.items()
+    ]
 
 
 def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tuple[EvalSet, markupsafe.Markup]]:

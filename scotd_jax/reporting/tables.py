@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from scotd_jax.evaluation import statistics
 from scotd_jax.evaluation.statistics import Estimate
 from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
 
+READINGS = {"text": "read from the text", "choices": "by likelihood of the choices"}  # in the order of the rows
+ROLES = ("teacher", "base", "untrained", "student")  # in the order of the rows
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -50,6 +52,12 @@ class ArmRow:
     about: str
     runs: tuple[RunResult, ...]
     cells: dict[str, AccuracyCell]
+    read: str = "text"
+
+    @property
+    def reading(self) -> str:
+        """How the answers were read, if not from the text."""
+        return "" if self.read == "text" else READINGS[self.read]
 
     @property
     def seeds(self) -> int:
@@ -71,6 +79,7 @@ class ComparisonRow:
       questions: number of distinct questions.
       seeds: number of paired runs.
       significant: "better" or "worse" if the interval excludes zero and p is below 1 - confidence, else "".
+      read: how the answers of both arms were read.
     """
 
     model: str
@@ -82,6 +91,7 @@ class ComparisonRow:
     questions: int
     seeds: int
     significant: str
+    read: str = "text"
 
 
 def evaluated_sets(data: ReportData) -> list[EvalSet]:
@@ -92,27 +102,40 @@ def evaluated_sets(data: ReportData) -> list[EvalSet]:
 
 
 def arm_rows(data: ReportData) -> list[ArmRow]:
-    """Returns one row per (model, arm name) in order of appearance, students before reference models."""
-    grouped: dict[tuple[str, str], list[RunResult]] = {}
+    """Returns one row per (model, arm name, reading): reference models, models before training, students.
+
+    Rows of answers that were read from the text come first.
+    """
+    grouped: dict[tuple[str, str, str], list[RunResult]] = {}
     for run in data.runs:
-        grouped.setdefault((run.model, run.name), []).append(run)
+        grouped.setdefault((run.model, run.name, run.read), []).append(run)
     arms = []
-    for (model, name), runs in grouped.items():
+    for (model, name, read), runs in grouped.items():
         first = runs[0]
         labels = dict.fromkeys(label for run in runs for label in run.results)
         cells = {
             label: _cell([run.results[label] for run in runs if label in run.results], data.confidence)
             for label in labels
         }
-        arms.append(ArmRow(name, model, first.role, first.samples, first.curve, first.about, tuple(runs), cells))
+        arms.append(ArmRow(name, model, first.role, first.samples, first.curve, first.about, tuple(runs), cells, read))
     for label in [s.label for s in evaluated_sets(data)]:
-        for model in {r.model for r in arms}:
-            rivals = [r for r in arms if r.model == model and r.role == "student" and label in r.cells]
+        for model, read in {(r.model, r.read) for r in arms}:
+            rivals = [r for r in students_of(arms, model) if r.read == read and label in r.cells]
             top = max((r.cells[label].estimate.value for r in rivals), default=0.0)
             for row in rivals if len(rivals) > 1 else ():
                 if row.cells[label].estimate.value == top:
                     row.cells[label] = dataclasses.replace(row.cells[label], best=True)
-    return sorted(arms, key=lambda r: r.role != "student")
+    return sorted(arms, key=lambda r: (list(READINGS).index(r.read), ROLES.index(r.role)))
+
+
+def main_reading(all_rows: Sequence[ArmRow]) -> list[ArmRow]:
+    """Returns the rows of the first reading: those read from the text, if there are any."""
+    return [r for r in all_rows if r.read == all_rows[0].read]
+
+
+def students_of(all_rows: Iterable[ArmRow], model: str) -> list[ArmRow]:
+    """Returns the students of one model."""
+    return [r for r in all_rows if r.model == model and r.role == "student"]
 
 
 def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell:
@@ -124,8 +147,11 @@ def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCel
 
 
 def select_method(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow | None:
-    """Returns the arm to compare with the others: `name`, or the student with most samples (at least two)."""
-    students = [r for r in all_rows if r.model == model and r.role == "student"]
+    """Returns the arm to compare with the others: `name`, or the student with most samples (at least two).
+
+    The rows are those of one reading.
+    """
+    students = students_of(all_rows, model)
     if name:
         return next((r for r in students if r.name == name), None)
     sampled = [r for r in students if (r.samples or 0) > 1]
@@ -138,21 +164,19 @@ def student_models(all_rows: Sequence[ArmRow]) -> list[str]:
 
 
 def compare_arms(data: ReportData, all_rows: Sequence[ArmRow]) -> list[ComparisonRow]:
-    """Compares each model's method with its other students on every set; pairs runs by seed and questions by id."""
+    """Compares each model's method with its other students, and with the model before training, on every set.
+
+    Pairs questions by id, runs by seed, and answers that were read in the same way. A single run before training, whose
+    weights do not depend on a seed, is paired with every run of the method.
+    """
     found = []
-    for model in student_models(all_rows):
-        method = select_method(all_rows, model, data.method)
-        others = [r for r in all_rows if r.model == model and r.role == "student" and r is not method]
-        if method is None:
-            continue
-        for other in others:
-            for evalset in evaluated_sets(data):
-                a, b = (_outcomes(row, evalset.label) for row in (method, other))
-                if seeds := sorted(a.keys() & b.keys()):
-                    result = statistics.compare_paired(
-                        [a[seed] for seed in seeds], [b[seed] for seed in seeds], data.confidence
-                    )
-                    found.append((method, other, evalset.label, result))
+    for read in dict.fromkeys(r.read for r in all_rows):
+        rows = [r for r in all_rows if r.read == read]
+        for model in student_models(rows):
+            method = select_method(rows, model, data.method)
+            others = [r for r in rows if r.model == model and r.role in ("untrained", "student") and r is not method]
+            for other in others if method else ():
+                found += [(method, other, *test) for test in _tests(method, other, data)]
     adjusted = statistics.holm_correction([result.p_value for *_, result in found])
     return [
         ComparisonRow(
@@ -165,9 +189,21 @@ def compare_arms(data: ReportData, all_rows: Sequence[ArmRow]) -> list[Compariso
             result.questions,
             result.seeds,
             _significant(result.difference, p, data.confidence),
+            method.read,
         )
         for (method, other, label, result), p in zip(found, adjusted, strict=True)
     ]
+
+
+def _tests(method: ArmRow | None, other: ArmRow, data: ReportData) -> Iterator[tuple[str, statistics.Comparison]]:
+    """The comparison of two arms on every set that has paired runs."""
+    for evalset in evaluated_sets(data):
+        a, b = (_outcomes(row, evalset.label) for row in (method, other))
+        if other.role == "untrained" and len(b) == 1:
+            b = dict.fromkeys(a, *b.values())
+        if seeds := sorted(a.keys() & b.keys()):
+            pairs = [a[seed] for seed in seeds], [b[seed] for seed in seeds]
+            yield evalset.label, statistics.compare_paired(*pairs, data.confidence)
 
 
 def _outcomes(row: ArmRow | None, label: str) -> dict[int, Mapping[str, float]]:

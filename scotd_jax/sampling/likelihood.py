@@ -1,6 +1,7 @@
 """Log-likelihood of candidate responses, for example of all answer choices of a question.
 
-As in training, a prompt is computed once and shared by its C candidates.
+As in training, a prompt is computed once and shared by its C candidates. A prefix that all candidates share, such as a
+generated rationale, is not scored: it would add the same number to each.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from scotd_jax.distributed.sharding import batch_sharding
 from scotd_jax.layout import pad_rows, round_up, split_prompt
 from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.models.layers import logits
+from scotd_jax.models.position_table import check_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Candidates:
     Attributes:
       key: identifies the result.
       prompt_ids: token ids of the whole prompt.
-      responses: token ids of each response, including its end token.
+      responses: token ids of each response after the prefix, including its end token.
+      prefix_ids: token ids with which all responses begin, such as a rationale; they are not scored.
     """
 
     key: Hashable
     prompt_ids: Sequence[int]
     responses: Sequence[Sequence[int]]
+    prefix_ids: Sequence[int] = ()
 
 
 def score_candidates(
@@ -52,38 +56,59 @@ def score_candidates(
       params: its parameters, sharded by the caller if there is a mesh.
       candidates: prompts with their responses.
       batch_size: prompts per batch, rounded up to the batch shards of the mesh.
-      bucket: prompts are padded to a multiple of this many tokens; each padded length is compiled once.
+      bucket: prompts and prefixes are padded to a multiple of this many tokens; each padded length is compiled once.
       mesh: devices over which prompts are spread.
 
     Yields:
       One list of (key, log-probabilities in nats, float32[number of responses]) per batch.
+
+    Raises:
+      InputError: if a prompt with a response does not fit the model's positions.
     """
-    candidates = list(candidates)
-    if not candidates:
+    # A decoder-only model takes prompt and prefix as one sequence; the decoder of T5 repeats the prefix.
+    items = [_with_prefix_in_prompt(item) if model.start_token is None else item for item in candidates]
+    if not items:
         return
     B = round_up(batch_size, 1 if mesh is None else batch_shards(mesh))
-    C = max(len(item.responses) for item in candidates)
-    R = round_up(max(len(response) for item in candidates for response in item.responses), 8)
-    buckets: dict[int, list[Candidates]] = defaultdict(list)
-    for item in candidates:
+    C = max(len(item.responses) for item in items)
+    A = round_up(max(len(response) for item in items for response in item.responses), 8)
+    buckets: dict[tuple[int, int], list[Candidates]] = defaultdict(list)
+    for item in items:
+        _check_length(model, item)
         prefix, _ = split_prompt(item.prompt_ids, model.start_token)
-        buckets[round_up(len(prefix), bucket)].append(item)
+        before = round_up(len(item.prefix_ids), bucket) if item.prefix_ids else 0
+        buckets[round_up(len(prefix), bucket), before + A].append(item)
     score = _compiled_score_fn(model)
-    for P, group in sorted(buckets.items(), reverse=True):
+    for (P, R), group in sorted(buckets.items(), reverse=True):
         for begin in range(0, len(group), B):
             batch = group[begin : begin + B]
-            arrays = _batch_arrays(batch, model.start_token, B, C, R, P)
+            arrays = _batch_arrays(batch, model.start_token, B, C, R, A, P)
             if mesh is not None:
                 arrays = jax.device_put(arrays, batch_sharding(mesh))
             scores = np.asarray(score(params, *arrays))
             yield [(item.key, row[: len(item.responses)]) for item, row in zip(batch, scores, strict=False)]
 
 
+def _with_prefix_in_prompt(item: Candidates) -> Candidates:
+    return dataclasses.replace(item, prompt_ids=[*item.prompt_ids, *item.prefix_ids], prefix_ids=())
+
+
+def _check_length(model: LanguageModel, item: Candidates) -> None:
+    longest = max(map(len, item.responses))
+    check_positions(
+        model.config,
+        len(item.prompt_ids) + longest,
+        f"{item.key}: {len(item.prompt_ids)} tokens of prompt and rationale, and {longest} of a choice,",
+        "lower max_new_tokens",
+    )
+
+
 def make_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"]]:
     """Returns a function that computes the log-probability of every candidate.
 
-    Its arguments are (params, prompt[B, P], mask[B, P], inputs[B, C, R], targets[B, C, R], real[B, C, R]); its result,
-    [B, C], is the natural log-probability of the real target tokens. Logits exist for one position at a time.
+    Its arguments are (params, prompt[B, P], mask[B, P], inputs[B, C, R], first[B], targets[B, C, A], real[B, C, A]):
+    the scored targets of a question are those at `first` and after it. Its result, [B, C], is the natural
+    log-probability of the real ones. Logits exist for one position at a time.
     """
 
     def score(
@@ -91,10 +116,14 @@ def make_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"]]:
         prompt: Int[Array, "B P"],
         mask: Bool[Array, "B P"],
         inputs: Int[Array, "B C R"],
-        targets: Int[Array, "B C R"],
-        real: Bool[Array, "B C R"],
+        first: Int[Array, " B"],
+        targets: Int[Array, "B C A"],
+        real: Bool[Array, "B C A"],
     ) -> Float[Array, "B C"]:
         hidden, _ = model.extend(params, model.prefill(params, prompt, mask), inputs)
+        if inputs.shape[2] > targets.shape[2]:
+            positions_BA = first[:, None] + jnp.arange(targets.shape[2])
+            hidden = jnp.take_along_axis(hidden, positions_BA[:, None, :, None], axis=2)
         unembedding = model.unembedding(params)
 
         def add_position(total_BC, position_arrays):
@@ -114,17 +143,21 @@ def _compiled_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"
     return jax.jit(make_score_fn(model))
 
 
-def _batch_arrays(batch: Sequence[Candidates], start_token: int | None, B: int, C: int, R: int, P: int):
+def _batch_arrays(
+    batch: Sequence[Candidates], start_token: int | None, B: int, C: int, R: int, A: int, P: int
+) -> tuple[np.ndarray, ...]:
     """The arguments of the score function after `params`, padded to the sizes of the batch."""
     splits = [split_prompt(item.prompt_ids, start_token) for item in batch]
     prompt, mask = pad_rows([prefix for prefix, _ in splits] + [[]] * (B - len(batch)), P)
-    inputs, targets = [], []
+    inputs: list[Sequence[int]] = []
+    targets: list[Sequence[int]] = []
     for item, (_, start) in zip(batch, splits, strict=True):
-        responses = [list(response) for response in item.responses] + [[]] * (C - len(item.responses))
-        targets += responses
-        inputs += [[start, *response[:-1]] for response in responses]
-    targets += [[]] * (B * C - len(targets))
-    inputs += [[]] * (B * C - len(inputs))
-    target, real = pad_rows(targets, R)
-    shape = (B, C, R)
-    return prompt, mask, pad_rows(inputs, R)[0].reshape(shape), target.reshape(shape), real.reshape(shape)
+        padding: list[Sequence[int]] = [[]] * (C - len(item.responses))
+        targets += [*item.responses, *padding]
+        inputs += [[start, *item.prefix_ids, *response[:-1]] for response in item.responses] + padding
+    empty: list[Sequence[int]] = [[]] * (B * C - len(targets))
+    target, real = pad_rows(targets + empty, A)
+    first = np.zeros(B, np.int32)
+    first[: len(batch)] = [len(item.prefix_ids) for item in batch]
+    inputs_BCR = pad_rows(inputs + empty, R)[0].reshape(B, C, R)
+    return prompt, mask, inputs_BCR, first, target.reshape(B, C, A), real.reshape(B, C, A)

@@ -24,6 +24,7 @@ Built-in recipes:
     text              the complete text of the response
 """
 
+import re
 import string
 from collections.abc import Mapping, Sequence
 
@@ -31,12 +32,14 @@ from scotd_jax.config import Part, Recipe
 from scotd_jax.config.loading import RENAMED_TEMPLATE_FIELDS
 from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.records import Question, Response
-from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat, choice_text, choice_with_text
+from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat, answer_forms, choice_text, choice_with_text
 
 FORMAT_FIELDS = ("prompt", "prefix", "question", "suffix", "rationale_prefix", "marker", "because")
 RESPONSE_FIELDS = ("rationale", "answer", "text")
 QUESTION_FIELDS = ("gold", "choice")
 FIELDS = FORMAT_FIELDS + RESPONSE_FIELDS + QUESTION_FIELDS
+
+_ANSWER = re.compile(r"(?<!{){(answer|gold|choice|text)}")  # the answer in the template of a target
 
 RECIPES: dict[str, Recipe] = {
     "scotd": Recipe(),
@@ -92,6 +95,15 @@ def find(name: str, custom: Mapping[str, Recipe], where: str = "recipe") -> Reci
     return recipe
 
 
+def before_training(recipe: Recipe) -> Recipe:
+    """Returns the recipe with which the model of a student is prompted before its training.
+
+    It is the student's if its prompt is the question alone, else "scotd": prefixes and provided rationales mean nothing
+    to a model that was not trained on them.
+    """
+    return recipe if recipe.prompt == RECIPES["scotd"].prompt else RECIPES["scotd"]
+
+
 def training_examples(
     part: Part, prompt_format: PromptFormat, question: Question, responses: Sequence[Response]
 ) -> TrainingExamples:
@@ -133,6 +145,46 @@ def parse_response(recipe: Recipe, prompt_format: PromptFormat, text: str, quest
     if recipe.parse_as == "choice":
         return Parsed(None, choice_with_text(text, question))
     return prompt_format.parse_answer_first(text, question)
+
+
+def answer_target(recipe: Recipe) -> str | None:
+    """Returns the target of the part that trains the answer to the recipe's own prompt; None if there is none."""
+    targets = (part.target for part in recipe.parts.values() if part.prompt == recipe.prompt)
+    return next((target for target in targets if _ANSWER.search(target)), None)
+
+
+def generates_rationale(recipe: Recipe) -> bool:
+    """Returns whether a student of the recipe generates a rationale before its answer."""
+    found = _ANSWER.search(target := answer_target(recipe) or "")
+    return bool(found) and (found[1] == "text" or "rationale" in template_fields(target[: found.start()]))
+
+
+def choice_responses(
+    recipe: Recipe, prompt_format: PromptFormat, question: Question, rationale: str | None = None
+) -> dict[str, str]:
+    """Returns for each answer to a multiple-choice question the response that gives it.
+
+    A response is the recipe's training target with this answer, up to a rationale that would follow the answer.
+
+    Args:
+      recipe: a recipe with an `answer_target`.
+      prompt_format: the format of its prompts.
+      question: a question with choices and a gold answer.
+      rationale: the rationale before the answer.
+    """
+    target = answer_target(recipe)
+    assert target is not None, "checked before any work"
+    found = _ANSWER.search(target)
+    assert found is not None
+    rest, follows, _ = target[found.start() :].partition("{rationale}")
+    template, end = target[: found.start()] + rest, "" if follows else prompt_format.end
+    responses = {}
+    for form, choice in zip(answer_forms(question), question.choices, strict=True):
+        text = f"{(rationale or '').strip()}{prompt_format.marker}{form}"
+        fields = _field_values(prompt_format, question, rationale, form, text) | {"gold": form, "choice": choice}
+        answer = choice_with_text(choice, question) if recipe.parse_as == "choice" else form
+        responses[answer or form] = template.format_map(fields) + end
+    return responses
 
 
 def needs_rationale(recipe: Recipe) -> bool:

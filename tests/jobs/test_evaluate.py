@@ -10,6 +10,7 @@ from scotd_jax import config as c
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import evaluate as evaluate_job
 from scotd_jax.jobs.context import RunContext, make_context
+from scotd_jax.jobs.generation import evaluation_answers
 from scotd_jax.jobs.generation.local import PromptedModel
 from scotd_jax.jobs.report import read_evaluated
 from scotd_jax.records import Response
@@ -49,7 +50,7 @@ class FixedModel(PromptedModel):
 @pytest.fixture
 def model(monkeypatch) -> FixedModel:
     model = FixedModel()
-    monkeypatch.setattr(evaluate_job, "load_prompted_model", lambda *args: model)
+    monkeypatch.setattr(evaluation_answers, "load_prompted_model", lambda *args: model)
     return model
 
 

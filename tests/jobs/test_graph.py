@@ -6,7 +6,7 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.graph import JOBS, Step, chain, needs
+from scotd_jax.jobs.graph import JOBS, Step, chain, eval_specs, needs
 
 TINY = c.Model(architecture="opt-tiny", tokenizer="task:w")
 
@@ -43,12 +43,45 @@ def test_only_the_requested_jobs():
     assert set(JOBS) == {step.job for step in chain(world())}
 
 
+def test_models_before_training_and_stored_responses_are_evaluated_first():
+    evals = {
+        "before": c.EvalSpec("student", ("w.test",), checkpoint="initial"),
+        "teacher": c.EvalSpec(eval_sets=("w.gold",), responses="gold"),
+    }
+    config = dataclasses.replace(world(), evals=evals)
+    steps = chain(config)
+    assert steps.index(Step("evaluate", "teacher")) < steps.index(Step("evaluate", "student"))
+    assert steps.index(Step("evaluate", "before")) < steps.index(Step("train", "student"))
+    assert list(needs(config, Step("evaluate", "before"))) == []
+    assert list(needs(config, Step("evaluate", "teacher"))) == [Step("sample", "gold")]
+    later = dataclasses.replace(config.students["student"], model=c.Model(student="teacher"))
+    config = dataclasses.replace(config, students=config.students | {"student": later})
+    assert list(needs(config, Step("evaluate", "before"))) == [Step("train", "teacher")], "its initial model is trained"
+
+
+def test_readings_are_inherited_where_a_local_model_can_compare_choices():
+    evals = {
+        "before": c.EvalSpec("student", ("w.test",), checkpoint="initial"),
+        "text": c.EvalSpec("student", ("w.test",), read="text"),
+        "gold": c.EvalSpec(eval_sets=("w.gold",), responses="gold"),
+        "sampled": c.EvalSpec(eval_sets=("w.train",), responses="sampled"),
+    }
+    config = dataclasses.replace(world(), evals=evals, evaluation=c.Evaluation(read="both"))
+    found = {name: spec.read for name, spec in eval_specs(config).items()}
+    assert found == {"student": "both", "before": "both", "text": "text", "gold": "text", "sampled": "both"}
+
+
 def change(section: str, name: str, kind: type | None = None, **fields) -> c.Config:
     """Returns the config with changed `fields` of one entry, or with another entry in its place."""
     config = world()
     entries = getattr(config, section)
     entry = kind(**fields) if kind else dataclasses.replace(entries[name], **fields)
     return dataclasses.replace(config, **{section: entries | {name: entry}})
+
+
+def evaluated(**fields) -> c.Config:
+    """Returns the config with the evaluation "e" of the student."""
+    return change("evals", "e", c.EvalSpec, **{"student": "student", "eval_sets": ("w.test",)} | fields)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +107,27 @@ def change(section: str, name: str, kind: type | None = None, **fields) -> c.Con
         (
             change("rationales", "gold", kind=c.ServerSource, server=c.Server(model="m")),
             r"gold.server.url: expected http",
+        ),
+        (
+            evaluated(checkpoint="initial", n=2),
+            r"evals.e.n: has no effect on the evaluation of a model before training",
+        ),
+        (evaluated(checkpoint="initial", rationales_from=("gold",)), "evals.e.rationales_from: has no effect"),
+        (evaluated(responses="gold"), "evals.e.student: has no effect on the evaluation of a set of responses"),
+        (evaluated(student="", responses="golt"), "evals.e.responses: 'golt' is not defined; .*'gold'"),
+        (evaluated(student="", responses="gold"), r"'w.test' is not in config.rationales.gold.questions; add it"),
+        (evaluated(student="", responses="gold", read="both"), "from a task; set read='text'"),
+        (evaluated(student="", responses="sampled", eval_sets=("w.train",), n=2), "'sampled', which has 1"),
+        (evaluated(combine="marginal"), "evals.e.combine: 'marginal' sums over provided rationales"),
+        (evaluated(combine="marginal", read="both"), "compares the choices already; remove one of the two"),
+        (
+            dataclasses.replace(
+                evaluated(student="", responses="gold", read="both"),
+                rationales={"gold": c.ModelSource(("w.test",), TINY, think="strip")},
+                corpora={},
+                students={},
+            ),
+            "does not support think='strip'",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_plots_use_the_fonts_and_colours_of_the_page(page):
 
 def test_page_contains_every_part_of_the_data(page, data):
     words = plain(Page(page).words)
-    row = tables.arm_rows(data)[-2]
+    row = tables.arm_rows(data)[-1]
     cell = row.cells["world.test"]
     assert row.name == "N = 30"
     for text in [
@@ -116,7 +116,7 @@ def test_empty_parts_of_the_data_have_no_section():
     assert [i for i in parsed.ids if i.isalpha()] == ["accuracy", "terms"]
     assert "“only” answers 60.0 % of the test questions." in plain(parsed.words)
     nothing = plain(Page(render(ReportData("nothing", []))).words)
-    assert "No student was evaluated in this run." in nothing
+    assert "Nothing was evaluated in this run." in nothing
 
 
 def test_text_of_models_and_files_is_escaped():
@@ -163,11 +163,11 @@ def test_seeds_and_models_have_separate_rows_and_paragraphs():
     assert "t5-tiny: " in words
     assert "seeds 0, 1" in words
     assert "sign-flip test over questions" in words
-    assert [(r.model, r.name, r.seeds) for r in tables.arm_rows(data)][5:7] == [
+    assert [(r.model, r.name, r.seeds) for r in tables.arm_rows(data)][6:8] == [
         ("t5-tiny", "label-only", 2),
         ("t5-tiny", "one greedy chain", 2),
     ]
-    assert tables.arm_rows(data)[-1].role == "teacher"
+    assert tables.arm_rows(data)[0].role == "teacher"
 
 
 # ---- the headline
@@ -262,6 +262,53 @@ def test_rows_average_runs_and_mark_the_best_student():
     assert (cells["a"].best, cells["b"].best, cells["t"].best) == (True, False, False)
     assert cells["b"].against_chance == "above"
     assert cells["a"].against_chance == ""  # two distant runs have a wide interval
+
+
+def test_rows_before_distillation_come_first_and_are_compared():
+    arms = [arm("labels", 0.5, seed=s, samples=0) for s in (0, 1)] + [
+        arm("SCoTD", 0.8, seed=s, samples=30) for s in (0, 1)
+    ]
+    arms += [arm("untrained, zero-shot", 0.03, role="untrained"), arm("teacher, few-shot", 0.9, role="teacher")]
+    data = ReportData("r", arms)
+    rows = tables.arm_rows(data)
+    assert [row.role for row in rows] == ["teacher", "untrained", "student", "student"]
+    assert not rows[1].cells["w.test"].best
+    before, labels = tables.compare_arms(data, rows)
+    assert (before.other, before.seeds, labels.other) == ("untrained, zero-shot", 2, "labels")
+    assert before.difference.value == pytest.approx(0.77)
+    findings = plain(findings_of(data).paragraphs[0])
+    assert findings.startswith(
+        "Before training, the model answers on test: “untrained, zero-shot” 3.0 % (+77.0 points, p"
+    )
+    assert "“teacher, few-shot” answers 90.0 % of the test questions correctly" in findings
+
+
+def test_reference_models_alone_are_summarized():
+    data = ReportData("r", [arm("teacher, few-shot", 0.9, role="teacher"), arm("untrained", 0.2, role="untrained")])
+    findings = findings_of(data)
+    assert plain(findings.headline) == "“teacher, few-shot” answers 90.0 % of the test questions."
+    assert "No trained student was evaluated." in findings.paragraphs[0]
+    assert "teacher, few-shot" in Page(render(data)).words
+
+
+def test_readings_have_rows_and_comparisons_of_their_own():
+    text = [arm("SCoTD", 0.3, samples=30), arm("labels", 0.5, samples=0)]
+    choices = [arm("SCoTD", 0.7, samples=30, read="choices"), arm("labels", 0.6, samples=0, read="choices")]
+    data = ReportData("r", [*choices, *text])
+    rows = tables.arm_rows(data)
+    assert [(row.name, row.read) for row in rows] == [
+        ("SCoTD", "text"), ("labels", "text"), ("SCoTD", "choices"), ("labels", "choices"),
+    ]  # fmt: skip
+    assert [row.cells["w.test"].best for row in rows] == [False, True, True, False]
+    tests = tables.compare_arms(data, rows)
+    assert [(test.read, round(test.difference.value, 2)) for test in tests] == [("text", -0.2), ("choices", 0.1)]
+    findings = findings_of(data)
+    assert plain(findings.headline).startswith("Training on 30 rationales per question does worse than label-only")
+    assert "it is on test: “SCoTD” 70.0 % and “labels” 60.0 %." in plain(findings.paragraphs[0])
+    words = plain(Page(render(data)).words)
+    assert words.count("By likelihood of the choices") == 2  # the table and its term
+    only = findings_of(ReportData("r", choices))
+    assert plain(only.headline).startswith("Training on 30 rationales per question")
 
 
 def test_comparisons_pair_equal_seeds_only():

@@ -1,18 +1,20 @@
 """Candidate log-likelihoods against one answer at a time, and marginals over rationales against a plain loop."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from scotd_jax.config import Mesh
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.distributed.sharding import param_shardings
+from scotd_jax.errors import InputError
 from scotd_jax.evaluation.marginalization import log_marginal
 from scotd_jax.layout import split_prompt
 from scotd_jax.models.api import Precision
@@ -24,9 +26,11 @@ pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation
 SHAPES = {
     "opt-tiny": {"init_std": 0.2, "vocab_size": 48, "num_hidden_layers": 1},
     "t5-tiny": {"initializer_factor": 1.5, "vocab_size": 48, "num_layers": 1},
+    "decoder-tiny": {"initializer_range": 0.2, "vocab_size": 48, "num_hidden_layers": 1},
 }
 PROMPTS = [[5, 9, 11], [7, 2], [3, 4, 6, 8, 10, 12, 14, 15, 16, 17]]
 ANSWERS = [[[20, 1], [21, 22, 1]], [[23, 1]], [[20, 1], [24, 25, 26, 1], [27, 1]]]
+PREFIXES = [[30, 31, 32, 33, 34, 35, 36, 37, 38], [], [39]]  # generated rationales
 SIZES = {"batch_size": 2, "bucket": 8}
 
 
@@ -47,15 +51,15 @@ def scores(kind, mesh=None):
     return {n: row for batch in score_candidates(model, params, candidates(), mesh=mesh, **SIZES) for n, row in batch}
 
 
-def one_by_one(kind, prompt, answer):
-    """log p of one answer, without padding, grouping or buckets."""
+def one_by_one(kind, prompt, answer, prefix=()):
+    """log p of one answer after a prefix, without padding, grouping or buckets."""
     model, params = model_and_params(kind)
-    prefix, start = split_prompt(prompt, model.start_token)
-    tokens = jnp.asarray([prefix], jnp.int32)
+    before, start = split_prompt(prompt, model.start_token)
+    tokens = jnp.asarray([before], jnp.int32)
     context = model.prefill(params, tokens, jnp.ones_like(tokens, dtype=bool))
-    hidden, _ = model.extend(params, context, jnp.asarray([[[start, *answer[:-1]]]], jnp.int32))
+    hidden, _ = model.extend(params, context, jnp.asarray([[[start, *prefix, *answer[:-1]]]], jnp.int32))
     log_p_RV = jax.nn.log_softmax(hidden[0, 0] @ model.unembedding(params).T)
-    return float(sum(log_p_RV[i, token] for i, token in enumerate(answer)))
+    return float(sum(log_p_RV[len(prefix) + i, token] for i, token in enumerate(answer)))
 
 
 @pytest.mark.slow
@@ -66,6 +70,54 @@ def test_scores_equal_those_of_single_answers(kind):
     for i, (prompt, answers) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
         expected = [one_by_one(kind, prompt, answer) for answer in answers]
         np.testing.assert_allclose(found[i], expected, rtol=FLOAT32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(SHAPES))
+def test_scores_after_a_prefix_equal_those_of_single_sequences(kind):
+    with_prefix = [dataclasses.replace(item, prefix_ids=PREFIXES[item.key]) for item in candidates()]
+    model, params = model_and_params(kind)
+    found = {n: row for batch in score_candidates(model, params, with_prefix, **SIZES) for n, row in batch}
+    for i, item in enumerate(with_prefix):
+        expected = [one_by_one(kind, item.prompt_ids, answer, item.prefix_ids) for answer in item.responses]
+        np.testing.assert_allclose(found[i], expected, rtol=FLOAT32)
+
+
+def token_lists(least, most):
+    return st.lists(st.integers(2, 47), min_size=least, max_size=most)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(SHAPES))
+@settings(max_examples=12, deadline=None)
+@given(
+    items=st.lists(
+        st.tuples(token_lists(1, 20), token_lists(0, 14), st.lists(token_lists(1, 7), min_size=1, max_size=3)),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_scores_do_not_depend_on_padding_and_grouping(kind, items):
+    """All choices of several prompts in one batch have the scores of each choice alone, padded to other lengths."""
+    model, params = model_and_params(kind)
+    together = [Candidates(i, prompt, answers, prefix) for i, (prompt, prefix, answers) in enumerate(items)]
+    alone = [
+        dataclasses.replace(item, key=(item.key, k), responses=[answer])
+        for item in together
+        for k, answer in enumerate(item.responses)
+    ]
+    found = {n: row for batch in score_candidates(model, params, together, batch_size=4, bucket=24) for n, row in batch}
+    single = {n: row for batch in score_candidates(model, params, alone, batch_size=1, bucket=32) for n, row in batch}
+    for (key, k), score in single.items():
+        np.testing.assert_allclose(found[key][k], score[0], rtol=FLOAT32, atol=FLOAT32)
+
+
+def test_a_prefix_beyond_the_positions_is_refused():
+    model, params = model_and_params("opt-tiny")
+    limit = model.config.max_position_embeddings
+    too_long = Candidates("q", [5] * 10, [[20, 1]], [6] * (limit - 11))
+    with pytest.raises(InputError, match=rf"q: {limit - 1} tokens of prompt and rationale.*lower max_new_tokens"):
+        list(score_candidates(model, params, [too_long], **SIZES))
 
 
 def test_scores_on_eight_devices_equal_those_on_one():

@@ -143,3 +143,34 @@ def test_literal_text_contains_the_words_of_the_templates():
     assert set(words) == {"predict:", "explain:"}
     assert "solution" in recipes.literal_text(recipes.RECIPES["infer"], FORMATS["plain"]).split()
     assert not recipes.literal_text(recipes.RECIPES["scotd"], FORMATS["plain"]).split()
+
+
+@pytest.mark.parametrize(
+    ("name", "generates", "responses"),
+    [
+        ("scotd", True, ["Hens lay. So the answer is: (a)\n\n", "Hens lay. So the answer is: (b)\n\n"]),
+        ("text", True, ["Hens lay. So the answer is: (a)\n\n", "Hens lay. So the answer is: (b)\n\n"]),
+        ("label", False, ["(a)\n\n", "(b)\n\n"]),
+        ("teacher_label", False, ["(a)\n\n", "(b)\n\n"]),
+        ("infer", False, ["(a)\n\n", "(b)\n\n"]),
+        ("answer_first", False, ["(a) Because: ", "(b) Because: "]),
+        ("step_by_step", False, ["hen\n\n", "cow\n\n"]),
+    ],
+)
+def test_choices_are_answered_in_the_words_of_the_training_target(name, generates, responses):
+    recipe = recipes.RECIPES[name]
+    assert recipes.generates_rationale(recipe) is generates
+    found = recipes.choice_responses(recipe, SCOTD, QUESTION, " Hens lay.\n" if generates else None)
+    assert found == dict(zip(("(a)", "(b)"), responses, strict=True))
+    for answer, text in found.items():
+        assert recipes.parse_response(recipe, SCOTD, text, QUESTION).answer == answer
+
+
+def test_choices_need_a_part_that_answers_the_evaluation_prompt():
+    assert recipes.answer_target(recipes.RECIPES["rationale"]) is None
+    braces = Recipe({"train": Part(target="{rationale} {{answer}} {gold}")})
+    assert recipes.answer_target(braces) == "{rationale} {{answer}} {gold}"
+    assert recipes.generates_rationale(braces)
+    assert recipes.choice_responses(braces, T5, QUESTION, "Hens.")["(b)"] == "Hens. {answer} (b)"
+    only_explains = Recipe({"train": Part("explain: {question}", "{gold}")})
+    assert recipes.answer_target(only_explains) is None

@@ -1,8 +1,7 @@
 """Combines the answers after several rationales into one: by majority vote, or by summing their probabilities."""
 
 import dataclasses
-from collections.abc import Iterator, Set
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 import numpy as np
 from etils import epath
@@ -13,34 +12,30 @@ from scotd_jax.errors import InputError
 from scotd_jax.evaluation.marginalization import log_marginal
 from scotd_jax.evaluation.voting import majority_vote
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.generation.local import PromptedModel, RationalesById, generate
+from scotd_jax.jobs.generation.choices import score_choices, unanswered
+from scotd_jax.jobs.generation.local import PromptedModel, RationalesById
 from scotd_jax.jobs.generation.writing import write_missing
-from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Response
-from scotd_jax.sampling.likelihood import Candidates, score_candidates
-from scotd_jax.tasks.prompt_formats import answer_forms, is_correct
+from scotd_jax.tasks.prompt_formats import is_correct
 from scotd_jax.tasks.question_loader import QuestionsById
 from scotd_jax.tasks.question_sets import file_stem
 
 
 def answer_by_vote(
     context: RunContext,
-    model: PromptedModel,
+    answers: Iterable[Response],
     questions: QuestionsById,
-    rationales: RationalesById,
-    sampling: Sampling,
     folder: epath.Path,
     set_name: str,
+    stem: str,
 ) -> list[epath.Path]:
-    """Generates one answer per rationale and writes, for every question, the answer with the most votes.
+    """Writes, for every question, the answer with the most votes among its `answers`, one per rationale.
 
     Returns:
-      The files of the combined answers. SET.each.responses.jsonl in the same folder contains the individual answers.
+      The files of the answers.
     """
-    stem, seed = f"{file_stem(set_name)}.each.responses", context.config.seed
-    paths = generate(context, model, questions, sampling, seed=seed, folder=folder, stem=stem, rationales=rationales)
     by_question: dict[str, list[Response]] = {}
-    for row in read_responses(paths):
+    for row in answers:
         by_question.setdefault(row.question_id, []).append(row)
 
     def missing(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
@@ -48,8 +43,8 @@ def answer_by_vote(
         rows = [_majority_response(answers) for answers in hosts.local_share(votes)]
         return len(rows), iter([rows])
 
-    stem = f"{file_stem(set_name)}.responses"
-    return write_missing(context, missing, folder, stem, list(questions), label="  majority vote", scope=set_name)
+    label = "  majority vote"
+    return write_missing(context, missing, folder, stem, list(questions), label=label, scope=set_name)
 
 
 def answer_by_marginal(
@@ -90,27 +85,16 @@ def iter_marginal_responses(
     sampling: Sampling,
 ) -> Iterator[list[Response]]:
     """Scores every answer after every rationale and yields one batch with the best answer of each question."""
-    forms = {id_: answer_forms(question) for id_, (question, _) in questions.items()}
-    candidates = []
-    for id_, (question, task) in questions.items():
-        end = model.prompts.format_for(task).end  # stop string; formats without one end responses with EOS
-        last = [] if end else [model.tokenizer.end_id]
-        answers = [model.tokenizer.encode(form + end) + last for form in forms[id_]]
-        candidates += [Candidates(id_, model.prompt_ids(question, task, text), answers) for text in rationales[id_]]
-    log_probs: dict[str, list[np.ndarray]] = {id_: [] for id_ in questions}
-    sizes: dict[str, Any] = {
-        "batch_size": sampling.batch_size,
-        "bucket": sampling.bucket,
-        "mesh": context.sampling_mesh,
-    }
-    for batch in score_candidates(model.model, model.params, candidates, **sizes):
-        for id_, log_p in batch:
-            log_probs[str(id_)].append(log_p)
+    log_probs: dict[str, list[Mapping[str, float]]] = {id_: [] for id_ in questions}
+    for batch in score_choices(context, model, questions, unanswered(model, questions, rationales), sampling):
+        for (id_, _), log_p in batch:
+            log_probs[id_].append(log_p)
     rows = []
     for id_, found in log_probs.items():
-        log_p = log_marginal(np.stack(found))
+        forms = list(found[0])
+        log_p = log_marginal(np.array([list(each.values()) for each in found]))
         best = int(log_p.argmax())
-        answer = forms[id_][best]
+        answer = forms[best]
         rows.append(
             Response(
                 question_id=id_,

@@ -2,7 +2,6 @@
 
 import array
 import dataclasses
-import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import jax
@@ -15,6 +14,7 @@ from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import PromptBuilder, PromptSettings, describe, make_response
 from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
 from scotd_jax.jobs.generation.writing import write_missing
+from scotd_jax.layout import shared_length
 from scotd_jax.models import api
 from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.sampling.requests import Request, Sample
@@ -97,7 +97,7 @@ class PromptedModel:
                     few_shot_ids[task.name] = self._few_shot_ids(task)
                 # An array is compact, and all requests of a run are in memory at once.
                 ids = array.array("i", self.prompt_ids(question, task, rationale))
-                found.append(Request(id_, ids, indices, shared_length=_shared_length(ids, few_shot_ids[task.name])))
+                found.append(Request(id_, ids, indices, shared_length=shared_length(ids, few_shot_ids[task.name])))
         return found
 
     def responses(
@@ -207,9 +207,3 @@ def generate(
         scope=stem.removesuffix("responses").removesuffix("."),
         note=lambda: f"slots {100 * sampler.stats.utilization:.0f} % busy",
     )
-
-
-def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Number of leading tokens that two prompts share."""
-    equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
-    return sum(1 for _ in equal)

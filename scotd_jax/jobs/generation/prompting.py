@@ -57,6 +57,15 @@ def prompt_settings(
     return PromptSettings(own_recipe, own_format, count, uses_chat_template(config, model))
 
 
+def evaluation_prompt_settings(config: c.Config, spec: c.EvalSpec) -> PromptSettings:
+    """Returns how the student of an evaluation is prompted, after its training or before it."""
+    few_shot = None if spec.few_shot < 0 else spec.few_shot
+    settings = prompt_settings(config, c.Model(student=spec.student), few_shot=few_shot)
+    if spec.checkpoint == "initial":
+        settings = dataclasses.replace(settings, recipe=recipes.before_training(settings.recipe))
+    return settings
+
+
 def corpus_recipe(config: c.Config, corpus: str) -> c.Recipe:
     """Returns the recipe of a corpus."""
     return recipes.find(config.corpora[corpus].recipe, config.recipes, f"config.corpora.{corpus}.recipe")

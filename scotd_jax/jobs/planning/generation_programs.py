@@ -86,9 +86,15 @@ def _score_program(
     workload: GenerationWorkload, model: api.LanguageModel, questions: int, mesh: AnyMesh
 ) -> ProgramSpec:
     """The program that scores the answers of one batch. The context of its prompts is a buffer, not an argument."""
-    batch_sharded, shape = sharding.batch_sharding(mesh), (questions, workload.candidate_answers, ANSWER_TOKENS)
+    batch_sharded, candidates = sharding.batch_sharding(mesh), (questions, workload.candidate_answers)
     prompts = _prompts(questions, workload.prompt_tokens, batch_sharded)
-    answers = (abstract_array(shape, dtype, batch_sharded) for dtype in (jnp.int32, jnp.int32, jnp.bool_))
+    shapes = (
+        ((*candidates, workload.rationale_tokens + ANSWER_TOKENS), jnp.int32),
+        ((questions,), jnp.int32),
+        ((*candidates, ANSWER_TOKENS), jnp.int32),
+        ((*candidates, ANSWER_TOKENS), jnp.bool_),
+    )
+    answers = (abstract_array(shape, dtype, batch_sharded) for shape, dtype in shapes)
     params, _ = _inference_weights(model, mesh)
     buffers = {"context": jax.eval_shape(model.prefill, params, *prompts)}
     return ProgramSpec(jax.jit(make_score_fn(model)), (params, *prompts, *answers), {"weights": params}, buffers)

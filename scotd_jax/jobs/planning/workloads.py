@@ -70,6 +70,7 @@ class GenerationWorkload:
       questions: number of prompts.
       samples: number of responses.
       candidate_answers: if positive, that many answers per prompt are scored instead of generating responses.
+      rationale_tokens: padded length of the generated rationale before these answers; 0 if it is part of the prompt.
       loads_inference_dtype: whether weights are read from files in the inference dtype, not cast from float32.
       paused_training: settings of a training whose state stays on the devices during generation.
     """
@@ -85,6 +86,7 @@ class GenerationWorkload:
     questions: int
     samples: int
     candidate_answers: int = 0
+    rationale_tokens: int = 0
     loads_inference_dtype: bool = False
     paused_training: c.Training | None = None
 

@@ -1,0 +1,212 @@
+"""Tests of the evaluate job: models before training, sets of responses, and both ways of reading answers."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError
+from scotd_jax.jobs import manifests
+from scotd_jax.jobs.context import RunContext, make_context
+from scotd_jax.jobs.evaluate import check_questions, evaluate
+from scotd_jax.jobs.generation.choices import score_choices
+from scotd_jax.jobs.generation.evaluation_answers import SetEvaluation
+from scotd_jax.jobs.generation.local import PromptedModel, load_prompted_model
+from scotd_jax.jobs.generation.prompting import evaluation_prompt_settings, prompt_settings
+from scotd_jax.layout import split_prompt
+from scotd_jax.rationales.store import ResponseWriter, read_responses
+from scotd_jax.records import Question, Response, to_json
+from tests.helpers.corpora import MODEL, WORDS, make_run, question, responses, write_questions
+from tests.helpers.tolerances import FLOAT32
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+GREEDY = c.Sampling(temperature=0.0, max_new_tokens=6, batch_size=4, bucket=32)
+BEFORE = c.EvalSpec("s", ("t.test",), checkpoint="initial")
+TEST = [question(i, "test") for i in range(6)]
+TINY_T5 = c.Model("t5-tiny", {"num_layers": 1, "d_model": 32, "initializer_factor": 1.0}, tokenizer="task:t")
+
+
+CORPUS = c.Corpus(decontaminate=0)
+
+
+def make(folder, evals: dict[str, c.EvalSpec], corpus: c.Corpus = CORPUS, model: c.Model = MODEL, **fields):
+    """Returns a run with a student that is not trained and has these evaluations; `fields` are of c.Evaluation."""
+    questions = [question(i) for i in range(4)]
+    write_questions(folder / "t", train=questions, test=TEST)
+    run = make_run(folder, corpus, {"sampled": responses(questions, 2)}, model=model, precision="float32")
+    evaluation = c.Evaluation(sampling=GREEDY, **fields)
+    return make_context(dataclasses.replace(run.config, evals=evals, evaluation=evaluation), run.workdir)
+
+
+def results(run: RunContext, name: str) -> dict:
+    evaluate(run, name)
+    return json.loads((run.artefact("evaluate", name).path / "results.json").read_text())
+
+
+def rows(run: RunContext, name: str, file: str) -> list[Response]:
+    return list(read_responses([run.artefact("evaluate", name).path / f"t.test.{file}.jsonl"]))
+
+
+def test_choices_leave_no_answer_of_an_untrained_model_unread(tmp_path):
+    run = make(tmp_path, {"before": dataclasses.replace(BEFORE, read="both")})
+    found = results(run, "before")
+    text, choices = found["sets"]["t.test"], found["choices"]["sets"]["t.test"]
+    assert text["format_failure_rate"] == 1.0, "random weights name no option"
+    assert choices["format_failure_rate"] == 0.0
+    generated, chosen = (rows(run, "before", file) for file in ("responses", "choices.responses"))
+    assert [row.text for row in generated] == [row.text for row in chosen]
+    assert {row.answer for row in chosen} <= {"yes", "no"}
+    assert choices["accuracy"] == sum(row.answer == "yes" for row in chosen) / len(TEST)
+
+
+def test_votes_over_choices_have_no_invalid_samples(tmp_path):
+    several = dataclasses.replace(GREEDY, n=3, temperature=1.0)
+    run = make(tmp_path, {"before": BEFORE}, read="both", self_consistency=several)
+    found = results(run, "before")
+    text, choices = (scores["sets"]["t.test"]["self_consistency"] for scores in (found, found["choices"]))
+    assert (text["k"], text["invalid_rate"], text["abstentions"]) == (3, 1.0, 1.0)
+    assert (choices["k"], choices["invalid_rate"], choices["abstentions"]) == (3, 0.0, 0.0)
+
+
+def test_label_only_students_choose_without_generating(tmp_path):
+    label = c.Corpus("label", questions=("t.train",), decontaminate=0)
+    run = make(tmp_path, {"before": dataclasses.replace(BEFORE, read="choices")}, label)
+    found = results(run, "before")
+    assert set(found) == {"choices"}
+    assert not (run.artefact("evaluate", "before").path / "t.test.responses.jsonl").exists()
+    for row in rows(run, "before", "choices.responses"):
+        assert row.text == row.answer
+        assert row.rationale is None
+
+
+def loaded(run: RunContext, recipe: str = "") -> PromptedModel:
+    """The student's model with random weights in float32, prompted by a recipe."""
+    model = run.config.students["s"].model
+    settings = prompt_settings(run.config, c.Model(student="s"), recipe=recipe)
+    return load_prompted_model(run, "s", model, "float32", settings)
+
+
+def sequence_log_p(model: PromptedModel, prompt_ids: list[int], response_ids: list[int]) -> float:
+    """log p(response | prompt) of one sequence, without padding, grouping or a shared prefix."""
+    functions = model.model
+    prefix, start = split_prompt(prompt_ids, functions.start_token)
+    tokens = jnp.asarray([prefix], jnp.int32)
+    context = functions.prefill(model.params, tokens, jnp.ones_like(tokens, dtype=bool))
+    hidden, _ = functions.extend(model.params, context, jnp.asarray([[[start, *response_ids[:-1]]]], jnp.int32))
+    log_p_RV = jax.nn.log_softmax(hidden[0, 0] @ functions.unembedding(model.params).T)
+    return float(log_p_RV[jnp.arange(len(response_ids)), jnp.asarray(response_ids)].sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [MODEL, TINY_T5], ids=["opt", "t5"])
+def test_choice_likelihoods_equal_a_loop_over_whole_responses(tmp_path, model):
+    """The likelihoods of choices differ as those of "RATIONALE So the answer is: CHOICE", each computed alone."""
+    run = make(tmp_path, {"before": BEFORE}, model=model)
+    student = loaded(run)
+    questions = run.questions.by_id(("t.test",))
+    texts = [" ".join(WORDS[:i]) for i in range(len(TEST))]
+    stored = [
+        dataclasses.replace(row, question_id=q.id, sample_index=0, rationale=text)
+        for q, text, row in zip(TEST, texts, responses(TEST, 1), strict=True)
+    ]
+    found = dict(pair for batch in score_choices(run, student, questions, stored, GREEDY) for pair in batch)
+    assert len(found) == len(TEST)
+    for row in stored:
+        asked, task = questions[row.question_id]
+        form = student.prompts.format_for(task)
+        last = [] if form.end else [student.tokenizer.end_id]
+        prompt_ids = student.prompt_ids(asked, task)
+        expected = {
+            answer: sequence_log_p(
+                student, prompt_ids, student.tokenizer.encode(form.target(row.rationale, answer)) + last
+            )
+            for answer in ("yes", "no")
+        }
+        got = found[row.key]
+        np.testing.assert_allclose(got["yes"] - got["no"], expected["yes"] - expected["no"], rtol=FLOAT32, atol=1e-4)
+
+
+def test_choices_after_provided_rationales_are_combined_by_vote(tmp_path):
+    spec = c.EvalSpec("s", ("t.train",), rationales_from=("sampled",), n=2, read="choices")
+    run = make(tmp_path, {}, c.Corpus("infer", decontaminate=0))
+    folder = run.artefact("evaluate", "votes").path
+    questions = run.questions.by_id(("t.train",))
+    ((reading, votes, samples),) = SetEvaluation(run, spec, loaded(run), "t.train", questions, folder).answers()
+    each = list(read_responses([folder / "t.train.choices.each.responses.jsonl"]))
+    assert (reading, len(votes), len(each), samples) == ("choices", 4, 8, [])
+    for vote in votes:
+        answers = [row.answer for row in each if row.question_id == vote.question_id]
+        assert vote.answer == max(answers, key=answers.count)
+
+
+def with_teacher(folder, stored: list[Response], **fields) -> RunContext:
+    """A run with the evaluation "teacher" of a complete set of responses to the test questions."""
+    spec = c.EvalSpec(eval_sets=("t.test",), arm="teacher, few-shot", responses="teacher", **fields)
+    run = make(folder, {"teacher": spec}, read="both")
+    rationales = {**run.config.rationales, "teacher": c.FileSource(questions=("t.test",))}
+    run = make_context(dataclasses.replace(run.config, rationales=rationales), run.workdir)
+    artefact = run.artefact("sample", "teacher")
+    artefact.begin({})
+    writer = ResponseWriter(artefact.path)
+    writer.write(stored)
+    writer.merge([q.id for q in TEST], 1)
+    artefact.finish({})
+    return run
+
+
+def test_stored_responses_are_scored_and_missing_questions_counted(tmp_path, capsys):
+    stored = responses(TEST[:4], 2)  # the first answer to question 0 is wrong
+    found = results(with_teacher(tmp_path, stored), "teacher")
+    assert set(found) == {"sets", "contrast"}, "a file has no model to compare the choices"
+    assert (found["sets"]["t.test"]["n"], found["sets"]["t.test"]["accuracy"]) == (4, 0.75)
+    assert "t.test: 2 of 6 questions have no 1 responses and are left out" in capsys.readouterr().err
+
+
+def test_several_stored_responses_vote(tmp_path):
+    stored = responses(TEST, 4)
+    found = results(with_teacher(tmp_path, stored, n=3), "teacher")["sets"]["t.test"]
+    used = [row for row in stored if row.sample_index < 3]
+    assert found["accuracy"] == pytest.approx(sum(row.correct for row in used) / len(used))
+    assert (found["samples"], found["self_consistency"]["k"]) == (3, 3)
+
+
+def test_stored_responses_to_other_questions_are_refused(tmp_path):
+    run = with_teacher(tmp_path, [])
+    with pytest.raises(InputError, match=r"config.rationales.teacher: none of the 6 questions of t.test has 1 resp"):
+        evaluate(run, "teacher")
+
+
+def test_open_questions_have_no_choices_to_compare(tmp_path):
+    run = make(tmp_path, {"before": dataclasses.replace(BEFORE, read="both")})
+    (tmp_path / "t" / "test.jsonl").write_text(to_json(Question("t/test/0", "t", "test", "why?", (), "so")) + "\n")
+    with pytest.raises(InputError, match=r"evaluation 'before' .* question 't/test/0' has no choices .*read='text'"):
+        check_questions(run, "before")
+    check_questions(make_context(dataclasses.replace(run.config, evals={"before": BEFORE}), run.workdir), "before")
+
+
+def test_models_before_training_get_the_plain_prompt(tmp_path):
+    for recipe, expected in (("infer", "scotd"), ("step_by_step", "scotd"), ("label", "label")):
+        run = make(tmp_path, {}, c.Corpus(recipe, decontaminate=0))
+        settings = evaluation_prompt_settings(run.config, dataclasses.replace(BEFORE, few_shot=0))
+        assert settings.recipe == prompt_settings(run.config, MODEL, recipe=expected).recipe, recipe
+
+
+def test_identity_of_evaluations_without_new_fields_is_unchanged(tmp_path):
+    run = make(tmp_path, {"trained": c.EvalSpec("s", ("t.test",))})
+    artefact = run.artefact("train", "s")
+    artefact.begin({})
+    artefact.finish({})
+    identity = manifests.evaluation_identity(run, "trained")
+    assert set(identity) == {
+        *("eval", "sampling", "self_consistency", "limit", "student", "provided_rationales", "questions", "formats"),
+        *("exemplars", "seed"),
+    }
+    fields = {"student", "eval_sets", "arm", "rationales_from", "rationale_control", "n", "few_shot", "combine"}
+    assert set(identity["eval"]) == fields
+    changed = dataclasses.replace(run.config, evals={"trained": c.EvalSpec("s", ("t.test",), read="both")})
+    assert manifests.evaluation_identity(make_context(changed, run.workdir), "trained") == identity | {"read": "both"}
