@@ -122,7 +122,7 @@ def make_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"]]:
     ) -> Float[Array, "B C"]:
         hidden, _ = model.extend(params, model.prefill(params, prompt, mask), inputs)
         if inputs.shape[2] > targets.shape[2]:
-            positions_BA = first[:, None] + jnp.arange(targets.shape[2])
+            positions_BA = first[:, None] + jnp.arange(targets.shape[2])[None]
             hidden = jnp.take_along_axis(hidden, positions_BA[:, None, :, None], axis=2)
         unembedding = model.unembedding(params)
 

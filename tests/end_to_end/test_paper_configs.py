@@ -18,15 +18,19 @@ pytestmark = pytest.mark.slow
 SHARED = ROOT.parent / "shared" / "data"
 
 
-def run(tmp_path: Path, config: str, *settings: str, folder: str = "") -> Path:
+def run(tmp_path: Path, config: str, *settings: str, folder: str = "", flags: tuple[str, ...] = ()) -> Path:
     """Runs a config with `runlocal` and returns its work directory. Uses the real files of `folder` if they exist."""
     if folder and (SHARED / folder).is_dir():
         settings = (*settings, f"data={SHARED}")
     settings = ",".join(("runlocal", *settings))
-    done = run_cli(f"--config=configs/{config}.py:{settings}", f"--workdir={tmp_path}", fast_compilation=True)
+    done = run_cli(f"--config=configs/{config}.py:{settings}", f"--workdir={tmp_path}", *flags, fast_compilation=True)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    assert (tmp_path / "report" / "index.html").exists()
+    page = (tmp_path / "report" / "index.html").read_text()
+    baseline = "standard fine-tuning" if config == "step_by_step" else "label only"
+    arms = ("teacher, few-shot", "untrained, zero-shot", "untrained, few-shot", baseline)
+    places = [page.index(f'<th scope="row">{arm}') for arm in arms]
+    assert places == sorted(places), "the arms before distillation are above the students"
     return tmp_path
 
 
@@ -48,7 +52,11 @@ def test_scotd_with_opt(tmp_path):
 
 
 def test_scotd_with_t5_and_controls(tmp_path):
-    workdir = run(tmp_path, "scotd", "task=quarel", "student=t5-small", "controls=1")
+    flags = ("--config.evaluation.read=both",)
+    workdir = run(tmp_path, "scotd", "task=quarel", "student=t5-small", "controls=1", flags=flags)
+    for path in (workdir / "evaluations").glob("*/results.json"):
+        choices = json.loads(path.read_text())["choices"]["sets"]["quarel.test"]
+        assert choices["format_failure_rate"] == 0, path
     page = (workdir / "report/index.html").read_text()
     for arm in ("label only", "answer first", "words shuffled", "another question"):
         assert arm in page

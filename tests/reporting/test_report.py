@@ -306,7 +306,7 @@ def test_readings_have_rows_and_comparisons_of_their_own():
     assert plain(findings.headline).startswith("Training on 30 rationales per question does worse than label-only")
     assert "it is on test: “SCoTD” 70.0 % and “labels” 60.0 %." in plain(findings.paragraphs[0])
     words = plain(Page(render(data)).words)
-    assert words.count("By likelihood of the choices") == 2  # the table and its term
+    assert words.count("By likelihood of the choices") == 3  # the summary, the table and its term
     only = findings_of(ReportData("r", choices))
     assert plain(only.headline).startswith("Training on 30 rationales per question")
 

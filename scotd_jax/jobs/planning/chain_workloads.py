@@ -109,7 +109,8 @@ def _evaluations(config: c.Config, assumptions: Assumptions) -> Iterator[Generat
             continue
         model_config = assumptions.model_config(config.students[spec.student].model)
         questions = assumptions.count_questions(spec.eval_sets, settings.limit)
-        has_rationale = generates_rationale(evaluation_prompt_settings(config, spec).recipe)
+        recipe = evaluation_prompt_settings(config, spec).recipe
+        has_rationale = spec.combine == "vote" and generates_rationale(recipe)  # of its own, before the answer
         scored: list[tuple[int, str]] = []  # prompts whose answers are scored, and the policy of their rationales
         if spec.combine == "marginal":
             scored.append((questions * spec.n, "sampling"))

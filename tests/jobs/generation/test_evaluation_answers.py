@@ -95,11 +95,17 @@ def sequence_log_p(model: PromptedModel, prompt_ids: list[int], response_ids: li
     """log p(response | prompt) of one sequence, without padding, grouping or a shared prefix."""
     functions = model.model
     prefix, start = split_prompt(prompt_ids, functions.start_token)
-    tokens = jnp.asarray([prefix], jnp.int32)
-    context = functions.prefill(model.params, tokens, jnp.ones_like(tokens, dtype=bool))
-    hidden, _ = functions.extend(model.params, context, jnp.asarray([[[start, *response_ids[:-1]]]], jnp.int32))
-    log_p_RV = jax.nn.log_softmax(hidden[0, 0] @ functions.unembedding(model.params).T)
-    return float(log_p_RV[jnp.arange(len(response_ids)), jnp.asarray(response_ids)].sum())
+
+    @jax.jit
+    def log_softmax(params, tokens, inputs):
+        context = functions.prefill(params, tokens, jnp.ones_like(tokens, dtype=bool))
+        hidden, _ = functions.extend(params, context, inputs)
+        return jax.nn.log_softmax(hidden[0, 0] @ functions.unembedding(params).T)
+
+    log_p_RV = log_softmax(
+        model.params, np.array([prefix], np.int32), np.array([[[start, *response_ids[:-1]]]], np.int32)
+    )
+    return float(sum(log_p_RV[i, token] for i, token in enumerate(response_ids)))
 
 
 @pytest.mark.slow
@@ -109,18 +115,18 @@ def test_choice_likelihoods_equal_a_loop_over_whole_responses(tmp_path, model):
     run = make(tmp_path, {"before": BEFORE}, model=model)
     student = loaded(run)
     questions = run.questions.by_id(("t.test",))
-    texts = [" ".join(WORDS[:i]) for i in range(len(TEST))]
+    texts = ["", " ".join(WORDS[:9])]
     stored = [
         dataclasses.replace(row, question_id=q.id, sample_index=0, rationale=text)
-        for q, text, row in zip(TEST, texts, responses(TEST, 1), strict=True)
+        for q, text, row in zip(TEST[:2], texts, responses(TEST[:2], 1), strict=True)
     ]
     found = dict(pair for batch in score_choices(run, student, questions, stored, GREEDY) for pair in batch)
-    assert len(found) == len(TEST)
+    assert len(found) == 2
     for row in stored:
-        asked, task = questions[row.question_id]
+        question_, task = questions[row.question_id]
         form = student.prompts.format_for(task)
         last = [] if form.end else [student.tokenizer.end_id]
-        prompt_ids = student.prompt_ids(asked, task)
+        prompt_ids = student.prompt_ids(question_, task)
         expected = {
             answer: sequence_log_p(
                 student, prompt_ids, student.tokenizer.encode(form.target(row.rationale, answer)) + last
