@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError, did_you_mean
-from scotd_jax.hub.hub_names import HUB_NAMES
+from scotd_jax.hub.hub_names import CHAT_MODELS, HUB_NAMES, preset_name, short_name
 
 INVENTED_DATA = str(pathlib.Path(__file__).parent / "data")  # a few invented questions in the official file formats
 
@@ -40,10 +40,12 @@ HELD_OUT = {"csqa": 10, "imdb": 20}  # for tasks without dev split: one in this 
 def parse_settings(arg: str | None, **own):
     """Parses the settings after the colon of --config: the given ones with their defaults, and the shared ones."""
     shared = {
+        "student": "",  # as `teacher`; every config has its own default
         "data": "",  # folder of official files; "" is the Hub
         "weights": "",  # "" is the Hub; or a folder with one Hugging Face directory per name; or "random"
         "tokenizer": "",  # tokenizer of models with random weights
         "teacher": "opt-13b",  # a name of scotd_jax/hub/hub_names.py, a Hub name, or the folder of a model
+        "chat": "auto",  # prompt the student with its chat template: on, off, or "auto": if it is instruction-tuned
         "responses": "",  # files with responses to import, instead of sampling from the teacher
         "test_responses": "",  # files with responses to the reported questions, to report their teacher as well
         "importer": "responses",  # format of these files
@@ -81,19 +83,30 @@ def question_sets(tasks, *splits: str) -> tuple[str, ...]:
 
 def model(name: str, settings) -> c.Model:
     """Returns a model by a name of `HUB_NAMES`, a Hub name or its folder; see the setting `weights`."""
+    chat = uses_chat(settings) if name == settings.student else short_name(name) in CHAT_MODELS
     if settings.weights == "random":
-        return c.Model(architecture=name, tokenizer=settings.tokenizer)
+        return c.Model(architecture=preset_name(name), tokenizer=settings.tokenizer, chat=chat)
     if settings.weights:
-        return c.Model(path=f"{settings.weights}/{name}")
+        return c.Model(path=f"{settings.weights}/{name}", chat=chat)
     if "/" not in name and name not in HUB_NAMES:
         hint = did_you_mean(name, HUB_NAMES)
         raise InputError(f"model {name!r} is unknown; {hint} A Hub name (OWNER/NAME) or a folder has a '/'")
-    return c.Model(path=HUB_NAMES.get(name, name))
+    return c.Model(path=HUB_NAMES.get(name, name), chat=chat)
 
 
-def prompt_format(student: str) -> str:
-    """Returns the prompt format of a student. T5 has its own, since its tokenizer drops newlines."""
-    return "scotd" if student.startswith("opt") else "t5"
+def uses_chat(settings) -> bool:
+    """Returns whether the student is prompted with its chat template; see the setting `chat`."""
+    values = {"auto": short_name(settings.student) in CHAT_MODELS, "on": True, "off": False}
+    if settings.chat not in values:
+        raise InputError(f"--config=...: chat={settings.chat}: expected {', '.join(values)}")
+    return values[settings.chat]
+
+
+def prompt_format(settings) -> str:
+    """Returns the prompt format of the student. T5 has its own, since its tokenizer drops newlines."""
+    if uses_chat(settings):
+        return "chat"
+    return "t5" if "t5" in short_name(settings.student).lower() else "scotd"
 
 
 def teacher(settings, questions: tuple[str, ...], sampling: c.Sampling, few_shot: int = 5) -> c.RationaleSource:
@@ -104,7 +117,9 @@ def teacher(settings, questions: tuple[str, ...], sampling: c.Sampling, few_shot
     if settings.responses:
         questions = tuple(dict.fromkeys(name.partition("@")[0] for name in questions))
         return c.FileSource(questions, path=settings.responses, importer=settings.importer)
-    return c.ModelSource(questions, model(settings.teacher, settings), sampling, few_shot=few_shot)
+    named = model(settings.teacher, settings)
+    # Some instruction-tuned teachers think first; others generate no such blocks.
+    return c.ModelSource(questions, named, sampling, few_shot=few_shot, think="strip" if named.chat else "")
 
 
 def with_references(config: c.Config, settings, student: str, few_shot: int = 5) -> c.Config:
@@ -137,24 +152,30 @@ def with_references(config: c.Config, settings, student: str, few_shot: int = 5)
 
 def finish(config: c.Config, settings):
     """Returns the result of `get_config`, reduced if `runlocal` is set."""
-    return c.config_dict(reduce(config) if settings.runlocal else config)
+    return c.config_dict(reduce(config, settings.student) if settings.runlocal else config)
 
 
 # `runlocal`: the whole chain in about a minute, with tiny models, random weights and the first questions. The
 # accuracies are meaningless.
 
+# Sizes by kind; everything else is as in the architecture of the student that was named.
 TINY = {
     "opt": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64}
     | {"max_position_embeddings": 2048},
     "t5": {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "d_ff": 64},
+    "decoder": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    | {"intermediate_size": 64},
 }
 LOCAL_TEACHER = "local_teacher"  # overfits the few-shot examples, so that its responses at least contain an answer
 OVERFIT = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # memorizes texts within a few dozen updates
 SHORT = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
 
 
-def reduce(config: c.Config) -> c.Config:
-    """Returns the chain of `config` with tiny students, and with a tiny teacher trained on the few-shot examples."""
+def reduce(config: c.Config, student: str) -> c.Config:
+    """Returns the chain of `config` with tiny students, and with a tiny teacher trained on the few-shot examples.
+
+    Students have the architecture of the model `student`, and chats if they have them in `config`.
+    """
     tokenizer = "task:" + ",".join(config.tasks)
     sampled = {
         name: source
@@ -165,14 +186,21 @@ def reduce(config: c.Config) -> c.Config:
     rationales = {name: _reduce_source(source, name in sampled) for name, source in config.rationales.items()}
     students = {
         name: dataclasses.replace(
-            student,
-            model=_reduce_model(student.model, tokenizer),
-            training=_reduce_training(student.training, name in generating),
+            spec,
+            model=_reduce_model(spec.model, student, tokenizer),
+            training=_reduce_training(spec.training, name in generating),
         )
-        for name, student in config.students.items()
+        for name, spec in config.students.items()
     }
     corpora = {
-        name: dataclasses.replace(corpus, format="t5", keep="all", decontaminate=0, few_shot=min(corpus.few_shot, 1))
+        name: dataclasses.replace(
+            corpus,
+            # The word-level tokenizer has no newlines, so all texts use a format without them.
+            format="chat" if corpus.format == "chat" else "t5",
+            keep="all",
+            decontaminate=0,
+            few_shot=min(corpus.few_shot, 1),
+        )
         for name, corpus in config.corpora.items()
     }
     if sampled:
@@ -186,7 +214,6 @@ def reduce(config: c.Config) -> c.Config:
         )
     return dataclasses.replace(
         config,
-        # The word-level tokenizer has no newlines, so all texts use a format without them.
         tasks={name: dataclasses.replace(t, limit=8, format="t5") for name, t in config.tasks.items()},
         rationales=rationales,
         corpora=corpora,
@@ -213,11 +240,16 @@ def _reduce_source(source: c.RationaleSource, from_local_teacher: bool) -> c.Rat
     return dataclasses.replace(source, sampling=sampling, few_shot=0, model=model)
 
 
-def _reduce_model(model: c.Model, tokenizer: str) -> c.Model:
+def _reduce_model(model: c.Model, name: str, tokenizer: str) -> c.Model:
     if model.student:
         return model
-    kind = "opt" if "opt" in (model.architecture or pathlib.Path(model.path).name) else "t5"
-    return c.Model(architecture=f"{kind}-tiny", overrides=TINY[kind], tokenizer=tokenizer)
+    architecture = preset_name(name)
+    if architecture not in map(preset_name, HUB_NAMES):
+        raise InputError(
+            f"runlocal: the architecture of student {name!r} is unknown; {did_you_mean(architecture, HUB_NAMES)}"
+        )
+    kind = "opt" if architecture.startswith("opt") else "t5" if "t5" in architecture else "decoder"
+    return c.Model(architecture=architecture, overrides=TINY[kind], tokenizer=tokenizer, chat=model.chat)
 
 
 def _reduce_training(training: c.Training, generates: bool) -> c.Training:

@@ -17,8 +17,8 @@ def get_config(arg=None):
     questions = (train,)
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=4)
     corpora = {
-        "label": c.Corpus("label", common.prompt_format(settings.student), questions=questions),
-        "n30": c.Corpus("scotd", common.prompt_format(settings.student), ("sampled",), questions),
+        "label": c.Corpus("label", common.prompt_format(settings), questions=questions),
+        "n30": c.Corpus("scotd", common.prompt_format(settings), ("sampled",), questions),
     }
     students = {
         name: c.Student(

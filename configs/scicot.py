@@ -38,12 +38,13 @@ def get_config(arg=None):
 
     rationales = {"teacher": teacher, "own": responses_of("stage1", (*dev_sets, *reported), 1, 0.0)}
     rationales["own_n"] = responses_of("stage1", reported, N, 0.7)
+    prompt_format = common.prompt_format(settings)
     corpora = {
-        "label": c.Corpus("label", "t5", questions=questions),
-        "one": c.Corpus("scotd", "t5", ("teacher",), questions),
-        "stage1": c.Corpus("rationale", "t5", ("teacher",), questions),
-        "stage2": c.Corpus("infer", "t5", ("teacher",), questions),
-        "stage2_own": c.Corpus("infer", "t5", tuple(f"fold_{k}" for k in range(folds)), keep="all"),
+        "label": c.Corpus("label", prompt_format, questions=questions),
+        "one": c.Corpus("scotd", prompt_format, ("teacher",), questions),
+        "stage1": c.Corpus("rationale", prompt_format, ("teacher",), questions),
+        "stage2": c.Corpus("infer", prompt_format, ("teacher",), questions),
+        "stage2_own": c.Corpus("infer", prompt_format, tuple(f"fold_{k}" for k in range(folds)), keep="all"),
     }
     students = {
         "label": dataclasses.replace(student, corpus="label", dev_sets=dev_sets, eval_sets=reported, arm="label only"),
@@ -52,7 +53,7 @@ def get_config(arg=None):
     }
     for fold in range(folds):
         others = (f"{train}@!{fold}/{folds}",)
-        corpora[f"stage1_{fold}"] = c.Corpus("rationale", "t5", ("teacher",), others)
+        corpora[f"stage1_{fold}"] = c.Corpus("rationale", prompt_format, ("teacher",), others)
         students[f"stage1_{fold}"] = dataclasses.replace(student, corpus=f"stage1_{fold}")
         held_out = (f"{train}@{fold}/{folds}",)
         rationales[f"fold_{fold}"] = responses_of(f"stage1_{fold}", held_out, N, 1.0)

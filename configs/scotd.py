@@ -50,7 +50,7 @@ def get_config(arg=None):
     corpora = {
         name: c.Corpus(
             recipe=recipe,
-            format=common.prompt_format(settings.student),
+            format=common.prompt_format(settings),
             rationales=(source,) if source else (),
             questions=questions,
             n=n,

@@ -44,7 +44,10 @@ def get_config(arg=None):
         rationales={"teacher": common.teacher(settings, questions, c.Sampling(temperature=0.0))},
         recipes=recipes,
         corpora={
-            name: c.Corpus(name, "t5", ("teacher",), questions, keep="all", max_prompt_tokens=1024) for name in ARMS
+            name: c.Corpus(
+                name, common.prompt_format(settings), ("teacher",), questions, keep="all", max_prompt_tokens=1024
+            )
+            for name in ARMS
         },
         students={
             name: c.Student(

@@ -19,7 +19,7 @@ def get_config(arg=None):
     splits = [common.splits(task, settings.runlocal) for task in TRAINED]
     questions, dev_sets = tuple(train for train, _, _ in splits), tuple(dev for _, dev, _ in splits)
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=8)
-    prompt_format = common.prompt_format(settings.student)
+    prompt_format = common.prompt_format(settings)
     corpora = {
         "label": c.Corpus("label", prompt_format, questions=questions, few_shot=FEW_SHOT, max_prompt_tokens=1024),
         "n30": c.Corpus("scotd", prompt_format, ("sampled",), questions, few_shot=FEW_SHOT, max_prompt_tokens=1024),

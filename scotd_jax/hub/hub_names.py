@@ -1,13 +1,14 @@
 """Short names of models and their repositories on the Hugging Face Hub.
 
-A short name is a preset of models/registry.py and a name that the configs of the papers take. The table is data only,
-so that configs can read it without loading JAX.
+The configs of the papers take short names. A short name is a preset of models/registry.py, for an instruction-tuned or
+base variant with a suffix. The tables are data only, so that configs can read them without loading JAX.
 """
 
 from collections.abc import Mapping
 
 _T5_SIZES = ("small", "base", "large")
 _T5_GATED_SIZES = (*_T5_SIZES, "xl", "xxl")
+_SMOLLM2_SIZES, _QWEN2_5_SIZES, _QWEN3_SIZES = ("135M", "360M", "1.7B"), ("0.5B", "1.5B", "7B"), ("0.6B", "1.7B")
 _OPT_SIZES = ("125m", "350m", "1.3b", "2.7b", "6.7b", "13b", "30b", "66b")
 
 HUB_NAMES: Mapping[str, str] = {
@@ -15,17 +16,37 @@ HUB_NAMES: Mapping[str, str] = {
     **{f"t5-{size}": f"google-t5/t5-{size}" for size in (*_T5_SIZES, "3b", "11b")},
     **{f"t5-v1.1-{size}": f"google/t5-v1_1-{size}" for size in _T5_GATED_SIZES},
     **{f"flan-t5-{size}": f"google/flan-t5-{size}" for size in _T5_GATED_SIZES},
+    "tinyllama-1.1b": "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T",
+    "tinyllama-1.1b-chat": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    **{f"smollm2-{size.lower()}": f"HuggingFaceTB/SmolLM2-{size}" for size in _SMOLLM2_SIZES},
+    **{f"smollm2-{size.lower()}-instruct": f"HuggingFaceTB/SmolLM2-{size}-Instruct" for size in _SMOLLM2_SIZES},
     "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
+    "llama-3.2-1b-instruct": "meta-llama/Llama-3.2-1B-Instruct",
     "llama-3.1-8b": "meta-llama/Llama-3.1-8B",
     "llama-3.1-70b": "meta-llama/Llama-3.1-70B",
-    "tinyllama-1.1b": "TinyLlama/TinyLlama_v1.1",
-    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M",
-    "smollm2-360m": "HuggingFaceTB/SmolLM2-360M",
-    "smollm2-1.7b": "HuggingFaceTB/SmolLM2-1.7B",
-    "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B",
-    "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B",
-    "qwen2.5-7b": "Qwen/Qwen2.5-7B",
-    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
-    "qwen3-1.7b": "Qwen/Qwen3-1.7B",
+    **{f"qwen2.5-{size.lower()}": f"Qwen/Qwen2.5-{size}" for size in _QWEN2_5_SIZES},
+    **{f"qwen2.5-{size.lower()}-instruct": f"Qwen/Qwen2.5-{size}-Instruct" for size in _QWEN2_5_SIZES},
+    **{f"qwen3-{size.lower()}": f"Qwen/Qwen3-{size}" for size in _QWEN3_SIZES},
+    **{f"qwen3-{size.lower()}-base": f"Qwen/Qwen3-{size}-Base" for size in _QWEN3_SIZES},
     "mistral-7b": "mistralai/Mistral-7B-v0.3",
 }
+
+_VARIANTS = ("-instruct", "-chat", "-base")  # suffixes of short names
+# Instruction-tuned models, which are prompted with the chat template of their tokenizer.
+CHAT_MODELS = frozenset(
+    name for name in HUB_NAMES if name.endswith(("-instruct", "-chat")) or name in ("qwen3-0.6b", "qwen3-1.7b")
+)
+_SHORT_NAMES = {repository: name for name, repository in HUB_NAMES.items()}
+
+
+def short_name(name: str) -> str:
+    """Returns the short name of a Hub name with or without revision; else the last part of a name or path."""
+    return _SHORT_NAMES.get(name.partition("@")[0], name.rpartition("/")[2])
+
+
+def preset_name(name: str) -> str:
+    """Returns the short name of a model without the suffix of a variant: the preset that has its architecture."""
+    name = short_name(name)
+    for variant in _VARIANTS:
+        name = name.removesuffix(variant)
+    return name

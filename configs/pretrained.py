@@ -1,0 +1,126 @@
+"""A pretrained student and published rationales of large teachers: SCoTD with one and many against labels only.
+
+    python -m scotd_jax.main --config=configs/pretrained.py:task=quarel,data=DATA --workdir=runs/quarel
+
+Three tasks have published rationales. They are imported from subfolders of `rationales`, by default DATA/rationales:
+
+    quarel  QuaRel, 5 per question by text-davinci-003: subfolder quarel_davinci003, from data/quarel/gpt3 of
+            github.com/INK-USC/RationaleMultiRewardDistillation
+    obqa    OpenBookQA, 22 per question by three teachers at several granularities, in the order of the files' names, so
+            that N = 5 is one teacher's: subfolder openbookqa_multi, from data of
+            github.com/EIT-NLP/Distilling-CoT-Reasoning
+    csqa    CommonsenseQA, 1 per question by PaLM 540B: subfolder commonsenseqa_palm540b, from datasets/cqa/llm of
+            github.com/google-research/distilling-step-by-step
+
+Without `data` the questions come from the Hub; with it, QuaRel's training questions are those of the rationale file.
+All arms start from the same weights and make the same number of updates; the reported checkpoint is the best on dev.
+
+Settings, besides those of configs/common.py: `steps`, `batch` (questions per update) and `group` (rationales of a
+question per update); `rate` and `label_rate`, the peak learning rates with and without rationales; `seeds`, the number
+of seeds; `arms`, such as label+n5. To choose a rate, train with several (`--jobs=sample,build,train`) and compare the
+best dev accuracies in students/*/metrics.jsonl.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+from scotd_jax import config as c
+from scotd_jax.errors import InputError, did_you_mean
+
+
+class PublishedRationales(NamedTuple):
+    """Rationales of a task: their importer, which names their folder, their files, and numbers per question."""
+
+    importer: str
+    files: str
+    counts: tuple[int, ...]  # an arm for each
+    max_tokens: int  # longest response, in tokens
+
+
+PUBLISHED = {
+    "quarel": PublishedRationales("quarel_davinci003", "train_gpt3_responses.jsonl*", (1, 5), 96),
+    "obqa": PublishedRationales("openbookqa_multi", "*_ranked.json*", (1, 5, 22), 192),
+    "csqa": PublishedRationales("commonsenseqa_palm540b", "train_CoT_*.json*", (1,), 96),
+}
+VOTES = 10  # responses per question for self-consistency
+
+
+def get_config(arg=None):
+    common = c.sibling(__file__, "common")
+    own = {"task": "quarel", "student": "smollm2-135m-instruct", "rationales": "", "arms": "", "seeds": 1}
+    training = {"steps": 900, "batch": 16, "group": 1, "rate": 5e-5, "label_rate": 5e-5}
+    settings = common.parse_settings(arg, **own, **training)
+    if settings.task not in PUBLISHED:
+        raise InputError(f"task={settings.task}: has no published rationales; {did_you_mean(settings.task, PUBLISHED)}")
+    published = PUBLISHED[settings.task]
+    folder = (
+        pathlib.Path(settings.rationales or f"{settings.data or 'data'}/rationales").absolute() / published.importer
+    )
+    if not settings.responses and (settings.data or settings.rationales or not settings.runlocal):
+        settings.responses, settings.importer = str(folder / published.files), published.importer
+    train, dev, reported = common.splits(settings.task, settings.runlocal)
+    task = common.task(settings.task, common.data_folder(settings))
+    if settings.task == "quarel" and settings.data:
+        files = {"train": str(folder / published.files), "dev": "*dev.jsonl", "test": "*test.jsonl"}
+        task = c.Task(task.kind, path=task.path, options={"files": files})
+    arms = selected_arms(published.counts, settings.arms)
+    corpora = {
+        name: c.Corpus(
+            recipe="scotd" if count else "label",
+            format=common.prompt_format(settings),
+            rationales=("published",) if count else (),
+            questions=(train,),
+            n=count,
+            max_response_tokens=published.max_tokens,
+        )
+        for name, count in arms.items()
+    }
+    students = {
+        f"{name}_{seed}" if settings.seeds > 1 else name: c.Student(
+            model=common.model(settings.student, settings),
+            corpus=name,
+            training=training_settings(settings, settings.rate if count else settings.label_rate),
+            dev_sets=(dev,),
+            eval_sets=reported,
+            arm=f"SCoTD, N = {count}" if count else "label only",
+            export=name == list(arms)[-1] and seed == 0,
+            seed=seed,
+        )
+        for name, count in arms.items()
+        for seed in range(settings.seeds)
+    }
+    sampled = c.Sampling(n=max(published.counts), temperature=1.0, batch_size=8)  # with runlocal and no files
+    config = c.Config(
+        name=f"{settings.task}: {settings.student}",
+        tasks={settings.task: task},
+        rationales={"published": common.teacher(settings, (train,), sampled)},
+        corpora=corpora,
+        students=students,
+        evaluation=c.Evaluation(
+            sampling=c.Sampling(temperature=0.0, max_new_tokens=published.max_tokens),
+            self_consistency=c.Sampling(VOTES, 0.7, max_new_tokens=published.max_tokens, batch_size=8),
+            dev_questions=300,
+        ),
+    )
+    return common.finish(config, settings)
+
+
+def selected_arms(counts: tuple[int, ...], names: str) -> dict[str, int]:
+    """Returns the rationales per question by arm, 0 for labels only. `names` selects arms: "label+n5"; "" is all."""
+    arms = {"label": 0, **{f"n{count}": count for count in counts}}
+    chosen = names.split("+") if names else list(arms)
+    if unknown := [name for name in chosen if name not in arms]:
+        raise InputError(f"arms={names}: {unknown[0]!r} is no arm; {did_you_mean(unknown[0], arms)}")
+    return {name: count for name, count in arms.items() if name in chosen}
+
+
+def training_settings(settings, rate: float) -> c.Training:
+    """Returns the training of an arm: AdamW with linear decay, and six evaluations on dev."""
+    optimizer = c.Optimizer("adamw", rate, "linear", warmup_steps=settings.steps // 20)
+    return c.Training(
+        settings.steps,
+        settings.batch,
+        settings.group,
+        optimizer=optimizer,
+        eval_every=max(1, settings.steps // 6),
+    )
