@@ -1,6 +1,6 @@
 """A pretrained student and published rationales of large teachers: SCoTD with one and many against labels only.
 
-    python -m scotd_jax.main --config=configs/pretrained.py:task=quarel,data=DATA --workdir=runs/quarel
+    scotd-jax --config=pretrained:task=quarel,data=DATA --workdir=runs/quarel
 
 Three tasks have published rationales. They are imported from subfolders of `rationales`, by default DATA/rationales:
 
