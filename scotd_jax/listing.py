@@ -86,6 +86,9 @@ LISTING: dict[str, dict[str, str]] = {
         "qwen2.5-7b": "Qwen 2.5 decoder, 7B parameters",
         "qwen3-0.6b": "Qwen 3 decoder, 0.6B parameters",
         "qwen3-1.7b": "Qwen 3 decoder, 1.7B parameters",
+        "gemma-3-270m": "Gemma 3 decoder, 270M parameters",
+        "gemma-3-1b": "Gemma 3 decoder, 1B parameters",
+        "smollm3-3b": "SmolLM3 decoder, 3B parameters",
         "mistral-7b": "Mistral decoder, 7B parameters",
     },
 }

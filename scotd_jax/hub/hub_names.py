@@ -28,13 +28,19 @@ HUB_NAMES: Mapping[str, str] = {
     **{f"qwen2.5-{size.lower()}-instruct": f"Qwen/Qwen2.5-{size}-Instruct" for size in _QWEN2_5_SIZES},
     **{f"qwen3-{size.lower()}": f"Qwen/Qwen3-{size}" for size in _QWEN3_SIZES},
     **{f"qwen3-{size.lower()}-base": f"Qwen/Qwen3-{size}-Base" for size in _QWEN3_SIZES},
+    "gemma-3-270m": "google/gemma-3-270m",
+    "gemma-3-270m-it": "google/gemma-3-270m-it",
+    "gemma-3-1b": "google/gemma-3-1b-pt",
+    "gemma-3-1b-it": "google/gemma-3-1b-it",
+    "smollm3-3b": "HuggingFaceTB/SmolLM3-3B",
+    "smollm3-3b-base": "HuggingFaceTB/SmolLM3-3B-Base",
     "mistral-7b": "mistralai/Mistral-7B-v0.3",
 }
 
-_VARIANTS = ("-instruct", "-chat", "-base")  # suffixes of short names
+_CHAT_VARIANTS, _BASE_VARIANT = ("-instruct", "-chat", "-it"), "-base"  # suffixes of short names
 # Instruction-tuned models, which are prompted with the chat template of their tokenizer.
 CHAT_MODELS = frozenset(
-    name for name in HUB_NAMES if name.endswith(("-instruct", "-chat")) or name in ("qwen3-0.6b", "qwen3-1.7b")
+    name for name in HUB_NAMES if name.endswith(_CHAT_VARIANTS) or f"{name}{_BASE_VARIANT}" in HUB_NAMES
 )
 _SHORT_NAMES = {repository: name for name, repository in HUB_NAMES.items()}
 
@@ -47,6 +53,5 @@ def short_name(name: str) -> str:
 def preset_name(name: str) -> str:
     """Returns the short name of a model without the suffix of a variant: the preset that has its architecture."""
     name = short_name(name)
-    for variant in _VARIANTS:
-        name = name.removesuffix(variant)
-    return name
+    stems = (name.removesuffix(variant) for variant in (*_CHAT_VARIANTS, _BASE_VARIANT) if name.endswith(variant))
+    return next((stem for stem in stems if stem in HUB_NAMES), name)  # t5-base is no variant

@@ -1,4 +1,4 @@
-"""The modern decoder-only model: Llama 2 and 3, Qwen 2, 2.5 and 3, Mistral, with Hugging Face's weights.
+"""The modern decoder-only model: Llama, SmolLM, Qwen, Mistral and Gemma 3, with Hugging Face's weights.
 
 Unlike OPT it has RMS norms, rotary positions, grouped queries and a gated MLP. Keys are rotated before they are stored
 in a segment or cache, so that stored keys never change.
@@ -7,7 +7,7 @@ Prompts and responses run through the same layers.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ from scotd_jax.models.layers import (
     parallel_dense,
 )
 from scotd_jax.models.packed_masks import QuestionIds, packed_context, packed_prompt_mask, packed_response_mask
-from scotd_jax.models.rope import Rotation, frequencies, rotate, rotation
+from scotd_jax.models.rope import Rotation, frequencies, identity_rotation, rotate, rotation
 
 _ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -55,7 +55,7 @@ class Decoder(nnx.Module):
         embedding = {"std": config.initializer_range, "rngs": rngs}
         self.embed = TokenEmbedding(config.vocab_size, config.hidden_size, **embedding)
         self.layers = nnx.Dict({str(i): DecoderLayer(config, dtype, rngs) for i in range(config.num_hidden_layers)})
-        self.final_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.final_norm = RMSNorm(config.hidden_size, **config.norm_options)
         if config.tie_word_embeddings:
             self.lm_head = None
         else:
@@ -128,14 +128,16 @@ class Decoder(nnx.Module):
         """
         positions_BGR = token_positions(start, tokens_BGR.shape[2], cache, packed_mask)
         config = self.config
-        angles = rotation(positions_BGR, *frequencies(config.head_width, config.rope_theta, config.rope_scaling))
+        angles_of_layer = _rotations(config, positions_BGR)
         x_BGRD = embed(self.embed.tokens[...], tokens_BGR)
+        if config.scales_embeddings:
+            x_BGRD = x_BGRD * config.hidden_size**0.5
         masks = cache_masks(cache, tokens_BGR.shape[2]) if packed_mask is None else [packed_mask]
         masks_and_biases = [(mask, None) for mask in masks]
 
         def layer_step(x_BGRD, layer, i, segment_keys_values):
             shared = [(*kv, segment.mask) for kv, segment in zip(segment_keys_values, segments, strict=True)]
-            args = x_BGRD, angles, shared, layer_cache(cache, i), masks_and_biases
+            args = x_BGRD, angles_of_layer(i), shared, layer_cache(cache, i), masks_and_biases
             x_BGRD, key, value = options.run_layer(stack, i, layer, *args)
             return x_BGRD, (key, value)
 
@@ -155,14 +157,35 @@ class Decoder(nnx.Module):
         return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]
 
 
+def _rotations(config: DecoderConfig, positions_BGR: Int[Array, "_ _ R"]) -> Callable[[int | Int[Array, ""]], Rotation]:
+    """Returns a function from the number of a layer, traced in a scan, to its rotation."""
+    rotations = [
+        identity_rotation(positions_BGR, config.head_width)
+        if theta is None
+        else rotation(positions_BGR, *frequencies(config.head_width, theta, scaling))
+        for theta, scaling in config.ropes
+    ]
+    if len(rotations) == 1:
+        return lambda layer: rotations[0]
+    index = config.rope_by_layer
+    cosines, sines = (jnp.stack(parts) for parts in zip(*rotations, strict=True))
+    return lambda layer: (cosines[jnp.asarray(index)[layer]], sines[jnp.asarray(index)[layer]])
+
+
 class DecoderLayer(nnx.Module):
-    """Pre-norm layer: self-attention, then MLP, each with a residual connection."""
+    """Pre-norm layer: self-attention, then MLP, each with a residual connection.
+
+    In Gemma 3 their outputs are normalized, too.
+    """
 
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
-        self.attn_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        width, options = config.hidden_size, config.norm_options
+        self.attn_norm = RMSNorm(width, **options)
         self.attn = DecoderAttention(config, dtype, rngs)
-        self.mlp_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.attn_post_norm = RMSNorm(width, **options) if config.post_norms else None
+        self.mlp_norm = RMSNorm(width, **options)
         self.mlp = DecoderMLP(config, dtype, rngs)
+        self.mlp_post_norm = RMSNorm(width, **options) if config.post_norms else None
 
     def __call__(
         self,
@@ -176,8 +199,9 @@ class DecoderLayer(nnx.Module):
     ) -> tuple[Float[Array, "B G R D"], Array, Array]:
         """Returns x, and the keys and values for the segment or cache."""
         h, key, value = self.attn(self.attn_norm(x), angles, segments, cache, masks_and_biases, attention)
-        x = x + dropout(h, "attn")
-        return x + dropout(self.mlp(self.mlp_norm(x)), "mlp"), key, value
+        x = x + dropout(h if self.attn_post_norm is None else self.attn_post_norm(h), "attn")
+        h = self.mlp(self.mlp_norm(x))
+        return x + dropout(h if self.mlp_post_norm is None else self.mlp_post_norm(h), "mlp"), key, value
 
 
 class DecoderAttention(nnx.Module):
@@ -191,9 +215,9 @@ class DecoderAttention(nnx.Module):
         self.k = Dense(width, key_width, bias=config.qkv_bias, **shared)
         self.v = Dense(width, key_width, bias=config.qkv_bias, **shared)
         self.o = Dense(query_width, width, bias=config.attention_bias, **shared)
-        self.q_norm = RMSNorm(head_width, eps=config.rms_norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(head_width, eps=config.rms_norm_eps) if config.qk_norm else None
-        self.head_width, self.dtype = head_width, dtype
+        self.q_norm = RMSNorm(head_width, **config.norm_options) if config.qk_norm else None
+        self.k_norm = RMSNorm(head_width, **config.norm_options) if config.qk_norm else None
+        self.head_width, self.scale, self.dtype = head_width, config.attention_scale, dtype
 
     def __call__(
         self,
@@ -212,7 +236,7 @@ class DecoderAttention(nnx.Module):
         query, key = rotate(query, *angles), rotate(key, *angles)
         query, key, value = (save_for_backward(array.astype(self.dtype)) for array in (query, key, value))
         own, key, value = append_to_cache(cache, key.swapaxes(2, 3), value.swapaxes(2, 3), masks_and_biases)
-        h = attention(query, segments, own, scale=self.head_width**-0.5)
+        h = attention(query, segments, own, scale=self.scale)
         return self.o(h.reshape(*h.shape[:-2], -1)), key, value
 
     def _split_heads(self, x: Float[Array, "B G R HDh"]) -> Float[Array, "B G R H Dh"]:

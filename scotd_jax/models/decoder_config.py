@@ -1,73 +1,31 @@
-"""Config of the modern decoder family: Llama 2 and 3, Qwen 2, 2.5 and 3, and Mistral.
+"""Config of the modern decoder family: Llama 2 and 3, SmolLM 2 and 3, Qwen 2, 2.5 and 3, Mistral, and Gemma 3 (text).
 
-The families differ in the biases of their projections and in the normalization of queries and keys; `FAMILIES` and
-two flags determine both. Any other feature in a config.json is refused: a model that is computed almost correctly
-generates text that is almost correct, so nobody would notice the error.
+The families differ in biases, norms and the rotary positions of their layers; `FAMILIES` and a few fields determine
+these. Any other feature in a config.json is refused: a model that is computed almost correctly generates text that is
+almost correct, so nobody would notice the error.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from scotd_jax.errors import InputError
 from scotd_jax.models import rope
+from scotd_jax.models.decoder_families import FAMILIES
 from scotd_jax.models.hf import config_fields
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
-
-
-class DecoderFamily(NamedTuple):
-    """Hugging Face's conventions for one model type.
-
-    Attributes:
-      architecture: the class in transformers.
-      fields: the fields of config.json that not every family has.
-      defaults: defaults of transformers for missing keys, where they differ from those of `DecoderConfig`.
-      qkv_bias: whether queries, keys and values always have biases.
-      qk_norm: whether queries and keys are normalized.
-      window_switch: whether `sliding_window` counts only if `use_sliding_window` is true.
-    """
-
-    architecture: str
-    fields: tuple[str, ...]
-    defaults: Mapping[str, Any]
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    window_switch: bool = False
-
-
-_QWEN_DEFAULTS = {
-    "vocab_size": 151936,
-    "intermediate_size": 22016,
-    "max_position_embeddings": 32768,
-    "num_key_value_heads": 32,
-}
-_LLAMA_DEFAULTS = {"bos_token_id": 1, "eos_token_id": 2}
-FAMILIES = {
-    "llama": DecoderFamily("LlamaForCausalLM", ("attention_bias", "mlp_bias", "head_dim"), _LLAMA_DEFAULTS),
-    "qwen2": DecoderFamily("Qwen2ForCausalLM", ("sliding_window",), _QWEN_DEFAULTS, qkv_bias=True, window_switch=True),
-    "qwen3": DecoderFamily(
-        "Qwen3ForCausalLM",
-        ("attention_bias", "head_dim", "sliding_window"),
-        {**_QWEN_DEFAULTS, "head_dim": 128},
-        qk_norm=True,
-        window_switch=True,
-    ),
-    "mistral": DecoderFamily(
-        "MistralForCausalLM",
-        ("head_dim", "sliding_window"),
-        {
-            **_LLAMA_DEFAULTS,
-            "intermediate_size": 14336,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 4096 * 32,
-            "sliding_window": 4096,
-        },
-    ),
-}
+_GEMMA_NAMES = {"hidden_act": "hidden_activation"}  # field: its name in config.json
 _FAMILY_FIELDS = {name for family in FAMILIES.values() for name in family.fields}
 # Other values would change weights or layers in ways that no field of `DecoderConfig` describes.
-_REQUIRED = {"quantization_config": None, "is_encoder_decoder": False, "add_cross_attention": False}
+_REQUIRED = {
+    "quantization_config": None,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+    "use_bidirectional_attention": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +52,10 @@ class DecoderConfig:
     attention_bias: bool = False  # whether q, k, v and o have biases; in Qwen 2 q, k and v always do
     mlp_bias: bool = False
     sliding_window: int | None = None  # tokens that a token attends to, itself included; None: all
+    sliding_window_pattern: int | None = None  # of Gemma 3: layers n, 2n, ... have no window; the others
+    rope_local_base_freq: float | None = None  # rotate with this theta
+    query_pre_attn_scalar: int | None = None  # attention scores are divided by its root; None: the head width
+    no_rope_layer_interval: int | None = None  # of SmolLM 3: layers n, 2n, ... have no rotary positions
     rope_theta: float = 10000.0
     rope_scaling: rope.RopeScaling | None = None
     bos_token_id: int | None = None
@@ -123,6 +85,14 @@ class DecoderConfig:
             )
         if self.head_width % 2:
             raise InputError(f"config.json: head_dim {self.head_width} is odd; rotary positions rotate pairs")
+        if (self.sliding_window_pattern is None) != (self.rope_local_base_freq is None):
+            raise InputError(
+                f"config.json: sliding_window_pattern is {self.sliding_window_pattern!r} and rope_local_base_freq "
+                f"{self.rope_local_base_freq!r}; set both"
+            )
+        for name in ("sliding_window_pattern", "no_rope_layer_interval"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"config.json: {name} is {getattr(self, name)}; expected at least 1")
         if self.sliding_window is not None and self.sliding_window < self.max_position_embeddings:
             raise InputError(
                 f"config.json: sliding_window {self.sliding_window} is less than max_position_embeddings "
@@ -155,6 +125,43 @@ class DecoderConfig:
         return FAMILIES[self.model_type].qk_norm
 
     @property
+    def post_norms(self) -> bool:
+        """Whether the outputs of attention and MLP are normalized."""
+        return FAMILIES[self.model_type].is_gemma
+
+    @property
+    def scales_embeddings(self) -> bool:
+        """Whether embeddings are multiplied by the root of their width."""
+        return FAMILIES[self.model_type].is_gemma
+
+    @property
+    def norm_options(self) -> dict[str, float]:
+        return {"eps": self.rms_norm_eps, "offset": 1.0 if FAMILIES[self.model_type].is_gemma else 0.0}
+
+    @property
+    def attention_scale(self) -> float:
+        return (self.query_pre_attn_scalar or self.head_width) ** -0.5
+
+    @property
+    def ropes(self) -> tuple[tuple[float | None, rope.RopeScaling | None], ...]:
+        """Theta and scaling of the rotary positions that layers use; theta None: no rotary positions."""
+        ropes: list[tuple[float | None, rope.RopeScaling | None]] = [(self.rope_theta, self.rope_scaling)]
+        if self.sliding_window_pattern is not None:
+            ropes.append((self.rope_local_base_freq, None))
+        if self.no_rope_layer_interval is not None:
+            ropes.append((None, None))
+        return tuple(ropes)
+
+    @property
+    def rope_by_layer(self) -> tuple[int, ...]:
+        """Index into `ropes` of every layer."""
+        layers = range(1, self.num_hidden_layers + 1)
+        if self.sliding_window_pattern is not None:
+            return tuple(0 if i % self.sliding_window_pattern == 0 else 1 for i in layers)
+        interval = self.no_rope_layer_interval
+        return tuple(0 if interval is None or i % interval else 1 for i in layers)
+
+    @property
     def cache_shape(self) -> tuple[int, int, int]:
         """Number of layers, of key heads, and head width."""
         return self.num_hidden_layers, self.key_heads, self.head_width
@@ -171,6 +178,11 @@ class DecoderConfig:
         """
         kind = values.get("model_type", "llama")
         values = {**(FAMILIES[kind].defaults if kind in FAMILIES else {}), **values}
+        is_gemma = kind in FAMILIES and FAMILIES[kind].is_gemma
+        if is_gemma:
+            values |= _gemma_layers(values)
+        if kind == "smollm3":
+            values["no_rope_layer_interval"] = _interval(values, "no_rope_layers", (0, 1), "no_rope_layer_interval")
         for layer in values.get("layer_types") or ():
             if layer not in ("full_attention", "sliding_attention"):
                 raise InputError(f"config.json: layer_types has {layer!r}; only full_attention is supported")
@@ -183,7 +195,7 @@ class DecoderConfig:
         window, positions = values.get("sliding_window"), values.get("max_position_embeddings")
         if isinstance(window, int) and isinstance(positions, int):
             values["max_position_embeddings"] = min(window, positions)
-        return config_fields.read(cls, values, _REQUIRED, {})
+        return config_fields.read(cls, values, _REQUIRED, _GEMMA_NAMES if is_gemma else {})
 
     def to_hf(self) -> dict[str, Any]:
         family = FAMILIES[self.model_type]
@@ -197,4 +209,42 @@ class DecoderConfig:
         if isinstance(self.eos_token_id, tuple):
             values["eos_token_id"] = list(self.eos_token_id)
         values |= rope.to_hf(self.rope_theta, self.rope_scaling)
+        if self.no_rope_layer_interval is not None:
+            values["no_rope_layers"] = [1 - index for index in self.rope_by_layer]
+        if family.is_gemma:
+            values["hidden_activation"] = values.pop("hidden_act")
+            values["layer_types"] = [("full_attention", "sliding_attention")[index] for index in self.rope_by_layer]
+            local = {"rope_type": "default", "rope_theta": self.rope_local_base_freq}
+            values["rope_parameters"] = {"full_attention": values["rope_parameters"], "sliding_attention": local}
         return {**values, "architectures": [family.architecture]}
+
+
+def _gemma_layers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns Gemma 3's fields of the layers with a sliding window, and the rotary positions of those without."""
+    pattern = {"sliding_window_pattern": values.get("_sliding_window_pattern", values["sliding_window_pattern"])}
+    kinds = ("full_attention", "sliding_attention")
+    fields: dict[str, Any] = {
+        "sliding_window_pattern": _interval({**values, **pattern}, "layer_types", kinds, "sliding_window_pattern")
+    }
+    found = values.get("rope_parameters")
+    if not isinstance(found, Mapping) or not found.keys() & set(kinds):
+        return fields
+    local = found.get("sliding_attention") or {}
+    if not isinstance(local, Mapping) or local.get("rope_type", "default") != "default":
+        raise InputError(f"config.json: rope_parameters.sliding_attention is {local!r}; only type default is supported")
+    fields["rope_local_base_freq"] = local.get("rope_theta", values["rope_local_base_freq"])
+    return fields | {"rope_parameters": found.get("full_attention")}
+
+
+def _interval(values: Mapping[str, Any], name: str, kinds: tuple[Any, Any], interval: str) -> Any:
+    """Returns n if, in the list `name` by layer, entries n, 2n, ... are `kinds[0]` and the others `kinds[1]`.
+
+    Without a list, or if n exceeds the number of layers, it is the value of the key `interval`.
+    """
+    found, layers = values.get(name), values.get("num_hidden_layers")
+    if not isinstance(found, list) or not isinstance(layers, int) or not found:
+        return values.get(interval)
+    n = found.index(kinds[0]) + 1 if kinds[0] in found[:layers] else max(values.get(interval) or 0, layers + 1)
+    if found[:layers] != [kinds[0] if i % n == 0 else kinds[1] for i in range(1, layers + 1)]:
+        raise InputError(f"config.json: {name} is {found}; only {kinds[0]!r} at every n-th layer is supported")
+    return n

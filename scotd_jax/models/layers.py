@@ -79,14 +79,15 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square normalization with scale."""
+    """Root-mean-square normalization with scale. The parameter is the scale minus `offset`."""
 
-    def __init__(self, width: int, *, eps: float):
-        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
-        self.eps = eps
+    def __init__(self, width: int, *, eps: float, offset: float = 0.0):
+        self.scale = nnx.Param(jnp.full(width, 1 - offset, jnp.float32))
+        self.eps, self.offset = eps, offset
 
     def __call__(self, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
-        return rms_norm(x, self.scale[...], self.eps)
+        scale = self.scale[...] if self.offset == 0 else self.scale[...] + self.offset
+        return rms_norm(x, scale, self.eps)
 
 
 class AttentionProjections(nnx.Module):

@@ -65,6 +65,14 @@ def _smollm2(*sizes: int, rope_theta: float = 100_000.0) -> DecoderConfig:
     return _decoder("llama", *sizes, rms_norm_eps=1e-5, tie_word_embeddings=True, **positions, **tokens)
 
 
+def _gemma3(*sizes: int) -> DecoderConfig:
+    fields = {"head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256}
+    positions = {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "max_position_embeddings": 512}
+    window = {"sliding_window": 512, "sliding_window_pattern": 6}
+    tokens = {"vocab_size": 262_144, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    return _decoder("gemma3_text", *sizes, tie_word_embeddings=True, **fields, **positions, **window, **tokens)
+
+
 _QWEN_SMALL = {"max_position_embeddings": 32_768, "tie_word_embeddings": True}
 _GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 _T5_GATED = {
@@ -106,6 +114,24 @@ PRESETS: Mapping[str, ModelConfig] = {
     "qwen2.5-7b": _qwen("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152_064, max_position_embeddings=131_072),
     "qwen3-0.6b": _qwen("qwen3", 1024, 3072, 28, 16, 8, head_dim=128, **_QWEN_SMALL),
     "qwen3-1.7b": _qwen("qwen3", 2048, 6144, 28, 16, 8, head_dim=128, **_QWEN_SMALL),
+    "gemma-3-270m": _gemma3(640, 2048, 18, 4, 1),
+    "gemma-3-1b": _gemma3(1152, 6912, 26, 4, 1),
+    "smollm3-3b": _decoder(
+        "smollm3",
+        2048,
+        11_008,
+        36,
+        16,
+        4,
+        vocab_size=128_256,
+        max_position_embeddings=65_536,
+        tie_word_embeddings=True,
+        no_rope_layer_interval=4,
+        rope_theta=5_000_000.0,
+        bos_token_id=128_000,
+        eos_token_id=128_012,
+        pad_token_id=128_004,
+    ),
     "mistral-7b": _decoder(
         "mistral",
         4096,

@@ -159,6 +159,12 @@ def rotation(positions: Int[Array, "*lead R"], frequency: np.ndarray, magnitude:
     return jnp.cos(angles) * magnitude, jnp.sin(angles) * magnitude
 
 
+def identity_rotation(positions: Int[Array, "*lead R"], width: int) -> Rotation:
+    """Returns cosines and sines for `rotate` that leave heads of this width unchanged."""
+    shape = (*positions.shape, 1, width // 2)
+    return jnp.ones(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+
+
 def rotate(x: Float[Array, "B G R N Dh"], cosine: Array, sine: Array) -> Float[Array, "B G R N Dh"]:
     """Returns the N heads of every token, rotated."""
     first, second = jnp.split(x, 2, axis=-1)

@@ -76,7 +76,7 @@ def test_recipe_how_to(tmp_path, monkeypatch):
 def test_model_how_to_changes_code_that_exists():
     """Every hunk of the diffs applies: its context and removed lines are in the file, one after the other."""
     diffs = [block.text for block in blocks_of(ROOT / "CONTRIBUTING.md") if block.language == "diff"]
-    assert len(diffs) == 3
+    assert len(diffs) == 4
     for diff in diffs:
         header, *hunks = re.split(r"^@@\n", diff, flags=re.M)
         path = header.splitlines()[0].removeprefix("--- a/")

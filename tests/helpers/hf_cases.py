@@ -55,6 +55,19 @@ CONFIGS = {
     ),
     "qwen2": DecoderConfig("qwen2", **_DECODER, tie_word_embeddings=True, rope_theta=1000.0, rope_scaling=_YARN),
     "qwen3": DecoderConfig("qwen3", **_DECODER, head_dim=8, attention_bias=True, sliding_window=64),
+    "smollm3": DecoderConfig("smollm3", **_DECODER, no_rope_layer_interval=2, rope_theta=100.0),
+    "gemma3": DecoderConfig(
+        "gemma3_text",
+        **_DECODER,
+        head_dim=8,
+        hidden_act="gelu_pytorch_tanh",
+        tie_word_embeddings=True,
+        query_pre_attn_scalar=24,
+        sliding_window=64,
+        sliding_window_pattern=2,
+        rope_theta=1000.0,
+        rope_local_base_freq=10.0,
+    ),
     "mistral": DecoderConfig("mistral", **_DECODER, sliding_window=64, hidden_act="gelu_pytorch_tanh"),
 }
 # Models that work with any tokenizer: in a Qwen 2 folder transformers 5 always creates Qwen's own class.

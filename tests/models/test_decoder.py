@@ -54,6 +54,9 @@ def stories(shared_data):
         ("qwen2.5-7b", 7_615_616_512),
         ("qwen3-0.6b", 596_049_920),
         ("qwen3-1.7b", 1_720_574_976),
+        ("gemma-3-270m", 268_098_176),
+        ("gemma-3-1b", 999_885_952),
+        ("smollm3-3b", 3_075_098_624),
         ("mistral-7b", 7_248_023_552),
     ],
 )
@@ -115,6 +118,85 @@ def test_configs_of_earlier_transformers_versions_load():
     assert qwen.rope_scaling == RopeScaling("yarn", 4.0, original_max_position_embeddings=32768)
     assert qwen.sliding_window is None  # use_sliding_window is false
     assert DecoderConfig.from_hf({"model_type": "qwen3"}).head_width == 128
+
+
+# As in the published config.json of Gemma 3 270M and SmolLM3.
+GEMMA = {
+    "model_type": "gemma3_text",
+    "vocab_size": 262144,
+    "hidden_size": 640,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 32768,
+    "sliding_window": 512,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "use_bidirectional_attention": False,
+}
+GEMMA_LAYERS = [*["sliding_attention"] * 5, "full_attention"] * 3
+GLOBAL, LOCAL = ({"rope_type": "default", "rope_theta": theta} for theta in (1_000_000.0, 10_000.0))
+SMOLLM3 = {
+    "model_type": "smollm3",
+    "max_position_embeddings": 65536,
+    "rope_theta": 5_000_000.0,
+    "eos_token_id": 128012,
+    "no_rope_layers": [1, 1, 1, 0] * 9,
+    "layer_types": ["full_attention"] * 36,
+    "use_sliding_window": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("gemma-3-270m", {**GEMMA, "sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 10000}),
+        ("gemma-3-270m", {**GEMMA, "_sliding_window_pattern": 6, "layer_types": GEMMA_LAYERS, "rope_scaling": None}),
+        (
+            "gemma-3-270m",
+            {
+                **GEMMA,
+                "layer_types": GEMMA_LAYERS,
+                "rope_parameters": {"full_attention": GLOBAL, "sliding_attention": LOCAL},
+            },
+        ),
+        ("smollm3-3b", SMOLLM3),
+        ("smollm3-3b", {**SMOLLM3, "no_rope_layers": None, "no_rope_layer_interval": 4}),
+    ],
+    ids=[
+        "gemma, transformers 4.50",
+        "gemma, transformers 4.55",
+        "gemma, transformers 5",
+        "smollm3",
+        "smollm3, interval",
+    ],
+)
+def test_published_configs_with_two_kinds_of_layers_load(name, values):
+    assert DecoderConfig.from_hf(values) == PRESETS[name]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({**GEMMA, "final_logit_softcapping": 30.0}, r"final_logit_softcapping is 30\.0; only None"),
+        ({**GEMMA, "use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        ({**GEMMA, "layer_types": [*GEMMA_LAYERS[6:], *GEMMA_LAYERS[:5], "sliding_attention"]}, "at every n-th layer"),
+        (
+            {**GEMMA, "rope_parameters": {"sliding_attention": {**LOCAL, "rope_type": "linear", "factor": 2.0}}},
+            r"rope_parameters\.sliding_attention is .*linear.*only type default",
+        ),
+        ({**GEMMA, "sliding_window_pattern": None}, "sliding_window_pattern is None and rope_local_base_freq 10000.0"),
+        ({**SMOLLM3, "no_rope_layers": [1, 0, 0, 1] * 9}, "no_rope_layers is .*; only 0 at every n-th layer"),
+        ({**SMOLLM3, "model_type": "llama", "no_rope_layer_interval": 4}, "llama has no such field"),
+    ],
+)
+def test_other_kinds_of_layers_are_refused(values, message):
+    with pytest.raises(InputError, match=f"config.json: .*{message}"):
+        DecoderConfig.from_hf(values)
 
 
 def test_sliding_window_limits_max_position_embeddings():

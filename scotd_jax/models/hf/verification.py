@@ -171,8 +171,10 @@ def _compare_logits(torch_model, model, tokenizer, prompt_ids, responses, logits
 
 
 def _compare_text(path, tokenizer: Tokenizer, ours: list[int], theirs: list[int], logits: np.ndarray) -> int:
-    """Returns 0 if the responses are equal, 1 if their first difference is a tie; raises ExportMismatch otherwise."""
-    theirs = _truncate(tokenizer.eos_ids, theirs)
+    """Returns 0 if the responses are equal, 1 if their first difference is a tie; raises ExportMismatch otherwise.
+
+    `ours` ends at the first end token, and so must `theirs`.
+    """
     if ours == theirs:
         return 0
     for row, a, b in zip(logits, ours, theirs, strict=False):

@@ -122,6 +122,14 @@ DECODER = (
     WeightRule("lm_head/kernel", "lm_head.weight"),
 )
 
+# Gemma 3 uses Llama's name of the norm before the MLP for the one after attention.
+GEMMA3 = (
+    *(rule for rule in DECODER if rule.ours != "layers/{i}/mlp_norm/scale"),
+    WeightRule("layers/{i}/attn_post_norm/scale", f"{_DECODER_LAYER}.post_attention_layernorm.weight"),
+    WeightRule("layers/{i}/mlp_norm/scale", f"{_DECODER_LAYER}.pre_feedforward_layernorm.weight"),
+    WeightRule("layers/{i}/mlp_post_norm/scale", f"{_DECODER_LAYER}.post_feedforward_layernorm.weight"),
+)
+
 RULES: Mapping[str, tuple[WeightRule, ...]] = {"opt": OPT, "t5": T5, "decoder": DECODER}
 
 # Tensors that files of early releases contain but no model uses: a position bias in T5's first cross-attention, and
@@ -148,7 +156,7 @@ def pairs(config: registry.ModelConfig) -> list[WeightPair]:
         WeightPair(
             rule.ours.format(i=i), shapes[rule.ours.format(i=i)], rule.theirs.format(i=i), rule.transpose, rule.copies
         )
-        for rule in RULES[config.kind]
+        for rule in (GEMMA3 if getattr(config, "post_norms", False) else RULES[config.kind])
         for i in (range(_num_layers(shapes)) if "{i}" in rule.ours else (0,))
         if rule.ours.format(i=i) in shapes
     ]

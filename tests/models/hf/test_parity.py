@@ -122,7 +122,7 @@ def test_export_matches_save_pretrained(case, tmp_path):
         assert ours[name].tobytes() == tensor.tobytes(), name
     ours, theirs = (json.loads((f / "config.json").read_text()) for f in (tmp_path, folder))
     ignored = {"bos_token_id", "tie_word_embeddings"}  # transformers 5 overwrites these for T5
-    ignored |= {"rope_theta", "rope_scaling"}  # written for transformers 4
+    ignored |= {"rope_theta", "rope_scaling", "rope_local_base_freq"}  # written for transformers 4
     assert {k: v for k, v in ours.items() if k not in ignored} == {k: theirs[k] for k in ours if k not in ignored}
 
 
@@ -183,6 +183,17 @@ def test_wrong_export_is_detected(fault, tmp_path, monkeypatch):
         save_file(tensors, weights, {"format": "pt"})
     with pytest.raises(ExportMismatch):
         verify_export(tmp_path, model, params, tokenizer, PROMPTS, max_new_tokens=12)
+
+
+def test_exported_folder_stops_at_every_end_token(tmp_path):
+    config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
+    model = registry.build(config)
+    export_pretrained(tmp_path, config, params, words(), "")
+    tokenizer = type(words())(words()._fast, [second_greedy_token(tmp_path, words())])
+    with pytest.raises(ExportMismatch, match="PyTorch generates"):  # it does not stop at the second end token
+        verify_export(tmp_path, model, params, tokenizer, PROMPTS[:1], max_new_tokens=12)
+    export_pretrained(tmp_path, config, params, tokenizer, "")
+    assert verify_export(tmp_path, model, params, tokenizer, PROMPTS[:1], max_new_tokens=12)["tokens"] == 2
 
 
 def second_greedy_token(folder, tokenizer) -> int:

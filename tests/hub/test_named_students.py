@@ -1,0 +1,165 @@
+"""Named students: every config of the papers takes each of them, with its prompt format, and `runlocal` reduces it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import common
+from scotd_jax import config as c
+from scotd_jax.corpus.reader import CorpusReader
+from scotd_jax.dry_run import preview
+from scotd_jax.errors import InputError
+from scotd_jax.hub.hub_names import CHAT_MODELS, HUB_NAMES, preset_name, short_name
+from scotd_jax.jobs.build import build
+from scotd_jax.jobs.context import make_context
+from scotd_jax.jobs.evaluate import evaluate
+from scotd_jax.jobs.export import export
+from scotd_jax.jobs.graph import chain
+from scotd_jax.jobs.model_loading import model_config
+from scotd_jax.jobs.sample import sample
+from scotd_jax.jobs.train import train
+from scotd_jax.models.registry import PRESETS
+from scotd_jax.workdir import Workdir
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+PAPERS = ("scotd", "imdb", "transfer", "step_by_step", "scicot", "pretrained")
+DECODERS = [name for name in HUB_NAMES if PRESETS[preset_name(name)].kind == "decoder"]
+# One student per family, as text and as chat.
+FAMILIES = ["smollm2-135m", "smollm2-135m-instruct", "qwen2.5-0.5b", "qwen3-0.6b", "smollm3-3b-base", "gemma-3-270m-it"]
+OTHERS = ["opt-125m", "opt-350m", "t5-base", "t5-v1.1-base", "flan-t5-small"]
+
+
+def students_of(name: str) -> list[str]:
+    """Returns all students for the config `pretrained`; one per family for the others, to save time."""
+    return [*OTHERS, *(DECODERS if name == "pretrained" else FAMILIES)]
+
+
+def load(name: str, settings: str) -> c.Config:
+    return c.from_mapping(c.Config, c.sibling(common.__file__, name).get_config(settings))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_config_takes_every_named_student(name):
+    for student in students_of(name):
+        config = load(name, f"student={student}")
+        chain(config)
+        [format_name] = {corpus.format for corpus in config.corpora.values()}
+        assert format_name == ("chat" if student in CHAT_MODELS else "t5" if "t5" in student else "scotd")
+        models = [spec.model for spec in config.students.values() if not spec.model.student]
+        assert {(model.path, model.chat) for model in models} == {(HUB_NAMES[student], student in CHAT_MODELS)}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_runlocal_keeps_the_architecture_of_the_student(name):
+    for student in students_of(name):
+        config = load(name, f"student={student},runlocal")
+        preset = PRESETS[preset_name(student)]
+        sizes = common.TINY[preset.kind]
+        for key, spec in config.students.items():
+            if key != common.LOCAL_TEACHER and not spec.model.student:
+                assert model_config(config, spec.model) == dataclasses.replace(preset, **sizes)
+                assert spec.model.chat == (student in CHAT_MODELS)
+
+
+@pytest.mark.parametrize("student", FAMILIES)
+def test_dry_run_refuses_nothing(student, tmp_path):
+    config = load("pretrained", f"student={student},runlocal")
+    training = c.Training(batch_size=8)  # tests have eight devices
+    students = {name: dataclasses.replace(spec, training=training) for name, spec in config.students.items()}
+    config = dataclasses.replace(config, students=students)
+    steps = preview(config, str(tmp_path), chain(config), [], skip_bad=False)
+    assert {step.state for step in steps} == {"run"}, steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", FAMILIES)
+def test_tiny_student_of_each_family_trains_evaluates_and_exports(student, tmp_path):
+    """The export job compares logits and generated text with PyTorch, if it is installed."""
+    reduced = load("pretrained", f"task=obqa,arms=n1,student={student},runlocal")
+    spec = dataclasses.replace(reduced.students["n1"], training=c.Training(steps=2, batch_size=8), dev_sets=())
+    sampling = c.Sampling(temperature=0.0, max_new_tokens=8, batch_size=8, bucket=64)
+    config = dataclasses.replace(
+        reduced,
+        rationales={"published": c.TaskSource(("obqa.exemplars",))},
+        corpora={"n1": dataclasses.replace(reduced.corpora["n1"], questions=())},
+        students={"n1": spec},
+        evals={},
+        evaluation=c.Evaluation(sampling),
+    )
+    run = make_context(config, Workdir(str(tmp_path)))
+    for job, name in ((sample, "published"), (build, "n1"), (train, "n1"), (evaluate, "n1"), (export, "n1")):
+        job(run, name)
+    manifest = json.loads((tmp_path / "exports/n1/manifest.json").read_text())
+    assert manifest["counts"]["compared_with_torch"]
+    assert manifest["counts"]["tokens"] >= 4
+    example = CorpusReader(tmp_path / "corpora/n1", "train")[0]
+    settings = json.loads((tmp_path / "exports/n1/generation_config.json").read_text())
+    assert example.responses[0][-1] == settings["eos_token_id"], "generation stops where training targets end"
+    tokenizer = run.models.tokenizer(spec.model)
+    starts = {"chat": tokenizer.bos_id, "text": tokenizer.encode("Question:")[0]}
+    assert example.prompt[0] == starts["chat" if student in CHAT_MODELS else "text"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("student=smollm2-135m-instruct", ("chat", True)),
+        ("student=smollm2-135m-instruct,chat=off", ("scotd", False)),
+        ("student=smollm2-135m,chat=on", ("chat", True)),
+        ("student=HuggingFaceTB/SmolLM2-135M-Instruct@main", ("chat", True)),
+        ("student=smollm2-135m-instruct,weights=checkpoints", ("chat", True)),
+        ("student=google/flan-t5-small", ("t5", False)),
+        ("student=models/mine", ("scotd", False)),
+    ],
+)
+def test_prompt_format_and_chat_follow_the_student(settings, expected):
+    config = load("pretrained", settings)
+    found = {(config.corpora[spec.corpus].format, spec.model.chat) for spec in config.students.values()}
+    assert found == {expected}
+
+
+def test_chat_teachers_are_prompted_as_chats():
+    config = load("scotd", "student=opt-125m,teacher=qwen3-1.7b")
+    source = config.rationales["sampled"]
+    assert isinstance(source, c.ModelSource)
+    assert (source.model.chat, source.think) == (True, "strip")
+    assert not any(spec.model.chat for spec in config.students.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("chat=yes", "chat=yes: expected auto, on, off"),
+        ("student=smollm2-135", "did you mean 'smollm2-135m'"),
+        ("student=models/mine,runlocal", "runlocal: the architecture of student 'models/mine' is unknown"),
+        ("task=arc_easy", "task=arc_easy: has no published rationales"),
+        ("arms=label+n30", "arms=label.n30: 'n30' is no arm"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        load("pretrained", settings)
+
+
+def test_short_and_preset_names():
+    assert all(preset_name(name) in PRESETS for name in HUB_NAMES)
+    names = {"t5-base": "t5-base", "Qwen/Qwen3-0.6B-Base@x": "qwen3-0.6b", "google/gemma-3-1b-pt": "gemma-3-1b"}
+    assert {name: preset_name(name) for name in names} == names
+    assert short_name("a/b/mine") == "mine"
+    assert {"smollm3-3b", "qwen3-0.6b", "gemma-3-1b-it", "tinyllama-1.1b-chat"} <= CHAT_MODELS
+    assert not CHAT_MODELS & {"smollm3-3b-base", "qwen3-0.6b-base", "gemma-3-1b", "tinyllama-1.1b", "t5-base"}
+
+
+def test_published_rationales_join_their_questions(shared_data: Path, tmp_path):
+    """QuaRel's training questions come from the rationale file; both other tasks read all of their files."""
+    for task, questions in (("quarel", 1930), ("obqa", 4957), ("csqa", 9741)):
+        config = load("pretrained", f"task={task},data={shared_data},student=opt-125m")
+        run = make_context(config, Workdir(str(tmp_path / task)))
+        [train_set] = {name.partition("@")[0] for name in config.corpora["label"].questions}
+        assert len(run.questions.questions(train_set)) == questions
+        source = config.rationales["published"]
+        assert isinstance(source, c.FileSource)
+        assert list(Path("/").glob(source.path.lstrip("/"))), source.path
