@@ -97,12 +97,13 @@ def get_config(arg=None):
         corpora=corpora,
         students=students,
         evaluation=c.Evaluation(
+            read="both",
             sampling=c.Sampling(temperature=0.0, max_new_tokens=published.max_tokens),
             self_consistency=c.Sampling(VOTES, 0.7, max_new_tokens=published.max_tokens, batch_size=8),
             dev_questions=300,
         ),
     )
-    return common.finish(config, settings)
+    return common.finish(common.with_references(config, settings, list(students)[-1]), settings)
 
 
 def selected_arms(counts: tuple[int, ...], names: str) -> dict[str, int]:
