@@ -3,7 +3,7 @@
     import scotd_jax as scotd
 
     task = scotd.load_task("world")
-    teacher = scotd.load_pretrained("checkpoints/teacher", task)
+    teacher = scotd.load_pretrained("facebook/opt-6.7b", task)
     responses = scotd.filter_responses(scotd.sample(teacher, task.questions("train"), n=5))
 
 `__all__` lists the public API, which `scotd_jax.api` documents. Names are imported on first use, so that

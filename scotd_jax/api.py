@@ -21,6 +21,7 @@ from scotd_jax.corpus.question_examples import PromptedQuestion
 from scotd_jax.distributed.mesh import batch_shards, make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation.scoring import score as score_responses
+from scotd_jax.hub.hub_files import pin
 from scotd_jax.jobs.generation.local import PromptedModel
 from scotd_jax.jobs.generation.prompting import PromptBuilder, PromptSettings
 from scotd_jax.models import api, registry
@@ -68,17 +69,18 @@ def load_task(kind: str, *, path: str = "", limit: int = 0, seed: int = 0, **opt
 
 
 def load_pretrained(
-    folder: str,
+    path: str,
     task: LoadedTask | None = None,
     *,
     recipe: str = "scotd",
     few_shot: int = 0,
     precision: Literal["bfloat16", "float32"] = "bfloat16",
 ) -> PromptedModel:
-    """Loads a model with its tokenizer from a Hugging Face folder (OPT, T5, Llama, Qwen, ...).
+    """Loads a model with its tokenizer from a Hugging Face folder or the Hugging Face Hub (OPT, T5, Llama, Qwen, ...).
 
     Args:
-      folder: local folder with config, safetensors and tokenizer.
+      path: a folder with config, weights and tokenizer, or the name of a model on the Hub: "facebook/opt-125m", or
+        "facebook/opt-125m@REVISION".
       task: task whose prompt format is used; by default the format is "t5" for T5 models and "scotd" for others.
       recipe: name of the recipe that defines prompts and the parsing of responses.
       few_shot: number of the task's few-shot examples before every prompt.
@@ -88,13 +90,14 @@ def load_pretrained(
       The model on the default device.
 
     Raises:
-      InputError: if the folder is incomplete, its architecture is not supported, or the task has fewer than `few_shot`
-        examples.
+      InputError: if there is no such folder or model, its files are incomplete, its architecture is not supported, or
+        the task has fewer than `few_shot` examples.
     """
-    config, params = loading.load_pretrained(folder)
+    pinned = pin(path)  # config, weights and tokenizer of one commit
+    config, params = loading.load_pretrained(pinned)
     model = registry.build(config, api.Precision(precision))
     prompts = _prompt_builder(task, config.kind, recipe, few_shot)
-    return PromptedModel(folder, model, jax.device_put(params), Tokenizer.load(folder), prompts)
+    return PromptedModel(path, model, jax.device_put(params), Tokenizer.load(pinned), prompts)
 
 
 def random_model(

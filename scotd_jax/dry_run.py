@@ -4,14 +4,16 @@ Each job is called up to the point where its work would begin (`workdir.StopBefo
 of the real one. Nothing is written and nothing is computed on devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from scotd_jax import jobs
 from scotd_jax.config import Config
 from scotd_jax.errors import InputError
+from scotd_jax.hub.download_progress import format_size
+from scotd_jax.hub.hub_files import HubModel
 from scotd_jax.jobs.graph import Step, needs
-from scotd_jax.workdir import StopBeforeWork, Workdir
+from scotd_jax.workdir import Artefact, StopBeforeWork, Workdir
 
 State = Literal["run", "resume", "complete", "unknown", "blocked", "refused"]
 
@@ -24,10 +26,18 @@ class StepPreview(NamedTuple):
     reason: str = ""
 
 
+class RunPreview(NamedTuple):
+    """The steps of a run, the files of the Hub that it would download with their sizes in bytes, and its pushes."""
+
+    steps: list[StepPreview]
+    downloads: Mapping[HubModel, Mapping[str, int]]
+    pushes: Mapping[Step, str]
+
+
 def preview(
     config: Config, workdir_path: str, steps: Sequence[Step], redo: Sequence[Step], skip_bad: bool
-) -> list[StepPreview]:
-    """Returns what would become of each step.
+) -> RunPreview:
+    """Returns what would become of each step, and what would be downloaded.
 
     Args:
       config: the config.
@@ -41,17 +51,26 @@ def preview(
     """
     from scotd_jax.jobs.context import make_context
     from scotd_jax.jobs.evaluate import check_questions
+    from scotd_jax.jobs.hub_models import files_to_fetch, hub_models_of, pin_models
     from scotd_jax.jobs.prompt_lengths import PromptLengths
+    from scotd_jax.jobs.push import check_pushes, pending_pushes
     from scotd_jax.jobs.train import check_settings
 
     workdir = Workdir(workdir_path, dry_run=True)
+    config = pin_models(config, workdir)
+    unfinished = [step for step in steps if step in redo or not workdir.artefact(*step).complete]
+    check_pushes(config, workdir, steps, redo, create=False)
+    downloads = files_to_fetch(config, unfinished)
     context = make_context(config, workdir, skip_bad)
     lengths = PromptLengths(context)
     previews: dict[Step, StepPreview] = {}
     for step in steps:
         pending = [previews[each] for each in needs(config, step) if each in previews and _changes(previews[each])]
+        if unread := [str(model) for model in hub_models_of(config, step) if model in downloads]:
+            previews[step] = _preview_without_files(workdir.artefact(*step), step, step in redo, unread[0])
+            continue
         try:
-            if step in redo or not workdir.artefact(*step).complete:
+            if step in unfinished:
                 if step.job == "train":
                     check_settings(context, step.name)
                 if step.job == "evaluate":
@@ -60,12 +79,19 @@ def preview(
             previews[step] = _preview_step(context, config, workdir, step, step in redo, pending)
         except InputError as error:
             previews[step] = StepPreview(step, "refused", str(error))
-    return list(previews.values())
+    return RunPreview(list(previews.values()), downloads, pending_pushes(config, workdir, steps, redo))
 
 
 def _changes(needed: StepPreview) -> bool:
     """Whether the artefact of a step may be another one after the run."""
     return needed.state != "complete"
+
+
+def _preview_without_files(artefact: Artefact, step: Step, redo: bool, model: str) -> StepPreview:
+    """The preview of a step that reads files which are not downloaded yet, so that its checks cannot be made."""
+    if artefact.manifest() and not redo:
+        return StepPreview(step, "unknown", f"after the download of {model}: kept if nothing has changed, else refused")
+    return StepPreview(step, "run", f"after the download of {model}")
 
 
 def _preview_step(
@@ -91,10 +117,16 @@ def _preview_step(
     raise AssertionError(f"job {step.job!r} did not call Artefact.begin")
 
 
-def format_previews(previews: Sequence[StepPreview]) -> str:
-    """Returns one line per step and a summary."""
+def format_preview(run: RunPreview) -> str:
+    """Returns one line per step and a summary, then one line per file to download."""
+    previews = run.steps
     width = max((len(str(preview.step)) for preview in previews), default=0)
     lines = [f"{preview.state:8}  {preview.step!s:{width}}  {preview.reason}".rstrip() for preview in previews]
     states = [preview.state for preview in previews]
     counts = ", ".join(f"{states.count(state)} {state}" for state in get_args(State) if state in states)
-    return "\n".join([*lines, f"{len(states)} steps: {counts}"])
+    lines.append(f"{len(states)} steps: {counts}")
+    for model, files in run.downloads.items():
+        lines.append(f"to download from {model}: {format_size(sum(files.values()))}")
+        lines += [f"  {format_size(size):>7}  {name}" for name, size in files.items()]
+    lines += [f"to push: {step} to {repo}" for step, repo in run.pushes.items()]
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Access to possibly remote folders (gs://) for libraries that read and write local files only.
+"""Access to possibly remote folders (gs://, the Hugging Face Hub) for libraries that use local files only.
 
 Tokenizers and safetensors are such libraries. `local_copy` provides a local path for reading a file or folder.
 `staged_folder` provides a local folder for writing; its files are renamed into the target one by one at the end.
@@ -11,31 +11,40 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from types import ModuleType
 
 from etils import epath
 
 from scotd_jax.atomic import is_local
 from scotd_jax.errors import InputError
+from scotd_jax.hub.hub_files import FileSelection, fetch, parse_hub_path
 
 _STAGING = ".staging-"
 
 
 @contextlib.contextmanager
-def local_copy(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[pathlib.Path]:
-    """Yields a local path with the contents of `path`: `path` itself if it is local, else a temporary copy.
+def local_copy(path: epath.PathLike, select: FileSelection = lambda names: names) -> Iterator[pathlib.Path]:
+    """Yields a local path with the contents of `path`.
+
+    This is `path` itself if it is local, the folder in the cache for a name on the Hub, else a temporary copy.
 
     Args:
-      path: a file or folder.
-      wanted: returns whether to copy the file of this name from a folder. Subfolders are never copied.
+      path: a file or folder, local or gs://, or a name on the Hub (hub/hub_files.py).
+      select: returns the names of the files to copy from a folder, given all of them. Subfolders are never copied.
 
     Raises:
-      InputError: if `path` does not exist.
+      InputError: if `path` does not exist, or `select` raises it.
     """
+    if (model := parse_hub_path(path)) is not None:
+        yield fetch(model, select)
+        return
     source = epath.Path(path)
     if not source.exists():
-        raise InputError(f"{path}: no such file or folder")
+        raise InputError(
+            f"{path}: no such file or folder; a model is a local or gs:// folder, or a name on the Hugging Face Hub, "
+            "OWNER/NAME or OWNER/NAME@REVISION"
+        )
     if is_local(source):
         yield pathlib.Path(source)
         return
@@ -43,12 +52,18 @@ def local_copy(path: epath.PathLike, wanted: Callable[[str], bool] = lambda name
         target = pathlib.Path(scratch) / source.name
         if source.is_dir():
             target.mkdir()
-            for item in source.iterdir():
-                if wanted(item.name) and not item.is_dir():
-                    item.copy(target / item.name)
+            for name in _select(source, select):
+                (source / name).copy(target / name)
         else:
             source.copy(target)
         yield target
+
+
+def _select(folder: epath.Path, select: FileSelection) -> Collection[str]:
+    try:
+        return select([item.name for item in folder.iterdir() if not item.is_dir()])
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
 
 
 @contextlib.contextmanager

@@ -134,26 +134,32 @@ def run(
     from scotd_jax.distributed import hosts
     from scotd_jax.jobs.context import make_context
     from scotd_jax.jobs.evaluate import check_questions
+    from scotd_jax.jobs.hub_models import fetch_models, pin_models, pins
     from scotd_jax.jobs.prompt_lengths import PromptLengths
+    from scotd_jax.jobs.push import check_pushes, push
     from scotd_jax.jobs.train import check_settings
     from scotd_jax.workdir import Workdir
 
     if multihost:
         hosts.initialize(multihost)
     workdir = Workdir(workdir_path, writes=hosts.is_primary())
+    given, config = config, pin_models(config, workdir)
     context = make_context(config, workdir, skip_bad)
     lengths = PromptLengths(context)
-    for step in steps:
-        if step in redo or not workdir.artefact(*step).complete:
-            if step.job == "train":
-                check_settings(context, step.name)
-            if step.job == "evaluate":
-                check_questions(context, step.name)
-            lengths.check(step)
+    unfinished = [step for step in steps if step in redo or not workdir.artefact(*step).complete]
+    for step in unfinished:
+        if step.job == "train":
+            check_settings(context, step.name)
+        if step.job == "evaluate":
+            check_questions(context, step.name)
+        lengths.check(step)
+    hosts.on_primary(lambda: check_pushes(config, workdir, steps, redo))
+    fetch_models(config, unfinished)
     if hosts.is_primary():  # after all checks, so that a refused command removes nothing
         for step in redo:
             workdir.artefact(*step).remove()
         workdir.save_config(c.plain(config))
+        workdir.save_pinned_models(pins(given, config))
     started = time.monotonic()
     for number, step in enumerate(steps, 1):
         try:
@@ -161,6 +167,8 @@ def run(
             context.log(f"[{number}/{len(steps)}] {step}")
             if hosts.is_primary() or step.job not in _PRIMARY_ONLY:
                 job_functions.load(step.job)(context, step.name)
+            if hosts.is_primary():
+                push(context, step)
         except KeyboardInterrupt:
             where = f"step {number} of {len(steps)} ({step})"
             raise InterruptedRun(_interrupt_message(workdir.artefact(*step), where)) from None
@@ -186,11 +194,11 @@ def dry_run(
     if graph.PLAN in jobs or multihost:
         raise InputError("--dry-run: cannot be combined with --jobs=plan or --multihost")
     steps, redo = graph.chain(config, jobs or graph.JOBS), _steps_to_redo(config, overwrite)
-    from scotd_jax.dry_run import format_previews, preview
+    from scotd_jax.dry_run import format_preview, preview
 
-    previews = preview(config, workdir_path, steps, redo, skip_bad)
-    print(format_previews(previews))
-    return INPUT_ERROR if any(step_preview.state == "refused" for step_preview in previews) else OK
+    found = preview(config, workdir_path, steps, redo, skip_bad)
+    print(format_preview(found))
+    return INPUT_ERROR if any(step_preview.state == "refused" for step_preview in found.steps) else OK
 
 
 def _steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:

@@ -28,13 +28,19 @@ from scotd_jax.chat_templates import render_chat, turn_end
 from scotd_jax.errors import InputError
 from scotd_jax.local_files import local_copy, staged_folder
 from scotd_jax.records import Prompt, Turn
-from scotd_jax.tokenizer_files import bytes_decoder, find_reader, model_eos_ids, wrap_backend
+from scotd_jax.tokenizer_files import (
+    bytes_decoder,
+    config_files,
+    find_reader,
+    model_eos_ids,
+    tokenizer_files,
+    wrap_backend,
+)
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>", "<s>")  # of word-level tokenizers, with the ids 0 to 3
 # Chat template of word-level tokenizers, of special tokens only: "<s> " before every turn, " </s>" after it.
 _WORD_CHAT_TEMPLATE = "{% for turn in messages %}<s> {{ turn.content }} </s> {% endfor %}"
 _WORD_CHAT_TEMPLATE += "{% if add_generation_prompt %}<s> {% endif %}"
-_WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +117,8 @@ class Tokenizer:
 
         Args:
           path: a Hugging Face folder, a `tokenizer.json`, a `spiece.model` (or its folder), or a folder with
-            `*vocab.json` and `*merges.txt`. Local or remote.
-          model: folder of the model's weights; by default the folder of the tokenizer. Its generation_config.json or
+            `*vocab.json` and `*merges.txt`. Local, gs://, or a name on the Hub.
+          model: path of the model's weights; by default the path of the tokenizer. Its generation_config.json or
             config.json adds end token ids: a chat model often ends its turns with another token than the tokenizer.
           chat: whether prompts are chats.
 
@@ -120,11 +126,13 @@ class Tokenizer:
           InputError: if there is no tokenizer at `path`, or a file cannot be read; with `chat`, if the tokenizer has no
             chat template.
         """
-        with local_copy(path, lambda name: not name.endswith(_WEIGHTS)) as local:
+        with local_copy(path, tokenizer_files) as local:
             read = find_reader(local, path)
-            eos_ids = model_eos_ids(
-                epath.Path(local if local.is_dir() else local.parent) if model is None else epath.Path(model)
-            )
+            if model is None:
+                eos_ids = model_eos_ids(local if local.is_dir() else local.parent, path)
+            else:
+                with local_copy(model, config_files) as folder:
+                    eos_ids = model_eos_ids(folder, model)
             try:
                 fast = read()
             except Exception as error:  # the libraries raise bare Exceptions for broken files

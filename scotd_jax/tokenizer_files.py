@@ -3,12 +3,34 @@
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from etils import epath
 
 from scotd_jax.errors import InputError
+
+_FAST = "tokenizer.json"
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_EXPECTED = "tokenizer.json, tokenizer_config.json, spiece.model, or one *vocab.json with one *merges.txt"
+_SLOW = ("spiece.model", "tokenizer.model", "vocab.json", "merges.txt")  # ends of names
+
+
+def config_files(names: Collection[str]) -> list[str]:
+    """Returns the names of a model's config files, from those of all files: its architecture and its end tokens."""
+    return [name for name in ("config.json", "generation_config.json") if name in names]
+
+
+def tokenizer_files(names: Collection[str]) -> list[str]:
+    """Returns the names of the files that `find_reader` reads, with the model's config files, from those of all files.
+
+    Raises:
+      InputError: if there is no tokenizer.
+    """
+    found = [_FAST] if _FAST in names else sorted(name for name in names if name.endswith(_SLOW) and "/" not in name)
+    if not found:
+        raise InputError(f"no tokenizer found; expected {_EXPECTED}")
+    return [*config_files(names), *(name for name in _SETTINGS if name in names), *found]
 
 
 def find_reader(local: pathlib.Path, path: epath.PathLike) -> Callable[[], Any]:
@@ -43,10 +65,7 @@ def find_reader(local: pathlib.Path, path: epath.PathLike) -> Callable[[], Any]:
             pad_token="<pad>",
             **dict.fromkeys(("bos_token", "eos_token", "unk_token"), "</s>"),  # as in the folders of the OPT models
         )
-    raise InputError(
-        f"{path}: no tokenizer found; expected tokenizer.json, tokenizer_config.json, spiece.model, "
-        f"or one *vocab.json with one *merges.txt"
-    )
+    raise InputError(f"{path}: no tokenizer found; expected {_EXPECTED}")
 
 
 def _sentencepiece(file: pathlib.Path) -> Any:
@@ -54,13 +73,22 @@ def _sentencepiece(file: pathlib.Path) -> Any:
     return import_transformers().T5Tokenizer.from_pretrained(str(file))
 
 
-def model_eos_ids(folder: epath.Path) -> list[int]:
-    """Returns the end token ids in a model's config files. Raises InputError if they are not integers."""
-    for file in (folder / "generation_config.json", folder / "config.json"):
-        if not file.exists():
+def model_eos_ids(folder: pathlib.Path, path: epath.PathLike) -> list[int]:
+    """Returns the end token ids in a model's config files.
+
+    Args:
+      folder: local copy of `path`.
+      path: path for messages.
+
+    Raises:
+      InputError: if they are not integers.
+    """
+    for name in ("generation_config.json", "config.json"):
+        file = epath.Path(path) / name
+        if not (folder / name).exists():
             continue
         try:
-            values = json.loads(file.read_text())
+            values = json.loads((folder / name).read_text())
         except ValueError as error:
             raise InputError(f"{file}: not JSON ({error})") from None
         found = values.get("eos_token_id") if isinstance(values, dict) else None

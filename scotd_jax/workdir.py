@@ -37,6 +37,9 @@ _NO_RESULTS = {"manifest.json", "parameters.txt"}  # files that jobs write befor
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
+_MODELS = "models.json"
+
+
 class StopBeforeWork(Exception):  # noqa: N818 (not an error)
     """Ends a job of a dry run before any work.
 
@@ -71,6 +74,21 @@ class Workdir:
     def save_config(self, config: dict[str, Any]) -> None:
         """Writes the config of the last command to DIR/config.json, for reference."""
         write_text(self.root / "config.json", json.dumps(config, indent=2) + "\n")
+
+    def pinned_models(self) -> dict[str, str]:
+        """Returns the models of the Hub that earlier commands used: their names in configs, and those with commits."""
+        file = self.root / _MODELS
+        if not file.exists():
+            return {}
+        models = read_json(file)
+        if not isinstance(models, dict) or not all(isinstance(name, str) for name in models.values()):
+            raise InputError(f'{file}: expected {{"OWNER/NAME": "OWNER/NAME@COMMIT", ...}}; remove the file')
+        return models
+
+    def save_pinned_models(self, models: dict[str, str]) -> None:
+        """Adds to the result of `pinned_models`."""
+        if models:
+            write_text(self.root / _MODELS, json.dumps(self.pinned_models() | models, indent=2) + "\n")
 
 
 class Artefact:
@@ -112,7 +130,7 @@ class Artefact:
             raise InputError(f"{self.path}: not complete; run it first: --jobs={self.job}")
         return self.manifest()["digest"]
 
-    def begin(self, identity: dict[str, Any], by_set: Sequence[str] = (), remade_for: Sequence[str] = ()) -> bool:
+    def begin(self, identity: dict[str, Any], by_set: Sequence[str] = ()) -> bool:
         """Opens the folder for work with this identity.
 
         Args:
@@ -120,7 +138,6 @@ class Artefact:
           by_set: keys of mappings in `identity` whose entries may be added and dropped, because the folder holds the
             results of every entry in files of their own. The manifest remembers all entries, so that an entry never
             returns with another value.
-          remade_for: keys of `identity` whose change makes the artefact anew, because that costs little.
 
         Returns:
           False if the work is already complete, else True.
@@ -133,10 +150,7 @@ class Artefact:
         manifest = self.manifest()
         seen = {key: manifest.get("seen", manifest["identity"])[key] for key in by_set} if manifest else {}
         if manifest and (difference := _first_difference(manifest["identity"] | seen, identity, by_set)):
-            if difference[0] not in remade_for:
-                self._check_no_results(manifest, *difference)
-            if self._writes:
-                log(f"  begun anew: {difference[0]} has changed")
+            self._check_no_results(manifest, *difference)
             manifest, seen = {}, {}
         same = bool(manifest) and manifest["identity"] == identity
         complete = same and manifest.get("complete", False)
@@ -167,6 +181,11 @@ class Artefact:
             )
         self._write(manifest | {"counts": counts, "digest": digest([manifest["identity"], content]), "complete": True})
 
+    def record_push(self, pushed: dict[str, str]) -> None:
+        """Records in the manifest where the content was pushed."""
+        if self._writes:
+            self._write(self.manifest() | {"pushed": pushed})
+
     def remove(self) -> None:
         """Deletes the folder, if it exists."""
         if self.path.exists():
@@ -181,6 +200,8 @@ class Artefact:
                 f"{self.path}: made by another configuration: {key} was {recorded!r} and is now {current!r}. "
                 f"Use another --workdir, or start over with {self._redo}"
             )
+        if self._writes:
+            log(f"  begun anew: {key} has changed, and {self.path} holds no result yet")
 
     @property
     def _redo(self) -> str:
@@ -189,7 +210,7 @@ class Artefact:
 
     def _write(self, manifest: dict[str, Any]) -> None:
         manifest = {"format": FORMAT} | manifest
-        order = ("complete", "format", "digest", "counts", "identity", "seen", "versions")
+        order = ("complete", "format", "digest", "counts", "pushed", "identity", "seen", "versions")
         write_text(self._manifest, json.dumps({k: manifest[k] for k in order if k in manifest}, indent=2) + "\n")
 
 

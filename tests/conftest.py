@@ -55,3 +55,24 @@ def default_compilation():
 @pytest.fixture(scope="session")
 def one_device() -> jax.sharding.Mesh:
     return make_mesh(config.Mesh(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A folder with a tiny OPT and its tokenizer."""
+    from scotd_jax.models.hf.export import export_pretrained
+    from tests.helpers.hf_cases import CONFIGS, random_params, words
+
+    folder = tmp_path_factory.mktemp("tiny")
+    export_pretrained(folder, CONFIGS["opt"], random_params(CONFIGS["opt"]), words(), "# Tiny\n")
+    return folder
+
+
+@pytest.fixture
+def hub(tiny_model, tmp_path):
+    """A hub with the repository ann/tiny, to which the client of this process is connected; the cache is empty."""
+    from tests.helpers.loopback_hub import connected, files_of, serving_hub
+
+    with serving_hub() as server, connected(server, tmp_path / "cache"):
+        server.add("ann/tiny", files_of(tiny_model))
+        yield server

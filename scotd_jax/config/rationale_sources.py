@@ -24,10 +24,12 @@ class Model:
 
     architecture: str = ""  # preset of models/registry.py with random weights: "opt-125m", "t5-small", "opt-tiny", ...
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of the preset to replace
-    path: str = ""  # Hugging Face directory with weights
+    # Hugging Face directory with weights (local or gs://), or the name of a model on the Hugging Face Hub, OWNER/NAME
+    # or OWNER/NAME@REVISION. A local directory of the same name goes first.
+    path: str = ""
     student: str = ""  # name of a student of this config; its best checkpoint is loaded
-    # Directory or file of the tokenizer; "task:NAME,NAME" trains a word-level one on the texts of these tasks;
-    # "" is the model's own tokenizer.
+    # Path or Hub name of the tokenizer, as `path`, or one file; "task:NAME,NAME" trains a word-level one on the texts
+    # of these tasks; "" is the model's own tokenizer.
     tokenizer: str = ""
     # Prompt with the tokenizer's chat template, with few-shot examples as earlier turns. Students that start from this
     # model inherit the setting.

@@ -256,3 +256,6 @@ class Config:
     mesh: Mesh = Mesh()  # how devices are used
     profile: Profile = Profile()  # which steps to profile
     plan: Plan = Plan()  # assumptions of the plan job
+    # Finished steps to push to the Hugging Face Hub, "JOB NAME" to "OWNER/NAME": "export NAME" as a model, "build NAME"
+    # and the release of "sample NAME" as data sets. New repositories are private.
+    push_to_hub: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -5,6 +5,8 @@ copy of the model on its own devices; the samples do not depend on the split, be
 primary process writes manifests and merges files. All processes must have access to the same work directory.
 """
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,6 +48,31 @@ def sync_processes(barrier: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(barrier)
+
+
+def on_primary(compute: Callable[[], Any]) -> Any:
+    """Returns on every process what `compute`, which returns JSON data, returns on the primary process.
+
+    Raises:
+      InputError: on every process, if `compute` raises it.
+    """
+    if jax.process_count() == 1:
+        return compute()
+    from jax.experimental import multihost_utils
+
+    result: dict[str, Any] = {}
+    if is_primary():
+        try:
+            result = {"value": compute()}
+        except InputError as error:
+            result = {"error": str(error)}
+    text = json.dumps(result).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    buffer = np.frombuffer(text.ljust(size)[:size], np.uint8)  # only the primary's text is broadcast
+    result = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))))
+    if "error" in result:
+        raise InputError(result["error"])
+    return result["value"]
 
 
 def local_share(items: list) -> list:

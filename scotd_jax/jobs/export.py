@@ -5,17 +5,21 @@ from typing import Any
 
 from scotd_jax.config import Model
 from scotd_jax.distributed import hosts
+from scotd_jax.hub.hub_files import parse_hub_path
 from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import prompt_settings
+from scotd_jax.jobs.model_loading import base_model
 from scotd_jax.models.hf.export import export_pretrained
 from scotd_jax.models.hf.verification import verify_export
 from scotd_jax.records import Prompt
 from scotd_jax.reporting.cards import model_card
+from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.training.trainable import describe_trainable
 from scotd_jax.workdir import read_json
 
 COMPARED_PROMPTS = 4
+_HUB_DATA = "datasets:"  # before the paths of tasks that are read from the Hub
 
 
 def export(context: RunContext, name: str) -> None:
@@ -29,8 +33,7 @@ def export(context: RunContext, name: str) -> None:
     """
     spec = context.config.students[name]
     artefact = context.artefact("export", name)
-    # The card reports the evaluation, to which sets may be added.
-    if not artefact.begin(manifests.export_identity(context, name), remade_for=("evaluation",)):
+    if not artefact.begin(manifests.export_identity(context, name)):
         context.log("  already complete")
         return
     model = context.models.functions(spec.model, "float32")
@@ -51,6 +54,9 @@ def export(context: RunContext, name: str) -> None:
         facts=_training_facts(context, name, trainable),
         stops=stops,
         max_new_tokens=max_new_tokens,
+        path=context.config.push_to_hub.get(f"export {name}", ""),
+        base_model=_base_model(context, name),
+        datasets=_datasets(context, name),
     )
     export_pretrained(artefact.path, model.config, params, tokenizer, card, max_new_tokens=max_new_tokens)
     compared = {}
@@ -74,6 +80,22 @@ def _example_prompts(context: RunContext, name: str) -> tuple[list[Prompt], tupl
     stops = prompts.format_for(examples[-1][1]).stops
     # For recipes with rationales in prompts, the gold answer is used as the rationale.
     return [prompts.prompt(question, task, question.answer) for question, task in examples], stops
+
+
+def _base_model(context: RunContext, name: str) -> str:
+    """The repository of the pretrained model, or "" for other models."""
+    repository = parse_hub_path(base_model(context.config, Model(student=name)).path)
+    return "" if repository is None else repository.repo
+
+
+def _datasets(context: RunContext, name: str) -> list[str]:
+    """The data sets on the Hub whose questions the student was trained on."""
+    tasks = [
+        QuestionSet.parse(set_name).task for set_name in context.question_sets[context.config.students[name].corpus]
+    ]
+    paths = dict.fromkeys(context.config.tasks[task].path for task in tasks)
+    names = ("/".join(path.removeprefix(_HUB_DATA).split("/")[:2]) for path in paths if path.startswith(_HUB_DATA))
+    return [name for name in names if parse_hub_path(name) is not None]  # not a local folder
 
 
 def _results(context: RunContext, name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from scotd_jax.config import (
     Student,
 )
 from scotd_jax.errors import InputError, did_you_mean
+from scotd_jax.hub.hub_files import is_repository
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet
 
@@ -161,6 +162,8 @@ def check(config: Config) -> None:
     for name in config.corpora:
         if not any(student.corpus == name for student in config.students.values()):
             raise InputError(f"config.corpora.{name}: no student trains on it, so there is no tokenizer to encode it")
+    for name, repo in config.push_to_hub.items():
+        _check_push(config, name, repo, "config.push_to_hub")
 
 
 def _check_rationales(config: Config, source: RationaleSource, where: str) -> None:
@@ -292,6 +295,19 @@ def _check_unused(spec: EvalSpec, fields: tuple[str, ...], where: str, evaluated
     for field in fields:
         if getattr(spec, field) != getattr(EvalSpec(), field):
             raise InputError(f"{where}.{field}: has no effect on the evaluation of {evaluated}; remove it")
+
+
+def _check_push(config: Config, name: str, repo: str, where: str) -> None:
+    releases = [f"sample {name}" for name, source in config.rationales.items() if source.release]
+    exports = [f"export {name}" for name, student in config.students.items() if student.export]
+    pushable = [*releases, *(f"build {name}" for name in config.corpora), *exports]
+    if name not in pushable:
+        raise InputError(
+            f"{where}: {name!r} is not a step with files to push; {did_you_mean(name, pushable)} A set of responses "
+            "needs a release, and a student export=True"
+        )
+    if not isinstance(repo, str) or not is_repository(repo):
+        raise InputError(f"{where}[{name!r}]: expected a repository, OWNER/NAME, found {repo!r}")
 
 
 def _check_sets(config: Config, sets: tuple[str, ...], where: str) -> None:

@@ -25,6 +25,18 @@ def base_model(config: c.Config, model: c.Model) -> c.Model:
     return base_model(config, config.students[model.student].model) if model.student else model
 
 
+def tokenizer_model(config: c.Config, model: c.Model) -> c.Model:
+    """Returns the model whose tokenizer a model uses. A student without its own uses that of its initial model."""
+    if model.student and not model.tokenizer:
+        return tokenizer_model(config, config.students[model.student].model)
+    return model
+
+
+def tokenizer_path(model: c.Model) -> str:
+    """Returns the path of a model's own tokenizer; "" if that is trained on tasks."""
+    return "" if model.tokenizer.startswith(TASK_TOKENIZER_PREFIX) else model.tokenizer or model.path
+
+
 def model_config(
     config: c.Config, model: c.Model, word_count: Callable[[c.Model], int] | None = None
 ) -> registry.ModelConfig:
@@ -63,15 +75,14 @@ class ModelLoader:
     def tokenizer(self, model: c.Model) -> Tokenizer:
         """Returns the tokenizer of a model. A student uses the tokenizer of its initial model."""
         chat = uses_chat_template(self._config, model)
-        while model.student and not model.tokenizer:
-            model = self._config.students[model.student].model
+        model = tokenizer_model(self._config, model)
         key = digest([c.plain(model), chat])
         if key not in self._tokenizers:
             if model.tokenizer.startswith(TASK_TOKENIZER_PREFIX):
                 names = model.tokenizer.removeprefix(TASK_TOKENIZER_PREFIX).split(",")
                 self._tokenizers[key] = self._train_tokenizer(names, chat)
             else:
-                self._tokenizers[key] = Tokenizer.load(model.tokenizer or model.path, model.path or None, chat)
+                self._tokenizers[key] = Tokenizer.load(tokenizer_path(model), model.path or None, chat)
         return self._tokenizers[key]
 
     def architecture(self, model: c.Model) -> registry.ModelConfig:

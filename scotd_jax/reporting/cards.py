@@ -30,6 +30,7 @@ def model_card(
     facts: Mapping[str, str],
     stops: Sequence[str] = (),
     max_new_tokens: int = 256,
+    path: str = "",
     base_model: str = "",
     license: str = "",
     datasets: Sequence[str] = (),
@@ -45,6 +46,7 @@ def model_card(
       facts: training details, short names to short values.
       stops: strings that end a response, besides the end token.
       max_new_tokens: token limit in the usage example.
+      path: path or Hub name of the model, for the usage example.
       base_model: Hub name of the model that was fine-tuned.
       license: SPDX identifier.
       datasets: Hub names of the training data.
@@ -60,6 +62,7 @@ def model_card(
         "datasets": list(datasets),
         "model-index": [{"name": name, "results": entries}] if entries else [],
     }
+    location = repr(path) if path else "PATH"
     cut = "".join(f"\ntext = text.split({stop!r})[0]" for stop in stops)
     answer = "output[0]" if kind == "t5" else 'output[0, inputs["input_ids"].shape[1]:]'
     if isinstance(prompt, str):
@@ -69,8 +72,8 @@ def model_card(
         inputs = f'tokenizer.apply_chat_template({turns}, return_dict=True, return_tensors="pt")'
     code = f"""from transformers import AutoTokenizer, {model_class}
 
-tokenizer = AutoTokenizer.from_pretrained(PATH)
-model = {model_class}.from_pretrained(PATH)
+tokenizer = AutoTokenizer.from_pretrained({location})
+model = {model_class}.from_pretrained({location})
 inputs = {inputs}
 output = model.generate(**inputs, do_sample=False, max_new_tokens={max_new_tokens})
 text = tokenizer.decode({answer}, skip_special_tokens=True){cut}"""

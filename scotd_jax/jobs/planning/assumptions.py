@@ -8,6 +8,7 @@ from etils import epath
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
+from scotd_jax.hub.hub_names import preset_name
 from scotd_jax.jobs.model_loading import TASK_TOKENIZER_PREFIX, base_model, model_config
 from scotd_jax.models import registry
 from scotd_jax.tasks.prompt_formats import answer_forms
@@ -38,7 +39,7 @@ class Assumptions:
         """
         model = base_model(self._config, model)
         if model.path and not (epath.Path(model.path) / "config.json").exists():
-            name = epath.Path(model.path).name
+            name = preset_name(model.path)
             if name not in registry.PRESETS:
                 raise InputError(
                     f"{model.path}/config.json: no such file, and {name!r} is not a known preset; "

@@ -1,0 +1,150 @@
+"""Models of a run that are named on the Hugging Face Hub: their commits, and their files.
+
+`pin_models` replaces every name by the name with its commit, so that all processes read the same files and the commit
+is part of the identities of artefacts. models.json in the work directory records the commits: later commands in it use
+the same ones, whether or not the repository has changed. `fetch_models` downloads the files that the steps read, so
+that a run needs the network only before its first step.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from scotd_jax.config import Config, Model, ModelSource
+from scotd_jax.distributed import hosts
+from scotd_jax.hub.hub_files import FileSelection, HubModel, fetch, is_hub_name, missing_files, parse_hub_path, pin
+from scotd_jax.jobs.graph import Step, eval_specs
+from scotd_jax.jobs.model_loading import base_model, tokenizer_model, tokenizer_path
+from scotd_jax.models.hf.weight_files import weight_files
+from scotd_jax.progress import log
+from scotd_jax.tokenizer_files import config_files, tokenizer_files
+from scotd_jax.workdir import Workdir
+
+
+def pin_models(config: Config, workdir: Workdir) -> Config:
+    """Returns the config with every Hub name pinned to its commit.
+
+    Logs each commit, and each local folder whose name could be that of a repository.
+
+    Raises:
+      InputError: on every process, if a name is neither a local folder nor a repository that can be read.
+    """
+    paths = hosts.on_primary(lambda: _pinned(_paths(config), workdir.pinned_models()))
+    log_once = functools.partial(log, process_index=int(not hosts.is_primary()))
+    for path, pinned in paths.items():
+        if path != pinned:
+            log_once(f"model {path}: commit {pinned.rpartition('@')[2]}")
+        elif is_hub_name(path) and parse_hub_path(path) is None:
+            log_once(f"model {path}: the local folder of this name, not the repository on the Hub")
+    return _replace_paths(config, paths)
+
+
+def pins(config: Config, pinned: Config) -> dict[str, str]:
+    """Returns the pinned name of every Hub name in `config`, given the result of `pin_models`."""
+    pairs = zip(_models(config), _models(pinned), strict=True)
+    fields = ((getattr(a, name), getattr(b, name)) for a, b in pairs for name in ("path", "tokenizer"))
+    return {path: name for path, name in fields if path != name}
+
+
+def fetch_models(config: Config, steps: Iterable[Step]) -> None:
+    """Downloads the files of the Hub that steps read and the cache lacks.
+
+    Raises:
+      InputError: if a repository lacks them, may not be read, or cannot be reached.
+    """
+    for model, select in _files_of_hub(config, steps):
+        fetch(model, select, quiet=not hosts.is_primary())
+
+
+def files_to_fetch(config: Config, steps: Iterable[Step]) -> dict[HubModel, Mapping[str, int]]:
+    """Returns the files that `fetch_models` would download, with their sizes in bytes. Raises InputError as it does."""
+    missing = {model: missing_files(model, select) for model, select in _files_of_hub(config, steps)}
+    return {model: files for model, files in missing.items() if files}
+
+
+def hub_models_of(config: Config, step: Step) -> list[HubModel]:
+    """Returns the repositories that a step reads."""
+    return [model for model, _ in _files_of_hub(config, [step])]
+
+
+def _paths(config: Config) -> list[str]:
+    paths = (path for model in _models(config) for path in (model.path, tokenizer_path(model)))
+    return sorted({path for path in paths if path})
+
+
+def _pinned(paths: Collection[str], recorded: Mapping[str, str]) -> dict[str, str]:
+    hub_paths = [path for path in paths if parse_hub_path(path) is not None]  # a local folder may have appeared
+    return {path: path for path in paths} | {path: recorded.get(path) or pin(path) for path in hub_paths}
+
+
+def _files_of_hub(config: Config, steps: Iterable[Step]) -> Iterator[tuple[HubModel, FileSelection]]:
+    """Yields every repository that the steps read, with the selection of its files."""
+    selections: dict[HubModel, list[FileSelection]] = {}
+    for step in steps:
+        for model in _models_of(config, step):
+            base, tokenizer = base_model(config, model), tokenizer_path(tokenizer_model(config, model))
+            reads: list[tuple[str, FileSelection]] = [(base.path, config_files), (tokenizer, tokenizer_files)]
+            if model.path:  # the weights of a student are those of its checkpoint
+                reads.append((base.path, weight_files))
+            for path, select in reads:
+                if path and (repository := parse_hub_path(path)) is not None:
+                    selections.setdefault(repository, []).append(select)
+    for repository, selects in selections.items():
+        yield repository, _union(selects)
+
+
+def _union(selects: Iterable[FileSelection]) -> FileSelection:
+    return lambda names: list(dict.fromkeys(name for select in dict.fromkeys(selects) for name in select(names)))
+
+
+def _models_of(config: Config, step: Step) -> Iterator[Model]:
+    """Yields the models whose files a step reads."""
+    if step.job == "sample":
+        source = config.rationales[step.name]
+        if isinstance(source, ModelSource):
+            yield source.model
+    elif step.job == "build":
+        students = (name for name, student in config.students.items() if student.corpus == step.name)
+        yield from (Model(student=name) for name in students)
+    elif step.job == "train":
+        yield config.students[step.name].model
+    elif step.job == "evaluate":
+        spec = eval_specs(config)[step.name]
+        source = config.rationales[spec.responses] if spec.responses else None
+        if source is None:
+            initial = spec.checkpoint == "initial"
+            yield config.students[spec.student].model if initial else Model(student=spec.student)
+        elif isinstance(source, ModelSource) and spec.read != "text":
+            yield source.model
+    elif step.job == "export":
+        yield Model(student=step.name)
+
+
+def _models(node: Any) -> Iterator[Model]:
+    """Yields the models in a config, in its order."""
+    if isinstance(node, Model):
+        yield node
+    else:
+        for child in _children(node).values():
+            yield from _models(child)
+
+
+def _replace_paths(node: Any, paths: Mapping[str, str]) -> Any:
+    """Returns a config with other paths of models and tokenizers."""
+    if isinstance(node, Model):
+        path, tokenizer = (paths.get(each, each) for each in (node.path, node.tokenizer))
+        return dataclasses.replace(node, path=path, tokenizer=tokenizer)
+    children = {name: _replace_paths(child, paths) for name, child in _children(node).items()}
+    if isinstance(node, dict):
+        return children
+    return dataclasses.replace(node, **children) if children else node
+
+
+def _children(node: Any) -> dict[str, Any]:
+    """The sections of a section of the config."""
+    if isinstance(node, dict):
+        return node
+    if not dataclasses.is_dataclass(node):
+        return {}
+    return {field.name: getattr(node, field.name) for field in dataclasses.fields(node) if field.init}
