@@ -125,6 +125,8 @@ def test_user_defined_task_and_recipe(tmp_path):
     done = run_cli("--config=tests/configs/cascade.py", f"--workdir={tmp_path}", fast_compilation=True)
     assert done.returncode == 0, done.stderr
     assert len(examples(tmp_path, "cascade", "conclude")) == 6, "one prompt per rationale"
+    page = (tmp_path / "report/index.html").read_text()
+    assert "cascade” answers" in page, "it generates its own rationales, and is a student"
     rows = list(read_responses([tmp_path / "evaluations/cascade/riddles.test.responses.jsonl"]))
     own = list(read_responses(sorted((tmp_path / "rationales/own").glob("responses-*.jsonl"))))
     assert [row.rationale for row in rows] == [row.rationale for row in own], (

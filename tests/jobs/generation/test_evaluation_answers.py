@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from scotd_jax import config as c
+from scotd_jax.dry_run import preview
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext, make_context
@@ -17,6 +18,7 @@ from scotd_jax.jobs.generation.choices import score_choices
 from scotd_jax.jobs.generation.evaluation_answers import SetEvaluation
 from scotd_jax.jobs.generation.local import PromptedModel, load_prompted_model
 from scotd_jax.jobs.generation.prompting import evaluation_prompt_settings, prompt_settings
+from scotd_jax.jobs.graph import Step
 from scotd_jax.layout import split_prompt
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response, to_json
@@ -193,6 +195,8 @@ def test_open_questions_have_no_choices_to_compare(tmp_path):
     with pytest.raises(InputError, match=r"evaluation 'before' .* question 't/test/0' has no choices .*read='text'"):
         check_questions(run, "before")
     check_questions(make_context(dataclasses.replace(run.config, evals={"before": BEFORE}), run.workdir), "before")
+    (refused,) = preview(run.config, str(tmp_path / "run"), [Step("evaluate", "before")], [], False)
+    assert (refused.state, "has no choices" in refused.reason) == ("refused", True)
 
 
 def test_models_before_training_get_the_plain_prompt(tmp_path):

@@ -5,7 +5,14 @@ import dataclasses
 import pytest
 
 from scotd_jax import config as c
-from tests.helpers.planned import LABELS, SHORT_SAMPLING, generation_by_title, make_analyzer, small_config
+from tests.helpers.planned import (
+    LABELS,
+    SHORT_SAMPLING,
+    generation_by_title,
+    make_analyzer,
+    small_config,
+    workloads_of,
+)
 
 
 def test_evaluations_use_their_own_number_of_few_shot_examples():
@@ -51,3 +58,20 @@ def test_marginal_evaluation_scores_answers_in_one_program(architecture, prompt_
     assert 0.5 < estimated[-1].bytes["temporaries"] / compiled[-1].bytes["temporaries"] < 2
     # XLA removes the unused part of the last layer of OPT's prompt, and counts one position of the answers.
     assert 0.9 < estimated[-1].flops / compiled[-1].xla_flops < 1.6
+
+
+@pytest.mark.parametrize(("architecture", "lengths"), [("opt-tiny", (64, 0)), ("t5-tiny", (64, 32))])
+def test_choices_are_scored_after_rationales_of_the_largest_length(architecture, lengths):
+    evals = {"before": c.EvalSpec("n4", ("w.test",), checkpoint="initial", read="choices")}
+    evaluation = c.Evaluation(read="both", sampling=dataclasses.replace(SHORT_SAMPLING, temperature=0.0))
+    config = small_config(c.Model(architecture, tokenizer="task:w"), evaluation=evaluation, evals=evals)
+    evaluations = [workload for workload in workloads_of(config) if workload.job == "evaluate"]
+    generated, scored = (w for w in evaluations if w.names == ("n4", "before"))
+    assert (generated.candidate_answers, generated.questions) == (0, 2000)
+    assert (scored.candidate_answers, scored.questions) == (5, 2000)
+    # A decoder-only model reads prompt and rationale as one sequence, the decoder of T5 repeats the rationale.
+    assert (scored.prompt_tokens, scored.rationale_tokens) == lengths
+    (_, program) = make_analyzer("cpu-4").analyze(scored, c.Mesh(), compile=False).programs
+    assert program.name == "score"
+    labels = dataclasses.replace(config, corpora={**config.corpora, "n4": dataclasses.replace(LABELS, n=1)})
+    assert [w.candidate_answers for w in workloads_of(labels) if "before" in w.names] == [5], "nothing is generated"
