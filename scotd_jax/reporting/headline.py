@@ -54,7 +54,8 @@ def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequ
         for m in models
     ]
     headline, before, sentences = summaries[0]
-    by_choices = _by_choices([r for r in others if r.model == models[0]], sets)
+    first = [[r for r in rows if r.model == models[0]] for rows in (all_rows, others)]
+    by_choices = _by_choices(first[0], first[1], sets)
     paragraphs = [" ".join([*before, *sentences, *by_choices, *_teacher(all_rows, sets), *_cautions(students)])]
     for model, (finding, before, details) in zip(models[1:], summaries[1:], strict=True):
         paragraphs.append(" ".join([f"{model or 'Other students'}: {finding}", *before, *details[1:3]]))
@@ -87,15 +88,22 @@ def _split_readings(all_rows: Sequence[ArmRow]) -> tuple[list[ArmRow], list[ArmR
     return first, [r for r in all_rows if r not in first]
 
 
-def _by_choices(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[str]:
-    """The accuracies by likelihood of the choices, beside those of the same answers read from the text."""
+def _by_choices(text_rows: Sequence[ArmRow], rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[str]:
+    """The accuracies by likelihood of the choices, those of the arms with most format failures first."""
     students = [r for r in rows if r.role == "student"]
     if not students:
         return []
     main = _first_set(students, sets)
-    parts = [f"{_quoted(r)} {percent(r.cells[main.label].estimate.value)} %" for r in students if main.label in r.cells]
-    shares = f"{_join(parts[-MAX_LISTED:])}{_more(parts)}"
-    return [f"By likelihood of the choices, which leaves no answer unread, it is on {main.name}: {shares}."]
+    by_name = {r.name: r for r in text_rows if main.label in r.cells}
+    failures = {name: mean_score(r, main.label, "format_failure_rate") or 0.0 for name, r in by_name.items()}
+    parts = []
+    for row in sorted(students, key=lambda r: -failures.get(r.name, 0.0)):
+        if main.label in row.cells:
+            text = by_name.get(row.name)
+            note = f" ({percent(text.cells[main.label].estimate.value)} from the text)" if text else ""
+            parts.append(f"{_quoted(row)} {percent(row.cells[main.label].estimate.value)} %{note}")
+    shares = f"{_join(parts[:MAX_LISTED])}{_more(parts)}"
+    return [f"By likelihood of the choices, which leaves no answer unread, accuracy is on {main.name}: {shares}."]
 
 
 def _without_students(rows: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData) -> Findings:

@@ -304,7 +304,10 @@ def test_readings_have_rows_and_comparisons_of_their_own():
     assert [(test.read, round(test.difference.value, 2)) for test in tests] == [("text", -0.2), ("choices", 0.1)]
     findings = findings_of(data)
     assert plain(findings.headline).startswith("Training on 30 rationales per question does worse than label-only")
-    assert "it is on test: “SCoTD” 70.0 % and “labels” 60.0 %." in plain(findings.paragraphs[0])
+    assert (
+        "accuracy is on test: “SCoTD” 70.0 % (30.0 from the text) and “labels” 60.0 % (50.0 from the text)."
+        in plain(findings.paragraphs[0])
+    )
     words = plain(Page(render(data)).words)
     assert words.count("By likelihood of the choices") == 3  # the summary, the table and its term
     only = findings_of(ReportData("r", choices))
