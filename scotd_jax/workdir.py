@@ -130,7 +130,7 @@ class Artefact:
             raise InputError(f"{self.path}: not complete; run it first: --jobs={self.job}")
         return self.manifest()["digest"]
 
-    def begin(self, identity: dict[str, Any], by_set: Sequence[str] = ()) -> bool:
+    def begin(self, identity: dict[str, Any], by_set: Sequence[str] = (), remade_for: Sequence[str] = ()) -> bool:
         """Opens the folder for work with this identity.
 
         Args:
@@ -138,6 +138,7 @@ class Artefact:
           by_set: keys of mappings in `identity` whose entries may be added and dropped, because the folder holds the
             results of every entry in files of their own. The manifest remembers all entries, so that an entry never
             returns with another value.
+          remade_for: keys of `identity` whose change makes the artefact anew, because that costs little.
 
         Returns:
           False if the work is already complete, else True.
@@ -150,7 +151,10 @@ class Artefact:
         manifest = self.manifest()
         seen = {key: manifest.get("seen", manifest["identity"])[key] for key in by_set} if manifest else {}
         if manifest and (difference := _first_difference(manifest["identity"] | seen, identity, by_set)):
-            self._check_no_results(manifest, *difference)
+            if difference[0] not in remade_for:
+                self._check_no_results(manifest, *difference)
+            if self._writes:
+                log(f"  begun anew: {difference[0]} has changed")
             manifest, seen = {}, {}
         same = bool(manifest) and manifest["identity"] == identity
         complete = same and manifest.get("complete", False)
@@ -200,8 +204,6 @@ class Artefact:
                 f"{self.path}: made by another configuration: {key} was {recorded!r} and is now {current!r}. "
                 f"Use another --workdir, or start over with {self._redo}"
             )
-        if self._writes:
-            log(f"  begun anew: {key} has changed, and {self.path} holds no result yet")
 
     @property
     def _redo(self) -> str:

@@ -46,13 +46,25 @@ def test_folder_without_results_is_begun_anew(tmp_path, capfd):
     assert preview.value.state == "run"
     other = Workdir(str(tmp_path)).artefact("train", "s")
     assert other.begin({"spec": {"steps": 40}})
-    assert f"begun anew: spec.steps has changed, and {other.path} holds no result yet" in capfd.readouterr().err
+    assert "begun anew: spec.steps has changed" in capfd.readouterr().err
     with pytest.raises(InputError, match="another process with another configuration works in this folder"):
         artefact.finish({})
     (artefact.path / "checkpoints/7").mkdir()
     (artefact.path / "checkpoints/7/arrays").write_text("")
     with pytest.raises(InputError, match="spec.steps was 40 and is now 30"):
         artefact.begin({"spec": {"steps": 30}})
+
+
+def test_change_for_which_an_artefact_is_remade(tmp_path):
+    artefact = Workdir(str(tmp_path)).artefact("export", "s")
+    artefact.begin({"student": 1, "evaluation": 1})
+    (artefact.path / "model.safetensors").write_text("")
+    artefact.finish({})
+    assert artefact.begin({"student": 1, "evaluation": 2}, remade_for=("evaluation",))
+    artefact.finish({})
+    assert not artefact.begin({"student": 1, "evaluation": 2}, remade_for=("evaluation",))
+    with pytest.raises(InputError, match="student was 1 and is now 2"):
+        artefact.begin({"student": 2, "evaluation": 1}, remade_for=("evaluation",))
 
 
 def test_entries_by_set_may_be_added_and_dropped_but_not_changed(tmp_path):

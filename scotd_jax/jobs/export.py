@@ -33,7 +33,8 @@ def export(context: RunContext, name: str) -> None:
     """
     spec = context.config.students[name]
     artefact = context.artefact("export", name)
-    if not artefact.begin(manifests.export_identity(context, name)):
+    # The card reports the evaluation, to which sets may be added.
+    if not artefact.begin(manifests.export_identity(context, name), remade_for=("evaluation",)):
         context.log("  already complete")
         return
     model = context.models.functions(spec.model, "float32")

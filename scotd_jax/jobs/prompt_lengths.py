@@ -5,6 +5,7 @@ exist yet, so a prompt with a rationale counts without it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from scotd_jax.jobs.generation.prompting import (
 from scotd_jax.jobs.graph import Step, eval_specs
 from scotd_jax.models.position_table import check_positions
 from scotd_jax.tasks.recipes import choice_responses, generates_rationale, needs_rationale
+from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import digest
 
 
@@ -54,6 +56,7 @@ class PromptLengths:
     def __init__(self, context: RunContext):
         self._context = context
         self._lengths: dict[str, np.ndarray] = {}
+        self._fingerprint = functools.cache(Tokenizer.fingerprint)  # takes as long as a thousand prompts
 
     def check(self, step: Step) -> None:
         """Checks the prompts of a step, and logs how many questions a corpus will leave out.
@@ -105,7 +108,7 @@ class PromptLengths:
         tokenizer, kind = self._context.models.tokenizer(model), self._context.models.architecture(model).kind
         form = plain(settings.format) if settings.format else None
         prompted_as = [settings.recipe.prompt, form, settings.few_shot, settings.chat]
-        key = digest([tokenizer.fingerprint(), kind, prompted_as, set_name])
+        key = digest([self._fingerprint(tokenizer), kind, prompted_as, set_name])
         if key not in self._lengths:
             prompts, encoder = self._context.prompt_builder(settings), tokenizer.encoder(kind, settings.chat)
             by_id = self._context.questions.by_id((set_name,))

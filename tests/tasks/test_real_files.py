@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from scotd_jax import config
+from scotd_jax.tasks.contrast_pairs import MIN_SHARED_WORDS, shared_words
 from scotd_jax.tasks.prompt_formats import FORMATS
 from scotd_jax.tasks.registry import load_task
 
@@ -84,6 +85,8 @@ def test_imdb(shared_data):
         assert sum("<br /><br />" in a.text for a, _ in pairs) == marked
         assert len({a.group for a, _ in pairs}) == rows
         assert not [q for pair in pairs for q in pair if '""' in q.text.split("\n")[1][:1]]
+        others = [shared_words(a.text, b.text) for (a, _), (_, b) in zip(pairs, [*pairs[1:], pairs[0]], strict=True)]
+        assert max(others) < MIN_SHARED_WORDS < min(shared_words(a.text, b.text) for a, b in pairs)
     assert answers(found.questions("test")) == [243, 245]
 
 

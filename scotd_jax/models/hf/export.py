@@ -22,8 +22,8 @@ from scotd_jax.errors import InputError
 from scotd_jax.local_files import staged_folder
 from scotd_jax.models import registry
 from scotd_jax.models.hf import weight_map
-from scotd_jax.models.hf.loading import INDEX, SINGLE
 from scotd_jax.models.hf.verification import ExportMismatch, verify_export
+from scotd_jax.models.hf.weight_files import SAFETENSORS
 from scotd_jax.models.t5_config import T5Config
 from scotd_jax.tokenization import Tokenizer
 
@@ -73,13 +73,13 @@ def export_pretrained(
         for name, group in files.items():
             save_file({p.theirs: _to_tensor(leaves[p.ours], p, dtype) for p in group}, staging / name, {"format": "pt"})
         if len(files) > 1:
-            _write_json(staging / INDEX, _index(files, DTYPES[dtype].itemsize))
+            _write_json(staging / SAFETENSORS.index, _index(files, DTYPES[dtype].itemsize))
         ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
         _write_json(staging / "config.json", {**config.to_hf(), **ids, "dtype": dtype})
         _write_json(staging / "generation_config.json", _generation_config(config, tokenizer, ids, max_new_tokens))
         tokenizer.save(staging, config.kind)
         (staging / "README.md").write_text(card_text)
-        _remove_old_weights(epath.Path(path), {*files, *([INDEX] if len(files) > 1 else [])})
+        _remove_old_weights(epath.Path(path), {*files, *([SAFETENSORS.index] if len(files) > 1 else [])})
 
 
 def _generation_config(
@@ -131,7 +131,7 @@ def _split_into_files(
         groups[-1].append(pair)
         size += pair_size
     if len(groups) == 1:
-        return {SINGLE: groups[0]}
+        return {SAFETENSORS.single: groups[0]}
     return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups)}
 
 

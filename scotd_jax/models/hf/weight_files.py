@@ -3,14 +3,15 @@
 Weights are one file, or several with an index, a JSON file that maps every tensor to its file.
 """
 
+import dataclasses
 import re
 from collections.abc import Collection
-from typing import NamedTuple
 
 from scotd_jax.errors import InputError
 
 
-class WeightFormat(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class WeightFormat:
     """The file names of one format: `{stem}{suffix}`, or `{index}` beside `{stem}-00001-of-00002{suffix}` and so on."""
 
     stem: str

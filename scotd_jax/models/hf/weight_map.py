@@ -132,9 +132,10 @@ GEMMA3 = (
 
 RULES: Mapping[str, tuple[WeightRule, ...]] = {"opt": OPT, "t5": T5, "decoder": DECODER}
 
-# Tensors that files of early releases contain but no model uses: a position bias in T5's first cross-attention, and
-# Llama 2's rotary frequencies, which follow from its config.
+# Tensors that files of early releases contain but no model uses: a position bias in T5's first cross-attention, Llama
+# 2's rotary frequencies, which follow from its config, and the format version of the program that trained OPT.
 UNUSED: Mapping[str, str] = {
+    "opt": r"model\.decoder\.version",
     "t5": r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     "decoder": r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
 }

@@ -189,9 +189,9 @@ def test_published_flan_t5_configs_load(size, shared_data, tmp_path):
         (lambda t: t.update(extra=np.zeros(2, np.float32)), r"model\.safetensors: tensor 'extra' .*no parameter"),
         (
             lambda t: t.update({"model.decoder.layers.0.fc1.weight": np.zeros((16, 24), np.float32)}),
-            r"model\.safetensors: tensor 'model.decoder.layers.0.fc1.weight' is F32 \(16, 24\).*\(24, 16\)",
+            r"model\.safetensors: tensor 'model.decoder.layers.0.fc1.weight' is float32 \(16, 24\).*\(24, 16\)",
         ),
-        (lambda t: t.update({"model.decoder.layers.0.fc1.bias": np.zeros(24, np.int32)}), r"fc1.bias' is I32"),
+        (lambda t: t.update({"model.decoder.layers.0.fc1.bias": np.zeros(24, np.int32)}), r"fc1.bias' is int32"),
     ],
     ids=["missing", "unknown", "shape", "type"],
 )
@@ -211,8 +211,8 @@ def test_broken_or_missing_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"model\.safetensors: not a complete safetensors file"):
         load_pretrained(tmp_path)
     (tmp_path / WEIGHTS).unlink()
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(InputError, match=r"neither model\.safetensors nor .*it contains pytorch_model\.bin"):
+    (tmp_path / "tf_model.h5").write_bytes(b"")
+    with pytest.raises(InputError, match=r"expected model\.safetensors, .*; found tf_model\.h5"):
         load_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match=r"config\.json: model_type is 'bert'; supported are opt, t5, llama"):
@@ -236,7 +236,7 @@ def test_wrong_index_is_refused(tmp_path):
     with pytest.raises(InputError, match=rf"index\.json: lists '{names[0]}' in .*, which does not contain it"):
         load_pretrained(tmp_path)
     next(iter(tmp_path.glob("model-00001*"))).unlink()
-    with pytest.raises(InputError, match=r"model-00001-of-.*: not a complete safetensors file"):
+    with pytest.raises(InputError, match=r"model-00001-of-.*: no such file, but .*index.json lists it"):
         load_pretrained(tmp_path)
 
 
