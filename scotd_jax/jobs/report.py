@@ -29,6 +29,8 @@ ABOUT_SPLITS = {
     "longer": "More steps than any training question has.",
 }
 
+LISTED_MODELS = 3  # models of a file that the row of a teacher names
+
 
 def report(context: RunContext, name: str) -> None:
     """Writes report/index.html. There is one report per run, so `name` is empty.
@@ -100,7 +102,8 @@ def _teacher_fields(context: RunContext, name: str, spec: EvalSpec) -> dict[str,
     source, sets = context.config.rationales[spec.responses], spec.eval_sets
     models = dict.fromkeys(row.model for key in sets for row in read_evaluated(context, name, key)[1])
     missing = sum(len(context.reported_questions(key)) - len(read_evaluated(context, name, key)[0]) for key in sets)
-    notes = [", ".join(models), f"{missing:,} questions without response left out" if missing else ""]
+    named = ", ".join(models) if len(models) <= LISTED_MODELS else f"{len(models)} models"
+    notes = [named, f"{missing:,} questions without response left out" if missing else ""]
     seed = source.seed if isinstance(source, GeneratedSource) else 0
     return {"role": "teacher", "seed": context.config.seed + seed, "about": "; ".join(filter(None, notes))}
 

@@ -131,7 +131,8 @@ def _describe_shapes(analysis: WorkloadAnalysis, topology: Topology) -> str:
     mesh = f"on each host {mesh}" if topology.hosts > 1 else mesh
     if workload.candidate_answers:
         answers = workload.candidate_answers
-        return f"{policy.batch_size} prompts of up to {prompt_tokens} tokens x {answers} answers; {mesh}"
+        rationale = f", each after a rationale of {workload.rationale_tokens}" if workload.rationale_tokens else ""
+        return f"{policy.batch_size} prompts of up to {prompt_tokens} tokens x {answers} answers{rationale}; {mesh}"
     few_shot = f" after {workload.exemplar_tokens}" if workload.exemplar_tokens else ""
     return (
         f"{policy.batch_size} questions x {policy.n} responses, up to {policy.max_new_tokens} tokens after "
