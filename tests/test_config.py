@@ -121,6 +121,23 @@ def test_wrong_server_settings_are_refused_without_repeating_a_key(fields, messa
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [c.ModelSource, c.ServerSource, c.BatchSource, c.FileSource])
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("is x", r"answer_pattern: expected one group, the answer, found 0: 'is x'"),
+        ("is (x) or (y)", "answer_pattern: expected one group, the answer, found 2"),
+        ("(", "answer_pattern: not a regular expression .*: '[(]'"),
+    ],
+)
+def test_invalid_answer_patterns_are_refused_when_the_config_is_loaded(kind, pattern, message):
+    with pytest.raises(InputError, match=rf"{kind.__name__}\.{message}"):
+        kind(answer_pattern=pattern)
+    with pytest.raises(InputError, match=rf"config\.rationales\.r\.{message}"):
+        c.from_mapping(c.Config, {"rationales": {"r": {"source": kind.source, "answer_pattern": pattern}}})
+    kind(answer_pattern="is (.+)")
+
+
 @pytest.mark.parametrize(
     ("kind", "old", "new"),
     [(kind, old, new) for kind, names in loading.RENAMED_KEYS.items() for old, new in names.items()],

@@ -98,11 +98,21 @@ class ModelSource:
     sampling: Sampling = Sampling()  # how responses are sampled
     recipe: str = ""  # prompt and parsing of responses; "" is the recipe of the student, or "scotd" for other models
     few_shot: int = 0  # few-shot examples before every question; 0 is the number with which the student was trained
+    system: str = ""  # system turn of a chat; "" is none, unless the chat template adds one
+    # Line after every question: a template of tasks/instructions.py. "auto" requests from chat models without few-shot
+    # examples that they end with the answer sentence of the prompt format; "" adds none.
+    instruction: str = "auto"
+    # Regular expression with one group: its last match is the answer, the text before it the rationale. "" parses by
+    # recipe and prompt format.
+    answer_pattern: str = ""
     # Treatment of <think> blocks: "keep" leaves them in the text, "strip" removes them, "rationale" removes them and
     # stores their contents as the rationale; "" refuses them.
     think: Think = ""
     release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
     seed: int = 0  # added to the seed of the config
+
+    def __post_init__(self):
+        _check_answer_pattern(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +125,15 @@ class ServerSource:
     sampling: Sampling = Sampling()  # sampling by the server; batch_size, bucket and chunk have no effect
     recipe: str = "scotd"  # prompt and parsing of responses
     few_shot: int = 0  # few-shot examples before every question
+    system: str = ""  # system turn of a chat, see ModelSource
+    instruction: str = "auto"  # line after every question, see ModelSource
+    answer_pattern: str = ""  # regular expression of the answer, see ModelSource
     think: Think = ""  # what to do with <think> blocks, see ModelSource
     release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
     seed: int = 0  # added to the seed of the config
+
+    def __post_init__(self):
+        _check_answer_pattern(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +147,15 @@ class BatchSource:
     sampling: Sampling = Sampling()  # sampling by the server; batch_size, bucket and chunk have no effect
     recipe: str = "scotd"  # prompt and parsing of responses
     few_shot: int = 0  # few-shot examples before every question
+    system: str = ""  # system turn of a chat, see ModelSource
+    instruction: str = "auto"  # line after every question, see ModelSource
+    answer_pattern: str = ""  # regular expression of the answer, see ModelSource
     think: Think = ""  # what to do with <think> blocks, see ModelSource
     release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
     seed: int = 0  # added to the seed of the config
+
+    def __post_init__(self):
+        _check_answer_pattern(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +169,11 @@ class FileSource:
         "responses"  # format of the files: a name of rationales/importers/registry.py, or path of a Python file
     )
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # options of the importer
+    answer_pattern: str = ""  # see ModelSource; not for importers with an answer rule of their own
     release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
+
+    def __post_init__(self):
+        _check_answer_pattern(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,3 +188,17 @@ class TaskSource:
 RemoteSource = ServerSource | BatchSource
 GeneratedSource = ModelSource | ServerSource | BatchSource
 RationaleSource = ModelSource | ServerSource | BatchSource | FileSource | TaskSource
+
+
+def _check_answer_pattern(source: GeneratedSource | FileSource) -> None:
+    """Raises FieldError unless the answer pattern is a regular expression with one group."""
+    if not source.answer_pattern:
+        return
+    try:
+        pattern = re.compile(source.answer_pattern)
+    except re.error as error:
+        problem = f"not a regular expression ({error}): {source.answer_pattern!r}"
+        raise FieldError(type(source).__name__, "answer_pattern", problem) from None
+    if pattern.groups != 1:
+        problem = f"expected one group, the answer, found {pattern.groups}: {source.answer_pattern!r}"
+        raise FieldError(type(source).__name__, "answer_pattern", problem)

@@ -22,6 +22,7 @@ from scotd_jax.config import (
 )
 from scotd_jax.errors import InputError, did_you_mean
 from scotd_jax.hub.hub_files import is_repository
+from scotd_jax.jobs.generation.prompting import source_prompt_settings
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet
 
@@ -182,6 +183,7 @@ def _check_rationales(config: Config, source: RationaleSource, where: str) -> No
             raise InputError(
                 f"{where}: recipe {name!r} needs rationales in its prompts; choose one that generates them"
             )
+        source_prompt_settings(config, source, where)  # raises on settings that do not fit together
 
 
 def _student_recipe(config: Config, source: RationaleSource) -> str:

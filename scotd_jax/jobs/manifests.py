@@ -11,10 +11,13 @@ from etils import epath
 
 from scotd_jax.config import BatchSource, FileSource, GeneratedSource, Model, ModelSource, RemoteSource, plain
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.generation.prompting import evaluation_prompt_settings, prompt_settings, uses_chat_template
+from scotd_jax.jobs.generation.prompting import (
+    evaluation_prompt_settings,
+    source_prompt_settings,
+    uses_chat_template,
+)
 from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.records import to_json
-from scotd_jax.tasks import recipes
 from scotd_jax.tasks.prompt_formats import PromptFormat
 from scotd_jax.workdir import digest, file_digest
 
@@ -24,6 +27,8 @@ AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
 # change only rounding. The number of micro-batches also changes dropout masks.
 LOGGING = ("log_every", "save_every", "max_to_keep", "tensorboard", "startup_check")
 ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
+# Fields of sources that work directories from before they existed lack, with the values that change nothing.
+PROMPT_DEFAULTS = {"system": "", "instruction": "auto", "answer_pattern": ""}
 
 # Parts of an evaluation's identity that have one entry per question set, or per task of a set.
 BY_SET = ("questions", "formats", "exemplars")
@@ -37,6 +42,9 @@ def responses_identity(context: RunContext, name: str, imported_files: Sequence[
     """
     spec = context.config.rationales[name]
     settings = plain(dataclasses.replace(spec, release=""))
+    for key, default in PROMPT_DEFAULTS.items():
+        if settings.get(key) == default:
+            del settings[key]
     if isinstance(spec, BatchSource):
         settings["path"] = ""
     if isinstance(spec, RemoteSource):
@@ -48,15 +56,14 @@ def responses_identity(context: RunContext, name: str, imported_files: Sequence[
         "questions": questions_identity(context, spec.questions),
         "formats": formats_identity(context, spec.questions),
     }
-    if isinstance(spec, ModelSource):
-        prompts = prompt_settings(context.config, spec.model, recipe=spec.recipe, few_shot=spec.few_shot or None)
-        identity["model"] = model_identity(context, spec.model)
-        identity["formats"] = formats_identity(context, spec.questions, prompts.format)
+    if isinstance(spec, GeneratedSource):
+        prompts = context.prompt_builder(source_prompt_settings(context.config, spec, f"config.rationales.{name}"))
+        formats = {task.name: prompts.format_for(task) for task in context.questions.tasks_of(spec.questions)}
+        identity["formats"] = {key: format_digest(prompt_format) for key, prompt_format in formats.items()}
         identity["recipe"] = plain(prompts.recipe)
-        identity["exemplars"] = few_shot_identity(context, spec.questions, prompts.few_shot)
-    if isinstance(spec, RemoteSource):
-        identity["recipe"] = plain(recipes.find(spec.recipe, context.config.recipes))
-        identity["exemplars"] = few_shot_identity(context, spec.questions, spec.few_shot)
+        identity["exemplars"] = few_shot_identity(context, spec.questions, prompts.settings.few_shot)
+    if isinstance(spec, ModelSource):
+        identity["model"] = model_identity(context, spec.model)
     if isinstance(spec, FileSource):
         identity["files"] = {str(path): file_digest(path) for path in imported_files}
     return identity
@@ -175,7 +182,15 @@ def questions_identity(context: RunContext, set_names: Sequence[str]) -> dict[st
 
 def formats_identity(context: RunContext, sets: Sequence[str], fixed: PromptFormat | None = None) -> dict[str, str]:
     """Returns a digest of the prompt format of every task: the `fixed` one, or the task's own."""
-    return {task.name: digest(plain(fixed or task.format)) for task in context.questions.tasks_of(sets)}
+    return {task.name: format_digest(fixed or task.format) for task in context.questions.tasks_of(sets)}
+
+
+def format_digest(prompt_format: PromptFormat) -> str:
+    """Returns a digest of a prompt format."""
+    fields = plain(prompt_format)
+    if not prompt_format.instruction:
+        del fields["instruction"]
+    return digest(fields)
 
 
 def few_shot_identity(context: RunContext, set_names: Sequence[str], count: int) -> dict[str, str]:

@@ -14,6 +14,8 @@ from scotd_jax.errors import InputError, list_names
 from scotd_jax.records import Question
 from scotd_jax.tasks.numeric_answers import is_number, parse_number
 
+MAX_LISTED_ANSWERS = 6  # answers that an instruction lists
+
 
 class Parsed(NamedTuple):
     """A parsed response.
@@ -39,6 +41,7 @@ class PromptFormat:
       rationale_prefix: precedes a rationale that is part of a prompt.
       because: precedes a rationale that follows its answer.
       line: replaces every line end.
+      instruction: template of a line after the question (tasks/instructions.py); "" for none.
     """
 
     question_prefix: str
@@ -49,11 +52,12 @@ class PromptFormat:
     rationale_prefix: str = " "
     because: str = " "
     line: str = "\n"
+    instruction: str = ""
 
     def prompt(self, question: Question) -> str:
         """Returns the prompt for a question."""
         if not question.text:
-            return self.lines(question.context or "")
+            return self.question(question)
         return f"{self.question_prefix}{self.question(question)}{self.answer_prefix}"
 
     def target(self, rationale: str | None, answer: str | None) -> str:
@@ -88,8 +92,16 @@ class PromptFormat:
         return text
 
     def question(self, question: Question) -> str:
-        """Returns the text of a question, preceded by its context on a line of its own."""
-        return self.lines(f"{question.context}\n{question.text}" if question.context else question.text)
+        """Returns context, text and instruction of a question, each on a line of its own."""
+        instruction = fill_instruction(self.instruction, self.marker.strip(), question) if self.instruction else ""
+        return self.lines("\n".join(filter(None, (question.context, question.text, instruction))))
+
+    def paragraph(self, rationale: str) -> str:
+        """Returns a rationale with this format's line ends and without stop strings, which would end a target early."""
+        for stop in self.stops:
+            while stop in rationale:
+                rationale = rationale.replace(stop, "\n")
+        return self.lines(rationale)
 
     def lines(self, text: str) -> str:
         """Returns the text with this format's line ends."""
@@ -117,6 +129,15 @@ def get_prompt_format(name: str, where: str = "format") -> PromptFormat:
     if name not in FORMATS:
         raise InputError(f"{where}: {name!r} is not a format; there are {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def fill_instruction(instruction: str, marker: str, question: Question) -> str:
+    """Returns the text of an instruction (tasks/instructions.py) for a question."""
+    forms = answer_forms(question) or (("NUMBER",) if _has_numeric_answer(question) else ("ANSWER",))
+    if len(forms) > MAX_LISTED_ANSWERS:
+        forms = (*forms[: MAX_LISTED_ANSWERS - 1], "...")
+    sentences = " or ".join(f'"{marker} {form}"' for form in forms)
+    return instruction.format(answer_sentence=sentences, answers=" or ".join(forms))
 
 
 def parse_answer(text: str, question: Question) -> str | None:

@@ -230,7 +230,7 @@ def _field_values(
         "rationale_prefix": prompt_format.rationale_prefix,
         "marker": prompt_format.marker,
         "because": prompt_format.because,
-        "rationale": prompt_format.lines((rationale or "").strip()),
+        "rationale": prompt_format.paragraph((rationale or "").strip()),
         "answer": answer or "",
         "text": prompt_format.lines(text),
         "gold": question.answer or "",

@@ -20,6 +20,7 @@ from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tasks.base import LoadedTask
+from scotd_jax.tasks.exemplars import join_prompt
 from scotd_jax.tasks.question_loader import QuestionsById
 from scotd_jax.tokenization import Tokenizer
 
@@ -132,6 +133,8 @@ class PromptedModel:
     def _few_shot_ids(self, task: LoadedTask) -> list[int]:
         """Token ids of a prompt that consists of few-shot examples; tokens at the end of prompts may follow them."""
         few_shot = self.prompts.few_shot(task)
+        if self.prompts.settings.system:
+            few_shot = join_prompt(few_shot, "")  # some templates refuse a system turn alone
         return self.tokenizer.prompt_ids(few_shot, self.model.config.kind) if few_shot else []
 
 

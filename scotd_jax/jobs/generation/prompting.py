@@ -1,16 +1,20 @@
 """Builds the prompts of a model from recipe, format and few-shot examples, and parses its responses."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 from scotd_jax import config as c
+from scotd_jax.errors import InputError
 from scotd_jax.jobs.generation.thinking import ThinkingBlocks
 from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.sampling.requests import Sample
 from scotd_jax.tasks import recipes
+from scotd_jax.tasks.answer_patterns import marker_pattern, normalize_answer, parse_by_pattern
 from scotd_jax.tasks.base import LoadedTask
 from scotd_jax.tasks.exemplars import join_prompt
-from scotd_jax.tasks.prompt_formats import PromptFormat, get_prompt_format, is_correct
+from scotd_jax.tasks.instructions import check_instruction, default_instruction
+from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat, get_prompt_format, is_correct
 
 # few_shot_prompt(task, format, number of examples, whether as chat turns)
 FewShotPrompt = Callable[[LoadedTask, PromptFormat, int, bool], Prompt]
@@ -25,12 +29,21 @@ class PromptSettings:
       format: the format of every prompt; None if prompts have the format of their task.
       few_shot: number of the task's examples before every prompt.
       chat: whether prompts are chat turns, which the tokenizer's chat template renders.
+      instruction_tuned: whether the model has learned to write in a form of its own, as chat models that the run has
+        not trained: its turn may have several paragraphs, and its answer sentence other wordings.
+      system: system turn of a chat; "" for none.
+      instruction: template of a line after every question (tasks/instructions.py); "" for none.
+      answer_pattern: regular expression that parses responses in place of recipe and format; "" for none.
     """
 
     recipe: c.Recipe
     format: PromptFormat | None
     few_shot: int
     chat: bool
+    instruction_tuned: bool = False
+    system: str = ""
+    instruction: str = ""
+    answer_pattern: str = ""
 
 
 def prompt_settings(
@@ -54,7 +67,33 @@ def prompt_settings(
     if recipe:
         own_recipe = recipes.find(recipe, config.recipes)
     count = own_few_shot if few_shot is None else few_shot
-    return PromptSettings(own_recipe, own_format, count, uses_chat_template(config, model))
+    chat = uses_chat_template(config, model)
+    return PromptSettings(own_recipe, own_format, count, chat, instruction_tuned=chat and not model.student)
+
+
+def source_prompt_settings(config: c.Config, spec: c.GeneratedSource, where: str) -> PromptSettings:
+    """Returns the prompt settings of a source of rationales. `where` is its config path.
+
+    Raises:
+      InputError: on an unknown recipe, an invalid instruction, or a system turn without a chat.
+    """
+    if isinstance(spec, c.ModelSource):
+        settings = prompt_settings(config, spec.model, recipe=spec.recipe, few_shot=spec.few_shot or None)
+        key = "model.chat=True"
+    else:
+        recipe, chat = recipes.find(spec.recipe, config.recipes, f"{where}.recipe"), spec.server.kind == "chat"
+        settings = PromptSettings(recipe, None, spec.few_shot, chat, instruction_tuned=chat)
+        key = "server.kind='chat'"
+    if spec.system and not settings.chat:
+        raise InputError(f"{where}.system: only chats have a system turn; set {key}, or use instruction")
+    instruction = spec.instruction
+    if instruction == "auto":
+        is_requested = settings.instruction_tuned and not settings.few_shot  # examples show the form of an answer
+        instruction = default_instruction(settings.recipe) if is_requested else ""
+    check_instruction(instruction, f"{where}.instruction")
+    return dataclasses.replace(
+        settings, system=spec.system, instruction=instruction, answer_pattern=spec.answer_pattern
+    )
 
 
 def evaluation_prompt_settings(config: c.Config, spec: c.EvalSpec) -> PromptSettings:
@@ -101,17 +140,45 @@ class PromptBuilder:
         return self.settings.recipe
 
     def format_for(self, task: LoadedTask) -> PromptFormat:
-        """Returns the format of prompts for a task."""
-        return self.settings.format or task.format
+        """Returns the format of prompts for a task. Turns of instruction-tuned models end without stop strings."""
+        settings = self.settings
+        prompt_format = settings.format or task.format
+        if settings.instruction:
+            prompt_format = dataclasses.replace(prompt_format, instruction=settings.instruction)
+        return dataclasses.replace(prompt_format, stops=()) if settings.instruction_tuned else prompt_format
 
     def few_shot(self, task: LoadedTask) -> Prompt:
-        """Returns the few-shot examples before every prompt for a task, as text or chat turns; empty for none."""
-        return self.few_shot_prompt(task, self.format_for(task), self.settings.few_shot, self.settings.chat)
+        """Returns what precedes every prompt for a task, as text or chat turns: system turn and few-shot examples."""
+        few_shot = self.few_shot_prompt(task, self.format_for(task), self.settings.few_shot, self.settings.chat)
+        if not self.settings.system:
+            return few_shot
+        assert not isinstance(few_shot, str), "only chats have a system turn"
+        return ({"role": "system", "content": self.settings.system}, *few_shot)
 
     def prompt(self, question: Question, task: LoadedTask, rationale: str | None = None) -> Prompt:
         """Returns the complete prompt for a question. `rationale` is for recipes with a rationale in prompts."""
         text = recipes.build_prompt(self.recipe, self.format_for(task), question, rationale)
         return join_prompt(self.few_shot(task), text)
+
+    def parse(self, text: str, question: Question, task: LoadedTask) -> Parsed:
+        """Parses a response: by the answer pattern if there is one, else by recipe and format.
+
+        If an instruction-tuned model does not write the format's marker to the letter, its answer is the rest of the
+        last line with the marker's words.
+        """
+        settings, prompt_format = self.settings, self.format_for(task)
+        if settings.answer_pattern:
+            return _by_pattern(prompt_format.truncate(text), re.compile(settings.answer_pattern), question)
+        parsed = recipes.parse_response(settings.recipe, prompt_format, text, question)
+        if parsed.answer is None and settings.instruction_tuned and settings.recipe.parse_as == "response":
+            reworded = _by_pattern(text, marker_pattern(prompt_format.marker), question)
+            return parsed if reworded.answer is None else reworded
+        return parsed
+
+
+def _by_pattern(text: str, pattern: re.Pattern[str], question: Question) -> Parsed:
+    rationale, answer = parse_by_pattern(text, pattern)
+    return Parsed(rationale, None if answer is None else normalize_answer(answer, question))
 
 
 def make_response(
@@ -125,7 +192,7 @@ def make_response(
     sampling: str,
     rationale: str | None = None,
 ) -> Response:
-    """Parses a sample by the model's recipe and compares its answer with the gold answer.
+    """Parses a sample by the model's prompt settings and compares its answer with the gold answer.
 
     Args:
       sample: the generated text.
@@ -140,7 +207,11 @@ def make_response(
     Raises:
       InputError: on a thinking block, if `thinking` refuses them.
     """
-    sample, parsed = thinking.parse(sample, question, prompts.recipe, prompts.format_for(task))
+
+    def parse(text: str) -> Parsed:
+        return prompts.parse(text, question, task)
+
+    sample, parsed = thinking.parse(sample, prompts.format_for(task), parse)
     return Response(
         question_id=sample.question_id,
         sample_index=sample.sample_index,

@@ -3,7 +3,7 @@
 from scotd_jax.config import ModelSource
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.local import PromptedModel, load_prompted_model
-from scotd_jax.jobs.generation.prompting import prompt_settings, uses_chat_template
+from scotd_jax.jobs.generation.prompting import source_prompt_settings, uses_chat_template
 from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
 
 
@@ -13,6 +13,6 @@ def load_source_model(context: RunContext, name: str, spec: ModelSource) -> Prom
     thinking = IGNORE_THINKING  # models without a chat template generate no thinking blocks on purpose
     if uses_chat_template(context.config, spec.model) or spec.think:
         thinking = ThinkingBlocks.of(spec, where, model_name)
-    prompts = prompt_settings(context.config, spec.model, recipe=spec.recipe, few_shot=spec.few_shot or None)
+    prompts = source_prompt_settings(context.config, spec, where)
     seed = context.config.seed + spec.seed
     return load_prompted_model(context, model_name, spec.model, "bfloat16", prompts, seed=seed, thinking=thinking)

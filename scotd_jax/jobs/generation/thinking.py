@@ -1,14 +1,13 @@
 """Thinking blocks, `<think>...</think>`, in the responses of models that reason before they answer."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
-from scotd_jax.config import GeneratedSource, ModelSource, Recipe
+from scotd_jax.config import GeneratedSource, ModelSource
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers.answer_extraction import find_thinking_block
-from scotd_jax.records import Question
 from scotd_jax.sampling.requests import Sample
-from scotd_jax.tasks import recipes
 from scotd_jax.tasks.prompt_formats import Parsed, PromptFormat
 
 
@@ -41,9 +40,9 @@ class ThinkingBlocks:
         return self.mode in ("keep", "strip", "rationale")
 
     def parse(
-        self, sample: Sample, question: Question, recipe: Recipe, prompt_format: PromptFormat
+        self, sample: Sample, prompt_format: PromptFormat, parse: Callable[[str], Parsed]
     ) -> tuple[Sample, Parsed]:
-        """Returns the sample as it is stored, and its rationale and answer.
+        """Returns the sample as it is stored, and its rationale and answer by `parse`.
 
         Truncates the text at the format's stop strings if the sampler has not, unless a block is kept. A response that
         was truncated inside a block has neither rationale nor answer.
@@ -52,7 +51,7 @@ class ThinkingBlocks:
           InputError: on a block, if the mode is "refuse".
         """
         if self.mode == "ignore":
-            return sample, recipes.parse_response(recipe, prompt_format, sample.text, question)
+            return sample, parse(sample.text)
         block = find_thinking_block(sample.text)
         if block is not None and not self.is_chosen:
             raise InputError(f"{self.where}.think: {self.model} generates <think> blocks; {self._advice}")
@@ -64,7 +63,7 @@ class ThinkingBlocks:
             stopped = any(stop in text.lstrip("\n") for stop in prompt_format.stops)
             finish_reason = "stop" if stopped else sample.finish_reason
             sample = dataclasses.replace(sample, text=prompt_format.truncate(text), finish_reason=finish_reason)
-        parsed = recipes.parse_response(recipe, prompt_format, sample.text, question)
+        parsed = parse(sample.text)
         if block is not None and self.mode == "rationale":
             parsed = parsed._replace(rationale=block.thinking)
         return sample, parsed

@@ -1,9 +1,9 @@
-"""Parses completions independently of their question: <think> blocks, answers by pattern or marker, choice letters."""
+"""Parses completions independently of their question: <think> blocks, answers by sentence or marker, choice letters."""
 
-import collections
 import re
 from typing import NamedTuple
 
+from scotd_jax.tasks.answer_patterns import last_match
 from scotd_jax.tasks.prompt_formats import Parsed
 
 THINK_MODES = ("keep", "strip", "rationale")
@@ -38,17 +38,9 @@ def find_thinking_block(text: str) -> ThinkingBlock | None:
     return ThinkingBlock(thinking, _BLOCK.sub("", text).strip(), True)
 
 
-def by_pattern(text: str, pattern: re.Pattern[str]) -> Parsed:
-    """Parses by a pattern: the answer is the group of its last match, the rationale the text before that match."""
-    match = _last_match(text, pattern)
-    if match is None:
-        return Parsed(None, None)
-    return Parsed(text[: match.start()].strip(), match.group(1))
-
-
 def by_sentence(text: str, pattern: re.Pattern[str]) -> Parsed:
-    """As `by_pattern`, but the rationale ends before the sentence of the match ("Thus the answer is")."""
-    match = _last_match(text, pattern)
+    """As `parse_by_pattern`, but the rationale ends before the sentence of the match ("Thus the answer is")."""
+    match = last_match(text, pattern)
     if match is None:
         return Parsed(None, None)
     begin = max(text.rfind(mark, 0, match.start()) for mark in ".!?\n") + 1
@@ -63,12 +55,7 @@ def by_marker(text: str, marker: str) -> Parsed:
     return Parsed(rationale.strip(), answer.strip().removesuffix(".").strip())
 
 
-def _last_match(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
-    return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
-
-
 _LETTER = re.compile(r"\(([A-Za-z])\)")
-_ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:]?")
 
 
 def single_letter(text: str) -> str | None:
@@ -78,12 +65,6 @@ def single_letter(text: str) -> str | None:
     """
     match = _LETTER.match(text.strip())
     return f"({match.group(1).lower()})" if match else None
-
-
-def bare_letter(text: str) -> str | None:
-    """Returns the letter, in lower case, of an answer that is only a letter: "D", "(d)" or "D."."""
-    match = _ALONE.fullmatch(text.strip())
-    return match.group(1).lower() if match else None
 
 
 def first_paragraph(text: str) -> str:

@@ -34,7 +34,7 @@ class ChanceCheck:
         if 2 * self._unparsed > self._rows:
             cause = (
                 f"in {self._unparsed} rows no answer could be parsed: they probably do not use the marker of the "
-                "task's format (option 'answer': a regular expression with one group)"
+                "task's format (answer_pattern: a regular expression with one group)"
             )
         return (
             f"{self._correct} of {self._rows} answers agree with the gold ones ({self._correct / self._rows:.1%}), no "

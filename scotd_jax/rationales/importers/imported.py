@@ -162,7 +162,7 @@ class Importer:
       files: `files(path, options)` returns further files that are read beside `path`; they are part of the import's
         identity.
       ids: `ids(path)` returns the default file of question ids beside `path`, if there is one.
-      answers: False if the importer parses answers by a rule of its own and has no option "answer".
+      answers: False if the importer parses answers by a rule of its own, so that `answer_pattern` has no effect.
     """
 
     read: ReadFile

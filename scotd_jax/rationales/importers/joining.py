@@ -16,10 +16,11 @@ from scotd_jax.rationales.importers.chance_check import ChanceCheck
 from scotd_jax.rationales.importers.import_ledger import ImportLedger
 from scotd_jax.rationales.importers.imported import BadRow, BadRowError, ImportedResponse
 from scotd_jax.rationales.importers.question_matching import NO_QUESTION, QuestionMatcher
-from scotd_jax.rationales.importers.registry import compile_answer_pattern, get_importer
-from scotd_jax.rationales.importers.row_parsing import RowParser, normalize_answer
+from scotd_jax.rationales.importers.registry import get_importer
+from scotd_jax.rationales.importers.row_parsing import RowParser
 from scotd_jax.rationales.importers.row_readers import expand_paths, read_ids, stem
 from scotd_jax.records import Question, Response
+from scotd_jax.tasks.answer_patterns import normalize_answer
 from scotd_jax.tasks.prompt_formats import is_correct
 from scotd_jax.tasks.question_loader import QuestionsById
 
@@ -46,8 +47,8 @@ class FileImport:
           InputError: on wrong settings and missing files.
         """
         self._options, self._importer_name, self._skip_bad = spec.options, spec.importer, skip_bad
-        self._importer = get_importer(spec.importer, spec.options, where)
-        self._parser = RowParser(spec.options, compile_answer_pattern(spec.options, where))
+        self._importer = get_importer(spec.importer, spec.options, spec.answer_pattern, where)
+        self._parser = RowParser(spec.options, spec.answer_pattern)
         self._paths = expand_paths(spec.path, f"{where}.path")
         ids = spec.options.get("ids") or self._importer.ids(self._paths[0])
         self._ids_path = epath.Path(ids) if ids else None

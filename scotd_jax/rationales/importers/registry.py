@@ -6,7 +6,6 @@ need a function `read(path, options)` instead, which yields the responses of one
 """
 
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +44,6 @@ IMPORTERS: dict[str, Importer] = {
 # Options of every importer, with the type of their value.
 COMMON_OPTIONS: dict[str, type] = {
     "think": str,  # <think> blocks: "keep" them, "strip" them, or take their content as the "rationale"
-    "answer": str,  # regular expression with one group; its last match is the answer, the text before it the rationale
     "ids": str,  # file with the question id of each record, in the order of all files
     "prompt": str,  # the prompt around a question in the files, e.g. "Think it over: {question}"
     "renumber": bool,  # number the samples of every question anew, over all files in order
@@ -56,12 +54,13 @@ COMMON_OPTIONS: dict[str, type] = {
 }
 
 
-def get_importer(name: str, options: Mapping[str, Any], where: str) -> Importer:
+def get_importer(name: str, options: Mapping[str, Any], answer_pattern: str, where: str) -> Importer:
     """Returns an importer after checking its options.
 
     Args:
       name: a key of `IMPORTERS`, or the path of a Python file.
       options: options for it.
+      answer_pattern: regular expression that parses the answers; "" for none.
       where: location in the config, with which error messages begin.
 
     Raises:
@@ -74,8 +73,12 @@ def get_importer(name: str, options: Mapping[str, Any], where: str) -> Importer:
     else:
         hint = did_you_mean(name, [*IMPORTERS, "the path of a Python file"])
         raise InputError(f"{where}.importer: unknown importer {name!r}; {hint}")
-    known = [*importer.options, *(key for key in COMMON_OPTIONS if key != "answer" or importer.answers)]
+    if answer_pattern and not importer.answers:
+        raise InputError(f"{where}.answer_pattern: importer {name!r} parses answers by a rule of its own; remove it")
+    known = [*importer.options, *COMMON_OPTIONS]
     for key, value in options.items():
+        if key == "answer":
+            raise InputError(f"{where}.options.answer: is now {where}.answer_pattern")
         if key not in known:
             raise InputError(f"{where}.options.{key}: not an option of importer {name!r}; {did_you_mean(key, known)}")
         kind = COMMON_OPTIONS.get(key, str)
@@ -85,7 +88,6 @@ def get_importer(name: str, options: Mapping[str, Any], where: str) -> Importer:
         raise InputError(f"{where}.options.think: {options['think']!r} is not one of {', '.join(THINK_MODES)}")
     if "{question}" not in options.get("prompt", "{question}"):
         raise InputError(f"{where}.options.prompt: expected {{question}} in it, found {options['prompt']!r}")
-    compile_answer_pattern(options, where)
     return importer
 
 
@@ -100,20 +102,3 @@ def _custom(path: str, where: str) -> Importer:
 
     read = getattr(module, "read", read_rows)
     return Importer(read, files=lambda file, options: [epath.Path(path)])
-
-
-def compile_answer_pattern(options: Mapping[str, Any], where: str) -> re.Pattern[str] | None:
-    """Compiles the option "answer"; returns None without it.
-
-    Raises:
-      InputError: unless it is a regular expression with one group.
-    """
-    if "answer" not in options:
-        return None
-    try:
-        pattern = re.compile(options["answer"])
-    except re.error as error:
-        raise InputError(f"{where}.options.answer: not a regular expression ({error}): {options['answer']!r}") from None
-    if pattern.groups != 1:
-        raise InputError(f"{where}.options.answer: expected one group, found {pattern.groups}: {options['answer']!r}")
-    return pattern

@@ -9,16 +9,17 @@ from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers import answer_extraction
 from scotd_jax.rationales.importers.imported import BadRowError, ImportedResponse
 from scotd_jax.records import Question
+from scotd_jax.tasks.answer_patterns import normalize_answer, parse_by_pattern
 from scotd_jax.tasks.base import LoadedTask
-from scotd_jax.tasks.prompt_formats import Parsed, choice_letters, parse_answer
+from scotd_jax.tasks.prompt_formats import Parsed
 
 
 class RowParser:
     """Parses the rows of one import."""
 
-    def __init__(self, options: Mapping[str, Any], answer_pattern: re.Pattern[str] | None):
-        """`options` are those of the import; `answer_pattern`, if set, replaces the task's prompt format."""
-        self._options, self._pattern = options, answer_pattern
+    def __init__(self, options: Mapping[str, Any], answer_pattern: str):
+        """`options` are those of the import; `answer_pattern`, unless "", replaces the task's prompt format."""
+        self._options, self._pattern = options, re.compile(answer_pattern) if answer_pattern else None
         self._answers: dict[tuple[str, str], str | None] = {}
 
     def parse(self, row: ImportedResponse, question: Question, task: LoadedTask) -> ImportedResponse:
@@ -38,7 +39,7 @@ class RowParser:
             return dataclasses.replace(row, rationale=None, answer=None, finish_reason="length")
         text = row.text if block is None else block.rest
         if self._pattern is not None:
-            parsed = answer_extraction.by_pattern(text, self._pattern)
+            parsed = parse_by_pattern(text, self._pattern)
         else:
             parsed = task.format.parse(text, question)
             if parsed.answer is None and row.answer is not None:
@@ -72,28 +73,6 @@ class RowParser:
                 "it in the text, 'strip' removes it, 'rationale' takes what is inside as the rationale"
             )
         return None if self._options.get("think") == "keep" else block
-
-
-def normalize_answer(answer: str, question: Question) -> str | None:
-    """Returns an answer in the form of the question's gold answers, or None if it is no answer to the question.
-
-    "D" and "(d)" are the fourth choice, and the text of exactly one choice is that choice, whether the question is
-    answered by a letter or by a text.
-    """
-    form = parse_answer(answer, question)
-    if form is not None or not question.choices:
-        return form
-    labels = choice_letters(len(question.choices))
-    letter = answer_extraction.bare_letter(answer)
-    if letter is not None and f"({letter})" in labels:
-        index = labels.index(f"({letter})")
-    else:
-        text = " ".join(answer.split()).casefold()
-        matching = [i for i, choice in enumerate(question.choices) if " ".join(choice.split()).casefold() == text]
-        if len(matching) != 1:
-            return None
-        (index,) = matching
-    return parse_answer(labels[index], question) or parse_answer(question.choices[index], question)
 
 
 def _check_not_empty(row: ImportedResponse) -> None:

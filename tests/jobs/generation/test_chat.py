@@ -13,9 +13,11 @@ from scotd_jax.errors import InputError
 from scotd_jax.jobs.build import build
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.generation.local import PromptedModel
-from scotd_jax.jobs.generation.prompting import prompt_settings, uses_chat_template
+from scotd_jax.jobs.generation.prompting import prompt_settings, source_prompt_settings, uses_chat_template
 from scotd_jax.jobs.generation.servers.remote_model import make_remote_model
 from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
+from scotd_jax.jobs.graph import chain
+from scotd_jax.jobs.manifests import responses_identity
 from scotd_jax.jobs.sample import sample
 from scotd_jax.models import registry
 from scotd_jax.models.api import Precision
@@ -201,6 +203,94 @@ def test_local_and_remote_chat_models_get_the_same_turns(home, tmp_path):
         prompted(run, source.model, few_shot=3).prompt(question, task)
 
 
+def test_system_turn_and_instruction_reach_local_and_remote_models(home, tmp_path):
+    run = make_context(config(home), Workdir(str(tmp_path)))
+    question, task = run.questions.by_id(("home.train",))["home/train/1"]
+    wanted = {"system": "Be brief.", "instruction": "Choose {answers}."}
+    server = c.Server(url="http://x/v1", model="m", kind="chat")
+    here = c.ModelSource(("home.train",), c.Model(path=f"{home}/model", chat=True), few_shot=1, **wanted)
+    there = c.ServerSource(("home.train",), server, few_shot=1, **wanted)
+    local = run.prompt_builder(source_prompt_settings(run.config, here, "r")).prompt(question, task)
+    remote = make_remote_model(run, there, 0, "r").request_body(question, task, 0)
+    assert list(local) == remote["messages"]
+    assert [turn["role"] for turn in local] == ["system", "user", "assistant", "user"]
+    assert local[0]["content"] == "Be brief."
+    assert local[1]["content"] == "Q: What is wet? (a) rain (b) sand\nChoose (a) or (b).\nA: "
+    assert local[3]["content"] == "Q: train 1? (a) x (b) y\nChoose (a) or (b).\nA: "
+    assert "stop" not in remote  # a turn ends by itself
+    # By default, a chat without examples requests the answer sentence; other prompts have no instruction.
+    for source, line in (
+        (dataclasses.replace(here, system="", instruction="auto", few_shot=0), "Then end with "),
+        (dataclasses.replace(there, system="", instruction="auto", few_shot=0), "Then end with "),
+        (dataclasses.replace(there, system="", instruction="auto"), ""),
+        (c.ModelSource(model=c.Model(student="student")), ""),
+        (c.ServerSource(server=c.Server(url="http://x/v1", model="m")), ""),
+    ):
+        prompt = run.prompt_builder(source_prompt_settings(run.config, source, "r")).prompt(question, task)
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        assert text == f"Q: train 1? (a) x (b) y\n{line and text.split(chr(10))[1] + chr(10)}A: "
+        assert line in text
+
+
+@pytest.mark.parametrize(
+    ("text", "rationale", "answer"),
+    [
+        ("It rains.\n\nSo the answer is (a).", "It rains.", "(a)"),
+        ("It rains. So the answer is: (b)", "It rains.", "(b)"),
+        ("It rains.", None, None),
+    ],
+)
+def test_answers_of_a_chat_model_are_read_in_its_own_wording(home, tmp_path, text, rationale, answer):
+    run = make_context(config(home), Workdir(str(tmp_path)))
+    question, task = run.questions.by_id(("home.train",))["home/train/1"]
+    sample_ = Sample(question.id, 0, text, "stop", -1.0, 5, ())
+    row = prompted(run, c.Model(path=f"{home}/model", chat=True)).respond(sample_, question, task, "greedy")
+    assert (row.text, row.rationale, row.answer) == (text, rationale, answer)
+    # A student writes what it was trained on, to the letter.
+    row = prompted(run, c.Model(student="student"), few_shot=0).respond(sample_, question, task, "greedy")
+    assert row.answer == (answer if ": " in text else None)
+
+
+def test_answer_pattern_of_a_model_and_of_a_server(home, tmp_path):
+    run = make_context(config(home), Workdir(str(tmp_path)))
+    question, task = run.questions.by_id(("home.train",))["home/train/1"]
+    pattern = r"\\boxed\{(.+?)\}"
+    server = c.Server(url="http://x/v1", model="m")
+    sources = [
+        c.ModelSource(("home.train",), c.Model(path=f"{home}/model"), answer_pattern=pattern),
+        c.ServerSource(("home.train",), server, answer_pattern=pattern),
+        c.BatchSource(("home.train",), server, answer_pattern=pattern),
+    ]
+    for source in sources:
+        prompts = run.prompt_builder(source_prompt_settings(run.config, source, "r"))
+        assert prompts.parse("Is it \\boxed{A}? It rains. \\boxed{Y}", question, task) == (
+            "Is it \\boxed{A}? It rains.",
+            "(b)",
+        )
+        assert prompts.parse("It rains. So the answer is: (a)", question, task) == (None, None)
+
+
+def test_identity_of_responses_names_what_is_requested(home, tmp_path):
+    found = config(home)
+    plain_model = c.ModelSource(("home.train",), c.Model(path=f"{home}/model"))
+    variants = [plain_model] + [
+        dataclasses.replace(plain_model, **{key: value})
+        for key, value in (
+            ("instruction", "Think."),
+            ("answer_pattern", "is (.)"),
+            ("model", found.rationales["sampled"].model),
+        )
+    ]
+    identities = []
+    for variant in variants:
+        run = make_context(dataclasses.replace(found, rationales={"r": variant}), Workdir(str(tmp_path)))
+        identities.append(responses_identity(run, "r", ()))
+    assert len({json.dumps(identity) for identity in identities}) == len(variants)
+    # Work directories from before these fields existed still resume.
+    assert not {"system", "instruction", "answer_pattern"} & identities[0]["spec"].keys()
+    assert identities[0]["formats"] == {"home": "48a5ffdbd1010e71"}
+
+
 def test_student_trains_on_the_prompts_of_its_evaluation(home, tmp_path):
     run = make_context(config(home), Workdir(str(tmp_path)))
     assert uses_chat_template(run.config, c.Model(student="student"))
@@ -244,6 +334,20 @@ def render_without_generation_prompt(folder: Path, turns) -> str:
     import transformers
 
     return transformers.AutoTokenizer.from_pretrained(folder).apply_chat_template(turns, tokenize=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": c.Model(path="x"), "system": "Be brief."}, r"sampled\.system: only chats .* set model\.chat=True"),
+        ({"instruction": "End with {answer}."}, r"sampled\.instruction: unknown field \{answer\}; did you mean"),
+    ],
+)
+def test_invalid_chat_settings_are_refused(home, changes, message):
+    found = config(home)
+    source = dataclasses.replace(found.rationales["sampled"], **changes)
+    with pytest.raises(InputError, match=message):
+        chain(dataclasses.replace(found, rationales={**found.rationales, "sampled": source}))
 
 
 # Thinking blocks; those of remote models are tested in servers/test_live.py.

@@ -38,9 +38,9 @@ def write(path: Path, content: Any, lines: bool = False) -> Path:
 
 
 def importing(
-    path: Path | str, importer: str, skip_bad: bool = False, **options: Any
+    path: Path | str, importer: str, skip_bad: bool = False, answer_pattern: str = "", **options: Any
 ) -> tuple[list[Response], FileImport]:
-    spec = c.FileSource(path=str(path), importer=importer, options=options)
+    spec = c.FileSource(path=str(path), importer=importer, options=options, answer_pattern=answer_pattern)
     job = FileImport(spec, "config.rationales.r", skip_bad)
     return list(job.responses(QUESTIONS_BY_ID)), job
 

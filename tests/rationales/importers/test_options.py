@@ -3,9 +3,9 @@
 import pytest
 
 from scotd_jax.errors import InputError
-from scotd_jax.rationales.importers.row_parsing import normalize_answer
 from scotd_jax.rationales.importers.row_readers import expand_paths
 from scotd_jax.records import Question
+from scotd_jax.tasks.answer_patterns import normalize_answer
 from tests.rationales.importers.test_importers import (
     COMPLETION_A,
     COMPLETION_B,
@@ -100,12 +100,12 @@ def test_think_option(tmp_path, think, text, rationale, answer):
         importing(path, "prompt_completion", skip_bad=True)
 
 
-def test_answer_option(tmp_path):
+def test_answer_pattern(tmp_path):
     text = r"Is it \boxed{B}? Heat does it. \boxed{A}"
     path = write(tmp_path / "p.jsonl", [{"prompt": KETTLE, "completion": text}], lines=True)
-    rows, _ = importing(path, "prompt_completion", answer=r"\\boxed\{(\w)\}")
+    rows, _ = importing(path, "prompt_completion", answer_pattern=r"\\boxed\{(\w)\}")
     assert short(rows) == [("k1", 0, r"Is it \boxed{B}? Heat does it.", "(a)", True)]
-    assert short(importing(path, "prompt_completion", answer="is (X)")[0]) == [("k1", 0, None, None, False)]
+    assert short(importing(path, "prompt_completion", answer_pattern="is (X)")[0]) == [("k1", 0, None, None, False)]
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,10 @@ def test_answer_option(tmp_path):
         ("open-r1", {}, "config.rationales.r.importer: unknown importer 'open-r1'; did you mean 'open_r1'?"),
         ("vllm", {"thinks": "keep"}, "config.rationales.r.options.thinks: .*did you mean 'think'?"),
         ("vllm", {"think": "drop"}, "options.think: 'drop' is not one of keep, strip, rationale"),
-        ("vllm", {"answer": "is x"}, "options.answer: expected one group, found 0"),
-        ("vllm", {"answer": "("}, "options.answer: not a regular expression"),
+        ("vllm", {"answer": "is (x)"}, "config.rationales.r.options.answer: is now config.rationales.r.answer_pattern"),
         ("vllm", {"allow_chance": "yes"}, "options.allow_chance: expected bool, found 'yes'"),
         ("vllm", {"prompt": "Think"}, "options.prompt: expected {question} in it"),
-        ("scotd_30x", {"answer": "(.)"}, "options.answer: not an option of importer 'scotd_30x'"),
+        ("scotd_30x", {"answer_pattern": "(.)"}, "r.answer_pattern: importer 'scotd_30x' parses answers by a rule of"),
     ],
 )
 def test_invalid_settings_are_refused(tmp_path, importer, options, message):
@@ -207,7 +206,7 @@ def test_corpus_at_chance_level_is_refused(tmp_path):
     write(path, rows[:30] + [rows[1]] * 30, lines=True)
     assert len(importing(path, "prompt_completion")[0]) == 60
     write(path, [{"prompt": KETTLE, "completion": "The answer: A"}] * 60, lines=True)
-    with pytest.raises(InputError, match=r"0 of 60 .*in 60 rows no answer could be parsed.*option 'answer'"):
+    with pytest.raises(InputError, match=r"0 of 60 .*in 60 rows no answer could be parsed.*answer_pattern"):
         importing(path, "prompt_completion")
 
 

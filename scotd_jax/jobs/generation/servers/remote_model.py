@@ -5,13 +5,12 @@ from typing import Any
 
 from scotd_jax import config as c
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.generation.prompting import PromptBuilder, PromptSettings, describe, make_response
+from scotd_jax.jobs.generation.prompting import PromptBuilder, describe, make_response, source_prompt_settings
 from scotd_jax.jobs.generation.servers.requests import keyed_seed, request_body
 from scotd_jax.jobs.generation.thinking import ThinkingBlocks
 from scotd_jax.rationales.importers.imported import ImportedResponse
 from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.sampling.requests import Sample
-from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import LoadedTask
 
 
@@ -75,7 +74,6 @@ class RemoteModel:
 
 def make_remote_model(context: RunContext, spec: c.RemoteSource, seed: int, where: str) -> RemoteModel:
     """Returns the model of a set of responses. `where` is the config path of the set."""
-    recipe = recipes.find(spec.recipe, context.config.recipes, f"{where}.recipe")
-    settings = PromptSettings(recipe, None, spec.few_shot, chat=spec.server.kind == "chat")
+    settings = source_prompt_settings(context.config, spec, where)
     thinking = ThinkingBlocks.of(spec, where, spec.server.model)
     return RemoteModel(spec.server, spec.sampling, seed, where, context.prompt_builder(settings), thinking)

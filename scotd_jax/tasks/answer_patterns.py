@@ -1,0 +1,69 @@
+"""Answer patterns: parse responses by a regular expression in place of the prompt format.
+
+The same pattern serves models, servers, batch files and imported files: its last match is the answer, and the text
+before it is the rationale. Answers are read in all forms that are unambiguous, for example "D." for the fourth choice.
+"""
+
+import collections
+import functools
+import re
+
+from scotd_jax.records import Question
+from scotd_jax.tasks.prompt_formats import Parsed, choice_letters, parse_answer
+
+_ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:]?")
+_QUOTES = r"[\"'*_`]*"
+
+
+def parse_by_pattern(text: str, pattern: re.Pattern[str]) -> Parsed:
+    """Parses by a pattern: the answer is the group of its last match, the rationale the text before that match."""
+    match = last_match(text, pattern)
+    if match is None:
+        return Parsed(None, None)
+    return Parsed(text[: match.start()].strip(), match.group(1))
+
+
+def last_match(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
+    """Returns the last match of a pattern, or None."""
+    return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
+
+
+@functools.cache
+def marker_pattern(marker: str) -> re.Pattern[str]:
+    """Returns a pattern for the answer sentence of a prompt format as chat models write it.
+
+    It accepts other capitals, a missing colon, and quotes, emphasis or a period around the answer.
+    """
+    words = r"\s+".join(re.escape(word) for word in marker.strip().removesuffix(":").split())
+    answer = rf"((?:(?!\b{words}\b)[^\n])*?)"
+    return re.compile(
+        rf"{_QUOTES}\b{words}\b[\s:]*{_QUOTES}{answer}[\s.]*{_QUOTES}[\s.]*$", re.IGNORECASE | re.MULTILINE
+    )
+
+
+def normalize_answer(answer: str, question: Question) -> str | None:
+    """Returns an answer in the form of the question's gold answers, or None if it is no answer to the question.
+
+    "D" and "(d)" are the fourth choice, and the text of exactly one choice is that choice, whether the question is
+    answered by a letter or by a text.
+    """
+    form = parse_answer(answer, question)
+    if form is not None or not question.choices:
+        return form
+    labels = choice_letters(len(question.choices))
+    letter = bare_letter(answer)
+    if letter is not None and f"({letter})" in labels:
+        index = labels.index(f"({letter})")
+    else:
+        text = " ".join(answer.split()).casefold()
+        matching = [i for i, choice in enumerate(question.choices) if " ".join(choice.split()).casefold() == text]
+        if len(matching) != 1:
+            return None
+        (index,) = matching
+    return parse_answer(labels[index], question) or parse_answer(question.choices[index], question)
+
+
+def bare_letter(text: str) -> str | None:
+    """Returns the letter, in lower case, of an answer that is only a letter: "D", "(d)" or "D."."""
+    match = _ALONE.fullmatch(text.strip())
+    return match.group(1).lower() if match else None

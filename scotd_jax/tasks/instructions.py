@@ -1,0 +1,33 @@
+"""Instructions for instruction-tuned models: they request an answer that the prompt format parses.
+
+An instruction is a template with two fields: `{answer_sentence}` becomes the sentence that ends a response, such as
+"So the answer is: (a)" or "So the answer is: (b)", and `{answers}` the answers alone.
+"""
+
+import string
+
+from scotd_jax.config import Recipe
+from scotd_jax.errors import InputError, did_you_mean
+
+FIELDS = ("answer_sentence", "answers")
+REASON = "Think step by step in two or three sentences. Then end with {answer_sentence}."
+LABEL = "Write only the answer: {answers}."
+
+
+def default_instruction(recipe: Recipe) -> str:
+    """Returns the instruction for a recipe; "" for recipes whose responses have another form."""
+    if recipe.parse_as != "response":
+        return ""
+    return REASON if any("{marker}" in part.target for part in recipe.parts.values()) else LABEL
+
+
+def check_instruction(instruction: str, where: str) -> None:
+    """Raises InputError unless the instruction is a template of `FIELDS`."""
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(instruction) if field is not None}
+    except ValueError as error:
+        raise InputError(
+            f"{where}: {instruction!r} is not a valid template ({error}); double a literal brace"
+        ) from None
+    for field in sorted(fields - set(FIELDS)):
+        raise InputError(f"{where}: unknown field {{{field}}}; {did_you_mean(field, FIELDS)}")
