@@ -205,6 +205,7 @@ def test_errors_of_a_config_file_name_file_and_line(tmp_path, student, message):
         ("raise SystemExit(0)", "ends the program"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 def test_any_exception_in_a_config_file_is_reported_with_its_line(tmp_path, line, message):
     file = tmp_path / "config.py"
     file.write_text(f"def get_config(arg=None):\n    {line}\n")
