@@ -107,9 +107,8 @@ def _preview_step(
     if redo:
         return StepPreview(step, "run", "from the start (--overwrite)")
     if step.job == "report":  # always written anew
-        for needed in needs(config, step):
-            _ = workdir.artefact(*needed).digest
-        return StepPreview(step, "run")
+        missing = [needed.name for needed in needs(config, step) if not workdir.artefact(*needed).complete]
+        return StepPreview(step, "run", f"without {', '.join(dict.fromkeys(missing))}" if missing else "")
     try:
         jobs.load(step.job)(context, step.name)
     except StopBeforeWork as stop:

@@ -1,8 +1,11 @@
 """Command line: `scotd-jax --config=NAME[:SETTING,...] --workdir=DIR`, or `python -m scotd_jax.main`.
 
 Loads the config and runs its jobs in order in the work directory. Complete artefacts are skipped and interrupted ones
-resumed, so repeat a command to resume it. Exit status: 0 if all jobs are done, 2 on invalid input, which the message
-locates and explains, 130 after Ctrl-C, 1 on a bug in the package.
+resumed, so repeat a command to resume it. `scotd-jax show-prompts --config=...` prints what teachers and students see,
+and `scotd-jax show-examples --config=... --workdir=DIR` responses of a work directory.
+
+Exit status: 0 if all jobs are done, 2 on invalid input, which the message locates and explains, 130 after Ctrl-C, 1 on
+a bug in the package.
 """
 
 import itertools
@@ -52,6 +55,10 @@ _SKIP_BAD = flags.DEFINE_bool(
 _MULTIHOST = flags.DEFINE_string(
     "multihost", "", "Connect to the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
 )
+_COUNT = flags.DEFINE_integer(
+    "count", 1, "show-prompts: questions per model; show-examples: responses per bin", lower_bound=1
+)
+COMMANDS = ("show-prompts", "show-examples")
 _PRIMARY_ONLY = ("report",)  # jobs that only one process runs while the others wait
 
 OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130  # exit statuses; shells use 130 for SIGINT
@@ -73,16 +80,16 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command of the parsed flags and returns the exit status."""
     logging.set_verbosity(logging.ERROR)  # the jobs print their progress themselves
     try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; everything is a flag, see --help")
+        command = _command(argv)
         if _LIST.value:
             from scotd_jax.listing import format_listing
 
             print(format_listing())
             return OK
-        for flag, example in ((_CONFIG, "world"), (_WORKDIR, "runs/world")):
-            if flag.value is None:
-                raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
+        _check_flags(command)
+        if command:
+            print(show(command, _CONFIG.value, _WORKDIR.value, _COUNT.value))
+            return OK
         workdir = str(_WORKDIR.value)
         jobs, overwrite = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
         if _DRY_RUN.value:
@@ -94,6 +101,35 @@ def main(argv: Sequence[str]) -> int:
     except InterruptedRun as interrupt:
         _exit_interrupted(str(interrupt))
     return OK
+
+
+def _command(argv: Sequence[str]) -> str:
+    """The command among the arguments; "" runs jobs."""
+    command, *others = [*argv[1:], ""]
+    unexpected = command if command not in (*COMMANDS, "") else others[0] if command else ""
+    if unexpected:
+        raise InputError(f"unexpected argument {unexpected!r}; the commands are {', '.join(COMMANDS)}; see --help")
+    return command
+
+
+def _check_flags(command: str) -> None:
+    """Raises InputError on missing flags, and on flags that have no effect."""
+    for flag, example in ((_CONFIG, "world"), (_WORKDIR, "runs/world")):
+        if flag.value is None and not (flag is _WORKDIR and command == "show-prompts"):
+            raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
+    for flag in (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD) if command else (_COUNT,):
+        if flag.present:
+            raise InputError(f"--{flag.name}: has no effect {f'on {command}' if command else 'without a command'}")
+
+
+def show(command: str, config_dict: Any, workdir: str | None, count: int) -> str:
+    """Returns the output of a command of `COMMANDS`. `count` is the number of questions or responses."""
+    config = c.from_mapping(c.Config, config_dict)
+    from scotd_jax.jobs.inspection import commands
+
+    if command == "show-prompts":
+        return commands.show_prompts(config, workdir, count)
+    return commands.show_examples(config, str(workdir), count)
 
 
 def run(
@@ -244,6 +280,7 @@ def _exit_interrupted(message: str) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags as absl does. Reports errors in config files and overrides in the format of `main`, and exits."""
     try:
+        flags.FLAGS.set_gnu_getopt(True)  # flags may follow a command
         rest = flags.FLAGS(argv)
         if _CONFIG.present and not hasattr(_CONFIG.value, "keys"):  # an unreadable file raises only on first use
             raise InputError(f"{_config_file(argv)}: get_config() returned {_CONFIG.value!r}; expected a config")

@@ -215,6 +215,10 @@ class Tokenizer:
         """Returns the text of ids without special tokens. Invalid UTF-8 becomes U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
+    def decode_with_special_tokens(self, ids: Sequence[int]) -> str:
+        """Returns the text of ids with special tokens, for readers."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
     def token_bytes(self) -> list[bytes]:
         """Returns the bytes of every id below `size`; b"" for special tokens and unused ids.
 

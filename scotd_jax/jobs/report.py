@@ -8,18 +8,23 @@ from typing import Any, Literal
 import jax
 
 from scotd_jax.config import EvalSpec, GeneratedSource, ModelSource, Student, TaskSource, plain
+from scotd_jax.errors import InputError
 from scotd_jax.evaluation.scoring import outcomes
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.graph import eval_specs
+from scotd_jax.jobs.inspection.prompts import prompt_views
+from scotd_jax.jobs.inspection.responses import response_sets
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response
-from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, ReportData, RunResult
+from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, PromptView, ReportData, RunResult
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 from scotd_jax.reporting.html_page import write_report
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet, file_stem
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import read_json, versions
+
+EXAMPLES_PER_BIN = 2  # responses of every kind that the page shows per set
 
 # Descriptions of the splits of the embedded world.
 ABOUT_SPLITS = {
@@ -35,12 +40,11 @@ LISTED_MODELS = 3  # models of a file that the row of a teacher names
 def report(context: RunContext, name: str) -> None:
     """Writes report/index.html. There is one report per run, so `name` is empty.
 
-    Raises:
-      InputError: if a student has not been evaluated yet.
+    The page has the artefacts that are complete, and names the evaluations that are not.
     """
     del name
     config, artefact = context.config, context.artefact("report", "")
-    specs = eval_specs(config)
+    specs = {key: spec for key, spec in eval_specs(config).items() if context.artefact("evaluate", key).complete}
     results = [result for key, spec in specs.items() for result in _run_results(context, key, spec)]
     labels = dict.fromkeys(set_label(context, set_name) for spec in specs.values() for set_name in spec.eval_sets)
     method, label_only = _main_results(results)
@@ -52,6 +56,8 @@ def report(context: RunContext, name: str) -> None:
         ledgers=_ledgers(context),
         curves={student: _training_curve(context, student) for student in config.students},
         costs=_costs(context),
+        prompts=_prompts(context),
+        response_sets=list(response_sets(context, EXAMPLES_PER_BIN)),
         examples=_examples(context, method),
         pairs=_contrast_pairs(context, [result for result in (label_only, method) if result is not None]),
         confidence=config.evaluation.confidence,
@@ -71,7 +77,6 @@ def _run_results(context: RunContext, name: str, spec: EvalSpec) -> list[RunResu
     """The results of an evaluation, one for each reading of its answers."""
     artefact = context.artefact("evaluate", name)
     results = read_json(artefact.path / "results.json")
-    _ = artefact.digest  # raises if the evaluation is not complete
     fields = _teacher_fields(context, name, spec) if spec.responses else _student_fields(context, spec)
     by_reading = {"text": results, "choices": results.get("choices", {})}
     return [
@@ -201,8 +206,18 @@ def _contrast_pairs(context: RunContext, results: Sequence[RunResult]) -> list[C
 
 def _training_curve(context: RunContext, student: str) -> list[tuple[int, float | None, float | None]]:
     """(step, loss, dev accuracy) of every metrics line."""
-    rows = read_metrics(context.artefact("train", student).path / "metrics.jsonl")
+    path = context.artefact("train", student).path / "metrics.jsonl"
+    rows = read_metrics(path) if path.exists() else []
     return [(row["step"], row.get("loss"), row.get("dev_accuracy")) for row in rows]
+
+
+def _prompts(context: RunContext) -> list[PromptView]:
+    """What the models see; nothing if a tokenizer or a data set is no longer there, which the report does not need."""
+    try:
+        return prompt_views(context, 1)
+    except InputError as error:
+        context.log(f"  the report shows no prompts: {error}")
+        return []
 
 
 def _ledgers(context: RunContext) -> dict[str, Any]:
@@ -213,13 +228,17 @@ def _ledgers(context: RunContext) -> dict[str, Any]:
 
 def _costs(context: RunContext) -> dict[str, Any]:
     """Time and compute of every training that recorded them."""
-    found = {name: context.artefact("train", name).manifest()["counts"].get("cost") for name in context.config.students}
+    manifests = {name: context.artefact("train", name).manifest() for name in context.config.students}
+    found = {name: manifest.get("counts", {}).get("cost") for name, manifest in manifests.items()}
     return {name: cost for name, cost in found.items() if cost}
 
 
 def _facts(context: RunContext) -> dict[str, str]:
     """Facts about the run: students, samples, devices and versions."""
     facts = {"students": str(len(context.config.students)), "seed": str(context.config.seed)}
+    missing = [key for key in eval_specs(context.config) if not context.artefact("evaluate", key).complete]
+    if missing:
+        facts["not evaluated yet"] = ", ".join(missing)
     for name, source in context.config.rationales.items():
         if isinstance(source, GeneratedSource):
             counts = context.artefact("sample", name).manifest().get("counts", {})

@@ -22,7 +22,6 @@ from scotd_jax.rationales.response_counts import count_responses
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Response
 from scotd_jax.tasks.question_loader import QuestionsById
-from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.workdir import Artefact, file_digest, write_text
 
 ROWS_PER_WRITE = 4096
@@ -86,11 +85,7 @@ def _generate(
 
 def _task_responses(context: RunContext, set_names: Sequence[str]) -> list[Response]:
     """The gold rationales of tasks for the questions of some sets, as responses."""
-    rows: list[Response] = []
-    for set_name in set_names:
-        parsed = QuestionSet.parse(set_name)
-        ids = {question.id for question in context.questions.questions(set_name)}
-        rows += [row for row in context.questions.task(parsed.task).gold(parsed.split) if row.question_id in ids]
+    rows = context.questions.gold(set_names)
     if not rows:
         raise InputError(f"{', '.join(set_names)}: the task has no gold rationales for these questions")
     return rows

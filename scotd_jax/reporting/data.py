@@ -85,6 +85,55 @@ class ContrastPair:
 
 
 @dataclasses.dataclass(frozen=True)
+class PromptView:
+    """What some models see for one question. Texts contain special tokens.
+
+    Attributes:
+      role: "teacher", "student in training" or "student under evaluation".
+      names: sets of responses, students or evaluations that share it.
+      about: model, recipe and other settings, in words.
+      question_id: id of the question.
+      prompt: the whole prompt.
+      prompt_tokens: its number of tokens; None for a server, whose tokenizer is unknown.
+      target: text on which the loss is computed, in training; "" otherwise.
+      target_tokens: its number of tokens.
+      ends: strings that end a generated response.
+    """
+
+    role: str
+    names: tuple[str, ...]
+    about: str
+    question_id: str
+    prompt: str
+    prompt_tokens: int | None
+    target: str = ""
+    target_tokens: int = 0
+    ends: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ResponseBin:
+    """Responses of one kind: their number, and a few of them."""
+
+    total: int
+    examples: Sequence[Example]
+
+
+@dataclasses.dataclass(frozen=True)
+class ResponseSet:
+    """A set of responses: its name in the config, and its bins by name."""
+
+    name: str
+    bins: Mapping[str, ResponseBin]
+
+    @property
+    def summary(self) -> str:
+        """The size of every bin, for example "10 responses: 6 correct, 4 unparsable"."""
+        counts = ", ".join(f"{bin_.total:,} {name}" for name, bin_ in self.bins.items())
+        return f"{sum(bin_.total for bin_ in self.bins.values()):,} responses: {counts}"
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportData:
     """The content of a report. The section of an empty field is left out.
 
@@ -96,7 +145,9 @@ class ReportData:
       ledgers: corpus -> `Ledger.to_json`.
       curves: student -> rows of (step, training loss or None, dev accuracy or None).
       costs: student -> the cost in its manifest (`training.accounting.summarize_cost`).
-      examples: responses to show.
+      prompts: what the models of the run see.
+      response_sets: example responses of every set.
+      examples: responses of a student to show.
       pairs: contrast groups to show.
       confidence: confidence level of all intervals; 1 - confidence is the significance level.
       config: the resolved config as JSON text.
@@ -110,6 +161,8 @@ class ReportData:
     ledgers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     curves: Mapping[str, Sequence[tuple[int, float | None, float | None]]] = dataclasses.field(default_factory=dict)
     costs: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    prompts: Sequence[PromptView] = ()
+    response_sets: Sequence[ResponseSet] = ()
     examples: Sequence[Example] = ()
     pairs: Sequence[ContrastPair] = ()
     confidence: float = 0.95

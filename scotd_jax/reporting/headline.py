@@ -107,6 +107,10 @@ def _by_choices(text_rows: Sequence[ArmRow], rows: Sequence[ArmRow], sets: Seque
 
 
 def _without_students(rows: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData) -> Findings:
+    if not rows and data.response_sets:
+        return Findings(
+            "Nothing has been evaluated yet.", [_bind(f"{s.name}: {s.summary}.") for s in data.response_sets]
+        )
     if not rows:
         return Findings("Nothing was evaluated in this run.", ["Set eval_sets of a student and run the job evaluate."])
     headline, sentences = _best(rows, sets, data)

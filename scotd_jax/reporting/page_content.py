@@ -69,6 +69,8 @@ def page_content(data: ReportData) -> dict[str, Any]:
         ("votes", "Self-consistency", context["votes"]),
         ("contrast", "Contrast consistency", context["consistency"] or data.pairs),
         ("examples", "Examples", data.examples),
+        ("prompts", "Prompts", data.prompts),
+        ("responses", "Responses", data.response_sets),
         ("corpora", "Corpora", data.ledgers),
         ("training", "Training", context["training_panels"] or data.costs),
         ("terms", "Terms", True),

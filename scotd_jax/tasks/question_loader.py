@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.records import Prompt, Question
+from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.tasks.base import LoadedTask
 from scotd_jax.tasks.exemplars import Exemplar, few_shot_prefix, few_shot_turns, load_exemplars
 from scotd_jax.tasks.prompt_formats import PromptFormat
@@ -50,6 +50,15 @@ class QuestionLoader:
             questions = self.task(parsed.task).questions(parsed.split)
             self._sets[set_name] = tuple(question for question in questions if parsed.contains(question.text))
         return self._sets[set_name]
+
+    def gold(self, set_names: Sequence[str]) -> list[Response]:
+        """Returns the gold responses that tasks have for the questions of some sets."""
+        found: list[Response] = []
+        for set_name in set_names:
+            parsed = QuestionSet.parse(set_name)
+            ids = {question.id for question in self.questions(set_name)}
+            found += [row for row in self.task(parsed.task).gold(parsed.split) if row.question_id in ids]
+        return found
 
     def by_id(self, set_names: Sequence[str], limit: int = 0) -> dict[str, tuple[Question, LoadedTask]]:
         """Returns the first `limit` questions of several sets by id, each with its task; a limit of 0 returns all.

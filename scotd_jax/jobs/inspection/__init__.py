@@ -1,0 +1,1 @@
+"""What models see and generate in a run: prompts with their tokens, and example responses."""

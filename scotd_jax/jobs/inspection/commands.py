@@ -1,0 +1,50 @@
+"""The commands `show-prompts` and `show-examples`: they need no accelerator and no weights, and write nothing."""
+
+import dataclasses
+
+import jax
+
+from scotd_jax.config import Config, Mesh
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.context import RunContext, make_context
+from scotd_jax.jobs.graph import check
+from scotd_jax.jobs.inspection.prompts import prompt_views
+from scotd_jax.jobs.inspection.responses import response_sets
+from scotd_jax.reporting.plain_text import format_prompts, format_response_sets
+from scotd_jax.workdir import Workdir
+
+
+def show_prompts(config: Config, workdir: str | None, count: int) -> str:
+    """Returns what teachers and students see for `count` questions each, as text.
+
+    Args:
+      config: the config.
+      workdir: work directory with responses to train on; None or an empty one shows a placeholder.
+      count: number of questions.
+
+    Raises:
+      InputError: if a tokenizer or questions cannot be loaded, or nothing is prompted.
+    """
+    views = prompt_views(_context(config, workdir or "no work directory"), count)
+    if not views:
+        raise InputError("show-prompts: the config generates no rationales and trains and evaluates no student")
+    return format_prompts(views)
+
+
+def show_examples(config: Config, workdir: str, count: int) -> str:
+    """Returns `count` responses per bin of every complete set of responses in a work directory, as text.
+
+    Raises:
+      InputError: if there is no complete set.
+    """
+    sets = list(response_sets(_context(config, workdir), count))
+    if not sets:
+        raise InputError(f"show-examples: {workdir} has no complete set of responses; run it first: --jobs=sample")
+    return format_response_sets(sets)
+
+
+def _context(config: Config, workdir: str) -> RunContext:
+    """A context on the CPU, whatever the mesh of the config."""
+    jax.config.update("jax_platforms", "cpu")
+    check(config)
+    return make_context(dataclasses.replace(config, mesh=Mesh()), Workdir(workdir, writes=False))
