@@ -45,7 +45,7 @@ def config(**students: c.Student) -> c.Config:
         },
         corpora={
             "gold": c.Corpus(rationales=("gold",), decontaminate=0),
-            "infer": c.Corpus("infer", questions=("w.train",)),
+            "infer": c.Corpus("infer", rationales=("sampled",)),
         },
         students=own
         | {"reader": c.Student(TINY, "infer", eval_sets=("w.test",), rationales_from=("sampled",))}
@@ -121,7 +121,7 @@ def test_text_fits_100_columns_and_shows_line_ends_and_blanks():
     assert r"a response ends with '\n\n'" in text
     # Without marks and margins the text is complete.
     quoted = [line[7:] for line in text.splitlines() if line.startswith("     | ")]
-    assert "".join(quoted).count("a word") == 40
+    assert " ".join(quoted).count("word") == 40
 
 
 RESPONSE = Response("", 0, "It is (a)", "It is", "(a)", True, "stop", -1.0, 4, "m", "greedy")
