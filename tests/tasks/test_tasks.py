@@ -95,7 +95,7 @@ def test_is_correct():
 
 
 def test_unknown_formats_and_kinds_are_refused():
-    with pytest.raises(InputError, match="'scot' is not a format; there are scotd, t5, plain"):
+    with pytest.raises(InputError, match="'scot' is not a format; there are scotd, t5, chat, plain"):
         get_prompt_format("scot")
     with pytest.raises(InputError, match=r"config\.tasks\.mine\.kind: unknown kind 'jsnl'; did you mean 'jsonl'"):
         load_task("mine", config.Task(kind="jsnl"), 0)
