@@ -9,14 +9,10 @@ from scotd_jax import config as c
 from scotd_jax.config.loading import RENAMED_CLASSES, RENAMED_KEYS, unknown_key
 from scotd_jax.errors import InputError, did_you_mean
 
-# Folders whose files are not config files.
-_LIBRARIES = tuple(
-    str(folder)
-    for folder in {
-        pathlib.Path(__file__).parents[1],
-        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-    }
-)
+_PACKAGE = pathlib.Path(__file__).parents[1]
+_PACKAGED = str(_PACKAGE / "configs")  # config files of an installed package
+# Folders whose other files are no config files.
+_LIBRARIES = (str(_PACKAGE), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
 _UNEXPECTED = re.compile(r"(?P<kind>\w+)\.__init__\(\) got an unexpected keyword argument '(?P<key>\w+)'")
 
 
@@ -59,9 +55,13 @@ def _location(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename.endswith(".py") and not frame.filename.startswith(_LIBRARIES)
+        if frame.filename.endswith(".py") and _is_config_file(frame.filename)
     ]
     return f"{frames[-1].filename} line {frames[-1].lineno}" if frames else ""
+
+
+def _is_config_file(name: str) -> bool:
+    return name.startswith(_PACKAGED) or not name.startswith(_LIBRARIES)
 
 
 def _describe(error: BaseException) -> str:

@@ -130,7 +130,7 @@ def _check_rationales(plan: CorpusPlan, ledger: Ledger) -> None:
     if 2 * without > readable:
         raise UnusableCorpusError(
             f"{plan.folder}: {without} of {readable} responses have no rationale, but the recipe "
-            f"trains on it; {ledger.summary()}. If the rationales are in the texts, set how they are parsed (option "
-            "'answer' of the importer, the task's format); to train on answers alone use the recipe 'label' or "
+            f"trains on it; {ledger.summary()}. If the rationales are in the texts, set how they are parsed "
+            "(answer_pattern of the source, the task's format); to train on answers alone use the recipe 'label' or "
             "'teacher_label'"
         )

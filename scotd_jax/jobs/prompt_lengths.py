@@ -16,6 +16,7 @@ from scotd_jax.jobs.generation.prompting import (
     PromptSettings,
     evaluation_prompt_settings,
     prompt_settings,
+    source_prompt_settings,
     uses_chat_template,
 )
 from scotd_jax.jobs.graph import Step, eval_specs
@@ -107,8 +108,8 @@ class PromptLengths:
         """The number of prompt tokens of every question of a set, in order."""
         tokenizer, kind = self._context.models.tokenizer(model), self._context.models.architecture(model).kind
         form = plain(settings.format) if settings.format else None
-        prompted_as = [settings.recipe.prompt, form, settings.few_shot, settings.chat]
-        key = digest([self._fingerprint(tokenizer), kind, prompted_as, set_name])
+        added = [settings.few_shot, settings.chat, settings.system, settings.instruction]
+        key = digest([self._fingerprint(tokenizer), kind, settings.recipe.prompt, form, added, set_name])
         if key not in self._lengths:
             prompts, encoder = self._context.prompt_builder(settings), tokenizer.encoder(kind, settings.chat)
             by_id = self._context.questions.by_id((set_name,))
@@ -122,9 +123,9 @@ def _prompts_of(context: RunContext, step: Step) -> Iterator[PromptsToCheck]:
     """The prompts that a step's model reads."""
     config = context.config
     if step.job == "sample" and isinstance(spec := config.rationales[step.name], ModelSource):
-        settings = prompt_settings(config, spec.model, recipe=spec.recipe, few_shot=spec.few_shot or None)
-        advice = "shorten the question, or lower few_shot or sampling.max_new_tokens"
         where, tokens = f"config.rationales.{step.name}", spec.sampling.max_new_tokens
+        settings = source_prompt_settings(config, spec, where)
+        advice = "shorten the question, or lower few_shot or sampling.max_new_tokens"
         yield PromptsToCheck(where, spec.model, settings, spec.questions, tokens, advice)
     elif step.job == "train":
         yield from _prompts_of_training(context, step.name)

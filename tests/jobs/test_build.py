@@ -219,7 +219,7 @@ def test_corpus_made_mostly_of_bare_answers_is_refused_and_leaves_nothing(home, 
     rows = [*without_rationales(ROWS[:34]), *ROWS[34:]]
     run = make_run(home, c.Corpus(recipe=recipe), {"sampled": rows})
     with pytest.raises(
-        InputError, match="34 of 66 responses have no rationale, but the recipe trains on it.*option 'answer'"
+        InputError, match="34 of 66 responses have no rationale, but the recipe trains on it.*answer_pattern"
     ):
         build(run, "c")
     assert not folder(run).exists()

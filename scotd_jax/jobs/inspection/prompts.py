@@ -7,10 +7,10 @@ from typing import NamedTuple
 from scotd_jax.config import GeneratedSource, Model, ModelSource, TaskSource
 from scotd_jax.corpus.question_examples import ExampleEncoder, PromptedQuestion
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.generation.prompting import evaluation_prompt_settings, (
+from scotd_jax.jobs.generation.prompting import (
     PromptBuilder,
     PromptSettings,
-    prompt_settings,
+    evaluation_prompt_settings,
     source_prompt_settings,
     uses_chat_template,
 )
