@@ -283,7 +283,9 @@ def test_identity_of_responses_names_what_is_requested(home, tmp_path):
     ]
     identities = []
     for variant in variants:
-        run = make_context(dataclasses.replace(found, rationales={"r": variant}), Workdir(str(tmp_path)))
+        run = make_context(
+            dataclasses.replace(found, rationales={**found.rationales, "r": variant}), Workdir(str(tmp_path))
+        )
         identities.append(responses_identity(run, "r", ()))
     assert len({json.dumps(identity) for identity in identities}) == len(variants)
     # Work directories from before these fields existed still resume.
