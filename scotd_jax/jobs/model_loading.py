@@ -11,6 +11,7 @@ from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.jobs.generation.prompting import corpus_format, corpus_recipe, uses_chat_template
 from scotd_jax.layout import round_up
 from scotd_jax.models import api, registry
+from scotd_jax.progress import log
 from scotd_jax.sampling.decode_loop import cast_for_inference
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_loader import QuestionLoader
@@ -116,7 +117,7 @@ class ModelLoader:
         if model.path:
             from scotd_jax.models.hf.loading import load_pretrained
 
-            return load_pretrained(model.path, shardings, kernels)[1]
+            return load_pretrained(model.path, shardings, kernels, _log)[1]
         return jax.jit(functions.init, out_shardings=shardings)(jax.random.key(seed))
 
     def inference_params(self, model: c.Model, functions: api.LanguageModel, seed: int) -> api.Params:
@@ -138,3 +139,7 @@ class ModelLoader:
             form = corpus_format(self._config, corpus) or tasks[0].format
             own_words.append(recipes.literal_text(corpus_recipe(self._config, corpus), form))
         return Tokenizer.train_word_level([*own_words, *(text for task in tasks for text in task.texts())], chat)
+
+
+def _log(message: str) -> None:
+    log(f"  {message}", process_index=jax.process_index())

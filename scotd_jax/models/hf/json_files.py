@@ -8,14 +8,23 @@ from etils import epath
 from scotd_jax.errors import InputError
 
 
-def read_object(file: epath.Path) -> dict[str, Any]:
-    """Returns the JSON object in a file. Raises InputError if there is no such file, or if it is anything else."""
+def read_object(file: epath.Path, shown: epath.PathLike | None = None) -> dict[str, Any]:
+    """Returns the JSON object in a file.
+
+    Args:
+      file: the file.
+      shown: the path that messages name, if `file` is a copy of it.
+
+    Raises:
+      InputError: if there is no such file, or it contains anything else.
+    """
+    shown = file if shown is None else shown
     if not file.exists():
-        raise InputError(f"{file}: no such file; expected a Hugging Face folder with config.json and weights")
+        raise InputError(f"{shown}: no such file; expected a Hugging Face folder with config.json and weights")
     try:
         values = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not JSON ({error})") from error
+        raise InputError(f"{shown}: not JSON ({error})") from error
     if not isinstance(values, dict):
-        raise InputError(f"{file}: expected a JSON object")
+        raise InputError(f"{shown}: expected a JSON object")
     return values

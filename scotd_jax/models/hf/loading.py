@@ -8,7 +8,7 @@ tensor is read. The host holds one tensor and maps one file at a time, so a mode
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -61,7 +61,10 @@ def _read_config(folder: epath.Path, path: epath.PathLike) -> registry.ModelConf
 
 
 def load_pretrained(
-    path: epath.PathLike, shardings: Any = None, kernel_dtype: str = "float32"
+    path: epath.PathLike,
+    shardings: Any = None,
+    kernel_dtype: str = "float32",
+    log: Callable[[str], None] = lambda message: None,
 ) -> tuple[registry.ModelConfig, dict[str, Any]]:
     """Loads config and parameters of the model in the folder `path`, local or remote.
 
@@ -70,6 +73,7 @@ def load_pretrained(
       shardings: a tree like the parameters. If set, parameters are jax arrays with these shardings; a process reads
         only what its own devices hold. Otherwise they are numpy arrays.
       kernel_dtype: the dtype of kernels; for a model that is not trained its compute dtype suffices.
+      log: prints a line that names the file of the weights.
 
     Returns:
       The config, and the parameters as a nested dict, float32 apart from kernels.
@@ -83,6 +87,7 @@ def load_pretrained(
         local_copy(path, weight_files) as folder,
         TensorFiles(folder, path, config.kind) as files,
     ):
+        log(f"{path}: weights from {files.description}")
         pairs = weight_map.pairs(config)
         stored = {pair.ours: _stored_names(files, pair, path) for pair in pairs}
         leaves = {

@@ -35,6 +35,9 @@ class TensorFiles(contextlib.AbstractContextManager):
 
     Only one file is open at a time, because an open file may be mapped into memory: tensors are best read in the order
     of their files.
+
+    Attributes:
+      description: the file, or the index and the number of its files, for progress lines.
     """
 
     def __init__(self, folder: pathlib.Path, path: epath.PathLike, kind: str):
@@ -59,9 +62,11 @@ class TensorFiles(contextlib.AbstractContextManager):
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         index = {} if self._format.single in names else self._read_index()
+        files = sorted(set(index.values())) or [self._format.single]
+        self.description = f"{self._format.index} ({len(files)} files)" if index else self._format.single
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
-            for file in sorted(set(index.values())) or [self._format.single]:
+            for file in files:
                 self._list(file)
             for key, file in index.items():
                 found = self._locations.get(translate(key, kind).name)
@@ -118,7 +123,8 @@ class TensorFiles(contextlib.AbstractContextManager):
         if self._open_file != file:
             self.close()
             if not (self._folder / file).is_file():
-                raise InputError(f"{self._path / file}: no such file, but {self._index_path.name} lists it")
+                listed_by = "its folder" if file == self._format.single else self._format.index
+                raise InputError(f"{self._path / file}: no such file, but {listed_by} lists it")
             try:
                 self._tensors = self._stack.enter_context(_OPENERS[self._format](self._folder / file))
             except InputError as error:
@@ -132,7 +138,7 @@ class TensorFiles(contextlib.AbstractContextManager):
 
     def _read_index(self) -> dict[str, str]:
         """Returns the file of each tensor. Raises InputError if it is not a file of this folder."""
-        files = read_object(self._index_path).get("weight_map")
+        files = read_object(epath.Path(self._folder / self._format.index), self._index_path).get("weight_map")
         if not isinstance(files, dict) or not files:
             raise InputError(f"{self._index_path}: expected a field weight_map with the file of every tensor")
         for tensor, file in files.items():

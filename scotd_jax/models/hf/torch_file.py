@@ -36,7 +36,8 @@ def open_torch(file: pathlib.Path) -> Iterator[dict[str, StoredTensor]]:
     if not isinstance(state, Mapping):
         raise InputError(f"expected tensors by name, found {type(state).__name__}")
     for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        dense = isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta
+        if not isinstance(name, str) or not dense:
             raise InputError(f"expected dense tensors only, found {type(value).__name__} at {name!r}")
     yield {name: _stored(value.detach(), torch) for name, value in state.items()}
 

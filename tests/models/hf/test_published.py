@@ -63,6 +63,20 @@ def test_every_format_gives_the_parameters_of_the_safetensors_file(family, form,
     assert_same_bits(load_pretrained(folder)[1], expected[family])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "sharded", "expected_line"),
+    [
+        ("*model*", False, "weights from model.safetensors"),
+        ("[fp]*model*", False, "weights from flax_model.msgpack"),
+        ("p*model*", True, "weights from pytorch_model.bin.index.json (4 files)"),
+    ],
+)
+def test_progress_line_names_the_file(pattern, sharded, expected_line, tmp_path):
+    lines = []
+    load_pretrained(folder_of("t5-v1.0", pattern, tmp_path, sharded=sharded), log=lines.append)
+    assert lines == [f"{tmp_path}: {expected_line}"]
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_device_gets_its_slices(form, expected, tmp_path):
     folder = folder_of("t5-v1.1", FORMATS[form], tmp_path, sharded=True)
@@ -189,6 +203,7 @@ def test_code_in_pytorch_files_is_not_run(zipped, tmp_path):
         ([torch.ones(2)], "expected tensors by name, found list"),
         ({"state_dict": {"w": torch.ones(2)}}, "expected dense tensors only, found dict at 'state_dict'"),
         ({"w": torch.ones(2).to_sparse()}, "expected dense tensors only, found Tensor at 'w'"),
+        ({"w": torch.ones(2, device="meta")}, "expected dense tensors only, found Tensor at 'w'"),
         ({"w": torch.ones(2)}, "no file contains tensor"),
     ],
 )
