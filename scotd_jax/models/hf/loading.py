@@ -43,7 +43,7 @@ def load_config(path: epath.PathLike) -> registry.ModelConfig:
 
 def _read_config(folder: epath.Path, path: epath.PathLike) -> registry.ModelConfig:
     """Reads the config in the local copy `folder` of `path`."""
-    values = read_object(folder / "config.json")
+    values = read_object(folder / "config.json", f"{path}/config.json")
     kind = values.get("model_type")
     if kind not in _CONFIGS:
         raise InputError(f"{path}/config.json: model_type is {kind!r}; supported are {', '.join(_CONFIGS)}")
@@ -51,7 +51,8 @@ def _read_config(folder: epath.Path, path: epath.PathLike) -> registry.ModelConf
         # transformers 5 writes tie_word_embeddings=true for every T5; scale_decoder_outputs marks v1.0 (tied, scaled).
         values["tie_word_embeddings"] = values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
         if "decoder_start_token_id" not in values and (folder / "generation_config.json").exists():
-            start = read_object(folder / "generation_config.json").get("decoder_start_token_id")
+            generation = read_object(folder / "generation_config.json", f"{path}/generation_config.json")
+            start = generation.get("decoder_start_token_id")
             if start is not None:
                 values["decoder_start_token_id"] = start
     try:
