@@ -179,6 +179,34 @@ def test_decoder_prompt_has_only_the_leading_special_tokens_of_the_tokenizer(wor
     assert tokenizer.encoder("decoder").prefix_ids == (3,)
 
 
+@pytest.mark.parametrize(
+    ("adds", "names", "first"),
+    [
+        ((), {"eos_token": "</s>"}, None),  # Qwen: no begin token, no pad token of its own
+        (("<s>",), {"bos_token": "<s>", "eos_token": "</s>"}, 1),  # Llama, TinyLlama: begin token, no pad token
+        (("<s>",), {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}, 1),  # Gemma
+    ],
+    ids=["qwen", "llama", "gemma"],
+)
+def test_begin_token_comes_once_and_survives_an_export(adds, names, first, tmp_path):
+    import transformers
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers, processors
+
+    backend = Backend(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "a": 4}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = [*adds, "$A"]
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[(t, 1) for t in adds])
+    tokenizer = Tokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names))
+    expected = [first, 4, 4] if first is not None else [4, 4]
+    assert tokenizer.prompt_ids("a a", "decoder") == expected
+    assert tokenizer.encoder("decoder").prefix_ids == tuple(expected[:-2])
+    assert tokenizer.pad_id == (0 if "pad_token" in names else tokenizer.eos_id)
+    tokenizer.save(tmp_path, "decoder")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)("a a").input_ids == expected
+    assert Tokenizer.load(tmp_path).prompt_ids("a a", "decoder") == expected
+
+
 def test_folder_with_a_bare_spiece_model_loads(t5, shared_data, tmp_path):
     shutil.copy(shared_data / "tokenizers/t5/spiece.model", tmp_path / "spiece.model")
     assert Tokenizer.load(tmp_path).fingerprint() == t5.fingerprint()

@@ -54,7 +54,6 @@ CONFIGS = {
         rope_scaling=RopeScaling("linear", 2.0),
     ),
     "qwen2": DecoderConfig("qwen2", **_DECODER, tie_word_embeddings=True, rope_theta=1000.0, rope_scaling=_YARN),
-    "qwen3": DecoderConfig("qwen3", **_DECODER, head_dim=8, attention_bias=True, sliding_window=64),
     "smollm3": DecoderConfig("smollm3", **_DECODER, no_rope_layer_interval=2, rope_theta=100.0),
     "gemma3": DecoderConfig(
         "gemma3_text",
@@ -68,6 +67,7 @@ CONFIGS = {
         rope_theta=1000.0,
         rope_local_base_freq=10.0,
     ),
+    "qwen3": DecoderConfig("qwen3", **_DECODER, head_dim=8, attention_bias=True, sliding_window=64),
     "mistral": DecoderConfig("mistral", **_DECODER, sliding_window=64, hidden_act="gelu_pytorch_tanh"),
 }
 # Models that work with any tokenizer: in a Qwen 2 folder transformers 5 always creates Qwen's own class.
