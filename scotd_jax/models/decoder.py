@@ -7,7 +7,7 @@ Prompts and responses run through the same layers.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from scotd_jax.models.api import Cache, Context, Segment
-from scotd_jax.models.attention import SharedKV, grouped_attention
+from scotd_jax.models.attention import SharedKV, grouped_attention, per_token_mask
 from scotd_jax.models.cache import (
     LayerCache,
     MaskAndBias,
@@ -28,7 +28,7 @@ from scotd_jax.models.cache import (
 )
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.forward_options import Attention, Dropout, ForwardOptions, no_dropout, save_for_backward
-from scotd_jax.models.layer_scan import scan_over_layers, uses_scan
+from scotd_jax.models.layer_scan import pick_by_layer, scan_over_layers, uses_scan
 from scotd_jax.models.layers import (
     Dense,
     RMSNorm,
@@ -40,6 +40,7 @@ from scotd_jax.models.layers import (
 )
 from scotd_jax.models.packed_masks import QuestionIds, packed_context, packed_prompt_mask, packed_response_mask
 from scotd_jax.models.rope import Rotation, frequencies, identity_rotation, rotate, rotation
+from scotd_jax.models.sliding_window import window_own_masks, window_segment_masks
 
 _ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -128,16 +129,24 @@ class Decoder(nnx.Module):
         """
         positions_BGR = token_positions(start, tokens_BGR.shape[2], cache, packed_mask)
         config = self.config
-        angles_of_layer = _rotations(config, positions_BGR)
+        pick_rotation = pick_by_layer(config.layer_kinds, _rotations(config, positions_BGR))
         x_BGRD = embed(self.embed.tokens[...], tokens_BGR)
         if config.scales_embeddings:
             x_BGRD = x_BGRD * config.hidden_size**0.5
         masks = cache_masks(cache, tokens_BGR.shape[2]) if packed_mask is None else [packed_mask]
-        masks_and_biases = [(mask, None) for mask in masks]
+        visible = [([segment.mask for segment in segments], masks)]  # of layers without a window, then with one
+        if config.sliding_window_pattern is not None and config.sliding_window is not None:
+            window, shape = config.sliding_window, tokens_BGR.shape[:2]
+            visible = [([per_token_mask(segment.mask) for segment in segments], masks)]
+            segment_masks = window_segment_masks(segments, positions_BGR, shape, window)
+            visible.append((segment_masks, window_own_masks(masks, positions_BGR, cache, window)))
+        pick_masks = pick_by_layer(config.layer_kinds, visible)
 
         def layer_step(x_BGRD, layer, i, segment_keys_values):
-            shared = [(*kv, segment.mask) for kv, segment in zip(segment_keys_values, segments, strict=True)]
-            args = x_BGRD, angles_of_layer(i), shared, layer_cache(cache, i), masks_and_biases
+            segment_masks, own_masks = pick_masks(i)
+            masks_and_biases = [(mask, None) for mask in own_masks]
+            shared = [(*kv, mask) for kv, mask in zip(segment_keys_values, segment_masks, strict=True)]
+            args = x_BGRD, pick_rotation(i), shared, layer_cache(cache, i), masks_and_biases
             x_BGRD, key, value = options.run_layer(stack, i, layer, *args)
             return x_BGRD, (key, value)
 
@@ -157,19 +166,14 @@ class Decoder(nnx.Module):
         return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]
 
 
-def _rotations(config: DecoderConfig, positions_BGR: Int[Array, "_ _ R"]) -> Callable[[int | Int[Array, ""]], Rotation]:
-    """Returns a function from the number of a layer, traced in a scan, to its rotation."""
-    rotations = [
+def _rotations(config: DecoderConfig, positions_BGR: Int[Array, "_ _ R"]) -> list[Rotation]:
+    """Returns the rotations of `config.ropes`."""
+    return [
         identity_rotation(positions_BGR, config.head_width)
         if theta is None
         else rotation(positions_BGR, *frequencies(config.head_width, theta, scaling))
         for theta, scaling in config.ropes
     ]
-    if len(rotations) == 1:
-        return lambda layer: rotations[0]
-    index = config.rope_by_layer
-    cosines, sines = (jnp.stack(parts) for parts in zip(*rotations, strict=True))
-    return lambda layer: (cosines[jnp.asarray(index)[layer]], sines[jnp.asarray(index)[layer]])
 
 
 class DecoderLayer(nnx.Module):

@@ -52,8 +52,8 @@ class DecoderConfig:
     attention_bias: bool = False  # whether q, k, v and o have biases; in Qwen 2 q, k and v always do
     mlp_bias: bool = False
     sliding_window: int | None = None  # tokens that a token attends to, itself included; None: all
-    sliding_window_pattern: int | None = None  # of Gemma 3: layers n, 2n, ... have no window; the others
-    rope_local_base_freq: float | None = None  # rotate with this theta
+    sliding_window_pattern: int | None = None  # layers n, 2n, ... have no window; None: all layers are alike
+    rope_local_base_freq: float | None = None  # theta of the layers with a window, if only some have one
     query_pre_attn_scalar: int | None = None  # attention scores are divided by its root; None: the head width
     no_rope_layer_interval: int | None = None  # of SmolLM 3: layers n, 2n, ... have no rotary positions
     rope_theta: float = 10000.0
@@ -93,7 +93,10 @@ class DecoderConfig:
         for name in ("sliding_window_pattern", "no_rope_layer_interval"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"config.json: {name} is {getattr(self, name)}; expected at least 1")
-        if self.sliding_window is not None and self.sliding_window < self.max_position_embeddings:
+        if self.sliding_window_pattern is not None:
+            if self.sliding_window is None:
+                raise InputError("config.json: sliding_window is None; layers of sliding_window_pattern need one")
+        elif self.sliding_window is not None and self.sliding_window < self.max_position_embeddings:
             raise InputError(
                 f"config.json: sliding_window {self.sliding_window} is less than max_position_embeddings "
                 f"{self.max_position_embeddings}; only sequences that fit into the window are supported"
@@ -153,8 +156,8 @@ class DecoderConfig:
         return tuple(ropes)
 
     @property
-    def rope_by_layer(self) -> tuple[int, ...]:
-        """Index into `ropes` of every layer."""
+    def layer_kinds(self) -> tuple[int, ...]:
+        """Index into `ropes` of every layer; in Gemma 3, 1 for layers with a sliding window."""
         layers = range(1, self.num_hidden_layers + 1)
         if self.sliding_window_pattern is not None:
             return tuple(0 if i % self.sliding_window_pattern == 0 else 1 for i in layers)
@@ -170,8 +173,8 @@ class DecoderConfig:
     def from_hf(cls, values: Mapping[str, Any]) -> "DecoderConfig":
         """Reads a config.json.
 
-        A sliding window masks nothing in sequences up to its width. So a window shorter than `max_position_embeddings`
-        replaces it: sampling and training refuse longer sequences.
+        A sliding window masks nothing in sequences up to its width. So a window of all layers that is shorter than
+        `max_position_embeddings` replaces it: sampling and training refuse longer sequences.
 
         Raises:
           InputError: on an unsupported architecture.
@@ -193,7 +196,7 @@ class DecoderConfig:
         theta, scaling = rope.from_hf(values)
         values |= {"rope_theta": theta, "rope_scaling": scaling}
         window, positions = values.get("sliding_window"), values.get("max_position_embeddings")
-        if isinstance(window, int) and isinstance(positions, int):
+        if isinstance(window, int) and isinstance(positions, int) and not is_gemma:
             values["max_position_embeddings"] = min(window, positions)
         return config_fields.read(cls, values, _REQUIRED, _GEMMA_NAMES if is_gemma else {})
 
@@ -210,10 +213,10 @@ class DecoderConfig:
             values["eos_token_id"] = list(self.eos_token_id)
         values |= rope.to_hf(self.rope_theta, self.rope_scaling)
         if self.no_rope_layer_interval is not None:
-            values["no_rope_layers"] = [1 - index for index in self.rope_by_layer]
+            values["no_rope_layers"] = [1 - index for index in self.layer_kinds]
         if family.is_gemma:
             values["hidden_activation"] = values.pop("hidden_act")
-            values["layer_types"] = [("full_attention", "sliding_attention")[index] for index in self.rope_by_layer]
+            values["layer_types"] = [("full_attention", "sliding_attention")[index] for index in self.layer_kinds]
             local = {"rope_type": "default", "rope_theta": self.rope_local_base_freq}
             values["rope_parameters"] = {"full_attention": values["rope_parameters"], "sliding_attention": local}
         return {**values, "architectures": [family.architecture]}

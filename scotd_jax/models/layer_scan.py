@@ -13,13 +13,14 @@ All layers are treated alike, so gradients are also computed for layers that are
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
 
 from scotd_jax.models.forward_options import ForwardOptions
 
@@ -29,6 +30,26 @@ Tree = Any
 def uses_scan(options: ForwardOptions, layers: Mapping[str, nnx.Module]) -> bool:
     """Whether to scan over these layers; a single layer is simply called."""
     return options.scan_layers and len(layers) > 1
+
+
+def pick_by_layer(kinds: Sequence[int], options: Sequence[Tree]) -> Callable[[int | Int[Array, ""]], Tree]:
+    """Returns a function from the number of a layer, traced in a scan, to `options[kinds[number]]`.
+
+    Args:
+      kinds: an index into `options` for every layer.
+      options: trees of arrays. The leaves of different options broadcast against each other. A single option is that of
+        all layers.
+    """
+
+    def pick(layer: int | Int[Array, ""]) -> Tree:
+        if len(options) == 1:
+            return options[0]
+        if isinstance(layer, int):
+            return options[kinds[layer]]
+        kind = jnp.asarray(kinds)[layer]
+        return jax.tree.map(lambda *leaves: jax.lax.select_n(kind, *jnp.broadcast_arrays(*leaves)), *options)
+
+    return pick
 
 
 def scan_over_layers(

@@ -67,7 +67,7 @@ def _smollm2(*sizes: int, rope_theta: float = 100_000.0) -> DecoderConfig:
 
 def _gemma3(*sizes: int) -> DecoderConfig:
     fields = {"head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256}
-    positions = {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "max_position_embeddings": 512}
+    positions = {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "max_position_embeddings": 32_768}
     window = {"sliding_window": 512, "sliding_window_pattern": 6}
     tokens = {"vocab_size": 262_144, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     return _decoder("gemma3_text", *sizes, tie_word_embeddings=True, **fields, **positions, **window, **tokens)

@@ -66,6 +66,7 @@ CASES = {  # every option occurs in a case
     "t5-v1.0": DROPOUT | {"remat": "full"},
     "t5-v1.1": {"remat": "dots"},
     "decoder": DROPOUT | {"remat": "dots"},
+    "gemma3": DROPOUT,
 }
 
 

@@ -32,6 +32,13 @@ _DECODER = {
     "head_dim": 6,
     "attention_bias": True,
 }
+_GEMMA = {
+    **_DECODER,
+    "model_type": "gemma3_text",
+    "sliding_window": 3,  # shorter than a prompt or a response
+    "sliding_window_pattern": 2,
+    "rope_local_base_freq": 10.0,
+}
 _T5 = {"vocab_size": V, "d_model": 16, "d_kv": 6, "num_heads": 2, "d_ff": 24, "relative_attention_max_distance": 16}
 KINDS = {
     "opt": ("opt-tiny", _OPT),
@@ -39,10 +46,12 @@ KINDS = {
     "t5-v1.0": ("t5-tiny", _T5),
     "t5-v1.1": ("t5-tiny", {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "decoder": ("decoder-tiny", _DECODER),
+    "gemma3": ("decoder-tiny", _GEMMA),
 }
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
+WITHOUT_WINDOW = [kind for kind in KINDS if kind != "gemma3"]  # for tests to which a sliding window does not matter
 REPRESENTATIVE = ("opt", "t5-v1.0")  # kinds for tests of code that all kinds share
 
 
@@ -87,7 +96,7 @@ def loss_fn(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WITHOUT_WINDOW)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_grouped_loss_and_gradient_equal_those_of_separate_pairs(kind, data):
@@ -206,7 +215,7 @@ def test_empty_prefix_is_masked_and_produces_no_nan(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["opt", "opt-350m", "decoder"])
+@pytest.mark.parametrize("kind", ["opt", "opt-350m", "decoder", "gemma3"])
 def test_shared_few_shot_examples_equal_a_longer_prompt(kind):
     m, p = model(kind), params(kind)
     examples, question, inputs = tokens(0, 1, 4), tokens(1, 2, 3), tokens(2, 2, 3, 4)
@@ -227,7 +236,7 @@ def test_encoder_decoder_refuses_a_context_before_the_prompt():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WITHOUT_WINDOW)
 def test_bfloat16_model_is_close_and_all_matmuls_accumulate_in_float32(kind):
     m, p = model(kind, "bfloat16"), params(kind)
     args = tokens(0, 2, 5), right_padded([5, 3], 5), tokens(1, 2, 3, 4)

@@ -57,7 +57,7 @@ def loss_fn(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "gemma3"])
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_packed_loss_and_gradient_equal_those_of_separate_pairs(kind, data):
@@ -109,7 +109,7 @@ def test_padding_and_neighbours_do_not_change_bits(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["opt", "decoder"])
+@pytest.mark.parametrize("kind", ["opt", "decoder", "gemma3"])
 def test_packed_prompts_after_shared_few_shot_examples(kind):
     """One response to each of two questions, in one row."""
     m, p = model(kind), params(kind)
