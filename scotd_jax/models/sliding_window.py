@@ -28,7 +28,9 @@ def window_own_masks(
     else:
         recent = positions[..., :1] - cache.index  # position of the first recent slot
         past = recent - cache.length[..., None]
-        key_positions = [start + jnp.arange(mask.shape[-1]) for start, mask in zip((past, recent), masks, strict=True)]
+        key_positions = [
+            start + jnp.arange(mask.shape[-1])[None, None] for start, mask in zip((past, recent), masks, strict=True)
+        ]
     return [
         mask & (positions[..., :, None] - keys[..., None, :] < window)
         for mask, keys in zip(masks, key_positions, strict=True)
