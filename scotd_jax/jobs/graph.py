@@ -257,21 +257,22 @@ def _check_scored_responses(config: Config, spec: EvalSpec, where: str) -> None:
 
 def _check_choices(config: Config, spec: EvalSpec, where: str) -> None:
     """Checks that the likelihoods of choices can be computed, after a rationale or at once."""
+    key = f"{where}.read" if where.startswith("config.evals.") else f"config.evaluation.read: for {where}"
     if spec.combine == "marginal":
-        raise InputError(f"{where}.read: combine='marginal' compares the choices already; remove one of the two")
+        raise InputError(f"{key}: combine='marginal' compares the choices already; remove one of the two")
     if not _has_local_model(config, spec):
         raise InputError(
-            f"{where}.read: {spec.read!r} needs a model that computes the likelihood of the choices, but the responses "
-            f"of {spec.responses!r} are from a {config.rationales[spec.responses].source}; set read='text'"
+            f"{key}: {spec.read!r} needs a model that computes the likelihood of the choices, but the responses of "
+            f"{spec.responses!r} are from a {config.rationales[spec.responses].source}; set read='text'"
         )
     source = config.rationales[spec.responses] if spec.responses else None
     if isinstance(source, ModelSource) and source.think:
-        raise InputError(f"{where}.read: {spec.read!r} does not support think={source.think!r}; set read='text'")
+        raise InputError(f"{key}: {spec.read!r} does not support think={source.think!r}; set read='text'")
     recipe = _evaluated_recipe(config, spec, where)
     if recipes.answer_target(recipe) is None:
         raise InputError(
-            f"{where}.read: {spec.read!r} needs a recipe with a part that has the evaluation prompt {recipe.prompt!r} "
-            "and the answer in its target; set read='text'"
+            f"{key}: {spec.read!r} needs a recipe with a part that has the evaluation prompt {recipe.prompt!r} and the "
+            "answer in its target; set read='text'"
         )
 
 

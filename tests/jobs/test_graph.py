@@ -119,6 +119,14 @@ def evaluated(**fields) -> c.Config:
         (evaluated(student="", responses="gold", read="both"), "from a task; set read='text'"),
         (evaluated(student="", responses="sampled", eval_sets=("w.train",), n=2), "'sampled', which has 1"),
         (evaluated(combine="marginal"), "evals.e.combine: 'marginal' sums over provided rationales"),
+        (
+            dataclasses.replace(
+                change("corpora", "many", recipe="own"),
+                recipes={"own": c.Recipe({"train": c.Part("{question}", "{gold}")})},
+                evaluation=c.Evaluation(read="both"),
+            ),
+            "config.evaluation.read: for config.students.student: 'both' needs a recipe with a part",
+        ),
         (evaluated(combine="marginal", read="both"), "compares the choices already; remove one of the two"),
         (
             dataclasses.replace(
