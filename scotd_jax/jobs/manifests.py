@@ -132,10 +132,11 @@ def evaluation_identity(context: RunContext, name: str) -> dict[str, Any]:
         stored = {"responses": context.artefact("sample", spec.responses).digest}
         return identity | stored | {"formats": {}, "exemplars": {}}
     prompts = evaluation_prompt_settings(context.config, spec)
+    format_for = context.prompt_builder(prompts).format_for
     identity |= {
         "sampling": plain(settings.sampling),
         "self_consistency": plain(settings.self_consistency),
-        "formats": formats_identity(context, spec.eval_sets, prompts.format),
+        "formats": {t.name: format_digest(format_for(t)) for t in context.questions.tasks_of(spec.eval_sets)},
         "exemplars": few_shot_identity(context, spec.eval_sets, prompts.few_shot),
     }
     if spec.checkpoint == "initial":

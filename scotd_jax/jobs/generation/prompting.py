@@ -86,22 +86,31 @@ def source_prompt_settings(config: c.Config, spec: c.GeneratedSource, where: str
         key = "server.kind='chat'"
     if spec.system and not settings.chat:
         raise InputError(f"{where}.system: only chats have a system turn; set {key}, or use instruction")
-    instruction = spec.instruction
-    if instruction == "auto":
-        is_requested = settings.instruction_tuned and not settings.few_shot  # examples show the form of an answer
-        instruction = default_instruction(settings.recipe) if is_requested else ""
+    instruction = _automatic_instruction(settings) if spec.instruction == "auto" else spec.instruction
     check_instruction(instruction, f"{where}.instruction")
     return dataclasses.replace(
         settings, system=spec.system, instruction=instruction, answer_pattern=spec.answer_pattern
     )
 
 
+def _automatic_instruction(settings: PromptSettings) -> str:
+    """The instruction for instruction-tuned models without few-shot examples, which show the form of an answer."""
+    is_requested = settings.instruction_tuned and not settings.few_shot
+    return default_instruction(settings.recipe) if is_requested else ""
+
+
 def evaluation_prompt_settings(config: c.Config, spec: c.EvalSpec) -> PromptSettings:
-    """Returns how the student of an evaluation is prompted, after its training or before it."""
+    """Returns how the student of an evaluation is prompted, after its training or before it.
+
+    Before its training, a chat model is prompted like a teacher, with the automatic instruction.
+    """
     few_shot = None if spec.few_shot < 0 else spec.few_shot
     settings = prompt_settings(config, c.Model(student=spec.student), few_shot=few_shot)
     if spec.checkpoint == "initial":
-        settings = dataclasses.replace(settings, recipe=recipes.before_training(settings.recipe))
+        is_tuned = settings.chat and not config.students[spec.student].model.student
+        recipe = recipes.before_training(settings.recipe)
+        settings = dataclasses.replace(settings, recipe=recipe, instruction_tuned=is_tuned)
+        settings = dataclasses.replace(settings, instruction=_automatic_instruction(settings))
     return settings
 
 

@@ -22,6 +22,7 @@ from scotd_jax.jobs.graph import Step
 from scotd_jax.layout import split_prompt
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response, to_json
+from scotd_jax.tasks.instructions import REASON
 from tests.helpers.corpora import MODEL, WORDS, make_run, question, responses, write_questions
 from tests.helpers.tolerances import FLOAT32
 
@@ -204,6 +205,17 @@ def test_models_before_training_get_the_plain_prompt(tmp_path):
         run = make(tmp_path, {}, c.Corpus(recipe, decontaminate=0))
         settings = evaluation_prompt_settings(run.config, dataclasses.replace(BEFORE, few_shot=0))
         assert settings.recipe == prompt_settings(run.config, MODEL, recipe=expected).recipe, recipe
+
+
+def test_chat_models_before_training_are_instructed_like_teachers(tmp_path):
+    run = make(tmp_path, {}, model=dataclasses.replace(MODEL, chat=True))
+    zero, few, trained = (
+        evaluation_prompt_settings(run.config, dataclasses.replace(BEFORE, **fields))
+        for fields in ({"few_shot": 0}, {"few_shot": 2}, {"checkpoint": "best"})
+    )
+    assert (zero.instruction, zero.instruction_tuned) == (REASON, True)
+    assert (few.instruction, few.instruction_tuned) == ("", True), "examples show the form of an answer"
+    assert (trained.instruction, trained.instruction_tuned) == ("", False)
 
 
 def test_identity_of_evaluations_without_new_fields_is_unchanged(tmp_path):
