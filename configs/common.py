@@ -49,6 +49,7 @@ def parse_settings(arg: str | None, **own):
         "responses": "",  # files with responses to import, instead of sampling from the teacher
         "test_responses": "",  # files with responses to the reported questions, to report their teacher as well
         "importer": "responses",  # format of these files
+        "push": "",  # Hub repository for the exported student, OWNER/NAME; of several students each OWNER/NAME-STUDENT
         "runlocal": False,  # small models and few questions, to try the config in about a minute
     }
     return c.parse_arg(arg, **shared | own)
@@ -152,6 +153,11 @@ def with_references(config: c.Config, settings, student: str, few_shot: int = 5)
 
 def finish(config: c.Config, settings):
     """Returns the result of `get_config`, reduced if `runlocal` is set."""
+    exported = [name for name, student in config.students.items() if student.export]
+    if settings.push:
+        repositories = {name: settings.push + (f"-{name}" if len(exported) > 1 else "") for name in exported}
+        push_to_hub = {f"export {name}": repository for name, repository in repositories.items()}
+        config = dataclasses.replace(config, push_to_hub=push_to_hub)
     return c.config_dict(reduce(config, settings.student) if settings.runlocal else config)
 
 

@@ -19,6 +19,10 @@ def explained(repo: str, revision: str = "main", access: Literal["read", "write"
         yield
     except (errors.HTTPError, errors.RevisionResolutionError, errors.HFValidationError, OSError) as error:
         raise InputError(f"{repo}: {_problem(error, repo, revision, access)}") from None
+    except RuntimeError as error:  # around any exception in an upload
+        if not isinstance(error.__cause__, errors.HTTPError | OSError):
+            raise
+        raise InputError(f"{repo}: {_problem(error.__cause__, repo, revision, access)}") from None
 
 
 def _problem(error: Exception, repo: str, revision: str, access: str) -> str:

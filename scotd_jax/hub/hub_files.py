@@ -71,6 +71,12 @@ def pin(path: str) -> str:
     return path if model is None else str(_pinned(model))
 
 
+def without_commit(path: str) -> str:
+    """Returns the result of `pin` without the commit, to be displayed; other paths are returned as they are."""
+    model = parse_hub_path(path)
+    return path if model is None or not model.is_pinned else model.repo
+
+
 def fetch(model: HubModel, select: FileSelection, quiet: bool = False) -> pathlib.Path:
     """Returns a local folder with the selected files of a repository, after downloading those that the cache lacks.
 

@@ -61,7 +61,7 @@ class LoopbackHub(http.server.ThreadingHTTPServer):
         self.broken: dict[str, int] = {}  # file -> number of downloads to break off in the middle
         self.ranges: list[int] = []  # first bytes of requested ranges
         self.uploads: dict[str, bytes] = {}
-        self.can_write = True
+        self.can_write = self.can_store = True
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def add(self, name: str, files: Mapping[str, bytes], **fields: bool) -> Repository:
@@ -206,7 +206,7 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
 
     def upload(self, oid: str) -> None:
         self.server.uploads[oid] = self.body
-        self._send(200)
+        self._send(200 if self.server.can_store else 403)
 
     def make_commit(self, repo: str, **_: str) -> None:
         if (found := self._find(repo, write=True)) is None:

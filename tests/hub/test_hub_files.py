@@ -1,6 +1,7 @@
 """Names on the Hub, with the real client and a hub on loopback: what is requested, and what is stated on errors."""
 
 import concurrent.futures
+import fnmatch
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from huggingface_hub import constants, file_download
 import scotd_jax as scotd
 from scotd_jax.errors import InputError
 from scotd_jax.hub.download_progress import format_size
-from scotd_jax.hub.hub_files import HubModel, fetch, missing_files, parse_hub_path, pin
+from scotd_jax.hub.hub_files import HubModel, fetch, missing_files, parse_hub_path, pin, without_commit
 from scotd_jax.local_files import local_copy
 from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.loading import load_config, load_pretrained
@@ -43,6 +44,11 @@ def test_other_paths_are_no_hub_names(path):
 def test_hub_name_has_an_optional_revision():
     assert parse_hub_path("google/t5-v1_1-base") == HubModel("google/t5-v1_1-base", "main")
     assert parse_hub_path("a/b@refs/pr/1") == HubModel("a/b", "refs/pr/1")
+
+
+def test_displayed_name_has_no_commit():
+    assert without_commit(f"a/b@{'0' * 40}") == without_commit("a/b") == "a/b"
+    assert without_commit("/models/mine") == "/models/mine"
 
 
 def test_local_folder_goes_before_a_name(hub, tiny_model, tmp_path, monkeypatch):
@@ -79,6 +85,32 @@ def test_revision_is_read_as_it_was(hub):
     assert load_config("ann/tiny@v1").kind == "opt"
     with pytest.raises(InputError, match="ann/tiny/config.json: model_type is 'new'"):
         load_config("ann/tiny")
+
+
+FLAX, TORCH = "flax_model*msgpack*", "pytorch_model*bin*"
+
+
+@pytest.mark.parametrize("family", ["opt", "t5-v1.1"])
+@pytest.mark.parametrize(
+    ("patterns", "read"),
+    [
+        (("model.safetensors", FLAX, TORCH, f"sharded/{FLAX}"), "model.safetensors"),
+        ((FLAX, TORCH), FLAX),
+        ((f"sharded/{FLAX}", TORCH), FLAX),
+        ((TORCH,), TORCH),
+        ((f"sharded/{TORCH}",), TORCH),
+    ],
+)
+def test_one_format_of_the_weights_is_downloaded(hub, family, patterns, read):
+    folder = ROOT / "tests/models/hf/published" / family
+    files = {file.name: file.read_bytes() for pattern in patterns for file in folder.glob(pattern)}
+    hub.add(f"ann/{family}", files | {"config.json": (folder / "config.json").read_bytes()})
+    found = weight_map.flatten(load_pretrained(f"ann/{family}")[1])
+    expected = sorted(name for name in files if fnmatch.fnmatch(name, read))
+    assert sorted(downloads(hub.take_requests())) == ["config.json", *expected]
+    hub.add("ann/reference", {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")})
+    for name, value in weight_map.flatten(load_pretrained("ann/reference")[1]).items():
+        assert found[name].tobytes() == value.tobytes(), name
 
 
 def test_tokenizer_without_its_fast_form_is_read_from_vocabulary_and_merges(hub):

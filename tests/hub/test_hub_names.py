@@ -26,6 +26,15 @@ def test_configs_of_the_papers_use_hub_names():
     assert "google/flan-t5-small" in {student.model.path for student in config.students.values()}
 
 
+def test_exported_students_are_pushed_to_repositories_of_their_own():
+    config = c.from_mapping(c.Config, scotd.get_config("push=ann/obqa"))
+    assert config.push_to_hub == {"export n30": "ann/obqa"}
+    config = c.from_mapping(c.Config, scicot.get_config("push=ann/arc"))
+    exported = [name for name, student in config.students.items() if student.export]
+    assert config.push_to_hub == {f"export {name}": f"ann/arc-{name}" for name in exported}
+    assert len(exported) > 1
+
+
 def test_weights_is_a_folder_with_one_directory_per_name():
     config = c.from_mapping(c.Config, scotd.get_config("student=opt-125m,weights=models"))
     assert {student.model.path for student in config.students.values()} == {"models/opt-125m"}

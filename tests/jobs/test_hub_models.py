@@ -9,6 +9,8 @@ import pytest
 import transformers
 
 import scotd_jax as scotd
+from configs import common
+from configs import scotd as scotd_config
 from scotd_jax import config as c
 from scotd_jax import main
 from scotd_jax.dry_run import format_preview, preview
@@ -33,7 +35,7 @@ def config(tmp_path) -> c.Config:
     write_questions(tmp_path / "t", train=questions, test=[question(0, "test")])
     rows = "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in responses(questions, 2))
     (tmp_path / "rows.jsonl").write_text(rows)
-    training = c.Training(steps=1, batch_size=2, startup_check=False, optimizer=c.Optimizer(warmup_steps=0))
+    training = c.Training(steps=1, batch_size=8, startup_check=False, optimizer=c.Optimizer(warmup_steps=0))
     return c.Config(
         tasks={"t": c.Task(kind="jsonl", path=str(tmp_path / "t"))},
         rationales={
@@ -134,6 +136,27 @@ def test_dry_run_lists_the_files_and_downloads_nothing(teacher, config, tmp_path
     assert preview(config, str(tmp_path / "run"), steps, [], skip_bad=False).downloads == {}
 
 
+def test_config_of_a_paper_lists_exactly_what_it_downloads(hub, tmp_path, capsys):
+    """The students and the teacher of SCoTD under their names on the Hub, here tiny."""
+    files = hub.repositories["ann/tiny"].files
+    for name in ("facebook/opt-125m", "facebook/opt-13b"):
+        hub.add(name, files | {"flax_model.msgpack": b"unread", "pytorch_model.bin": b"unread"})
+    config_dict = scotd_config.get_config(f"task=obqa,student=opt-125m,data={common.INVENTED_DATA}")
+    assert main.dry_run(config_dict, str(tmp_path / "run"), (), (), "") == main.OK
+    listed = re.findall(r"^(?:to download from (\S+): |  +\S+ k?B  (\S+)$)", capsys.readouterr().out, re.MULTILINE)
+    names = [repo or file for repo, file in listed]
+    every = ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"]
+    repositories = [pinned(hub, name) for name in ("facebook/opt-13b", "facebook/opt-125m")]
+    assert sorted(names) == sorted([*repositories, *every, *every])
+    hub.take_requests()
+    config = c.from_mapping(c.Config, config_dict)
+    fetch_models(pin_models(config, Workdir(str(tmp_path / "run"))), graph.chain(config))
+    requested = [r.removeprefix("GET /") for r in hub.take_requests() if re.match("GET .*/resolve/", r)]
+    downloaded = {tuple(re.split("/resolve/[0-9a-f]+/", request)) for request in requested}
+    assert downloaded == {(repo.partition("@")[0], name) for repo in repositories for name in every}
+    assert len(requested) == len(downloaded)
+
+
 def push_config(config, **pushes: str) -> c.Config:
     steps = {name.replace("_", " "): repo for name, repo in pushes.items()}
     return dataclasses.replace(config, rationales={"imported": config.rationales["imported"]}, push_to_hub=steps)
@@ -177,6 +200,7 @@ def test_missing_or_insufficient_token_is_found_before_any_work(hub, config, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Use 'content=")  # huggingface_hub without Xet
 def test_chain_pushes_once_and_transformers_loads_the_export_by_name(hub, config, tmp_path, capfd):
     config = push_config(config, export_s="ann/s", build_c="ann/corpus", sample_imported="ann/rows")
     with connected(hub, tmp_path / "cache", token=TOKEN):

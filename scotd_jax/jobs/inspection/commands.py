@@ -8,6 +8,7 @@ from scotd_jax.config import Config, Mesh
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.graph import check
+from scotd_jax.jobs.hub_models import pin_models
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
 from scotd_jax.reporting.plain_text import format_prompts, format_response_sets
@@ -47,4 +48,5 @@ def _context(config: Config, workdir: str) -> RunContext:
     """A context on the CPU, whatever the mesh of the config."""
     jax.config.update("jax_platforms", "cpu")
     check(config)
-    return make_context(dataclasses.replace(config, mesh=Mesh()), Workdir(workdir, writes=False))
+    directory = Workdir(workdir, writes=False)
+    return make_context(dataclasses.replace(pin_models(config, directory), mesh=Mesh()), directory)

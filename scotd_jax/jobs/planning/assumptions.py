@@ -45,7 +45,7 @@ class Assumptions:
                     f"{model.path}/config.json: no such file, and {name!r} is not a known preset; "
                     "provide the folder (config.json is enough) or set the model's architecture instead"
                 )
-            self._note(f"{model.path} is missing: using the preset {name}")
+            self._note(f"{model.path} is not a local folder: using the preset {name}")
             model = c.Model(architecture=name)
         if model.tokenizer.startswith(TASK_TOKENIZER_PREFIX) and "vocab_size" not in model.overrides:
             self._note(

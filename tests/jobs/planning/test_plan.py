@@ -88,7 +88,7 @@ def test_workload_that_does_not_fit_gets_a_suggestion_and_raises(tmp_path, capsy
     assert "train does not fit. It does (estimated" in out
     assert "--jobs=train\n    --config.mesh.fsdp=2" in out
     assert "XLA compiles for GPUs only where there are some" in out
-    assert "checkpoints/opt-6.7b is missing: using the preset opt-6.7b" in out
+    assert "checkpoints/opt-6.7b is not a local folder: using the preset opt-6.7b" in out
     # The suggested mesh fits.
     plan(small_config(BIG, "h200-8", rationales={}, **labels_only(BIG), mesh=c.Mesh(fsdp=2)), str(tmp_path))
     assert json.loads((tmp_path / "plan.json").read_text())["fits"]

@@ -1,0 +1,57 @@
+"""Coordination of processes; the second one is simulated. Real ones: tests/end_to_end/test_two_processes.py."""
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import multihost_utils
+
+from scotd_jax.distributed import hosts
+from scotd_jax.errors import InputError
+
+
+def on_both_processes(monkeypatch, compute):
+    """Runs `on_primary` as process 0, and as process 1 with what process 0 has broadcast; returns both outcomes."""
+    outcomes, sent = [], []
+
+    def broadcast(value):
+        if jax.process_index() == 0:
+            sent.append(np.asarray(value))
+        else:
+            assert np.shape(value) == sent[0].shape, "all processes of a broadcast need the same shape"
+        return sent[-1] if jax.process_index() == 0 else sent.pop(0)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+    for process in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        try:
+            outcomes.append(hosts.on_primary(compute))
+        except InputError as error:
+            outcomes.append(str(error))
+    assert sent == []
+    return outcomes
+
+
+def test_result_of_the_primary_process_reaches_all(monkeypatch):
+    calls = []
+
+    def compute():
+        calls.append(jax.process_index())
+        return {"ann/tiny": "ann/tiny@" + "0123456789" * 4, "größe": None}
+
+    first, second = on_both_processes(monkeypatch, compute)
+    assert first == second == {"ann/tiny": "ann/tiny@" + "0123456789" * 4, "größe": None}
+    assert calls == [0]
+
+
+def test_input_error_of_the_primary_process_ends_all(monkeypatch):
+    def refuse():
+        raise InputError("ann/none: no such repository")
+
+    assert on_both_processes(monkeypatch, refuse) == ["ann/none: no such repository"] * 2
+
+
+def test_single_process_computes_for_itself():
+    assert hosts.on_primary(lambda: "value") == "value"
+    with pytest.raises(InputError, match="no"):
+        hosts.on_primary(lambda: (_ for _ in ()).throw(InputError("no")))
