@@ -12,6 +12,7 @@ from scotd_jax.records import Question
 from scotd_jax.tasks.prompt_formats import Parsed, choice_letters, parse_answer
 
 _ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:]?")
+_LABELLED = re.compile(r"\(?([a-z])[).:] *(.+)")  # "(b) a stone"
 _QUOTES = r"[\"'*_`]*"
 
 
@@ -44,23 +45,35 @@ def marker_pattern(marker: str) -> re.Pattern[str]:
 def normalize_answer(answer: str, question: Question) -> str | None:
     """Returns an answer in the form of the question's gold answers, or None if it is no answer to the question.
 
-    "D" and "(d)" are the fourth choice, and the text of exactly one choice is that choice, whether the question is
-    answered by a letter or by a text.
+    "D" and "(d)" are the fourth choice, and so is its letter with its text; the text of exactly one choice is that
+    choice, whether the question is answered by a letter or by a text.
     """
     form = parse_answer(answer, question)
     if form is not None or not question.choices:
         return form
+    index = _choice_index(answer, question)
+    if index is None:
+        return None
+    label = choice_letters(len(question.choices))[index]
+    return parse_answer(label, question) or parse_answer(question.choices[index], question)
+
+
+def _choice_index(answer: str, question: Question) -> int | None:
+    """The choice that an answer names by its letter, its text, or both."""
     labels = choice_letters(len(question.choices))
-    letter = bare_letter(answer)
-    if letter is not None and f"({letter})" in labels:
-        index = labels.index(f"({letter})")
-    else:
-        text = " ".join(answer.split()).casefold()
-        matching = [i for i, choice in enumerate(question.choices) if " ".join(choice.split()).casefold() == text]
-        if len(matching) != 1:
-            return None
-        (index,) = matching
-    return parse_answer(labels[index], question) or parse_answer(question.choices[index], question)
+    choices, text = [_normalize(choice) for choice in question.choices], _normalize(answer)
+    if (letter := bare_letter(text)) and f"({letter})" in labels:
+        return labels.index(f"({letter})")
+    if text in choices:
+        return choices.index(text) if choices.count(text) == 1 else None
+    labelled = _LABELLED.fullmatch(text)
+    if labelled and f"({labelled[1]})" in labels and choices[labels.index(f"({labelled[1]})")] == labelled[2]:
+        return labels.index(f"({labelled[1]})")
+    return None
+
+
+def _normalize(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def bare_letter(text: str) -> str | None:

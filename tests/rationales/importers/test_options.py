@@ -74,7 +74,7 @@ def test_importer_file_may_read_files_of_any_form(tmp_path):
     (tmp_path / "p.txt").write_text(f"k1|{COMPLETION_A}\nk2|It is B.\n")
     kept, _ = importing(tmp_path / "p.txt", str(tmp_path / "own.py"))
     assert short(kept) == [("k1", 0, "Heat does it.", "(a)", True), ("k2", 0, None, None, False)]
-    kept, _ = importing(tmp_path / "p.txt", str(tmp_path / "own.py"), answer=r"is:? \(?(\w)")
+    kept, _ = importing(tmp_path / "p.txt", str(tmp_path / "own.py"), answer_pattern=r"is:? \(?(\w)")
     assert [row.answer for row in kept] == ["(a)", "(b)"]
 
 
