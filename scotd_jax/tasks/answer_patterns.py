@@ -5,7 +5,6 @@ before it is the rationale. Answers are read in all forms that are unambiguous, 
 """
 
 import collections
-import functools
 import re
 
 from scotd_jax.records import Question
@@ -13,7 +12,14 @@ from scotd_jax.tasks.prompt_formats import Parsed, choice_letters, parse_answer
 
 _ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:]?")
 _LABELLED = re.compile(r"\(?([a-z])[).:] *(.+)")  # "(b) a stone"
+_LETTER = re.compile(r"\(([a-z])\)")
+_CLAUSE_END = re.compile(r"[.,;][\"'*_`]*(?:\s|$)")
 _QUOTES = r"[\"'*_`]*"
+_ANSWER_IS = r"\b(?:the\s+)?(?:(?:correct|right|best|final)\s+)?answer\s*(?:is\b\s*:?|:)"
+_SENTENCE = re.compile(
+    rf"{_QUOTES}(?:\bso,?\s+)?{_ANSWER_IS}\s*{_QUOTES}((?:(?!{_ANSWER_IS})[^\n])*?)[\s.]*{_QUOTES}[\s.]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def parse_by_pattern(text: str, pattern: re.Pattern[str]) -> Parsed:
@@ -29,17 +35,17 @@ def last_match(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
     return next(iter(collections.deque(pattern.finditer(text), maxlen=1)), None)
 
 
-@functools.cache
-def marker_pattern(marker: str) -> re.Pattern[str]:
-    """Returns a pattern for the answer sentence of a prompt format as chat models write it.
+def parse_chat(text: str, question: Question) -> Parsed:
+    """Parses the answer sentence of a chat model, which words it freely.
 
-    It accepts other capitals, a missing colon, and quotes, emphasis or a period around the answer.
+    It is the last "the answer is" or "answer:" of the text, with an adjective, other capitals, quotes or emphasis. What
+    follows the answer after a comma or period is ignored, but a sentence that names several choices is no answer.
     """
-    words = r"\s+".join(re.escape(word) for word in marker.strip().removesuffix(":").split())
-    answer = rf"((?:(?!\b{words}\b)[^\n])*?)"
-    return re.compile(
-        rf"{_QUOTES}\b{words}\b[\s:]*{_QUOTES}{answer}[\s.]*{_QUOTES}[\s.]*$", re.IGNORECASE | re.MULTILINE
-    )
+    rationale, sentence = parse_by_pattern(text, _SENTENCE)
+    if sentence is None or len(set(_LETTER.findall(sentence.lower()))) > 1:
+        return Parsed(rationale, None)
+    answers = (normalize_answer(part, question) for part in (sentence, _CLAUSE_END.split(sentence)[0]))
+    return Parsed(rationale, next((answer for answer in answers if answer is not None), None))
 
 
 def normalize_answer(answer: str, question: Question) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Question
-from scotd_jax.tasks.answer_patterns import marker_pattern, normalize_answer, parse_by_pattern
+from scotd_jax.tasks.answer_patterns import parse_chat
 from scotd_jax.tasks.instructions import LABEL, REASON, check_instruction, default_instruction
 from scotd_jax.tasks.prompt_formats import FORMATS, answer_forms
 from scotd_jax.tasks.recipes import RECIPES
@@ -75,18 +75,21 @@ def test_invalid_instructions_are_refused(instruction, message):
         ("So the answer is: a stone.", "", "(b)"),
         ("So the answer is: (a)? No. So the answer is: (b)", "So the answer is: (a)? No.", "(b)"),
         ("So the answer is: (a) or (b).", "", None),
+        ("So the answer is: (a), (b).", "", None),
         ("So the answer is: (B) A stone.", "", "(b)"),
         ("So the answer is: b. a stone", "", "(b)"),
         ("So the answer is: (a) a stone", "", None),
         ("So the answer is:\n(a)", "", "(a)"),
         ("So the answer is: (c)", "", None),
-        ("Also the answer is (a)", None, None),
+        ("It is light. The correct answer is (a) cork, because it is light.", "It is light.", "(a)"),
+        ("The answer is (a). I hope this helps!", "", "(a)"),
+        ("It floats.\nAnswer: **B**", "It floats.", "(b)"),
+        ("The answer is light.", "", None),
+        ("It may be (a).", None, None),
     ],
 )
 def test_answer_sentences_in_other_wordings(text, rationale, answer):
-    parsed = parse_by_pattern(text, marker_pattern(FORMATS["scotd"].marker))
-    found = None if parsed.answer is None else normalize_answer(parsed.answer, LETTERED)
-    assert (parsed.rationale, found) == (rationale, answer)
+    assert parse_chat(text, LETTERED) == (rationale, answer)
 
 
 def test_blank_lines_of_a_rationale_do_not_end_its_target():

@@ -10,7 +10,7 @@ from scotd_jax.jobs.generation.thinking import ThinkingBlocks
 from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.sampling.requests import Sample
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.answer_patterns import marker_pattern, normalize_answer, parse_by_pattern
+from scotd_jax.tasks.answer_patterns import normalize_answer, parse_by_pattern, parse_chat
 from scotd_jax.tasks.base import LoadedTask
 from scotd_jax.tasks.exemplars import join_prompt
 from scotd_jax.tasks.instructions import check_instruction, default_instruction
@@ -149,12 +149,16 @@ class PromptBuilder:
         return self.settings.recipe
 
     def format_for(self, task: LoadedTask) -> PromptFormat:
-        """Returns the format of prompts for a task. Turns of instruction-tuned models end without stop strings."""
-        settings = self.settings
-        prompt_format = settings.format or task.format
-        if settings.instruction:
-            prompt_format = dataclasses.replace(prompt_format, instruction=settings.instruction)
-        return dataclasses.replace(prompt_format, stops=()) if settings.instruction_tuned else prompt_format
+        """Returns the format of prompts for a task.
+
+        The turns of instruction-tuned models mark question and response themselves, and end without stop strings.
+        """
+        prompt_format = self.settings.format or task.format
+        if self.settings.instruction:
+            prompt_format = dataclasses.replace(prompt_format, instruction=self.settings.instruction)
+        if self.settings.instruction_tuned:
+            prompt_format = dataclasses.replace(prompt_format, question_prefix="", answer_prefix="", stops=())
+        return prompt_format
 
     def few_shot(self, task: LoadedTask) -> Prompt:
         """Returns what precedes every prompt for a task, as text or chat turns: system turn and few-shot examples."""
@@ -172,15 +176,14 @@ class PromptBuilder:
     def parse(self, text: str, question: Question, task: LoadedTask) -> Parsed:
         """Parses a response: by the answer pattern if there is one, else by recipe and format.
 
-        If an instruction-tuned model does not write the format's marker to the letter, its answer is the rest of the
-        last line with the marker's words.
+        The answer of an instruction-tuned model that does not write the format's marker is read as `parse_chat` does.
         """
         settings, prompt_format = self.settings, self.format_for(task)
         if settings.answer_pattern:
             return _by_pattern(prompt_format.truncate(text), re.compile(settings.answer_pattern), question)
         parsed = recipes.parse_response(settings.recipe, prompt_format, text, question)
         if parsed.answer is None and settings.instruction_tuned and settings.recipe.parse_as == "response":
-            reworded = _by_pattern(text, marker_pattern(prompt_format.marker), question)
+            reworded = parse_chat(text, question)
             return parsed if reworded.answer is None else reworded
         return parsed
 

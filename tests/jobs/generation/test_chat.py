@@ -26,6 +26,7 @@ from scotd_jax.models.hf.verification import verify_export
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.reporting.cards import model_card
 from scotd_jax.sampling.requests import Sample
+from scotd_jax.tasks.instructions import REASON
 from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Workdir
 from tests.configs.chat import get_config
@@ -194,7 +195,7 @@ def test_local_and_remote_chat_models_get_the_same_turns(home, tmp_path):
     assert list(here.prompt(question, task)) == messages["messages"]
     assert [turn["role"] for turn in messages["messages"]] == ["user", "assistant"] * 2 + ["user"]
     assert messages["messages"][1]["content"] == "Rain is water. So the answer is: (a)"
-    assert messages["messages"][4]["content"] == "Q: train 1? (a) x (b) y\nA: "
+    assert messages["messages"][4]["content"] == "train 1? (a) x (b) y"
     assert here.prompt_ids(question, task) == run.models.tokenizer(source.model).chat_ids(messages["messages"])
     # Without `chat` the prompt of the same model is one text.
     bare = prompted(run, c.Model(path=source.model.path), few_shot=2)
@@ -215,21 +216,22 @@ def test_system_turn_and_instruction_reach_local_and_remote_models(home, tmp_pat
     assert list(local) == remote["messages"]
     assert [turn["role"] for turn in local] == ["system", "user", "assistant", "user"]
     assert local[0]["content"] == "Be brief."
-    assert local[1]["content"] == "Q: What is wet? (a) rain (b) sand\nChoose (a) or (b).\nA: "
-    assert local[3]["content"] == "Q: train 1? (a) x (b) y\nChoose (a) or (b).\nA: "
+    assert local[1]["content"] == "What is wet? (a) rain (b) sand\nChoose (a) or (b)."
+    assert local[3]["content"] == "train 1? (a) x (b) y\nChoose (a) or (b)."
     assert "stop" not in remote  # a turn ends by itself
     # By default, a chat without examples requests the answer sentence; other prompts have no instruction.
-    for source, line in (
-        (dataclasses.replace(here, system="", instruction="auto", few_shot=0), "Then end with "),
-        (dataclasses.replace(there, system="", instruction="auto", few_shot=0), "Then end with "),
-        (dataclasses.replace(there, system="", instruction="auto"), ""),
-        (c.ModelSource(model=c.Model(student="student")), ""),
-        (c.ServerSource(server=c.Server(url="http://x/v1", model="m")), ""),
+    bare = {"system": "", "instruction": "auto"}
+    sentence = '"So the answer is: (a)" or "So the answer is: (b)"'
+    requested = f"train 1? (a) x (b) y\n{REASON.format(answer_sentence=sentence)}"
+    for source, expected in (
+        (dataclasses.replace(here, **bare, few_shot=0), requested),
+        (dataclasses.replace(there, **bare, few_shot=0), requested),
+        (dataclasses.replace(there, **bare), "train 1? (a) x (b) y"),
+        (c.ModelSource(model=c.Model(student="student")), "Q: train 1? (a) x (b) y\nA: "),
+        (c.ServerSource(server=c.Server(url="http://x/v1", model="m")), "Q: train 1? (a) x (b) y\nA: "),
     ):
         prompt = run.prompt_builder(source_prompt_settings(run.config, source, "r")).prompt(question, task)
-        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        assert text == f"Q: train 1? (a) x (b) y\n{line and text.split(chr(10))[1] + chr(10)}A: "
-        assert line in text
+        assert (prompt if isinstance(prompt, str) else prompt[-1]["content"]) == expected
 
 
 @pytest.mark.parametrize(
