@@ -203,8 +203,10 @@ def test_mismatched_weights_are_refused(change, message, tmp_path):
 
 
 def test_broken_or_missing_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"config\.json: no such file"):
+    with pytest.raises(InputError, match=r"nowhere: no such file or folder"):
         load_pretrained(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
+        load_pretrained(tmp_path)
     export(tmp_path)
     whole = (tmp_path / WEIGHTS).read_bytes()
     (tmp_path / WEIGHTS).write_bytes(whole[:-10])
