@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -101,8 +101,10 @@ def load(folder: str) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """The largest resident memory of this process so far (Linux). `ru_maxrss` would begin with that of its parent."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def write(folder: Path, config: OPTConfig, form: WeightFormat, shards: int) -> None:
@@ -115,10 +117,10 @@ def write(folder: Path, config: OPTConfig, form: WeightFormat, shards: int) -> N
     for pair in pairs:
         groups[count // share].append(pair)
         count += np.prod(pair.shape)
-    rng, files = np.random.default_rng(0), {}
+    values, files = np.random.default_rng(0).standard_normal(2**22, np.float32).astype(np.float16), {}
     for number, group in enumerate(groups, start=1):
         file = f"{form.stem}-{number:05d}-of-{shards:05d}{form.suffix}"
-        tensors = {pair.theirs: rng.standard_normal(pair.stored_shape, np.float32).astype(np.float16) for pair in group}
+        tensors = {pair.theirs: np.resize(values, pair.stored_shape) for pair in group}
         write_file(folder / file, tensors, form)
         files |= dict.fromkeys(tensors, file)
     (folder / form.index).write_text(json.dumps({"weight_map": files}))

@@ -19,14 +19,10 @@ def open_torch(file: pathlib.Path) -> Iterator[dict[str, StoredTensor]]:
     """Yields the tensors of a file by name. The file is mapped into memory, or loaded if it is of PyTorch before 1.6.
 
     Raises:
-      InputError: without the name of the file, if it is damaged or holds anything but tensors, or without PyTorch.
+      InputError: without the name of the file, if it is damaged or holds anything but tensors.
     """
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            "PyTorch is needed to read it: pip install 'scotd_jax[torch]', or use a copy of the model in safetensors"
-        ) from None
+    import torch
+
     with file.open("rb") as stream:
         is_zip = stream.read(4) == b"PK\x03\x04"
     try:

@@ -4,6 +4,7 @@ Weights are one file, or several with an index, a JSON file that maps every tens
 """
 
 import dataclasses
+import importlib.util
 import re
 from collections.abc import Collection
 
@@ -41,10 +42,16 @@ def weight_format(names: Collection[str]) -> WeightFormat:
     """Returns the format to read, from the names of a folder's files.
 
     Raises:
-      InputError: if none of the names is a file of weights in a supported format.
+      InputError: if none of the names is a file of weights in a supported format, or only PyTorch can read it and is
+        not installed (before anything is downloaded).
     """
     for form in FORMATS:
         if form.single in names or form.index in names:
+            if form == TORCH and importlib.util.find_spec("torch") is None:
+                raise InputError(
+                    f"PyTorch is needed to read {form.single}: pip install 'scotd_jax[torch]', or use a copy of the "
+                    "model in safetensors"
+                )
             return form
     expected = ", ".join(form.single for form in FORMATS)
     found = ", ".join(sorted(name for name in names if name.endswith(_OTHER_SUFFIXES))) or "no weights"
@@ -61,7 +68,7 @@ def weight_files(names: Collection[str]) -> tuple[str, ...]:
       names: the names of all files of a folder or repository.
 
     Raises:
-      InputError: if none of the names is a file of weights in a supported format.
+      InputError: as `weight_format`.
     """
     form = weight_format(names)
     if form.single in names:
