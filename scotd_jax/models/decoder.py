@@ -136,9 +136,9 @@ class Decoder(nnx.Module):
         masks = cache_masks(cache, tokens_BGR.shape[2]) if packed_mask is None else [packed_mask]
         visible = [([segment.mask for segment in segments], masks)]  # of layers without a window, then with one
         if config.sliding_window_pattern is not None and config.sliding_window is not None:
-            window, shape = config.sliding_window, tokens_BGR.shape[:2]
+            window, (B, G) = config.sliding_window, tokens_BGR.shape[:2]
             visible = [([per_token_mask(segment.mask) for segment in segments], masks)]
-            segment_masks = window_segment_masks(segments, positions_BGR, shape, window)
+            segment_masks = window_segment_masks(segments, positions_BGR, (B, G), window)
             visible.append((segment_masks, window_own_masks(masks, positions_BGR, cache, window)))
         pick_masks = pick_by_layer(config.layer_kinds, visible)
 

@@ -29,6 +29,7 @@ PAPERS = ("scotd", "imdb", "transfer", "step_by_step", "scicot", "pretrained")
 DECODERS = [name for name in HUB_NAMES if PRESETS[preset_name(name)].kind == "decoder"]
 # One student per family, as text and as chat.
 FAMILIES = ["smollm2-135m", "smollm2-135m-instruct", "qwen2.5-0.5b", "qwen3-0.6b", "smollm3-3b-base", "gemma-3-270m-it"]
+TRAINING = c.Training(steps=2, batch_size=8, optimizer=c.Optimizer(warmup_steps=1), startup_check=False)
 OTHERS = ["opt-125m", "opt-350m", "t5-base", "t5-v1.1-base", "flan-t5-small"]
 
 
@@ -79,7 +80,7 @@ def test_dry_run_refuses_nothing(student, tmp_path):
 def test_tiny_student_of_each_family_trains_evaluates_and_exports(student, tmp_path):
     """The export job compares logits and generated text with PyTorch, if it is installed."""
     reduced = load("pretrained", f"task=obqa,arms=n1,student={student},runlocal")
-    spec = dataclasses.replace(reduced.students["n1"], training=c.Training(steps=2, batch_size=8), dev_sets=())
+    spec = dataclasses.replace(reduced.students["n1"], training=TRAINING, dev_sets=())
     sampling = c.Sampling(temperature=0.0, max_new_tokens=8, batch_size=8, bucket=64)
     config = dataclasses.replace(
         reduced,
@@ -87,7 +88,7 @@ def test_tiny_student_of_each_family_trains_evaluates_and_exports(student, tmp_p
         corpora={"n1": dataclasses.replace(reduced.corpora["n1"], questions=())},
         students={"n1": spec},
         evals={},
-        evaluation=c.Evaluation(sampling),
+        evaluation=c.Evaluation(sampling=sampling),
     )
     run = make_context(config, Workdir(str(tmp_path)))
     for job, name in ((sample, "published"), (build, "n1"), (train, "n1"), (evaluate, "n1"), (export, "n1")):
