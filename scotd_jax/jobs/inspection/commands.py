@@ -7,7 +7,6 @@ import jax
 from scotd_jax.config import Config, Mesh
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext, make_context
-from scotd_jax.jobs.graph import check
 from scotd_jax.jobs.hub_models import pin_models
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
@@ -47,6 +46,6 @@ def show_examples(config: Config, workdir: str, count: int) -> str:
 def _context(config: Config, workdir: str) -> RunContext:
     """A context on the CPU, whatever the mesh of the config."""
     jax.config.update("jax_platforms", "cpu")
-    check(config)
+    check_config(config)
     directory = Workdir(workdir, writes=False)
     return make_context(dataclasses.replace(pin_models(config, directory), mesh=Mesh()), directory)
