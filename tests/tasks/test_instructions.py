@@ -29,9 +29,7 @@ MANY = Question("t/s/5", "t", "s", "Which letter?", tuple("pqrstuvwx"), "(i)")
 )
 def test_instruction_states_the_answer_sentence_of_the_format(question, sentence):
     prompt_format = dataclasses.replace(FORMATS["scotd"], instruction=REASON)
-    assert prompt_format.prompt(question) == (
-        f"Q: {question.text}\nThink step by step in two or three sentences. Then end with {sentence}.\nA: "
-    )
+    assert prompt_format.prompt(question) == (f"Q: {question.text}\n{REASON.format(answer_sentence=sentence)}\nA: ")
     # A response that follows the instruction is parsed.
     if question.choices:
         for form, quoted in zip(answer_forms(question), sentence.split(" or "), strict=True):

@@ -15,6 +15,7 @@ from scotd_jax.jobs.graph import chain
 from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response, to_json
+from scotd_jax.tasks.instructions import REASON
 from scotd_jax.workdir import Workdir
 from tests.helpers.cli import run_cli
 
@@ -177,7 +178,9 @@ def test_chat_requests(home):
         run(home, server={"kind": "chat", "extra_body": {"stop": None}}, think="rationale")
     first = requests(home)
     assert {row["url"] for row in first} == {"/v1/chat/completions"}
-    assert first[0]["body"]["messages"] == [{"role": "user", "content": "Q: home/train/0? (a) one (b) two\nA: "}]
+    instruction = REASON.format(answer_sentence='"So the answer is: (a)" or "So the answer is: (b)"')
+    content = f"home/train/0? (a) one (b) two\n{instruction}"
+    assert first[0]["body"]["messages"] == [{"role": "user", "content": content}]
     assert "stop" not in first[0]["body"]
     rows = [result(r) for r in first]
     for row in rows:

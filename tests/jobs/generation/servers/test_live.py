@@ -132,7 +132,7 @@ def test_chat_requests_hold_examples_as_turns(home):
     messages = next(b["messages"] for b in fake.bodies if "What is 7?" in b["messages"][-1]["content"])
     assert [m["role"] for m in messages] == ["user", "assistant"] * 2 + ["user"]
     assert messages[1]["content"] == "Rain is water. So the answer is: (a)"
-    assert messages[4]["content"] == "Q: What is 7? (a) one (b) two\nA: "
+    assert messages[4]["content"] == "What is 7? (a) one (b) two"
 
 
 def test_missing_choices_are_requested_again(home):
