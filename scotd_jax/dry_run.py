@@ -57,7 +57,7 @@ def preview(
     from scotd_jax.jobs.train import check_settings
 
     workdir = Workdir(workdir_path, dry_run=True)
-    config = pin_models(config, workdir)
+    config = pin_models(config, workdir, steps)
     unfinished = [step for step in steps if step in redo or not workdir.artefact(*step).complete]
     check_pushes(config, workdir, steps, redo, create=False)
     downloads = files_to_fetch(config, unfinished)

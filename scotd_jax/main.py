@@ -181,7 +181,7 @@ def run(
     if multihost:
         hosts.initialize(multihost)
     workdir = Workdir(workdir_path, writes=hosts.is_primary())
-    given, config = config, pin_models(config, workdir)
+    given, config = config, pin_models(config, workdir, steps)
     context = make_context(config, workdir, skip_bad)
     lengths = PromptLengths(context)
     unfinished = [step for step in steps if step in redo or not workdir.artefact(*step).complete]

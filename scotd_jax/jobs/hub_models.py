@@ -22,15 +22,16 @@ from scotd_jax.tokenizer_files import config_files, tokenizer_files
 from scotd_jax.workdir import Workdir
 
 
-def pin_models(config: Config, workdir: Workdir) -> Config:
-    """Returns the config with every Hub name pinned to its commit.
+def pin_models(config: Config, workdir: Workdir, steps: Iterable[Step]) -> Config:
+    """Returns the config with every Hub name that the steps read pinned to its commit.
 
     Logs each commit, and each local folder whose name could be that of a repository.
 
     Raises:
       InputError: on every process, if a name is neither a local folder nor a repository that can be read.
     """
-    paths = hosts.on_primary(lambda: _pinned(_paths(config), workdir.pinned_models()))
+    read = sorted({path for path, _ in _reads(config, steps)})
+    paths = hosts.on_primary(lambda: _pinned(read, workdir.pinned_models()))
     log_once = functools.partial(log, process_index=int(not hosts.is_primary()))
     for path, pinned in paths.items():
         if path != pinned:
@@ -68,11 +69,6 @@ def hub_models_of(config: Config, step: Step) -> list[HubModel]:
     return [model for model, _ in _files_of_hub(config, [step])]
 
 
-def _paths(config: Config) -> list[str]:
-    paths = (path for model in _models(config) for path in (model.path, tokenizer_path(model)))
-    return sorted({path for path in paths if path})
-
-
 def _pinned(paths: Collection[str], recorded: Mapping[str, str]) -> dict[str, str]:
     hub_paths = [path for path in paths if parse_hub_path(path) is not None]  # a local folder may have appeared
     return {path: path for path in paths} | {path: recorded.get(path) or pin(path) for path in hub_paths}
@@ -81,17 +77,24 @@ def _pinned(paths: Collection[str], recorded: Mapping[str, str]) -> dict[str, st
 def _files_of_hub(config: Config, steps: Iterable[Step]) -> Iterator[tuple[HubModel, FileSelection]]:
     """Yields every repository that the steps read, with the selection of its files."""
     selections: dict[HubModel, list[FileSelection]] = {}
+    for path, select in _reads(config, steps):
+        if (repository := parse_hub_path(path)) is not None:
+            selections.setdefault(repository, []).append(select)
+    for repository, selects in selections.items():
+        yield repository, _union(selects)
+
+
+def _reads(config: Config, steps: Iterable[Step]) -> Iterator[tuple[str, FileSelection]]:
+    """Yields the paths of models and tokenizers that steps read, with selections of their files."""
     for step in steps:
         for model in _models_of(config, step):
             base, tokenizer = base_model(config, model), tokenizer_path(tokenizer_model(config, model))
-            reads: list[tuple[str, FileSelection]] = [(base.path, config_files), (tokenizer, tokenizer_files)]
+            if base.path:
+                yield base.path, config_files
+            if tokenizer:
+                yield tokenizer, tokenizer_files
             if model.path:  # the weights of a student are those of its checkpoint
-                reads.append((base.path, weight_files))
-            for path, select in reads:
-                if path and (repository := parse_hub_path(path)) is not None:
-                    selections.setdefault(repository, []).append(select)
-    for repository, selects in selections.items():
-        yield repository, _union(selects)
+                yield model.path, weight_files
 
 
 def _union(selects: Iterable[FileSelection]) -> FileSelection:

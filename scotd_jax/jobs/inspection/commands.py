@@ -1,12 +1,14 @@
 """The commands `show-prompts` and `show-examples`: they need no accelerator and no weights, and write nothing."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 
 from scotd_jax.config import Config, Mesh
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext, make_context
+from scotd_jax.jobs.graph import Step, chain
 from scotd_jax.jobs.hub_models import pin_models
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
@@ -25,7 +27,7 @@ def show_prompts(config: Config, workdir: str | None, count: int) -> str:
     Raises:
       InputError: if a tokenizer or questions cannot be loaded, or nothing is prompted.
     """
-    views = prompt_views(_context(config, workdir or "no work directory"), count)
+    views = prompt_views(_context(config, workdir or "no work directory", chain(config)), count)
     if not views:
         raise InputError("show-prompts: the config generates no rationales and trains and evaluates no student")
     return format_prompts(views)
@@ -37,15 +39,15 @@ def show_examples(config: Config, workdir: str, count: int) -> str:
     Raises:
       InputError: if there is no complete set.
     """
-    sets = list(response_sets(_context(config, workdir), count))
+    sets = list(response_sets(_context(config, workdir, ()), count))
     if not sets:
         raise InputError(f"show-examples: {workdir} has no complete set of responses; run it first: --jobs=sample")
     return format_response_sets(sets)
 
 
-def _context(config: Config, workdir: str) -> RunContext:
-    """A context on the CPU, whatever the mesh of the config."""
+def _context(config: Config, workdir: str, steps: Sequence[Step]) -> RunContext:
+    """A context on the CPU, whatever the mesh of the config, with the models that the steps read."""
     jax.config.update("jax_platforms", "cpu")
     check_config(config)
     directory = Workdir(workdir, writes=False)
-    return make_context(dataclasses.replace(pin_models(config, directory), mesh=Mesh()), directory)
+    return make_context(dataclasses.replace(pin_models(config, directory, steps), mesh=Mesh()), directory)

@@ -63,7 +63,7 @@ def pinned(hub, name: str) -> str:
 
 def test_names_are_pinned_once_and_recorded(teacher, config, tmp_path, capfd):
     workdir = Workdir(str(tmp_path / "run"))
-    first = pin_models(config, workdir)
+    first = pin_models(config, workdir, graph.chain(config))
     assert first.students["s"].model.path == pinned(teacher, "ann/tiny")
     assert first.rationales["teacher"].model.path == pinned(teacher, "ann/teacher")
     assert first.rationales["teacher"].model.tokenizer == pinned(teacher, "ann/tiny")
@@ -74,24 +74,31 @@ def test_names_are_pinned_once_and_recorded(teacher, config, tmp_path, capfd):
     assert f"model ann/tiny: commit {pinned(teacher, 'ann/tiny')[9:]}" in capfd.readouterr().err
     workdir.save_pinned_models(pins(config, first))
     teacher.repositories["ann/tiny"].commit({"README.md": b"later"})
-    assert pin_models(config, workdir) == first
+    assert pin_models(config, workdir, graph.chain(config)) == first
     assert teacher.take_requests() == []
-    assert pin_models(config, Workdir(str(tmp_path / "other"))).students != first.students
+    assert pin_models(config, Workdir(str(tmp_path / "other")), graph.chain(config)).students != first.students
 
 
 def test_local_folder_of_a_name_is_stated(hub, config, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ann/tiny").mkdir(parents=True)
     config = dataclasses.replace(config, rationales={})
-    assert pin_models(config, Workdir("run")) == config
+    assert pin_models(config, Workdir("run"), graph.chain(config)) == config
     assert capfd.readouterr().err == "model ann/tiny: the local folder of this name, not the repository on the Hub\n"
+    assert hub.take_requests() == []
+
+
+def test_paths_that_no_step_reads_are_not_resolved(hub, config, tmp_path):
+    """A work directory whose models are elsewhere can still be reported."""
+    steps = [Step("sample", "imported"), Step("report", "")]
+    assert pin_models(config, Workdir(str(tmp_path / "run")), steps) == config
     assert hub.take_requests() == []
 
 
 def test_damaged_record_of_commits_is_refused(config, tmp_path):
     (tmp_path / "models.json").write_text('{"ann/tiny": 5}')
     with pytest.raises(InputError, match=r"models.json: expected \{.*; remove the file"):
-        pin_models(config, Workdir(str(tmp_path)))
+        pin_models(config, Workdir(str(tmp_path)), graph.chain(config))
 
 
 def test_only_what_steps_read_is_downloaded(teacher, config, tmp_path):
@@ -102,7 +109,7 @@ def test_only_what_steps_read_is_downloaded(teacher, config, tmp_path):
         "text": c.EvalSpec(eval_sets=("t.test",), responses="teacher"),
     }
     config = dataclasses.replace(config, students=students, evals=evals)
-    config = pin_models(config, Workdir(str(tmp_path / "run")))
+    config = pin_models(config, Workdir(str(tmp_path / "run")), graph.chain(config))
     tiny, weights = config.students["s"].model.path, {"model.safetensors"}
 
     def files(*steps):
@@ -129,7 +136,7 @@ def test_dry_run_lists_the_files_and_downloads_nothing(teacher, config, tmp_path
     assert re.search(rf"to download from {tiny}: .*\n(  .*\n)*  +{size / 1000:.3g} kB  model.safetensors", text)
     assert not any("/resolve/" in request for request in teacher.take_requests())
     assert not (tmp_path / "run").exists()
-    fetch_models(pin_models(config, Workdir(str(tmp_path / "run"))), steps)
+    fetch_models(pin_models(config, Workdir(str(tmp_path / "run")), graph.chain(config)), steps)
     listed = {name for files in run.downloads.values() for name in files}
     downloaded = {r.rpartition("/")[2] for r in teacher.take_requests() if re.match("GET .*/resolve/", r)}
     assert downloaded == listed
@@ -150,7 +157,7 @@ def test_config_of_a_paper_lists_exactly_what_it_downloads(hub, tmp_path, capsys
     assert sorted(names) == sorted([*repositories, *every, *every])
     hub.take_requests()
     config = c.from_mapping(c.Config, config_dict)
-    fetch_models(pin_models(config, Workdir(str(tmp_path / "run"))), graph.chain(config))
+    fetch_models(pin_models(config, Workdir(str(tmp_path / "run")), graph.chain(config)), graph.chain(config))
     requested = [r.removeprefix("GET /") for r in hub.take_requests() if re.match("GET .*/resolve/", r)]
     downloaded = {tuple(re.split("/resolve/[0-9a-f]+/", request)) for request in requested}
     assert downloaded == {(repo.partition("@")[0], name) for repo in repositories for name in every}
