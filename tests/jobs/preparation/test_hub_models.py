@@ -83,7 +83,7 @@ def test_local_folder_of_a_name_is_stated(hub, config, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ann/tiny").mkdir(parents=True)
     config = dataclasses.replace(config, rationales={})
-    assert pin_models(config, Workdir("run"), graph.chain(config)) == config
+    assert pin_models(config, Workdir("run"), [Step("train", "s")]) == config
     assert capfd.readouterr().err == "model ann/tiny: the local folder of this name, not the repository on the Hub\n"
     assert hub.take_requests() == []
 
