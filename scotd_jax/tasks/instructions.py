@@ -10,7 +10,9 @@ from scotd_jax.config import Recipe
 from scotd_jax.errors import InputError, did_you_mean
 
 FIELDS = ("answer_sentence", "answers")
-REASON = "Think step by step in two or three sentences. Then end with {answer_sentence}."
+# Of 80 responses of SmolLM2-135M-Instruct on QuaRel 79 are unparsable without an instruction, 40 with this one, and 36
+# to 51 with three others.
+REASON = "Explain which answer is right. End with {answer_sentence}."
 LABEL = "Write only the answer: {answers}."
 
 
