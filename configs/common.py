@@ -195,6 +195,8 @@ def reduce(config: c.Config, student: str) -> c.Config:
             spec,
             model=_reduce_model(spec.model, student, tokenizer),
             training=_reduce_training(spec.training, name in generating),
+            # In folders of Qwen 2 transformers always creates Qwen's own tokenizer, never a word-level one.
+            export=spec.export and not preset_name(student).startswith("qwen2"),
         )
         for name, spec in config.students.items()
     }

@@ -71,8 +71,9 @@ def test_dry_run_refuses_nothing(student, tmp_path):
     training = c.Training(batch_size=8)  # tests have eight devices
     students = {name: dataclasses.replace(spec, training=training) for name, spec in config.students.items()}
     config = dataclasses.replace(config, students=students)
-    steps = preview(config, str(tmp_path), chain(config), [], skip_bad=False)
-    assert {step.state for step in steps} == {"run"}, steps
+    run = preview(config, str(tmp_path), chain(config), [], skip_bad=False)
+    assert {step.state for step in run.steps} == {"run"}, run.steps
+    assert not run.downloads
 
 
 @pytest.mark.slow
@@ -91,8 +92,12 @@ def test_tiny_student_of_each_family_trains_evaluates_and_exports(student, tmp_p
         evaluation=c.Evaluation(sampling=sampling),
     )
     run = make_context(config, Workdir(str(tmp_path)))
-    for job, name in ((sample, "published"), (build, "n1"), (train, "n1"), (evaluate, "n1"), (export, "n1")):
+    for job, name in ((sample, "published"), (build, "n1"), (train, "n1"), (evaluate, "n1")):
         job(run, name)
+    if not spec.export:
+        assert student.startswith("qwen2"), "whose folders cannot have a word-level tokenizer"
+        return
+    export(run, "n1")
     manifest = json.loads((tmp_path / "exports/n1/manifest.json").read_text())
     assert manifest["counts"]["compared_with_torch"]
     assert manifest["counts"]["tokens"] >= 4
@@ -154,6 +159,7 @@ def test_short_and_preset_names():
     assert not CHAT_MODELS & {"smollm3-3b-base", "qwen3-0.6b-base", "gemma-3-1b", "tinyllama-1.1b", "t5-base"}
 
 
+@pytest.mark.slow
 def test_published_rationales_join_their_questions(shared_data: Path, tmp_path):
     """QuaRel's training questions come from the rationale file; both other tasks read all of their files."""
     for task, questions in (("quarel", 1930), ("obqa", 4957), ("csqa", 9741)):
