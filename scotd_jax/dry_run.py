@@ -51,9 +51,9 @@ def preview(
     """
     from scotd_jax.jobs.context import make_context
     from scotd_jax.jobs.evaluate import check_questions
-    from scotd_jax.jobs.hub_models import files_to_fetch, hub_models_of, pin_models
-    from scotd_jax.jobs.prompt_lengths import PromptLengths
-    from scotd_jax.jobs.push import check_pushes, pending_pushes
+    from scotd_jax.jobs.preparation.hub_models import files_to_fetch, hub_models_of, pin_models
+    from scotd_jax.jobs.preparation.prompt_lengths import PromptLengths
+    from scotd_jax.jobs.preparation.push import check_pushes, pending_pushes
     from scotd_jax.jobs.train import check_settings
 
     workdir = Workdir(workdir_path, dry_run=True)

@@ -2,7 +2,8 @@
 
 import difflib
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 MAX_KNOWN = 40  # names of which a hint lists all, e.g. the importers or architectures
 
@@ -53,3 +54,10 @@ def list_names(names: Collection[str], limit: int = 8) -> str:
     """Returns names for a message, shortened: the first `limit`, and how many there are; "none" if there are none."""
     shown = ", ".join(f"{name[:40]}..." if len(name) > 40 else name for name in itertools.islice(names, limit))
     return f"{shown}, ... ({len(names):,} in all)" if len(names) > limit else shown or "none"
+
+
+def lookup(entries: Mapping[str, Any], name: str, where: str) -> Any:
+    """Returns entries[name]. Raises InputError with the nearest name if there is no such entry."""
+    if name not in entries:
+        raise InputError(f"{where}: {name!r} is not defined; {did_you_mean(name, entries)}")
+    return entries[name]

@@ -172,9 +172,9 @@ def run(
     from scotd_jax.distributed import hosts
     from scotd_jax.jobs.context import make_context
     from scotd_jax.jobs.evaluate import check_questions
-    from scotd_jax.jobs.hub_models import fetch_models, pin_models, pins
-    from scotd_jax.jobs.prompt_lengths import PromptLengths
-    from scotd_jax.jobs.push import check_pushes, push
+    from scotd_jax.jobs.preparation.hub_models import fetch_models, pin_models, pins
+    from scotd_jax.jobs.preparation.prompt_lengths import PromptLengths
+    from scotd_jax.jobs.preparation.push import check_pushes, push
     from scotd_jax.jobs.train import check_settings
     from scotd_jax.workdir import Workdir
 
@@ -241,7 +241,8 @@ def dry_run(
 
 def _steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
     """Returns the steps whose artefacts --overwrite removes and recreates."""
-    from scotd_jax.jobs.graph import JOBS, Step, chain, lookup
+    from scotd_jax.errors import lookup
+    from scotd_jax.jobs.graph import JOBS, Step, chain
 
     redo = []
     for item in overwrite:

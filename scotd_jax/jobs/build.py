@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from scotd_jax.config import Model, ModelSource
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.corpus.building import build_shards, merge_shards, own_shards, plan_corpus
 from scotd_jax.corpus.question_examples import PromptedQuestion
 from scotd_jax.corpus.shard_building import CorpusPlan
@@ -13,7 +14,6 @@ from scotd_jax.errors import InputError, UnusableCorpusError
 from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import PromptSettings, uses_chat_template
-from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.rationales.contamination import contaminated_ids
 from scotd_jax.tasks import recipes
 from scotd_jax.workdir import Artefact

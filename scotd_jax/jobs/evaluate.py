@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation.contrast import contrast_consistency, describe_unpaired
@@ -11,7 +12,6 @@ from scotd_jax.evaluation.voting import self_consistency
 from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.evaluation_answers import SetAnswers, SetEvaluation, load_evaluated_model
-from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.records import Question
 from scotd_jax.tasks.question_loader import QuestionsById
 from scotd_jax.workdir import write_text

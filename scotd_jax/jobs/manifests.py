@@ -10,13 +10,13 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.config import BatchSource, FileSource, GeneratedSource, Model, ModelSource, RemoteSource, plain
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import (
     evaluation_prompt_settings,
     source_prompt_settings,
     uses_chat_template,
 )
-from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.records import to_json
 from scotd_jax.tasks.prompt_formats import PromptFormat
 from scotd_jax.workdir import digest, file_digest

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import jax
 
 from scotd_jax.config import EvalSpec, GeneratedSource, ModelSource, Student, TaskSource, plain
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation.scoring import outcomes
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
 from scotd_jax.rationales.store import read_responses

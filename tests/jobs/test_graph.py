@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from scotd_jax import config as c
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.graph import JOBS, Step, chain, eval_specs, needs
+from scotd_jax.jobs.graph import JOBS, Step, chain, needs
 
 TINY = c.Model(architecture="opt-tiny", tokenizer="task:w")
 

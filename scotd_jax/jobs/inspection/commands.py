@@ -8,10 +8,11 @@ import jax
 from scotd_jax.config import Config, Mesh
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext, make_context
-from scotd_jax.jobs.graph import Step, chain, check
-from scotd_jax.jobs.hub_models import pin_models
+from scotd_jax.jobs.graph import Step, chain
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
+from scotd_jax.jobs.preparation.config_checks import check_config
+from scotd_jax.jobs.preparation.hub_models import pin_models
 from scotd_jax.reporting.plain_text import format_prompts, format_response_sets
 from scotd_jax.workdir import Workdir
 
@@ -48,6 +49,6 @@ def show_examples(config: Config, workdir: str, count: int) -> str:
 def _context(config: Config, workdir: str, steps: Sequence[Step]) -> RunContext:
     """A context on the CPU, whatever the mesh of the config, with the models that the steps read."""
     jax.config.update("jax_platforms", "cpu")
-    check(config)
+    check_config(config)
     directory = Workdir(workdir, writes=False)
     return make_context(dataclasses.replace(pin_models(config, directory, steps), mesh=Mesh()), directory)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from scotd_jax.config import GeneratedSource, Model, ModelSource, TaskSource
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.corpus.question_examples import ExampleEncoder, PromptedQuestion
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import (
@@ -14,7 +15,6 @@ from scotd_jax.jobs.generation.prompting import (
     source_prompt_settings,
     uses_chat_template,
 )
-from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Prompt, Question, Response
 from scotd_jax.reporting.data import PromptView

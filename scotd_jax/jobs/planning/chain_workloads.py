@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from scotd_jax import config as c
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.generation.prompting import corpus_recipe, evaluation_prompt_settings, prompt_settings
-from scotd_jax.jobs.graph import eval_specs
 from scotd_jax.jobs.planning.assumptions import Assumptions
 from scotd_jax.jobs.planning.workloads import GenerationWorkload, TrainingWorkload, Workload, canonical_settings
 from scotd_jax.layout import round_up
@@ -137,7 +137,7 @@ def _evaluations(config: c.Config, assumptions: Assumptions) -> Iterator[Generat
 def _scored_responses(config: c.Config, name: str, spec: c.EvalSpec, assumptions: Assumptions) -> GenerationWorkload:
     """The comparison of the choices after the stored responses of a local model."""
     source, policy = config.rationales[spec.responses], config.evaluation.sampling
-    assert isinstance(source, c.ModelSource), "checked by graph.check"
+    assert isinstance(source, c.ModelSource), "checked by check_config"
     prompts = prompt_settings(config, source.model, recipe=source.recipe, few_shot=source.few_shot or None)
     questions = assumptions.count_questions(spec.eval_sets, config.evaluation.limit) * spec.n
     return _generation(

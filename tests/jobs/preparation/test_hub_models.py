@@ -17,7 +17,8 @@ from scotd_jax.dry_run import format_preview, preview
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import graph
 from scotd_jax.jobs.graph import Step
-from scotd_jax.jobs.hub_models import fetch_models, files_to_fetch, pin_models, pins
+from scotd_jax.jobs.preparation.config_checks import check_config
+from scotd_jax.jobs.preparation.hub_models import fetch_models, files_to_fetch, pin_models, pins
 from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.loading import load_pretrained
 from scotd_jax.workdir import Workdir
@@ -180,7 +181,7 @@ def push_config(config, **pushes: str) -> c.Config:
 )
 def test_push_of_an_unknown_step_or_to_no_repository_is_refused(config, pushes, message):
     with pytest.raises(InputError, match=message):
-        graph.check(push_config(config, **pushes))
+        check_config(push_config(config, **pushes))
 
 
 def run_all(config, tmp_path):

@@ -10,7 +10,7 @@ from scotd_jax import main
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.graph import Step
-from scotd_jax.jobs.prompt_lengths import PromptLengths
+from scotd_jax.jobs.preparation.prompt_lengths import PromptLengths
 from scotd_jax.records import Question
 from scotd_jax.workdir import Workdir
 from tests.helpers.corpora import MODEL, make_run, question, write_questions

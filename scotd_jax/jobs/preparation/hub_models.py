@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from scotd_jax.config import Config, Model, ModelSource
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.distributed import hosts
 from scotd_jax.hub.hub_files import FileSelection, HubModel, fetch, is_hub_name, missing_files, parse_hub_path, pin
-from scotd_jax.jobs.graph import Step, eval_specs
+from scotd_jax.jobs.graph import Step
 from scotd_jax.jobs.model_loading import base_model, tokenizer_model, tokenizer_path
 from scotd_jax.models.hf.weight_files import weight_files
 from scotd_jax.progress import log

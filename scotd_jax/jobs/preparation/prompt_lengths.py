@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from scotd_jax.config import EvalSpec, Model, ModelSource, Recipe, plain
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import (
     PromptSettings,
@@ -19,7 +20,7 @@ from scotd_jax.jobs.generation.prompting import (
     source_prompt_settings,
     uses_chat_template,
 )
-from scotd_jax.jobs.graph import Step, eval_specs
+from scotd_jax.jobs.graph import Step
 from scotd_jax.models.position_table import check_positions
 from scotd_jax.tasks.recipes import choice_responses, generates_rationale, needs_rationale
 from scotd_jax.tokenization import Tokenizer

@@ -1,0 +1,46 @@
+"""All evaluations of a config, with the values that their empty fields stand for."""
+
+import dataclasses
+from typing import Literal
+
+from scotd_jax.config.rationale_sources import ModelSource
+from scotd_jax.config.schema import Config, EvalSpec
+from scotd_jax.errors import InputError, lookup
+
+
+def eval_specs(config: Config) -> dict[str, EvalSpec]:
+    """Returns all evaluations by name: one for every student with `eval_sets`, and those in `config.evals`."""
+    own = {
+        name: EvalSpec(
+            name, student.eval_sets, student.arm or name, student.rationales_from, read=config.evaluation.read
+        )
+        for name, student in config.students.items()
+        if student.eval_sets
+    }
+    if both := sorted(own.keys() & config.evals.keys()):
+        raise InputError(f"config.evals.{both[0]}: a student has an evaluation of this name; choose another name")
+    return own | {name: _resolved(config, name, spec) for name, spec in config.evals.items()}
+
+
+def _resolved(config: Config, name: str, spec: EvalSpec) -> EvalSpec:
+    """An additional evaluation with the arm, rationales and reading that its empty fields stand for."""
+    if evaluates_training(spec) and not spec.rationales_from:
+        student = lookup(config.students, spec.student, f"config.evals.{name}.student")
+        spec = dataclasses.replace(spec, rationales_from=student.rationales_from)
+    return dataclasses.replace(spec, arm=spec.arm or name, read=spec.read or _default_reading(config, spec))
+
+
+def _default_reading(config: Config, spec: EvalSpec) -> Literal["text", "choices", "both"]:
+    """How answers are read by default: always from the text where no local model can compare the choices."""
+    compares = has_local_model(config, spec) and spec.combine == "vote"
+    return config.evaluation.read if compares else "text"
+
+
+def has_local_model(config: Config, spec: EvalSpec) -> bool:
+    """Returns whether this run loads the evaluated model, so that it can compute likelihoods."""
+    return not spec.responses or isinstance(config.rationales.get(spec.responses), ModelSource)
+
+
+def evaluates_training(spec: EvalSpec) -> bool:
+    """Returns whether a trained student is evaluated, not its model before training or a set of responses."""
+    return not spec.responses and spec.checkpoint == "best"
