@@ -18,7 +18,8 @@ def world(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("world")
     # Users often pass a relative path.
     flags = "--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}"
-    done = run_cli(*flags, new_interpreter=True)  # so that warnings during imports are found too
+    # A new interpreter, so that warnings during imports are found too.
+    done = run_cli(*flags, new_interpreter=True, fast_compilation=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr, "no warning is printed"
