@@ -6,12 +6,11 @@ import sys
 import pytest
 
 import scotd_jax as scotd
-from tests.helpers.cli import ROOT, environment
+from tests.helpers.cli import ROOT, run_program
 
 
 def run_example(name: str, *flags: str) -> str:
-    command = [sys.executable, f"examples/{name}.py", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(fast_compilation=True))
+    done = run_program(f"examples/{name}.py", *flags, fast_compilation=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

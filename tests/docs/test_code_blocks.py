@@ -39,6 +39,7 @@ WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for bloc
 
 # The folder of `make_batches` lives as long as its batches.
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.filterwarnings("ignore:Implicitly cleaning up", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("page", [p for p in WITH_PYTHON if p.name != "CONTRIBUTING.md"], ids=lambda p: p.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):

@@ -25,8 +25,23 @@ def test_notebook_holds_outputs():
     assert all(cell["outputs"] for cell in CODE if "print(" in source_of(cell))
 
 
+def test_stored_outputs_show_a_student_that_beats_guessing():
+    outputs = "".join(text for cell in CODE for output in cell["outputs"] for text in output.get("text", ()))
+    assert accuracy(outputs) > 60, "guessing gives 50"
+
+
 def test_notebook_runs():
+    """Runs all cells with an eighth of the updates, which are most of the time of a run."""
     code = "\n".join(map(source_of, CODE))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment())
+    code, count = re.subn(r"\bsteps=(\d+)", lambda match: f"steps={int(match[1]) // 8}", code)
+    assert count == 2, "teacher and student"
+    code = code.replace('"warmup_steps": 50', '"warmup_steps": 6').replace("step % 300", "step % 50")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment(fast_compilation=True)
+    )
     assert done.returncode == 0, done.stderr
-    assert float(re.search(r"accuracy ([\d.]+) %", done.stdout)[1]) > 55, "guessing gives 50"
+    assert 0 <= accuracy(done.stdout) <= 100
+
+
+def accuracy(output: str) -> float:
+    return float(re.search(r"accuracy ([\d.]+) %", output)[1])

@@ -16,7 +16,7 @@ CONFIG = "--config=tests/configs/small_chain.py"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("built")
-    done = run_cli(CONFIG, f"--workdir={workdir}", "--jobs=sample,build")
+    done = run_cli(CONFIG, f"--workdir={workdir}", "--jobs=sample,build", fast_compilation=True)
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -30,7 +30,7 @@ def workdir(built, tmp_path) -> Path:
 def refused(workdir: Path, *flags: str) -> str:
     """Runs a command, checks that its exit status is 2, and returns its error message."""
     before = {p: p.read_bytes() for p in workdir.glob("rationales/*/*.json*")}
-    done = run_cli(CONFIG, f"--workdir={workdir}", *flags)
+    done = run_cli(CONFIG, f"--workdir={workdir}", *flags, fast_compilation=True)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert {p: p.read_bytes() for p in before} == before, "responses are unchanged"
@@ -117,7 +117,8 @@ def test_missing_artefact_is_refused_with_the_job_to_run(tmp_path):
 
 
 def test_checkpoint_of_another_model_is_refused(workdir):
-    done = run_cli(CONFIG, f"--workdir={workdir}", "--jobs=train", "--config.students.student.training.steps=4")
+    flags = "--jobs=train", "--config.students.student.training.steps=4"
+    done = run_cli(CONFIG, f"--workdir={workdir}", *flags, fast_compilation=True)
     assert done.returncode == 0, done.stderr
     # Without its manifest, which would already refuse the change, only the checkpoint can refuse it.
     (workdir / "students/student/manifest.json").unlink()

@@ -17,7 +17,9 @@ def world(tmp_path_factory) -> Path:
     """Runs the smallest chain of the embedded world and returns its work directory."""
     workdir = tmp_path_factory.mktemp("world")
     # Users often pass a relative path.
-    done = run_cli("--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}")
+    flags = "--config=configs/world.py:runlocal", f"--workdir={os.path.relpath(workdir, ROOT)}"
+    # A new interpreter, so that warnings during imports are found too.
+    done = run_cli(*flags, new_interpreter=True, fast_compilation=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr, "no warning is printed"

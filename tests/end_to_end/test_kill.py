@@ -2,10 +2,8 @@
 
 import json
 import random
-import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import jax
@@ -15,49 +13,48 @@ import pytest
 from scotd_jax.models import registry
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.training.checkpoints import load_params
-from tests.helpers.cli import ROOT, environment
+from tests.helpers.cli import run_cli, start_program
 
 pytestmark = pytest.mark.slow
 
 KILLS = 3
 
 
-def start(workdir: Path, jobs: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "scotd_jax.main", "--config=tests/configs/small_chain.py", f"--workdir={workdir}"]
-    return subprocess.Popen(
-        [*command, f"--jobs={jobs}"],
-        cwd=ROOT,
-        env=environment(fast_compilation=True),  # since nine processes compile
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+CONFIG = "--config=tests/configs/small_chain.py"
 
 
-def finish(workdir: Path, jobs: str) -> None:
-    process = start(workdir, jobs)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
+def start(workdir: Path, jobs: str) -> BaseProcess:
+    output = workdir.with_name(f"{workdir.name}.output")
+    output.mkdir(exist_ok=True)
+    flags = CONFIG, f"--workdir={workdir}", f"--jobs={jobs}"
+    # With fast compilation, since nine processes compile.
+    return start_program("scotd_jax.main", *flags, output=output, fast_compilation=True)
+
+
+def finish(workdir: Path, jobs: str, new_interpreter: bool = False) -> None:
+    flags = CONFIG, f"--workdir={workdir}", f"--jobs={jobs}"
+    done = run_cli(*flags, fast_compilation=True, new_interpreter=new_interpreter)
+    assert done.returncode == 0, done.stderr
 
 
 def kill_after(workdir: Path, jobs: str, has_begun, delay: float) -> bool:
     """Kills a run `delay` seconds after `has_begun()`. Returns whether it was still running."""
     process = start(workdir, jobs)
     deadline = time.monotonic() + 300
-    while process.poll() is None and not has_begun() and time.monotonic() < deadline:
+    while process.is_alive() and not has_begun() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(delay)
-    running = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    running = process.is_alive()
+    process.kill()
+    process.join()
     return running
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Path:
-    """The work directory of an uninterrupted run."""
+    """The work directory of an uninterrupted run. Its interpreter has another hash seed than the killed ones."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    finish(workdir, "sample,build,train")
+    finish(workdir, "sample,build,train", new_interpreter=True)
     return workdir
 
 

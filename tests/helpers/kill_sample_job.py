@@ -1,12 +1,11 @@
 """The sample job in processes that start in about one second, so that a test can kill it dozens of times.
 
-A new process imports for five seconds and compiles for two before it generates anything. Here one process (the fork
-server of the standard library) imports everything and uses no device. Every run is a fork of it with its own devices
-and loads compiled programs from a cache on disk. It runs the complete, unmodified job, from config to manifest.
+A new process imports for five seconds and compiles for two before it generates anything. Here every run is a fork of a
+process that has imported everything (tests/helpers/fork_server.py) and loads compiled programs from a cache on disk. It
+runs the complete, unmodified job, from config to manifest.
 """
 
 import json
-import multiprocessing
 import os
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
@@ -15,15 +14,11 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
-import transformers  # noqa: F401  the tokenizer imports it when it is first needed: seconds in every fork
-from jax.experimental import multihost_utils  # noqa: F401
 
 from scotd_jax import config as c
-from scotd_jax import main
-from scotd_jax.jobs import sample  # noqa: F401
-from scotd_jax.models import opt  # noqa: F401
 from scotd_jax.tasks.registry import load_task
 from tests.configs.small_chain import MODEL
+from tests.helpers.fork_server import start_process
 from tests.helpers.kill_snapshots import ResponseKey, Snapshot, take_snapshot
 from tests.helpers.network import free_port
 
@@ -63,15 +58,12 @@ class RunPaths(NamedTuple):
 
 def start(paths: RunPaths, hosts: int = 1, fill_cache: bool = False) -> list[BaseProcess]:
     """Starts the processes of one run. `fill_cache` keeps compiled programs; only for a run that is not killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     address = f"localhost:{free_port()}" if hosts > 1 else ""
     processes = []
     for host in range(hosts):
         multihost = f"{address},{host},{hosts}" if address else ""
-        arguments = (str(paths.workdir), str(paths.log), str(paths.cache / f"{host}-{hosts}"), fill_cache, multihost)
-        processes.append(context.Process(target=_sample, args=arguments))
-        processes[-1].start()
+        cache = str(paths.cache / f"{host}-{hosts}")
+        processes.append(start_process(_sample, str(paths.workdir), str(paths.log), cache, fill_cache, multihost))
     return processes
 
 
@@ -85,6 +77,8 @@ def _sample(workdir: str, log: str, cache: str, fill_cache: bool, multihost: str
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0 if fill_cache else 1e9)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     _let_every_process_fill_its_cache()
+    from scotd_jax import main  # defines flags, which no other fork may inherit
+
     main.run(c.config_dict(config()), workdir, ("sample",), (), multihost)
     if multihost:
         # JAX does this when an ordinary process exits; without it the host that ends first terminates the other.

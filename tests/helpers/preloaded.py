@@ -1,0 +1,21 @@
+"""What the fork server imports (fork_server.py): everything that a chain imports while it runs.
+
+Without one of these modules every fork would import it, which is slower but still correct. scotd_jax.main is left to
+the forks, because its flags can be defined only once.
+"""
+
+# ruff: noqa: F401
+import clu.parameter_overview
+import grain
+import jax
+import jax.experimental.multihost_utils
+import matplotlib.pyplot
+import ml_collections.config_flags
+import orbax.checkpoint
+import transformers
+
+from scotd_jax import jobs
+from scotd_jax.models import decoder, opt, t5
+
+for job in ("sample", "build", "train", "evaluate", "export", "report"):
+    jobs.load(job)
