@@ -105,7 +105,7 @@ def test_placeholder_stands_for_rationales_that_do_not_exist_yet(tmp_path):
     [block] = re.findall(r"student under evaluation reader: .*?(?=\n\n|$)", text, re.DOTALL)
     assert PLACEHOLDER in block
     assert "</s>" in block or "<s>" in block
-    own = dataclasses.replace(config(), corpora=config().corpora | {"gold": c.Corpus(rationales=("sampled",))})
+    own = dataclasses.replace(config(), corpora=config().corpora | {"gold": c.Corpus(rationales=("remote",))})
     assert f"{PLACEHOLDER} stands for a rationale" in show_prompts(own, None, 1)
     assert not list(tmp_path.iterdir())
 
