@@ -45,7 +45,7 @@ from scotd_jax.training.loop import BatchIterator
 from scotd_jax.training.loop import train as train_loop
 from scotd_jax.training.optimizer import make_optimizer
 
-WORD_MULTIPLE = 8  # the vocabulary of a random model is rounded up to a multiple of this, so that it can be sharded
+WORD_MULTIPLE = 8  # the vocabulary size of a random model is a multiple of this, so that it can be sharded
 
 
 def load_task(kind: str, *, path: str = "", limit: int = 0, seed: int = 0, **options: Any) -> LoadedTask:
@@ -191,7 +191,7 @@ def filter_responses(
     Args:
       responses: the responses.
       keep: keeps responses with a correct answer, with any answer, or with a wrong one.
-      max_per_question: keeps only the first so many responses per question; 0 for all.
+      max_per_question: maximum number of responses to keep per question, the first ones; 0 for all.
       dedup: whether to drop a response whose text equals that of an earlier one.
 
     Returns:
@@ -206,6 +206,7 @@ def filter_responses(
         by_question.setdefault(response.question_id, []).append(response)
     kept = []
     for rows in by_question.values():
+        # Counts of 0 tokens pass all length limits; only `make_batches` has a tokenizer for these.
         kept += filters.filter_responses(rows, settings, lambda some: [(0, 0)] * len(some), Ledger())
     return kept
 

@@ -15,11 +15,12 @@ from scotd_jax.hub.hub_files import HubModel
 from scotd_jax.jobs.graph import Step, needs
 from scotd_jax.workdir import Artefact, StopBeforeWork, Workdir
 
+# "unknown": kept or refused, depending on steps or downloads before it; "blocked": needs a refused step.
 State = Literal["run", "resume", "complete", "unknown", "blocked", "refused"]
 
 
 class StepPreview(NamedTuple):
-    """What would become of a step. `reason` explains it where the state alone does not."""
+    """The state that a run would give a step, and the reason, unless the state alone explains it."""
 
     step: Step
     state: State
@@ -37,7 +38,7 @@ class RunPreview(NamedTuple):
 def preview(
     config: Config, workdir_path: str, steps: Sequence[Step], redo: Sequence[Step], skip_bad: bool
 ) -> RunPreview:
-    """Returns what would become of each step, and what would be downloaded.
+    """Returns the preview of every step, and the downloads and pushes of the run.
 
     Args:
       config: the config.
@@ -83,7 +84,7 @@ def preview(
 
 
 def _changes(needed: StepPreview) -> bool:
-    """Whether the artefact of a step may be another one after the run."""
+    """Whether the run may change the artefact of a step."""
     return needed.state != "complete"
 
 
@@ -97,6 +98,7 @@ def _preview_without_files(artefact: Artefact, step: Step, redo: bool, model: st
 def _preview_step(
     context, config: Config, workdir: Workdir, step: Step, redo: bool, pending: Sequence[StepPreview]
 ) -> StepPreview:
+    """The preview of a step, given those of the `pending` steps whose results it needs."""
     if refused := [each.step for each in pending if each.state in ("refused", "blocked")]:
         return StepPreview(step, "blocked", f"needs {refused[0]}")
     if pending:

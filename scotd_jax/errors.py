@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-MAX_KNOWN = 40  # names of which a hint lists all, e.g. the importers or architectures
+MAX_KNOWN = 40  # maximum number of known names in a hint
 
 
 class InputError(Exception):
@@ -17,7 +17,7 @@ class InputError(Exception):
 
 
 class UnusableCorpusError(InputError):
-    """Responses of which no usable corpus can be made. The build job catches it and removes the folder."""
+    """No usable corpus can be built from the responses. The build job catches this error and removes the folder."""
 
 
 class SizesError(InputError):

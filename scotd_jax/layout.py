@@ -1,9 +1,9 @@
 """The array layout [questions x responses].
 
-A batch holds `prompt[B, P]` once and the responses that share it as `[B, G, R]`. Training and sampling split a prompt
-the same way: into a *prefix*, which is computed once per question, and a *start token*, which is the first input of
-every response. A decoder-only model starts from the last prompt token; an encoder-decoder encodes the whole prompt and
-starts from its decoder start token.
+A batch holds B prompts of P tokens once, as `[B, P]`, and the G responses of R tokens to each prompt as `[B, G, R]`.
+Training and sampling split a prompt the same way: into a *prefix*, which is computed once per question, and a *start
+token*, which is the first input of every response. A decoder-only model starts from the last prompt token; an
+encoder-decoder encodes the whole prompt and starts from its decoder start token.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""What `--list` prints: the packaged configs and the names that configs can use, each with one line of description.
+"""The output of `--list`: the packaged configs and the names that configs can use, each with one line of description.
 
 The names are repeated here, so that `--list` is fast and does not import the registries. A test compares them with the
 registries.

@@ -1,8 +1,8 @@
-"""Access to possibly remote folders (gs://, the Hugging Face Hub) for libraries that use local files only.
+"""Local access to files that may be remote (gs://, the Hugging Face Hub), and imports of Python files of the user.
 
-Tokenizers and safetensors are such libraries. `local_copy` provides a local path for reading a file or folder.
-`staged_folder` provides a local folder for writing; its files are renamed into the target one by one at the end.
-`load_python_file` imports a file of the user, such as a custom task.
+The libraries tokenizers and safetensors use local files only. `local_copy` provides a local path for reading a file or
+folder. `staged_folder` provides a local folder for writing, whose files are renamed into the target one by one at the
+end. `load_python_file` imports a file of the user, such as a custom task.
 """
 
 import contextlib
@@ -75,21 +75,21 @@ def staged_folder(folder: epath.PathLike) -> Iterator[pathlib.Path]:
     """
     target = epath.Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    parent = os.fspath(target) if is_local(target) else None
-    if parent is not None:
-        for leftover in pathlib.Path(parent).glob(f"{_STAGING}*"):
+    local_target = os.fspath(target) if is_local(target) else None
+    if local_target is not None:
+        for leftover in pathlib.Path(local_target).glob(f"{_STAGING}*"):
             shutil.rmtree(leftover)
-    staging = pathlib.Path(tempfile.mkdtemp(prefix=_STAGING, dir=parent))
+    staging = pathlib.Path(tempfile.mkdtemp(prefix=_STAGING, dir=local_target))
     try:
         yield staging
         for item in sorted(staging.iterdir()):
-            if parent is None:
+            if local_target is None:
                 remote_part = target / f".{item.name}.part"
                 epath.Path(item).copy(remote_part, overwrite=True)
                 remote_part.replace(target / item.name)
             else:
                 _flush(item)
-                os.replace(item, os.path.join(parent, item.name))
+                os.replace(item, os.path.join(local_target, item.name))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -1,8 +1,8 @@
 """Command line: `scotd-jax --config=NAME[:SETTING,...] --workdir=DIR`, or `python -m scotd_jax.main`.
 
 Loads the config and runs its jobs in order in the work directory. Complete artefacts are skipped and interrupted ones
-resumed, so repeat a command to resume it. `scotd-jax show-prompts --config=...` prints what teachers and students see,
-and `scotd-jax show-examples --config=... --workdir=DIR` responses of a work directory.
+resumed, so repeat a command to resume it. `scotd-jax show-prompts --config=...` prints the prompts of teachers and
+students. `scotd-jax show-examples --config=... --workdir=DIR` prints example responses of a work directory.
 
 Exit status: 0 if all jobs are done, 2 on invalid input, which the message locates and explains, 130 after Ctrl-C, 1 on
 a bug in the package.
@@ -181,7 +181,7 @@ def run(
     if multihost:
         hosts.initialize(multihost)
     workdir = Workdir(workdir_path, writes=hosts.is_primary())
-    given, config = config, pin_models(config, workdir, steps)
+    unpinned, config = config, pin_models(config, workdir, steps)
     context = make_context(config, workdir, skip_bad)
     lengths = PromptLengths(context)
     unfinished = [step for step in steps if step in redo or not workdir.artefact(*step).complete]
@@ -197,7 +197,7 @@ def run(
         for step in redo:
             workdir.artefact(*step).remove()
         workdir.save_config(c.plain(config))
-        workdir.save_pinned_models(pins(given, config))
+        workdir.save_pinned_models(pins(unpinned, config))
     started = time.monotonic()
     for number, step in enumerate(steps, 1):
         try:
@@ -234,9 +234,9 @@ def dry_run(
     steps, redo = graph.chain(config, jobs or graph.JOBS), _steps_to_redo(config, overwrite)
     from scotd_jax.dry_run import format_preview, preview
 
-    found = preview(config, workdir_path, steps, redo, skip_bad)
-    print(format_preview(found))
-    return INPUT_ERROR if any(step_preview.state == "refused" for step_preview in found.steps) else OK
+    run_preview = preview(config, workdir_path, steps, redo, skip_bad)
+    print(format_preview(run_preview))
+    return INPUT_ERROR if any(step_preview.state == "refused" for step_preview in run_preview.steps) else OK
 
 
 def _steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
@@ -281,7 +281,10 @@ def _exit_interrupted(message: str) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags as absl does. Reports errors in config files and overrides in the format of `main`, and exits."""
+    """Parses flags as absl does, and returns the other arguments.
+
+    Prints errors in config files and overrides like `main`, and exits with status 2.
+    """
     try:
         flags.FLAGS.set_gnu_getopt(True)  # flags may follow a command
         rest = flags.FLAGS(argv)

@@ -115,7 +115,8 @@ class Progress:
         self.done += units
         self._note = note or self._note
         now, working = self._clock(), self._working_seconds()
-        # The first units include loading and start-up, so rates begin with the second ones.
+        # The first units include loading and start-up, so rates begin with the second ones. The window
+        # holds about 100 samples at most.
         if not self._samples or working - self._samples[-1][0] >= WINDOW / 100:
             self._samples.append((working, self.done))
             while len(self._samples) > 2 and working - self._samples[1][0] >= WINDOW:

@@ -144,6 +144,7 @@ def from_mapping(kind: type[RecordType], fields: Mapping[str, Any], where: str) 
 def _schema(kind: type) -> tuple[dict[str, tuple[str, tuple[type, ...]]], list[str]]:
     """Returns field name -> (name of its type, accepted Python types), and the names of the required fields."""
     fields = dataclasses.fields(kind)
+    # The type of a field is a class, such as `str`, or an expression, such as `str | None`.
     names = {f.name: str(f.type).replace("<class '", "").replace("'>", "") for f in fields}
     return (
         {field: (name, _TYPES[name]) for field, name in names.items()},

@@ -50,7 +50,7 @@ class PromptEncoder:
     The ids of a prompt are `prefix_ids`, those of its text, and `suffix_ids`.
 
     Attributes:
-      backend: a tokenizer of the library tokenizers.
+      backend: a `tokenizers.Tokenizer`.
       prefix_ids: ids before the text of a prompt.
       suffix_ids: ids after it.
       end_id: id that ends a response.
@@ -119,7 +119,7 @@ class Tokenizer:
           path: a Hugging Face folder, a `tokenizer.json`, a `spiece.model` (or its folder), or a folder with
             `*vocab.json` and `*merges.txt`. Local, gs://, or a name on the Hub.
           model: path of the model's weights; by default the path of the tokenizer. Its generation_config.json or
-            config.json adds end token ids: a chat model often ends its turns with another token than the tokenizer.
+            config.json adds end token ids: a chat model often ends its turns with another token than `eos_id`.
           chat: whether prompts are chats.
 
         Raises:
@@ -222,8 +222,8 @@ class Tokenizer:
     def token_bytes(self) -> list[bytes]:
         """Returns the bytes of every id below `size`; b"" for special tokens and unused ids.
 
-        Concatenated, they are `decode` in UTF-8. T5 and word-level tokens include the blank before a word, so there
-        they begin with an additional blank.
+        The concatenated bytes of a sequence equal its decoded text in UTF-8, except that T5 and word-level tokens
+        include the blank before a word, so these bytes begin with an additional blank.
         """
         return list(self._token_bytes)
 
@@ -239,7 +239,7 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """Returns a hex digest of everything that determines the ids of a text and their meaning."""
-        # Scores are float32, but JSON may change the last digit of their float64 form.
+        # T5's tokens have float32 scores. The JSON text contains float64 values, whose last digit may vary.
         state = json.loads(self._backend.to_str(), parse_float=lambda score: float(np.float32(score)))
         digested = {k: state[k] for k in ("normalizer", "pre_tokenizer", "model", "decoder", "added_tokens")}
         digested["ids"] = [self.bos_id, self.eos_id, self.pad_id]
@@ -266,7 +266,10 @@ class Tokenizer:
         return complete[: begins[0]] if begins else []
 
     def _with_template(self, kind: str) -> Any:
-        """Returns the fast tokenizer if it adds the special tokens of `kind`, else a generic copy that adds them."""
+        """Returns the fast tokenizer if it adds the special tokens of `kind`, else a generic copy that does.
+
+        The copy adds them by a `TemplateProcessing` post-processor, not by the chat template.
+        """
         if self._fast("a").input_ids == self.prompt_ids("a", kind):
             return self._fast
         from tokenizers import Tokenizer as Backend

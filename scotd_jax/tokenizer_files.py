@@ -13,16 +13,16 @@ from scotd_jax.errors import InputError
 _FAST = "tokenizer.json"
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 _EXPECTED = "tokenizer.json, tokenizer_config.json, spiece.model, or one *vocab.json with one *merges.txt"
-_SLOW = ("spiece.model", "tokenizer.model", "vocab.json", "merges.txt")  # ends of names
+_SLOW = ("spiece.model", "tokenizer.model", "vocab.json", "merges.txt")  # endings of file names
 
 
 def config_files(names: Collection[str]) -> list[str]:
-    """Returns the names of a model's config files, from those of all files: its architecture and its end tokens."""
+    """Selects the config files of a model, which define its architecture and its end tokens, from all file names."""
     return [name for name in ("config.json", "generation_config.json") if name in names]
 
 
 def tokenizer_files(names: Collection[str]) -> list[str]:
-    """Returns the names of the files that `find_reader` reads, with the model's config files, from those of all files.
+    """Selects the files that `find_reader` reads, and the config files of the model, from all file names.
 
     Raises:
       InputError: if there is no tokenizer.
@@ -109,10 +109,10 @@ def import_transformers() -> Any:
 
 
 def wrap_backend(backend: Any, **settings: str | Mapping[str, str] | None) -> Any:
-    """Returns a fast tokenizer of transformers around a backend of the library tokenizers."""
-    given = {name: value for name, value in settings.items() if value is not None}
+    """Wraps a `tokenizers.Tokenizer` in a fast tokenizer of transformers with these settings. None omits a setting."""
+    defined = {name: value for name, value in settings.items() if value is not None}
     fast_class = import_transformers().PreTrainedTokenizerFast
-    return fast_class(tokenizer_object=backend, clean_up_tokenization_spaces=False, **given)
+    return fast_class(tokenizer_object=backend, clean_up_tokenization_spaces=False, **defined)
 
 
 def bytes_decoder(decoder: dict[str, Any] | None) -> Callable[[str], bytes]:

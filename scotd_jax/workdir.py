@@ -1,9 +1,9 @@
 """The work directory: one folder per artefact, each with a manifest whose `complete: true` is the last write.
 
 A manifest records the *identity* of its artefact: the part of the config that determines it, and the digests of the
-artefacts that it was made from. Work with the same identity is skipped if it is complete and resumed if it is not.
-Another identity is refused with the first difference, so that results of two configs never mix in one folder; only a
-folder without any result is begun anew.
+artefacts that it was made from. A job skips a complete artefact of the same identity and resumes an incomplete one. It
+refuses an artefact of another identity and names the first difference, so that results of two configs never mix in one
+folder. If the folder has no results yet, the job restarts the artefact instead.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ _NO_RESULTS = {"manifest.json", "parameters.txt"}  # files that jobs write befor
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
-_MODELS = "models.json"
+_MODELS = "models.json"  # pinned models of the Hub
 
 
 class StopBeforeWork(Exception):  # noqa: N818 (not an error)
@@ -53,7 +53,7 @@ class StopBeforeWork(Exception):  # noqa: N818 (not an error)
 
 
 class Workdir:
-    """DIR/{rationales,corpora,students,evaluations,exports}/NAME and DIR/report."""
+    """A work directory: DIR/{rationales,corpora,students,evaluations,exports}/NAME and DIR/report."""
 
     def __init__(self, root: str, writes: bool = True, dry_run: bool = False):
         """Opens a work directory. The first write creates it.
@@ -76,7 +76,7 @@ class Workdir:
         write_text(self.root / "config.json", json.dumps(config, indent=2) + "\n")
 
     def pinned_models(self) -> dict[str, str]:
-        """Returns the models of the Hub that earlier commands used: their names in configs, and those with commits."""
+        """Returns the Hub models that earlier commands used, as {"OWNER/NAME": "OWNER/NAME@COMMIT"}."""
         file = self.root / _MODELS
         if not file.exists():
             return {}
@@ -86,7 +86,7 @@ class Workdir:
         return models
 
     def save_pinned_models(self, models: dict[str, str]) -> None:
-        """Adds to the result of `pinned_models`."""
+        """Adds models to models.json, in the form that `pinned_models` returns."""
         if models:
             write_text(self.root / _MODELS, json.dumps(self.pinned_models() | models, indent=2) + "\n")
 
@@ -135,10 +135,10 @@ class Artefact:
 
         Args:
           identity: plain data that determines the content of the artefact.
-          by_set: keys of mappings in `identity` whose entries may be added and dropped, because the folder holds the
-            results of every entry in files of their own. The manifest remembers all entries, so that an entry never
-            returns with another value.
-          remade_for: keys of `identity` whose change makes the artefact anew, because that costs little.
+          by_set: keys of `identity` whose values are mappings, e.g. by question set. Commands may add and drop entries,
+            because each entry has its own result files in the folder. The manifest records all entries seen so far, so
+            that a dropped entry cannot return with another value.
+          remade_for: keys of `identity` that may change: the job then recreates the artefact, which takes little time.
 
         Returns:
           False if the work is already complete, else True.
@@ -161,8 +161,8 @@ class Artefact:
         if self._dry_run:
             raise StopBeforeWork("complete" if complete else "resume" if manifest else "run")
         if not same and self._writes:
-            both = {"seen": {key: seen[key] | identity[key] for key in by_set}} if seen else {}
-            self._write({"complete": False, "identity": identity, "versions": versions(), **both})
+            all_seen = {"seen": {key: seen[key] | identity[key] for key in by_set}} if seen else {}
+            self._write({"complete": False, "identity": identity, "versions": versions(), **all_seen})
         return not complete
 
     def finish(self, counts: dict[str, Any], content: Any = None) -> None:
@@ -221,7 +221,7 @@ def _first_difference(
 ) -> tuple[str, Any, Any] | None:
     """Returns the path of the first entry that differs and both of its values, or None if there is none.
 
-    Of the mappings at the paths `by_set`, only the entries that both have are compared.
+    In the mappings at the paths `by_set`, it compares only the entries that both mappings have.
     """
     if isinstance(recorded, Mapping) and isinstance(current, Mapping):
         keys = [*recorded, *(key for key in current if key not in recorded)]

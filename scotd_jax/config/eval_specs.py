@@ -1,4 +1,4 @@
-"""All evaluations of a config, with the values that their empty fields stand for."""
+"""All evaluations of a config, with their empty fields filled in."""
 
 import dataclasses
 from typing import Literal
@@ -17,13 +17,13 @@ def eval_specs(config: Config) -> dict[str, EvalSpec]:
         for name, student in config.students.items()
         if student.eval_sets
     }
-    if both := sorted(own.keys() & config.evals.keys()):
-        raise InputError(f"config.evals.{both[0]}: a student has an evaluation of this name; choose another name")
+    if duplicates := sorted(own.keys() & config.evals.keys()):
+        raise InputError(f"config.evals.{duplicates[0]}: a student has an evaluation of this name; choose another name")
     return own | {name: _resolved(config, name, spec) for name, spec in config.evals.items()}
 
 
 def _resolved(config: Config, name: str, spec: EvalSpec) -> EvalSpec:
-    """An additional evaluation with the arm, rationales and reading that its empty fields stand for."""
+    """An additional evaluation with its empty arm, rationales and reading filled in."""
     if evaluates_training(spec) and not spec.rationales_from:
         student = lookup(config.students, spec.student, f"config.evals.{name}.student")
         spec = dataclasses.replace(spec, rationales_from=student.rationales_from)

@@ -11,7 +11,7 @@ from scotd_jax.errors import InputError, did_you_mean
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _PACKAGED = str(_PACKAGE / "configs")  # config files of an installed package
-# Folders whose other files are no config files.
+# Files in these folders are not config files, except those in _PACKAGED.
 _LIBRARIES = (str(_PACKAGE), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
 _UNEXPECTED = re.compile(r"(?P<kind>\w+)\.__init__\(\) got an unexpected keyword argument '(?P<key>\w+)'")
 
@@ -27,7 +27,7 @@ def describe_config_error(error: BaseException, file: str) -> str | None:
       The message, with file and line for an error inside a config file; None for errors of the flags
       themselves and for bugs of the package.
     """
-    # ml_collections and absl raise others in the place of the exception of a config file.
+    # ml_collections and absl replace the exception of a config file by their own; search the chain for the original.
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(inner)
@@ -65,7 +65,7 @@ def _is_config_file(name: str) -> bool:
 
 
 def _describe(error: BaseException) -> str:
-    """What went wrong in a config file."""
+    """The description of an error that a config file raised."""
     unexpected = _UNEXPECTED.match(str(error)) if isinstance(error, TypeError) else None
     kind = getattr(c, unexpected["kind"], None) if unexpected else None
     if unexpected and kind is not None:
@@ -76,7 +76,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _describe_unknown_key(error: AttributeError | KeyError) -> str:
-    """ml_collections raises such an error if KEY in --config.KEY=VALUE is unknown."""
+    """The message for the error that ml_collections raises if KEY in --config.KEY=VALUE is unknown."""
     text = str(error).replace("\\n", " ").replace("\\", "").strip("\"'")
     key = re.search(r"\w+", text)
     renamed = [names[key[0]] for names in RENAMED_KEYS.values() if key and key[0] in names]

@@ -53,6 +53,9 @@ def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
       values: a dict or ConfigDict with some of the fields; others have their defaults.
       path: path of `values` in the config, for messages.
 
+    Returns:
+      An instance of `kind`.
+
     Raises:
       InputError: on an unknown key, a value of the wrong type, or an invalid value.
     """
@@ -62,7 +65,7 @@ def from_mapping(kind: type, values: Any, path: str = "config") -> Any:
         if key not in hints:
             raise InputError(f"{path}.{key}: {unknown_key(kind, key)}")
         fields[key] = _convert(hints[key], value, f"{path}.{key}")
-    fixed = [field.name for field in dataclasses.fields(kind) if not field.init]  # `source`: checked by _convert
+    fixed = [field.name for field in dataclasses.fields(kind) if not field.init]  # `source`, see _convert_source
     try:
         return kind(**{key: value for key, value in fields.items() if key not in fixed})
     except FieldError as error:
@@ -133,7 +136,7 @@ def _convert_literal(allowed: tuple[str, ...], value: Any, path: str) -> Any:
 
 
 def _items(mapping: Any) -> list[tuple[Any, Any]]:
-    """Items in their original order, in contrast to `ConfigDict.items()`, which are sorted."""
+    """Items in their original order; `ConfigDict.items()` sorts them, so this reads its attribute `_fields`."""
     names = getattr(mapping, "_fields", mapping)
     return [(name, mapping[name]) for name in names]
 

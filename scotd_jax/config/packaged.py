@@ -11,9 +11,9 @@ from scotd_jax.errors import InputError, nearest
 
 
 def resolve_config(argument: str) -> str:
-    """Returns the value of --config with the path of its file in place of a name.
+    """Returns the value of --config, with the name of a packaged config replaced by the path of its file.
 
-    A value with a slash or the ending ".py" is a path, everything else the name of a packaged config, also if the
+    A value with a slash or the ending ".py" is a path. Any other value is the name of a packaged config, even if the
     current folder has a file of this name.
 
     Args:
@@ -55,7 +55,7 @@ def _packaged_hint(name: str) -> str:
 
 
 def _unknown_name(name: str) -> str:
-    """The message for a name of no packaged config: the nearest one, all of them, and how to give a path."""
+    """The message for an unknown name: the nearest packaged config, all of them, and how to pass a path."""
     configs = packaged_configs()
     near = nearest(name, configs)
     width = max(map(len, configs))

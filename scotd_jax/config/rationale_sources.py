@@ -25,7 +25,7 @@ class Model:
     architecture: str = ""  # preset of models/registry.py with random weights: "opt-125m", "t5-small", "opt-tiny", ...
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of the preset to replace
     # Hugging Face directory with weights (local or gs://), or the name of a model on the Hugging Face Hub, OWNER/NAME
-    # or OWNER/NAME@REVISION. A local directory of the same name goes first.
+    # or OWNER/NAME@REVISION. A local directory of the same name takes precedence.
     path: str = ""
     student: str = ""  # name of a student of this config; its best checkpoint is loaded
     # Path or Hub name of the tokenizer, as `path`, or one file; "task:NAME,NAME" trains a word-level one on the texts
@@ -99,8 +99,8 @@ class ModelSource:
     recipe: str = ""  # prompt and parsing of responses; "" is the recipe of the student, or "scotd" for other models
     few_shot: int = 0  # few-shot examples before every question; 0 is the number with which the student was trained
     system: str = ""  # system turn of a chat; "" is none, unless the chat template adds one
-    # Line after every question: a template of tasks/instructions.py. "auto" requests from chat models without few-shot
-    # examples that they end with the answer sentence of the prompt format; "" adds none.
+    # Line after every question: a template of tasks/instructions.py. "auto" instructs chat models without few-shot
+    # examples to end with the answer sentence of the prompt format, and adds no line otherwise; "" adds none.
     instruction: str = "auto"
     # Regular expression with one group: its last match is the answer, the text before it the rationale. "" parses by
     # recipe and prompt format.

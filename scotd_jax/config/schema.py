@@ -63,8 +63,8 @@ class Corpus:
     questions: Names = ()  # question sets; () is the question sets of the rationales
     few_shot: int = 0  # few-shot examples before every prompt, in training and evaluation
     n: int = 0  # use only the first n responses to every question, before filters; 0 is all
-    # Responses to keep, by their answer; truncated ones are always dropped, and those without a rationale are if the
-    # recipe trains on it.
+    # Responses to keep, by their answer. Truncated responses are always dropped. Responses without a rationale are
+    # dropped if the recipe trains on rationales.
     keep: Literal["correct", "all", "wrong"] = "correct"
     # Control experiments: "shuffled" permutes the words of each rationale, "other" takes another question's rationale,
     # "empty" removes it; "own" changes nothing.
@@ -95,8 +95,8 @@ class Optimizer:
     warmup_steps: int = 500  # steps of linear warm-up from 0
     final_fraction: float = 0.0  # learning rate at the last step, as a fraction of the peak
     b1: float = 0.9  # decay of the first moments of adamw, and of Adam for the parameters that muon does not update
-    b2: float = 0.999  # decay of the second moments; as b1
-    eps: float = 1e-8  # added to the denominator; as b1
+    b2: float = 0.999  # decay of the second moments, for the same parameters as b1
+    eps: float = 1e-8  # added to the denominator, for the same parameters as b1
     weight_decay: float = 0.0  # decoupled weight decay of matrices; with muon only of those that muon updates
     clip_norm: float = 1.0  # maximum global norm of the gradient; 0 is off
     moments: Literal["float32", "bfloat16"] = "float32"  # type of the stored first moments
@@ -108,7 +108,8 @@ class LoRA:
 
     rank: int = 0  # rank of A @ B; 0 is off, so that all parameters are trained
     alpha: float = 16.0  # scale of the update
-    targets: Names = (r"(.*/)?(attn|cross)/[qkvo]/kernel", r"(.*/)?mlp/[^/]+/kernel")  # regular expressions as `freeze`
+    # Kernels to adapt: regular expressions of whole paths, see Training.freeze.
+    targets: Names = (r"(.*/)?(attn|cross)/[qkvo]/kernel", r"(.*/)?mlp/[^/]+/kernel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,13 +175,15 @@ class EvalSpec:
     arm: str = ""  # row of the report; "" is this entry's name
     rationales_from: Names = ()  # sets of responses with the rationales in prompts; () is the student's
     rationale_control: RationaleControl = "own"  # change to these rationales, see Corpus
-    n: int = 1  # use the first n rationales of every question, each in a separate prompt; or the first n `responses`
+    # Use the first n rationales of every question, each in a separate prompt; with `responses`, score the first n of
+    # them per question.
+    n: int = 1
     few_shot: int = -1  # few-shot examples before every prompt; -1 is as in training
     combine: Literal["vote", "marginal"] = "vote"  # majority of n answers, or the largest sum of n probabilities
     # Parameters of the student: the best of its training, or those that its training starts from. The model before
     # training is prompted with the question alone, in the student's format.
     checkpoint: Literal["best", "initial"] = "best"
-    responses: str = ""  # a set of responses to score in place of a student's own: those of a teacher
+    responses: str = ""  # a set of responses, e.g. of a teacher, to score in place of those of a student
     read: Literal["", "text", "choices", "both"] = ""  # how answers are read; "" is as in Evaluation
 
 
@@ -188,8 +191,8 @@ class EvalSpec:
 class Evaluation:
     """How students are evaluated."""
 
-    # How answers are read: from the generated text, or by the likelihood of the choices after the generated rationale
-    # (at once for recipes without one), which never names an option that was not offered. Responses of servers, batch
+    # How answers are read: from the generated text, or as the most likely of the offered choices after the generated
+    # rationale. For recipes without a rationale, the choices directly follow the prompt. Responses of servers, batch
     # files and files are always read from the text.
     read: Literal["text", "choices", "both"] = "text"
     sampling: Sampling = Sampling(temperature=0.0)  # sampling for the reported accuracy

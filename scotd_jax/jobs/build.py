@@ -26,8 +26,8 @@ def build(context: RunContext, name: str) -> None:
     depend on the number of hosts and processes.
 
     Raises:
-      InputError: if no response passes the filters or most have no rationale, whereupon nothing is left of the corpus;
-        or if the students of the corpus do not share a tokenizer or are evaluated on its questions.
+      InputError: if no response passes the filters, or most have no rationale; the corpus is then removed. Also if the
+        students of the corpus do not share a tokenizer or are evaluated on its questions.
     """
     spec, recipe = context.config.corpora[name], context.recipes[name]
     if spec.rationale_control != "own" and not recipes.uses_fields(recipe, "rationale"):
@@ -132,10 +132,10 @@ def _contaminated_questions(context: RunContext, name: str) -> list[str]:
             student = config.students[student].model.student
         if reads_corpus(student, (*spec.rationales_from, spec.responses)):
             evaluated |= dict.fromkeys(spec.eval_sets, student or spec.arm)
-    if both := [set_name for set_name in sets if set_name in evaluated]:
+    if shared := [set_name for set_name in sets if set_name in evaluated]:
         raise InputError(
-            f"config.corpora.{name}: student {evaluated[both[0]]!r} trains on {both[0]!r} and is evaluated on it, so "
-            "all of its questions would be left out; choose another set, or set decontaminate=0"
+            f"config.corpora.{name}: student {evaluated[shared[0]]!r} trains on {shared[0]!r} and is evaluated on it, "
+            "so all of its questions would be left out; choose another set, or set decontaminate=0"
         )
     questions = (question for set_name in sets for question in context.questions.questions(set_name))
     evaluation = (question for set_name in evaluated for question in context.questions.questions(set_name))

@@ -62,7 +62,7 @@ class RunContext:
         return response_files(self.artefact("sample", rationales).path)
 
     def reported_questions(self, set_name: str) -> QuestionsById:
-        """Returns the questions of a reported set, limited as the config sets it."""
+        """Returns the questions of a reported set, at most `evaluation.limit` of them."""
         return self.questions.by_id((set_name,), self.config.evaluation.limit)
 
     def prompt_builder(self, settings: PromptSettings) -> PromptBuilder:
@@ -87,8 +87,8 @@ def make_context(config: c.Config, workdir: Workdir, skip_bad: bool = False) -> 
     report_compile_times()
     mesh = sampling_mesh = make_mesh(config.mesh)
     if jax.process_count() > 1:
-        own = jax.local_devices()
-        sampling_mesh = make_mesh(local_mesh_sizes(config.mesh, jax.device_count(), len(own)), own)
+        local = jax.local_devices()
+        sampling_mesh = make_mesh(local_mesh_sizes(config.mesh, jax.device_count(), len(local)), local)
     questions = QuestionLoader(config.tasks, config.seed)
     return RunContext(
         config=config,

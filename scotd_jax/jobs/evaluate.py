@@ -23,7 +23,7 @@ def evaluate(context: RunContext, name: str) -> None:
     Makes evaluations/NAME: SET.responses.jsonl for every set, results.json, and manifest. With several rationales per
     question, SET.each.responses.jsonl contains one answer per rationale, and SET.responses.jsonl the combined answers.
     Answers by the likelihood of the choices are in SET.choices.responses.jsonl, and their scores under "choices".
-    Reported sets may be added and dropped: those of the other sets are kept.
+    If the config adds or drops reported sets, the files of the other sets are kept.
 
     Raises:
       InputError: if responses or rationales that the evaluation needs are missing.
@@ -40,14 +40,14 @@ def evaluate(context: RunContext, name: str) -> None:
             scores.setdefault(answers.reading, _Scores(context)).add(set_name, questions, answers)
     if unpaired := describe_unpaired(next(iter(scores.values())).questions):
         context.log(f"  {unpaired}")
-    by_reading = {reading: each.to_json() for reading, each in scores.items()}
+    by_reading = {reading: set_scores.to_json() for reading, set_scores in scores.items()}
     output = by_reading.pop("text", {}) | by_reading
     if hosts.is_primary():
         write_text(artefact.path / "results.json", json.dumps(output, indent=2) + "\n")
     accuracies = {
         (f"{set_name} by choices" if reading == "choices" else set_name): result["accuracy"]
-        for reading, each in scores.items()
-        for set_name, result in each.sets.items()
+        for reading, set_scores in scores.items()
+        for set_name, result in set_scores.sets.items()
     }
     artefact.finish(accuracies, output)
 

@@ -33,7 +33,7 @@ def export(context: RunContext, name: str) -> None:
     """
     spec = context.config.students[name]
     artefact = context.artefact("export", name)
-    # The card reports the evaluation, to which sets may be added.
+    # The card reports the evaluation, whose sets may change without a new training.
     if not artefact.begin(manifests.export_identity(context, name), remade_for=("evaluation",)):
         context.log("  already complete")
         return
@@ -100,6 +100,7 @@ def _datasets(context: RunContext, name: str) -> list[str]:
 
 
 def _results(context: RunContext, name: str) -> dict[str, Any]:
+    """The scores by question set, of answers read from the text if there are any, else by the choices."""
     if not context.config.students[name].eval_sets:
         return {}
     results = read_json(context.artefact("evaluate", name).path / "results.json")

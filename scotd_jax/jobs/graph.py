@@ -35,6 +35,7 @@ def chain(config: Config, jobs: tuple[str, ...] = JOBS) -> list[Step]:
     for job in jobs:
         lookup(dict.fromkeys((*JOBS, PLAN)), job, "--jobs")
     check_config(config)
+    # Evaluations of trained students are added below, as dependencies of their exports and of the report.
     wanted = [Step("sample", name) for name in config.rationales]
     wanted += [Step("evaluate", name) for name, spec in eval_specs(config).items() if not evaluates_training(spec)]
     wanted += [Step("build", name) for name in config.corpora]

@@ -23,11 +23,12 @@ from scotd_jax.workdir import digest, file_digest
 
 # Fields of a student that its training does not read.
 AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
-# Fields of config.Training with which an interrupted run may resume: those of logging, and those that, like the mesh,
-# change only rounding. The number of micro-batches also changes dropout masks.
+# Fields of config.Training that may change before an interrupted run resumes: LOGGING, and ROUNDING, which, like the
+# mesh, changes only rounding errors. `microbatches` also changes dropout masks, so with dropout it may not change.
 LOGGING = ("log_every", "save_every", "max_to_keep", "tensorboard", "startup_check")
 ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
-# Fields of sources that work directories from before they existed lack, with the values that change nothing.
+# Fields that were added to sources later, with defaults that change nothing. Identities omit these defaults, so that
+# older work directories remain valid.
 PROMPT_DEFAULTS = {"system": "", "instruction": "auto", "answer_pattern": ""}
 
 # Parts of an evaluation's identity that have one entry per question set, or per task of a set.
@@ -70,7 +71,7 @@ def responses_identity(context: RunContext, name: str, imported_files: Sequence[
 
 
 def encoding_identity(context: RunContext, name: str, model: Model) -> dict[str, Any]:
-    """Returns how a corpus is encoded: its settings, and the tokenizer and kind of the models that read it."""
+    """Returns the identity of a corpus' encoding: its settings, and the tokenizer and kind of its students."""
     tokenizer = context.models.tokenizer(model)
     # The number of processes that build a corpus does not change it.
     settings = plain(dataclasses.replace(context.config.corpora[name], processes=1))
@@ -118,7 +119,8 @@ def student_identity(context: RunContext, name: str) -> dict[str, Any]:
 def evaluation_identity(context: RunContext, name: str) -> dict[str, Any]:
     """Returns the identity of an evaluation: what is evaluated, and on which questions."""
     spec, settings = eval_specs(context.config)[name], context.config.evaluation
-    # Other entries record the effects of these fields, so that evaluations without them keep their identity.
+    # The arm has no effect on results. Entries below record the effects of the eval sets, and those of `checkpoint`,
+    # `responses` and `read` only where they are set, so that older evaluations keep their identity.
     recorded = plain(spec) | {"eval_sets": None, "arm": None}
     identity: dict[str, Any] = {
         "eval": {key: value for key, value in recorded.items() if key not in ("checkpoint", "responses", "read")},
@@ -162,7 +164,7 @@ def export_identity(context: RunContext, name: str) -> dict[str, Any]:
 
 
 def model_identity(context: RunContext, model: Model) -> dict[str, Any]:
-    """Returns where a model comes from and how its prompts become tokens."""
+    """Returns the identity of a model: its source, and the tokenizer and chat template of its prompts."""
     tokenizer = context.models.tokenizer(model)
     identity: dict[str, Any] = {
         "config": plain(model),
@@ -177,25 +179,25 @@ def model_identity(context: RunContext, model: Model) -> dict[str, Any]:
 
 
 def questions_identity(context: RunContext, set_names: Sequence[str]) -> dict[str, str]:
-    """Returns a digest of the questions of every set."""
+    """Returns a digest of the questions by set."""
     return {name: digest([to_json(q) for q in context.questions.questions(name)]) for name in set_names}
 
 
 def formats_identity(context: RunContext, sets: Sequence[str], fixed: PromptFormat | None = None) -> dict[str, str]:
-    """Returns a digest of the prompt format of every task: the `fixed` one, or the task's own."""
+    """Returns a digest of the prompt format by task: of the `fixed` format, or of the task's own."""
     return {task.name: format_digest(fixed or task.format) for task in context.questions.tasks_of(sets)}
 
 
 def format_digest(prompt_format: PromptFormat) -> str:
     """Returns a digest of a prompt format."""
     fields = plain(prompt_format)
-    if not prompt_format.instruction:
+    if not prompt_format.instruction:  # formats of older work directories do not have this field
         del fields["instruction"]
     return digest(fields)
 
 
 def few_shot_identity(context: RunContext, set_names: Sequence[str], count: int) -> dict[str, str]:
-    """Returns a digest of the first `count` examples of every task, in its own format."""
+    """Returns a digest of the first `count` examples by task, in its own format."""
     tasks = context.questions.tasks_of(set_names) if count else []
     return {t.name: digest(context.questions.few_shot_prompt(t, t.format, count, chat=False)) for t in tasks}
 

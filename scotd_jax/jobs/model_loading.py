@@ -101,7 +101,7 @@ class ModelLoader:
           model: the model: a student's best checkpoint, a folder's weights, or random weights.
           functions: its functions.
           seed: seed of random weights.
-          kernels: dtype of the kernels of a folder's weights.
+          kernels: dtype to which kernels are converted as they are read from a folder.
         """
         shardings = param_shardings(self._mesh, functions.axes(), functions.abstract())
         if model.student:

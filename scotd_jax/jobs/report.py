@@ -24,7 +24,7 @@ from scotd_jax.tasks.question_sets import QuestionSet, file_stem
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import read_json, versions
 
-EXAMPLES_PER_BIN = 2  # responses of every kind that the page shows per set
+EXAMPLES_PER_BIN = 2  # responses on the page per set and bin (inspection/responses.py)
 
 # Descriptions of the splits of the embedded world.
 ABOUT_SPLITS = {
@@ -34,13 +34,13 @@ ABOUT_SPLITS = {
     "longer": "More steps than any training question has.",
 }
 
-LISTED_MODELS = 3  # models of a file that the row of a teacher names
+LISTED_MODELS = 3  # maximum number of model names in the row of a set of responses; else their number
 
 
 def report(context: RunContext, name: str) -> None:
     """Writes report/index.html. There is one report per run, so `name` is empty.
 
-    The page has the artefacts that are complete, and names the evaluations that are not.
+    The page shows all complete artefacts, and lists the incomplete evaluations.
     """
     del name
     config, artefact = context.config, context.artefact("report", "")
@@ -133,7 +133,7 @@ def _samples(context: RunContext, student: Student) -> tuple[int | None, str]:
         return None, ""
     counts = [context.artefact("sample", source).manifest()["counts"] for source in corpus.rationales]
     n = max(count["responses_max"] for count in counts)
-    # Students on a curve differ only in the number of sampled responses, so greedy responses and other recipes are not.
+    # Students on a curve differ only in the number of sampled responses: no greedy ones and no other recipes.
     greedy = any(isinstance(source, GeneratedSource) and source.sampling.temperature == 0 for source in sources)
     is_on_curve = corpus.recipe == "scotd" and not greedy
     return min(corpus.n or n, n), _model_name(context, student) if is_on_curve else ""
@@ -212,7 +212,7 @@ def _training_curve(context: RunContext, student: str) -> list[tuple[int, float 
 
 
 def _prompts(context: RunContext) -> list[PromptView]:
-    """What the models see; nothing if a tokenizer or a data set is no longer there, which the report does not need."""
+    """The prompts of the models; none if a tokenizer or data set is missing, so that the report does not fail."""
     try:
         return prompt_views(context, 1)
     except InputError as error:

@@ -37,7 +37,7 @@ def sample(context: RunContext, name: str) -> None:
     spec, artefact = context.config.rationales[name], context.artefact("sample", name)
     imported = None
     if isinstance(spec, FileSource):
-        # `skip_bad` is not part of the identity: files with broken rows are only ever imported with it.
+        # `skip_bad` is not part of the identity: without it, an import of files with broken rows never completes.
         imported = FileImport(spec, f"config.rationales.{name}", context.skip_bad)
     identity = manifests.responses_identity(context, name, imported.files if imported else ())
     if not artefact.begin(identity):
@@ -47,7 +47,7 @@ def sample(context: RunContext, name: str) -> None:
     questions = context.questions.by_id(spec.questions)
     if not questions:
         raise InputError(f"config.rationales.{name}.questions: no questions in {', '.join(spec.questions) or '()'}")
-    # All hosts generate with models, but only the first one reads batch files, tasks and imported files.
+    # All hosts generate with local models and servers; only the first host reads batch files, tasks and imports.
     if not isinstance(spec, ModelSource | ServerSource) and not hosts.is_primary():
         return
     if imported is not None:

@@ -46,7 +46,7 @@ def train(context: RunContext, name: str) -> None:
     if trainable := describe_trainable(model.abstract(), spec.training.freeze, spec.training.lora):
         context.log(f"  trainable parameters: {trainable}")
     with context.progress(spec.training.steps, f"  {name}", "updates") as progress:
-        spent = train_loop(
+        goodput = train_loop(
             model,
             lambda: context.models.params(spec.model, model, seed),
             prefetch_batches(batches),
@@ -61,7 +61,7 @@ def train(context: RunContext, name: str) -> None:
         )
     best = best_step(artefact.path / "checkpoints")
     lines = read_metrics(artefact.path / "metrics.jsonl") if hosts.is_primary() else []
-    cost = summarize_cost(lines, spent)
+    cost = summarize_cost(lines, goodput)
     context.log("  " + ", ".join(f"{key} {value}" for key, value in best.items()))
     context.log(f"  goodput {100 * cost['goodput']:.0f} %, {cost['rationales_per_second']:.3g} rationales/s of updates")
     artefact.finish({**best, "cost": cost})

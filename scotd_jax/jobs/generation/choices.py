@@ -1,7 +1,7 @@
 """Reads answers by the likelihood of the choices: the answer is the most likely choice after the rationale.
 
 Such an answer is always one that was offered. The sum of the log-probabilities of a choice's tokens decides, as in the
-metric `acc` of lm-eval's multiple-choice tasks. A model without rationales before its answers chooses at once.
+metric `acc` of lm-eval's multiple-choice tasks. Without a rationale, the choices directly follow the prompt.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ def write_choices(
       model: the model that compares the choices; the one that generated the responses.
       questions: the questions, all of them with choices.
       responses: generated responses, or `unanswered` ones for a recipe without a rationale before the answer.
-      sampling: its batch size and bucket apply.
+      sampling: sampling settings, of which only `batch_size` and `bucket` are used.
       folder: folder of the response files.
       set_name: name of the question set, for the progress line.
       stem: first part of the file names.
@@ -103,16 +103,18 @@ def _candidates(model: PromptedModel, row: Response, questions: QuestionsById) -
         # Without the marker of an answer, the whole text is taken as the rationale.
         provided, generated = None, form.truncate(row.text) if row.rationale is None else row.rationale
     texts = choice_responses(recipe, form, question, generated)
-    # Each is encoded as one text, like a training target. Without an end string, a response ends with the end token.
+    # Every response is encoded as one text, like a training target, and ends with the format's end string or the end
+    # token.
     last = [] if form.end else [model.tokenizer.end_id]
     ids = [model.tokenizer.encode(text) + last for text in texts.values()]
     prompt_ids = model.prompt_ids(question, task, provided)
-    shared = 0 if generated is None else shared_length(*(row[:-1] for row in ids))
-    return list(texts), Candidates(row.key, prompt_ids, [row[shared:] for row in ids], ids[0][:shared])
+    # At least the last token of every response is scored.
+    shared = 0 if generated is None else shared_length(*(tokens[:-1] for tokens in ids))
+    return list(texts), Candidates(row.key, prompt_ids, [tokens[shared:] for tokens in ids], ids[0][:shared])
 
 
 def _chosen(model: PromptedModel, row: Response, questions: QuestionsById, log_p: Mapping[str, float]) -> Response:
-    """The response with the most likely choice as its answer, which is its whole text if nothing was generated."""
+    """The response with the most likely choice as its answer, which is also the text if nothing was generated."""
     answer = max(log_p, key=log_p.__getitem__)
     if not row.num_tokens:
         tokens = len(model.tokenizer.encode(answer)) + 1

@@ -90,11 +90,11 @@ def iter_marginal_responses(
         for (id_, _), log_p in batch:
             log_probs[id_].append(log_p)
     rows = []
-    for id_, found in log_probs.items():
-        forms = list(found[0])
-        log_p = log_marginal(np.array([list(each.values()) for each in found]))
+    for id_, by_rationale in log_probs.items():
+        answers = list(by_rationale[0])
+        log_p = log_marginal(np.array([list(by_answer.values()) for by_answer in by_rationale]))
         best = int(log_p.argmax())
-        answer = forms[best]
+        answer = answers[best]
         rows.append(
             Response(
                 question_id=id_,

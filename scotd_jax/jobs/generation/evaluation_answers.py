@@ -27,7 +27,7 @@ class SetAnswers(NamedTuple):
 
     Attributes:
       reading: how the answers were read: from the text, or by the likelihood of the choices.
-      rows: one answer per question, or n of a set of responses.
+      rows: one answer per question; with `EvalSpec.responses`, n answers per question.
       samples: several samples per question for self-consistency; empty for none.
     """
 
@@ -137,11 +137,11 @@ class SetEvaluation:
             rationales=rationales,
             **common,
         )
-        rows, several = list(read_responses(paths)), settings.self_consistency
-        if not several.n or rationales is not None:
+        rows, voting = list(read_responses(paths)), settings.self_consistency
+        if not voting.n or rationales is not None:
             return rows, []
-        stem = f"{file_stem(self.set_name)}.n{several.n}.responses"
-        paths = generate(context, self._loaded_model, self.questions, several, stem=stem, **common)
+        stem = f"{file_stem(self.set_name)}.n{voting.n}.responses"
+        paths = generate(context, self._loaded_model, self.questions, voting, stem=stem, **common)
         return rows, list(read_responses(paths))
 
     def _combine(self, rows: list[Response], stem: str) -> list[Response]:
@@ -161,7 +161,7 @@ class SetEvaluation:
     def _choose(self, rows: list[Response], stem: str) -> list[Response]:
         """The rows with the most likely choices as their answers."""
         sampling = self.context.config.evaluation.sampling
-        where = self.folder, self.set_name, f"{file_stem(self.set_name)}.{stem}"
+        target = self.folder, self.set_name, f"{file_stem(self.set_name)}.{stem}"
         return list(
-            read_responses(write_choices(self.context, self._loaded_model, self.questions, rows, sampling, *where))
+            read_responses(write_choices(self.context, self._loaded_model, self.questions, rows, sampling, *target))
         )

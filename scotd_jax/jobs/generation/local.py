@@ -131,7 +131,7 @@ class PromptedModel:
         )
 
     def _few_shot_ids(self, task: LoadedTask) -> list[int]:
-        """Token ids of a prompt that consists of few-shot examples; tokens at the end of prompts may follow them."""
+        """Token ids of the few-shot examples as one prompt. Its last tokens may differ from those of real prompts."""
         few_shot = self.prompts.few_shot(task)
         if self.prompts.settings.system:
             few_shot = join_prompt(few_shot, "")  # some templates refuse a system turn alone

@@ -29,8 +29,8 @@ class PromptSettings:
       format: the format of every prompt; None if prompts have the format of their task.
       few_shot: number of the task's examples before every prompt.
       chat: whether prompts are chat turns, which the tokenizer's chat template renders.
-      instruction_tuned: whether the model has learned to write in a form of its own, as chat models that the run has
-        not trained: its turn may have several paragraphs, and its answer sentence other wordings.
+      instruction_tuned: whether the model is a chat model that this run has not trained. Its responses may have
+        several paragraphs, and answer sentences in other words than the format's.
       system: system turn of a chat; "" for none.
       instruction: template of a line after every question (tasks/instructions.py); "" for none.
       answer_pattern: regular expression that parses responses in place of recipe and format; "" for none.
@@ -94,7 +94,7 @@ def source_prompt_settings(config: c.Config, spec: c.GeneratedSource, where: str
 
 
 def _automatic_instruction(settings: PromptSettings) -> str:
-    """The instruction for instruction-tuned models without few-shot examples, which show the form of an answer."""
+    """The default instruction for instruction-tuned models; "" for others, and if examples already show the format."""
     is_requested = settings.instruction_tuned and not settings.few_shot
     return default_instruction(settings.recipe) if is_requested else ""
 
@@ -161,7 +161,7 @@ class PromptBuilder:
         return prompt_format
 
     def few_shot(self, task: LoadedTask) -> Prompt:
-        """Returns what precedes every prompt for a task, as text or chat turns: system turn and few-shot examples."""
+        """Returns the start of every prompt for a task, as text or chat turns: system turn and few-shot examples."""
         few_shot = self.few_shot_prompt(task, self.format_for(task), self.settings.few_shot, self.settings.chat)
         if not self.settings.system:
             return few_shot

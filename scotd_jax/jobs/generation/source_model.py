@@ -1,4 +1,4 @@
-"""Loads the model of a set of responses, prompted as the set sets it."""
+"""Loads the local model that generates a set of responses, with the prompt settings of the set."""
 
 from scotd_jax.config import ModelSource
 from scotd_jax.hub.hub_files import without_commit

@@ -1,1 +1,1 @@
-"""What models see and generate in a run: prompts with their tokens, and example responses."""
+"""Inspection of a run: prompts with their special tokens, and example responses."""

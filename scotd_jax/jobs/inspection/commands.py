@@ -18,7 +18,7 @@ from scotd_jax.workdir import Workdir
 
 
 def show_prompts(config: Config, workdir: str | None, count: int) -> str:
-    """Returns what teachers and students see for `count` questions each, as text.
+    """Returns the prompts of teachers and students for `count` questions each, as text.
 
     Args:
       config: the config.
@@ -47,7 +47,7 @@ def show_examples(config: Config, workdir: str, count: int) -> str:
 
 
 def _context(config: Config, workdir: str, steps: Sequence[Step]) -> RunContext:
-    """A context on the CPU, whatever the mesh of the config, with the models that the steps read."""
+    """A context that uses the CPU instead of the config's mesh, with the models that the steps read pinned."""
     jax.config.update("jax_platforms", "cpu")
     check_config(config)
     directory = Workdir(workdir, writes=False)

@@ -1,4 +1,4 @@
-"""The prompts of a run as its teachers and students see them, with special tokens; needs tokenizers but no weights."""
+"""The prompts of a run's teachers and students with special tokens; needs tokenizers but no weights."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from scotd_jax.reporting.data import PromptView
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.base import LoadedTask
 
-PLACEHOLDER = "RATIONALE"  # in the place of a rationale that no artefact holds yet
+PLACEHOLDER = "RATIONALE"  # replaces a rationale that has not been sampled yet
 
 
 class EncodedText(NamedTuple):
@@ -32,7 +32,7 @@ class EncodedText(NamedTuple):
 
 
 def prompt_views(context: RunContext, count: int) -> list[PromptView]:
-    """Returns what every model of the run sees for `count` questions; models that see the same share a view.
+    """Returns the prompts of every model for `count` questions; models with equal prompts share a view.
 
     Raises:
       InputError: if questions or a tokenizer cannot be loaded.
@@ -104,7 +104,7 @@ def _training(context: RunContext, count: int) -> Iterator[PromptView]:
 def _evaluations(context: RunContext, count: int) -> Iterator[PromptView]:
     """The prompts of every evaluation."""
     for name, spec in eval_specs(context.config).items():
-        if spec.responses:  # of a teacher, which is shown there
+        if spec.responses:  # their prompts are among those of the teachers
             continue
         model = Model(student=spec.student)
         prompts = context.prompt_builder(evaluation_prompt_settings(context.config, spec))
@@ -143,7 +143,7 @@ def _examples(context: RunContext, corpus: str, count: int) -> Iterator[tuple[Qu
 
 
 def _stored_responses(context: RunContext, source: str) -> Iterator[Response]:
-    """The responses of a complete set, and the gold responses of a task."""
+    """The responses of a complete set; else the gold rationales, if the source is a task."""
     spec = context.config.rationales[source]
     if context.artefact("sample", source).complete:
         yield from read_responses(context.response_files(source))
@@ -170,7 +170,7 @@ def _turns(messages: Sequence) -> str:
 
 
 def _ends(context: RunContext, model: Model | None, prompts: PromptBuilder, task: LoadedTask) -> tuple[str, ...]:
-    """What ends a response: stop strings and end tokens."""
+    """The stop strings and end tokens of responses."""
     stops = prompts.format_for(task).stops
     if model is None:
         return stops

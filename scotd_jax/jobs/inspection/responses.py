@@ -25,7 +25,7 @@ def response_sets(context: RunContext, count: int) -> Iterator[ResponseSet]:
             continue
         questions = context.questions.by_id(spec.questions)
         totals = dict.fromkeys(BINS, 0)
-        selected: dict[str, list[tuple[int, Response]]] = {bin_: [] for bin_ in BINS}  # heaps
+        selected: dict[str, list[tuple[int, Response]]] = {bin_: [] for bin_ in BINS}
         for row in read_responses(context.response_files(name)):
             if row.question_id not in questions:
                 raise InputError(
@@ -34,6 +34,7 @@ def response_sets(context: RunContext, count: int) -> Iterator[ResponseSet]:
                 )
             bin_ = response_bin(row)
             totals[bin_] += 1
+            # Negated, so that the smallest entry of the heap is the largest hash, which a smaller one replaces.
             push = heapq.heappush if len(selected[bin_]) < count else heapq.heappushpop
             push(selected[bin_], (-int.from_bytes(random_sort_key("example", *row.key)), row))
         yield ResponseSet(

@@ -49,7 +49,7 @@ class WorkloadAnalysis:
 
 
 class Analyzer:
-    """Analyzes workloads on a topology and remembers what it compiled.
+    """Analyzes workloads on a topology and caches the costs of compiled programs.
 
     The ratio of compiled to estimated temporary memory corrects later estimates of the same model.
 

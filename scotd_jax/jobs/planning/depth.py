@@ -76,7 +76,7 @@ def extrapolate_costs(workload: Workload, measure: Callable[[int], Costs]) -> di
 def extrapolate_programs(
     workload: Workload, measure: Callable[[int], Mapping[str, Costs]]
 ) -> dict[str, dict[str, float | int]]:
-    """Returns costs at full depth by program from `measure(depth)`, which returns costs by program."""
+    """Returns costs at full depth like `extrapolate_costs`, for several programs: {program: costs}."""
     full, depths = num_layers(workload.model_config), measured_depths(workload)
     results = [measure(depth) for depth in depths]
     return {name: extrapolate(full, depths, [costs[name] for costs in results]) for name in results[0]}

@@ -98,6 +98,7 @@ def workload_programs(
 
 
 def _argument_bytes(spec: ProgramSpec) -> Costs:
+    """Bytes per chip of the arguments by `MEMORY_PARTS`, and of the buffers by their own names."""
     persistent = {name: bytes_per_device(tree) for name, tree in spec.persistent.items()}
     buffers = {name: bytes_per_device(tree) for name, tree in spec.buffers.items()}
     inputs = max(0, bytes_per_device(spec.arguments) - sum(persistent.values()))
@@ -149,8 +150,9 @@ def _costs_per_question(workload: TrainingWorkload, platform: str) -> Costs:
 def _generation_costs(
     workload: GenerationWorkload, mesh: AnyMesh, platform: str
 ) -> dict[str, tuple[float | int, float | int]]:
-    """FLOPs and temporary bytes of every program: twice its largest array, plus copies of the computed keys and values.
+    """FLOPs and temporary bytes of every program.
 
+    The temporaries of a program are twice its largest array, plus copies of the keys and values that it computes.
     "few_shot" and "score" have one copy. "prefill" has two copies of all keys and values on every shard of the batch,
     since any shard may store any of them: for OPT-13B on v5e, XLA allocated 0.25, 0.49 and 0.91 GiB with 2, 4 and 8
     layers, which is twice 55 MiB per layer. Small models need less.

@@ -23,7 +23,7 @@ from scotd_jax.sampling.likelihood import make_score_fn
 from scotd_jax.sampling.noise import base_key
 
 ANSWER_TOKENS = 8  # tokens of a candidate answer, which is a letter or a few words
-STOP_STATES = 8  # rows of the stop-string table, which is small for any stop strings
+STOP_STATES = 8  # assumed number of rows of the stop-string table, which needs little memory for any stop strings
 
 
 def generation_programs(

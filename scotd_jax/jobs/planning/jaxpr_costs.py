@@ -49,12 +49,13 @@ def residual_bytes(model: LanguageModel, part: Any, chunk: int, options: Forward
     params = model.abstract()
     loss = make_loss_fn(model, chunk=chunk, options=options)
     saved = jax.eval_shape(lambda p, b: jax.vjp(lambda q: loss(q, b)[0].sum, p)[1], params, part)
+    # The backward pass stores parameters, too. They are recognized by their shapes.
     parameter_shapes = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
     return sum(_aval_bytes(leaf) for leaf in jax.tree.leaves(saved) if leaf.shape not in parameter_shapes)
 
 
 def parameter_copy_bytes(model: LanguageModel, scan_layers: bool) -> int:
-    """Returns the bytes of the copies of parameters that an update computes with.
+    """Returns the bytes of the temporary copies of parameters in an update.
 
     Without a scan over layers these are the matrices in the compute dtype. With a scan they are the stacked parameters
     of all layers. Decoder-only models scan twice, once for prompts and once for responses, with stacked gradients each.

@@ -42,9 +42,10 @@ def paused_training_bytes(workload: Workload, sizes: c.Mesh, topology: Topology)
         model = build_model(workload, platform, layers)
         abstract = model.abstract()
         params = with_shardings(abstract, sharding.param_shardings(mesh, model.axes(), abstract))
-        unused = params if topology.hosts > 1 else _cast_parameters(workload, params)
+        # On one host, dev evaluation shares the parameters that need no cast with training.
+        not_shared = params if topology.hosts > 1 else _cast_parameters(workload, params)
         unmerged = state["weights"] if workload.paused_training.lora.rank else ()
-        return {"bytes": bytes_per_device([unused, state["optimizer"]]) + bytes_per_device(unmerged)}
+        return {"bytes": bytes_per_device([not_shared, state["optimizer"]]) + bytes_per_device(unmerged)}
 
     return round(extrapolate_costs(training, measure)["bytes"])
 

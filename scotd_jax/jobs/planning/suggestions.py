@@ -108,9 +108,9 @@ def _larger_hardware(analyzer: Analyzer, workloads: Sequence[Workload], sizes: c
 def _candidates(
     topology: Topology, workloads: Sequence[Workload], sizes: c.Mesh, coarse: bool = False
 ) -> Iterator[_Candidate]:
-    """Yields candidates from the smallest change to the largest: all meshes for one change of settings after another.
+    """Yields candidates from the smallest change to the largest: for each change of settings, all meshes.
 
-    With `coarse`, only the smallest and largest mesh axes, and unchanged settings.
+    With `coarse`, yields only meshes with the smallest and largest axes, and keeps the settings.
     """
     trains = any(isinstance(workload, TrainingWorkload) for workload in workloads)
     for step in range(1 if coarse else 1 + len(_TRAINING_STEPS)):
@@ -121,7 +121,8 @@ def _candidates(
         for tensor in _doublings(max(1, sizes.tensor), topology.per_host, coarse):
             # On one host, generation does not gather parameters for every token unless the config sets fsdp.
             maximum = topology.chips // tensor if topology.hosts > 1 or trains else max(1, sizes.fsdp)
-            # Larger fsdp first. Smaller fsdp leaves chips to `tensor`, or divides a batch that larger fsdp does not.
+            # Try larger fsdp first, from the config's upwards. Smaller fsdp helps if it leaves chips to `tensor`, or if
+            # the batch is not divisible by larger fsdp.
             for fsdp in sorted(_doublings(1, maximum, coarse), key=lambda size: (size < sizes.fsdp, size)):
                 yield _Candidate(c.Mesh(fsdp=fsdp, tensor=tensor), changed)
 
@@ -131,6 +132,7 @@ def _fits_with_margin(analysis: WorkloadAnalysis) -> bool:
 
 
 def _doublings(first: int, last: int, coarse: bool) -> list[int]:
+    """Powers of two times `first` up to `last`; with `coarse`, only the smallest and the largest."""
     sizes = [first * 2**i for i in range(16) if first * 2**i <= last]
     return sizes[:: max(1, len(sizes) - 1)] if coarse else sizes
 

@@ -45,7 +45,7 @@ def training_program(workload: TrainingWorkload, mesh: AnyMesh, platform: str, l
 def check_workload(workload: Workload, platform: str) -> None:
     """Raises InputError on training settings that are invalid on every mesh."""
     if isinstance(workload, TrainingWorkload):
-        one_device = make_abstract_mesh(c.Mesh(), 1)  # shards every batch without micro-batches
+        one_device = make_abstract_mesh(c.Mesh(), 1)  # every batch without micro-batches fits this mesh
         settings = dataclasses.replace(workload.settings, microbatches=1)
         settings_check.check_training(
             workload.names[0], settings, one_device, platform, lambda: build_model(workload, platform).abstract()

@@ -67,7 +67,7 @@ class GenerationWorkload:
       policy: sampling policy.
       prompt_tokens: padded length of the prompts after the few-shot examples.
       exemplar_tokens: padded length of the few-shot examples, which are encoded once per run.
-      questions: number of prompts.
+      questions: number of prompts; a question has several if each contains another provided rationale.
       samples: number of responses.
       candidate_answers: if positive, that many answers per prompt are scored instead of generating responses.
       rationale_tokens: padded length of the generated rationale before these answers; 0 if it is part of the prompt.

@@ -1,1 +1,1 @@
-"""What a run checks, fetches and pushes around its steps: config, prompt lengths, models of the Hub."""
+"""Work around the steps of a run: checks of config and prompt lengths, downloads from the Hub, and pushes to it."""

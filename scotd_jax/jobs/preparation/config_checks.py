@@ -112,9 +112,9 @@ def _check_eval(config: Config, spec: EvalSpec, where: str) -> None:
         raise InputError(f"{where}.combine: 'marginal' sums over provided rationales, but the recipe reads none")
     if spec.checkpoint == "initial":
         _check_unused(spec, ("rationales_from", "rationale_control", "n", "combine"), where, "a model before training")
-    if both := set(student.dev_sets) & set(spec.eval_sets):
+    if overlap := set(student.dev_sets) & set(spec.eval_sets):
         raise InputError(
-            f"{where}: {both.pop()!r} is in dev_sets and in eval_sets; a reported set may not choose the checkpoint"
+            f"{where}: {overlap.pop()!r} is in dev_sets and in eval_sets; a reported set may not choose the checkpoint"
         )
 
 

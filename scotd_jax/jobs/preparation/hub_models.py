@@ -1,4 +1,4 @@
-"""Models of a run that are named on the Hugging Face Hub: their commits, and their files.
+"""The models of a run that are on the Hugging Face Hub: pins their commits and downloads their files.
 
 `pin_models` replaces every name by the name with its commit, so that all processes read the same files and the commit
 is part of the identities of artefacts. models.json in the work directory records the commits: later commands in it use
@@ -43,10 +43,10 @@ def pin_models(config: Config, workdir: Workdir, steps: Iterable[Step]) -> Confi
 
 
 def pins(config: Config, pinned: Config) -> dict[str, str]:
-    """Returns the pinned name of every Hub name in `config`, given the result of `pin_models`."""
+    """Returns {"OWNER/NAME": "OWNER/NAME@COMMIT"} for `config`. `pinned` is the result of `pin_models`."""
     pairs = zip(_models(config), _models(pinned), strict=True)
-    fields = ((getattr(a, name), getattr(b, name)) for a, b in pairs for name in ("path", "tokenizer"))
-    return {path: name for path, name in fields if path != name}
+    paths = ((getattr(old, key), getattr(new, key)) for old, new in pairs for key in ("path", "tokenizer"))
+    return {path: pinned_path for path, pinned_path in paths if path != pinned_path}
 
 
 def fetch_models(config: Config, steps: Iterable[Step]) -> None:
@@ -71,7 +71,7 @@ def hub_models_of(config: Config, step: Step) -> list[HubModel]:
 
 
 def _pinned(paths: Collection[str], recorded: Mapping[str, str]) -> dict[str, str]:
-    hub_paths = [path for path in paths if parse_hub_path(path) is not None]  # a local folder may have appeared
+    hub_paths = [path for path in paths if parse_hub_path(path) is not None]  # not those with a local folder
     return {path: path for path in paths} | {path: recorded.get(path) or pin(path) for path in hub_paths}
 
 
@@ -135,7 +135,7 @@ def _models(node: Any) -> Iterator[Model]:
 
 
 def _replace_paths(node: Any, paths: Mapping[str, str]) -> Any:
-    """Returns a config with other paths of models and tokenizers."""
+    """Returns the config with paths of models and tokenizers replaced by their values in `paths`."""
     if isinstance(node, Model):
         path, tokenizer = (paths.get(each, each) for each in (node.path, node.tokenizer))
         return dataclasses.replace(node, path=path, tokenizer=tokenizer)

@@ -58,7 +58,7 @@ class PromptLengths:
     def __init__(self, context: RunContext):
         self._context = context
         self._lengths: dict[str, np.ndarray] = {}
-        self._fingerprint = functools.cache(Tokenizer.fingerprint)  # takes as long as a thousand prompts
+        self._fingerprint = functools.cache(Tokenizer.fingerprint)  # as slow as tokenizing a thousand prompts
 
     def check(self, step: Step) -> None:
         """Checks the prompts of a step, and logs how many questions a corpus will leave out.
@@ -75,13 +75,13 @@ class PromptLengths:
             for set_name in prompts.set_names:
                 lengths = self._lengths_of(prompts.model, prompts.settings, set_name)
                 questions = self._context.questions.questions(set_name)
-                read = [
+                checked = [
                     (length, question.id)
                     for length, question in zip(lengths.tolist(), questions, strict=True)
                     if (prompts.max_prompt_tokens is None or length <= prompts.max_prompt_tokens)
                     and (prompts.question_ids is None or question.id in prompts.question_ids)
                 ]
-                length, question_id = max(read, default=(0, ""))
+                length, question_id = max(checked, default=(0, ""))
                 check_positions(
                     config,
                     length + prompts.max_new_tokens,
@@ -109,8 +109,8 @@ class PromptLengths:
         """The number of prompt tokens of every question of a set, in order."""
         tokenizer, kind = self._context.models.tokenizer(model), self._context.models.architecture(model).kind
         form = plain(settings.format) if settings.format else None
-        added = [settings.few_shot, settings.chat, settings.system, settings.instruction]
-        key = digest([self._fingerprint(tokenizer), kind, settings.recipe.prompt, form, added, set_name])
+        additions = [settings.few_shot, settings.chat, settings.system, settings.instruction]
+        key = digest([self._fingerprint(tokenizer), kind, settings.recipe.prompt, form, additions, set_name])
         if key not in self._lengths:
             prompts, encoder = self._context.prompt_builder(settings), tokenizer.encoder(kind, settings.chat)
             by_id = self._context.questions.by_id((set_name,))
@@ -147,8 +147,8 @@ def _prompts_of_evaluation(context: RunContext, name: str) -> Iterator[PromptsTo
     elif evaluation.self_consistency.n:
         tokens = max(tokens, evaluation.self_consistency.max_new_tokens)
     if spec.read != "text":
-        after = tokens if generates_rationale(settings.recipe) else 0
-        tokens = max(0 if spec.read == "choices" else tokens, after + _choice_tokens(context, spec, settings))
+        rationale = tokens if generates_rationale(settings.recipe) else 0
+        tokens = max(0 if spec.read == "choices" else tokens, rationale + _choice_tokens(context, spec, settings))
     where = f"config.{'evals' if name in config.evals else 'students'}.{name}.eval_sets"
     advice = "shorten the question or leave it out of the set, or lower evaluation.sampling.max_new_tokens"
     ids = {id_ for set_name in spec.eval_sets for id_ in context.reported_questions(set_name)}
@@ -156,7 +156,7 @@ def _prompts_of_evaluation(context: RunContext, name: str) -> Iterator[PromptsTo
 
 
 def _choice_tokens(context: RunContext, spec: EvalSpec, settings: PromptSettings) -> int:
-    """The most tokens of an answer sentence with a choice, which follows a generated rationale."""
+    """The maximum number of tokens of an answer sentence with a choice, end token included."""
     tokenizer = context.models.tokenizer(Model(student=spec.student))
     prompts = context.prompt_builder(settings)
     texts = {
@@ -169,7 +169,7 @@ def _choice_tokens(context: RunContext, spec: EvalSpec, settings: PromptSettings
 
 
 def _prompts_of_training(context: RunContext, name: str) -> Iterator[PromptsToCheck]:
-    """The prompts of a student's corpus, of which too long ones are dropped, and of its dev questions."""
+    """The prompts of a student's dev questions, and of its corpus, whose longest prompts the build job drops."""
     config, student = context.config, context.config.students[name]
     corpus = config.corpora[student.corpus]
     advice = f"lower config.corpora.{student.corpus}.max_prompt_tokens, which leaves such questions out"

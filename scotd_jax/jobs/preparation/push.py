@@ -18,7 +18,7 @@ from scotd_jax.workdir import Artefact, Workdir
 
 
 class _Push(NamedTuple):
-    """What a job pushes: a folder of its artefact, as a kind of repository, in place of files of these patterns."""
+    """How a job pushes: the subfolder of its artefact, the kind of repository, and the patterns of replaced files."""
 
     folder: str
     kind: Kind
@@ -41,7 +41,7 @@ def check_pushes(
       config: the config.
       workdir: the work directory.
       steps: the steps; those that are pushed already are not checked.
-      redo: the steps that are made anew.
+      redo: the steps that are run again (--overwrite).
       create: whether to create missing repositories.
 
     Raises:
@@ -52,7 +52,7 @@ def check_pushes(
 
 
 def pending_pushes(config: Config, workdir: Workdir, steps: Iterable[Step], redo: Collection[Step]) -> dict[Step, str]:
-    """Returns the repositories to which a run pushes, by step. Takes arguments of `check_pushes`."""
+    """Returns the repositories to which a run will push, by step. See `check_pushes` for the arguments."""
     return {
         step: config.push_to_hub[str(step)]
         for step in steps
@@ -74,9 +74,9 @@ def push(context: RunContext, step: Step) -> None:
     if _is_pushed(context.config, artefact, step):
         context.log(f"  already pushed to {repo}")
         return
-    what = PUSHES[step.job]
-    with _local_tree(artefact.path / what.folder) as folder:
-        commit = push_folder(folder, repo, what.kind, f"{step} of scotd_jax", what.replaced)
+    rule = PUSHES[step.job]
+    with _local_tree(artefact.path / rule.folder) as folder:
+        commit = push_folder(folder, repo, rule.kind, f"{step} of scotd_jax", rule.replaced)
     artefact.record_push({"repository": repo, "content": _content(context.config, artefact, step), "commit": commit})
     context.log(f"  pushed to {repo}, commit {commit}")
 
@@ -91,7 +91,7 @@ def _is_pushed(config: Config, artefact: Artefact, step: Step) -> bool:
 
 
 def _content(config: Config, artefact: Artefact, step: Step) -> str:
-    """Identifies what is pushed: the content of the artefact, and the format of a release."""
+    """An identifier of the pushed content: the digest of the artefact, and the format of a release."""
     return f"{artefact.digest} {config.rationales[step.name].release}" if step.job == "sample" else artefact.digest
 
 

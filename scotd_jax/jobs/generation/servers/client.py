@@ -77,7 +77,7 @@ class ServerClient:
         self._key = _read_key(server.key_env, where)
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._stopped = threading.Event()
-        self._not_before = 0.0  # monotonic seconds
+        self._not_before = 0.0  # time.monotonic() before which no request is sent
 
     def post(self, body: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Sends a request and returns the reply, a JSON object with a list of choices.
@@ -138,6 +138,7 @@ class ServerClient:
         return body
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        """The exception for a reply with an error status: retryable or permanent."""
         with error:
             try:
                 content = error.read(1 << 16)

@@ -28,7 +28,7 @@ FIRST_PAUSE = 1.0  # seconds before the first retry of a request
 
 
 class SampleRequest(NamedTuple):
-    """One request for samples of one question. `empty_replies` counts earlier requests for them without any text."""
+    """One request for samples of one question. `empty_replies` counts its earlier replies without any text."""
 
     question_id: str
     indices: tuple[int, ...]

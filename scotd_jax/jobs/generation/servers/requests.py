@@ -11,7 +11,7 @@ PATHS = {"completions": "completions", "chat": "chat/completions"}
 
 
 def keyed_seed(seed: int, name: str, number: int) -> int:
-    """Returns a hash of the arguments as a 31-bit seed, the largest that every server accepts."""
+    """Returns a hash of the arguments as a seed of 31 bits, since some servers refuse larger ones."""
     digest = hashlib.blake2b(f"{seed}\0{name}\0{number}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -29,7 +29,7 @@ def request_body(
         "max_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "top_k": sampling.top_k or None,  # not in OpenAI's interface, but in every server's
+        "top_k": sampling.top_k or None,  # an extension of OpenAI's interface that open-source servers share
         "n": count if count > 1 else None,  # some servers do not accept n
         "stop": list(stops) or None,
         "seed": seed,
