@@ -1,4 +1,4 @@
-"""Specifications of accelerators: peak FLOP/s and, for the chips of known topologies, memory and bandwidth.
+"""Specifications of accelerators: peak FLOP/s and, for chips that `topologies.py` supports, memory and bandwidth.
 
 Peaks are for dense bfloat16 matmuls with float32 accumulation, as in the makers' data sheets
 (cloud.google.com/tpu/docs, nvidia.com); the figures for 2:4 sparse matrices, twice as large, are not used. They are the
@@ -40,11 +40,12 @@ class Chip:
 
 
 def gpu_memory_fraction() -> float:
-    """Returns the fraction of GPU memory that JAX preallocates: 0.75, or what the environment variable sets."""
+    """Returns the fraction of GPU memory that JAX preallocates: XLA_CLIENT_MEM_FRACTION, or 0.75 if it is not set."""
     return float(os.environ.get(GPU_MEMORY_VARIABLE) or 0.75)
 
 
-# TPUs: name, `device_kind`s, peak TFLOP/s, and for topologies usable GiB, GB/s, cores.
+# TPUs: name, `device_kind`s, peak TFLOP/s, usable GiB, GB/s, cores. Without memory and bandwidth (None) a chip has no
+# topologies.
 _TPUS = (
     ("v2", ("TPU v2",), 22.5, None, None, 1),
     ("v3", ("TPU v3",), 61.5, None, None, 1),
@@ -54,8 +55,7 @@ _TPUS = (
     ("v6e", ("TPU v6 lite", "TPU v6e"), 918, 31.25, 1640, 1),
     ("v7x", ("TPU7x",), 1153.5, None, None, 1),
 )
-# GPUs: words that the `device_kind` contains, peak TFLOP/s, and for topologies memory in GB and GB/s. The first row
-# that matches is used.
+# GPUs: words that the `device_kind` contains, peak TFLOP/s, memory in GB, GB/s. The first row that matches is used.
 _GPUS = (
     ("GB200", 2500, None, None),
     ("B200", 2250, 180, 8000),

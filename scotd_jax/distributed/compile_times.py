@@ -1,4 +1,4 @@
-"""Reports the time that XLA compiles to the progress lines of this process."""
+"""Records the duration of every XLA compilation, for the progress lines of this process."""
 
 import functools
 from typing import Any
@@ -12,7 +12,7 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"  # of jax._src.dispatch
 
 @functools.cache
 def report_compile_times() -> None:
-    """Records every compilation from now on in `progress.COMPILE_TIMES`. Further calls do nothing."""
+    """Starts to record compilations in `progress.COMPILE_TIMES`. Further calls do nothing."""
 
     def record(event: str, duration_secs: float, **_: Any) -> None:
         if event == _COMPILED:

@@ -1,10 +1,10 @@
 """Model FLOPs of training updates and of prefill, from formulas.
 
-Counts the FLOPs of matmuls (one multiplication and one addition per term) in the grouped program: every prompt once per
-question, every response once, attention to both, and the output matrix for response tokens. The backward pass takes
-twice as many as the forward pass. Norms, activations, softmax and the optimizer, together a few percent, are left out.
-As usual for MFU, recomputation that saves memory (attention weights, chunks of logits, remat) is left out, too. Savings
-from frozen parameters are not subtracted.
+Counts the FLOPs of matmuls (one multiplication and one addition per term) in programs with grouped attention, which
+run every prompt once per question and every response once; the output matrix multiplies only response tokens. The
+backward pass takes twice as many as the forward pass. Norms, activations, softmax and the optimizer, together a few
+percent, are left out. As usual for MFU, recomputation that saves memory (attention weights, chunks of logits, remat) is
+left out, too. Savings from frozen parameters are not subtracted.
 
 The last layer of a decoder-only model needs only the keys and values of a prompt. Compilers remove the rest of that
 layer, and the formulas do not count it.
@@ -23,7 +23,7 @@ class MatmulSizes:
       response: weights that multiply each response token, without the output matrix.
       output: weights of the output matrix.
       prompt_attention: query heads times head width, for attention among prompt tokens.
-      response_attention: the same for attention from response tokens to the prompt, and for that among response tokens.
+      response_attention: query heads times head width, for attention from response tokens to prompt and response.
       causal_prompt: whether prompt tokens attend causally (decoder-only models).
     """
 

@@ -1,8 +1,9 @@
 """Coordination of the processes of one multi-host run.
 
 Training is one program over the devices of all processes. For sampling, every process runs its own questions through a
-copy of the model on its own devices; the samples do not depend on the split, because their noise is keyed. Only the
-primary process writes manifests and merges files. All processes must have access to the same work directory.
+copy of the model on its own devices. Each sample has its own random key, so the samples do not depend on which process
+generates them. Only the primary process writes manifests and merges files. All processes must have access to the same
+work directory.
 """
 
 import json
@@ -51,7 +52,13 @@ def sync_processes(barrier: str) -> None:
 
 
 def on_primary(compute: Callable[[], Any]) -> Any:
-    """Returns on every process what `compute`, which returns JSON data, returns on the primary process.
+    """Calls `compute` on the primary process only and broadcasts its result.
+
+    Args:
+      compute: returns JSON data.
+
+    Returns:
+      The result, on every process.
 
     Raises:
       InputError: on every process, if `compute` raises it.

@@ -41,8 +41,8 @@ def mesh_shape(sizes: config.Mesh, devices: int) -> dict[str, int]:
     """Returns the number of devices along each axis, with -1 resolved.
 
     Raises:
-      InputError: if more than one size is -1, or a size is zero or below -1.
-      SizesError: if the product of the sizes is not the number of devices.
+      InputError: if more than one size is -1, or a size is zero or below -1. If the product of the sizes is not the
+        number of devices, it is a `SizesError`.
     """
     shape = {axis: getattr(sizes, axis) for axis in AXES}
     text = ", ".join(f"{axis}={size}" for axis, size in shape.items())

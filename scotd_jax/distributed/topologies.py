@@ -40,8 +40,8 @@ class Topology:
     Attributes:
       name: for example "v5e-16".
       chip: kind of device.
-      chips: number of devices.
-      per_host: devices attached to each host.
+      chips: number of devices, each of them a `chip`.
+      per_host: number of devices attached to each host.
       shape: shape of a TPU slice, for example "4x4"; "" on other platforms.
     """
 
@@ -63,7 +63,7 @@ class Topology:
         return dataclasses.replace(self, chips=self.per_host, shape=shape)
 
     def describe(self) -> str:
-        """For example "v5p-128: 64 v5p chips (4x4x4; the name counts TensorCores, 2 per chip) on 16 hosts"."""
+        """Returns, e.g., "v5p-128: 64 v5p chips (4x4x4; the name counts TensorCores, 2 per chip) on 16 hosts"."""
         notes = [self.shape] if self.shape else []
         if self.chip.cores > 1:
             notes.append(f"the name counts TensorCores, {self.chip.cores} per chip")
@@ -110,7 +110,7 @@ def make_topology(chip: Chip, chips: int) -> Topology:
 
 
 def slice_sizes(chip: Chip) -> tuple[int, ...]:
-    """Returns the numbers of chips in which a kind of device is offered."""
+    """Returns the sizes, in chips, of the topologies of one kind of device."""
     if chip.platform == "tpu":
         return tuple(_slices(chip))
     return tuple(range(1, 9)) if chip.platform == "cpu" else _GPU_COUNTS

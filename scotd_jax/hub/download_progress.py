@@ -10,7 +10,7 @@ from typing import Any
 from scotd_jax.progress import Progress, log
 
 MEGABYTE = 10**6
-_NAMED = 3  # files that a line lists by name
+_MAX_NAMED_FILES = 3  # more files are only counted
 
 
 @contextlib.contextmanager
@@ -23,13 +23,14 @@ def download_progress(repo: str, sizes: Mapping[str, int], quiet: bool) -> Itera
       quiet: whether to print nothing.
     """
     total = sum(sizes.values())
-    files = ", ".join(sizes) if len(sizes) <= _NAMED else f"{len(sizes)} files"
+    files = ", ".join(sizes) if len(sizes) <= _MAX_NAMED_FILES else f"{len(sizes)} files"
+    process_index = 1 if quiet else 0  # only process 0 prints
     if total < MEGABYTE:
         yield functools.partial(_DownloadBar, lambda done: None)
-        log(f"fetched {repo}: {files} ({format_size(total)})", process_index=int(quiet))
+        log(f"fetched {repo}: {files} ({format_size(total)})", process_index=process_index)
         return
     megabytes = math.ceil(total / MEGABYTE)
-    with Progress(megabytes, f"fetching {repo}", "MB", scope=files, process_index=int(quiet)) as progress:
+    with Progress(megabytes, f"fetching {repo}", "MB", scope=files, process_index=process_index) as progress:
 
         def report(done: int) -> None:
             # Bytes are counted twice, as received and as written, which differ if the transfer is compressed.
@@ -48,7 +49,10 @@ def format_size(size: int) -> str:
 
 
 class _DownloadBar:
-    """The part of tqdm's interface that huggingface_hub uses. Bars that count bytes report how many there are."""
+    """The part of tqdm's interface that huggingface_hub uses.
+
+    A bar with the unit "B" calls `report` with the number of bytes so far; other bars do nothing.
+    """
 
     def __init__(self, report: Callable[[int], None], *args: Any, total: int = 0, unit: str = "", **options: Any):
         self.total, self.n, self.format_dict = total, 0, {}

@@ -12,14 +12,14 @@ from scotd_jax.hub.hub_names import HUB_NAMES
 
 @contextlib.contextmanager
 def explained(repo: str, revision: str = "main", access: Literal["read", "write"] = "read") -> Iterator[None]:
-    """Turns errors of huggingface_hub about a repository into InputErrors, whose messages contain no request."""
+    """Turns errors of huggingface_hub about a repository into InputErrors. Their messages omit the HTTP request."""
     from huggingface_hub import errors
 
     try:
         yield
     except (errors.HTTPError, errors.RevisionResolutionError, errors.HFValidationError, OSError) as error:
         raise InputError(f"{repo}: {_problem(error, repo, revision, access)}") from None
-    except RuntimeError as error:  # around any exception in an upload
+    except RuntimeError as error:  # huggingface_hub wraps every exception of an upload in one
         if not isinstance(error.__cause__, errors.HTTPError | OSError):
             raise
         raise InputError(f"{repo}: {_problem(error.__cause__, repo, revision, access)}") from None

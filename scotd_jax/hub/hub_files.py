@@ -41,17 +41,17 @@ class HubModel(NamedTuple):
 
 
 def is_hub_name(path: str) -> bool:
-    """Whether a path has the form of a Hub name, whether or not there is a local folder of that name."""
+    """Whether a path has the form of a Hub name. There may still be a local folder of that name."""
     return _PATH.fullmatch(path) is not None
 
 
 def is_repository(name: str) -> bool:
-    """Whether a text has the form of the name of a repository, OWNER/NAME."""
+    """Whether a name has the form OWNER/NAME, without a revision."""
     return is_hub_name(name) and "@" not in name
 
 
 def parse_hub_path(path: os.PathLike | str) -> HubModel | None:
-    """Returns the repository that a path names; None for local and gs:// paths. A local file or folder goes first."""
+    """Returns the repository that a path names; None for gs:// paths and for existing local files and folders."""
     text = os.fspath(path)
     match = _PATH.fullmatch(text)
     if match is None or os.path.exists(text):
@@ -72,7 +72,7 @@ def pin(path: str) -> str:
 
 
 def without_commit(path: str) -> str:
-    """Returns the result of `pin` without the commit, to be displayed; other paths are returned as they are."""
+    """Returns OWNER/NAME for the pinned name OWNER/NAME@COMMIT, for display; other paths are returned as they are."""
     model = parse_hub_path(path)
     return path if model is None or not model.is_pinned else model.repo
 
@@ -140,7 +140,10 @@ def _snapshot_folder(model: HubModel) -> pathlib.Path:
 
 
 def _listing(model: HubModel) -> Mapping[str, int]:
-    """The files of a commit with their sizes in bytes: from the cache, from the Hub, or offline the downloaded ones."""
+    """Returns the files of a commit with their sizes in bytes.
+
+    The list comes from the cache or else from the Hub. Offline and without a cached list, it has the downloaded files.
+    """
     from huggingface_hub import HfApi, constants, get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
     from huggingface_hub.hf_api import RepoFile

@@ -1,7 +1,8 @@
 """Short names of models and their repositories on the Hugging Face Hub.
 
-The configs of the papers take short names. A short name is a preset of models/registry.py, for an instruction-tuned or
-base variant with a suffix. The tables are data only, so that configs can read them without loading JAX.
+The configs of the papers take short names. A short name is the name of a preset in models/registry.py, followed by a
+suffix for instruction-tuned and base variants. The tables are data only, so that configs can read them without loading
+JAX.
 """
 
 from collections.abc import Mapping
@@ -46,12 +47,15 @@ _SHORT_NAMES = {repository: name for name, repository in HUB_NAMES.items()}
 
 
 def short_name(name: str) -> str:
-    """Returns the short name of a Hub name with or without revision; else the last part of a name or path."""
+    """Returns the short name of a repository, OWNER/NAME or OWNER/NAME@REVISION.
+
+    A name or path without a short name is reduced to its last part.
+    """
     return _SHORT_NAMES.get(name.partition("@")[0], name.rpartition("/")[2])
 
 
 def preset_name(name: str) -> str:
-    """Returns the short name of a model without the suffix of a variant: the preset that has its architecture."""
+    """Returns the name of the preset with a model's architecture: its short name without the suffix of a variant."""
     name = short_name(name)
     stems = (name.removesuffix(variant) for variant in (*_CHAT_VARIANTS, _BASE_VARIANT) if name.endswith(variant))
-    return next((stem for stem in stems if stem in HUB_NAMES), name)  # t5-base is no variant
+    return next((stem for stem in stems if stem in HUB_NAMES), name)  # the suffix of "t5-base" is its size

@@ -12,6 +12,8 @@ Kind = Literal["model", "dataset"]
 def check_push(repo: str, kind: Kind, create: bool) -> None:
     """Checks that the token of the environment may write to a repository.
 
+    A missing repository passes if `create` is false.
+
     Args:
       repo: the repository, OWNER/NAME.
       kind: its kind.
@@ -44,7 +46,7 @@ def push_folder(folder: pathlib.Path, repo: str, kind: Kind, message: str, repla
       repo: an existing repository, OWNER/NAME.
       kind: its kind.
       message: the commit message.
-      replaced: patterns of files of the repository that are removed if the folder lacks them.
+      replaced: patterns of files to remove from the repository if the folder does not contain them.
 
     Returns:
       The commit; the latest one if no file differs.

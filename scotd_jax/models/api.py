@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
 
 class Context(NamedTuple):
-    """The tokens before a response, to which it attends besides itself.
+    """The tokens before a response. The response attends to them and to its own tokens.
 
     Attributes:
       segments: shared segments, in order.
@@ -51,8 +51,8 @@ class Context(NamedTuple):
 class Cache(NamedTuple):
     """The KV cache of responses during sampling, split into past and recent tokens so that rows may differ in length.
 
-    `extend` writes the new tokens of all rows into the same recent slots and leaves the past unchanged. `flush_recent`
-    (cache.py) moves the recent tokens to the end of each row's past.
+    Each of the B * G rows holds one response. `extend` writes the new tokens of all rows into the same recent slots and
+    leaves the past unchanged. `flush_recent` (cache.py) moves the recent tokens to the end of each row's past.
 
     Attributes:
       keys: one array [B, G, K, T, Dh] per layer: the past.
@@ -119,7 +119,7 @@ class LanguageModel:
 
     @property
     def start_token(self) -> int | None:
-        """The first decoder input; None if that is the prompt's last token (decoder-only)."""
+        """The first decoder input. None for decoder-only models, which start from the prompt's last token."""
         return self.config.start_token
 
     def abstract(self) -> Params:

@@ -7,10 +7,10 @@ values exist once per question or once per batch, and to its *own* tokens. Writt
 one maximum and one sum, and no key is copied. Its derivative saves the log of the sum and recomputes the weights, so
 the memory held between forward and backward pass grows linearly with the number of tokens, not quadratically.
 
-All blocks have one layout: per head, [b, n] matrices of keys, each shared by some responses. [b, n] is [1, 1] for a
-segment of the whole batch, [B, 1] for a segment per question, and [B, G] for a response's own keys. Heads come before
-tokens, so that every matrix is contiguous. No axes are merged, so that a decode step reads the cache in place. (With b
-and n merged, XLA copied the cache for the matmul, and a step took three to four times as long.)
+All blocks have one layout. A block holds b * n matrices of keys per head, and each matrix serves one or more responses:
+[b, n] is [1, 1] for a segment of the whole batch, [B, 1] for a segment per question, and [B, G] for a response's own
+keys. Heads come before tokens, so that every matrix is contiguous. No axes are merged, so that a decode step reads the
+cache in place. (With b and n merged, XLA copied the cache for the matmul, and a step took three to four times as long.)
 
 Axes here: K key heads and M query heads per key head (H = K * M); query head h reads key head h // M. Lower-case
 letters in einsums: b, n matrices; g responses that share a matrix; k, m heads; r queries; t keys; d head width.
@@ -83,12 +83,12 @@ def grouped_attention_reference(query, segments, own, scale):
 
 
 def per_token_mask(mask: Array) -> Bool[Array, "_ _ _ _"]:
-    """The mask of a shared segment as bool[B or 1, G or 1, R or 1, S], the layout of own masks."""
+    """Returns the mask of a shared segment with the axes of `OwnKV` masks, bool[B or 1, G or 1, R or 1, S]."""
     return jnp.expand_dims(mask, {2: (1, 2), 3: 2, 4: ()}[mask.ndim])
 
 
 def causal_mask(R: int, T: int, start: int | Array = 0) -> Bool[Array, "1 1 R T"]:
-    """Token r, which is in slot start + r, sees the slots up to its own."""
+    """Returns a mask that lets token r attend to the slots up to its own, slot start + r."""
     return (jnp.arange(T)[None, :] <= start + jnp.arange(R)[:, None])[None, None]
 
 

@@ -55,13 +55,13 @@ def cache_masks(cache: Cache | None, R: int) -> list[Bool[Array, "_ _ _ _"]]:
 def token_positions(
     start: Int[Array, "..."], R: int, cache: Cache | None, packed_mask: Bool[Array, "B G R R"] | None
 ) -> Int[Array, "_ _ R"]:
-    """Returns the positions of R new tokens in their texts.
+    """Returns the positions of R new tokens in their sequences.
 
     Args:
       start: the number of tokens before the response, int32[B], [B, G] or [B, G, R].
       R: the number of new tokens.
       cache: the earlier tokens of the response.
-      packed_mask: True where a token attends to another one of its row, if several texts share a row.
+      packed_mask: for packed rows, the attention mask among the tokens of a row (packed_masks.py).
     """
     first = start.reshape(*start.shape, *(1,) * (3 - start.ndim))
     if cache is not None:

@@ -1,7 +1,7 @@
 """The modern decoder-only model: Llama, SmolLM, Qwen, Mistral and Gemma 3, with Hugging Face's weights.
 
-Unlike OPT it has RMS norms, rotary positions, grouped queries and a gated MLP. Keys are rotated before they are stored
-in a segment or cache, so that stored keys never change.
+Unlike OPT it has RMS norms, rotary positions, grouped-query attention and a gated MLP. Keys are rotated before they are
+stored in a segment or cache, so that stored keys never change.
 
 Prompts and responses run through the same layers.
 """
@@ -117,10 +117,10 @@ class Decoder(nnx.Module):
 
         Args:
           tokens_BGR: tokens of a prompt (G = 1) or of responses.
-          start: the number of tokens in `segments` before each of them, int32[B], [B, G] or [B, G, R].
-          segments: keys and values of the tokens before them.
+          start: the number of tokens in `segments` that precede each token, int32[B], [B, G] or [B, G, R].
+          segments: keys and values of the preceding prompts.
           cache: keys and values of the earlier tokens of the responses.
-          packed_mask: True where a token attends to another one of its row, if several texts share a row.
+          packed_mask: for packed rows, the attention mask among the tokens of a row (packed_masks.py).
           stack: "prompt" or "response"; names the dropout masks.
           options: forward-pass options.
 
@@ -134,7 +134,8 @@ class Decoder(nnx.Module):
         if config.scales_embeddings:
             x_BGRD = x_BGRD * config.hidden_size**0.5
         masks = cache_masks(cache, tokens_BGR.shape[2]) if packed_mask is None else [packed_mask]
-        visible = [([segment.mask for segment in segments], masks)]  # of layers without a window, then with one
+        # Masks of the segments and of the response's own tokens: for layers without a window, then for those with one.
+        visible = [([segment.mask for segment in segments], masks)]
         if config.sliding_window_pattern is not None and config.sliding_window is not None:
             window, (B, G) = config.sliding_window, tokens_BGR.shape[:2]
             visible = [([per_token_mask(segment.mask) for segment in segments], masks)]
@@ -179,7 +180,7 @@ def _rotations(config: DecoderConfig, positions_BGR: Int[Array, "_ _ R"]) -> lis
 class DecoderLayer(nnx.Module):
     """Pre-norm layer: self-attention, then MLP, each with a residual connection.
 
-    In Gemma 3 their outputs are normalized, too.
+    In Gemma 3 the outputs of attention and MLP are normalized, too.
     """
 
     def __init__(self, config: DecoderConfig, dtype: str, rngs: nnx.Rngs):
@@ -201,7 +202,7 @@ class DecoderLayer(nnx.Module):
         dropout: Dropout = no_dropout,
         attention: Attention = grouped_attention,
     ) -> tuple[Float[Array, "B G R D"], Array, Array]:
-        """Returns x, and the keys and values for the segment or cache."""
+        """Returns the layer's output, and the keys and values for the segment or cache."""
         h, key, value = self.attn(self.attn_norm(x), angles, segments, cache, masks_and_biases, attention)
         x = x + dropout(h if self.attn_post_norm is None else self.attn_post_norm(h), "attn")
         h = self.mlp(self.mlp_norm(x))

@@ -54,7 +54,7 @@ class DecoderConfig:
     sliding_window: int | None = None  # tokens that a token attends to, itself included; None: all
     sliding_window_pattern: int | None = None  # layers n, 2n, ... have no window; None: all layers are alike
     rope_local_base_freq: float | None = None  # theta of the layers with a window, if only some have one
-    query_pre_attn_scalar: int | None = None  # attention scores are divided by its root; None: the head width
+    query_pre_attn_scalar: int | None = None  # scores are divided by its square root; None: the head width
     no_rope_layer_interval: int | None = None  # of SmolLM 3: layers n, 2n, ... have no rotary positions
     rope_theta: float = 10000.0
     rope_scaling: rope.RopeScaling | None = None
@@ -134,7 +134,7 @@ class DecoderConfig:
 
     @property
     def scales_embeddings(self) -> bool:
-        """Whether embeddings are multiplied by the root of their width."""
+        """Whether embeddings are multiplied by the square root of their width."""
         return FAMILIES[self.model_type].is_gemma
 
     @property
@@ -173,8 +173,8 @@ class DecoderConfig:
     def from_hf(cls, values: Mapping[str, Any]) -> "DecoderConfig":
         """Reads a config.json.
 
-        A sliding window masks nothing in sequences up to its width. So a window of all layers that is shorter than
-        `max_position_embeddings` replaces it: sampling and training refuse longer sequences.
+        A sliding window masks nothing in sequences up to its width. So if all layers have a window, the config's
+        `max_position_embeddings` is reduced to its width: sampling and training refuse longer sequences.
 
         Raises:
           InputError: on an unsupported architecture.
@@ -223,7 +223,11 @@ class DecoderConfig:
 
 
 def _gemma_layers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns Gemma 3's fields of the layers with a sliding window, and the rotary positions of those without."""
+    """Returns the fields of `DecoderConfig` that describe Gemma 3's two kinds of layers.
+
+    They are the interval of layers without a sliding window, theta of the layers with one, and the `rope_parameters` of
+    the layers without one.
+    """
     pattern = {"sliding_window_pattern": values.get("_sliding_window_pattern", values["sliding_window_pattern"])}
     kinds = ("full_attention", "sliding_attention")
     fields: dict[str, Any] = {
@@ -240,9 +244,16 @@ def _gemma_layers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interval(values: Mapping[str, Any], name: str, kinds: tuple[Any, Any], interval: str) -> Any:
-    """Returns n if, in the list `name` by layer, entries n, 2n, ... are `kinds[0]` and the others `kinds[1]`.
+    """Returns the interval n such that layers n, 2n, ... are of kind `kinds[0]` and all others of kind `kinds[1]`.
 
-    Without a list, or if n exceeds the number of layers, it is the value of the key `interval`.
+    Args:
+      values: the config.json.
+      name: key of the list with the kind of every layer.
+      kinds: the two kinds, as the list names them.
+      interval: key of the interval itself, used if there is no list or if no layer is of kind `kinds[0]`.
+
+    Raises:
+      InputError: if the kinds of the layers do not follow that pattern.
     """
     found, layers = values.get(name), values.get("num_hidden_layers")
     if not isinstance(found, list) or not isinstance(layers, int) or not found:

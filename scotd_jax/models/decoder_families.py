@@ -9,11 +9,11 @@ class DecoderFamily(NamedTuple):
 
     Attributes:
       architecture: the class in transformers.
-      fields: the fields of config.json that not every family has.
+      fields: which of the optional fields (those that some family lacks) its config.json has.
       defaults: defaults of transformers for missing keys, where they differ from those of `DecoderConfig`.
       qkv_bias: whether queries, keys and values always have biases.
       qk_norm: whether queries and keys are normalized.
-      window_switch: whether `sliding_window` counts only if `use_sliding_window` is true.
+      window_switch: whether `sliding_window` takes effect only if `use_sliding_window` is true.
       is_gemma: whether embeddings are scaled, the outputs of attention and MLP normalized, and 1 is added to the scales
         of norms.
     """

@@ -3,7 +3,7 @@
 `prefill` and `extend` take a `ForwardOptions`; the default computes a plain forward pass. Models call every layer
 through `ForwardOptions.run_layer`, which passes the functions for dropout and attention to the layer.
 
-*Rematerialisation* recomputes the inside of a layer in the backward pass instead of saving it. "full" saves only the
+*Rematerialization* recomputes the inside of a layer in the backward pass instead of saving it. "full" saves only the
 inputs of a layer. "dots" also saves every array that passes through `save_for_backward`: the results of matmuls with
 weights, the queries, keys and values in the dtype in which they are used, and the residuals of attention. So "dots"
 recomputes no matmul, and neither mode saves anything that grows with the square of the sequence length.
@@ -11,10 +11,9 @@ recomputes no matmul, and neither mode saves anything that grows with the square
 *Dropout* (Srivastava et al. 2014) applies where T5 (arXiv 1910.10683, section 3.1.2) and OPT (arXiv 2205.01068, section
 2.2) agree: to the outputs of attention and MLP before they join the residual stream. It also applies to T5's
 embeddings, but not to those of OPT and Llama, and never to attention weights, which grouped attention does not
-materialise. A mask depends on its key,
-on the dropout site and on the layer number, and is drawn over the global shape: it is the same on every mesh, with and
-without scan over layers. The prompt is encoded once per question, so all its responses see the same dropped prompt;
-each response draws masks of its own for its own tokens.
+materialize. A mask depends on its key, on the dropout site and on the layer number, and is drawn over the global shape:
+it is the same on every mesh, with and without scan over layers. The prompt is encoded once per question, so all its
+responses share the prompt's masks; each response draws masks of its own for its own tokens.
 
 *Sharding constraints*: where the axis that shards the batch also shards parameters (fsdp), the residual stream is
 constrained to stay sharded by questions. Otherwise XLA shards it like the parameters; then every device computes the
@@ -47,7 +46,7 @@ def save_for_backward(x: Array) -> Array:
 
 
 def no_dropout(x: Array, site: str) -> Array:
-    """The `dropout` of a layer outside of training."""
+    """Returns x. The default for a layer's argument `dropout`."""
     return x
 
 
@@ -91,7 +90,7 @@ class ForwardOptions:
         return jnp.where(keep, x / (1 - self.dropout), 0.0)
 
     def run_layer(self, stack: str, number: int | Int[Array, ""], layer: Callable[..., Any], *args: Any) -> Any:
-        """Returns layer(*args, dropout=..., attention=...), rematerialised according to `remat`.
+        """Returns layer(*args, dropout=..., attention=...), rematerialized according to `remat`.
 
         Args:
           stack: the name of the stack of layers; together with `number` it selects the dropout masks.
@@ -123,10 +122,10 @@ class ForwardOptions:
 def optimization_barrier(*arrays: Any) -> tuple[Any, ...]:
     """Returns the arrays (or trees of them) such that, on CPUs, none can be used before all are computed.
 
-    Used in backward passes. XLA for CPUs starts every operation as soon as it can: before the forward pass has ended it
-    transposes and recomputes what only the backward pass reads, and it defers the gradients of weights to the end. A
-    step of OPT-125M took 2.4 GiB without barriers and 1.7 GiB with them. On other platforms XLA schedules better, so
-    the barrier does nothing there.
+    Used in backward passes. XLA for CPUs starts every operation as soon as its inputs exist. So operations of the
+    backward pass (transposes, recomputation) run during the forward pass, and their results occupy memory until the
+    backward pass reads them; the gradients of weights are deferred to the end. A step of OPT-125M took 2.4 GiB without
+    barriers and 1.7 GiB with them. On other platforms XLA schedules better, so the barrier does nothing there.
     """
     return jax.lax.platform_dependent(
         *arrays, cpu=lambda *all: jax.lax.optimization_barrier(all), default=lambda *all: all
@@ -136,8 +135,8 @@ def optimization_barrier(*arrays: Any) -> tuple[Any, ...]:
 def compiler_options(platform: str) -> dict[str, str] | None:
     """Returns the compiler options of a training step.
 
-    XLA for CPUs removes the barriers of `optimization_barrier` and of rematerialisation by default; then it merges
+    XLA for CPUs removes the barriers of `optimization_barrier` and of rematerialization by default; then it merges
     duplicate computations and saves everything: a toy model of 12 layers took 37 MiB with and without
-    rematerialisation. With these options it took 15 MiB.
+    rematerialization. With these options it took 15 MiB.
     """
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else None

@@ -32,22 +32,21 @@ def uses_scan(options: ForwardOptions, layers: Mapping[str, nnx.Module]) -> bool
     return options.scan_layers and len(layers) > 1
 
 
-def pick_by_layer(kinds: Sequence[int], options: Sequence[Tree]) -> Callable[[int | Int[Array, ""]], Tree]:
-    """Returns a function from the number of a layer, traced in a scan, to `options[kinds[number]]`.
+def pick_by_layer(kinds: Sequence[int], choices: Sequence[Tree]) -> Callable[[int | Int[Array, ""]], Tree]:
+    """Returns a function from the number of a layer, traced in a scan, to `choices[kinds[number]]`.
 
     Args:
-      kinds: an index into `options` for every layer.
-      options: trees of arrays. The leaves of different options broadcast against each other. A single option is that of
-        all layers.
+      kinds: an index into `choices` for every layer; ignored if there is only one choice.
+      choices: trees of arrays of one structure, whose leaves broadcast against each other.
     """
 
     def pick(layer: int | Int[Array, ""]) -> Tree:
-        if len(options) == 1:
-            return options[0]
+        if len(choices) == 1:
+            return choices[0]
         if isinstance(layer, int):
-            return options[kinds[layer]]
+            return choices[kinds[layer]]
         kind = jnp.asarray(kinds)[layer]
-        return jax.tree.map(lambda *leaves: jax.lax.select_n(kind, *jnp.broadcast_arrays(*leaves)), *options)
+        return jax.tree.map(lambda *leaves: jax.lax.select_n(kind, *jnp.broadcast_arrays(*leaves)), *choices)
 
     return pick
 

@@ -197,7 +197,10 @@ relu.defvjp(_relu_forward, _relu_backward)
 def gated_activation(
     activation: Callable[[Array], Array], gate: Float[Array, "*shape"], up: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """Returns activation(gate) * up, computed in float32, in their dtype. The backward pass recomputes it."""
+    """Returns activation(gate) * up, computed in float32 and rounded to the dtype of `gate`.
+
+    The backward pass recomputes it.
+    """
 
     def gated(gate: Array, up: Array) -> Array:
         return (activation(gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)

@@ -73,7 +73,7 @@ def linears(
     out_dtypes: Sequence[str],
     out_in: bool = False,
 ) -> tuple[Array, ...]:
-    """Returns `linear` of x with each of several w.
+    """Returns `linear(x, w, bias)` for every w in `ws`, with its bias and output dtype.
 
     The derivative saves x once, cast to `dtype`, and every w uncast: w is a parameter and in memory anyway, and in a
     scan over layers XLA would not merge equal cast copies.
@@ -193,9 +193,10 @@ def _onednn_matmul(a, b, bias=None, *, transpose_a=False, transpose_b=False, out
 
 
 def for_mesh(mesh: AnyMesh) -> contextlib.ContextDecorator:
-    """A context manager or decorator: matmuls traced inside use the backend for `mesh`.
+    """Returns a context manager or decorator: matmuls traced inside use the backend for `mesh`.
 
-    The test whether oneDNN works runs when this function is called, because arrays may not be transferred inside.
+    This call, not entering the context, tests whether oneDNN works: the test transfers arrays, which may be disallowed
+    inside.
     """
     return _set_onednn(mesh.size == 1 and mesh_platform(mesh) == "cpu" and onednn_available())
 
@@ -225,7 +226,7 @@ def onednn_available() -> bool:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    """Without these instructions oneDNN would fall back to its slow reference implementation."""
+    """Whether the CPU has bfloat16 instructions. On others oneDNN would use its slow reference implementation."""
     try:
         words = Path("/proc/cpuinfo").read_text().split()
     except OSError:

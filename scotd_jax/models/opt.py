@@ -103,10 +103,10 @@ class OPT(nnx.Module):
 
         Args:
           tokens_BGR: tokens of a prompt (G = 1) or of responses.
-          start: the number of tokens in `segments` before each of them, int32[B], [B, G] or [B, G, R].
-          segments: keys and values of the tokens before them.
+          start: the number of tokens in `segments` that precede each token, int32[B], [B, G] or [B, G, R].
+          segments: keys and values of the preceding prompts.
           cache: keys and values of the earlier tokens of the responses.
-          packed_mask: True where a token attends to another one of its row, if several texts share a row.
+          packed_mask: for packed rows, the attention mask among the tokens of a row (packed_masks.py).
           stack: "prompt" or "response"; names the dropout masks.
           options: forward-pass options.
 
@@ -164,7 +164,7 @@ class OPTLayer(nnx.Module):
         dropout: Dropout = no_dropout,
         attention: Attention = grouped_attention,
     ) -> tuple[Float[Array, "B G R D"], Array, Array]:
-        """Returns x, and the keys and values for the segment or cache."""
+        """Returns the layer's output, and the keys and values for the segment or cache."""
         query, key, value = self.attn.query_key_value(self.attn_norm(x) if self.pre_norm else x)
         own, key, value = append_to_cache(cache, key, value, masks_and_biases)
         h = attention(query, segments, own, scale=query.shape[-1] ** -0.5)

@@ -14,7 +14,7 @@ _REQUIRED = {
     "layer_norm_elementwise_affine": True,
     "tie_word_embeddings": True,
 }
-_NAMES = {"remove_final_layer_norm": "_remove_final_layer_norm"}
+_NAMES = {"remove_final_layer_norm": "_remove_final_layer_norm"}  # field: its name in config.json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Attention masks of packed rows, which hold several texts one after the other.
+"""Attention masks of packed rows, which hold several sequences (prompts or responses) one after the other.
 
 Training packs the responses of a question, and several questions, into few long rows (corpus/batching/collate.py) to
 avoid padding. Three arrays describe a packed row:
@@ -8,8 +8,9 @@ avoid padding. Three arrays describe a packed row:
     prompt_questions int32[B, P]      index within the row of the question that a prompt token belongs to
 
 The last two are omitted if a row holds one question. The masks follow from these arrays and are the same for all
-layers: a token attends to the tokens of its own text up to itself, and a response also attends to its own prompt. The
-number of tokens that it attends to determines its position. Padding never produces NaN.
+layers: a token attends to the tokens of its own sequence up to itself, and a response also attends to its own prompt.
+The number of tokens that it attends to determines its position. A padding token attends to itself, so it never produces
+NaN.
 """
 
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def same_id_mask(ids: Int[Array, "*rows R"]) -> Bool[Array, "*rows R R"]:
 
 
 def packed_positions(mask: Bool[Array, "B G R R"]) -> Int[Array, "B G R"]:
-    """Returns the index of every token in its own text: the number of tokens that it attends to besides itself."""
+    """Returns the index of every token in its own sequence: the number of other tokens that it attends to."""
     return mask.sum(-1, dtype=jnp.int32) - 1
 
 

@@ -4,7 +4,8 @@ import re
 
 Axes = tuple[str | None, ...]
 
-# By kind of model: patterns of parameter paths with their axes; the first pattern that matches applies.
+# By kind of model: patterns of parameter paths with their axes; the first pattern that matches applies. The axis of key
+# heads, "kv", has no rule in sharding.py, so it is never sharded.
 PARAM_AXES: dict[str, tuple[tuple[str, Axes], ...]] = {
     "opt": (
         (r"embed/tokens", ("vocab", "embed")),

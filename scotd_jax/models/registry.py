@@ -32,6 +32,7 @@ DEFAULT_PRECISION = Precision()
 _MODULES: Mapping[str, Callable[..., nnx.Module]] = {"opt": OPT, "t5": T5, "decoder": Decoder}
 
 
+# Shorthands for the tables below, whose positional arguments follow these signatures.
 def _opt(width: int, layers: int, heads: int, **rest) -> OPTConfig:
     fields = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "ffn_dim": 4 * width}
     return OPTConfig(**fields, **rest)
@@ -47,6 +48,7 @@ def _decoder(model_type: str, width: int, mlp: int, layers: int, heads: int, key
     return DecoderConfig(**fields, num_attention_heads=heads, num_key_value_heads=key_heads, **rest)
 
 
+# `sizes` of the families below are the positional arguments of `_decoder` after `model_type`.
 def _llama3(*sizes: int, factor: float, **rest) -> DecoderConfig:
     scaling = RopeScaling("llama3", factor, 1.0, 4.0, original_max_position_embeddings=8192)
     positions = {"rope_theta": 500_000.0, "rope_scaling": scaling, "max_position_embeddings": 131_072}

@@ -138,9 +138,9 @@ def _required(value: int | float | None) -> int | float:
 
 
 def _yarn_turns(scaling: RopeScaling) -> tuple[float, float]:
-    """Returns two numbers of turns within the original context.
+    """Returns YaRN's bounds (beta_fast, beta_slow) on the number of turns of a pair within the original context.
 
-    Pairs with more turns than the first keep their frequency; pairs with fewer than the second are fully scaled.
+    Pairs with more turns than beta_fast keep their frequency; pairs with fewer than beta_slow are fully scaled.
     """
     return scaling.beta_fast or 32.0, scaling.beta_slow or 1.0
 

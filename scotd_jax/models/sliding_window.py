@@ -1,6 +1,6 @@
 """Masks of layers with a sliding window, in which a token attends to itself and to the `window` - 1 tokens before it.
 
-The masks of other layers state which tokens exist and precede a token. A window adds that they are near.
+They are the masks of the other layers, restricted to keys whose distance from the query is less than the window.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from scotd_jax.models.attention import per_token_mask
 def window_own_masks(
     masks: Sequence[Bool[Array, "_ _ _ _"]], positions: Int[Array, "_ _ R"], cache: Cache | None, window: int
 ) -> list[Bool[Array, "_ _ _ _"]]:
-    """Returns the masks of a response's own tokens with the window.
+    """Returns the masks of a response's own tokens, restricted to the window.
 
     Args:
       masks: those of past and recent slots, as from `cache_masks`; without a cache, that of the new tokens.
-      positions: positions of the new tokens in their texts.
+      positions: positions of the new tokens in their sequences.
       cache: the earlier tokens of the response.
       window: width of the window, in tokens.
     """
@@ -40,10 +40,10 @@ def window_own_masks(
 def window_segment_masks(
     segments: Sequence[Segment], positions: Int[Array, "_ _ R"], shape: tuple[int, int], window: int
 ) -> list[Bool[Array, "_ _ _ _"]]:
-    """Returns the masks of shared segments with the window, per token.
+    """Returns the masks of shared segments, restricted to the window of every token that attends to them.
 
-    A token of a segment has as its position the number of visible tokens before it: a response may see only some of the
-    segments, and in a packed segment only some of the tokens.
+    The position of a segment's token is the number of unmasked tokens before it. It depends on the response, which may
+    attend to only some of the segments, and in a packed segment to only some of the tokens.
 
     Args:
       segments: the segments of a context, in order.
@@ -51,7 +51,7 @@ def window_segment_masks(
       shape: the numbers of questions and of responses to each, (B, G).
       window: width of the window, in tokens.
     """
-    masks, before = [], jnp.zeros((1, 1, 1, 1), jnp.int32)  # number of visible tokens before the segment
+    masks, before = [], jnp.zeros((1, 1, 1, 1), jnp.int32)  # number of unmasked tokens before the segment
     for segment in segments:
         visible = per_token_mask(segment.mask)
         key_positions = before + jnp.cumsum(visible, -1, dtype=jnp.int32) - 1

@@ -104,7 +104,10 @@ class T5Encoder(nnx.Module):
         options: ForwardOptions,
         questions_BP: Int[Array, "B P"] | None,
     ) -> Float[Array, "B P D"]:
-        """Returns the encoded prompts. Attention treats them as one response [B, 1, P, D] per question."""
+        """Returns the encoded prompts.
+
+        Inside, a prompt has the shape of a question's only response, [B, 1, P, D], as attention requires.
+        """
         positions_P = jnp.arange(tokens_BP.shape[1])
         x_B1PD = options.apply_dropout(embed(embedding_VD, tokens_BP)[:, None], "encoder/embed")
         mask = mask_BP[:, None, None]
@@ -199,7 +202,7 @@ class T5Decoder(nnx.Module):
     def _masks_and_biases(
         self, cache: Cache | None, R: int, positions_BGR: Int[Array, "B G R"] | None
     ) -> list[MaskAndBias]:
-        """Returns masks and biases for a response's own keys: past ones, which differ between rows, and recent ones."""
+        """Returns a mask and a bias for a response's past keys and for its recent keys, or without a cache for all."""
 
         def bias(queries: Int[Array, "_ _ R"], keys: Int[Array, " T"]) -> Float[Array, "_ _ H R T"]:
             return position_bias(self.rel_bias[...], queries, keys, False, self.max_distance)
@@ -232,7 +235,7 @@ class T5DecoderLayer(nnx.Module):
         dropout: Dropout = no_dropout,
         attention: Attention = grouped_attention,
     ) -> tuple[Float[Array, "B G R D"], Array, Array]:
-        """Returns x, and the keys and values for the cache."""
+        """Returns the layer's output, and the keys and values for the cache."""
         query, key, value = self.attn.query_key_value(self.attn_norm(x))
         own, key, value = append_to_cache(cache, key, value, masks_and_biases)
         x = x + dropout(self.attn.output(attention(query, (), own, 1.0)), "attn")

@@ -2,7 +2,8 @@
 
 The folder has the files that `save_pretrained` of transformers writes: config.json, generation_config.json,
 model.safetensors (or numbered files with an index), the tokenizer's files, and README.md as the model card. Special
-tokens come from the tokenizer: generation with other start or end tokens than in training would be wrong unnoticed.
+tokens come from the tokenizer: with start or end tokens that differ from those of training, a model generates wrong
+text without an error.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ def export_pretrained(
     max_shard_size: int = 5 * 10**9,
     max_new_tokens: int = 256,
 ) -> None:
-    """Writes the folder `path` (local or remote). All files appear in it at once, when they are complete.
+    """Writes the folder `path` (local or remote). Files are renamed into it only after all of them are complete.
 
     Parameters are fetched from their devices one file at a time.
 
@@ -69,7 +70,7 @@ def export_pretrained(
     leaves, pairs = weight_map.flatten(params), weight_map.pairs(config)
     _check_shapes(leaves, pairs)
     files = _split_into_files(pairs, DTYPES[dtype].itemsize, max_shard_size)
-    with _disk_full(path), staged_folder(path) as staging:
+    with _full_disk_explained(path), staged_folder(path) as staging:
         for name, group in files.items():
             save_file({p.theirs: _to_tensor(leaves[p.ours], p, dtype) for p in group}, staging / name, {"format": "pt"})
         if len(files) > 1:
@@ -156,7 +157,7 @@ def _remove_old_weights(folder: epath.Path, keep: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def _disk_full(path: epath.PathLike) -> Iterator[None]:
+def _full_disk_explained(path: epath.PathLike) -> Iterator[None]:
     """Turns the various errors of a full disk into an InputError."""
     try:
         yield

@@ -29,7 +29,10 @@ _DTYPES = {
         *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
     )
 }
-# First bytes of msgpack's objects. The length (of an int the value) is in the byte itself, fixed, or in further bytes.
+# Kinds of msgpack objects by their first byte. The length of an object, or the value of an int, is
+#   in the byte itself: _SHORT (kind, first and last such byte),
+#   implied by the byte: _FIXED (kind, length or value), or
+#   in the bytes that follow: _SIZED (kind, number of these bytes).
 _SHORT = (("int", 0x00, 0x7F), ("map", 0x80, 0x8F), ("array", 0x90, 0x9F), ("str", 0xA0, 0xBF))
 _FIXED = {0xC2: ("int", 0), 0xC3: ("int", 1), **{0xD4 + i: ("ext", 1 << i) for i in range(5)}}
 _SIZED = {
@@ -56,7 +59,7 @@ def open_flax(file: pathlib.Path) -> Iterator[dict[str, StoredTensor]]:
     """Yields the tensors of a file by name, such as "model/norm/weight".
 
     Raises:
-      InputError: without the name of the file, if it is damaged or of another kind.
+      InputError: if the file is damaged or of another kind. The caller adds the name of the file to the message.
     """
     try:
         with file.open("rb") as stream:
@@ -84,7 +87,7 @@ def _tensors(file: pathlib.Path, node: Any, name: str) -> Iterator[tuple[str, St
 def _tensor(file: pathlib.Path, chunks: Sequence[_StoredArray], shape: Sequence[int]) -> StoredTensor:
     if sum(math.prod(chunk.shape) for chunk in chunks) != math.prod(shape) or len({c.dtype for c in chunks}) != 1:
         raise ValueError(f"chunks {[chunk.shape for chunk in chunks]} of an array of shape {tuple(shape)}")
-    return StoredTensor(tuple(shape), chunks[0].dtype.name, functools.partial(_map, file, chunks, shape))
+    return StoredTensor(tuple(shape), chunks[0].dtype.name, functools.partial(_read_mapped, file, chunks, shape))
 
 
 def _in_order(node: Any, kind: type[Element]) -> list[Element]:
@@ -96,7 +99,7 @@ def _in_order(node: Any, kind: type[Element]) -> list[Element]:
     return elements
 
 
-def _map(
+def _read_mapped(
     file: pathlib.Path, chunks: Sequence[_StoredArray], shape: Sequence[int], index: tuple[slice, ...]
 ) -> np.ndarray:
     """Maps an array into memory for as long as the returned view is used; chunks are copied into one array."""

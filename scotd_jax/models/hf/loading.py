@@ -127,7 +127,7 @@ def _load_parameter(
     sharding: jax.sharding.Sharding | None,
     dtype: str,
 ) -> np.ndarray | jax.Array:
-    """Loads the first of several equal tensors."""
+    """Loads the first of the tensors `names`; raises InputError if another one differs from it."""
     for name in names[1:]:
         if not _equal(files, name, names[0], pair.stored_shape):
             raise InputError(

@@ -21,7 +21,11 @@ _DTYPES |= {
 
 @contextlib.contextmanager
 def open_safetensors(file: pathlib.Path) -> Iterator[dict[str, StoredTensor]]:
-    """Yields the tensors of a file by name. Raises InputError, without the name of the file, if it is damaged."""
+    """Yields the tensors of a file by name.
+
+    Raises:
+      InputError: if the file is damaged. The caller adds the name of the file to the message.
+    """
     try:
         opened = safe_open(file, framework="numpy")
     except (SafetensorError, OSError) as error:

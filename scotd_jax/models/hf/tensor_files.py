@@ -90,7 +90,7 @@ class TensorFiles(contextlib.AbstractContextManager):
         return self._path / self._locations[name].file
 
     def unread(self) -> set[str]:
-        """Returns the tensors that were not read, without those of integers and booleans, which are no parameters."""
+        """Returns the names of the tensors that were not read, except integer and boolean ones (never parameters)."""
         buffers = ("int", "uint", "bool")
         return {n for n, at in self._locations.items() if n not in self._read and not at.dtype.startswith(buffers)}
 
@@ -137,7 +137,7 @@ class TensorFiles(contextlib.AbstractContextManager):
         return self._path / self._format.index
 
     def _read_index(self) -> dict[str, str]:
-        """Returns the file of each tensor. Raises InputError if it is not a file of this folder."""
+        """Returns the file of each tensor. Raises InputError if an entry is not the plain name of a file."""
         files = read_object(epath.Path(self._folder / self._format.index), self._index_path).get("weight_map")
         if not isinstance(files, dict) or not files:
             raise InputError(f"{self._index_path}: expected a field weight_map with the file of every tensor")

@@ -16,10 +16,13 @@ from scotd_jax.models.hf.stored_tensor import StoredTensor
 
 @contextlib.contextmanager
 def open_torch(file: pathlib.Path) -> Iterator[dict[str, StoredTensor]]:
-    """Yields the tensors of a file by name. The file is mapped into memory, or loaded if it is of PyTorch before 1.6.
+    """Yields the tensors of a file by name.
+
+    The file is mapped into memory; a file in the format of PyTorch before 1.6, which is no zip file, is loaded instead.
 
     Raises:
-      InputError: without the name of the file, if it is damaged or holds anything but tensors.
+      InputError: if the file is damaged or contains anything but tensors. The caller adds the name of the file to the
+        message.
     """
     import torch
 

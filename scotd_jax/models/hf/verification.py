@@ -1,4 +1,4 @@
-"""Verifies an export with PyTorch: transformers must compute from the folder what the model computes here.
+"""Verifies an export with PyTorch: the folder, loaded by transformers, must give the same results as the JAX model.
 
 Three checks run in this order, because a failure of one explains failures of the next: the stored weights are equal,
 the float32 logits agree (on padded batches), and greedy generation with the folder's own tokenizer and generation
@@ -23,7 +23,7 @@ from scotd_jax.models import registry
 from scotd_jax.models.api import LanguageModel, Precision
 from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.loading import load_pretrained
-from scotd_jax.models.layers import logits as scores
+from scotd_jax.models.layers import logits as compute_logits
 from scotd_jax.records import Prompt
 from scotd_jax.tokenization import Tokenizer
 
@@ -58,7 +58,8 @@ def verify_export(
 
     Returns:
       `logit_error` (largest difference, relative to the largest logit), `prompts`, `tokens` (greedy tokens compared)
-      and `ties` (prompts on which two tokens have equal logits within the tolerance, so that the texts differ).
+      and `ties`: the number of prompts whose responses differ, but first at two tokens with equal logits within the
+      tolerance.
 
     Raises:
       ExportMismatch: on a difference.
@@ -128,9 +129,8 @@ def _greedy_program(config: registry.ModelConfig, steps: int, vocab_size: int) -
     def step(params, context, carry):
         token, cache = carry
         hidden, cache = model.extend(params, context, token[:, None, None], cache)
-        best = (
-            scores(hidden[:, 0, 0], model.unembedding(params), "float32")[:, :vocab_size].argmax(-1).astype(jnp.int32)
-        )
+        logits = compute_logits(hidden[:, 0, 0], model.unembedding(params), "float32")
+        best = logits[:, :vocab_size].argmax(-1).astype(jnp.int32)
         return (best, cache), best
 
     @jax.jit
@@ -140,7 +140,7 @@ def _greedy_program(config: registry.ModelConfig, steps: int, vocab_size: int) -
         _, tokens = jax.lax.scan(lambda carry, _: step(params, context, carry), (start, cache), length=steps)
         inputs = jnp.concatenate([start[:, None], tokens.T[:, :-1]], 1)
         hidden, _ = model.extend(params, context, inputs[:, None])
-        return tokens.T, scores(hidden[:, 0], model.unembedding(params), "float32")
+        return tokens.T, compute_logits(hidden[:, 0], model.unembedding(params), "float32")
 
     return generate
 

@@ -67,7 +67,10 @@ OPT = (
 
 
 def _t5_stack(stack: str) -> tuple[WeightRule, ...]:
-    """Self-attention is sublayer 0 of a block; cross-attention, in the decoder, is sublayer 1; the MLP is the last."""
+    """Returns the rules of the encoder or the decoder.
+
+    Self-attention is sublayer 0 of a block; cross-attention, in the decoder, is sublayer 1; the MLP is the last.
+    """
     ours, block = f"{stack}/layers/{{i}}", f"{stack}.block.{{i}}"
     attentions = [("attn", f"{block}.layer.0", "SelfAttention")]
     if stack == "decoder":
@@ -147,7 +150,7 @@ def is_unused(kind: str, tensor: str) -> bool:
 
 
 def pairs(config: registry.ModelConfig) -> list[WeightPair]:
-    """Returns one pair per parameter of the model, in the order of `RULES`, layer by layer.
+    """Returns one pair per parameter of the model, in the order of the rules; the pairs of a rule in order of layers.
 
     Raises:
       RuntimeError: if the table does not name every parameter exactly once.

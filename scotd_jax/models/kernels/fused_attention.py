@@ -2,14 +2,16 @@
 
 XLA writes the scores of every block of keys, float32[b, n, k, g, m, r, t], to HBM and reads them again, several times
 in the forward and in the backward pass. The kernels (fused_attention_tpu.py) write only results and read masks without
-a head axis. No library has such a kernel: splash attention (of jax and tokamax) cannot join several blocks (its public
-functions return the logsumexp, but no derivative through it), and flash attention takes a mask other than a comparison
-of ids only as a float32 bias for every head.
+a head axis. No library has such a kernel. Splash attention (of jax and tokamax) cannot join several blocks: its public
+functions return the logsumexp, but no derivative through it. Flash attention supports masks that compare segment ids;
+any other mask must be a float32 bias for every head.
 
 Unsupported calls fall back to XLA: a trainable bias (T5's self-attention; its cross-attention is fused), a segment of
 the whole batch, more than `fused_attention_tpu.MAX_KEYS` keys, or a batch that the mesh does not divide.
 
 XLA cannot shard a kernel, so each device runs it on its own questions and heads (`jax.shard_map`).
+
+Axes besides those of attention.py are defined in fused_attention_tpu.py.
 """
 
 import dataclasses
@@ -52,7 +54,7 @@ def check_supported(name: str, platform: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FusedAttention:
-    """A replacement of `grouped_attention`. With `interpret` the kernels run on any platform, slowly, for tests."""
+    """A replacement for `grouped_attention`. With `interpret` the kernels run on any platform, slowly, for tests."""
 
     mesh: AnyMesh
     interpret: bool = False

@@ -10,7 +10,8 @@ Heads are side by side in the last axis, as the projections compute them, and a 
 128 lanes: two heads of width 64, or one of 128. With grouped queries it processes all query heads of its key heads,
 which share one copy of keys and mask.
 
-Axes besides those of attention.py: N is 1 for a shared block and G for an own one; C = K * Dh lanes, Q = H * Dh.
+Axes besides those of attention.py: N is 1 for a shared block and G for an own one; C = K * Dh and Q = H * Dh are the
+lanes of all key and query heads.
 """
 
 import dataclasses
@@ -45,7 +46,13 @@ class KVBlock(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class HeadLayout:
-    """`keys` key heads of `width` lanes, each with `queries` query heads."""
+    """The heads of an array.
+
+    Attributes:
+      keys: number of key heads.
+      queries: number of query heads per key head.
+      width: lanes per head.
+    """
 
     keys: int
     queries: int
@@ -70,12 +77,22 @@ class KernelBlocks:
     """The grid of a kernel, and the block of every array that one grid step processes.
 
     The grid runs over questions, blocks of heads, responses and blocks of rows; the last axis is the fastest.
+
+    Attributes:
+      width: lanes per head.
+      keys: number of keys of all blocks, padding included.
+      rows: query rows of one grid step.
+      grid: numbers of questions, blocks of heads, responses and blocks of rows.
+      lanes: lanes of the key heads of one grid step.
+      query: spec of the query, and of arrays like it.
+      kv_blocks: specs of keys, values and mask of every block.
     """
 
     def __init__(self, heads: HeadLayout, query: Float[Array, "B G R Q"], kv_blocks: Sequence[KVBlock]):
         B, G, R, _ = query.shape
         self.width, self.keys = heads.width, sum(kv.keys.shape[2] for kv in kv_blocks)
         max_rows = max(_ROW_MULTIPLE, MAX_SCORES // self.keys // _ROW_MULTIPLE * _ROW_MULTIPLE)
+        # The fewest blocks of at most `max_rows` rows, all of about the same size.
         self.rows = round_up(-(-R // -(-R // max_rows)), _ROW_MULTIPLE)
         self.grid = (B, heads.keys // heads.block.keys, G, -(-R // self.rows))
         self.lanes = heads.block.keys * heads.width
@@ -148,8 +165,15 @@ def backward(
 
 
 def _costs(blocks: KernelBlocks, matmuls: int, arrays: Sequence[Array], kv_blocks: Sequence[KVBlock]) -> dict[str, Any]:
-    """Returns cost estimate and compiler parameters. `arrays` are read or written once, besides keys and values."""
-    scores = arrays[0].size * blocks.keys
+    """Returns cost estimate and compiler parameters, as arguments of `pallas_call`.
+
+    Args:
+      blocks: the blocks of the kernel.
+      matmuls: number of matmuls per block of scores.
+      arrays: the query, then all other arrays that are read or written once, without the keys and values read.
+      kv_blocks: the keys, values and masks.
+    """
+    scores = arrays[0].size * blocks.keys  # number of scores times the width of a head
     moved = sum(x.nbytes for x in (*arrays, *(x for kv in kv_blocks for x in kv[:2])))
     moved += sum(blocks.mask_bytes(kv) for kv in kv_blocks)
     cost = pl.CostEstimate(flops=2 * matmuls * scores, transcendentals=scores // blocks.width, bytes_accessed=moved)
@@ -170,7 +194,11 @@ def _forward_kernel(lanes, scale, query, *refs):
 
 
 def _backward_kernel(lanes, scale, R, own, query, *refs):
-    """`own[i]`: block i belongs to single responses; otherwise all responses of a question share it."""
+    """`own[i]`: block i belongs to single responses; otherwise all responses of a question share it.
+
+    `refs` are keys, values and mask of every block, d_out and d_query; then the derivatives of keys and values of every
+    block, and in the same order their float32 accumulators.
+    """
     n = len(own)
     refs, (d_out, d_query), results, sums = (
         refs[: 3 * n],
