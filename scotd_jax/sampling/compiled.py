@@ -46,7 +46,7 @@ def _compiled(
     model: LanguageModel, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
 ) -> SamplingPrograms:
     decode = functools.partial(decode_loop.decode_steps, model, policy, eos_ids=eos_ids, vocab_limit=vocab_limit)
-    # Without the constraint, XLA may return the state with another sharding than it received.
+    # Without the constraint, XLA may return the state with a different sharding from the one it received.
     constrain = functools.partial(constrain_cache, mesh)
 
     def init_state(params: Params, B: int, W: int, P: int):

@@ -130,7 +130,7 @@ def init_state(
     contexts = SlotContexts((segment,) * W, (jnp.zeros(B, jnp.int32),) * W)
     zeros, inactive = jnp.zeros((B, G), jnp.int32), jnp.zeros((B, G), bool)
     state = DecodeState(zeros, zeros, zeros, jnp.zeros((B, G), jnp.float32), inactive, inactive)
-    # The last chunk of a sequence stays in the recent part of the cache.
+    # The main part of the cache needs no room for the last chunk of a sequence, which stays in the recent part.
     return contexts, state, model.new_cache(B, G, round_up(policy.max_new_tokens - C, C), C)
 
 
@@ -197,11 +197,11 @@ def decode_steps(
       contexts: contexts of the questions being decoded.
       state: state of all slots.
       cache: keys and values of the tokens generated so far.
-      inputs: which slots start a new sequence, and what determines the noise of every sequence.
+      inputs: inputs of every slot for this call, set by the host.
       base_key: `noise.base_key` of the sampler's seed.
       stop_table: `stop_strings.stop_table` of the stop strings.
       eos_ids: token ids that end a response.
-      vocab_limit: number of token ids. The output matrix may have more rows; their ids are never generated.
+      vocab_limit: number of token ids of the tokenizer. Ids of further rows of the output matrix are never generated.
 
     Returns:
       The state, the cache, the tokens generated in each slot (0 where it generated none) and the number of steps, which

@@ -64,7 +64,7 @@ class DecodeEngine:
 
     Attributes:
       model: the model that decodes.
-      policy: sampling settings, with a batch size that the mesh divides.
+      policy: sampling settings, with a batch size that is a multiple of the batch shards.
       mesh: devices over whose batch axes questions are spread; None for one device.
       programs: compiled programs of model and policy.
       base_key: `noise.base_key` of the seed.
@@ -79,7 +79,7 @@ class DecodeEngine:
     stop_table: jax.Array
 
     def put_batch(self, arrays: Any) -> Any:
-        """Moves arrays with a leading batch axis to the devices of the mesh."""
+        """Returns arrays with a leading batch axis, sharded over the mesh; unchanged without a mesh."""
         return arrays if self.mesh is None else jax.device_put(arrays, batch_sharding(self.mesh))
 
 
@@ -133,9 +133,9 @@ class DecodePass:
         return self._engine.programs.prefill_few_shot(self._weights.params, tokens, mask)
 
     def _admit_questions(self) -> None:
-        """Prefills pending questions for groups that need one, several at once.
+        """Prefills pending questions for groups that can take another question, several questions per call.
 
-        A single prompt does not keep the hardware busy, so a group may wait until enough others need a question, too.
+        A single prompt does not keep the hardware busy, so a group may wait until enough groups can take a question.
         """
         max_prompts = prefill_batch_size(self._engine.policy.batch_size, self._engine.mesh)
         while self._pending:
@@ -176,7 +176,7 @@ class DecodePass:
         return generated, steps
 
     def _collect_finished(self, generated: jax.Array, steps: jax.Array) -> list[FinishedSequence]:
-        """Waits for the decode call and frees the slots whose sequences have finished."""
+        """Waits for the decode call, frees the slots whose sequences have finished and returns these sequences."""
         state = self._state
         generated, steps, position, logprob, active, stopped = jax.device_get(
             (generated, steps, state.position, state.logprob, state.active, state.stopped)
@@ -201,9 +201,9 @@ def contexts_per_group(policy: Sampling) -> int:
 
 
 def prefill_batch_size(batch_size: int, mesh: AnyMesh | None) -> int:
-    """Number of prompts that one prefill call computes: a quarter of the batch, rounded up to the batch shards.
+    """Number of prompts per prefill call: a quarter of the batch, rounded up to a multiple of the batch shards.
 
-    The share hardly affects slot utilization. In the measurement of `contexts_per_group` it was 0.67 with an eighth, a
-    quarter and all of the batch, and 0.64 with half of it.
+    The size hardly affects slot utilization: in the measurement of `contexts_per_group`, utilization was 0.67 with an
+    eighth, a quarter and all of the batch, and 0.64 with half of it.
     """
     return round_up(-(-batch_size // 4), 1 if mesh is None else batch_shards(mesh))

@@ -10,7 +10,12 @@ from scotd_jax.sampling.stop_strings import truncate_at_stop
 
 @runtime_checkable
 class SamplerTokenizer(Protocol):
-    """The part of `scotd_jax.tokenization.Tokenizer` that the sampler uses."""
+    """The part of `scotd_jax.tokenization.Tokenizer` that the sampler uses.
+
+    Attributes:
+      eos_ids: token ids that end a response.
+      size: number of token ids.
+    """
 
     eos_ids: tuple[int, ...]
     size: int

@@ -2,6 +2,9 @@
 
 As in training, a prompt is computed once and shared by its C candidates. A prefix that all candidates share, such as a
 generated rationale, is not scored: it would add the same number to each.
+
+Letters of shapes: B prompts, C candidates per prompt, P prompt tokens, R decoder inputs (prefix and candidate), A
+scored tokens per candidate.
 """
 
 import dataclasses
@@ -65,7 +68,7 @@ def score_candidates(
     Raises:
       InputError: if a prompt with a response does not fit the model's positions.
     """
-    # A decoder-only model takes prompt and prefix as one sequence; the decoder of T5 repeats the prefix.
+    # A decoder-only model prefills the prefix with the prompt. An encoder-decoder model feeds it to the decoder.
     items = [_with_prefix_in_prompt(item) if model.start_token is None else item for item in candidates]
     if not items:
         return
@@ -75,9 +78,9 @@ def score_candidates(
     buckets: dict[tuple[int, int], list[Candidates]] = defaultdict(list)
     for item in items:
         _check_length(model, item)
-        prefix, _ = split_prompt(item.prompt_ids, model.start_token)
-        before = round_up(len(item.prefix_ids), bucket) if item.prefix_ids else 0
-        buckets[round_up(len(prefix), bucket), before + A].append(item)
+        prompt, _ = split_prompt(item.prompt_ids, model.start_token)
+        prefix_length = round_up(len(item.prefix_ids), bucket) if item.prefix_ids else 0
+        buckets[round_up(len(prompt), bucket), prefix_length + A].append(item)
     score = _compiled_score_fn(model)
     for (P, R), group in sorted(buckets.items(), reverse=True):
         for begin in range(0, len(group), B):
@@ -106,9 +109,9 @@ def _check_length(model: LanguageModel, item: Candidates) -> None:
 def make_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"]]:
     """Returns a function that computes the log-probability of every candidate.
 
-    Its arguments are (params, prompt[B, P], mask[B, P], inputs[B, C, R], first[B], targets[B, C, A], real[B, C, A]):
-    the scored targets of a question are those at `first` and after it. Its result, [B, C], is the natural
-    log-probability of the real ones. Logits exist for one position at a time.
+    Its arguments are (params, prompt[B, P], mask[B, P], inputs[B, C, R], first[B], targets[B, C, A], real[B, C, A]).
+    Position first[b] + a of the inputs predicts targets[b, c, a], and `real` is False on padding. The function returns
+    the natural log-probability of each candidate, [B, C]. Logits exist for one position at a time.
     """
 
     def score(

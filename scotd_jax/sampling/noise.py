@@ -32,7 +32,7 @@ def sample_keys(
     question_hash: UInt32[np.ndarray | Array, "*rows 2"],
     sample_index: Int[np.ndarray | Array, "*rows"],
 ) -> Key[Array, "*rows"]:
-    """One key per sample: both words of the question's hash, then the sample index, folded into the base key."""
+    """One key per sample: the base key with both words of the question's hash and the sample index folded in."""
     fold = jax.random.fold_in
     words, indices = jnp.asarray(question_hash).reshape(-1, 2), jnp.asarray(sample_index, jnp.uint32).ravel()
     keys = jax.vmap(lambda pair, index: fold(fold(fold(base, pair[0]), pair[1]), index))(words, indices)

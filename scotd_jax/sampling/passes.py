@@ -35,7 +35,7 @@ class PromptParts(NamedTuple):
 
 
 def plan_passes(model: LanguageModel, policy: Sampling, requests: Iterable[Request]) -> list[SamplingPass]:
-    """Groups requests into passes, longest few-shot examples and prompts first.
+    """Groups requests into passes, longest few-shot examples and prompts first. Drops requests without samples.
 
     Raises:
       InputError: if a prompt is empty or does not fit the model's positions.

@@ -1,8 +1,8 @@
 """Sampling policies: from logits and one uniform number to a token, by greedy, temperature, top-k or top-p sampling.
 
-Tokens are sampled by inverse CDF, which needs one random number per row. The vocabulary is never sorted: sampling first
-searches the sums of blocks (for 50,000 tokens it costs as much as their exponentials), and the top-p threshold is found
-by a binary search over the bits of a logit.
+Tokens are sampled by inverse CDF, which needs one random number per row. The vocabulary is never sorted. Sampling finds
+the block of a token by the sums of blocks, then the token in it; with 50,000 tokens this costs as much as computing the
+exponentials of all logits. The top-p threshold is found by a binary search over the bits of a logit.
 """
 
 import math
@@ -54,7 +54,7 @@ def restrict_logits(
       logits: float32 logits.
       temperature: divides the logits; top-p uses the probabilities at this temperature.
       top_k: number of tokens to keep; 0 keeps all.
-      top_p: probability mass of these tokens to keep; 1 keeps all.
+      top_p: share of the probability of these tokens to keep, most likely tokens first; 1 keeps all.
 
     Returns:
       logits / temperature, and -inf for the tokens that are not kept.
@@ -79,8 +79,8 @@ def inverse_cdf(logits: Float[Array, "*rows V"], uniform: Float[Array, "*rows"])
     sums = _materialize(_block_sums(blocks, max_logit))
     target = uniform * jnp.sum(sums, axis=-1)
     block, before = _first_above(sums, target)
-    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
-    return block * blocks.shape[-1] + _first_above(jnp.exp(inside - max_logit), target - before)[0]
+    block_logits = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    return block * blocks.shape[-1] + _first_above(jnp.exp(block_logits - max_logit), target - before)[0]
 
 
 def _sample_unrestricted(
@@ -94,8 +94,8 @@ def _sample_unrestricted(
     if temperature == 0:
         block, scale, target, before = jnp.argmax(block_max, axis=-1), 1.0, None, None
     else:
-        # Scale before the subtraction, not after: XLA would store the difference, which both sums would then share, for
-        # the whole vocabulary, which takes three times as long.
+        # Scale both operands, not their difference. Otherwise `sums` and `weights` share the difference, and XLA stores
+        # it for the whole vocabulary, which takes three times as long.
         scale = 1 / temperature
         weights = sums if scale == 1 else _materialize(_block_sums(blocks * scale, max_logit * scale))
         weights = _apply_limit(
@@ -103,16 +103,16 @@ def _sample_unrestricted(
         )
         target = uniform * jnp.sum(weights, axis=-1)
         block, before = _first_above(weights, target)
-    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    block_logits = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
     first_id = block.astype(jnp.int32) * blocks.shape[-1]
-    allowed = inside
+    allowed = block_logits
     if vocab_limit is not None:
-        allowed = jnp.where(first_id[..., None] + _indices(inside) < vocab_limit, inside, -jnp.inf)
+        allowed = jnp.where(first_id[..., None] + _indices(block_logits) < vocab_limit, block_logits, -jnp.inf)
     if target is None or before is None:
         index = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     else:
         index, _ = _first_above(jnp.exp(allowed * scale - max_logit * scale), target - before)
-    chosen = jnp.take_along_axis(inside, index[..., None], axis=-1)[..., 0]
+    chosen = jnp.take_along_axis(block_logits, index[..., None], axis=-1)[..., 0]
     return first_id + index, chosen - max_logit[..., 0] - jnp.log(jnp.sum(sums, axis=-1))
 
 
@@ -135,12 +135,12 @@ def _top_p_threshold(logits: Float[Array, "*rows V"], temperature: float, top_p:
     bits = jax.lax.bitcast_convert_type(logits, jnp.uint32)
     ordered = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
-    def fix_bit(i: Int[Array, ""], threshold: UInt32[Array, "*rows"]) -> UInt32[Array, "*rows"]:
+    def set_bit(i: Int[Array, ""], threshold: UInt32[Array, "*rows"]) -> UInt32[Array, "*rows"]:
         candidate = threshold | (jnp.uint32(1 << 31) >> i.astype(jnp.uint32))
         above = jnp.sum(jnp.where(ordered >= candidate[..., None], weights, 0), axis=-1)
         return jnp.where(above >= target, candidate, threshold)
 
-    threshold = jax.lax.fori_loop(0, 32, fix_bit, jnp.zeros(target.shape, jnp.uint32))
+    threshold = jax.lax.fori_loop(0, 32, set_bit, jnp.zeros(target.shape, jnp.uint32))
     # Rounding may leave the sum of all weights below the target; then every finite logit is kept.
     threshold = jnp.maximum(threshold, ~jnp.float32(-jnp.inf).view(jnp.uint32))
     return jax.lax.bitcast_convert_type(
@@ -168,7 +168,7 @@ def _apply_limit(
     reduce: Callable[..., Array],
     identity: float,
 ) -> Float[Array, "*rows n"]:
-    """Removes the ids from `vocab_limit` on from `reduced`, which holds the result of `reduce` for every block.
+    """Returns `reduced`, the result of `reduce` for every block, without the ids that are `vocab_limit` or larger.
 
     Only the block that contains the limit is reduced again: masking the whole vocabulary takes longer than sampling.
     """
@@ -207,8 +207,7 @@ def _first_above(
 ) -> tuple[Int[Array, "*rows"], Float[Array, "*rows"]]:
     """Index of the first positive weight at which the running sum exceeds `target`, and the sum before it.
 
-    Running sums are rounded. If none exceeds the target, the result is the last positive weight; a weight of zero is
-    never chosen.
+    Running sums are rounded. If none exceeds the target, the last positive weight is chosen; a weight of zero never is.
     """
     running = jnp.cumsum(weights, axis=-1)
     positive: Bool[Array, "*rows M"] = weights > 0

@@ -12,8 +12,8 @@ class Request:
       question_id: id of the question; with the sample index it determines the noise of a sample.
       prompt_ids: token ids of the whole prompt.
       sample_indices: indices of the samples to generate.
-      shared_length: number of leading prompt tokens with few-shot examples that other questions share. A decoder-only
-        model prefills them once for all of these questions.
+      shared_length: number of prompt tokens of the few-shot examples at the start of the prompt. A decoder-only model
+        prefills them once for all questions that share them.
     """
 
     question_id: str
@@ -24,7 +24,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One generated response, with the fields of `records.Response`.
+    """One generated response; its fields are named as in `records.Response`.
 
     Attributes:
       question_id: id of the question.

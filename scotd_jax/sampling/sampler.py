@@ -1,8 +1,8 @@
 """Host side of the sampler: generates responses for a list of requests.
 
-A response depends only on its question id, sample index, prompt, the policy and the model. Other requests, their order
-and samples that exist already have no influence, because the array shapes depend only on the policy, the few-shot
-examples and the length of the prompt itself.
+A response depends only on its question id, sample index, prompt, the policy and the model. Other requests and their
+order have no influence, nor have samples of earlier runs, because the array shapes depend only on the policy, the
+few-shot examples and the length of the prompt itself.
 """
 
 import dataclasses

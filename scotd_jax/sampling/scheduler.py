@@ -23,7 +23,7 @@ class _AdmittedQuestion:
 
 
 class SlotAssignment(NamedTuple):
-    """A slot starts a sample of the question with index `context_index` in its group."""
+    """A sample to start in a slot; `context_index` is the index of its question among the contexts of the group."""
 
     group: int
     slot: int

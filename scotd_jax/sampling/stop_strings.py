@@ -38,7 +38,10 @@ def stop_table(token_bytes: Sequence[bytes], stops: Sequence[str]) -> Int32[np.n
 
 
 def _byte_automaton(stops: Sequence[bytes]) -> Int32[np.ndarray, "states 256"]:
-    """The transition table over single bytes. A state is the longest suffix of the text that begins a stop string."""
+    """The transition table over single bytes.
+
+    A state stands for the longest suffix of the text that is the beginning of a stop string; the last state is a match.
+    """
     if not all(stops):
         raise ValueError("a stop string is empty: it would end every response before its first token")
     states = {b"": START_STATE}

@@ -16,6 +16,7 @@ _LETTER = re.compile(r"\(([a-z])\)")
 _CLAUSE_END = re.compile(r"[.,;][\"'*_`]*(?:\s|$)")
 _QUOTES = r"[\"'*_`]*"
 _ANSWER_IS = r"\b(?:the\s+)?(?:(?:correct|right|best|final)\s+)?answer\s*(?:is\b\s*:?|:)"
+# An answer phrase and the rest of its line, which is the answer; it contains no second phrase.
 _SENTENCE = re.compile(
     rf"{_QUOTES}(?:\bso,?\s+)?{_ANSWER_IS}\s*{_QUOTES}((?:(?!{_ANSWER_IS})[^\n])*?)[\s.]*{_QUOTES}[\s.]*$",
     re.IGNORECASE | re.MULTILINE,
@@ -38,8 +39,9 @@ def last_match(text: str, pattern: re.Pattern[str]) -> re.Match[str] | None:
 def parse_chat(text: str, question: Question) -> Parsed:
     """Parses the answer sentence of a chat model, which words it freely.
 
-    It is the last "the answer is" or "answer:" of the text, with an adjective, other capitals, quotes or emphasis. What
-    follows the answer after a comma or period is ignored, but a sentence that names several choices is no answer.
+    The sentence begins at the last "the answer is" or "answer:" of the text; adjectives ("correct"), capitals, quotes
+    and emphasis may vary. Text after a comma or period behind the answer is ignored, but a sentence that names several
+    choices is no answer.
     """
     rationale, sentence = parse_by_pattern(text, _SENTENCE)
     if sentence is None or len(set(_LETTER.findall(sentence.lower()))) > 1:
@@ -51,8 +53,8 @@ def parse_chat(text: str, question: Question) -> Parsed:
 def normalize_answer(answer: str, question: Question) -> str | None:
     """Returns an answer in the form of the question's gold answers, or None if it is no answer to the question.
 
-    "D" and "(d)" are the fourth choice, and so is its letter with its text; the text of exactly one choice is that
-    choice, whether the question is answered by a letter or by a text.
+    "D", "(d)" and "(d) TEXT" stand for the fourth choice if TEXT is its text. A text alone stands for a choice if
+    exactly one choice has it. All of these are accepted, whether the gold answers are letters or texts.
     """
     form = parse_answer(answer, question)
     if form is not None or not question.choices:

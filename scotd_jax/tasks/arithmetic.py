@@ -9,7 +9,7 @@ from scotd_jax.records import Question
 from scotd_jax.tasks.numeric_answers import parse_number
 from scotd_jax.tasks.row_task import DataRow, Dataset
 
-_CALCULATOR = re.compile(r"<<.*?>>")
+_CALCULATOR = re.compile(r"<<.*?>>")  # such as <<48/2=24>>
 
 
 def gsm8k_question(row: DataRow) -> Question:
@@ -19,7 +19,7 @@ def gsm8k_question(row: DataRow) -> Question:
 
 
 def gsm8k_solution(row: DataRow) -> Sequence[str]:
-    """Returns the worked solution without calculator annotations."""
+    """Returns a list of the worked solution without calculator annotations; an empty list if the row has none."""
     solution, found, _ = str(row.get("answer")).rpartition("####")
     return [_CALCULATOR.sub("", solution)] if found else []
 

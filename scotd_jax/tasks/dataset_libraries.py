@@ -60,14 +60,14 @@ def plain_row(value: Any) -> Any:
 def _datasets(name: str) -> Any:
     import datasets
 
-    folder, part = _local(name)
+    folder, configuration = _local(name)
     if folder is None:
         parts = name.split("/")
         return datasets.load_dataset("/".join(parts[:2]), "/".join(parts[2:]) or None)
     if any((folder / file).exists() for file in ("dataset_dict.json", "state.json")):
         saved = datasets.load_from_disk(str(folder))
         return saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
-    return datasets.load_dataset(str(folder), part)
+    return datasets.load_dataset(str(folder), configuration)
 
 
 def _tfds(name: str) -> Mapping[str, Iterable[Any]]:

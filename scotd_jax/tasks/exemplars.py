@@ -36,8 +36,8 @@ def load_exemplars(name_or_path: str, task: LoadedTask) -> list[Exemplar]:
       task: the task whose row format and prompt format apply.
 
     Raises:
-      InputError: on an unknown name, a malformed row, or a target from which the task's format would not parse the
-        answer back.
+      InputError: on an unknown name, a malformed row, or an exemplar whose target the task's format does not parse back
+        into its rationale and answer.
     """
     name_or_path = name_or_path or default_exemplars(task)
     path = FOLDER / f"{name_or_path}.jsonl" if name_or_path in exemplar_names() else epath.Path(name_or_path)
@@ -82,7 +82,7 @@ def exemplar_split(name_or_path: str, task: LoadedTask) -> tuple[list[Question],
 def few_shot_prefix(prompt_format: PromptFormat, exemplars: Sequence[Exemplar]) -> str:
     """Returns the text before a question's prompt: prompt and target of each exemplar in turn.
 
-    Exemplars are separated by the format's end string, or by a blank if it has none.
+    Exemplars are separated by the format's end string, or by a space if it has none.
     """
     parts = (prompt_format.prompt(x.question) + prompt_format.target(x.rationale, x.question.answer) for x in exemplars)
     return "".join(part if prompt_format.end else f"{part} " for part in parts)

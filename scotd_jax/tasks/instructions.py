@@ -1,7 +1,9 @@
 """Instructions for instruction-tuned models: they request an answer that the prompt format parses.
 
-An instruction is a template with two fields: `{answer_sentence}` becomes the sentence that ends a response, such as
-"So the answer is: (a)" or "So the answer is: (b)", and `{answers}` the answers alone.
+An instruction is a template with two fields:
+
+- `{answer_sentence}`: the sentences that may end a response, as in: "So the answer is: (a)" or "So the answer is: (b)"
+- `{answers}`: the answers alone, as in: (a) or (b)
 """
 
 import string
@@ -10,8 +12,8 @@ from scotd_jax.config import Recipe
 from scotd_jax.errors import InputError, did_you_mean
 
 FIELDS = ("answer_sentence", "answers")
-# Of 80 responses of SmolLM2-135M-Instruct on QuaRel 79 are unparsable without an instruction, 40 with this one, and 36
-# to 51 with three others.
+# SmolLM2-135M-Instruct on QuaRel: 79 of 80 responses are unparsable without an instruction, 40 with this one, and 36 to
+# 51 with three others.
 REASON = "Explain which answer is right. End with {answer_sentence}."
 LABEL = "Write only the answer: {answers}."
 

@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 # A sign counts only if no digit precedes it: "5-3" is a difference. "1.5.2" and "1,23" are not numbers, so no further
-# digits may follow a match, with or without a point or comma.
+# digits may follow a match, with or without a point or comma. `sign` precedes the currency sign, `minus` follows it.
 _NUMBER = re.compile(
     r"(?<![\d.,])(?P<sign>[-\u2212]?)[$€£]?(?P<minus>-?)"
     r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)?(?P<decimals>\.\d+)?(?:/(?P<denominator>\d+))?(?![.,]?\d)"
@@ -39,7 +39,10 @@ def _canonical(match: re.Match[str]) -> str | None:
 
 
 def _decimal(value: Fraction) -> str:
-    """Returns a decimal if a finite one exists, else a reduced fraction."""
+    """Returns a decimal if a finite one exists, else a reduced fraction.
+
+    It exists if the denominator has no prime factors except 2 and 5.
+    """
     digits_after_point = 0
     rest = value.denominator
     for prime in (2, 5):

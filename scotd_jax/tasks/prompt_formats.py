@@ -33,8 +33,8 @@ class Parsed(NamedTuple):
 class PromptFormat:
     """Strings around the parts of prompts and targets.
 
-    A prompt is `question_prefix` question `answer_prefix`. A target is rationale `marker` answer `end`, or answer
-    `end`. A question with an empty text has its context alone as the prompt.
+    A prompt is {question_prefix}QUESTION{answer_prefix}. A target is RATIONALE{marker}ANSWER{end}, or ANSWER{end}
+    without a rationale. The prompt of a question without text is its context, without prefixes.
 
     Attributes:
       stops: strings that end a response, besides the end token.
@@ -73,7 +73,7 @@ class PromptFormat:
         text = self.truncate(text)
         rationale, found, answer = text.rpartition(self.marker)
         if not found:
-            # If the response begins with the marker, the tokenizer has dropped the marker's leading blank.
+            # If the response begins with the marker, the tokenizer has dropped the marker's leading space.
             bare = self.marker.lstrip()
             if text.startswith(bare):
                 rationale, found, answer = "", bare, text[len(bare) :]
@@ -117,7 +117,7 @@ FORMATS = {
     ),
     # Turns of a chat: the chat template marks where question and response begin and end.
     "chat": PromptFormat("", "", " So the answer is: ", rationale_prefix="\nSolution: ", because=" Because: "),
-    # The embedded world: lower case, all tokens separated by blanks.
+    # The embedded world: lower case, all tokens separated by spaces.
     "plain": PromptFormat(
         "question : ", " answer :", " so the answer is ", rationale_prefix=" solution : ", because=" because "
     ),
@@ -143,8 +143,8 @@ def fill_instruction(instruction: str, marker: str, question: Question) -> str:
 def parse_answer(text: str, question: Question) -> str | None:
     """Returns the answer in the question's own form; None if the text is no valid form of an answer.
 
-    For a question without choices any non-empty text is an answer; if its gold answer is a number, only the number that
-    the text contains is.
+    Without choices any non-empty text is an answer, unless the gold answer is a number: then the answer is the number
+    that the text contains.
     """
     normalized = _normalize(text)
     if _has_numeric_answer(question):

@@ -16,7 +16,8 @@ from scotd_jax.tasks.row_files import LocatedRow, read_rows
 from scotd_jax.tasks.row_task import DataRow, Dataset
 
 _CHOICES = re.compile(r"\(A\)\s*(.+?)\s*\(B\)\s*(.+)")
-_TAIL = re.compile(r"(?:[.,;?]| or| or the)+$")  # text between a choice and the rest of its sentence
+_TAIL = re.compile(r"(?:[.,;?]| or| or the)+$")  # punctuation and conjunctions at the end that are not part of a choice
+# Maps "(a)" and "a" to "(a)", "(b)" and "b" to "(b)", and an `answer_index` to its letter.
 _ANSWERS = {answer: f"({answer[-2:].strip('()')})" for answer in ("(a)", "(b)", "a", "b")} | {"0": "(a)", "1": "(b)"}
 
 

@@ -83,7 +83,7 @@ class QuestionLoader:
         return {question.id: found[question.id] for question in itertools.islice(in_turn, limit or None)}
 
     def few_shot_prompt(self, task: LoadedTask, prompt_format: PromptFormat, count: int, chat: bool) -> Prompt:
-        """Returns the first `count` examples of a task: text, or for a chat user and assistant turns.
+        """Returns the first `count` examples of a task, as text or, for a chat, as user and assistant turns.
 
         Raises:
           InputError: if the task has fewer examples.

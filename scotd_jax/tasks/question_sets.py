@@ -43,5 +43,5 @@ class QuestionSet(NamedTuple):
 
 
 def file_stem(set_name: str) -> str:
-    """Returns the first part of the names of files about a set: its name, with "-of-" for the slash of a fold."""
+    """Returns the set name for use in file names, with "-of-" in place of the slash of a fold."""
     return set_name.replace("/", "-of-")

@@ -96,10 +96,10 @@ def find(name: str, custom: Mapping[str, Recipe], where: str = "recipe") -> Reci
 
 
 def before_training(recipe: Recipe) -> Recipe:
-    """Returns the recipe with which the model of a student is prompted before its training.
+    """Returns the recipe for prompting a student's model before it is trained.
 
-    It is the student's if its prompt is the question alone, else "scotd": prefixes and provided rationales mean nothing
-    to a model that was not trained on them.
+    This is `recipe` itself if its prompt is the question alone, else "scotd": prefixes and provided rationales mean
+    nothing to a model that was not trained on them.
     """
     return recipe if recipe.prompt == RECIPES["scotd"].prompt else RECIPES["scotd"]
 
@@ -148,7 +148,7 @@ def parse_response(recipe: Recipe, prompt_format: PromptFormat, text: str, quest
 
 
 def answer_target(recipe: Recipe) -> str | None:
-    """Returns the target of the part that trains the answer to the recipe's own prompt; None if there is none."""
+    """Returns the target template of the part with the recipe's own prompt and an answer; None if there is none."""
     targets = (part.target for part in recipe.parts.values() if part.prompt == recipe.prompt)
     return next((target for target in targets if _ANSWER.search(target)), None)
 
@@ -162,7 +162,7 @@ def generates_rationale(recipe: Recipe) -> bool:
 def choice_responses(
     recipe: Recipe, prompt_format: PromptFormat, question: Question, rationale: str | None = None
 ) -> dict[str, str]:
-    """Returns for each answer to a multiple-choice question the response that gives it.
+    """Returns the response that gives each answer to a multiple-choice question, by answer.
 
     A response is the recipe's training target with this answer, up to a rationale that would follow the answer.
 
@@ -176,8 +176,8 @@ def choice_responses(
     assert target is not None, "checked before any work"
     found = _ANSWER.search(target)
     assert found is not None
-    rest, follows, _ = target[found.start() :].partition("{rationale}")
-    template, end = target[: found.start()] + rest, "" if follows else prompt_format.end
+    from_answer, rationale_follows, _ = target[found.start() :].partition("{rationale}")
+    template, end = target[: found.start()] + from_answer, "" if rationale_follows else prompt_format.end
     responses = {}
     for form, choice in zip(answer_forms(question), question.choices, strict=True):
         text = f"{(rationale or '').strip()}{prompt_format.marker}{form}"

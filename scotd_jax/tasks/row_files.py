@@ -94,6 +94,7 @@ def _json_rows(path: epath.Path) -> Iterator[LocatedRow]:
 
 
 def _object(row: Any, where: str) -> LocatedRow:
+    """Returns a located row. Raises InputError if it is not a JSON object."""
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected a JSON object, found {str(row)[:60]!r}")
     return where, row

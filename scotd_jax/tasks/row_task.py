@@ -1,10 +1,10 @@
-"""Tasks made of rows. A dataset needs only one small function from a row to a question; this file has the rest.
+"""Tasks made of rows. A dataset needs only one small function from a row to a question; this module provides the rest.
 
 The function gets a `DataRow`: the fields of the row as the official file or a library delivers them, with helpers that
 report a malformed row by its file and line. `Dataset` adds the names of the official files. `load` creates the task.
 
-All such tasks have the option `files`, a file name per split (with *, several files are read one after another). Rows
-may name the question that they edit in a column `original_id` (contrast_pairs.py).
+All such tasks have the option `files`, a file name per split (with *, several files are read one after another). A
+contrast edit names its original question in a column `original_id` (contrast_pairs.py).
 """
 
 import contextlib
@@ -65,7 +65,7 @@ class DataRow(Mapping[str, Any]):
         return len(self.fields)
 
     def text(self, *names: str) -> str:
-        """Returns the first existing field of `names` as text with single blanks. Raises InputError if it is empty."""
+        """Returns the first existing field of `names` as text with single spaces. Raises InputError if it is empty."""
         name = next((name for name in names if name in self.fields), names[0])
         text = tidy(self[name])
         if not text:
@@ -95,7 +95,7 @@ class DataRow(Mapping[str, Any]):
         return forms[label]
 
     def lines(self, *parts: str) -> str:
-        """Returns the parts on separate lines; prompt formats without line ends replace them by blanks."""
+        """Returns the parts on separate lines; prompt formats without line ends replace these by spaces."""
         return "\n".join(parts)
 
     def question(
@@ -167,7 +167,7 @@ class RowTask(SplitTask):
         """Creates a task from one row reader per split; `load` does so from a config."""
         self.dataset = dataset
         self.options = options
-        # Without the file of the edits there are no pairs.
+        # Aligned pairs need the files of both splits.
         self._edits = {
             edits: originals for edits, originals in dataset.edits.items() if {edits, originals} <= {*readers}
         }
@@ -223,9 +223,9 @@ class RowTask(SplitTask):
         return list(questions.values()), responses
 
     def _in_group(self, row: DataRow, question: Question, originals: Sequence[Question] | None) -> Question:
-        """The question with its contrast group: the id of the original, for an edit and for an aligned original.
+        """Sets the contrast group of an edit, or of the original of an aligned edit, to the id of the original.
 
-        `originals` are those of an aligned split of edits.
+        `originals` are the questions that an aligned split edits; None for any other split.
         """
         group = named_original(row.get(COLUMN), row.where, self.name)
         if group is None and originals is not None:
@@ -263,14 +263,14 @@ def load(dataset: Dataset, name: str, spec: config.Task, seed: int) -> RowTask:
 
 
 def gold_response(question: Question, index: int, rationale: str, prompt_format: PromptFormat) -> Response:
-    """Returns a rationale of the data as a response, with log-probability 0 and a token count in words."""
+    """Returns a rationale of the dataset as a response, with log-probability 0 and a token count in words."""
     text = prompt_format.target(rationale, question.answer).removesuffix(prompt_format.end)
     words = len(text.split())
     return Response(question.id, index, text, rationale, question.answer, True, "stop", 0.0, words, "data", "gold")
 
 
 def tidy(text: Any) -> str:
-    """Returns stripped text with single blanks. Raises TypeError if the value is not a string."""
+    """Returns stripped text with single spaces. Raises TypeError if the value is not a string."""
     if not isinstance(text, str):
         raise TypeError(f"expected text, found {text!r}")
     return " ".join(text.split())

@@ -22,13 +22,13 @@ _LABELS = {"0": "negative", "1": "positive", "neg": "negative", "pos": "positive
 
 
 def sst2_question(row: DataRow) -> Question:
-    """Returns a question whose id has the row number, for all files: GLUE's `idx` is the same number."""
+    """Returns a question with the row number in its id, also for GLUE, whose `idx` is the same number."""
     text = row.lines("What is the sentiment of the following sentence?", row.text("sentence"))
     return row.question(text, row.label(_LABELS, "label"), CHOICES)
 
 
 def imdb_question(row: DataRow) -> Question:
-    """Returns a question whose id has the row number."""
+    """Returns a question with the row number in its id."""
     text = row.lines("What is the sentiment of the following review?", row.text("text", "Text"))
     return row.question(text, row.label(_LABELS, "label", "Sentiment"), CHOICES)
 

@@ -23,17 +23,19 @@ def split_readers(
     Args:
       folder: folder of the files.
       official: candidate file names per split, in order of preference; if empty, every data file is a split.
-      chosen: file name per split, which the user sets instead; None for the official ones.
+      chosen: the file name per split that the config names; None for the official ones.
       read: reads the rows of one file.
       here: config path of the task, for messages.
 
     Raises:
-      InputError: if a chosen file or all official files are missing, or two files are one split.
+      InputError: if a chosen file or all official files are missing, or two files belong to one split.
     """
     if chosen is not None:
         found = _chosen_files(folder, chosen, here)
     elif official:
-        names_by_split = {s: [p for name in names for p in (name, f"{name}.gz")] for s, names in official.items()}
+        names_by_split = {
+            split: [file for name in names for file in (name, f"{name}.gz")] for split, names in official.items()
+        }
         found = {
             split: next(filter(None, (_matches(folder, name) for name in names)), [])
             for split, names in names_by_split.items()

@@ -2,7 +2,7 @@
 
 It reproduces the papers' claims without network access or pretrained weights. It has
 
-* questions in three families that share their kinds of step, gold rationales in varied wording (`gold`, the training
+* questions in three families with the same kinds of steps, gold rationales in varied wording (`gold`, the training
   data of the teacher) and plain statements of the facts (`statements`, the pretraining data of the students);
 * a spurious cue: states have two kinds, and in `train`, `dev` and `test` the right option is of the favoured kind in
   three of four questions, while the wrong option is of either kind; no step of the reasoning involves the kinds;
@@ -11,8 +11,8 @@ It reproduces the papers' claims without network access or pretrained weights. I
   in any training split. Both are free of the cue.
 
 A quarter of all chains (family, start, operations) is held out: `dev`, `test`, `contrast` and `unseen` draw from it and
-no training split does, so not only their texts but also their chains are new. Days of rest make the length of a text
-independent of the number of steps.
+no training split does, so not only their texts but also their chains are new. Every step takes one day, and days
+without a step ("rest") make the length of a text independent of the number of steps.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class _SplitSpec:
     Attributes:
       split: its name.
       count: number of questions.
-      pairs: families and numbers of steps, which take turns.
+      pairs: family and number of steps of the questions; the pairs are used in turn.
       held_out: whether its chains are held out; None allows any chain.
       cue: share of questions whose right option is of the favoured kind.
       contrast: whether to generate the `contrast` split along with it.
@@ -151,7 +151,7 @@ class World(SplitTask):
         questions: list[Question] = []
         contrast: list[Question] = []
         responses: list[Response] = []
-        for _ in range(200 * spec.count):  # attempts: draws are rejected
+        for _ in range(200 * spec.count):  # attempts, because draws may be rejected
             if len(questions) == spec.count:
                 break
             family, steps = spec.pairs[len(questions) % len(spec.pairs)]
@@ -160,6 +160,7 @@ class World(SplitTask):
                 continue
             problem, edit = drawn
             right, wrong = problem.states(self.facts)[-1], edit.states(self.facts)[-1]
+            # The first six states of a family are of the favoured kind.
             if rng.random() >= _acceptance(spec.cue, right in family.states[:6]):
                 continue
             wording = Wording(rng, (right, wrong))
@@ -205,7 +206,7 @@ class World(SplitTask):
     def _question(
         self, split: str, number: str, text: str, problem: Problem, wording: Wording, answer: str, group: str | None
     ) -> Question:
-        steps = len(problem.chain) - 2
+        steps = len(problem.chain) - 2  # without family and start
         return Question(
             id=f"{self._name}/{split}/{number}",
             task=self._name,

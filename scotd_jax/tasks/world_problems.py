@@ -75,7 +75,8 @@ def _family_facts(family: QuestionFamily, rng: random.Random) -> dict[str, dict[
     for operation in family.operations:
         while operation not in facts:
             results = rng.sample(family.states, len(family.states))
-            taken = [{state, *(known[state] for known in facts.values())} for state in family.states]
-            if all(r not in t for r, t in zip(results, taken, strict=True)):
+            # Redraw if a state maps to itself, or to its result under an earlier operation.
+            excluded = [{state, *(known[state] for known in facts.values())} for state in family.states]
+            if all(result not in states for result, states in zip(results, excluded, strict=True)):
                 facts[operation] = dict(zip(family.states, results, strict=True))
     return facts

@@ -2,7 +2,7 @@
 
 Every family has twelve states of two kinds, which the reasoning never mentions, and four operations. A question steps
 through the days of a week: each day applies an operation, changes nothing ("rest") or ends the question ("stop"). All
-texts are lower case with blanks between words and punctuation, so that one word is one token.
+texts are lower case with spaces between words and punctuation, so that one word is one token.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ FAMILIES = (
 )
 
 # One day of a rationale. A day of rest has as many words as any other, so the length of a text does not grow with the
-# number of steps: longer chains need no positions that a student with learned positions has not been trained on.
+# number of steps, and a student with learned positions has been trained on all positions that longer chains use.
 STEPS = (
     "from {state} the {day} {operation} {verb} {result} .",
     "{day} {operation} : {state} , then {result} .",

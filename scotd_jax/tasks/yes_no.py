@@ -10,7 +10,7 @@ _LABELS = {"true": "yes", "1": "yes", "yes": "yes", "false": "no", "0": "no", "n
 
 
 def strategyqa_question(row: DataRow) -> Question:
-    """Returns the question with the answers yes and no."""
+    """Returns a question with the choices yes and no."""
     return row.question(row.text("question"), row.label(_LABELS, "answer"), CHOICES, id=row.get("qid"))
 
 
@@ -21,7 +21,7 @@ def strategyqa_facts(row: DataRow) -> Sequence[str]:
 
 
 def boolq_question(row: DataRow) -> Question:
-    """Returns the question, left in lower case, with the missing question mark and its passage."""
+    """Returns a question in its lower case, with a question mark added and its passage as context."""
     text = f"{row.text('question').rstrip('?').rstrip()}?"
     return row.question(text, row.label(_LABELS, "answer", "label"), CHOICES, context=tidy(row["passage"]))
 

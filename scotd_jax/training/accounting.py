@@ -4,9 +4,9 @@ Every second since the start of `loop.train` counts in exactly one category: the
 `with tracker.measure(NAME)` as NAME, all other time as updates. Goodput is the updates' share of the total. The tracker
 reads the clock without waiting for the devices, because the host runs at most one update ahead of them.
 
-Metrics lines contain the totals so far, so a resumed run starts from those of its last line. Updates made after the
-last checkpoint are repeated; their time counts as `lost`. The time of a killed process after its last line and the time
-during which no process ran are unknown and left out.
+Each line of training metrics contains the totals so far; a resumed run continues from those of the last one. Updates
+made after the last checkpoint are repeated; their time counts as `lost`. The time of a killed process after its last
+line and the time during which no process ran are unknown and left out.
 """
 
 import contextlib
@@ -48,7 +48,12 @@ class GoodputTracker:
 
     @contextlib.contextmanager
     def measure(self, category: str, counts: Callable[[], bool] = lambda: True) -> Iterator[None]:
-        """Adds the time of the block to `category`; to the updates instead if `counts()` is False after the block."""
+        """Adds the time of the block to `category`.
+
+        Args:
+          category: one of CATEGORIES.
+          counts: called after the block; if it returns False, the time counts as updates instead.
+        """
         start = self._clock()
         try:
             yield
@@ -98,7 +103,7 @@ def batch_flops(config: Any, batch: Mapping[str, Mapping[str, jax.Array]]) -> di
 
 
 def mesh_peak_flops(mesh: jax.sharding.Mesh) -> float | None:
-    """Peak FLOP/s of all devices of the mesh together; None if that of one is unknown."""
+    """Peak FLOP/s of all devices of the mesh together; None if the peak of any device is unknown."""
     peaks = [peak_flops(device.device_kind) for device in mesh.devices.flat]
     known = [peak for peak in peaks if peak is not None]
     return sum(known) if len(known) == len(peaks) else None
@@ -112,8 +117,9 @@ def summarize_cost(lines: Sequence[Mapping[str, int | float]], totals: Mapping[s
       totals: `GoodputTracker.totals` at the end.
 
     Returns:
-      `totals`, the number of rationales, rationales per second of updates, and the model FLOPs utilization (`mfu`) over
-      all lines that have one. The mean is weighted such that it also holds for runs that changed devices.
+      `totals`, the number of rationales, rationales per second of updates, and the mean model FLOPs utilization (`mfu`)
+      over all lines that have one. It is weighted by the FLOPs that the devices could have computed, so it also holds
+      for runs that changed devices.
     """
     rationales = sum(line.get("rationales", 0.0) for line in lines)
     rates = {"rationales": rationales, "rationales_per_second": rationales / max(totals["seconds_updates"], 1e-9)}

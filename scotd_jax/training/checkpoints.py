@@ -73,7 +73,7 @@ class Checkpoints:
           The training state and the state of the data iterator.
 
         Raises:
-          InputError: if the checkpoint was written by another model or optimizer.
+          InputError: if the checkpoint belongs to another model or optimizer.
         """
         step = self.latest
         target = _items(abstract)
@@ -183,7 +183,7 @@ def _with_shardings(tree: Params, shardings: Params) -> Params:
 
 
 def _check_shapes(found: Any, expected: Any, where: str, item: str) -> None:
-    """Raises InputError for the first leaf whose shape differs or which one of the trees lacks."""
+    """Raises InputError for the first leaf whose shape differs or that only one of the trees has."""
     found_shapes, expected_shapes = _shapes(found), _shapes(expected)
     for name in sorted(found_shapes.keys() | expected_shapes.keys()):
         saved_shape, config_shape = found_shapes.get(name), expected_shapes.get(name)
@@ -197,7 +197,7 @@ def _check_shapes(found: Any, expected: Any, where: str, item: str) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape by path. As in Orbax, the path has the index of a tuple entry and the name of a field."""
+    """Shape of every leaf by its path, which names tuple entries by index and fields by name, as Orbax does."""
     return {
         "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path): tuple(
             leaf.shape

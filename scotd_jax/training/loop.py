@@ -146,7 +146,7 @@ def train(
             writer.flush()
             with tracker.measure("checkpoint"):
                 checkpoints.save(step, state, batches.get_state(), scores)
-            metrics.restart()
+            metrics.restart()  # the next line starts here, not at `drain`
         # 5. Wait for the last checkpoint.
         with tracker.measure("checkpoint"):
             stack.close()
@@ -165,7 +165,10 @@ def check_batch_size(training: config.Training, mesh: sharding.AnyMesh) -> None:
 
 
 def _evaluate_and_save(step: int, training: config.Training) -> tuple[bool, bool]:
-    """Whether to evaluate and whether to save after this update. Both happen after the last one; evaluating saves."""
+    """Returns whether to evaluate and whether to save after an update.
+
+    Both happen after the last update, and a save follows every evaluation.
+    """
     is_last = step == training.steps
     evaluate = is_last or (training.eval_every > 0 and step % training.eval_every == 0)
     return evaluate, evaluate or (training.save_every > 0 and step % training.save_every == 0)

@@ -2,6 +2,8 @@
 
 Losses are (sum, weight) pairs, never means: they add up over chunks, micro-batches, hosts and batches, and are divided
 once, at the end. Padding and the way a batch is split therefore never change a result.
+
+Letters besides those of models/api.py: C chunks of T tokens per question.
 """
 
 import functools
@@ -71,6 +73,7 @@ def response_loss(
     terms = functools.partial(_terms, compute_dtype, label_smoothing, z_loss)
     sums = _sum_over_chunks(terms, split(hidden_BGRE, E), unembedding_VE, split(targets_BGR), split(weights_BGR))
     weight = jnp.sum(weights_BGR)
+    # `_terms` puts the optimized sum last; callers get the loss first.
     correct, loss, *objective = (WeightedSum(sum, weight) for sum in sums)
     return loss, correct, *objective
 
@@ -130,7 +133,8 @@ def _terms(compute_dtype, label_smoothing, z_loss, unembedding_VE, hidden_BTE, t
         sums.append(jnp.sum(weights_BT * (log_z_BT - smoothed_BT + z_loss * jnp.square(log_z_BT))))
 
     def gradient():
-        # Softmax minus smoothed targets. Unlike a scatter, the comparison shards along a sharded vocabulary.
+        # Softmax minus smoothed targets; the z-loss adds 2 * z_loss * log_z * softmax. Unlike a scatter, the comparison
+        # with the targets shards along a sharded vocabulary.
         is_target_BTV = targets_BT[..., None] == jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2)
         smoothed_BTV = jnp.where(is_target_BTV, 1 - label_smoothing, 0.0) + label_smoothing / logits_BTV.shape[-1]
         p_BTV = exp_BTV * ((1 + 2 * z_loss * log_z_BT) / total_BT)[..., None]

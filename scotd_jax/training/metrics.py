@@ -1,7 +1,8 @@
 """Training metrics: one JSON object per line, and optionally TensorBoard.
 
 The file agrees with the checkpoint from which a run resumes: lines after that step are dropped, and so is an incomplete
-last line left by a kill. An interrupted run therefore leaves the same file as an uninterrupted one.
+last line left by a kill. An interrupted run therefore leaves the same lines as an uninterrupted one, except for times
+and rates.
 """
 
 import json
@@ -31,8 +32,8 @@ class MetricWriter:
     def __init__(self, path: epath.PathLike, restored_step: int, tensorboard: epath.PathLike | None = None):
         self._path = epath.Path(path)
         self._file = self._board = None
-        self._silent = jax.process_index() != 0
-        if self._silent:
+        self._disabled = jax.process_index() != 0
+        if self._disabled:
             return
         self._lines = _lines_up_to(self._path, restored_step)
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ class MetricWriter:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line."""
-        if self._silent:
+        if self._disabled:
             return
         line = json.dumps({"step": step, **values})
         if self._file is not None:
@@ -66,7 +67,7 @@ class MetricWriter:
 
     def flush(self) -> None:
         """Makes all lines written so far visible to readers of the file."""
-        if self._file is None and not self._silent:
+        if self._file is None and not self._disabled:
             self._rewrite()
         if self._board is not None:
             self._board.flush()
@@ -112,7 +113,13 @@ class DeferredMetrics:
         self._since = self._seconds()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array], flops: Mapping[str, float]) -> None:
-        """Registers the update just dispatched, and fetches the metrics of the one before it."""
+        """Registers the update just dispatched, and fetches the metrics of the one before it.
+
+        Args:
+          step: number of the update.
+          metrics: its metrics, which may still be computed.
+          flops: `accounting.batch_flops` of its batch.
+        """
         previous, self._pending = self._pending, (step, metrics, flops)
         if previous is not None:
             self._fetch(*previous, end_line=previous[0] % self._log_every == 0)

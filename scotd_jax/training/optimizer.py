@@ -17,7 +17,7 @@ from scotd_jax.errors import InputError
 
 
 def make_schedule(settings: config.Optimizer, steps: int) -> optax.Schedule:
-    """Learning-rate schedule: linear warm-up to the peak, then the decay of `settings.schedule`.
+    """Builds the learning-rate schedule: linear warm-up to the peak, then the decay of `settings.schedule`.
 
     The first update has the rate peak / warmup_steps. The update after the last one would have `final_fraction` of the
     peak, so no update has rate zero.
@@ -56,16 +56,17 @@ def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTran
     adafactor: Shazeer and Stern, arXiv 1804.04235, with the learning rate as configured (no scaling by parameter size)
     and updates clipped to RMS 1. `b1`, `b2` and `eps` do not apply: its second moments decay on their own schedule.
 
-    muon: Jordan 2024 for kernels, with momentum 0.95 and scaled to the RMS of an AdamW update (arXiv 2502.16982). All
-    other parameters use Adam with Nesterov momentum, so that one learning rate serves both; `b1` and `b2` are those of
-    Adam.
+    muon: Jordan 2024 for kernels, with momentum 0.95. All other parameters use Adam with Nesterov momentum, to which
+    `b1` and `b2` apply. Muon's updates are scaled to the RMS of AdamW updates (arXiv 2502.16982), so that one learning
+    rate suits kernels and other parameters.
 
     `moments="bfloat16"` stores the first moments of adamw and muon in two bytes per number instead of four: the state
     of adamw shrinks from 8 to 6 bytes per parameter, that of muon from 4 to 2 per kernel parameter. An update computes
     in float32 and rounds what it stores; with b1 = 0.9 a moment can differ by up to 2 % from a gradient that no longer
     changes. Second moments stay float32: v <- v + (1 - b2) * (g^2 - v) with b2 = 0.999 changes v by a thousandth, but
-    bfloat16 only distinguishes numbers that differ by 1/256. So v would never shrink after one large gradient, nor grow
-    before g^2 exceeds about three times v. Adafactor stores no first moments, and its second moments are factored.
+    neighboring bfloat16 numbers differ by at least 1/256 of their value. So v would never shrink after one large
+    gradient, nor grow before g^2 exceeds about three times v. Adafactor stores no first moments, and its second moments
+    are factored.
 
     Args:
       settings: optimizer settings.

@@ -51,7 +51,7 @@ class TrainingPrograms:
     seen_shapes: set[Any] = dataclasses.field(default_factory=set)
 
     def is_new_shape(self, batch: Mapping[str, Mapping[str, jax.Array]]) -> bool:
-        """Whether a batch is the first one of its shape, so that `step` will be compiled for it."""
+        """Records the shape of a batch and returns whether it is new, so that `step` will be compiled for it."""
         shapes = tuple((name, key, array.shape) for name, part in batch.items() for key, array in part.items())
         is_new = shapes not in self.seen_shapes
         self.seen_shapes.add(shapes)
@@ -88,7 +88,7 @@ def training_programs(
 ) -> TrainingPrograms:
     """Returns the programs of a training run.
 
-    They are cached, so that students of one chain that differ only in their data are compiled once.
+    They are cached, so that students of one run that differ only in their data share their compilations.
 
     Args:
       model: the model to train.
@@ -153,7 +153,7 @@ def _cached_programs(
         batch_sharding=batch_sharding,
         init_params=jax.jit(model.init, out_shardings=param_shardings),
         partition=jax.jit(partition_params, out_shardings=(shardings.params, shardings.frozen), donate_argnums=0),
-        # Without LoRA nothing is computed, and parameters that are passed through take no memory.
+        # Without LoRA, `combine` computes nothing; without jit, it returns its arguments and takes no memory.
         combine=jax.jit(combine, out_shardings=param_shardings) if training.lora.rank else combine,
         init_optimizer=jax.jit(optimizer.init, out_shardings=shardings.opt_state),
         step=jax.jit(

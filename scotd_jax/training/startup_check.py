@@ -25,8 +25,8 @@ from scotd_jax.training.losses import response_loss
 from scotd_jax.training.step import hidden_states
 
 PAIRS_PER_ROW = 4
-# Allowed relative differences of hidden states and of losses, by compute dtype. The one of float32 allows for
-# accelerators that multiply in fewer bits. If a response attends to a neighbor, the difference is a few tenths.
+# Allowed relative differences of hidden states and of losses, by compute dtype. The float32 tolerance covers
+# accelerators that multiply with fewer bits. A response that attends to a neighbor differs by a few tenths.
 TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}
 
 
@@ -51,7 +51,7 @@ def check_against_pairs(
       use fused attention) and parts without a finite loss are left out.
 
     Raises:
-      RuntimeError: if a difference exceeds rounding.
+      RuntimeError: if a difference is larger than rounding explains.
     """
     rows = max(1, meshes.batch_shards(mesh) // jax.process_count())
     differences = {}
@@ -101,7 +101,7 @@ def extract_pairs(
     for i in range(rows):
         responses = _response_spans({key: array[i] for key, array in part.items()})
         for j in range(PAIRS_PER_ROW):
-            # Start with the last response: it has the most neighbors to its left.
+            # Start with the last response, which has the most neighbors to its left, and go back in even steps.
             g, begin, end = responses[-1 - (j * max(1, len(responses) // PAIRS_PER_ROW)) % len(responses)]
             prompt_mask = part["prompt_mask"][i]
             if "questions" in part:
@@ -113,6 +113,7 @@ def extract_pairs(
     for key in ("inputs", "targets"):
         flat = part[key].reshape(rows, 1, G * R)
         pairs[key] = np.take_along_axis(flat, token_index, 2) * (pairs["weights"] > 0)
+    # Pairs are the questions of the new part; arrays of responses also get the axis G, of size 1.
     flattened = {key: array.reshape(rows * PAIRS_PER_ROW, -1) for key, array in pairs.items()}
     return {k: v if k.startswith("prompt") else v[:, None] for k, v in flattened.items()}, token_index
 

@@ -7,7 +7,7 @@ that part.
 
 If responses are packed, a part also has positions[B, G, R] int32, and if questions are packed, questions[B, G, R] and
 prompt_questions[B, P] int32 (models/packed_masks.py); B and G then count rows. A response that is drawn several times
-may be stored once, with weights that are larger by this number.
+may be stored once, with its weights multiplied by the number of draws.
 """
 
 import dataclasses
@@ -65,9 +65,9 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns step(state, batch) -> (state, metrics), or with dropout step(state, batch, seed) with a uint32[] seed.
 
-    The batch is split into micro-batches of equal size, which are processed one after another. Token weights are shares
-    of the whole batch before the split, so sums add up and the update does not depend on the split. Dropout masks
-    depend on seed, update, micro-batch and part, so a repeated update draws the same masks.
+    The batch is split into micro-batches of equal size, which are processed one after another. Before the split, the
+    token weights of each part are normalized over the whole batch, so sums add up and the update does not depend on the
+    split. Dropout masks depend on seed, update, micro-batch and part, so a repeated update draws the same masks.
 
     Args:
       model: the model to train.
@@ -119,6 +119,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: TrainBatch, seed: jax.Array | None = None) -> tuple[TrainState, Metrics]:
         tokens = {name: jnp.sum(batch[name]["weights"]) for name, _ in parts}
+        # Token weights of a part add up to the part's weight; `mean` avoids 0 / 0 for a part without tokens.
         shares = {
             name: {**batch[name], "weights": WeightedSum(weight * batch[name]["weights"], tokens[name]).mean()}
             for name, weight in parts
@@ -203,7 +204,7 @@ def hidden_states(
 
 
 def count_responses(part: BatchPart) -> Float[Array, ""]:
-    """Number of responses in a part: the sum of the weights of their first tokens, as one can stand for several."""
+    """Number of responses drawn for a part: the sum of the weights of the first tokens of its stored responses."""
     positions = part["positions"] if "positions" in part else jnp.arange(part["inputs"].shape[2])[None, None]
     return jnp.sum(jnp.where(positions == 0, part["weights"], 0.0))
 

@@ -35,9 +35,10 @@ def partition(
 ) -> tuple[Params, Params | None]:
     """Splits model parameters into trainable and frozen ones.
 
-    Patterns match whole paths ("layers/0/attn/q/kernel"). With LoRA only the low-rank matrices of the targets are
-    trainable, and `freeze` removes kernels from the targets. A is normal with variance 1 / D, drawn from the key and
-    the path of the parameter alone; B is zero, so that training starts from the parameters as they are.
+    Patterns are regular expressions that match whole paths ("layers/0/attn/q/kernel"). With LoRA only the low-rank
+    matrices of the targets are trainable, and `freeze` removes kernels from the targets. A is normal with variance
+    1 / D, drawn from the key and the path of the parameter alone; B is zero, so that training starts from the
+    parameters as they are.
 
     Args:
       params: model parameters; abstract ones inside `jax.eval_shape`.
@@ -46,7 +47,7 @@ def partition(
       key: key for the matrices A; needed with LoRA.
 
     Returns:
-      The trainable tree and the frozen one, nested like `params`; None if nothing is frozen.
+      The trainable tree and the frozen tree, both nested like `params`; the frozen tree is None if nothing is frozen.
 
     Raises:
       InputError: if a pattern matches no parameter, nothing is trainable, a target is not a matrix, or the rank exceeds
