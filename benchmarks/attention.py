@@ -108,7 +108,7 @@ def compile_attention(form: str, chip: Any, G: int, H: int, K: int, Dh: int) -> 
         return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
 
     def loss(query, shared, own, mask):
-        # Keys and values have the layout that projections produce.
+        # Projections produce [.., token, head, width], but attention needs keys and values as [.., head, token, width].
         shared, own = ([x.swapaxes(-3, -2) for x in pair] for pair in (shared, own))
         out = attend(query, [(*shared, mask)], [(*own, causal_mask(RESPONSE, RESPONSE), None)], Dh**-0.5)
         return jnp.square(out.astype(jnp.float32)).sum()

@@ -154,14 +154,14 @@ def build(folder: Path) -> None:
     """Runs the build job in the child process and prints its measurements as the last line."""
     import resource
 
-    from scotd_jax.jobs.build import build
+    from scotd_jax.jobs.build import build as build_corpus
     from scotd_jax.jobs.context import make_context
     from scotd_jax.workdir import Workdir
 
     config = c.from_mapping(c.Config, json.loads((folder / "config.json").read_text()))
     run = make_context(config, Workdir(str(folder / "run")))
     start = time.perf_counter()
-    build(run, "c")
+    build_corpus(run, "c")
     seconds = time.perf_counter() - start
     counts = run.artefact("build", "c").manifest()["counts"]
     result = {

@@ -101,7 +101,7 @@ def load(folder: str) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The largest resident memory of this process so far (Linux). `ru_maxrss` would begin with that of its parent."""
+    """Returns the peak resident memory of this process (Linux). `ru_maxrss` would include that of its parent."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
@@ -127,7 +127,7 @@ def write(folder: Path, config: OPTConfig, form: WeightFormat, shards: int) -> N
 
 
 def write_file(file: Path, tensors: dict[str, np.ndarray], form: WeightFormat) -> None:
-    """Writes one file of tensors. The names are PyTorch's in every format, and shapes too."""
+    """Writes one file of tensors, with the names and shapes of PyTorch in every format."""
     if form == SAFETENSORS:
         save_file(tensors, file, {"format": "pt"})
     elif form == FLAX:

@@ -33,7 +33,7 @@ class Worker:
         Args:
           module: module that defines the role and calls `serve`.
           role: name of the class or function.
-          one_arena: whether glibc uses one heap for all threads, which the documentation recommends on CPUs.
+          one_arena: whether glibc uses one heap for all threads, as the documentation of scotd_jax recommends on CPUs.
           large_pages: whether glibc requests pages of 2 MiB.
           **arguments: arguments of the role: plain values or config dataclasses.
         """

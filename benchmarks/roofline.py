@@ -99,7 +99,8 @@ def decode_flops(config: Any, *, sequences: int, attended: int) -> int:
     Args:
       config: model config.
       sequences: sequences that are decoded at once.
-      attended: tokens to which each sequence attends, including the new one (or cache slots, to count padding).
+      attended: tokens to which each sequence attends, including the new one; the number of cache slots counts padding
+        too.
 
     Returns:
       The FLOPs, or 0 for unknown kinds of model.

@@ -77,10 +77,10 @@ def measure_cost(model: LanguageModel) -> dict[str, float]:
     decode = functools.partial(decode_loop.decode_steps, model, POLICY, eos_ids=(V,), vocab_limit=V)
     stop_table = jnp.zeros((2, V), jnp.int32)
     arguments = (weights, None, contexts, state, cache, inputs, base_key(0), stop_table)
-    chunk = milliseconds(lambda *arguments: decode(*arguments)[2], *arguments)
+    chunk_ms = milliseconds(lambda *arguments: decode(*arguments)[2], *arguments)
     keys = sample_keys(base_key(0), inputs.question_hash, inputs.sample_index)
     logits = jax.random.normal(jax.random.key(1), (B, G, V))
-    times = {"step_ms": round(chunk / POLICY.chunk, 3), "uniforms_ms": milliseconds(uniforms, keys, zeros)}
+    times = {"step_ms": round(chunk_ms / POLICY.chunk, 3), "uniforms_ms": milliseconds(uniforms, keys, zeros)}
     for temperature in (1.0, 0.7):
         policy = dataclasses.replace(POLICY, temperature=temperature)
         times[f"draw_at_{temperature}_ms"] = milliseconds(

@@ -27,7 +27,7 @@ class SamplingCase:
       tokens: length of every response in tokens.
       questions: number of prompts.
       batch: questions that scotd_jax decodes at once.
-      torch_questions: number of prompts in PyTorch, whose time per token does not depend on the number of calls.
+      torch_questions: number of prompts in PyTorch; few suffice, as its time per token is the same for every call.
       torch_batches: numbers of questions per call to try in PyTorch.
       dtypes: dtypes to try in PyTorch.
       overrides: overrides of the preset's fields.

@@ -26,8 +26,8 @@ class TrainingCase:
     """Batch and settings of one case.
 
     A run is one untimed update, then `updates` timed ones. The untimed update is necessary because the system may
-    reclaim freed memory of this process while the other implementation runs. Mapping that memory again takes seconds on
-    a virtual machine, which real training does not incur, because it does not pause.
+    reclaim freed memory of this process while the other implementation runs. On a virtual machine it takes seconds to
+    map that memory again. Real training does not have this cost, because it does not pause.
 
     Attributes:
       architecture: preset of the model.
@@ -105,6 +105,7 @@ class ScotdTraining:
 
 
 def _batch(case: TrainingCase, vocab_size: int, start_token: int | None) -> dict[str, np.ndarray]:
+    """Returns the batch of a case in the form of `CorpusBatches`, without padding in the responses."""
     from scotd_jax.layout import pad_rows, round_up, split_prompt
 
     prompts, responses = case.tokens(vocab_size)

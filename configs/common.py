@@ -1,4 +1,4 @@
-"""Tasks, models and settings that the configs of the papers share, and their reduction by `runlocal`."""
+"""Tasks, models and settings that the configs of the papers share, and the tiny version of a config for `runlocal`."""
 
 import dataclasses
 import pathlib
@@ -12,7 +12,7 @@ INVENTED_DATA = str(pathlib.Path(__file__).parent / "data")  # a few invented qu
 
 
 class TaskSplits(NamedTuple):
-    """Source of a task, and the use of its splits."""
+    """Source of a task, and which of its splits are used for training, selection and report."""
 
     kind: str  # Task.kind
     folder: str  # folder of its official files under the setting `data`
@@ -38,9 +38,17 @@ HELD_OUT = {"csqa": 10, "imdb": 20}  # for tasks without dev split: one in this 
 
 
 def parse_settings(arg: str | None, **own):
-    """Parses the settings after the colon of --config: the given ones with their defaults, and the shared ones."""
+    """Parses the settings after the colon of --config.
+
+    Args:
+      arg: the settings as text.
+      **own: the config's own settings with their defaults.
+
+    Returns:
+      The config's own settings and those that all configs share.
+    """
     shared = {
-        "student": "",  # as `teacher`; every config has its own default
+        "student": "",  # same values as `teacher`; every config has its own default
         "data": "",  # folder of official files; "" is the Hub
         "weights": "",  # "" is the Hub; or a folder with one Hugging Face directory per name; or "random"
         "tokenizer": "",  # tokenizer of models with random weights
@@ -49,7 +57,7 @@ def parse_settings(arg: str | None, **own):
         "responses": "",  # files with responses to import, instead of sampling from the teacher
         "test_responses": "",  # files with responses to the reported questions, to report their teacher as well
         "importer": "responses",  # format of these files
-        "push": "",  # Hub repository for the exported student, OWNER/NAME; of several students each OWNER/NAME-STUDENT
+        "push": "",  # Hub repository of the exported student, OWNER/NAME; of several students, OWNER/NAME-STUDENT
         "runlocal": False,  # small models and few questions, to try the config in about a minute
     }
     return c.parse_arg(arg, **shared | own)
@@ -83,7 +91,7 @@ def question_sets(tasks, *splits: str) -> tuple[str, ...]:
 
 
 def model(name: str, settings) -> c.Model:
-    """Returns a model by a name of `HUB_NAMES`, a Hub name or its folder; see the setting `weights`."""
+    """Returns the config of a model. `name` is a key of `HUB_NAMES`, a Hub name or a folder; see `weights`."""
     chat = uses_chat(settings) if name == settings.student else short_name(name) in CHAT_MODELS
     if settings.weights == "random":
         return c.Model(architecture=preset_name(name), tokenizer=settings.tokenizer, chat=chat)
@@ -113,13 +121,14 @@ def prompt_format(settings) -> str:
 def teacher(settings, questions: tuple[str, ...], sampling: c.Sampling, few_shot: int = 5) -> c.RationaleSource:
     """Returns the teacher's responses: imported from files, or sampled with few-shot examples.
 
-    Files contain responses to complete splits, so folds import the complete split. A corpus selects its own questions.
+    Files contain responses to complete splits, so for a fold the complete split is imported. The corpus selects its
+    questions later.
     """
     if settings.responses:
         questions = tuple(dict.fromkeys(name.partition("@")[0] for name in questions))
         return c.FileSource(questions, path=settings.responses, importer=settings.importer)
     named = model(settings.teacher, settings)
-    # Some instruction-tuned teachers think first; others generate no such blocks.
+    # Some instruction-tuned teachers generate a <think> block first; "strip" has no effect on others.
     return c.ModelSource(questions, named, sampling, few_shot=few_shot, think="strip" if named.chat else "")
 
 
@@ -161,10 +170,10 @@ def finish(config: c.Config, settings):
     return c.config_dict(reduce(config, settings.student) if settings.runlocal else config)
 
 
-# `runlocal`: the whole chain in about a minute, with tiny models, random weights and the first questions. The
-# accuracies are meaningless.
+# `runlocal`: all jobs in about a minute, with tiny models, random weights and the first questions. The accuracies are
+# meaningless.
 
-# Sizes by kind; everything else is as in the architecture of the student that was named.
+# Sizes by kind of architecture; all other fields are those of the setting `student`.
 TINY = {
     "opt": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64}
     | {"max_position_embeddings": 2048},
@@ -178,9 +187,9 @@ SHORT = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
 
 
 def reduce(config: c.Config, student: str) -> c.Config:
-    """Returns the chain of `config` with tiny students, and with a tiny teacher trained on the few-shot examples.
+    """Returns `config` with tiny students, and with a tiny teacher trained on the few-shot examples.
 
-    Students have the architecture of the model `student`, and chats if they have them in `config`.
+    Students have the architecture of the model `student`, and use chat templates if they do so in `config`.
     """
     tokenizer = "task:" + ",".join(config.tasks)
     sampled = {
@@ -261,7 +270,7 @@ def _reduce_model(model: c.Model, name: str, tokenizer: str) -> c.Model:
 
 
 def _reduce_training(training: c.Training, generates: bool) -> c.Training:
-    """Training with few updates; more for students that are sampled from, whose responses must contain an answer."""
+    """Returns training with few updates; more for students that generate, whose responses must contain an answer."""
     steps, optimizer = 6, dataclasses.replace(training.optimizer, learning_rate=1e-2, warmup_steps=2)
     if generates:
         steps, optimizer = 80, OVERFIT

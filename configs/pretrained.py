@@ -6,14 +6,15 @@ Three tasks have published rationales. They are imported from subfolders of `rat
 
     quarel  QuaRel, 5 per question by text-davinci-003: subfolder quarel_davinci003, from data/quarel/gpt3 of
             github.com/INK-USC/RationaleMultiRewardDistillation
-    obqa    OpenBookQA, 22 per question by three teachers at several granularities, in the order of the files' names, so
-            that N = 5 is one teacher's: subfolder openbookqa_multi, from data of
+    obqa    OpenBookQA, 22 per question by three teachers at several granularities, in the order of the file names, so
+            that the first 5 are by one teacher: subfolder openbookqa_multi, from data of
             github.com/EIT-NLP/Distilling-CoT-Reasoning
     csqa    CommonsenseQA, 1 per question by PaLM 540B: subfolder commonsenseqa_palm540b, from datasets/cqa/llm of
             github.com/google-research/distilling-step-by-step
 
-Without `data` the questions come from the Hub; with it, QuaRel's training questions are those of the rationale file.
-All arms start from the same weights and make the same number of updates; the reported checkpoint is the best on dev.
+Without `data` the questions come from the Hub. With `data`, the training questions of QuaRel are those of its rationale
+file. All arms start from the same weights and make the same number of updates; the reported checkpoint is the best on
+dev.
 
 Settings, besides those of configs/common.py: `steps`, `batch` (questions per update) and `group` (rationales of a
 question per update); `rate` and `label_rate`, the peak learning rates with and without rationales; `seeds`, the number
@@ -29,11 +30,11 @@ from scotd_jax.errors import InputError, did_you_mean
 
 
 class PublishedRationales(NamedTuple):
-    """Rationales of a task: their importer, which names their folder, their files, and numbers per question."""
+    """Published rationales of a task."""
 
-    importer: str
-    files: str
-    counts: tuple[int, ...]  # an arm for each
+    importer: str  # also the name of their folder
+    files: str  # pattern of their file names
+    counts: tuple[int, ...]  # numbers of rationales per question, with one arm for each
     max_tokens: int  # longest response, in tokens
 
 
@@ -89,7 +90,7 @@ def get_config(arg=None):
         for name, count in arms.items()
         for seed in range(settings.seeds)
     }
-    sampled = c.Sampling(n=max(published.counts), temperature=1.0, batch_size=8)  # with runlocal and no files
+    sampled = c.Sampling(n=max(published.counts), temperature=1.0, batch_size=8)  # only for runlocal without files
     config = c.Config(
         name=f"{settings.task}: {settings.student}",
         tasks={settings.task: task},

@@ -26,6 +26,7 @@ ARMS = {
     "n1": ("SCoTD, N = 1", "scotd", "sampled", 1, "correct", "own"),
     "n5": ("SCoTD, N = 5", "scotd", "sampled", 5, "correct", "own"),
     "n30": (f"SCoTD, N = {N}", "scotd", "sampled", N, "correct", "own"),
+    # The few-shot setting of the paper has no gold answers to train on, so responses are not filtered.
     "label_few": ("few-shot: the teacher's labels", "teacher_label", "greedy", 1, "all", "own"),
     "greedy_few": ("few-shot: one greedy chain", "scotd", "greedy", 1, "all", "own"),
     "n30_few": (f"few-shot: SCoTD, N = {N}", "scotd", "sampled", N, "all", "own"),

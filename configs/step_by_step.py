@@ -2,10 +2,10 @@
 
     scotd-jax --config=step_by_step:responses=PATH/train_CoT_*.json.gz --workdir=gs://BUCKET/dss
 
-Trains on CommonsenseQA with the rationales of PaLM-540B from the paper's code (`responses`, importer
-`commonsenseqa_palm540b`), one per question and unfiltered, or with your own teacher (`teacher`). The baselines are
-those of the paper: standard fine-tuning, and rationale and label as one text. Settings: `task`, `student`, `alpha`
-(the weight of the label's loss), and those of configs/common.py.
+Trains on CommonsenseQA with one unfiltered rationale per question, either by PaLM-540B from the paper's code
+(`responses`, importer `commonsenseqa_palm540b`) or by your own teacher (`teacher`). The baselines are those of the
+paper: standard fine-tuning, and rationale and label as one text. Settings: `task`, `student`, `alpha` (the weight of
+the label's loss), and those of configs/common.py.
 
 Hyperparameters are those of the code: T5 v1.1 base, AdamW at 5e-5 with linear decay, 10,000 updates of 64 questions,
 the text of the choice as the label, alpha 0.5. The code generates up to 64 tokens; here the limit is 128, so that a

@@ -34,7 +34,7 @@ ARMS = {  # name: (row of the report, set of responses, first n of them)
     "n5": ("SCoTD, N = 5", "sampled", 5),
     "n30": ("SCoTD, N = 30", "sampled", 30),
 }
-UNTRAINED = "untrained, zero-shot"  # row of the report: random weights, as all students of the world start from them
+UNTRAINED = "untrained, zero-shot"  # row of the report; in the world, students start from random weights
 QUESTIONS = 350  # questions to train on
 UPDATES = {"opt": 1200, "t5": 1500}
 # Peak learning rates of arms for which 1e-2 was not the best on the dev set of seed 0.
@@ -64,7 +64,7 @@ def get_config(arg=None):
 
 
 def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Config:
-    """Returns the whole chain on the world of one seed.
+    """Returns the config of a world: teacher, responses, corpora, students and evaluations.
 
     Args:
       seed: seed of the world, the teacher and the students.
@@ -104,7 +104,7 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
             questions=(f"{task}.train",),
             recipe="scotd" if source else "label",
             n=n,
-            decontaminate=0,  # held out by construction; all questions share their wording
+            decontaminate=0,  # evaluation questions are new by construction, but all questions share their wording
         )
         students[f"{arm}_{kind}"] = c.Student(
             model=c.Model(architecture=f"{kind}-tiny", overrides=STUDENT[kind], tokenizer=f"task:{task}"),
@@ -135,10 +135,10 @@ def world(seed: int, arms: dict[str, tuple[str, ...]], prefix: str = "") -> c.Co
 
 
 def runlocal(config: c.Config, arms: tuple[str, ...] = (ARMS["label"][0], ARMS["n30"][0])) -> c.Config:
-    """Returns the chain with few questions and updates, which runs in about a minute with meaningless accuracies.
+    """Returns the config with few questions and updates, which runs in about a minute with meaningless accuracies.
 
     Args:
-      config: the whole chain.
+      config: the complete config.
       arms: rows of the report to keep; () for all.
     """
     students = {

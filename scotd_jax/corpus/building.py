@@ -44,12 +44,12 @@ def plan_corpus(
     encoder: PromptEncoder,
     contaminated: Iterable[str] = (),
 ) -> CorpusPlan:
-    """Returns the plan of a corpus.
+    """Returns the plan of a corpus: all inputs, with the rows of all response files located but not read.
 
     Args:
       folder: folder of the corpus.
-      corpus: its settings.
-      recipe: its recipe.
+      corpus: settings of the corpus.
+      recipe: recipe of the corpus.
       questions: the questions, in order.
       response_files: for each set of responses its files.
       encoder: encodes texts for the models that read the corpus.
@@ -86,8 +86,11 @@ def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
     """Merges all shards, which must be complete, into one corpus, and writes its ledger.
 
     Args:
-      plan: the corpus.
-      meta: JSON data about its origin, for the description.
+      plan: plan of the corpus.
+      meta: JSON data about the origin of the corpus, for its description.
+
+    Returns:
+      Counts, digests and summary of the finished corpus.
 
     Raises:
       UnusableCorpusError: if a part has no examples, or the recipe trains on rationales and most responses have none.

@@ -19,8 +19,8 @@ class CorpusCounts:
     prompt_tokens_max: int = 0
     response_tokens: int = 0
     response_tokens_max: int = 0
-    grouped_tokens: int = 0  # one prompt and its N responses
-    separate_tokens: int = 0  # N pairs of prompt and response
+    grouped_tokens: int = 0  # if every prompt is computed once for its N responses
+    separate_tokens: int = 0  # if every response is computed as a separate pair with its prompt
 
     def add(self, example: GroupedExample, new_question: bool) -> None:
         """Adds one record; `new_question` is False for further records of the last question."""

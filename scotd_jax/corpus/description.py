@@ -1,4 +1,4 @@
-"""Descriptions that complete a corpus once its shards are written: one per part, a README, and metadata for TFDS.
+"""Completes a corpus whose shards are written: a description of each part, a README, and metadata for TFDS.
 
     PART-00000-of-00004.tfrecord   PART-00000-of-00004.tfrecord.index   ...   PART.json
     README.md   dataset_info.json   features.json

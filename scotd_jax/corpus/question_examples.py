@@ -30,8 +30,8 @@ class ExampleEncoder(NamedTuple):
 
     Attributes:
       corpus: settings of the corpus.
-      recipe: its recipe.
-      encoder: encodes texts.
+      recipe: recipe of the corpus.
+      encoder: tokenizes prompts and targets.
       uses_responses: whether the recipe uses responses.
     """
 
@@ -47,7 +47,7 @@ class ExampleEncoder(NamedTuple):
         """
         question, prompt_format, few_shot = prompted
         one_per_response = self.corpus.balance == "responses" and bool(rows)
-        texts: list[tuple[str, str, list[tuple[int, str]]]] = []  # part, prompt, (sample index, target) of responses
+        texts: list[tuple[str, str, list[tuple[int, str]]]] = []  # part, prompt, [(sample index, target)]
         for name, part in self.recipe.parts.items():
             for group in [[row] for row in rows] if one_per_response else [rows]:
                 for prompt, targets in recipes.training_examples(part, prompt_format, question, group):

@@ -1,7 +1,8 @@
 """Builds the shards of a corpus, in this process or in several.
 
-The content of a corpus depends on its `CorpusPlan` alone. Each shard holds consecutive questions: it reads, filters,
-alters and encodes their responses, writes a file for every part, and last a note:
+The content of a corpus depends on its `CorpusPlan` alone. Each shard holds consecutive questions. A process reads and
+filters their responses, applies the control to the rationales, encodes everything, writes a file for every part, and
+finally writes a note:
 
     FOLDER/shards/00000-of-00004.json       facts about the files, the ledger, and counts of questions left out
 
@@ -44,13 +45,13 @@ class CorpusPlan:
 
     Attributes:
       folder: folder of the corpus.
-      corpus: its settings.
-      recipe: its recipe.
+      corpus: settings of the corpus.
+      recipe: recipe of the corpus.
       questions: all questions, in order.
-      responses: their responses; empty for a recipe that uses none.
+      responses: sets of responses to these questions; empty for a recipe that uses none.
       contaminated: ids of the questions to leave out.
-      encoder: encodes texts.
-      max_shards: number of shards at most; no shard is without questions.
+      encoder: tokenizes prompts and targets.
+      max_shards: maximum number of shards; there are fewer if there are fewer questions.
     """
 
     folder: str
@@ -76,17 +77,17 @@ class CorpusPlan:
 
     @property
     def example_encoder(self) -> ExampleEncoder:
-        """Encodes questions and responses."""
+        """Encoder of questions and responses with the settings of this plan."""
         return ExampleEncoder(self.corpus, self.recipe, self.encoder, bool(self.responses))
 
     @property
     def needs_answer(self) -> bool:
-        """Whether responses without an answer are useless."""
+        """Whether the corpus needs an answer in every response."""
         return recipes.uses_fields(self.recipe, "answer") or self.corpus.keep != "all"
 
     @property
     def needs_rationale(self) -> bool:
-        """Whether responses without a rationale are useless."""
+        """Whether the corpus needs a rationale in every response."""
         return recipes.trains_on_rationales(self.recipe)
 
     def note(self, shard: int) -> epath.Path:
@@ -95,12 +96,12 @@ class CorpusPlan:
 
 
 def build_shards(plan: CorpusPlan, shards: Sequence[int], processes: int) -> Iterator[int]:
-    """Builds the shards that have no note yet, and yields the number of each complete one.
+    """Builds the shards that have no note yet. Yields the number of every complete shard, the existing ones first.
 
     Args:
-      plan: the corpus.
+      plan: plan of the corpus.
       shards: numbers of the shards.
-      processes: number of worker processes; 1 builds in this one.
+      processes: number of worker processes; 1 builds in this process.
 
     Raises:
       InputError: on bad input, a full disk, and when a worker process was killed.
@@ -207,7 +208,7 @@ def _from_responses(plan: CorpusPlan, indices: Sequence[int], ledger: Ledger) ->
 
 
 def _select(plan: CorpusPlan, index: int, ledger: Ledger) -> tuple[Question, list[Response], ExamplesByPart]:
-    """A question, its responses that pass the filters, and its examples with all responses that were encoded."""
+    """Returns a question, its responses that pass the filters, and the examples of all responses that were encoded."""
     prompted = plan.questions[index]
     examples: ExamplesByPart = {}
 
@@ -224,7 +225,7 @@ def _select(plan: CorpusPlan, index: int, ledger: Ledger) -> tuple[Question, lis
 
 
 def _selected_before(plan: CorpusPlan, index: int) -> list[Response]:
-    """The selected responses of the nearest earlier question that has any; wraps around to the last question."""
+    """Returns the selected responses of the nearest earlier question that has any, or else of the last such one."""
     position = int(np.searchsorted(plan.indices, index))
     for step in range(1, len(plan.indices)):
         _, rows, _ = _select(plan, int(plan.indices[position - step]), Ledger())

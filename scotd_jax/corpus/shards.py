@@ -3,7 +3,7 @@
     PART-00000-of-00004.tfrecord                 the examples, with a record index (tfrecord.py)
     PART-00000-of-00004.tfrecord.questions       the first record of each question; only if some have several records
 
-Shards hold consecutive questions: concatenated, they are the corpus in its order for any number of shards.
+Each shard holds consecutive questions, so the concatenation of all shards is the same for any number of them.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def shard_range(shard: int, shards: int, items: int) -> range:
 class ShardWriter:
     """Writes the examples of one shard; its files appear when the `with` block ends without an exception.
 
-    The records of a question must be consecutive, and each sample may occur in one of them only.
+    The records of a question must be consecutive, and a sample may occur in only one of them.
     """
 
     def __init__(self, folder: epath.PathLike, part: str, shard: int, shards: int):

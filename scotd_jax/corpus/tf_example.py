@@ -96,7 +96,7 @@ def decode(data: bytes, where: str) -> dict[str, list[bytes] | list[int] | list[
       The features by name.
 
     Raises:
-      InputError: if `data` is no such message.
+      InputError: if `data` is not a tf.train.Example.
     """
     example: Any = _Example()
     try:

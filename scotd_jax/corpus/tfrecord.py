@@ -27,8 +27,8 @@ from scotd_jax.atomic import atomic_write, is_local
 from scotd_jax.errors import InputError
 
 FORMAT = "scotd_jax.tfrecord_index.1"
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
+_HEADER = struct.Struct("<QI")  # length of the data, and masked checksum of this length
+_FOOTER = struct.Struct("<I")  # masked checksum
 _FRAME = _HEADER.size + _FOOTER.size
 _REBUILD = "build the corpus again"
 

@@ -2,8 +2,8 @@
 
 The members of a group have different answers, so a model that answers from a surface cue gets some right and others
 wrong. Consistency is the share of groups in which *every* member is right. Groups are formed by `Question.group` over
-all sets together, because the test questions and their edits may be in different sets. A group that is named by the id
-of a question without a group, the original of edits, includes this question.
+all sets together, because the test questions and their edits may be in different sets. Edits may name their group by
+the id of the original question, which then belongs to the group although its own `group` is None.
 """
 
 import math
@@ -29,7 +29,7 @@ def contrast_groups(questions: Iterable[Question]) -> dict[str, list[Question]]:
 
 
 def describe_unpaired(questions: Sequence[Question]) -> str:
-    """Returns which questions are in no group although they should be; "" if there are none.
+    """Returns a message about the questions that should be in a group but are not; "" if there are none.
 
     Args:
       questions: questions of all sets. Those with a group, and those of a split whose name contains "contrast", should

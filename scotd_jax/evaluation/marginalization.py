@@ -1,7 +1,7 @@
 """Marginalization over rationales: p(answer | question) = mean over rationales r_i of p(answer | question, r_i).
 
 With r_i sampled from the rationale model, this is the unbiased estimate of the sum over all rationales of
-p(r | question) p(answer | question, r): two-stage reasoning (Sci-CoT, arXiv 2308.04679) written as one model. The
+p(r | question) p(answer | question, r). It treats the two stages of Sci-CoT (arXiv 2308.04679) as one model. The
 marginalization is our interpretation; the paper's abstract does not describe how the answer is decided.
 """
 

@@ -14,7 +14,7 @@ from scotd_jax.records import Question, Response
 
 
 def score(questions: Sequence[Question], responses: Iterable[Response], confidence: float = 0.95) -> dict[str, Any]:
-    """Scores the responses of one set; returns plain JSON values, with rates as fractions.
+    """Scores the responses of one set as plain JSON values, with rates as fractions.
 
     Args:
       questions: all questions of the set.

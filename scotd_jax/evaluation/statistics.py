@@ -2,8 +2,8 @@
 
 Two sources of variance are separate. *Questions*: another sample of questions would give another accuracy (Wilson
 interval, paired bootstrap, McNemar test). *Seeds*: another training run would give another model (t interval over
-runs). Students are always compared question by question on the same questions. An unpaired comparison of two
-percentages would discard most of the information, so there is none.
+runs). Students are always compared question by question on the same questions, because an unpaired comparison of two
+percentages would discard most of the information.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,8 +41,8 @@ def wilson_interval(successes: float | int, trials: int, confidence: float = 0.9
     """Returns the Wilson score interval of a proportion, which stays within [0, 1] and is valid for few trials.
 
     Args:
-      successes: may be fractional (means over samples or runs).
-      trials: at least 1.
+      successes: number of successes; may be fractional, as a sum of means over samples or runs.
+      trials: number of trials, at least 1.
       confidence: confidence level.
 
     Raises:
@@ -120,8 +120,8 @@ def mcnemar_test(a: Sequence[bool], b: Sequence[bool]) -> float:
 def sign_flip_test(differences: Sequence[float] | np.ndarray, *, seed: int = 0, draws: int = 100_000) -> float:
     """Returns the p-value of a two-sided Monte Carlo sign-flip test of per-question differences.
 
-    The hypothesis is that the differences are symmetric about zero. For differences of -1, 0 and 1 the test estimates
-    McNemar's; it also applies to differences averaged over runs.
+    The hypothesis is that the differences are symmetric about zero. For differences of -1, 0 and 1 the p-value
+    estimates that of the McNemar test; the test also applies to differences averaged over runs.
     """
     nonzero = np.asarray([d for d in differences if d], np.float64)
     if not nonzero.size:

@@ -25,7 +25,7 @@ def self_consistency(
     Args:
       questions: all questions of the set.
       responses: an equal number K of samples for every question, in any order.
-      ks: numbers of samples for maj@k; () is 1, 3, 5, 10, 20, 30, ... up to K.
+      ks: numbers of samples for maj@k; () selects 1, 3, 5, 10, 20, 30, 50, 100 (those up to K) and K.
       confidence: confidence level of the Wilson interval.
 
     Returns:
@@ -104,7 +104,8 @@ def expected_majority_accuracy(right: int, others: Sequence[int], samples: int, 
 def _expected_majority_accuracy(right: int, others: tuple[int, ...], invalid: int, k: int) -> float:
     total = 0.0
     for r in range(1, min(right, k) + 1):
-        # ways[t, v]: number of ways to draw v samples of wrong answers so that t answers have r votes and none more.
+        # The right answer has r votes. ways[t, v] is the number of ways to draw v samples with wrong answers such that
+        # t of these answers have r votes and all others have fewer.
         ways = np.zeros((len(others) + 1, k - r + 1))
         ways[0, 0] = 1.0
         for count in others:

@@ -45,7 +45,11 @@ def question_words(question: Question) -> list[str]:
 
 
 def _hash_runs(questions: Iterable[Question], length: int) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
-    """Per batch: question ids, uint64[K] hashes of all their runs, and int64[K] the index of each run's question."""
+    """Hashes the runs of all questions, batch by batch.
+
+    Yields:
+      For each batch the question ids, uint64[K] hashes of their K runs, and int64[K] the index of each run's question.
+    """
     questions = iter(questions)
     while batch := list(itertools.islice(questions, _BATCH)):
         texts = [question_words(question) for question in batch]
@@ -53,12 +57,15 @@ def _hash_runs(questions: Iterable[Question], length: int) -> Iterator[tuple[lis
 
 
 def _hash_texts(texts: Sequence[Sequence[str]], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Polynomial hashes of all runs of `length` words, or of a whole shorter text, and the index of each one's text."""
+    """Returns polynomial hashes of all runs of `length` words, and the index of each run's text.
+
+    A shorter text is one run of all its words.
+    """
     sizes = np.array([len(text) for text in texts])
     begin = np.cumsum(sizes) - sizes
     owner = np.repeat(np.arange(len(texts)), sizes)
     flat = np.fromiter((_hash_word(word) for text in texts for word in text), np.uint64, int(sizes.sum()))
-    # A run begins with its length as a first "word", so that runs of different lengths never have equal hashes.
+    # The length is hashed as the first word of a run, so that runs of different lengths have different hashes.
     hashes = np.full(len(flat), length, np.uint64)
     position = np.arange(len(flat)) - begin[owner] if len(flat) else owner
     for step in range(length):
@@ -73,7 +80,7 @@ def _hash_texts(texts: Sequence[Sequence[str]], length: int) -> tuple[np.ndarray
 
 
 def _hash_run(hashes: np.ndarray) -> int:
-    """The hash of a single run, from those of its words."""
+    """Returns the hash of one run, given the hashes of its words."""
     value = len(hashes)
     for word in hashes.tolist():
         value = (value * _BASE + word) & 0xFFFFFFFFFFFFFFFF

@@ -22,16 +22,16 @@ QuestionResponses = tuple[Question, Sequence[Response]]
 def apply_control(
     kind: RationaleControl, groups: Iterable[QuestionResponses], before: Sequence[Response] | None = None
 ) -> Iterator[tuple[Question, list[Response]]]:
-    """Replaces the rationales of responses by those of a control.
+    """Replaces the rationales of responses as the control experiment requires.
 
-    For "other", response i of a group takes the rationale of response i, modulo their number, of the nearest earlier
-    group that has responses.
+    For "other", the rationales come from the nearest earlier group that has responses. If it has m of them, response i
+    takes the rationale of its response i mod m.
 
     Args:
       kind: the control.
       groups: questions, each with some responses to it.
-      before: for "other", responses whose rationales the first group takes. None takes those of the last group, for
-        which all groups are held in memory.
+      before: for "other", responses that provide the rationales for the first group. If None, the last group provides
+        them, and all groups are held in memory.
 
     Yields:
       The groups in their order.

@@ -1,4 +1,4 @@
-"""Filters that select the responses a student is trained on (SCoTD, section 3), with a ledger of all others.
+"""Filters that select the responses a student is trained on (SCoTD, section 3), and a ledger that counts all of them.
 
 The responses to a question pass through these stages in order. Each stage is named after the field of `config.Corpus`
 that controls it, and puts the responses that it drops into a bin:
@@ -9,20 +9,20 @@ that controls it, and puts the responses that it drops into a bin:
     truncated        truncated       it ended by itself and not at the token limit
     unparsable       unparsable,     an answer was parsed (skipped if none is needed: keep is "all"), and a rationale
                      no_rationale    that is not empty (if the recipe trains on it)
-    keep             wrong           keep is "correct" and its answer equals the gold answer (with keep "wrong": differs
-                                     from it; correct responses are then not_selected)
+    keep             wrong,          keep is "all", or keep is "correct" and its answer equals the gold answer, or keep
+                     not_selected    is "wrong" and its answer differs (correct ones are then not_selected)
     tokens           too_short,      its longest target and its longest prompt are within the student's limits
                      too_long
     dedup            duplicate       no earlier response has the same text
-    near_duplicates  near_duplicate  its trigram similarity to each earlier response is at most this
+    near_duplicates  near_duplicate  no earlier passing response has a trigram similarity above `near_duplicates`
     decontaminate    contaminated    its question does not overlap with an evaluation question (contamination.py)
     cap              over_cap        it is one of the `cap` responses that `cap_by` selects
     rationale        too_long        it is still within the limits after a control has replaced its rationale
                                      (controls.py)
 
-The responses that are left are kept. As n cuts before all filters, the corpus of a smaller n is a subset of that of a
+Responses that pass all stages are kept. Stage n precedes all filters, so a smaller n gives a subset of the corpus of a
 larger one, except that with cap_by "random" or "likely" a later sample may displace an earlier one. A smaller cap
-always keeps a subset of what a larger one keeps.
+always gives a subset of the corpus of a larger one.
 """
 
 import itertools
@@ -37,7 +37,7 @@ from scotd_jax.rationales.near_duplicates import near_duplicates
 from scotd_jax.records import Response
 
 TokenCounts = Callable[[list[Response]], Sequence[tuple[int, int]]]
-Bins = list[str | None]  # one per response; None passes
+Bins = list[str | None]  # the bin of each response; None if the response passes
 
 
 def filter_responses(
@@ -100,7 +100,10 @@ def keep_within_limits(
       rows: responses that passed all other stages.
       counts: for each of them the tokens of its prompt and of its target after a control has replaced its rationale.
       corpus: settings of the filters.
-      ledger: counts all of them.
+      ledger: counts the responses.
+
+    Returns:
+      The responses that are kept.
     """
     too_long = (_is_too_long(prompt, target, corpus) for prompt, target in counts)
     kept = _apply("rationale", rows, _drop("too_long", too_long), ledger)

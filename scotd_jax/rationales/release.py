@@ -66,7 +66,7 @@ def release(
       folder: folder of the release.
       responses: responses to release.
       questions: their questions by id.
-      prompt: returns the text with which a question was prompted.
+      prompt: returns the prompt of a question as text.
       kind: one of `KINDS`.
       name: title of the card.
 
@@ -143,6 +143,7 @@ class _ReleaseStatistics:
         self.models: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Counts a row and returns it unchanged."""
         self.rows += 1
         self.right += row["correct"] is True
         self.compared += row["correct"] is not None

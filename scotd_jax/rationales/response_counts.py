@@ -10,8 +10,8 @@ def count_responses(rows: Iterable[Response]) -> dict[str, int | float]:
     """Returns the counts of a set of responses, as its manifest records them.
 
     Returns:
-      `questions`, `responses`, `responses_max` (most per question), `correct` and its share, responses that are
-      `truncated`, have `no_answer` or `no_rationale`, and `tokens`.
+      `questions`, `responses`, `responses_max` (largest number per question), `correct` and `correct_share`, the
+      numbers of responses that are `truncated`, have `no_answer` or `no_rationale`, and `tokens`.
     """
     sums: collections.Counter[str] = collections.Counter()
     questions: collections.Counter[str] = collections.Counter()

@@ -16,10 +16,10 @@ ResponseKey = tuple[str, int]
 
 
 class ResponseKeySet(collections.abc.MutableSet):
-    """A set of keys, equal to the ordinary set of the same keys."""
+    """A set of keys. It compares equal to an ordinary set of the same keys."""
 
-    # Larger sample indices are stored one by one: no job uses them, but an imported file may, and a bit set of each
-    # question would be as long as its largest index.
+    # Keys with a larger sample index are stored in an ordinary set. No job creates them, but an imported file may, and
+    # an integer per question needs as many bits as its largest sample index.
     _MAX_BITS = 4096
 
     def __init__(self, keys: Iterable[ResponseKey] = ()):

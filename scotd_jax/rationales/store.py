@@ -26,7 +26,7 @@ from scotd_jax.records import Response, from_json, to_json
 
 
 def response_files(folder: epath.PathLike) -> list[epath.Path]:
-    """Returns the merged files of the set of responses in `folder`, in the order of their questions."""
+    """Returns the merged files of the set of responses in `folder`, in shard order."""
     return sorted(epath.Path(folder).glob("responses-*.jsonl"))
 
 
@@ -111,13 +111,13 @@ class ResponseWriter:
 
         Args:
           order: ids of all questions in the order of the output.
-          shards: number of files, each of which holds consecutive questions. None is one file STEM.jsonl.
+          shards: number of files, each with consecutive questions; None for a single file STEM.jsonl.
 
         Returns:
           The paths of the final files.
 
         Raises:
-          InputError: if a row's question is not in `order`, or as `written_keys` does.
+          InputError: if a row's question is not in `order`, a file is damaged, or two rows with one key differ.
         """
         rank = {question_id: i for i, question_id in enumerate(order)}
         old, paths, count = self._existing_files(), self.merged_paths(shards), shards or 1
@@ -163,7 +163,7 @@ class ResponseWriter:
         return merged + [path for path in _list_folder(self._parts) if self._part_name.fullmatch(path.name)]
 
     def _locate_rows(self, order: Sequence[str] | None = None) -> Iterator[tuple[ResponseKey, RowLocation]]:
-        """Locations of all rows by key, sorted if `order` is set; equal copies count once. Sets `_next_part`."""
+        """Yields every key with the location of its row, sorted if `order` is set; also updates `_next_part`."""
         locations = RowLocations()
         for path in self._existing_files():
             begin = 0

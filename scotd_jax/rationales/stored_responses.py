@@ -1,8 +1,8 @@
 """Random access by question to a finished set of responses, from disk and in bounded memory.
 
 The files of a finished set are sorted (store.py), so all rows of a question are consecutive. One quick pass, which
-parses almost nothing, finds where the rows of each question begin; they are read when they are needed. A process that
-builds one shard of a corpus reads only the rows of that shard.
+parses little more than question ids, finds where the rows of each question begin; rows are read on demand. A process
+that builds one shard of a corpus reads only the rows of that shard.
 """
 
 import collections
@@ -18,7 +18,7 @@ from etils import epath
 from scotd_jax.errors import InputError
 from scotd_jax.records import Response, from_json
 
-# How the store begins a line. Lines that begin otherwise are parsed as a whole.
+# Beginning of a line that the store has written. A line that begins otherwise is parsed completely.
 _QUESTION_ID = re.compile(rb'\{"question_id": ("(?:[^"\\]|\\.)*"),')
 
 
@@ -27,7 +27,7 @@ class StoredResponses:
 
     Attributes:
       counts: int64[questions], the number of responses to each question.
-      unmatched: number of responses to other questions, by (question id, model).
+      unmatched: number of responses to questions that are not in `positions`, by (question id, model).
     """
 
     def __init__(self, paths: Sequence[epath.Path], positions: Mapping[str, int]):
@@ -35,7 +35,7 @@ class StoredResponses:
 
         Args:
           paths: files of the set, in order.
-          positions: the position of each question id, from 0.
+          positions: question id -> position of the question, from 0.
 
         Raises:
           InputError: if the rows of a question are not consecutive, or a row is not a response; the message names
@@ -82,18 +82,18 @@ class StoredResponses:
 
     def _scan(self, number: int, path: epath.Path, positions: Mapping[str, int]) -> None:
         """Records where the rows of each question in file `number` begin."""
-        begin, last_key, position = 0, b"", -1
+        begin, last_raw_id, position = 0, b"", -1
         with path.open("rb") as file:
             for line, data in enumerate(file, 1):
                 match = _QUESTION_ID.match(data)
-                key = match[1] if match else data
-                if key != last_key:
+                raw_id = match[1] if match else data
+                if raw_id != last_raw_id:
                     where = f"{path} line {line}"
-                    question_id = json.loads(key) if match else _parse(data, where).question_id
+                    question_id = json.loads(raw_id) if match else _parse(data, where).question_id
                     previous, position = position, positions.get(question_id, -1)
                     if position not in (-1, previous):
                         self._begin_question(position, question_id, number, line, begin, where)
-                    last_key = key
+                    last_raw_id = raw_id
                 if position < 0:
                     row = _parse(data, f"{path} line {line}")
                     self.unmatched[row.question_id, row.model] += 1

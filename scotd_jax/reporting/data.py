@@ -1,6 +1,6 @@
-"""Data of a report: plain Python values, which any run can provide.
+"""Content of a report as plain Python values, independent of configs and work directories.
 
-`tables` averages and compares them, `headline` summarizes them in words.
+`tables` averages and compares the results, `headline` summarizes them in words.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ class EvalSet:
 
     Attributes:
       label: key in `RunResult.results`, for example "world.test".
-      title: name in the report; "" is the part of the label after the dot.
+      title: name in the report; if "", the name is the part of the label after the dot.
       about: one sentence on the difference to the other sets.
     """
 
@@ -43,12 +43,12 @@ class RunResult:
         starts from.
       model: name of the base model; rows are grouped by it.
       samples: number N of rationales per question in the student's corpus; 0 is label-only, None if not applicable.
-      curve: name of the curve of accuracy against N on which the run is a point; "" for none.
+      curve: name of the run's curve in the plots of accuracy against N; "" for none.
       about: one sentence on the arm.
       outcomes: set label -> `evaluation.scoring.outcomes`; needed for comparisons.
       votes: set label -> `evaluation.voting.self_consistency`.
       consistency: `evaluation.contrast.contrast_consistency`.
-      read: whether answers were read from the text or by the likelihood of the choices.
+      read: how answers were obtained: "text" parses the response, "choices" takes the most likely choice.
     """
 
     name: str
@@ -86,11 +86,11 @@ class ContrastPair:
 
 @dataclasses.dataclass(frozen=True)
 class PromptView:
-    """What some models see for one question. Texts contain special tokens.
+    """Prompt and training target of one question, with special tokens.
 
     Attributes:
       role: "teacher", "student in training" or "student under evaluation".
-      names: sets of responses, students or evaluations that share it.
+      names: sets of responses, students or evaluations that share this prompt.
       about: model, recipe and other settings, in words.
       question_id: id of the question.
       prompt: the whole prompt.
@@ -113,7 +113,7 @@ class PromptView:
 
 @dataclasses.dataclass(frozen=True)
 class ResponseBin:
-    """Responses of one kind: their number, and a few of them."""
+    """The number of responses in a bin, and a few examples."""
 
     total: int
     examples: Sequence[Example]
@@ -145,7 +145,7 @@ class ReportData:
       ledgers: corpus -> `Ledger.to_json`.
       curves: student -> rows of (step, training loss or None, dev accuracy or None).
       costs: student -> the cost in its manifest (`training.accounting.summarize_cost`).
-      prompts: what the models of the run see.
+      prompts: example prompts of the models of the run.
       response_sets: example responses of every set.
       examples: responses of a student to show.
       pairs: contrast groups to show.

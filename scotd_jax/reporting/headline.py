@@ -58,6 +58,7 @@ def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequ
     by_choices = _by_choices(first[0], first[1], sets)
     paragraphs = [" ".join([*before, *sentences, *by_choices, *_teacher(all_rows, sets), *_cautions(students)])]
     for model, (finding, before, details) in zip(models[1:], summaries[1:], strict=True):
+        # Paragraphs on further models are short: two sentences after the first one, which gives the accuracy.
         paragraphs.append(" ".join([f"{model or 'Other students'}: {finding}", *before, *details[1:3]]))
     if len(models) > 1:
         headline = f"{headline.removesuffix('.')} ({models[0]})." if models[0] else headline
@@ -83,13 +84,13 @@ def _about_model(
 
 
 def _split_readings(all_rows: Sequence[ArmRow]) -> tuple[list[ArmRow], list[ArmRow]]:
-    """The rows of the first reading, and those of the other one."""
+    """Returns the rows with the main way of obtaining answers (`ArmRow.read`), and those with the other one."""
     first = main_reading(all_rows)
     return first, [r for r in all_rows if r not in first]
 
 
 def _by_choices(text_rows: Sequence[ArmRow], rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[str]:
-    """The accuracies by likelihood of the choices, those of the arms with most format failures first."""
+    """Returns a sentence on the accuracies by likelihood of the choices; arms with most format failures come first."""
     students = [r for r in rows if r.role == "student"]
     if not students:
         return []
@@ -132,6 +133,7 @@ def _before_training(untrained: Sequence[ArmRow], tests: Sequence[ComparisonRow]
 
 
 def _best(students: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData) -> tuple[str, list[str]]:
+    """Returns a headline and sentences on the arm with the highest accuracy."""
     main = _first_set(students, sets)
     top = max((r for r in students if main.label in r.cells), key=lambda r: r.cells[main.label].estimate.value)
     share = percent(top.cells[main.label].estimate.value)
@@ -151,6 +153,7 @@ def _against(
     tests: Sequence[ComparisonRow],
     data: ReportData,
 ) -> tuple[str, list[str]]:
+    """Returns a headline and sentences that compare the method with label-only training, or else the best rival."""
     label_only = next((r for r in rivals if r.samples == 0), None)
     other = label_only or max(rivals, key=lambda r: r.cells[main.label].estimate.value)
     by_set = {t.set_label: t for t in tests if t.other == other.name}
@@ -172,7 +175,7 @@ def _against(
             f"(interval {points(test.difference.low)} to {points(test.difference.high)}, p {p_text(test.p)}), {judged}."
         )
     sentences += _other_sets([t for label, t in by_set.items() if label != main.label], sets)
-    # The arms on the curve of the method are in the sentence on the curve.
+    # Arms on the method's curve are left out here, because `_curve` describes them.
     further = {r.name for r in rivals if r is not other and not (r.curve and r.curve == method.curve)}
     sentences += _other_arms([t for t in tests if t.set_label == main.label and t.other in further], main)
     sentences += _curve(method, rivals, main)
@@ -196,6 +199,7 @@ def _quoted(row: ArmRow | ComparisonRow) -> str:
 
 
 def _level(row: ArmRow, evalset: EvalSet, data: ReportData) -> str:
+    """Returns a sentence on an arm's accuracy on one set, with its interval and chance."""
     cell = row.cells[evalset.label]
     guessing = f"; chance is {percent(cell.chance)} %" if cell.chance is not None else ""
     runs = f", mean of {len(cell.run_accuracies)} runs" if len(cell.run_accuracies) > 1 else ""
@@ -226,7 +230,7 @@ def _other_arms(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
 
 
 def _more(arms: Sequence[object]) -> str:
-    """Returns the end of a list of arms that is cut after MAX_LISTED."""
+    """Returns the end of a list of which only the first MAX_LISTED arms are printed; "" if these are all."""
     return f"; {len(arms) - MAX_LISTED} more are in the tables" if len(arms) > MAX_LISTED else ""
 
 

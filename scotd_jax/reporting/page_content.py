@@ -92,6 +92,7 @@ def rows_by_model(rows: Iterable[ArmRow]) -> list[tuple[str, list[ArmRow]]]:
 
 
 def _set_facts(rows: Sequence[ArmRow], evalset: EvalSet) -> dict[str, Any]:
+    """Returns the number of questions of a set (a range if rows differ) and its chance accuracy."""
     cells = [r.cells[evalset.label] for r in rows if evalset.label in r.cells]
     sizes = sorted({c.n for c in cells})
     chances = [c.chance for c in cells if c.chance is not None]
@@ -102,7 +103,7 @@ def _set_facts(rows: Sequence[ArmRow], evalset: EvalSet) -> dict[str, Any]:
 
 
 def _resolution(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -> dict[str, Any] | None:
-    """Returns the size of the smallest set and the half-width of its interval around one half."""
+    """Returns the size of the smallest set, and the half-width in points of its interval at an accuracy of 50 %."""
     sizes = [r.cells[s.label].n for r in rows for s in sets if s.label in r.cells]
     if not sizes:
         return None
@@ -111,6 +112,7 @@ def _resolution(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: flo
 
 
 def _tags(rows: Sequence[ArmRow], evalset: EvalSet, confidence: float) -> tuple[EvalSet, list[Any], list[Any]] | None:
+    """Returns a set, its tags with their sizes, and the cells of every arm by tag; None for fewer than two tags."""
     sizes: dict[str, int] = {}
     for row in rows:
         for run in row.runs:
@@ -171,11 +173,11 @@ def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tupl
     panels = []
     for evalset in sets:
         curves_here = {name: line for name, line in curves.items() if any(evalset.label in r.cells for r in line)}
-        models: list[str] = []  # models of the curves so far: the references of a model are drawn once
+        models: list[str] = []  # models of earlier curves, whose references are already drawn
         references = {}
         for name, line in curves_here.items():
             others = [r for r in rows if r.role == "student" and r.model == line[0].model and not r.curve]
-            # Several curves have only label-only references, to limit the number of dashed lines.
+            # With several curves, the only references are label-only students, to limit the number of dashed lines.
             others = [r for r in others if evalset.label in r.cells and (len(curves_here) == 1 or r.samples == 0)]
             if line[0].model not in models:
                 references[name] = {r.name: r.cells[evalset.label].estimate.value for r in others}
@@ -231,7 +233,11 @@ def _pair(pair: ContrastPair) -> list[tuple[Any, list[tuple[str, bool]], list[An
 
 
 def changed_words(text: str, others: Sequence[str]) -> list[tuple[str, bool]]:
-    """Splits a text into pieces, each with a flag whether it differs from the most similar of the other texts."""
+    """Splits a text into pieces and marks those that differ from the most similar of the other texts.
+
+    Returns:
+      (piece, whether it differs) in order.
+    """
     words = re.findall(r"\s+|\w+|[^\w\s]", text)
     matchers = [difflib.SequenceMatcher(None, re.findall(r"\s+|\w+|[^\w\s]", o), words, autojunk=False) for o in others]
     if not matchers:

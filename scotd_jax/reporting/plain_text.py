@@ -50,7 +50,7 @@ def _example(bin_name: str, example: Example) -> Iterator[str]:
 
 
 def _quoted(margin: str, text: str) -> Iterator[str]:
-    """Lines of a text behind a margin, with visible line ends; longer ones are wrapped."""
+    """Yields the lines of a text after a margin, with visible line ends; long lines are wrapped."""
     lines = text.split("\n")
     for number, line in enumerate(lines):
         blanks = len(line) - len(line.rstrip(" "))

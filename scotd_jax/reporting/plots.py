@@ -29,7 +29,7 @@ _VARIABLES = {
     THIRD: "third",
     PAPER: "paper",
 }
-LINES = (ACCENT, SECOND, THIRD, MUTED)
+LINES = (ACCENT, SECOND, THIRD, MUTED)  # colours of the curves of a plot, in order
 WIDTH = 3.6  # inches
 MAX_POINTS = 150  # per curve; more would only increase the size of the page
 
@@ -118,7 +118,8 @@ def samples_panel(
     Args:
       curves: label -> rows with `samples`.
       evalset: the question set.
-      references: label of a curve -> name -> accuracy (fraction) of students trained without sampled rationales.
+      references: label of a curve -> dashed lines to draw with it: name -> accuracy (fraction) of a student that was
+        trained without sampled rationales.
     """
     with mpl.rc_context(_STYLE):
         figure, axes = _panel(2.4, top=0.3, left=0.34, right=1.2)

@@ -9,8 +9,9 @@ from scotd_jax.evaluation import statistics
 from scotd_jax.evaluation.statistics import Estimate
 from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
 
-READINGS = {"text": "read from the text", "choices": "by likelihood of the choices"}  # in the order of the rows
-ROLES = ("teacher", "base", "untrained", "student")  # in the order of the rows
+# Both in the order of the rows: descriptions of `RunResult.read`, and values of `RunResult.role`.
+READINGS = {"text": "read from the text", "choices": "by likelihood of the choices"}
+ROLES = ("teacher", "base", "untrained", "student")
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -23,7 +24,7 @@ class AccuracyCell:
       n: number of questions.
       chance: accuracy of guessing; None if unknown.
       run_accuracies: accuracy of every run.
-      best: whether the mean is the highest of the model's students, which is not a test.
+      best: whether the mean is the highest of the model's students (without a significance test).
     """
 
     estimate: Estimate
@@ -42,7 +43,14 @@ class AccuracyCell:
 
 @dataclasses.dataclass(frozen=True)
 class ArmRow:
-    """One arm with all its runs, in the order of the data."""
+    """One arm, a row of the tables.
+
+    Attributes:
+      runs: all runs of the arm, in the order of the data.
+      cells: set label -> accuracy.
+
+    The other fields are those of `RunResult`.
+    """
 
     name: str
     model: str
@@ -129,7 +137,7 @@ def arm_rows(data: ReportData) -> list[ArmRow]:
 
 
 def main_reading(all_rows: Sequence[ArmRow]) -> list[ArmRow]:
-    """Returns the rows of the first reading: those read from the text, if there are any."""
+    """Returns the rows with the first `read`: answers parsed from the text, if there are any, else by choices."""
     return [r for r in all_rows if r.read == all_rows[0].read]
 
 
@@ -149,7 +157,7 @@ def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCel
 def select_method(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow | None:
     """Returns the arm to compare with the others: `name`, or the student with most samples (at least two).
 
-    The rows are those of one reading.
+    All rows have the same `read`.
     """
     students = students_of(all_rows, model)
     if name:
@@ -166,7 +174,7 @@ def student_models(all_rows: Sequence[ArmRow]) -> list[str]:
 def compare_arms(data: ReportData, all_rows: Sequence[ArmRow]) -> list[ComparisonRow]:
     """Compares each model's method with its other students, and with the model before training, on every set.
 
-    Pairs questions by id, runs by seed, and answers that were read in the same way. A single run before training, whose
+    Compares only rows with the same `read`; pairs questions by id and runs by seed. A single run before training, whose
     weights do not depend on a seed, is paired with every run of the method.
     """
     found = []
@@ -217,13 +225,16 @@ def _significant(difference: Estimate, p: float, confidence: float) -> str:
 
 
 def mean_score(row: ArmRow, label: str, key: str) -> float | None:
-    """Returns the mean over runs of one value of their scores; None if no run has it."""
+    """Returns the mean over runs of the score `key` on a set; None if no run has it."""
     values = [float(run.results[label][key]) for run in row.runs if run.results.get(label, {}).get(key) is not None]
     return sum(values) / len(values) if values else None
 
 
 def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell | None:
-    """Returns the cell of several runs from results that have accuracy and n: of tags, votes or consistency."""
+    """Returns one cell from the scores of several runs, each with accuracy and n; None if there are none.
+
+    The scores may be those of a tag, of votes, or of contrast consistency.
+    """
     return _cell(scores, confidence) if scores else None
 
 

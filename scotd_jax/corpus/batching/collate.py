@@ -66,6 +66,7 @@ def collate_packed(rows: Sequence[Sequence[DrawnExample]], shape: Shape, start_t
     prompt, prompt_questions = np.zeros((2, len(rows), shape.prompt), np.int32)
     mask, weights = np.zeros(prompt.shape, bool), np.zeros(size, np.float32)
     inputs, targets, questions, positions = np.zeros((4, *size), np.int32)
+    # Indices: i of the row, k of the question in the row, g of the response row.
     for i, row in enumerate(rows):
         begin, responses = 0, []
         for k, example in enumerate(row):

@@ -1,4 +1,4 @@
-"""Keyed draws: which record of an entry, and which of its responses, an epoch trains on."""
+"""Keyed draws: select for each epoch one record of every entry (see reader.py) and some of its responses."""
 
 import functools
 from typing import NamedTuple
@@ -42,17 +42,18 @@ class PartDraws:
         self.group_size = min(group_size, counts["responses_max"])
         # A decoder-only model starts from the last token of the prompt, which is then not part of the prefix.
         self._start_tokens_in_prompt = 0 if start_token is not None else 1
+        # Tokens of the longest prefix and of the longest response.
         self.longest = counts["prompt_tokens_max"] - self._start_tokens_in_prompt, counts["response_tokens_max"]
         self._lengths = functools.lru_cache(_CACHED_RECORDS)(self._read_lengths)
 
     def _read_lengths(self, record: int) -> tuple[str, int, np.ndarray]:
-        """Question id, prompt tokens and response tokens of a record."""
+        """Returns the question id, the number of prompt tokens, and the number of tokens of each response."""
         example = self._reader[record]
         lengths = np.array([len(response) for response in example.responses], np.int32)
         return example.question_id, len(example.prompt), lengths
 
     def draw(self, entry: int, seed: int, epoch: int) -> Draw:
-        """Draws one of the entry's records and G of its responses, keyed by seed, question id and epoch."""
+        """Draws one record of an entry and `group_size` of its responses, keyed by seed, question id and epoch."""
         records = self._reader.records(entry)
         record, question_id = records[0], self._lengths(records[0])[0]
         if len(records) > 1:
@@ -62,7 +63,7 @@ class PartDraws:
         return Draw(record, order[: self.group_size], self.group_size)
 
     def lengths(self, draw: Draw) -> tuple[int, np.ndarray]:
-        """Returns the tokens of the prefix and int32[G], the tokens of each distinct response, then zeros."""
+        """Returns the number of prefix tokens and int32[G]: the tokens of each distinct response, padded with zeros."""
         _, prompt, lengths = self._lengths(draw.record)
         drawn = np.zeros(self.group_size, np.int32)
         drawn[: len(draw.drawn)] = lengths[draw.drawn]

@@ -1,7 +1,7 @@
-"""Length balancing: distributes questions over groups of equal size so that all groups hold about as many tokens.
+"""Length balancing: distributes questions over groups of equal size with nearly equal numbers of tokens.
 
-It makes the batches of a window alike and the rows of a packed batch alike. A batch computes as much as its fullest
-row, in prompt tokens and in response tokens. Exact balance is NP-hard; longest-first assignment followed by pairwise
+It balances the batches of a window and the rows of a packed batch. All rows of a batch are padded to the fullest one,
+in prompt tokens and in response tokens. Exact balance is NP-hard; longest-first assignment followed by pairwise
 exchanges comes within a few percent. All arithmetic is in integers, so that all processes get the same result.
 """
 
@@ -36,7 +36,7 @@ def balance_lengths(lengths: np.ndarray, num_groups: int) -> np.ndarray:
 
 
 def _assign_longest_first(scaled: np.ndarray, num_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Assigns questions, longest first, to the group that is least full afterwards; groups and their loads."""
+    """Assigns questions, longest first, to the group that is least full afterwards. Returns groups and their loads."""
     n, D = scaled.shape
     capacity = n // num_groups
     groups = np.zeros((num_groups, capacity), np.int64)
@@ -53,7 +53,10 @@ def _assign_longest_first(scaled: np.ndarray, num_groups: int) -> tuple[np.ndarr
 
 
 def _exchange(groups: np.ndarray, scaled: np.ndarray, load: np.ndarray) -> np.ndarray:
-    """Repeatedly exchanges the two questions whose exchange lowers the load of the fullest group most."""
+    """Repeatedly exchanges the two questions whose exchange lowers the load of the fullest group most.
+
+    Returns the groups.
+    """
     for _ in range(8 * len(groups)):
         fullest = int(load.max(1).argmax())
         if load[fullest].max() <= _BALANCED:

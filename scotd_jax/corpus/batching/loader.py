@@ -1,10 +1,10 @@
-"""Batches of a corpus as a pure function of (seed, step), so that a loader resumes anywhere without a replay.
+"""Batches of a corpus as a pure function of (seed, step), so that a loader resumes at any step without a replay.
 
-Positions count entries (see reader.py) through all epochs. Position i belongs to epoch i // E (E entries) and holds the
-entry at index i % E of that epoch's permutation. A window of W batches of B questions holds W * B consecutive
-positions, which length balancing distributes over its batches. One of an entry's records and G of its N responses are
-drawn, keyed by seed, question id and epoch. So an interrupted run resumes at any batch, and the batches are the same
-for any number of processes, each of which takes a consecutive share.
+A position is the index of an entry (see reader.py) in the sequence of all epochs. With E entries, position i belongs to
+epoch i // E and holds the entry at index i % E of that epoch's permutation. A window of W batches of B questions holds
+W * B consecutive positions, which length balancing distributes over its batches. One of an entry's records and G of its
+N responses are drawn, keyed by seed, question id and epoch. The batches are therefore the same for any number of
+processes, each of which takes a consecutive share.
 
 All parts of a corpus hold the same question at the same position. Their draws share one key, so a part with one
 response per record draws the response that a part with all responses in one record draws first.
@@ -96,7 +96,7 @@ class CorpusBatches:
           process_index: index of this process.
           process_count: number of processes, which divides `batch_size`.
           balance_window: number of batches over which questions are balanced by length; at most an epoch.
-          max_shapes: number of different batch shapes at most.
+          max_shapes: maximum number of different batch shapes.
           row_multiple: the number of rows of every shape is a multiple of this.
 
         Raises:

@@ -36,7 +36,7 @@ def rows_needed(lengths: np.ndarray, width: int) -> np.ndarray:
     """Counts the rows of many packings at once.
 
     Args:
-      lengths: int[n, m], one packing per line; 0 stands for no text.
+      lengths: int[n, m], the tokens of up to m texts in each of n packings; 0 stands for no text.
       width: tokens of a row.
 
     Returns:

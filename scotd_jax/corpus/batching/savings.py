@@ -5,7 +5,7 @@ from scotd_jax.corpus.batching.shapes import padding
 
 
 def padding_savings(batches: CorpusBatches) -> str:
-    """Returns one line on the tokens that grouping saves and the padding that is left.
+    """Returns one line on the tokens that grouping saves and on the remaining padding.
 
     For example "22 responses share a question: 1.6 times fewer tokens than separate pairs; padding 6 % of response
     tokens and 7 % of prompt tokens, in 2 shapes". Repeated responses count as padding.

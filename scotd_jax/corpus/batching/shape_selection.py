@@ -1,8 +1,8 @@
 """Selects the few array shapes in which the batches of a corpus are laid out, so that little of them is padding.
 
-The number of questions per row and the shapes are selected once, at the start, so that the first batches cost least.
-From then on every batch takes the cheapest selected shape that it fits into. The last shape is a plain one, as large as
-the longest texts of the corpus: every batch fits into it, and it is compiled only when one needs it.
+The number of questions per row and the shapes are selected once, at the start: those with the lowest cost of the first
+batches. From then on every batch takes the cheapest selected shape that it fits into. The last shape is a plain one, as
+large as the longest texts of the corpus: every batch fits into it, and it is compiled only if a batch needs it.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from scotd_jax.corpus.batching.shapes import (
 )
 from scotd_jax.layout import round_up
 
-# Measured on 32 later batches of 32 questions from OpenBookQA (22 rationales per question, G = 1, 5, 22) and QuaRel
-# (5 per question), in tokens of OPT: 3 to 10 % of their tokens are padding. Halving or doubling one value changes their
-# cost by at most 5 %, except that with 4 trial batches QuaRel costs 14 % more.
+# Values measured on OpenBookQA (22 rationales per question, G = 1, 5, 22) and QuaRel (5 per question) in tokens of OPT.
+# In 32 batches of 32 questions after those of the preview, 3 to 10 % of the tokens are padding. Halving or doubling one
+# value changes the cost of these batches by at most 5 %. Exception: with 4 trial batches, QuaRel costs 14 % more.
 MAX_PADDING = 0.06  # share of prompt tokens and of response tokens above which another shape is added
 _MIN_SAVING = 100  # another shape must save at least 1/100 of the cost
 _TRIAL_BATCHES = 16  # number of batches whose cost decides the number of questions per row
@@ -64,14 +64,17 @@ def select_shapes(
 ) -> SelectedShapes:
     """Selects the shapes for a corpus whose batches resemble `batches`.
 
-    Shapes are added greedily, each the one that saves most, until the padding of prompts and of responses is below
-    MAX_PADDING. If `plain` leaves less padding than that, it is the only shape.
+    Adds the shape that saves most, and repeats this until the padding of prompts and of responses is below MAX_PADDING.
+    If `plain` leaves less padding than that, it is the only shape.
 
     Args:
       batches: text lengths of some batches of the corpus.
       plain: a plain shape that fits every batch.
-      max_shapes: number of shapes at most, `plain` included.
+      max_shapes: maximum number of shapes, including `plain`.
       row_multiple: the number of rows of every shape is a multiple of this.
+
+    Returns:
+      The number of questions per row and the shapes.
     """
     B = _batch_size(batches[0])
     candidates = [k for k in range(1, B + 1) if B % k == 0 and (B // k) % row_multiple == 0]
@@ -126,7 +129,7 @@ class ShapeRequirements:
         return np.all(fits_by_part, axis=0)
 
     def candidates(self) -> list[BatchShapes]:
-        """Returns candidate shapes: every pair of a quantile of the prompt tokens and a layout of the responses."""
+        """Returns candidate shapes: all combinations of a quantile of the prompt tokens and a response layout."""
         layouts = self._response_layouts()
         found = {}
         for quantile in (0.5, 0.75, 0.9, 1.0):
@@ -141,10 +144,10 @@ class ShapeRequirements:
         return list(found.values())
 
     def _response_layouts(self) -> list[dict[str, tuple[int, int]]]:
-        """Layouts of the responses, (group, width) by part.
+        """Returns layouts of the responses, part -> (group, width).
 
-        There are two per batch, both of the width that is cheapest for it: with the group that it needs, and with the
-        group that all batches need.
+        Each batch contributes two layouts. Both have the width that is cheapest for this batch; the group is the one
+        that this batch needs, or the largest one that any batch needs.
         """
         layouts: list[dict[str, tuple[int, int]]] = [{} for _ in range(2 * len(self.assignments))]
         for part, prompts in self.prompts.items():
@@ -165,9 +168,9 @@ def _candidate_widths(lengths: np.ndarray) -> np.ndarray:
     """Candidate widths of response rows, for lengths int[batches, rows, responses].
 
     Widths grow in steps of 1/16 from the narrowest possible width, and include the widths at which the responses of
-    usual batches fill one to four rows.
+    typical batches fill one to four rows.
     """
-    totals = lengths.sum(2).max(1)  # of the fullest row
+    totals = lengths.sum(2).max(1)  # for each batch, the response tokens of the fullest row
     narrowest = int(lengths.max((1, 2)).min())
     widest = round_up(int(max(2 * lengths.max(), min(totals.max(), 1024))), 8)
     usual = [int(np.quantile(totals, quantile, method="higher")) for quantile in (0.5, 0.9, 1.0)]

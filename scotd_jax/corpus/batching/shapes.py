@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Attending to this many keys costs a token as much as the rest of a layer. A layer of width D with an MLP of 4 D takes
-# 24 D^2 FLOPs per token and 4 D per key, hence 6 D keys, and 3 D with T5's smaller MLP: 1,500 to 3,000 for D = 512.
+# Number of keys at which a token's attention costs as much as the rest of the layer. A layer of width D with an MLP of
+# 4 D takes 24 D^2 FLOPs per token and 4 D per key, hence 6 D keys, and 3 D with T5's smaller MLP: 1,500 to 3,000 for
+# D = 512.
 # A constant of the package rather than of the model, so that all students of a corpus get the same batches; 1,000 or
 # 4,000 instead changed the cost of selected shapes by -4 to +7 % (see shape_selection.py for the corpora).
 ATTENTION_BREAK_EVEN = 2000
@@ -20,7 +21,15 @@ ATTENTION_BREAK_EVEN = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Shape of one part of a batch over all processes: prompt[rows, prompt], inputs[rows, group, response]."""
+    """Shape of one part of a batch over all processes: prompt[rows, prompt], inputs[rows, group, response].
+
+    Attributes:
+      rows: number of rows.
+      prompt: tokens of the prompts in a row.
+      group: response rows per row; each holds one response, or several if packed.
+      response: tokens of a response row.
+      packed: whether a row may hold several questions and a response row several responses.
+    """
 
     rows: int
     prompt: int
@@ -44,12 +53,12 @@ class TextLengths(NamedTuple):
     responses: np.ndarray
 
 
-BatchShapes = Mapping[str, Shape]  # by part of the corpus
-BatchLengths = Mapping[str, TextLengths]  # by part of the corpus
+BatchShapes = Mapping[str, Shape]  # part of the corpus -> its shape in a batch
+BatchLengths = Mapping[str, TextLengths]  # part of the corpus -> its lengths in a batch
 
 
 def cost(shapes: BatchShapes) -> int:
-    """Returns the relative compute of a batch: the layers per token, and attention per token and key.
+    """Returns the relative compute of a batch, from its tokens and the keys that each token attends to.
 
     Costs are integers, so that all processes select the same shapes.
     """

@@ -1,4 +1,4 @@
-"""Parses completions independently of their question: <think> blocks, answers by sentence or marker, choice letters."""
+"""Parses completions without their question: <think> blocks, answers after a sentence or a marker, choice letters."""
 
 import re
 from typing import NamedTuple
@@ -25,8 +25,10 @@ class ThinkingBlock(NamedTuple):
 
 
 def find_thinking_block(text: str) -> ThinkingBlock | None:
-    """Returns the <think> block of a completion, or None. Some chat templates end with the opening tag, so it may be
-    missing."""
+    """Returns the <think> block of a completion, or None if there is none.
+
+    The opening tag may be missing, because some chat templates put it at the end of the prompt.
+    """
     if "<think>" not in text and "</think>" not in text:
         return None
     if "</think>" not in text:
@@ -39,7 +41,10 @@ def find_thinking_block(text: str) -> ThinkingBlock | None:
 
 
 def by_sentence(text: str, pattern: re.Pattern[str]) -> Parsed:
-    """As `parse_by_pattern`, but the rationale ends before the sentence of the match ("Thus the answer is")."""
+    """Parses by a pattern as `parse_by_pattern` does, but ends the rationale before the sentence of the match.
+
+    The introduction of the answer ("Thus the answer is") is therefore not part of the rationale.
+    """
     match = last_match(text, pattern)
     if match is None:
         return Parsed(None, None)

@@ -2,7 +2,7 @@
 
 from scotd_jax.records import Response
 
-MIN_ROWS = 50  # rows with choices and a gold answer that the test needs
+MIN_ROWS = 50  # minimum number of rows with choices and a gold answer; there is no test with fewer
 SIGNIFICANCE = 0.01  # level of the one-sided binomial test
 
 
@@ -22,7 +22,7 @@ class ChanceCheck:
             self._expected_by_chance += 1 / choices
 
     def refusal(self) -> str | None:
-        """Returns why the corpus is refused; None if accuracy is significantly above chance or rows are too few."""
+        """Returns why the corpus is refused; None if its accuracy is significantly above chance or it is too small."""
         if self._rows < MIN_ROWS:
             return None
         from scipy.stats import binom

@@ -25,7 +25,7 @@ class ImportLedger:
         self._files[file]["read"] += 1
 
     def count_imported(self, file: str, response: Response) -> None:
-        """Counts an imported response; by its answer (none, right, wrong, no gold answer) and its rationale too."""
+        """Counts an imported response by its outcome (right, wrong, no answer, no gold) and a missing rationale."""
         self._files[file]["imported"] += 1
         self._files[file][_outcome(response)] += 1
         self._files[file]["no_rationale"] += not response.has_rationale
@@ -59,9 +59,9 @@ class ImportLedger:
         """Returns the counts as JSON data.
 
         Returns:
-          `total` and, for each file, `read`, `imported`, `skipped` (by reason the rows and the first locations), the
-          answers (`right`, `wrong`, `no_answer`, `no_gold`), the responses with `no_rationale`, and the number of
-          `questions`.
+          `total`, and `files` by name. Each of them has the counts `read` and `imported`; `skipped`, the number of rows
+          by reason (for a file also the first locations); the responses by outcome (`right`, `wrong`, `no_answer`,
+          `no_gold`); and the counts `no_rationale` and `questions`.
 
         Raises:
           RuntimeError: as `check` does.
@@ -79,7 +79,7 @@ class ImportLedger:
         return {"total": total, "files": files}
 
     def summary(self) -> str:
-        """Returns one line: how many rows are imported, why others are skipped, and how many lack a part."""
+        """Returns one line: the numbers of rows imported, skipped (by reason), and without answer or rationale."""
         total = self.to_json()["total"]
         skipped = ", ".join(f"{rows} {reason}" for reason, rows in total["skipped"].items())
         lacking = f"{total['no_answer']} without an answer, {total['no_rationale']} without a rationale"

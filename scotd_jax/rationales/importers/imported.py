@@ -66,7 +66,7 @@ class BadRow:
       row: index of the file's record.
       reason: its bin in the import ledger.
       detail: the value found and the value expected.
-      rest_lost: whether no later row of the file can be read, so that their number is unknown.
+      rest_lost: whether the rest of the file is unreadable, so that the number of its rows is unknown.
     """
 
     where: str
@@ -127,11 +127,11 @@ class SourceRow:
         return self._checked(name, self.value[name], kind) if self.has(name) else None
 
     def items(self, name: str, kind: Types = object) -> list[Any]:
-        """Returns the items of a list, a field that must exist; all are of type `kind`."""
+        """Returns the items of a list field, which must exist; every item must be of type `kind`."""
         return [self._checked(f"{name}[{i}]", item, kind) for i, item in enumerate(self.required(name, list))]
 
     def first_of(self, names: Iterable[str], kind: Types) -> Any:
-        """Returns the first of several fields that exists; one of them must."""
+        """Returns the first existing field of `names`; at least one of them must exist."""
         names = tuple(names)
         return self.required(next((name for name in names if self.has(name)), names[0]), kind)
 
@@ -162,7 +162,7 @@ class Importer:
       files: `files(path, options)` returns further files that are read beside `path`; they are part of the import's
         identity.
       ids: `ids(path)` returns the default file of question ids beside `path`, if there is one.
-      answers: False if the importer parses answers by a rule of its own, so that `answer_pattern` has no effect.
+      answers: whether `answer_pattern` applies; False if the importer parses answers by a rule of its own.
     """
 
     read: ReadFile
@@ -173,7 +173,7 @@ class Importer:
 
 
 def own_rows(responses: Callable[[SourceRow], Iterable[ImportedResponse]], row: SourceRow) -> ImportResults:
-    """Yields the responses that a user's function finds in a row.
+    """Yields the responses that the function of a custom importer yields for a row.
 
     Raises:
       BadRowError: if the function fails, or yields something else.
@@ -194,7 +194,7 @@ def parse_rows(
 
     Args:
       rows: rows of a file.
-      parse: yields the responses of a row; may raise BadRowError, after some responses too.
+      parse: yields the responses of a row. It may raise BadRowError, even after it has yielded some.
 
     Yields:
       The responses and bad rows, in order.

@@ -54,8 +54,8 @@ class FileImport:
         self._ids_path = epath.Path(ids) if ids else None
         companions = [file for path in self._paths for file in self._importer.files(path, spec.options)]
         self.files = list(dict.fromkeys([*self._paths, *companions, *filter(None, [self._ids_path])]))
-        times = collections.Counter(path.name for path in self._paths)
-        self._names = {path: path.name if times[path.name] == 1 else str(path) for path in self._paths}
+        counts = collections.Counter(path.name for path in self._paths)
+        self._names = {path: path.name if counts[path.name] == 1 else str(path) for path in self._paths}
         self.ledger = ImportLedger(list(self._names.values()))
         self._chance = ChanceCheck()
         self._taken: dict[str, set[int]] = {}  # sample indices by question id
@@ -97,9 +97,9 @@ class FileImport:
         self._check_result()
 
     def _usable(self, row: ImportedResponse | BadRow, ids: list[str] | None, records_before: int) -> ImportedResponse:
-        """Returns a usable row, with its id from the file of ids if there is one; raises BadRowError for others.
+        """Returns a response with its question id from the file of ids, if there is one.
 
-        `records_before` is the number of records in earlier files.
+        `records_before` is the number of records in earlier files. Raises BadRowError for bad and duplicate rows.
         """
         if isinstance(row, BadRow):
             if row.rest_lost and ids is not None:
@@ -179,7 +179,7 @@ class FileImport:
 
 
 def _check_gold(row: ImportedResponse, question: Question) -> None:
-    """Raises BadRowError if the row's gold answer differs from the question's: the row then belongs to another one."""
+    """Raises BadRowError if the gold answers of row and question differ, a sign of a join to the wrong question."""
     if row.gold is None or question.answer is None or not question.choices:
         return
     gold = normalize_answer(row.gold, question)

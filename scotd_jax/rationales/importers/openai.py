@@ -36,8 +36,9 @@ def openai_responses(path: epath.Path, options: ImportOptions) -> ImportResults:
     """Bodies of chat/completions and completions.
 
     Source: saved replies of the OpenAI API or of a compatible server.
-    File: JSON lines or a list of bodies, or of {"request", "response"}, where the request holds the prompt. A body
-      names its question if the request had the metadata {"question_id": ..}; otherwise the option "ids" is needed.
+    File: JSON lines or a JSON list. Each record is a body, or {"request", "response"} with the prompt in the request.
+      The question is found by the prompt, or by the metadata {"question_id": ..} of the request; otherwise the option
+      "ids" is needed.
     Answer: parsed by the task's prompt format.
     """
     del options
@@ -69,8 +70,8 @@ def parse_choices(
     Args:
       body: body of chat/completions or completions.
       question_id: id of the question.
-      number: index of the request among those of its question; with n choices it holds the samples number * n,
-        number * n + 1, ... None: unknown.
+      number: index of the request among those of its question, None if unknown. Request k with n choices holds the
+        samples k * n to k * n + n - 1.
       unique: id of the reply.
       question: the question or its prompt.
 

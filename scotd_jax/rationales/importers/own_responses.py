@@ -22,7 +22,7 @@ def responses(path: epath.Path, options: ImportOptions) -> ImportResults:
 
     Source: the sample job, rationales/NAME/responses-*.jsonl.
     File: JSON lines with the fields of `Response`; sample index, model and log-probability are kept.
-    Answer: parsed by the task's prompt format, or else the answer of the row (which another rule has parsed).
+    Answer: parsed by the task's prompt format, or else taken from the row, where another rule has parsed it.
     """
     del options
     return parse_rows(read_json_lines(path), _parse)

@@ -26,7 +26,7 @@ def quarel_davinci003(path: epath.Path, options: ImportOptions) -> ImportResults
     """QuaRel train by text-davinci-003, five samples per question.
 
     Source: RationaleMultiRewardDistillation, data/quarel/gpt3.
-    File: one JSON object of rows by number, {"question", "gold_label", "predicted_label", "predicted_rationale"}.
+    File: one JSON object, row number -> {"question", "gold_label", "predicted_label", "predicted_rationale"}.
     Answer: predicted_label; the rationale is a field of its own.
     """
     del options
@@ -63,8 +63,8 @@ def reasoning_teacher(path: epath.Path, options: ImportOptions) -> ImportResults
     Source: arXiv 2212.10071.
     File: one JSON object {"metadata", "data": {sample_index: [completion, ...]}}. sample_index is a row of the authors'
       data set and is not used; completion_index is the sample index.
-    Answer: "completion", if there is a "reasoning_completion" (zero-shot chain of thought in two steps), which is then
-      the rationale; otherwise the task's prompt format parses "completion".
+    Answer: in two-step data (zero-shot chain of thought), "reasoning_completion" is the rationale and "completion" the
+      answer; otherwise the task's prompt format parses "completion".
     """
     del options
     model, sampling, fields = "", "", set()
@@ -106,7 +106,7 @@ def _parse_openbookqa(row: SourceRow) -> Iterator[ImportedResponse]:
 def _parse_scotd(row: SourceRow) -> Iterator[ImportedResponse]:
     text = answer_extraction.first_paragraph(row.required("response", str))
     rationale, found, answer = text.rpartition(SCOTD_MARKER)
-    row.required("rationale", str)  # only checked: it is the text before the marker
+    row.required("rationale", str)  # must exist, but is not used: it repeats the text before the marker
     logprobs, tokens = row.optional("token_probs", list), row.optional("tokens", list)
     are_logprobs = bool(logprobs) and all(isinstance(p, (int, float)) and p <= 0 for p in logprobs)
     yield row.response(
@@ -121,6 +121,7 @@ def _parse_scotd(row: SourceRow) -> Iterator[ImportedResponse]:
 
 
 def _completions(path: epath.Path, data: SourceRow) -> Iterator[SourceRow | BadRow]:
+    """Yields every completion in the field "data" as one row."""
     if not isinstance(data.value, dict):
         detail = "expected an object of sample_index -> list of completions"
         yield BadRow(data.where, 0, "wrong form", detail, rest_lost=True)

@@ -63,7 +63,7 @@ class QuestionMatcher:
         raise BadRowError(NO_QUESTION, f"none of the config's {len(self._questions)} questions has {expected}")
 
     def _find_text(self, text: str) -> str | None:
-        """The id of the question with a text, or of the question in a prompt."""
+        """Returns the id of the question with this text, or of the question that a prompt contains."""
         bare = collapse_spaces(text)
         if self._before and bare.startswith(self._before):
             bare = bare.removeprefix(self._before).lstrip()
@@ -85,7 +85,7 @@ class QuestionMatcher:
         return collapse_spaces(self._questions[one][0].text) == collapse_spaces(self._questions[other][0].text)
 
     def _build_other_forms(self) -> dict[str, str | None]:
-        """Ids by further texts of a question: its prompt, context and text, other layouts of its choices, its stem."""
+        """Returns ids by other forms of a question: prompt, context and text, other choice layouts, stem alone."""
         forms: dict[str, str | None] = {}
         stems: dict[str, str | None] = {}
         for id_, (question, task) in self._questions.items():

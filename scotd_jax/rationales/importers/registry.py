@@ -92,7 +92,7 @@ def get_importer(name: str, options: Mapping[str, Any], answer_pattern: str, whe
 
 
 def _custom(path: str, where: str) -> Importer:
-    """Returns the importer that a Python file defines. The file is part of the import's identity, as its data are."""
+    """Returns the importer that a Python file defines. Like the data, this file is part of the import's identity."""
     module = load_python_file(path, where)
     if not hasattr(module, "read") and not hasattr(module, "responses"):
         raise InputError(f"{where}: {path}: defines neither responses(row) nor read(path, options)")

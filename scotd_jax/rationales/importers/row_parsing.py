@@ -18,7 +18,12 @@ class RowParser:
     """Parses the rows of one import."""
 
     def __init__(self, options: Mapping[str, Any], answer_pattern: str):
-        """`options` are those of the import; `answer_pattern`, unless "", replaces the task's prompt format."""
+        """Creates a parser.
+
+        Args:
+          options: options of the import.
+          answer_pattern: regular expression that replaces the task's prompt format; "" for none.
+        """
         self._options, self._pattern = options, re.compile(answer_pattern) if answer_pattern else None
         self._answers: dict[tuple[str, str], str | None] = {}
 
@@ -49,7 +54,7 @@ class RowParser:
         return dataclasses.replace(row, text=text, rationale=parsed.rationale, answer=parsed.answer)
 
     def answer_in_form(self, answer: str | None, question: Question) -> str | None:
-        """Returns `normalize_answer`, computed once per answer: many responses share one."""
+        """Returns `normalize_answer` of an answer, cached because many responses have the same answer."""
         if answer is None:
             return None
         key = question.id, answer
@@ -65,7 +70,7 @@ class RowParser:
         return dataclasses.replace(row, rationale=block.thinking if use_thinking else block.rest)
 
     def _removed_block(self, where: str, text: str) -> answer_extraction.ThinkingBlock | None:
-        """The thinking block of a text; None if it has none or the option "think" keeps it."""
+        """Returns the thinking block to remove from a text; None if there is none or the option "think" keeps it."""
         block = answer_extraction.find_thinking_block(text)
         if block is not None and "think" not in self._options:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Reads the rows of JSON lines (gzipped or not), JSON documents and Parquet files, damaged ones too.
+"""Reads rows from JSON lines (gzipped or not), JSON documents and Parquet files, including damaged ones.
 
 A broken line is one bad row, and the lines of a truncated file are read up to its end. A broken JSON document is one
 bad row, as none of its records can be parsed.
@@ -58,7 +58,7 @@ def read_json_document(path: epath.Path, form: type[list] | type[dict]) -> Itera
 
     Args:
       path: the file.
-      form: list or dict.
+      form: expected type of the document.
     """
     description = {list: "list of records", dict: "object whose values are the records"}[form]
     name = str(path)
@@ -108,7 +108,7 @@ def expand_paths(path: str, where: str) -> list[epath.Path]:
       The files, with the numbers in their names in numerical order (shard 2 before shard 10).
 
     Raises:
-      InputError: if there is none.
+      InputError: if no file matches the path, or it contains `**`.
     """
     if not path:
         raise InputError(f"{where}: needs the files to import; a path may contain *")
@@ -152,6 +152,7 @@ def stem(path: epath.Path) -> str:
 
 
 def _read_single_record(path: epath.Path) -> Iterator[SourceRow | BadRow]:
+    """Yields a JSON object as one row, or a bad row if the document is broken."""
     for row in read_json_document(path, dict):
         if isinstance(row, BadRow):
             yield row

@@ -1,8 +1,8 @@
 """Importers of Distilling step-by-step (arXiv 2305.02301): completions of PaLM-540B, one per question.
 
-The prediction files SPLIT_CoT_0.json, SPLIT_CoT_1.json, ... are JSON lists of strings and name no question. String k,
-counted over all shards, belongs to row k of the JSON lines that were released with them, or of a file of ids. The order
-differs from that of the official data sets, so no importer joins them by row: the result would be silently wrong.
+The prediction files SPLIT_CoT_0.json, SPLIT_CoT_1.json, ... are JSON lists of strings without question ids. String k,
+counted over all shards, belongs to line k of the released file of questions, or of a file of ids. The official data
+sets have another order, so no importer joins strings and official questions by position.
 """
 
 import re
@@ -46,7 +46,7 @@ def distilling_step_by_step(path: epath.Path, options: ImportOptions) -> ImportR
 
     Source: distilling-step-by-step, datasets/NAME/llm/SPLIT_CoT_k.json with datasets/NAME/NAME_SPLIT.json.
     File: one JSON list of completions, joined to JSON lines of questions by position over all shards, which must be
-      complete from 0. The "id" or "uid" of a line names the question, or else its text.
+      complete from 0. A line names its question by "id" or "uid", or else by its text.
     Answer: the text after the last marker.
     Options: "rows", the file of questions, if it is elsewhere; "marker", by default "So the answer is" ("The answer is"
       in SVAMP and ASDiv, "Answer:" in e-SNLI).
