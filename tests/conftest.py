@@ -1,11 +1,11 @@
-"""The strict environment in which every test runs."""
+"""Strict settings for every test, and fixtures that several test modules share."""
 
 import contextlib
 import os
 from pathlib import Path
 
 with contextlib.suppress(ImportError):
-    # CUDA wheels of PyTorch bring it; loaded after TensorFlow it crashes, and the tests use both as oracles.
+    # CUDA wheels of PyTorch install triton, which crashes if TensorFlow is imported first. Tests use both as oracles.
     import triton  # noqa: F401
 
 import jax
@@ -40,14 +40,14 @@ def calls_are_not_retraced():
 
 @pytest.fixture(scope="module")
 def fast_compilation():
-    """For modules that compare values within a tolerance (tests/helpers/fast_compile.py)."""
+    """Compiles faster (tests/helpers/fast_compile.py), for modules that compare values within a tolerance."""
     with fast_compile.fast_compilation():
         yield
 
 
 @pytest.fixture
 def default_compilation():
-    """For tests of exact bits, memory or FLOPs in such a module."""
+    """Compiles by default, for tests of exact bits, memory or FLOPs in a module that uses `fast_compilation`."""
     with fast_compile.fast_compilation(False):
         yield
 

@@ -77,6 +77,7 @@ def imports(file: Path, *, top_only: bool) -> Iterator[str]:
 
 
 def name_of(file: Path) -> str:
+    """Returns the path of a file relative to the package."""
     return file.relative_to(PACKAGE).as_posix()
 
 
@@ -90,11 +91,12 @@ def is_core(file: Path) -> bool:
 
 
 def layer_of(name: str) -> str:
-    """Returns "part" for "scotd_jax.part.thing", and "" for the package itself."""
+    """Returns the folder or module after "scotd_jax." in a dotted name, or "" for the package itself."""
     return name.split(".")[1] if "." in name else ""
 
 
 def foreign(file: Path, allowed: set[str]) -> list[str]:
+    """Returns the top-level imports that are not from the standard library, the package or an allowed library."""
     allowed = allowed | {"scotd_jax"} | set(sys.stdlib_module_names)
     return sorted({name for name in imports(file, top_only=True) if name.split(".")[0] not in allowed})
 

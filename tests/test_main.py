@@ -70,7 +70,7 @@ def test_list_needs_no_other_flag_and_no_jax():
 
 
 def dry_run(workdir: Path, config: c.Config, capfd, overwrite: tuple[str, ...] = ()) -> tuple[int, list[str]]:
-    """Exit status and printed lines; nothing is written."""
+    """Returns the exit status and the printed lines; asserts that the work directory stays unchanged."""
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     status = main.dry_run(c.plain(config), str(workdir), (), overwrite, "")
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
@@ -219,7 +219,7 @@ def test_bugs_of_the_package_keep_their_traceback():
         c.from_mapping(c.Config, 3)
     error = raised.value
     assert error.__traceback__ is not None
-    error.__traceback__ = error.__traceback__.tb_next  # without this test, which is no file of the package
+    error.__traceback__ = error.__traceback__.tb_next  # removes the frame of this test, which is outside the package
     assert describe_config_error(error, "config.py") is None
 
 

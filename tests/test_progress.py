@@ -204,6 +204,7 @@ def test_compilation_is_reported_apart_and_not_part_of_the_rate(clock):
 
 
 def test_no_time_left_is_estimated_from_a_moment(clock):
+    """The time left is printed only after the rate has been measured for a while; the slow first step is excluded."""
     stream = io.StringIO()
     with Progress(1000, "sample", "rows", stream=stream, interval=0.0, clock=clock) as progress:
         for seconds in (20.0, 0.4, 0.4, 0.4):

@@ -180,23 +180,24 @@ def test_decoder_prompt_has_only_the_leading_special_tokens_of_the_tokenizer(wor
 
 
 @pytest.mark.parametrize(
-    ("adds", "names", "first"),
+    ("prefix_tokens", "names", "first"),
     [
-        ((), {"eos_token": "</s>"}, None),  # Qwen: no begin token, no pad token of its own
-        (("<s>",), {"bos_token": "<s>", "eos_token": "</s>"}, 1),  # Llama, TinyLlama: begin token, no pad token
+        ((), {"eos_token": "</s>"}, None),  # Qwen: no BOS token, no pad token of its own
+        (("<s>",), {"bos_token": "<s>", "eos_token": "</s>"}, 1),  # Llama, TinyLlama: BOS token, no pad token
         (("<s>",), {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}, 1),  # Gemma
     ],
     ids=["qwen", "llama", "gemma"],
 )
-def test_begin_token_comes_once_and_survives_an_export(adds, names, first, tmp_path):
+def test_begin_token_comes_once_and_survives_an_export(prefix_tokens, names, first, tmp_path):
     import transformers
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers, processors
 
     backend = Backend(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "a": 4}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    template = [*adds, "$A"]
-    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[(t, 1) for t in adds])
+    template = [*prefix_tokens, "$A"]
+    special_tokens = [(token, 1) for token in prefix_tokens]
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=special_tokens)
     tokenizer = Tokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names))
     expected = [first, 4, 4] if first is not None else [4, 4]
     assert tokenizer.prompt_ids("a a", "decoder") == expected

@@ -56,6 +56,7 @@ def test_folder_without_results_is_begun_anew(tmp_path, capfd):
 
 
 def test_change_for_which_an_artefact_is_remade(tmp_path):
+    """An artefact is made again if only entries in `remade_for` have changed."""
     artefact = Workdir(str(tmp_path)).artefact("export", "s")
     artefact.begin({"student": 1, "evaluation": 1})
     (artefact.path / "model.safetensors").write_text("")
@@ -68,6 +69,7 @@ def test_change_for_which_an_artefact_is_remade(tmp_path):
 
 
 def test_entries_by_set_may_be_added_and_dropped_but_not_changed(tmp_path):
+    """The entry `questions` has one value per question set; only changed values are refused."""
     workdir = Workdir(str(tmp_path))
 
     def begin(settings, **questions):

@@ -1,7 +1,7 @@
 """A custom recipe on a custom task: CasCoD (arXiv 2405.19842) on riddles.
 
-One model is trained on two parts: question to rationale, and question with rationale to answer. It is prompted twice:
-first for its rationale (`own`), then for the answer.
+One model is trained on two parts: the first maps a question to a rationale, the second maps both to an answer. The
+model is prompted twice: first for its rationale (`own`), then for the answer.
 """
 
 from scotd_jax import config as c

@@ -1,4 +1,4 @@
-"""A student that is fully trained, and a second one that starts from it and is trained with LoRA."""
+"""A student with all parameters trainable, and a second one that starts from it and is trained with LoRA."""
 
 import dataclasses
 

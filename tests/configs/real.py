@@ -16,11 +16,12 @@ from pathlib import Path
 from scotd_jax import config as c
 
 DATA = "../shared/data"
-HERE = str(Path("configs/x").absolute())  # any path in configs/, for config.sibling
+HERE = str(Path("configs/x").absolute())  # config.sibling loads files beside this path, which need not exist
 RESPONSES = f"responses={DATA}/rationales/openbookqa_multi/*_ranked.json.gz,importer=openbookqa_multi,data={DATA}"
 
 
 def get_config(what):
+    """Returns the config; `what` is "scicot" or the name of a student for SCoTD."""
     return c.config_dict(scicot() if what == "scicot" else scotd(what))
 
 
@@ -54,12 +55,12 @@ def scotd(student: str) -> c.Config:
 
 def scicot() -> c.Config:
     config = load("scicot", "flan-t5-small")
-    few = {"max_new_tokens": 48, "batch_size": 30, "bucket": 64}
+    short = {"max_new_tokens": 48, "batch_size": 30, "bucket": 64}
     rationales = {
         name: dataclasses.replace(source, options={"subset": True})
         if isinstance(source, c.FileSource)
         else dataclasses.replace(
-            source, sampling=dataclasses.replace(source.sampling, n=min(source.sampling.n, 2), **few)
+            source, sampling=dataclasses.replace(source.sampling, n=min(source.sampling.n, 2), **short)
         )
         for name, source in config.rationales.items()
     }
@@ -69,5 +70,5 @@ def scicot() -> c.Config:
         rationales=rationales,
         students={n: dataclasses.replace(s, training=brief(s.training, 10, 4)) for n, s in config.students.items()},
         evals={n: dataclasses.replace(spec, n=min(spec.n, 2)) for n, spec in config.evals.items()},
-        evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, **few), dev_questions=10),
+        evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0, **short), dev_questions=10),
     )

@@ -27,6 +27,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def of(*languages: str) -> list[Block]:
+    """Returns the code blocks in these languages."""
     return [block for block in BLOCKS if block.language in languages]
 
 
@@ -37,7 +38,7 @@ def test_every_block_names_its_language():
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 
 
-# The folder of `make_batches` lives as long as its batches.
+# The warnings are about the temporary folder of `make_batches`, which is removed together with its batches.
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.filterwarnings("ignore:Implicitly cleaning up", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -59,7 +60,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
 
 
 def imports_resolve(source: str) -> None:
-    """Every `from scotd_jax... import NAME` of the source exists."""
+    """Asserts that every NAME in `from scotd_jax... import NAME` of the source exists."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("scotd_jax"):
             module = importlib.import_module(node.module)
@@ -128,7 +129,7 @@ def test_commands_are_valid(block, words, tmp_path):
 
 
 def installation_is_declared(words: list[str]) -> None:
-    """`pip install` names extras and files of this repository."""
+    """Asserts that `pip install` names extras and files of this repository."""
     extras = PYPROJECT["project"]["optional-dependencies"]
     for word in words:
         for extra in re.findall(r"^\.\[([\w,]+)\]$", word):
@@ -140,7 +141,7 @@ def installation_is_declared(words: list[str]) -> None:
 
 
 def docker_command_is_accepted(words: list[str], folder: Path) -> None:
-    """An image is built from a file of this repository with its arguments, and run like the command line."""
+    """Asserts that an image is built from a file of this repository with its arguments, or run with valid flags."""
     if words[1] == "build":
         file = (ROOT / words[words.index("-f") + 1]).read_text()
         for argument in (words[i + 1] for i, word in enumerate(words) if word == "--build-arg"):
@@ -151,7 +152,7 @@ def docker_command_is_accepted(words: list[str], folder: Path) -> None:
 
 
 def run_is_accepted(words: list[str], folder: Path) -> None:
-    """The flags of a run exist, its config loads with its overrides, and its references resolve."""
+    """Asserts that the flags of a run exist, its config loads with its overrides, and its references resolve."""
     arguments = [word for word in words if word.startswith("--")]
     known = main_flags()
     for argument in arguments:
@@ -175,7 +176,7 @@ def run_is_accepted(words: list[str], folder: Path) -> None:
 
 
 def with_path(argument: str) -> str:
-    """The path in place of a packaged config's name, as --config resolves it."""
+    """Returns a flag with the path of a packaged config in place of its name, as --config resolves it."""
     flag, _, value = argument.partition("=")
     return f"{flag}={resolve_config(value)}" if flag == "--config" else argument
 

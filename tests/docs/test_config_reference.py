@@ -10,7 +10,7 @@ from tests.docs.pages import DOCS
 
 
 def load_reader():
-    """docs/_ext/schema_source.py, which the documentation is built with."""
+    """Returns the module docs/_ext/schema_source.py, which the build of the documentation uses."""
     spec = importlib.util.spec_from_file_location("schema_source", DOCS / "_ext" / "schema_source.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

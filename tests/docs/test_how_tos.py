@@ -34,7 +34,7 @@ def run_tests(source: str, tmp_path) -> None:
 
 
 def import_block(source: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """The module of a block whose first line is its path in the package."""
+    """Returns the module that a code block defines; the first line of the block is the path of the module."""
     path = source.splitlines()[0].removeprefix("# ")
     assert not (ROOT / path).exists(), f"{path} exists; the how-to needs another example"
     name = path.removesuffix(".py").replace("/", ".")

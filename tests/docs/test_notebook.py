@@ -31,7 +31,7 @@ def test_stored_outputs_show_a_student_that_beats_guessing():
 
 
 def test_notebook_runs():
-    """Runs all cells with an eighth of the updates, which are most of the time of a run."""
+    """Runs all cells with an eighth of the updates, because updates take most of the time."""
     code = "\n".join(map(source_of, CODE))
     code, count = re.subn(r"\bsteps=(\d+)", lambda match: f"steps={int(match[1]) // 8}", code)
     assert count == 2, "teacher and student"

@@ -59,7 +59,7 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 
 def files_in(folder: Path, pattern: str = "*") -> list[Path]:
-    """Files of a folder; none if it does not exist or is removed meanwhile, as a finishing run does with parts."""
+    """Returns the files of a folder; none if it is missing, or is removed meanwhile, as parts are after a merge."""
     try:
         return list(folder.glob(pattern))
     except FileNotFoundError:
@@ -118,6 +118,7 @@ def test_killed_training_ends_with_the_same_parameters(uninterrupted, tmp_path):
 
 
 def config_of(workdir: Path):
+    """Returns the model config of the student."""
     from scotd_jax import config as c
     from scotd_jax.jobs.context import make_context
     from scotd_jax.workdir import Workdir

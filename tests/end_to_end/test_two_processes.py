@@ -19,6 +19,7 @@ FLAGS += ["--config.students.student.training.steps=8"]
 
 
 def run(workdir: Path, *processes: str) -> None:
+    """Runs the chain in one process, or in one process for each of these values of --multihost."""
     command = [sys.executable, "-m", "scotd_jax.main", *FLAGS, f"--workdir={workdir}", "--jobs=sample,build,train"]
     started = [
         subprocess.Popen(

@@ -40,7 +40,7 @@ def chat_tokenizer(template: str | dict[str, str] | None = TEMPLATE) -> Any:
 
 def write_model(folder: Path) -> Path:
     """Writes a random one-layer Llama, whose turns end with TURN_END, to FOLDER/model; returns FOLDER/model."""
-    tokenizer = Tokenizer(chat_tokenizer(), [4])
+    tokenizer = Tokenizer(chat_tokenizer(), [4])  # 4 is the id of TURN_END, a second end token
     config = DecoderConfig(
         vocab_size=tokenizer.size,
         hidden_size=16,

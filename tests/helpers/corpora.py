@@ -1,4 +1,4 @@
-"""A small task, responses to its questions, and runs that build a corpus from both, for tests of the build job."""
+"""A small task, responses to its questions, and runs that build a corpus of both, for tests of the build job."""
 
 import dataclasses
 from pathlib import Path
@@ -18,13 +18,16 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 
 
 def question(i: int, split: str = "train") -> Question:
-    """Question i of a split, with 14 words that no other question has; the first of its two choices is correct."""
+    """Returns question i of a split, with 14 words that no other question has; the first of two choices is correct."""
     text = " ".join(f"{split}{i}{word}" for word in (*WORDS, "red", "blue"))
     return Question(f"t/{split}/{i}", "t", split, text, ("yes", "no"), "yes")
 
 
 def responses(questions: list[Question], n: int, model: str = "m") -> list[Response]:
-    """Responses k < n to each question i: correct unless (i + k) % 4 is 0, with a different length for every k."""
+    """Returns n responses to each question. Response k to question i is wrong if (i + k) % 4 is 0.
+
+    The responses to a question have different lengths.
+    """
     rows = []
     for i, question_ in enumerate(questions):
         for k in range(n):
@@ -52,9 +55,10 @@ def make_run(
     recipes: dict[str, c.Recipe] | None = None,
     **fields,
 ) -> RunContext:
-    """Makes a run in FOLDER/run with corpus "c" of student "s", whose sets of responses are complete.
+    """Returns a run context in FOLDER/run with corpus "c" and student "s".
 
-    FOLDER/t contains the questions of the task. `fields` are further fields of the student.
+    Every set in `responses_by_name` is complete. FOLDER/t contains the questions of the task. `fields` are further
+    fields of the student.
     """
     student = c.Student(**{"model": MODEL, "corpus": "c"} | fields)
     config = c.Config(
@@ -76,7 +80,7 @@ def make_run(
 
 
 def built(run: RunContext) -> dict[str, list[GroupedExample]]:
-    """Builds the corpus and reads the records of every part."""
+    """Builds the corpus and returns the records of every part."""
     build(run, "c")
     readers = {part: CorpusReader(folder(run), part) for part in run.recipes["c"].parts}
     return {part: [reader[i] for i in range(len(reader))] for part, reader in readers.items()}
@@ -87,12 +91,15 @@ def folder(run: RunContext) -> Path:
 
 
 def files(run: RunContext) -> dict[str, bytes]:
-    """All files of the corpus except the manifest, which contains versions and times."""
+    """Returns all files of the corpus except the manifest, which contains versions and times."""
     return {p.name: p.read_bytes() for p in sorted(folder(run).iterdir()) if p.name != "manifest.json"}
 
 
 def expected(run: RunContext, kept: dict[str, list[Response]], flat: bool = False) -> dict[str, list[GroupedExample]]:
-    """Reference for `built`: encodes the kept responses one text at a time, without shards."""
+    """Returns what `built` should return: encodes the kept responses one text at a time, without shards.
+
+    `flat` makes one record per response, as in a corpus with balance="responses".
+    """
     tokenizer = run.models.tokenizer(MODEL)
     parts: dict[str, list[GroupedExample]] = {}
     for name, part in run.recipes["c"].parts.items():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
-# Maps a request's number and body to an Answer; None: a normal one, "close": no answer, "cut": half a normal one.
+# Maps the number and body of a request to an Answer, or to None (normal answer), "close" (no answer) or "cut" (half).
 Script = Callable[[int, dict], Any]
 
 

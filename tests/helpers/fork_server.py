@@ -1,7 +1,7 @@
 """Starts processes in a tenth of a second, as forks of one process that has imported the libraries and the package.
 
 A new interpreter spends five seconds of CPU time on imports. The fork server of the standard library does so once for
-all processes that a test process starts. It uses no device, so every fork creates its own.
+all processes that a test process starts. It initializes no device, so that every fork can initialize its own.
 """
 
 import multiprocessing

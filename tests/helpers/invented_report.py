@@ -8,7 +8,7 @@ from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 
 SETS = {"test": 0.0, "contrast": -0.05, "unseen": -0.10, "longer": -0.18}
-ARMS = {  # name -> samples per question, accuracy, effect of the cue
+ARMS = {  # name -> samples per question, accuracy, gain on test and loss on contrast by a spurious cue
     "label-only": (0, 0.50, 0.09),
     "one greedy chain": (1, 0.56, 0.05),
     "N = 1": (1, 0.40, 0.03),
@@ -26,9 +26,10 @@ STEPS = ("ferry", "tunnel", "lift", "bridge", "path")
 
 
 def questions(split: str, count: int) -> list[Question]:
+    """Returns invented questions of a split."""
     made = []
     for i in range(count):
-        rng = random.Random(i)  # test and contrast differ in one step only
+        rng = random.Random(i)  # the same for all splits, so that test and contrast differ in one step only
         start, first, other = rng.sample(LOCATIONS, 3)
         steps = rng.choices(STEPS, k=3)
         answer = first
@@ -43,6 +44,7 @@ def questions(split: str, count: int) -> list[Question]:
 
 
 def responses(questions: list[Question], arm: str, accuracy: float, seed: int, n: int = 1) -> list[Response]:
+    """Returns `n` invented responses of an arm to each question, with about this accuracy."""
     made = []
     for question in questions:
         rng = random.Random(f"{arm} {seed} {question.id}")
@@ -75,6 +77,7 @@ def responses(questions: list[Question], arm: str, accuracy: float, seed: int, n
 def arm(
     name: str, seed: int, model: str, bonus: float, per_set: int, votes: bool
 ) -> tuple[RunResult, dict[str, Response]]:
+    """Returns the invented results of one run, and its responses by question id."""
     samples, accuracy, cue = ARMS.get(name, (None, 0.9, 0.0))
     accuracy += bonus + random.Random(f"{name}{seed}{model}").gauss(0, 0.015)
     results, outcomes, votes_by_set, all_responses, all_questions = {}, {}, {}, {}, []
@@ -128,12 +131,12 @@ def invented(
     compared = {name: by_arm[name] for name in ("label-only", "N = 30")}
     test = questions("test", per_set)
     curves = {}
-    for a in runs:
-        start = 4.0 if a.samples is None or a.samples else 1.5
-        rng = random.Random(a.student)
+    for run in runs:
+        start = 4.0 if run.samples is None or run.samples else 1.5
+        rng = random.Random(run.student)
         loss = [(s, start * 0.5 ** (s / 150) + 0.4 + rng.gauss(0, 0.03), None) for s in range(0, 1000, 5)]
         dev = [(s, None, min(1.0, 0.35 + 0.4 * s / 1000 + rng.gauss(0, 0.02))) for s in range(100, 1001, 150)]
-        curves[a.student] = sorted(loss + dev, key=lambda row: row[0])
+        curves[run.student] = sorted(loss + dev, key=lambda row: row[0])
     bins = {"kept": 9650, "wrong": 2500, "unparsable": 610, "truncated": 240, "duplicate": 0, "too_long": 0}
     return ReportData(
         title="scotd_jax: invented world run",

@@ -1,10 +1,10 @@
 """Kills runs at random points that are spread over the whole run.
 
 Points are positions in the progress of a run, so that they do not depend on the load of the machine. A run has three
-phases: starting (imports, devices, tracing), sampling (rows appear in new parts) and ending (merge, manifest). A point
-is a share of one phase: of the measured seconds of starting or ending, or of the rows that sampling has yet to write;
-between two batches the measured seconds of one batch refine it. The phases divide (0, 1) in order, and one point is
-drawn from each of `count` equal slices.
+phases: starting (imports, devices, tracing), sampling (rows appear in new parts) and ending (merge, manifest). In
+starting and ending, a point is a fraction of the measured duration of the phase. In sampling, it is a fraction of the
+missing rows; the position within a batch is a fraction of the measured duration of a batch. PHASES lists the fraction
+of a run that each phase takes. The run is divided into equal slices, and one point is drawn from each.
 """
 
 import itertools
@@ -24,7 +24,7 @@ POLL_SECONDS = 0.004
 
 
 class KillPoint(NamedTuple):
-    """A phase and a fraction of it; for a run that was killed, the fraction of all rows on disk."""
+    """A phase and a fraction of it. For a run that was killed, `share` is the fraction of all rows that is on disk."""
 
     phase: str
     share: float
@@ -93,6 +93,7 @@ def measure_durations(processes: Sequence[BaseProcess], paths: RunPaths) -> Dura
 def wait_for_kill_point(
     point: KillPoint, processes: Sequence[BaseProcess], paths: RunPaths, before: Snapshot, durations: Durations
 ) -> None:
+    """Waits until a run that began with the files of `before` reaches the point, or ends."""
     if point.phase == "starting":
         time.sleep(point.share * durations.starting)
         return
@@ -125,7 +126,7 @@ def kill_at_points(
     finish: Callable[[RunPaths], object],
     points: Sequence[KillPoint],
     durations: Durations,
-    kill: Callable[[Sequence[BaseProcess]], bool] = lambda processes: kill(processes, [0]),
+    kill: Callable[[Sequence[BaseProcess]], bool] = lambda processes: kill(processes, [0]),  # the function above
     max_kills: int = 8,
 ) -> list[KillPoint]:
     """Kills runs at these points, up to `max_kills` per work directory, and finishes every work directory.

@@ -42,7 +42,7 @@ def expected_keys() -> set[ResponseKey]:
 
 
 class RunPaths(NamedTuple):
-    """The work directory of a run, its compilation cache and its log."""
+    """The paths of a run: work directory, compilation cache, folder of responses, and log."""
 
     workdir: Path
     cache: Path
@@ -77,7 +77,7 @@ def _sample(workdir: str, log: str, cache: str, fill_cache: bool, multihost: str
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0 if fill_cache else 1e9)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     _let_every_process_fill_its_cache()
-    from scotd_jax import main  # defines flags, which no other fork may inherit
+    from scotd_jax import main  # defines flags, which a process can define only once
 
     main.run(c.config_dict(config()), workdir, ("sample",), (), multihost)
     if multihost:

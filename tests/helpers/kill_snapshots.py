@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-ResponseKey = tuple[str, int]
+ResponseKey = tuple[str, int]  # question id, sample index
 
 
 class Snapshot(NamedTuple):

@@ -150,7 +150,7 @@ def run_and_kill(folder: Path, step: int) -> bool:
 
 
 def main(root: Path) -> int:
-    """Kills a run at every step, each in a folder of its own and all in one folder; returns the number of steps."""
+    """Kills a run at every step, in a separate folder and in one that all steps share; returns the number of steps."""
     step, shared = 0, root / "shared"
     while run_and_kill(root / str(step), step):
         run_and_kill(shared, step)

@@ -46,7 +46,7 @@ class Partner:
     def wait(self) -> None:
         """Waits until the other host has reached the same barrier; exits if it is dead.
 
-        If this host is `last`, it also waits, once, until the other host has reached the next barrier or is dead.
+        If this host is `last`, it also waits at its first barrier until the other host is at the next one or is dead.
         """
         try:
             self._connection.sendall(b".")
@@ -189,7 +189,7 @@ def kill_at_random(root: Path, kills: int, rng: random.Random) -> int:
 
 
 def main(root: Path, random_kills: int) -> list[int]:
-    """Kills each host at every step, beside a running host and after that one has finished; then at random times.
+    """Kills each host at every step, before or after the other host writes its rows; then kills at random times.
 
     Returns the number of steps in each of the four cases.
     """

@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on loopback, in a thread, for the real client of huggingface_hub.
 
 It serves repositories in memory: information, file listings, files with ranges, gated repositories, uploads and
-commits. It records all requests, and breaks off downloads on demand.
+commits. It records all requests, and interrupts downloads if a test sets `broken`.
 """
 
 import base64
@@ -31,7 +31,7 @@ class Repository:
 
     kind: str = "model"
     private: bool = False
-    gated: bool = False  # its files are refused
+    gated: bool = False  # downloads of its files are refused
     commits: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
     revisions: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -58,10 +58,10 @@ class LoopbackHub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _HubHandler)
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
-        self.broken: dict[str, int] = {}  # file -> number of downloads to break off in the middle
+        self.broken: dict[str, int] = {}  # file -> number of downloads to interrupt in the middle
         self.ranges: list[int] = []  # first bytes of requested ranges
         self.uploads: dict[str, bytes] = {}
-        self.can_write = self.can_store = True
+        self.can_write = self.can_store = True  # False: writes to repositories, or uploads of LFS files, are refused
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def add(self, name: str, files: Mapping[str, bytes], **fields: bool) -> Repository:
@@ -93,7 +93,7 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         path = urllib.parse.unquote(self.path.partition("?")[0])
-        if path != "/api/agent-harnesses":  # the client's own, on some terminals
+        if path != "/api/agent-harnesses":  # a request of the client about its environment, which no test expects
             self.server.requests.append(f"{self.command} {path}")
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.authorized = self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -225,7 +225,7 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Returns the files of a folder as those of a repository, with one that no program reads."""
+    """Returns the files of a folder as those of a repository, and two files that must not be downloaded."""
     files = {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
@@ -233,7 +233,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def _entry(name: str, content: bytes) -> dict:
-    """The entry of a file in a listing."""
+    """Returns the entry of a file in a listing."""
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     entry = {"type": "file", "path": name, "size": len(content), "oid": blob, "blob": {"oid": blob}}
     if name.endswith(LFS_SUFFIXES):
@@ -280,7 +280,7 @@ def connected(hub: LoopbackHub, cache: Path, offline: bool = False, token: str =
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         patch.setattr(constants, "HF_TOKEN_PATH", f"{cache}/no-token")
         patch.setattr(constants, "HF_HUB_OFFLINE", offline)
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # Xet is another protocol; servers announce it
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # another transfer protocol, which this hub lacks
         patch.delenv("HF_TOKEN", raising=False)
         if token:
             patch.setenv("HF_TOKEN", token)

@@ -1,4 +1,4 @@
-"""A Markov chain as a model, whose probabilities are known, for tests of sampling.
+"""A Markov chain with known probabilities as a language model, for tests of sampling.
 
 Its tokens are the letters "a", "b", ..., then a newline and the end token.
 """

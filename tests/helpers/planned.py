@@ -1,4 +1,4 @@
-"""A small config for tests of the plan job, whose task has no files, and its workloads."""
+"""A small config whose task has no files, and its workloads, for tests of the plan job."""
 
 import dataclasses
 

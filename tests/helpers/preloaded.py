@@ -1,7 +1,7 @@
-"""What the fork server imports (fork_server.py): everything that a chain imports while it runs.
+"""The imports of the fork server (fork_server.py): everything that a chain imports while it runs.
 
-Without one of these modules every fork would import it, which is slower but still correct. scotd_jax.main is left to
-the forks, because its flags can be defined only once.
+If one of these modules is missing here, every fork imports it, which is slower but still correct. scotd_jax.main is
+left to the forks, because its flags can be defined only once.
 """
 
 # ruff: noqa: F401

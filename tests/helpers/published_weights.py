@@ -1,7 +1,7 @@
 """Makes the folders in tests/models/hf/published: tiny random models in every format in which models were published.
 
-The last transformers with Flax writes them; then today's transformers adds model.safetensors, from the same weights.
-Both in environments of their own, with the CPU build of PyTorch:
+The last version of transformers with Flax writes them; then version 5 adds model.safetensors with the same weights.
+Each version is installed in a separate environment, with the CPU build of PyTorch:
 
     pip install transformers==4.57.6 torch jax==0.4.30 jaxlib==0.4.30 flax==0.8.5
     python tests/helpers/published_weights.py
@@ -27,7 +27,7 @@ _OPT |= {"max_position_embeddings": 6, "word_embed_proj_dim": 8}
 _LLAMA = {"vocab_size": 12, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 10}
 _LLAMA |= {"num_key_value_heads": 1, "max_position_embeddings": 8}
 
-# Family: class, class of the config, its values, dtype.
+# Family -> model class, config class, values of the config, dtype.
 MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "t5-v1.0": ("T5ForConditionalGeneration", "T5Config", _T5, "float32"),
     "t5-v1.1": (
@@ -37,7 +37,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "bfloat16",
     ),
     "opt": ("OPTForCausalLM", "OPTConfig", _OPT, "float16"),
-    # Like the published OPT-350M saved without the language-model head, so that no name begins with "model.".
+    # Saved without the language-model head, like the published OPT-350M: no tensor name begins with "model.".
     "opt-350m": (
         "OPTModel",
         "OPTConfig",

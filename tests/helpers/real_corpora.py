@@ -26,7 +26,7 @@ def get_config():
         }},
     ))
 """
-# Task kind -> its options, importer, response files, question sets of the corpus and of the evaluation.
+# Task kind -> its files (empty: the defaults), importer, response files, question set of the corpus, dev sets.
 SETS = {
     "quarel": (
         {"train": "../rationales/quarel_davinci003/train_gpt3_responses.jsonl.gz", "dev": "dev.jsonl"},

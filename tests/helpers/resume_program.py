@@ -44,10 +44,12 @@ class PrintingBatches:
 
 
 def evaluate(params, step):
+    """Returns a number that depends on the parameters, in place of an accuracy."""
     return {"dev_accuracy": float(abs(params["mlp"]["up"]["kernel"]).mean())}
 
 
 def run(folder, mesh, batch_iterator=None, training=TRAINING):
+    """Trains in `folder`, from its last checkpoint if it has one."""
     train(MODEL, None, batch_iterator or batches(4), training, folder, mesh, seed=3, evaluate=evaluate)
 
 

@@ -2,8 +2,9 @@
 
     python -m tests.helpers.run_matrix FOLDER [CONFIG ...] [--students=NAME,NAME]
 
-By default all configs, and one student of each architecture, as text and as chat. FOLDER receives one work directory
-per run and `results.tsv` with config, student, seconds, and "ok" or the error. Runs that are "ok" are not repeated.
+The defaults are all configs, and base and instruction-tuned students of each architecture. FOLDER receives one work
+directory per run, and `results.tsv` with config, student, seconds, and "ok" or the error. Runs that are "ok" are not
+repeated.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Names on the Hub, with the real client and a hub on loopback: what is requested, and what is stated on errors."""
+"""Models by their names on the Hub, with the real client and a hub on loopback: requests and error messages."""
 
 import concurrent.futures
 import fnmatch
@@ -23,6 +23,7 @@ from tests.helpers.cli import ROOT
 from tests.helpers.hf_cases import words
 from tests.helpers.loopback_hub import TOKEN, connected
 
+# The files of the repository ann/tiny that the package reads.
 READ = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
@@ -31,7 +32,7 @@ def config_only(names):
 
 
 def downloads(requests: list[str]) -> list[str]:
-    """The names of the files whose contents were requested."""
+    """Returns the names of the files whose contents were requested."""
     return [request.rpartition("/")[2] for request in requests if re.match("GET .*/resolve/", request)]
 
 
@@ -52,6 +53,7 @@ def test_displayed_name_has_no_commit():
 
 
 def test_local_folder_goes_before_a_name(hub, tiny_model, tmp_path, monkeypatch):
+    """A local folder ann/tiny takes precedence over the repository."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann/tiny").symlink_to(tiny_model)
@@ -77,6 +79,7 @@ def test_model_by_name_equals_its_folder_and_only_read_files_are_requested(hub, 
 
 
 def test_revision_is_read_as_it_was(hub):
+    """A tag keeps its commit when the branch main moves on."""
     repository = hub.repositories["ann/tiny"]
     old = repository.revisions["main"]
     repository.revisions["v1"] = old
@@ -250,7 +253,7 @@ def test_large_download_has_progress_in_megabytes(hub, capfd):
 
 
 def test_concurrent_fetches_download_a_file_once(hub):
-    """As of several processes on one machine: they share file locks in the cache."""
+    """Threads stand for processes on one machine, which share file locks in the cache."""
     hub.add("ann/large", {"config.json": b"{}", "model.safetensors": b"0" * 3_000_000})
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         folders = list(pool.map(lambda _: fetch(HubModel("ann/large", "main"), list), range(3)))

@@ -6,7 +6,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.hub.hub_push import check_push, push_folder
 from tests.helpers.loopback_hub import TOKEN, connected
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # huggingface_hub without Xet
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # by httpx, if Xet is disabled
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ def test_short_and_preset_names():
 
 @pytest.mark.slow
 def test_published_rationales_join_their_questions(shared_data: Path, tmp_path):
-    """QuaRel's training questions come from the rationale file; both other tasks read all of their files."""
+    """The training questions of QuaRel come from the rationale file, those of the other tasks from their own files."""
     for task, questions in (("quarel", 1930), ("obqa", 4957), ("csqa", 9741)):
         config = load("pretrained", f"task={task},data={shared_data},student=opt-125m")
         run = make_context(config, Workdir(str(tmp_path / task)))

@@ -31,6 +31,7 @@ def home(tmp_path):
 
 
 def right(rows):
+    """Returns the correct responses by question id."""
     kept = defaultdict(list)
     for row in rows:
         if row.correct:

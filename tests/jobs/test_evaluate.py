@@ -1,4 +1,4 @@
-"""Tests of the evaluate job with a student whose responses are fixed: its files, its lines, and what it keeps."""
+"""Tests of the evaluate job with fixed responses: its files, its printed lines, and the results that it keeps."""
 
 import dataclasses
 import json
@@ -21,12 +21,12 @@ from tests.helpers.corpora import make_run, question, write_questions
 
 
 class FixedModel(PromptedModel):
-    """Takes the place of a loaded student and of its sampler; its response to every third question is unreadable."""
+    """Replaces a loaded student and its sampler; its response to every third question is unreadable."""
 
     name, stats = "s", SamplerStats()
 
     def __init__(self):
-        self.__dict__["prompted"] = []  # ids of the questions that reach the model
+        self.__dict__["prompted"] = []  # ids of the prompted questions; the class is frozen
 
     def sampler(self, questions, sampling, seed, mesh):
         return self
@@ -55,7 +55,7 @@ def model(monkeypatch) -> FixedModel:
 
 
 def run_with(folder, eval_sets: Sequence[str], **evaluation) -> RunContext:
-    """A run whose student "s" is trained."""
+    """Returns a run whose student "s" has a complete training artefact."""
     if not (folder / "t").exists():
         write_questions(folder / "t", **{s: [question(i, s) for i in range(6)] for s in ("train", "dev", "test")})
     run = make_run(folder, c.Corpus("label", questions=("t.train",)), {}, eval_sets=tuple(eval_sets))
@@ -111,7 +111,7 @@ def test_reported_sets_are_added_and_dropped_without_repeating_the_others(tmp_pa
         evaluate(tmp_path, ["t.dev"])
     (tmp_path / "t/test.jsonl").unlink()
     with pytest.raises(InputError, match="made by another configuration: questions.t.train was"):
-        evaluate(tmp_path, ["t.train"])  # dropped before, and other questions now
+        evaluate(tmp_path, ["t.train"])  # its results were dropped, but its questions have changed
 
 
 def test_questions_without_their_contrast_pair_are_stated(tmp_path, model, capfd):

@@ -61,6 +61,7 @@ def test_models_before_training_and_stored_responses_are_evaluated_first():
 
 
 def test_readings_are_inherited_where_a_local_model_can_compare_choices():
+    """Evaluations without `read` use that of config.evaluation, unless they have no local model."""
     evals = {
         "before": c.EvalSpec("student", ("w.test",), checkpoint="initial"),
         "text": c.EvalSpec("student", ("w.test",), read="text"),

@@ -132,7 +132,7 @@ def test_release_can_be_requested_later(home):
 
 # The real corpora: every count was computed on these files.
 
-OPENBOOKQA = {  # right, wrong, none
+OPENBOOKQA = {  # right, wrong, without an answer
     "obqa_gemini_level1": (4956, 1, 0),
     "obqa_gemini_level2": (4956, 0, 1),
     "obqa_gemini_level3": (4953, 0, 4),
@@ -166,7 +166,7 @@ def load_questions(folder: Path, file: str, layout: str = "line"):
 
 @pytest.mark.slow
 def test_import_of_openbookqa_from_three_teachers(shared_data, tmp_path):
-    """Runs in another process, since type checks of the tests would take most of the time for the largest corpus."""
+    """Runs in another process, since runtime type checks would take most of the time for the largest corpus."""
     config = tmp_path / "config.py"
     files = 'options={"files": {"train": "train.jsonl"}}'
     task = f'c.Task(kind="multiple_choice", path="{shared_data}/openbookqa", {files})'
@@ -206,7 +206,7 @@ def test_import_of_commonsenseqa_from_palm(shared_data, tmp_path):
     assert sum("\n\n" in row.text for row in job.responses(questions_by_id)) == 0
     total = job.ledger.to_json()["total"]
     assert (total["read"], total["right"], total["no_answer"], total["questions"]) == (9741, 7377, 182, 9741)
-    # Joined by row, in the order of the question file, responses get wrong questions. The chance check refuses this.
+    # A join by row, in the order of the question file, pairs responses with wrong questions: accuracy is near chance.
     (tmp_path / "ids.txt").write_text("".join(f"{id_}\n" for id_ in questions_by_id))
     by_row = c.FileSource(path=path, importer=spec.importer, options={"ids": str(tmp_path / "ids.txt")})
     with pytest.raises(InputError, match=r"of 9741 .*\(20.5%\), no better than chance \(20.0%\): .*wrong order"):

@@ -34,8 +34,11 @@ SERVER = c.Server(url="http://localhost:1/v1", model="big", kind="chat")
 
 
 def config(**students: c.Student) -> c.Config:
-    """A local and a remote teacher, two corpora, and two students, one of which reads rationales in its prompts."""
-    own = {"student": c.Student(TINY, "gold", eval_sets=("w.test",)), "twin": c.Student(TINY, "gold")}
+    """Returns a config with a local and a remote teacher, two corpora and three students.
+
+    The prompts of the student "reader" contain rationales.
+    """
+    without_rationales = {"student": c.Student(TINY, "gold", eval_sets=("w.test",)), "twin": c.Student(TINY, "gold")}
     return c.Config(
         tasks={"w": c.Task(options=SIZES)},
         rationales={
@@ -47,7 +50,7 @@ def config(**students: c.Student) -> c.Config:
             "gold": c.Corpus(rationales=("gold",), decontaminate=0),
             "infer": c.Corpus("infer", rationales=("sampled",)),
         },
-        students=own
+        students=without_rationales
         | {"reader": c.Student(TINY, "infer", eval_sets=("w.test",), rationales_from=("sampled",))}
         | students,
     )

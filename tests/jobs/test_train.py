@@ -55,7 +55,7 @@ def watched(monkeypatch, name: str, dtype: str) -> list[weakref.ref]:
 @pytest.mark.slow
 def test_initial_and_dev_parameters_are_freed_during_training(tmp_path, monkeypatch):
     run = built(tmp_path)
-    # Evaluation shares the embeddings of the state, and has copies of the kernels.
+    # Dev evaluation shares the float32 embeddings of the train state, and has bfloat16 copies of the kernels.
     dtypes = {"params": "float32", "to_sampling_devices": "bfloat16"}
     made = {name: watched(monkeypatch, name, dtype) for name, dtype in dtypes.items()}
     alive = []

@@ -1,4 +1,4 @@
-"""Tests of LoRA in all jobs: jobs after training load merged parameters of the usual form."""
+"""Tests of LoRA in all jobs: jobs after training load merged parameters, as of any student."""
 
 import importlib.util
 from pathlib import Path
@@ -30,16 +30,17 @@ def run(tmp_path_factory) -> RunContext:
 
 
 def params(run: RunContext, student: str):
+    """Returns the float32 parameters of a student by name, as later jobs load them."""
     model = c.Model(student=student)
     found = run.models.params(model, run.models.functions(model, "float32"), seed=0)
     return {name: np.asarray(leaf) for name, leaf in flatten_dict(found, sep="/").items()}
 
 
 def test_kernels_differ_from_the_base_by_matrices_of_the_rank(run):
-    base, thin = params(run, "base"), params(run, "lora")
-    assert base.keys() == thin.keys()
+    base, merged = params(run, "base"), params(run, "lora")
+    assert base.keys() == merged.keys()
     for name, kernel in base.items():
-        difference = thin[name] - kernel
+        difference = merged[name] - kernel
         if name.endswith("kernel"):
             sizes = np.linalg.svd(difference, compute_uv=False)
             assert sizes[RANK - 1] > 100 * sizes[RANK], name

@@ -1,6 +1,7 @@
 """launch/docker: the Dockerfile fits the repository, and its installation is pinned for every platform.
 
-The image itself needs a Docker daemon and a network. The fake `python` records the commands of the installation.
+The image is not built, since that needs a Docker daemon and a network. A fake `python` records the commands of the
+installation.
 """
 
 import json

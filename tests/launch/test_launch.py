@@ -50,6 +50,7 @@ else
 fi
 """
 
+# Files in the home directory set its duration (`takes`, in seconds) and its exit status (`status`).
 PYTHON = r"""#!/usr/bin/env bash
 printf '<%s>' "$(basename "$PWD")" "$@"
 echo

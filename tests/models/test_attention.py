@@ -17,7 +17,8 @@ from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
-# B, G, R, query heads, key heads, (batch, length) of every segment, lengths of the own blocks, with bias
+# B, G, R, query heads, key heads, (batch, length) of every segment, lengths of the own blocks, with bias.
+# A third number in a segment is G: its mask differs between the responses to a question.
 CASES = {
     "question": (2, 3, 4, 2, 2, ((2, 5),), (4,), False),
     "few-shot examples and question, grouped query": (2, 2, 3, 4, 2, ((1, 6), (2, 5)), (3,), False),
@@ -46,7 +47,7 @@ def arrays(case, seed, dtype="float32", empty=False):
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
     shared = [(normal(b, K, s, 8), normal(b, K, s, 8)) for b, s, *_ in segments]
     own = [(normal(B, G, K, T, 8), normal(B, G, K, T, 8)) for T in own_lengths]
-    lead = [(B, G)] * (len(own) - 1) + [(1, 1)]
+    lead = [(B, G)] * (len(own) - 1) + [(1, 1)]  # all responses share the bias of the last block
     biases = [normal(*b, H, R, T) if with_bias else None for b, T in zip(lead, own_lengths, strict=False)]
     segment_masks = [rng.random((b, *g, s)) < (0 if empty else rng.random()) for b, s, *g in segments]
     own_masks = [np.arange(T) < rng.integers(0, T + 1, (B, G, 1, 1)) for T in own_lengths[:-1]]
@@ -63,6 +64,8 @@ def apply(attention, inputs, masks):
 
 @functools.cache  # compiled once for all examples
 def value_and_gradient(attention):
+    """Returns a compiled function of inputs and masks: ((weighted sum of the output, output), gradient of the sum)."""
+
     def scalar(inputs, masks):
         out = apply(attention, inputs, masks)
         return (

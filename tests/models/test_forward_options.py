@@ -82,7 +82,7 @@ def test_remat_saves_memory_and_only_full_recomputes_matmuls():
     flops = {remat: program.cost_analysis()["flops"] for remat, program in compiled.items()}
     assert memory["dots"] < 0.9 * memory["none"]
     assert memory["full"] < 0.75 * memory["dots"]  # the residuals of one layer and the logits remain
-    assert flops["dots"] < 1.06 * flops["none"]  # norms and activations
+    assert flops["dots"] < 1.06 * flops["none"]  # norms and activations are recomputed
     assert 1.2 * flops["none"] < flops["full"] < 1.4 * flops["none"]  # plus one forward pass through the layers
 
 
@@ -155,6 +155,7 @@ def test_dropout_keys_depend_on_seed_step_and_microbatch():
     np.testing.assert_array_equal(keys(0, 1), drawn[1])
 
 
+# Every option of ForwardOptions and of the loss that this module tests.
 ALL = {"remat": "dots", "dropout": 0.2, "label_smoothing": 0.1, "z_loss": 1e-2}
 
 
@@ -180,6 +181,7 @@ class InterruptedRunError(Exception):
 
 
 def run(folder, mesh, interrupt_at=None, **options):
+    """Trains for six updates, or until the metrics of the update `interrupt_at` are logged."""
     loader = batches(4)
 
     def stop(step, values):
@@ -195,6 +197,7 @@ def run(folder, mesh, interrupt_at=None, **options):
 
 
 def final_state(folder):
+    """Returns (parameters, step) of the last checkpoint, and the logged metrics without times."""
     lines = [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(folder / "metrics.jsonl")]
     return load_params(folder / "checkpoints", small("opt").abstract(), "last"), lines
 

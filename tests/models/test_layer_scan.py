@@ -32,6 +32,7 @@ LAYERS = 2
 
 
 def deep(kind, layers, compute="float32"):
+    """Returns a model with this number of layers."""
     architecture, shape = KINDS[kind]
     name = "num_layers" if kind.startswith("t5") else "num_hidden_layers"
     return build(config_for(architecture, {**shape, name: layers}), Precision(compute))
@@ -39,7 +40,7 @@ def deep(kind, layers, compute="float32"):
 
 @functools.cache
 def params(kind, layers):
-    """Random parameters, so that every layer is different and every parameter matters."""
+    """Returns random parameters, so that every layer is different and every parameter matters."""
     leaves, tree = jax.tree.flatten(deep(kind, layers).abstract())
     rng = np.random.default_rng(0)
     return tree.unflatten([jnp.asarray(rng.normal(size=x.shape) * 0.3, jnp.float32) for x in leaves])
@@ -52,7 +53,7 @@ def value_and_gradient(kind, batch, compute="float32", **options):
 
 
 def packed(start):
-    """Two rows of two questions each."""
+    """Returns a packed batch with two rows of two questions each."""
     rows = questions(0, [(4, [3, 5, 2]), (6, [1]), (5, [4, 4]), (1, [2])])
     batch = collate.collate_packed([rows[:2], rows[2:]], Shape(2, 12, 4, 10, packed=True), start)
     assert "questions" in batch
@@ -79,7 +80,7 @@ def test_scan_gives_loss_and_gradient_of_unrolled_layers(kind):
 
 @pytest.mark.slow
 def test_scan_rounds_like_unrolled_layers():
-    """Gradients are float32 sums; the stacked parameters are not rounded."""
+    """Gradients keep float32 precision: neither they nor the stacked parameters are rounded to bfloat16."""
     batch = batch_of(2, vocab=V)
     scanned, unrolled = (value_and_gradient("opt", batch, "bfloat16", scan_layers=scan) for scan in (True, False))
     close(scanned, unrolled, BFLOAT16 / 10)

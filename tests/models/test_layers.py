@@ -18,7 +18,7 @@ SILU = jax.nn.silu
 
 
 def row(vector):
-    """Returns the vector with the axes of x."""
+    """Returns a vector [D] as [1, 1, D], so that it combines with x[2, 3, D]."""
     return vector[None, None]
 
 

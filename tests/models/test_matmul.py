@@ -24,7 +24,10 @@ needs_onednn = pytest.mark.skipif(
 
 @functools.cache
 def program(onednn, out_in, out_dtype, dtype="bfloat16"):
-    """Returns a compiled function of x, w and bias: the output, and the gradient of a weighted sum of its entries."""
+    """Returns a compiled function of x, w and bias: the output, and the gradient of a weighted sum of its entries.
+
+    It is compiled for one device, where oneDNN is used, if `onednn`, else for eight. `out_in`: w is [out, in].
+    """
 
     def scalar(x, w, bias):
         out = matmul.linear(x, w, bias, dtype=dtype, out_dtype=out_dtype, out_in=out_in)
@@ -37,6 +40,7 @@ def program(onednn, out_in, out_dtype, dtype="bfloat16"):
 
 
 def random_inputs(seed, lead, i, o, out_in, bias, x_dtype="float32"):
+    """Returns x, w and bias of a matmul from `i` to `o` features; `lead` are the leading axes of x."""
     keys = jax.random.split(jax.random.key(seed), 3)
     x = jax.random.normal(keys[0], (*lead, i), x_dtype)
     w = jax.random.normal(keys[1], (o, i) if out_in else (i, o))

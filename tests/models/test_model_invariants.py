@@ -137,17 +137,17 @@ def test_cached_steps_equal_the_full_forward_pass(kind):
 @pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", KINDS)
 def test_row_that_begins_later_is_bit_equal(kind):
-    """Two rows begin one and two flushes later than the others, and the context also holds a second question."""
-    B, G, P, R, C = 2, 2, 5, 4, 2
+    """Two responses begin one and two flushes later than the others, and the context also holds a second question."""
+    B, G, P, R, C = 2, 2, 5, 4, 2  # C: steps between two flushes of the cache
     m, p = model(kind), params(kind)
     prompt, mask, inputs = tokens(0, B, P), right_padded([5, 3], P), tokens(1, B, G, R)
     (segment,), lengths = jax.jit(m.prefill)(p, prompt, mask)
     extend = jax.jit(m.extend)
 
     def run(begins, own):
-        """Returns hidden states [B, G, R, E] of rows that begin at the steps `begins`[B, G], multiples of C.
+        """Returns hidden states [B, G, R, E] of responses that begin at the steps `begins`[B, G], multiples of C.
 
-        Every row has the segments of both questions, of which segment `own` is that of its question.
+        The context of a response has both questions as segments; the segment `own` is that of its own question.
         """
         both = [segment, jax.tree.map(lambda x: x[::-1], segment)]
         segments = tuple(

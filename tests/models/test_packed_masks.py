@@ -93,7 +93,7 @@ def test_padding_and_neighbours_do_not_change_bits(kind):
     rows = questions(4, [(4, [3, 5]), (6, [4])])
     start = model(kind).start_token
     batch = collate.collate_packed([rows], Shape(1, 16, 2, 12, packed=True), start)
-    m, p = model(kind), params(kind)  # cached, so built outside of tracing
+    m, p = model(kind), params(kind)  # built before `run` is traced: their caches must hold no tracers
     run = jax.jit(lambda batch: hidden_states(m, p, batch))
     want = run(batch)
     assert jnp.isfinite(want).all()
@@ -120,7 +120,7 @@ def test_packed_prompts_after_shared_few_shot_examples(kind):
     context = jax.jit(m.prefill)(p, packed["prompt"], packed["prompt_mask"], examples, questions=question_ids[0])
     got = jax.jit(m.extend)(p, context, packed["inputs"], positions=packed["positions"], questions=question_ids)[0]
     begin = 0
-    for row in rows:  # first_fit packs the longest response first, that of the first question
+    for row in rows:  # longer responses come first in the packed row; here questions keep their order
         alone = collate.collate_plain([row], Shape(1, P, 1, R, packed=False), None)
         context = jax.jit(m.prefill)(p, alone["prompt"], alone["prompt_mask"], examples)
         want, length = jax.jit(m.extend)(p, context, alone["inputs"])[0], len(row.responses[0])

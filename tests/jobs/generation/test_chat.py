@@ -1,4 +1,4 @@
-"""Chat templates: transformers as the oracle, turns shared with servers, and a chat model on the command line."""
+"""Chat templates: the same token ids as in transformers, and the same turns for local and remote models."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ def config(home: Path, **changes) -> c.Config:
 def prompted(
     run: RunContext, model: c.Model, few_shot: int | None = None, thinking: ThinkingBlocks = IGNORE_THINKING
 ) -> PromptedModel:
-    """Returns a model of the config with abstract parameters. `few_shot` None: its own number of examples."""
+    """Returns a model of the config with abstract parameters. If `few_shot` is None, its own number applies."""
     functions = run.models.functions(model, "float32")
     prompts = run.prompt_builder(prompt_settings(run.config, model, few_shot=few_shot))
     return PromptedModel("m", functions, functions.abstract(), run.models.tokenizer(model), prompts, thinking)
@@ -248,7 +248,7 @@ def test_answers_of_a_chat_model_are_read_in_its_own_wording(home, tmp_path, tex
     sample_ = Sample(question.id, 0, text, "stop", -1.0, 5, ())
     row = prompted(run, c.Model(path=f"{home}/model", chat=True)).respond(sample_, question, task, "greedy")
     assert (row.text, row.rationale, row.answer) == (text, rationale, answer)
-    # A student writes what it was trained on, to the letter.
+    # An answer of a student must have the exact form of its training targets.
     row = prompted(run, c.Model(student="student"), few_shot=0).respond(sample_, question, task, "greedy")
     assert row.answer == (answer if ": " in text else None)
 
@@ -393,7 +393,7 @@ def test_response_that_is_only_thinking(home, tmp_path):
     assert prompted(run, c.Model(path=f"{home}/model")).respond(sample_, question, task, "greedy").text == "<think>"
 
 
-# The folder that is exported
+# The exported folder
 
 
 @pytest.mark.slow
@@ -418,7 +418,7 @@ def test_model_card_shows_chat_turns():
     )
 
 
-# ---- command line
+# The command line
 
 
 @pytest.mark.slow

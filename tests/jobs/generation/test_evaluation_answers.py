@@ -1,4 +1,4 @@
-"""Tests of the evaluate job: models before training, sets of responses, and both ways of reading answers."""
+"""Tests of the evaluate job: models before training, stored responses, and answers from text or by scoring choices."""
 
 import dataclasses
 import json
@@ -47,15 +47,18 @@ def make(folder, evals: dict[str, c.EvalSpec], corpus: c.Corpus = CORPUS, model:
 
 
 def results(run: RunContext, name: str) -> dict:
+    """Runs an evaluation and returns its results."""
     evaluate(run, name)
     return json.loads((run.artefact("evaluate", name).path / "results.json").read_text())
 
 
 def rows(run: RunContext, name: str, file: str) -> list[Response]:
+    """Returns the stored responses of an evaluation to the test questions."""
     return list(read_responses([run.artefact("evaluate", name).path / f"t.test.{file}.jsonl"]))
 
 
 def test_choices_leave_no_answer_of_an_untrained_model_unread(tmp_path):
+    """Text of random weights contains no answer, but the most likely choice always is one."""
     run = make(tmp_path, {"before": dataclasses.replace(BEFORE, read="both")})
     found = results(run, "before")
     text, choices = found["sets"]["t.test"], found["choices"]["sets"]["t.test"]
@@ -88,14 +91,14 @@ def test_label_only_students_choose_without_generating(tmp_path):
 
 
 def loaded(run: RunContext, recipe: str = "") -> PromptedModel:
-    """The student's model with random weights in float32, prompted by a recipe."""
+    """Returns the student's model with random weights in float32, prompted by a recipe."""
     model = run.config.students["s"].model
     settings = prompt_settings(run.config, c.Model(student="s"), recipe=recipe)
     return load_prompted_model(run, "s", model, "float32", settings)
 
 
 def sequence_log_p(model: PromptedModel, prompt_ids: list[int], response_ids: list[int]) -> float:
-    """log p(response | prompt) of one sequence, without padding, grouping or a shared prefix."""
+    """Returns log p(response | prompt) of one sequence, without padding, grouping or a shared prefix."""
     functions = model.model
     prefix, start = split_prompt(prompt_ids, functions.start_token)
 
@@ -114,7 +117,7 @@ def sequence_log_p(model: PromptedModel, prompt_ids: list[int], response_ids: li
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [MODEL, TINY_T5], ids=["opt", "t5"])
 def test_choice_likelihoods_equal_a_loop_over_whole_responses(tmp_path, model):
-    """The likelihoods of choices differ as those of "RATIONALE So the answer is: CHOICE", each computed alone."""
+    """Compares differences of log-likelihoods with those of "RATIONALE So the answer is: CHOICE", each scored alone."""
     run = make(tmp_path, {"before": BEFORE}, model=model)
     student = loaded(run)
     questions = run.questions.by_id(("t.test",))
@@ -154,7 +157,7 @@ def test_choices_after_provided_rationales_are_combined_by_vote(tmp_path):
 
 
 def with_teacher(folder, stored: list[Response], **fields) -> RunContext:
-    """A run with the evaluation "teacher" of a complete set of responses to the test questions."""
+    """Returns a run with the evaluation "teacher", which scores a complete set of responses to the test questions."""
     spec = c.EvalSpec(eval_sets=("t.test",), arm="teacher, few-shot", responses="teacher", **fields)
     run = make(folder, {"teacher": spec}, read="both")
     rationales = {**run.config.rationales, "teacher": c.FileSource(questions=("t.test",))}

@@ -83,7 +83,7 @@ def test_prefill_memory_grows_with_layers_and_questions():
         programs = analyzer.analyze(changed, c.Mesh(**axes), compile=False).programs
         return {program.name: program.bytes["temporaries"] for program in programs}
 
-    token = 2 * 64 * 2  # bytes of its key and value in one layer
+    token = 2 * 64 * 2  # bytes of the key and value of one token in one layer
     growth = {name: size - temporaries(4)[name] for name, size in temporaries(6).items()}
     assert growth == {"load": 0, "few_shot": 2 * 256 * token, "prefill": 2 * 4 * 2 * 64 * token, "decode": 0}
     sharded = {name: size - temporaries(4, tensor=2)[name] for name, size in temporaries(6, tensor=2).items()}

@@ -56,7 +56,7 @@ def test_marginal_evaluation_scores_answers_in_one_program(architecture, prompt_
     )
     assert [program.name for program in compiled] == ["load", "score"]
     assert 0.5 < estimated[-1].bytes["temporaries"] / compiled[-1].bytes["temporaries"] < 2
-    # XLA removes the unused part of the last layer of OPT's prompt, and counts one position of the answers.
+    # XLA counts less: it removes the unused part of OPT's last layer over the prompt, and counts one answer position.
     assert 0.9 < estimated[-1].flops / compiled[-1].xla_flops < 1.6
 
 

@@ -26,7 +26,7 @@ from tests.helpers.corpora import question, responses, write_questions
 from tests.helpers.loopback_hub import TOKEN, connected
 
 SMALL_FILES = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-REPORTED = c.Sampling(temperature=0.0, max_new_tokens=4, batch_size=2)
+GREEDY = c.Sampling(temperature=0.0, max_new_tokens=4, batch_size=2)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def config(tmp_path) -> c.Config:
         rationales={
             "imported": c.FileSource(questions=("t.train",), path=str(tmp_path / "rows.jsonl"), release="jsonl"),
             "teacher": c.ModelSource(
-                questions=("t.test",), model=c.Model(path="ann/teacher", tokenizer="ann/tiny@v1"), sampling=REPORTED
+                questions=("t.test",), model=c.Model(path="ann/teacher", tokenizer="ann/tiny@v1"), sampling=GREEDY
             ),
         },
         corpora={"c": c.Corpus(rationales=("imported",))},
@@ -52,6 +52,7 @@ def config(tmp_path) -> c.Config:
 
 @pytest.fixture
 def teacher(hub):
+    """Returns the hub, with a tag v1 of ann/tiny and with the repository ann/teacher."""
     repository = hub.repositories["ann/tiny"]
     repository.revisions["v1"] = repository.revisions["main"]
     hub.add("ann/teacher", repository.files)
@@ -59,6 +60,7 @@ def teacher(hub):
 
 
 def pinned(hub, name: str) -> str:
+    """Returns the name of a repository with its newest commit."""
     return f"{name}@{hub.repositories[name].revisions['main']}"
 
 
@@ -90,7 +92,7 @@ def test_local_folder_of_a_name_is_stated(hub, config, tmp_path, monkeypatch, ca
 
 
 def test_paths_that_no_step_reads_are_not_resolved(hub, config, tmp_path):
-    """A work directory whose models are elsewhere can still be reported."""
+    """The report of a work directory needs no models, so their paths may be invalid on this machine."""
     steps = [Step("sample", "imported"), Step("report", "")]
     assert pin_models(config, Workdir(str(tmp_path / "run")), steps) == config
     assert hub.take_requests() == []
@@ -145,7 +147,7 @@ def test_dry_run_lists_the_files_and_downloads_nothing(teacher, config, tmp_path
 
 
 def test_config_of_a_paper_lists_exactly_what_it_downloads(hub, tmp_path, capsys):
-    """The students and the teacher of SCoTD under their names on the Hub, here tiny."""
+    """The hub serves tiny models under the names of the teacher and the students of SCoTD."""
     files = hub.repositories["ann/tiny"].files
     for name in ("facebook/opt-125m", "facebook/opt-13b"):
         hub.add(name, files | {"flax_model.msgpack": b"unread", "pytorch_model.bin": b"unread"})
@@ -166,6 +168,7 @@ def test_config_of_a_paper_lists_exactly_what_it_downloads(hub, tmp_path, capsys
 
 
 def push_config(config, **pushes: str) -> c.Config:
+    """Returns the config with these pushes; the key export_s stands for the step "export s"."""
     steps = {name.replace("_", " "): repo for name, repo in pushes.items()}
     return dataclasses.replace(config, rationales={"imported": config.rationales["imported"]}, push_to_hub=steps)
 
@@ -208,7 +211,7 @@ def test_missing_or_insufficient_token_is_found_before_any_work(hub, config, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Use 'content=")  # huggingface_hub without Xet
+@pytest.mark.filterwarnings("ignore:Use 'content=")  # by httpx, if huggingface_hub uploads without Xet
 def test_chain_pushes_once_and_transformers_loads_the_export_by_name(hub, config, tmp_path, capfd):
     config = push_config(config, export_s="ann/s", build_c="ann/corpus", sample_imported="ann/rows")
     with connected(hub, tmp_path / "cache", token=TOKEN):

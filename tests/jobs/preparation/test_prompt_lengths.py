@@ -29,6 +29,7 @@ def home(tmp_path):
 
 
 def make(home, model=SMALL, corpus: c.Corpus | None = None, **student) -> RunContext:
+    """Returns a run with a teacher, the student "s", and its evaluation "more" with two few-shot examples."""
     corpus = corpus or c.Corpus("label", questions=("t.train",))
     run = make_run(home, corpus, {}, model=model, **student)
     source = c.ModelSource(questions=("t.dev",), model=model, sampling=BRIEF)

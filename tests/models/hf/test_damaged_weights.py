@@ -1,4 +1,4 @@
-"""Weights that are damaged, or more than weights, are refused with the name of the file."""
+"""Weight files that are damaged, or contain other objects, are refused with the name of the file."""
 
 import json
 import os
@@ -35,6 +35,7 @@ def test_cut_files_are_refused(family, form, end, tmp_path):
 
 
 def flax_array(data, shape=(2, 3), dtype="float32", kind=1):
+    """Returns an array as Flax serializes it; `kind` is its msgpack extension type."""
     return msgpack.ExtType(kind, msgpack.packb((shape, dtype, data)))
 
 
@@ -53,7 +54,7 @@ def flax_array(data, shape=(2, 3), dtype="float32", kind=1):
     ],
 )
 def test_wrong_msgpack_files_are_refused(content, problem, tmp_path):
-    folder = folder_of("opt", "no weights", tmp_path)
+    folder = folder_of("opt", "no weights", tmp_path)  # a pattern that matches no file
     (folder / "flax_model.msgpack").write_bytes(msgpack.packb(content))
     with pytest.raises(InputError, match=rf"flax_model\.msgpack: not a complete msgpack file of Flax .*{problem}"):
         load_pretrained(folder)

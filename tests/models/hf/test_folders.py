@@ -20,6 +20,7 @@ WEIGHTS = "model.safetensors"
 
 
 def export(folder, name="opt", seed=0, **options):
+    """Exports a model with random parameters; returns its config and its parameters."""
     config = CONFIGS[name]
     params = random_params(config, seed)
     export_pretrained(folder, config, params, words(), "# A model\n", **options)

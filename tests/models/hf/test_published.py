@@ -1,7 +1,7 @@
 """Weights as published: every format of every family gives the parameters of its safetensors file, bit for bit.
 
 The folders in `published/` were made by `tests/helpers/published_weights.py`, whose docstring has the commands: one
-tiny random model per family, written by the last transformers with Flax and by today's.
+tiny random model per family, written by the last version of transformers with Flax and by version 5.
 """
 
 import json

@@ -31,7 +31,7 @@ from tests.models.test_packed_masks import questions
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 FUSED = FusedAttention(make_abstract_mesh(config.Mesh(), 1), interpret=True)
 
-# B, G, R, query heads, key heads, head width, (axes of the mask, length) of every segment, kind of the own mask
+# B, G, R, query heads, key heads, head width, (axes of the mask, length) of every segment, kind of mask in a response
 CASES = {
     "responses": (2, 3, 20, 2, 2, 8, (("B", 30),), "causal"),
     "prompts, three heads in one block": (2, 1, 70, 3, 3, 64, (), "causal"),
@@ -44,7 +44,7 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def several_blocks_of_rows(monkeypatch):
-    """Makes blocks of 32 query rows, so that a response has several and the last one extends beyond it."""
+    """Makes blocks of 32 query rows, so that a response has several blocks and does not fill the last one."""
     monkeypatch.setattr(fused_attention_tpu, "MAX_SCORES", 1)
 
 
@@ -79,8 +79,8 @@ def test_fused_attention_equals_reference(case, seed):
 
 def test_fully_masked_rows_of_fused_attention_are_zero():
     inputs, (shared, own) = arrays("responses", 0)
-    hidden = jax.tree.map(jnp.zeros_like, (shared, own))
-    assert_zeros(FUSED, inputs, hidden)
+    all_masked = jax.tree.map(jnp.zeros_like, (shared, own))
+    assert_zeros(FUSED, inputs, all_masked)
 
 
 def test_fused_attention_in_bfloat16_is_close():

@@ -1,4 +1,4 @@
-"""Tests of batch files as a job: results in any order, and requests for missing samples only."""
+"""Tests of the sample job with batch files: results in any order, and requests for missing samples only."""
 
 import json
 import random
@@ -19,13 +19,15 @@ from scotd_jax.tasks.instructions import REASON
 from scotd_jax.workdir import Workdir
 from tests.helpers.cli import run_cli
 
-IDS = ["home/train/0", "home/train/b#1", "home/train/2"]  # an id may contain the separator before the sample index
+# An id may contain "#", which separates it from the sample index in a custom_id.
+IDS = ["home/train/0", "home/train/b#1", "home/train/2"]
 N = 4
 NAMES = [(id_, k) for id_ in IDS for k in range(N)]
 
 
 @pytest.fixture
 def home(tmp_path) -> Path:
+    """Returns a folder with three questions."""
     (tmp_path / "task").mkdir()
     questions = [Question(id_, "home", "train", f"{id_}? (a) one (b) two", ("one", "two"), "(a)") for id_ in IDS]
     (tmp_path / "task/train.jsonl").write_text("".join(to_json(q) + "\n" for q in questions))
@@ -33,6 +35,7 @@ def home(tmp_path) -> Path:
 
 
 def run(home: Path, **fields) -> list[Response]:
+    """Runs the job and returns the responses."""
     task = c.Task(kind="jsonl", path=str(home / "task"))
     server = c.Server(**{"model": "served"} | fields.pop("server", {}))
     fields = {"server": server, "sampling": c.Sampling(n=N, max_new_tokens=16)} | fields
@@ -53,6 +56,7 @@ def requests(home: Path) -> list[dict]:
 
 
 def names(requested: list[dict]) -> list[tuple[str, int]]:
+    """Returns the question id and sample index of each request."""
     parts = [row["custom_id"].rpartition("#") for row in requested]
     return [(id_, int(number)) for id_, _, number in parts]
 
@@ -67,6 +71,7 @@ def result(request: dict, text: str = "Yes. So the answer is: (a)") -> dict:
 
 
 def answer(path: Path, rows: list[dict]) -> None:
+    """Writes a file of results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

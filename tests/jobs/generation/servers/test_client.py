@@ -17,6 +17,7 @@ SECRET = "sk-very-secret"
 
 
 def endpoint(url: str, pause: float = 0.002, **fields) -> ServerClient:
+    """Returns a client whose first pause lasts about `pause` seconds; `fields` are those of c.Server."""
     return ServerClient(c.Server(url=url, model="m", **{"timeout": 5.0, "retries": 3} | fields), "config.x", pause)
 
 
@@ -27,6 +28,7 @@ def send(script, **fields):
 
 
 def refused(script, **fields):
+    """Posts once and returns the error and the server."""
     with serving(script) as fake, pytest.raises(RequestError) as caught:
         endpoint(fake.url, **fields).post(BODY, "q#0")
     return caught.value, fake
@@ -109,7 +111,7 @@ def test_retry_after_holds_all_requests(status):
 
 
 def test_retry_after_may_be_a_date_or_invalid():
-    def script(number, body):  # dates are whole seconds: this one is between 1 and 2 from now
+    def script(number, body):  # dates have whole seconds: this one is 1 to 2 seconds ahead
         date = email.utils.formatdate(time.time() + 2, usegmt=True)
         return error(429, Retry_After=date) if number == 0 else None
 

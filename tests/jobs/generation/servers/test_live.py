@@ -53,6 +53,7 @@ def home(tmp_path) -> Path:
 
 
 def make(home: Path, url: str, sampling: c.Sampling | None = None, server: dict | None = None, **fields) -> c.Config:
+    """Returns a config with one set of responses from a server; `fields` are further fields of the source."""
     task = c.Task(kind="jsonl", path=str(home / "task"), exemplars=str(home / "exemplars.jsonl"))
     spec = c.ServerSource(
         questions=("home.train",),
@@ -76,6 +77,7 @@ def stored(home: Path) -> list[Response]:
 
 
 def names() -> set[tuple[str, int]]:
+    """Returns the question id and sample index of every response of a complete set."""
     return {(f"home/train/{i}", k) for i in range(12) for k in range(N)}
 
 
@@ -249,6 +251,7 @@ def test_usage_counts_tokens_of_single_sample_requests(home):
 
 
 def remote(home: Path, **fields) -> tuple[RemoteModel, tuple]:
+    """Returns the model behind a server, and (question 0, its task)."""
     config = make(home, "http://x/v1", **fields)
     context = make_context(config, Workdir(str(home / "w")))
     model = make_remote_model(context, config.rationales["sampled"], 0, "r")
@@ -317,10 +320,11 @@ def test_kill_9_loses_no_response_and_requests_none_twice(home):
         fake.bodies.clear()
         done = run_cli(*flags(home, fake.url))
         assert done.returncode == 0, done.stderr
-        again: dict[str, int] = {}
+        again: dict[str, int] = {}  # prompt -> number of samples requested after the kill
         for body in fake.bodies:
             again[body["prompt"]] = again.get(body["prompt"], 0) + body.get("n", 1)
     assert 0 < len(before) < len(names())
+    # prompt -> number of samples stored before the kill
     had = {f"Q: What is {i}? (a) one (b) two\nA: ": 0 for i in range(12)}
     for row in before:
         had[f"Q: What is {row.question_id.rpartition('/')[2]}? (a) one (b) two\nA: "] += 1
