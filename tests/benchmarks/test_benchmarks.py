@@ -88,13 +88,14 @@ def test_input_benchmark_compares_loader_and_step():
     for name, case in facts["cases"].items():
         rates = case["loader_rationales_per_second"], case["step_rationales_per_second"]
         assert case["ratio"] == pytest.approx(rates[0] / rates[1], rel=0.05, abs=0.1)  # the output is rounded
+        # 32 questions with 1 or 30 responses, as in the name of the case
         per_batch = case["loader_rationales_per_second"] / case["loader_batches_per_second"]
         assert per_batch == pytest.approx(32 * int(name[1:]), rel=0.05)
         assert 0 <= case["input_wait_share"] < 1
 
 
 def test_sampling_costs_match_a_calculation_by_hand():
-    """Two questions with 3 responses of 1 token each; 5 shared and 4 own prompt tokens."""
+    """Two questions with 3 responses of 1 token each; prompts of 5 shared tokens and 4 of the question."""
     config = registry.config_for("opt-tiny")
     layer = 4 * 64 * 64 + 2 * 64 * 256
     sizes = {"questions": 2, "batch": 2, "n": 3, "prompt": 4, "shared": 5, "tokens": 1, "itemsize": 2}

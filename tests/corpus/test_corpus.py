@@ -1,4 +1,4 @@
-"""Corpora: grouped examples, deterministic bytes, reading by TensorFlow and TFDS, refusal of incomplete ones."""
+"""Corpora: grouped examples, deterministic bytes, reading by TensorFlow and TFDS, refusal of incomplete corpora."""
 
 import errno
 import hashlib
@@ -123,6 +123,7 @@ def test_corpus_interrupted_by_a_full_disk_is_incomplete_and_can_be_written_agai
     calls, fsync = [], os.fsync
 
     def full_after_limit(descriptor):
+        """Fails after `limit` calls, which the loop below sets."""
         calls.append(descriptor)
         if len(calls) > limit:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -25,7 +25,7 @@ BINS = {
     },
     "commonsenseqa": {"kept": 7374, "wrong": 2182, "unparsable": 182, "contaminated": 3},
 }
-T5_BINS = {"openbookqa": {"kept": 10519, "too_long": 5}}  # differences: T5 needs more tokens than OPT
+T5_BINS = {"openbookqa": {"kept": 10519, "too_long": 5}}  # where T5 differs from OPT, because it needs more tokens
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -16,7 +16,7 @@ from scotd_jax.corpus import tf_example, tfrecord
 from scotd_jax.corpus.tfrecord import TFRecordShard, TFRecordWriter, index_path
 from scotd_jax.errors import InputError
 
-RECORDS = [b"", b"one", b"\n\x00" * 50, bytes(range(256)) * 9]
+RECORDS = [b"", b"one", b"\n\x00" * 50, bytes(range(256)) * 9]  # they start at bytes 0, 16, 35 and 151 of the file
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_damaged_index_is_refused(shard):
 
 def test_index_of_another_file_of_equal_size_is_refused(shard, tmp_path):
     with TFRecordWriter(tmp_path / "other.tfrecord") as writer:
-        for record in [b"x", *[r[1:] if r == b"one" else r for r in RECORDS[1:]]]:
+        for record in [b"x", *[r[1:] if r == b"one" else r for r in RECORDS[1:]]]:  # one byte moved to the first record
             writer.write(record)
     assert writer.bytes == shard.stat().st_size
     index_path(shard).write_bytes(index_path(tmp_path / "other.tfrecord").read_bytes())

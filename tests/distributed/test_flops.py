@@ -1,7 +1,7 @@
 """FLOP formulas against XLA's own count for the compiled program, and peak FLOP/s of devices.
 
-XLA counts the body of a loop once, so these programs have none: one micro-batch, all logits at once. XLA also counts
-norms and softmax, so the shapes are chosen such that matmuls dominate.
+XLA counts the body of a loop once, so these programs have no loops: one micro-batch, all logits at once. XLA also
+counts norms and softmax, so the shapes are chosen such that matmuls dominate.
 """
 
 import dataclasses
@@ -115,11 +115,14 @@ def test_skip_masked_leaves_out_pairs_hidden_by_a_causal_mask():
     opt, t5 = CONFIGS["opt"], CONFIGS["t5"]
     L, D = opt.num_hidden_layers, opt.hidden_size
     shape = {"questions": 3, "group": 2, "prompt": 8, "response": 4}
+    # A causal mask leaves 36 of 8 * 8 pairs of prompt tokens, and 10 of 4 * 4 pairs of response tokens. The last layer
+    # of a decoder-only model has no attention between prompt tokens.
     saved = training_flops(opt, **shape) - training_flops(opt, **shape, skip_masked=True)
     assert saved == 3 * 4 * 3 * D * ((L - 1) * (64 - 36) + L * 2 * (16 - 10))
     inner = t5.num_heads * t5.d_kv  # the encoder is bidirectional
     saved = training_flops(t5, **shape) - training_flops(t5, **shape, skip_masked=True)
     assert saved == 3 * 4 * 3 * t5.decoder_layers * inner * 2 * (16 - 10)
+    # Attention of 8 prompt tokens to 5 tokens before them.
     shared = prefill_flops(opt, sequences=2, length=8, before=5) - prefill_flops(opt, sequences=2, length=8)
     assert shared == 2 * 4 * (L - 1) * D * 8 * 5
 

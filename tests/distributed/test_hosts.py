@@ -1,4 +1,7 @@
-"""Coordination of processes; the second one is simulated. Real ones: tests/end_to_end/test_two_processes.py."""
+"""Coordination of processes, with a simulated second process.
+
+tests/end_to_end/test_two_processes.py uses two real processes.
+"""
 
 import jax
 import numpy as np
@@ -10,7 +13,10 @@ from scotd_jax.errors import InputError
 
 
 def on_both_processes(monkeypatch, compute):
-    """Runs `on_primary` as process 0, and as process 1 with what process 0 has broadcast; returns both outcomes."""
+    """Runs `on_primary(compute)` as process 0, then as process 1, which receives the broadcasts of process 0.
+
+    Returns both results; an InputError is returned as its message.
+    """
     outcomes, sent = [], []
 
     def broadcast(value):
@@ -53,5 +59,9 @@ def test_input_error_of_the_primary_process_ends_all(monkeypatch):
 
 def test_single_process_computes_for_itself():
     assert hosts.on_primary(lambda: "value") == "value"
+
+    def refuse():
+        raise InputError("no")
+
     with pytest.raises(InputError, match="no"):
-        hosts.on_primary(lambda: (_ for _ in ()).throw(InputError("no")))
+        hosts.on_primary(refuse)

@@ -13,7 +13,7 @@ from scotd_jax.models.registry import build, config_for
 
 
 @pytest.mark.parametrize(
-    ("name", "chips", "hosts", "shape", "host"),
+    ("name", "chips", "hosts", "shape", "host_shape"),
     [
         ("v4-32", 16, 4, "2x2x4", "2x2x1"),
         ("v5e-1", 1, 1, "1x1", "1x1"),
@@ -27,10 +27,10 @@ from scotd_jax.models.registry import build, config_for
         ("cpu-8", 8, 1, "", ""),
     ],
 )
-def test_topology_name_gives_chips_hosts_and_slice_shape(name, chips, hosts, shape, host):
+def test_topology_name_gives_chips_hosts_and_slice_shape(name, chips, hosts, shape, host_shape):
     topology = topologies.parse_topology(name)
     assert (topology.name, topology.chips, topology.hosts, topology.shape) == (name, chips, hosts, shape)
-    assert (topology.host.chips, topology.host.hosts, topology.host.shape) == (chips // hosts, 1, host)
+    assert (topology.host.chips, topology.host.hosts, topology.host.shape) == (chips // hosts, 1, host_shape)
     assert topologies.make_topology(topology.chip, chips) == topology
 
 

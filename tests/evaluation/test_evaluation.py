@@ -1,4 +1,4 @@
-"""Tests of scoring, voting, contrast groups and statistics, against brute force, scipy and hand-made cases."""
+"""Scoring, voting, contrast groups and statistics, compared with brute force, scipy and cases computed by hand."""
 
 import collections
 import dataclasses
@@ -237,7 +237,7 @@ def test_consistency_requires_every_member_to_be_right():
     assert {s: v["accuracy"] for s, v in result["by_split"].items()} == {"test": 0.75, "contrast": 0.5}
     with pytest.raises(InputError, match="'q3c'"):
         contrast.contrast_consistency(questions, {n: v for n, v in right.items() if n != "q3c"})
-    shares = contrast.contrast_consistency(questions, {**right, "q0": 0.5, "q0c": 0.5})  # shares of several samples
+    shares = contrast.contrast_consistency(questions, {**right, "q0": 0.5, "q0c": 0.5})  # shares of right samples
     assert shares is not None
     assert (shares["accuracy"], shares["some"], shares["none"]) == (0.3125, 0.375, 0.3125)
     assert contrast.contrast_consistency([question("free")], {"free": True}) is None

@@ -19,13 +19,15 @@ def make_question(i: int, text: str, **fields) -> Question:
 
 
 def contaminated_reference(questions, evaluation, length):
-    def runs(q):
+    """The ids of the questions that share a sequence of `length` words, or all their words, with an evaluation one."""
+
+    def ngrams(q):
         text = question_words(q)
         whole = {tuple(text)} if 0 < len(text) < length else set()
         return whole | {tuple(text[i : i + length]) for i in range(len(text) - length + 1)}
 
-    seen = set().union(*map(runs, evaluation))
-    return [q.id for q in questions if runs(q) & seen]
+    seen = set().union(*map(ngrams, evaluation))
+    return [q.id for q in questions if ngrams(q) & seen]
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7])
@@ -38,7 +40,7 @@ def test_overlap_matches_the_definition(length):
     for _ in range(20):
         questions, evaluation = draw(25), draw(8)
         assert contaminated_ids(questions, evaluation, length) == contaminated_reference(questions, evaluation, length)
-    assert contaminated_ids(draw(2500), draw(3), 4)  # more than one batch
+    assert contaminated_ids(draw(2500), draw(3), 4)  # questions are compared in batches; these are more than one
 
 
 def test_case_and_punctuation_are_ignored_and_choices_and_context_count():

@@ -25,7 +25,7 @@ def response(k: int, question_id: str = "q", **fields) -> Response:
 
 
 def kept(rows, contaminated=False, **corpus) -> list[int]:
-    """Sample indices that pass."""
+    """Filters the rows, in random order; returns the sample indices of those that pass."""
     rows = random.Random(0).sample(rows, len(rows))
     ledger = Ledger()
     passed = filter_responses(rows, Corpus(**corpus), lambda rows: [(1, 1)] * len(rows), ledger, True, contaminated)
@@ -59,7 +59,7 @@ def test_near_duplicates_are_compared_with_unmarked_texts_only():
     rows = [response(k, text=text) for k, text in enumerate(texts)]
     assert kept(rows, near_duplicates=0.49) == [0, 2]
     assert kept(rows, near_duplicates=1.0) == [0, 1, 2, 3]
-    assert kept(rows[:1] * 1 + [response(4, text=texts[0])], dedup=True, near_duplicates=0.5) == [0]
+    assert kept([rows[0], response(4, text=texts[0])], dedup=True, near_duplicates=0.5) == [0]
 
 
 def test_cap_selects_first_random_or_likely_samples():
@@ -154,8 +154,9 @@ def test_controls_replace_rationales():
     assert shuffled != own
     own_words, shuffled_words = ([[sorted(r.split()) for r in rows] for rows in groups] for groups in (own, shuffled))
     assert own_words == shuffled_words
-    assert controlled_rationales("shuffled", own_groups[2:]) == shuffled[2:]  # keyed by the response
+    assert controlled_rationales("shuffled", own_groups[2:]) == shuffled[2:]  # the permutation is keyed by the response
     assert controlled_rationales("other", own_groups) == [own[2][:2], [], [own[0][0], own[0][1], own[0][0]]]
+    # Without `before`, the first group takes the rationales of the last one.
     assert controlled_rationales("other", own_groups, before=own_groups[2][1]) == controlled_rationales(
         "other", own_groups
     )

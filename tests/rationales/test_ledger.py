@@ -19,11 +19,15 @@ GOOD = Response("q0", 0, "because. a", "because", "a", True, "stop", -1.0, 3, "m
 
 
 def counts(responses: list[Response]) -> list[tuple[int, int]]:
+    """(prompt tokens, response tokens) of each response."""
     return [(5, len(response.text.split())) for response in responses]
 
 
 def filter_set(questions, responses, corpus, counts, needs_answer=True, needs_rationale=False):
-    """Filters a set as the build job does; responses to other questions are only counted."""
+    """Filters a set as the build job does; responses to other questions are counted as not selected.
+
+    Returns the retained responses by question, and the ledger.
+    """
     ledger, kept = Ledger(), {}
     for question_id in questions:
         rows = [row for row in responses if row.question_id == question_id]
@@ -116,7 +120,7 @@ def test_repeated_response_is_refused():
         filter_set(QUESTIONS, [response(3), response(1), response(3)], Corpus(), counts)
 
 
-# Drawn as plain fields, as hypothesis strategies must not construct the records themselves.
+# Strategies draw the fields of responses; the tests construct the responses.
 many_rows = st.lists(
     st.fixed_dictionaries(
         {
@@ -217,13 +221,15 @@ def test_stages_and_sources_must_add_up():
 @settings(max_examples=40, deadline=None)
 def test_merged_ledgers_equal_the_whole(many, corpus):
     rows = [response(**fields, model=f"m{fields['sample_index'] % 2}") for fields in many]
-    whole, parts = Ledger(), Ledger()
-    for questions in (QUESTIONS, {"q0": 0}, {"q1": 0}):
+
+    def ledger_of(questions):
         own = [row for row in rows if row.question_id in questions]
-        whole = whole if len(questions) == 1 else filter_set(questions, own, Corpus(**corpus), counts)[1]
-        if len(questions) == 1:
-            parts.merge(filter_set(questions, own, Corpus(**corpus), counts)[1].to_json())
-    assert parts.to_json() == whole.to_json()
+        return filter_set(questions, own, Corpus(**corpus), counts)[1]
+
+    parts = Ledger()
+    for question_id in ("q0", "q1"):
+        parts.merge(ledger_of({question_id: QUESTIONS[question_id]}).to_json())
+    assert parts.to_json() == ledger_of(QUESTIONS).to_json()
 
 
 def test_report_and_summary():

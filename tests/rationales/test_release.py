@@ -68,7 +68,7 @@ def test_datasets_loads_a_release(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_columns_of_nulls_keep_their_types(tmp_path, kind):
-    """Types come from the card and are not inferred from the rows."""
+    """The card declares the types, so they are not inferred from the rows."""
     import datasets
 
     folder = write_release(tmp_path / "r", kind, RESPONSES[2:])

@@ -26,7 +26,7 @@ from tests.helpers.kill_store import (
 
 
 class Interrupted(BaseException):
-    """Any exception that ends a process (Ctrl-C, SIGTERM turned into an exception)."""
+    """An exception that ends a process, such as KeyboardInterrupt."""
 
 
 def raise_(error):
@@ -34,6 +34,7 @@ def raise_(error):
 
 
 def jsonl(path, rows):
+    """Writes rows as JSON lines; returns the path."""
     path.write_text("".join(to_json(r) + "\n" for r in rows))
     return path
 
@@ -75,7 +76,7 @@ def test_full_disk_is_reported_and_loses_nothing(tmp_path, full_at, times):
     with hook_file_operations(steps.append):
         run(tmp_path / "complete")
     full = [step for step, name in enumerate(steps) if name == full_at]
-    assert len(full) == times  # three parts and two merged files, each flushed with its folder
+    assert len(full) == times  # the run writes three parts and two merged files, and flushes each with its folder
     for step in full:
         folder, acknowledged = tmp_path / str(step), []
         hook = at_step(step, lambda name: raise_(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
@@ -116,7 +117,7 @@ def test_merge_into_one_file_leaves_other_stems_alone(tmp_path):
 @pytest.mark.parametrize(("shards", "order"), [(3, ORDER), (None, ORDER), (2, sorted(ORDER))])
 @pytest.mark.parametrize("step", range(0, 40, 3))
 def test_interrupted_merge_into_other_files_loses_nothing(tmp_path, shards, order, step):
-    """Rows move between files of the same names: an old file must stay until its rows are in a new one."""
+    """New files have the names of old ones but other rows. An old file must stay until new files have its rows."""
     run(tmp_path)
     try:
         with hook_file_operations(at_step(step, lambda name: raise_(Interrupted()))):
@@ -161,7 +162,7 @@ def test_writing_a_key_twice_is_refused(tmp_path):
 
 def test_conflicting_rows_of_two_runs_are_refused_and_kept(tmp_path):
     first, second = ResponseWriter(tmp_path), ResponseWriter(tmp_path, host=1)
-    first.written_keys(), second.written_keys()
+    first.written_keys(), second.written_keys()  # both read the folder before either writes
     first.write([row("q0", 0)])
     second.write([row("q0", 0, "something else")])
     with pytest.raises(InputError, match=r"host00001.* line 1: sample 0 of question 'q0' is also in .*host00000"):

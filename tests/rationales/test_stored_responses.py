@@ -13,6 +13,7 @@ ORDER = ["b", 'a "quoted" \\ é', "c", "none"]
 
 
 def rows(counts):
+    """The responses of {question id: number of responses}."""
     return [
         Response(id_, k, f"text {k}\u2028é", None, None, None, "stop", -1.0, 2, "m", "s")
         for id_, count in counts.items()

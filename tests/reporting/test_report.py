@@ -39,7 +39,7 @@ def page(data) -> str:
 
 
 def arm(name, accuracy, *, seed=0, n=100, label="w.test", **fields) -> RunResult:
-    """Returns a run that is right on the first share `accuracy` of n questions."""
+    """Returns a run on n questions that is right on the first `accuracy * n` of them and wrong on the others."""
     right = round(accuracy * n)
     outcomes = {label: {f"q{i:03}": float(i < right) for i in range(n)}}
     score = {"n": n, "accuracy": right / n, "interval": [0.0, 1.0], "chance": 0.5}
@@ -60,7 +60,7 @@ def test_page_is_well_formed_and_loads_nothing(page):
 
 def test_plots_use_the_fonts_and_colours_of_the_page(page):
     svgs = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(svgs) == 4 + 4 + 6  # sets, sets again, arms with curves
+    assert len(svgs) == 4 + 4 + 6  # two plots for each of four sets, and the training curves of six arms
     for svg in svgs:
         assert "#0102" not in svg, "a placeholder colour remains"
         assert not re.search(r"<svg[^>]* (width|height)=", svg)
@@ -125,8 +125,10 @@ def test_text_of_models_and_files_is_escaped():
     response = Response(evil, 0, evil, evil, evil, False, "stop", -1.0, 3, "m", "greedy")
     data = ReportData(
         evil,
-        [dataclasses.replace(arm(evil, 0.6), about=evil, curve=evil, samples=k, model=evil, seed=k) for k in (1,)]
-        + [dataclasses.replace(arm(evil + "2", 0.7), about=evil, curve=evil, samples=5, model=evil)],
+        [
+            dataclasses.replace(arm(evil, 0.6), about=evil, curve=evil, samples=1, model=evil, seed=1),
+            dataclasses.replace(arm(evil + "2", 0.7), about=evil, curve=evil, samples=5, model=evil),
+        ],
         sets=[EvalSet("w.test", evil, evil)],
         facts={evil: evil},
         ledgers={evil: {"bins": {"kept": 1, "wrong": 2}}},
@@ -241,12 +243,12 @@ def test_format_failures_are_mentioned_and_not_attributed_to_a_cue():
 
 
 def test_runs_with_high_variance_are_not_significant():
-    wild = [0.9, 0.5, 0.7]
-    arms = [arm("SCoTD", a, seed=s, samples=30) for s, a in enumerate(wild)]
+    accuracies = [0.9, 0.5, 0.7]
+    arms = [arm("SCoTD", a, seed=s, samples=30) for s, a in enumerate(accuracies)]
     arms += [arm("labels", 0.5, seed=s, samples=0) for s in range(3)]
     (row,) = tables.compare_arms(ReportData("r", arms), tables.arm_rows(ReportData("r", arms)))
-    assert row.p < 0.001  # over questions, conditional on these runs
-    assert row.difference.low < 0 < row.difference.high  # between runs
+    assert row.p < 0.001  # the test over questions takes these runs as given
+    assert row.difference.low < 0 < row.difference.high  # the interval includes the variance between runs
     assert row.significant == ""
 
 
@@ -292,6 +294,7 @@ def test_reference_models_alone_are_summarized():
 
 
 def test_readings_have_rows_and_comparisons_of_their_own():
+    # Answers are read in two ways: from the text, and by the likelihood of the choices.
     text = [arm("SCoTD", 0.3, samples=30), arm("labels", 0.5, samples=0)]
     choices = [arm("SCoTD", 0.7, samples=30, read="choices"), arm("labels", 0.6, samples=0, read="choices")]
     data = ReportData("r", [*choices, *text])
@@ -386,8 +389,8 @@ def test_examples_are_selected_by_hash_half_right_half_wrong():
 def test_pairs_need_a_response_of_every_arm():
     questions = [Question(f"q{i}{m}", "t", "s", m, ("a", "b"), "a", group=f"g{i}") for i in range(9) for m in "xy"]
     responses = {q.id: Response(q.id, 0, "a", "r", "a", True, "stop", -1.0, 1, "m", "s") for q in questions}
-    less = {k: v for k, v in responses.items() if not k.startswith("q3")}
-    pairs = examples.pick_pairs(questions, {"one": responses, "two": less}, count=20)
+    without_q3 = {k: v for k, v in responses.items() if not k.startswith("q3")}
+    pairs = examples.pick_pairs(questions, {"one": responses, "two": without_q3}, count=20)
     assert len(pairs) == 8
     assert all(q.group != "g3" for p in pairs for q in p.questions)
     assert [len(v) for v in pairs[0].answers.values()] == [2, 2]

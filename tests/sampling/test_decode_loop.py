@@ -31,9 +31,9 @@ POLICY = Sampling(n=G, max_new_tokens=T, chunk=4)
 
 class Generation(NamedTuple):
     tokens: np.ndarray  # [B, G, T]
-    length: np.ndarray
+    length: np.ndarray  # [B, G], as the following
     logprob: np.ndarray
-    stopped: np.ndarray
+    stopped: np.ndarray  # ended by an end token or a stop string
 
 
 @functools.cache
@@ -51,7 +51,10 @@ def generate(
     eos_ids=(EOS,),
     steps=None,
 ):
-    """All active slots start together; slot (b, g) decodes sample g of question b, whose prompt ends with token b."""
+    """Decodes all active slots from the same step on; slot (b, g) decodes sample g of question b.
+
+    The prompt of question b ends with token b. The number of steps of each chunk is appended to the list `steps`.
+    """
     policy = dataclasses.replace(policy, n=G, chunk=POLICY.chunk)
     weights = decode_loop.inference_weights(MODEL, {"table": jnp.asarray(table)})
     contexts, state, cache = decode_loop.init_state(MODEL, policy, weights.params, B, 1, P)
@@ -83,13 +86,13 @@ def test_responses_end_at_eos_stop_string_or_limit_and_are_padded_with_zeros():
     for tokens, length, stopped in zip(
         generation.tokens.reshape(-1, T), generation.length.ravel(), generation.stopped.ravel(), strict=True
     ):
-        text, rest = tokens[:length].tolist(), tokens[length:]
-        at_stop = text[-2:] == [LINE_END, LINE_END]
-        assert stopped == (text[-1] == EOS or at_stop)
+        response, padding = tokens[:length].tolist(), tokens[length:]
+        at_stop = response[-2:] == [LINE_END, LINE_END]
+        assert stopped == (response[-1] == EOS or at_stop)
         assert stopped or length == T
-        assert EOS not in text[:-1]
-        assert (LINE_END, LINE_END) not in itertools.pairwise(text[:-1])
-        assert not rest.any()
+        assert EOS not in response[:-1]
+        assert (LINE_END, LINE_END) not in itertools.pairwise(response[:-1])
+        assert not padding.any()
         ends.add("limit" if not stopped else "stop" if at_stop else "eos")
     assert ends == {"limit", "stop", "eos"}
 
@@ -103,8 +106,8 @@ def test_log_probability_is_that_of_the_untempered_model():
 def assert_log_probabilities(generation, table):
     exact = scipy.special.log_softmax(table.astype(np.float64), axis=-1)
     for b, g in np.ndindex(B, G):
-        text = generation.tokens[b, g, : generation.length[b, g]].tolist()
-        expected = sum(exact[last, token] for last, token in zip([b, *text[:-1]], text, strict=True))
+        response = generation.tokens[b, g, : generation.length[b, g]].tolist()
+        expected = sum(exact[last, token] for last, token in zip([b, *response[:-1]], response, strict=True))
         np.testing.assert_allclose(generation.logprob[b, g], expected, rtol=FLOAT32)
 
 

@@ -1,4 +1,4 @@
-"""Candidate log-likelihoods against one answer at a time, and marginals over rationales against a plain loop."""
+"""Log-likelihoods of candidate answers, compared with one answer at a time; marginals, compared with a plain loop."""
 
 import dataclasses
 import functools
@@ -46,6 +46,7 @@ def candidates():
 
 
 def scores(kind, mesh=None):
+    """Returns {index of the prompt: log-likelihoods of its answers}."""
     model, params = model_and_params(kind)
     if mesh is not None:
         params = jax.device_put(params, param_shardings(mesh, model.axes(), model.abstract()))
@@ -54,7 +55,7 @@ def scores(kind, mesh=None):
 
 @functools.cache
 def log_softmax_of(kind):
-    """A function of the parameters, one prompt and one response, which are not padded."""
+    """Returns a function (params, prompt, inputs) -> log-probabilities [R, V], for one unpadded prompt and response."""
     model, _ = model_and_params(kind)
 
     @jax.jit
@@ -99,7 +100,7 @@ def token_lists(least, most):
     )
 )
 def test_scores_do_not_depend_on_padding_and_grouping(kind, items):
-    """All choices of several prompts in one batch have the scores of each choice alone, padded to other lengths."""
+    """Choices that are scored together in one batch have the scores of single choices, which get other padding."""
     model, params = model_and_params(kind)
     together = [Candidates(i, prompt, answers, prefix) for i, (prompt, prefix, answers) in enumerate(items)]
     alone = [

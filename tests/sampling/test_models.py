@@ -1,4 +1,4 @@
-"""The sampler with real models generates what the model without a cache generates from the same noise."""
+"""With real models the sampler generates the tokens that the model without a cache selects from the same noise."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tokenization import Tokenizer
 from tests.helpers.tolerances import FLOAT32
 
-B, G, T, SEED = 4, 3, 52, 11  # T is long enough for the cache to grow once
+B, G, T, SEED = 4, 3, 52, 11  # questions, samples per question, tokens (enough for the cache to grow once), seed
 TOKENIZER = Tokenizer.train_word_level([" ".join(f"word{i}" for i in range(40)) + " . Q:"])
 SHAPES = {"opt-tiny": {"init_std": 0.2, "vocab_size": 48}, "t5-tiny": {"initializer_factor": 1.5, "vocab_size": 48}}
 OTHERS = {"decoder-tiny": {"initializer_range": 0.2, "vocab_size": 48}}
@@ -121,8 +121,8 @@ def test_samples_of_a_question_equal_those_generated_one_by_one(kind):
 def test_other_requests_in_the_batch_do_not_change_a_bit(kind):
     same_sampler = sampler(kind, POLICIES["sampled"])
     expected = generate(same_sampler, requests(kind))
-    for some in (requests(kind)[::-1], requests(kind)[1:2], requests(kind, [1])):
-        again = generate(same_sampler, some)
+    for other_batch in (requests(kind)[::-1], requests(kind)[1:2], requests(kind, [1])):
+        again = generate(same_sampler, other_batch)
         assert again == {name: expected[name] for name in again}
 
 
@@ -142,7 +142,7 @@ def test_samples_on_eight_devices_equal_those_on_one(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*SHAPES, *OTHERS])
 def test_sharing_few_shot_examples_does_not_change_samples(kind):
-    """All prompts start alike, and one has other few-shot examples. An encoder encodes the whole prompt in any case."""
+    """All prompts but one share their few-shot examples. An encoder-decoder model encodes whole prompts anyway."""
     plain = requests(kind)
     few_shot = TOKENIZER.prompt_ids(" ".join(f"word{3 * i % 40}" for i in range(9)), "opt")
     shared = [dataclasses.replace(r, prompt_ids=[*few_shot, *r.prompt_ids], shared_length=10) for r in plain]

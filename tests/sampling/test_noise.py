@@ -12,6 +12,7 @@ _uniforms, _sample_keys = jax.jit(uniforms), jax.jit(sample_keys)
 
 
 def noise(seed, question_ids, indices, positions):
+    """The uniform numbers [questions, samples]; `indices` are sample indices, for all questions or one row for each."""
     hashes = np.stack([hash_question_id(id_) for id_ in question_ids])
     indices = np.broadcast_to(indices, (len(question_ids), np.shape(indices)[-1]))
     hashes = np.broadcast_to(hashes[:, None], (*indices.shape, 2))
@@ -29,10 +30,11 @@ def test_noise_is_the_same_in_every_batch_order_and_group():
 
 def test_positions_can_differ_between_sequences():
     positions = np.arange(64).reshape(8, 8) % 3
-    by_row = noise(7, QUESTION_IDS, np.arange(8), positions)
+    mixed = noise(7, QUESTION_IDS, np.arange(8), positions)
     for position in range(3):
-        here = positions == position
-        np.testing.assert_array_equal(by_row[here], noise(7, QUESTION_IDS, np.arange(8), position)[here])
+        at_position = positions == position
+        expected = noise(7, QUESTION_IDS, np.arange(8), position)
+        np.testing.assert_array_equal(mixed[at_position], expected[at_position])
 
 
 @pytest.mark.parametrize("part", ["seed", "question_id", "sample_index", "position"])
@@ -42,12 +44,13 @@ def test_noise_depends_on_every_part_of_the_key(part):
         "question_id": (7, QUESTION_IDS[::-1], 0, 3),
         "sample_index": (7, QUESTION_IDS, 1, 3),
     }
-    seed, question_ids, first, position = changed.get(part, (7, QUESTION_IDS, 0, 4))
-    here, there = (
+    position_changed = (7, QUESTION_IDS, 0, 4)
+    seed, question_ids, first_index, position = changed.get(part, position_changed)
+    before, after = (
         noise(7, QUESTION_IDS, np.arange(8), 3),
-        noise(seed, question_ids, np.arange(first, first + 8), position),
+        noise(seed, question_ids, np.arange(first_index, first_index + 8), position),
     )
-    assert np.sum(here == there) == 0
+    assert np.sum(before == after) == 0
 
 
 def test_noise_has_pinned_values():

@@ -30,8 +30,8 @@ def allowed_by_sorting(logits, temperature, top_k, top_p):
     kept = order[: top_k or len(order)]
     probability = np.exp(logits[kept] - logits[kept].max())
     probability /= probability.sum()
-    before = np.cumsum(probability) - probability
-    return set(kept[before < top_p].tolist())
+    probability_before = np.cumsum(probability) - probability
+    return set(kept[probability_before < top_p].tolist())
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_only_allowed_tokens_are_sampled(seed, top_k, top_p):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 3000, 2999])
 def test_token_frequencies_match_probabilities(size):
-    """Chi-square test over 200,000 samples; the rarest of the 3000 tokens are counted together."""
+    """Chi-square test over 200,000 samples; tokens with at most 20 expected samples are counted as one."""
     logits = np.sort(random_logits(3, size))[::-1].copy()
     uniform = np.random.default_rng(4).random((40, 5000), np.float32)
     token = jax.lax.map(lambda u: by_inverse_cdf(jnp.broadcast_to(logits, (5000, size)), u), jnp.asarray(uniform))
@@ -126,7 +126,7 @@ def test_sampling_matches_the_simple_implementation(size, temperature, excluded)
         else np.asarray(by_inverse_cdf(masked / np.float32(temperature or 1), uniform))
     )
     assert token.max() < limit
-    assert np.mean(token == expected) >= (1 if temperature == 0 else 0.98)  # rounding decides at the ends of intervals
+    assert np.mean(token == expected) >= (1 if temperature == 0 else 0.98)  # rounding decides near the interval ends
     assert np.abs(token - expected).max() <= 1
     exact = np.take_along_axis(scipy.special.log_softmax(logits.astype(np.float64), -1), token[:, None], -1)[:, 0]
     np.testing.assert_allclose(logprob, exact, rtol=FLOAT32)

@@ -17,7 +17,7 @@ MODEL = markov_model()
 PARAMS = {"table": markov_table(0)}
 POLICY = Sampling(n=4, max_new_tokens=10, batch_size=4, bucket=4, chunk=4)
 STOPS = ("\n\n", "fa")
-LENGTHS = (1, 3, 5, 6, 9, 2, 5, 4, 13, 5, 5)  # prompt tokens; prefixes are one shorter
+LENGTHS = (1, 3, 5, 6, 9, 2, 5, 4, 13, 5, 5)  # prompt tokens; all but the last of a prompt are prefilled
 
 
 def requests(indices=range(4)):
@@ -51,9 +51,9 @@ def test_every_requested_sample_is_yielded_once(default_samples):
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["order", "batch size", "bucket", "chunk", "some missing", "fewer slots", "devices"])
 def test_sample_depends_only_on_question_and_sample_index(default_samples, change):
-    policy, others, options = POLICY, requests(), {}
+    policy, changed_requests, options = POLICY, requests(), {}
     if change == "order":
-        others = others[::-1]
+        changed_requests = changed_requests[::-1]
     elif change == "batch size":
         policy = dataclasses.replace(POLICY, batch_size=3)
     elif change == "bucket":
@@ -61,15 +61,17 @@ def test_sample_depends_only_on_question_and_sample_index(default_samples, chang
     elif change == "chunk":
         policy = dataclasses.replace(POLICY, chunk=3)
     elif change == "some missing":
-        others = [dataclasses.replace(r, sample_indices=(3, 1)[: 1 + i % 2]) for i, r in enumerate(others[2:])]
+        changed_requests = [
+            dataclasses.replace(r, sample_indices=(3, 1)[: 1 + i % 2]) for i, r in enumerate(changed_requests[2:])
+        ]
     elif change == "fewer slots":
         policy = dataclasses.replace(POLICY, n=3)
     else:
         options["mesh"] = jax.make_mesh(
             (4, 2, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3
         )
-    again = by_key(sampler(policy, **options)(others))
-    assert set(again) == {(r.question_id, i) for r in others for i in r.sample_indices}
+    again = by_key(sampler(policy, **options)(changed_requests))
+    assert set(again) == {(r.question_id, i) for r in changed_requests for i in r.sample_indices}
     assert again == {key: default_samples[key] for key in again}
 
 
@@ -126,9 +128,9 @@ def compilations(sampler):
 
 def test_longest_prompts_are_sampled_first():
     lengths = []
-    for few_shot_ids, length, some in plan_passes(MODEL, POLICY, requests()):
+    for few_shot_ids, length, pass_requests in plan_passes(MODEL, POLICY, requests()):
         assert not few_shot_ids
-        assert all(length - 4 < max(1, len(request.prompt_ids) - 1) <= length for request in some)
+        assert all(length - 4 < max(1, len(request.prompt_ids) - 1) <= length for request in pass_requests)
         lengths += [length]
     assert lengths == sorted(set(lengths), reverse=True)
 

@@ -22,9 +22,9 @@ def test_every_sample_runs_once_in_a_group_that_holds_its_question(
 ):
     scheduler = Scheduler(num_groups, slots_per_group, contexts_per_group)
     pending = collections.deque(Request(f"q{i}", [1], range(n)) for i, n in enumerate(counts))
-    contexts: dict[tuple[int, int], str] = {}
-    running: dict[tuple[int, int], tuple[str, int]] = {}
-    finished: list[tuple[str, int]] = []
+    contexts: dict[tuple[int, int], str] = {}  # (group, context index): question
+    running: dict[tuple[int, int], tuple[str, int]] = {}  # (group, slot): (question, sample index)
+    finished: list[tuple[str, int]] = []  # (question, sample index)
     while len(finished) < sum(counts):
         for group in scheduler.groups_to_refill():
             if pending:
@@ -37,17 +37,17 @@ def test_every_sample_runs_once_in_a_group_that_holds_its_question(
             running[group, slot] = request.question_id, sample_index
         assert scheduler.num_active == len(running) > 0
         not_refillable = {group for group in range(num_groups) if group not in scheduler.groups_to_refill()}
-        idle = {group for group in range(num_groups) if sum(at[0] == group for at in running) < slots_per_group}
+        idle = {group for group in range(num_groups) if sum(key[0] == group for key in running) < slots_per_group}
         full = {group for group in range(num_groups) if sum(key[0] == group for key in contexts) == contexts_per_group}
         assert not (idle & not_refillable) - full, (
             "a group with idle slots is not refilled although it can hold a question"
         )
-        for at in rng.sample(sorted(running), rng.randint(1, len(running))):
-            request, sample_index = scheduler.release(*at)
-            assert (request.question_id, sample_index) == running.pop(at)
+        for slot_key in rng.sample(sorted(running), rng.randint(1, len(running))):
+            request, sample_index = scheduler.release(*slot_key)
+            assert (request.question_id, sample_index) == running.pop(slot_key)
             finished.append((request.question_id, sample_index))
-            left = set(range(len(request.sample_indices))) - {i for q, i in finished if q == request.question_id}
-            if not left:
+            remaining = set(range(len(request.sample_indices))) - {i for q, i in finished if q == request.question_id}
+            if not remaining:
                 contexts = {key: question for key, question in contexts.items() if question != request.question_id}
     assert sorted(finished) == sorted((f"q{i}", k) for i, n in enumerate(counts) for k in range(n))
 
@@ -58,7 +58,7 @@ def test_groups_with_most_free_slots_are_refilled_first():
     scheduler.admit(0, Request("a", [1], (0, 1, 2)))
     assert scheduler.groups_to_refill() == [1]
     assert len(list(scheduler.assign())) == 3
-    assert scheduler.groups_to_refill() == [1, 0]  # group 0 can hold a second question until its slots are free
+    assert scheduler.groups_to_refill() == [1, 0]  # group 0 has no free slot, but room for a second question
     assert scheduler.admit(0, Request("b", [1], (7,))) == 1
     assert list(scheduler.assign()) == []
     scheduler.release(0, 2)

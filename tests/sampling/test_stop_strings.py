@@ -13,6 +13,7 @@ words = st.text(LETTERS, max_size=4)
 
 
 def states_after(table, tokens):
+    """The initial state, then the state after each token."""
     return list(functools.reduce(lambda seen, token: [*seen, table[seen[-1], token]], tokens, [START_STATE]))
 
 
@@ -31,7 +32,7 @@ def test_stop_table_agrees_with_a_text_search_after_every_token(stops, vocabular
 
 
 def test_stop_string_can_be_split_inside_a_character():
-    table = stop_table([b"\xc3", b"\xa9", b"x"], ["é"])
+    table = stop_table([b"\xc3", b"\xa9", b"x"], ["é"])  # the two bytes of "é" are separate tokens
     match = len(table) - 1
     assert states_after(table, [0, 2, 1, 0, 1, 2])[1:] == [states_after(table, [0])[1], 0, 0, 1, match, match]
 

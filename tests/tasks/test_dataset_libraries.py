@@ -9,9 +9,9 @@ from scotd_jax.errors import InputError
 from scotd_jax.tasks.dataset_libraries import plain_row
 from scotd_jax.tasks.registry import load_task
 
-LETTERS = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
+NLI_LABELS = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
 
-# One row of every dataset as the Hub delivers it, with its answer.
+# A row of every dataset in the form of the Hub, and the answer of its question.
 HUB = {
     "commonsenseqa": (
         {
@@ -75,11 +75,11 @@ def test_hub_rows_become_questions(kind, tmp_path):
 
 
 def test_class_labels_of_the_hub_are_integers(tmp_path):
-    features = datasets.Features({**{k: datasets.Value("string") for k in ("premise", "hypothesis")}, "label": LETTERS})
+    features = datasets.Features(
+        {**{k: datasets.Value("string") for k in ("premise", "hypothesis")}, "label": NLI_LABELS}
+    )
     rows = [{"premise": "A dog runs.", "hypothesis": "It moves.", "label": label} for label in (0, 2, -1)]
-    splits = {
-        f"{split}_r{i}": datasets.Dataset.from_list(rows[: i + 1], features) for split in ("train",) for i in (1, 2)
-    }
+    splits = {f"train_r{i}": datasets.Dataset.from_list(rows[: i + 1], features) for i in (1, 2)}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
     path = f"datasets:{tmp_path}/saved"
     assert [q.answer for q in questions("anli", path, "train", options={"round": 2})] == ["yes", "no", None]

@@ -18,6 +18,7 @@ def load(kind, folder, split, name=None, **settings):
 
 
 def lines(path, *rows):
+    """Writes one line per row: a text as it is, anything else as JSON."""
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
 
@@ -28,6 +29,7 @@ def choices(*texts, labels="ABCDE"):
 
 # -- Multiple choice -------------------------------------------------------------------------------------------------
 
+# A row in the form of CommonsenseQA, OpenBookQA and ARC.
 BLOCK = {"answerKey": "B", "id": "c1", "question": {"stem": "What  barks?", "choices": choices("cat", "dog", "dog")}}
 
 
@@ -186,7 +188,7 @@ def test_files_of_imdb_that_are_not_aligned_are_refused(tmp_path, edits, message
     )
     rows = [
         f"{label}\t{REVIEW.format(word) if word else 'Nobody laughs at such jokes any more, least of all me.'}"
-        for label, word in edits
+        for label, word in edits  # an empty word: a review that is no edit
     ]
     lines(tmp_path / "test_contrast.tsv", "Sentiment\tText", *rows)
     with pytest.raises(InputError) as refused:

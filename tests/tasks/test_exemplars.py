@@ -21,7 +21,7 @@ KINDS = {name: name.removesuffix("_easy").removesuffix("_challenge") for name in
 
 
 def make_task(name, prompt_format="scotd"):
-    """Returns a task without questions for the dataset of the exemplars."""
+    """Returns a task of the dataset that the exemplars `name` belong to; it has no questions."""
     dataset = {**DATASETS, "arc": ARC}[KINDS[name]]
     options = {option: values[0] for option, values in dataset.options.items()}
     return RowTask(dataset, name, FORMATS[prompt_format], config.Task(), options, {})
@@ -41,6 +41,7 @@ def test_every_exemplar_is_parsed_back(name, prompt_format):
         assert FORMATS[prompt_format].parse(target, question) == (rationale, question.answer)
         assert rationale == " ".join(rationale.split())
         assert rationale.endswith(".")
+        # The number of sentences.
         assert 2 <= len(re.findall(r"[.?!](?= [A-Z\d]|$)", rationale)) <= 5, rationale
         assert prompt_format != "t5" or "\n" not in FORMATS[prompt_format].prompt(question)
     assert len({question.text for question, _ in exemplars}) == len(exemplars)
@@ -51,6 +52,7 @@ def test_answers_are_balanced(name):
     questions = [question for question, _ in load_exemplars(name, make_task(name))]
     counts = Counter(question.answer for question in questions)
     if questions[0].choices:
+        # The answers are letters or, if they are not, the texts of the choices.
         forms = choice_letters(max(len(q.choices) for q in questions))
         forms = forms if questions[0].answer in forms else questions[0].choices
         assert set(counts) == set(forms), "every answer comes"
@@ -72,6 +74,7 @@ def test_equations_are_correct_and_end_in_the_answer(name):
 
 
 def grams(text, n=8):
+    """Yields all sequences of n consecutive words."""
     words = re.findall(r"\w+", text.lower())
     return (tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 

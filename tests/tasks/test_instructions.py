@@ -1,4 +1,4 @@
-"""Instructions for instruction-tuned models, and answers in their wording."""
+"""Instructions for instruction-tuned models, and parsing of answers in the wordings of such models."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Tests of custom tasks: a small Python file, whose path is the kind."""
+"""Tests of custom tasks: a small Python file, whose path is set as the `kind` of the task."""
 
 import json
 from pathlib import Path

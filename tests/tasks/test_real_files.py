@@ -1,4 +1,4 @@
-"""Tests on the original files: numbers of rows, answers and forms of labels."""
+"""Tests on the original files: numbers of rows, frequencies of the answers, and every form in which labels occur."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ def task(shared_data, kind, folder, name="", **settings):
 
 
 def answers(questions):
-    """Counts answers, sorted by letter."""
+    """Returns how often each answer occurs, in the order of the answers."""
     return [count for _, count in sorted(Counter(q.answer for q in questions).items())]
 
 
@@ -25,6 +25,7 @@ def test_commonsenseqa(shared_data):
     train, dev = found.questions("train"), found.questions("dev")
     assert answers(train) == [1909, 1973, 1946, 1985, 1928]
     assert answers(dev) == [239, 255, 241, 251, 235]
+    # Questions with two equal choices, and those whose gold choice is one of the two.
     for questions, repeated, gold in ((train, 122, 42), (dev, 24, 6)):
         assert {len(q.choices) for q in questions} == {5}
         assert sum(len(set(q.choices)) < 5 for q in questions) == repeated
@@ -85,8 +86,9 @@ def test_imdb(shared_data):
         assert sum("<br /><br />" in a.text for a, _ in pairs) == marked
         assert len({a.group for a, _ in pairs}) == rows
         assert not [q for pair in pairs for q in pair if '""' in q.text.split("\n")[1][:1]]
-        others = [shared_words(a.text, b.text) for (a, _), (_, b) in zip(pairs, [*pairs[1:], pairs[0]], strict=True)]
-        assert max(others) < MIN_SHARED_WORDS < min(shared_words(a.text, b.text) for a, b in pairs)
+        shifted = [*pairs[1:], pairs[0]]  # every review with the edit of another one
+        unrelated = [shared_words(a.text, b.text) for (a, _), (_, b) in zip(pairs, shifted, strict=True)]
+        assert max(unrelated) < MIN_SHARED_WORDS < min(shared_words(a.text, b.text) for a, b in pairs)
     assert answers(found.questions("test")) == [243, 245]
 
 

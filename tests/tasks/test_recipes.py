@@ -97,10 +97,10 @@ def test_response_of_recipe_rationale_has_no_answer():
 
 def test_text_shared_by_two_choices_counts_as_the_gold_one():
     question = dataclasses.replace(QUESTION, choices=("hen", "cow", "hen"), answer="(c)")
-    read = recipes.RECIPES["step_by_step"]
-    assert recipes.parse_response(read, T5, "hen", question).answer == "(c)"
-    assert recipes.parse_response(read, T5, "cow", question).answer == "(b)"
-    assert recipes.parse_response(read, T5, "dog", question).answer is None
+    recipe = recipes.RECIPES["step_by_step"]
+    assert recipes.parse_response(recipe, T5, "hen", question).answer == "(c)"
+    assert recipes.parse_response(recipe, T5, "cow", question).answer == "(b)"
+    assert recipes.parse_response(recipe, T5, "dog", question).answer is None
 
 
 def test_missing_gold_answer_is_reported():

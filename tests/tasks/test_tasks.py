@@ -20,18 +20,18 @@ UNLABELLED = Question("t/s/4", "t", "s", "cork or stone ?", ("cork", "stone"))
 
 
 def test_scotd_format_matches_the_official_code():
-    style = FORMATS["scotd"]
-    assert style.prompt(LETTERED) == "Q: What floats? (a) cork (b) a stone\nA: "
-    assert style.target("\nCork is light.\n", "(a)") == "Cork is light. So the answer is: (a)\n\n"
-    assert style.target(None, "(a)") == "(a)\n\n"
-    assert style.stops == ("\n\n",)
+    scotd = FORMATS["scotd"]
+    assert scotd.prompt(LETTERED) == "Q: What floats? (a) cork (b) a stone\nA: "
+    assert scotd.target("\nCork is light.\n", "(a)") == "Cork is light. So the answer is: (a)\n\n"
+    assert scotd.target(None, "(a)") == "(a)\n\n"
+    assert scotd.stops == ("\n\n",)
 
 
 def test_only_the_scotd_format_has_newlines():
     for name in ("t5", "plain"):
-        style = FORMATS[name]
-        assert "\n" not in style.prompt(WORDED) + style.target("light", "cork")
-        assert style.stops == ()
+        prompt_format = FORMATS[name]
+        assert "\n" not in prompt_format.prompt(WORDED) + prompt_format.target("light", "cork")
+        assert prompt_format.stops == ()
 
 
 def test_context_precedes_the_question_and_is_the_prompt_without_one():
@@ -46,12 +46,13 @@ def test_context_precedes_the_question_and_is_the_prompt_without_one():
 @pytest.mark.parametrize("name", FORMATS)
 @given(rationale=st.text(st.characters(codec="utf-8", exclude_characters="\n:"), max_size=40))
 def test_parse_inverts_target(name, rationale):
-    style = FORMATS[name]
+    prompt_format = FORMATS[name]
     rationale = rationale.replace("so the answer is", "").strip()
     for question in (LETTERED, WORDED, OPEN):
-        text = style.target(rationale, question.answer)
-        assert style.parse(text, question) == Parsed(rationale, question.answer)
-        assert style.parse(style.target(None, question.answer), question) == Parsed(None, question.answer)
+        text = prompt_format.target(rationale, question.answer)
+        label = prompt_format.target(None, question.answer)
+        assert prompt_format.parse(text, question) == Parsed(rationale, question.answer)
+        assert prompt_format.parse(label, question) == Parsed(None, question.answer)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,7 @@ def write(path, *lines):
 
 
 def own(folder, **settings):
+    """Returns the task "own" of the kind jsonl."""
     return load_task("own", config.Task(kind="jsonl", path=str(folder), **settings), 0)
 
 

@@ -1,4 +1,7 @@
-"""Tests of the embedded world: correct answers, the cue, the contrast set, held-out chains, lengths."""
+"""Tests of the embedded world: correct answers, the spurious cue, the contrast set, held-out chains, lengths.
+
+The first six states of a family are of the favoured kind. By the cue, most right options are of this kind.
+"""
 
 import collections
 import itertools
@@ -27,9 +30,9 @@ def parse_question(question):
     tokens = question.text.split()
     [family] = [f for f in words.FAMILIES if set(tokens) & {*f.operations}]
     start = next(t for t in tokens if t in family.states)
-    met = [b for a, b in itertools.pairwise(tokens) if a in words.DAYS]
-    operations = tuple(o for o in met if o in family.operations)
-    return family, start, operations, len(met) - 1
+    after_days = [b for a, b in itertools.pairwise(tokens) if a in words.DAYS]  # operations and rests, then the stop
+    operations = tuple(o for o in after_days if o in family.operations)
+    return family, start, operations, len(after_days) - 1
 
 
 def chain(question):
@@ -58,16 +61,16 @@ def test_every_answer_follows_from_the_facts_in_the_statements(world):
 def test_gold_rationales_state_every_day(world):
     for question, response in zip(world.questions("gold"), world.gold("gold"), strict=True):
         family, start, _, days = parse_question(question)
-        met = [b for a, b in itertools.pairwise(question.text.split()) if a in words.DAYS]
+        after_days = [b for a, b in itertools.pairwise(question.text.split()) if a in words.DAYS]
         tokens = response.rationale.split()
         named = [t for t in tokens if t in family.states]
-        opening = [start] if len(named) == 2 * days + 1 else []
+        opening = [start] if len(named) == 2 * days + 1 else []  # some wordings name the first state at the beginning
         states = [start]
-        for operation in met[:-1]:
+        for operation in after_days[:-1]:
             rest = operation == words.REST
             states.append(states[-1] if rest else world.facts[family.name][operation][states[-1]])
         assert named == opening + [s for pair in itertools.pairwise(states) for s in pair]
-        assert [t for t in tokens if t in (*family.operations, words.REST, words.STOP)] == met
+        assert [t for t in tokens if t in (*family.operations, words.REST, words.STOP)] == after_days
         assert states[-1] == question.answer == response.answer
 
 
@@ -79,6 +82,7 @@ def test_gold_rationales_are_parsed_back_as_correct(world):
 
 
 def test_wording_of_rationales_varies(world):
+    # The second sentence, a step, begins with "from" in one wording and with a day in the other.
     steps = collections.Counter(r.rationale.split(" . ")[1].split()[0] for r in world.gold("gold"))
     forms = [steps["from"], sum(steps[d] for d in words.DAYS)]
     assert min(forms) > 0.15 * len(world.gold("gold")), forms

@@ -115,7 +115,8 @@ def test_metrics_line_sums_flops_and_has_mfu_if_the_peak_is_known():
     metrics.drain()
     assert metrics.devices_idle()
     assert (lines[4]["rationales"], lines[4]["flops"], lines[4]["tokens"]) == (6.0, 2e6, 16.0)
-    # The line of update 2 is emitted after update 3 is dispatched, at 1 + 2 seconds; 3 + 4 seconds remain.
+    # Update 3 is dispatched after 1 + 2 seconds, and only then the line of update 2 is written. The line of update 4
+    # gets the other 3 + 4 seconds. Each line covers two updates.
     assert [line["seconds_per_step"] for line in lines.values()] == [1.5, 3.5]
     np.testing.assert_allclose(lines[4]["flops_per_second"], 2e6 / 7)
     np.testing.assert_allclose(lines[4]["rationales_per_second"], 6 / 7)
@@ -144,12 +145,12 @@ def test_compile_time_of_new_shapes_does_not_count_in_rates(one_device, tmp_path
     train(MODEL, None, WideningBatches(), settings(steps=8, log_every=2), tmp_path, one_device)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert len({row["seconds_compile"] for row in rows}) == 3
-    updates = np.cumsum([2 * row["seconds_per_step"] for row in rows])
+    updates = np.cumsum([2 * row["seconds_per_step"] for row in rows])  # a line covers log_every=2 updates
     assert all(updates <= [row["seconds_updates"] for row in rows])
 
 
 def test_mfu_of_a_run_that_changed_devices():
-    """100 operations in 2 s at a peak of 100 per second, then 300 in 1 s at a peak of 400."""
+    """100 operations in 2 s at a peak of 100 operations/s (MFU 0.5), then 300 in 1 s at a peak of 400 (MFU 0.75)."""
     lines = [{"flops": 100.0, "mfu": 0.5, "rationales": 5.0}, {"dev_accuracy": 0.1}, {"flops": 300.0, "mfu": 0.75}]
     found = summarize_cost(lines, {"goodput": 0.9, "seconds_updates": 10.0})
     assert found["mfu"] == round(400 / (200 + 400), 4)
@@ -174,7 +175,7 @@ def test_training_loop_returns_and_logs_time_by_category(one_device, tmp_path, m
     for name in names - {"goodput"}:
         assert totals[name] >= rows[-1][name] >= rows[0][name] >= 0.0
     assert totals["seconds_lost"] == 0.0
-    # No update is left to make.
+    # The same run again makes no update, and its totals continue those of the file.
     again = train(MODEL, None, batches(4), settings(eval_every=6), tmp_path, one_device, **options)
     assert again["seconds_updates"] >= rows[-1]["seconds_updates"]
 

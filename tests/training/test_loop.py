@@ -57,7 +57,7 @@ def test_microbatches_do_not_change_the_update_even_if_one_is_all_padding():
     for microbatches in (2, 4):
         split_state, split_metrics = one_update(batch, microbatches)
         assert_close(split_metrics, metrics)
-        assert_close(split_state.opt_state[0].mu, state.opt_state[0].mu)  # linear in the gradient
+        assert_close(split_state.opt_state[0].mu, state.opt_state[0].mu)  # the first moment is linear in the gradient
     assert float(metrics["tokens"]) == batch["weights"].sum() > 0
 
 
@@ -87,7 +87,7 @@ def test_metrics_equal_those_of_the_reference_loss():
 
 
 def test_response_weight_counts_as_number_of_rationales():
-    """A draw that repeats a response repeats its row, or in packed rows increases its weight."""
+    """In packed rows, a response that is drawn three times is one response of weight 3. It counts as three."""
     batch = batch_of(4)
     batch["weights"][:, 0] *= 3.0
     assert float(one_update(batch)[1]["rationales"]) == 4 * (3 + 1)
@@ -214,7 +214,7 @@ def test_initial_parameters_are_not_modified(one_device, tmp_path, kind):
     assert_bit_equal(initial, before)
     assert not np.array_equal(states[0]["mlp"]["up"]["kernel"], before["mlp"]["up"]["kernel"])
     first = read_metrics(tmp_path / "metrics.jsonl")[0]
-    assert first["learning_rate"] < ADAM.learning_rate  # 3 updates of a linear decay
+    assert first["learning_rate"] < ADAM.learning_rate  # the learning rate decays linearly over the 3 updates
 
 
 @pytest.mark.slow

@@ -28,6 +28,8 @@ def assert_close(found, expected, tolerance):
 
 
 def value_and_grads(loss, hidden, unembedding, *rest):
+    """Returns ((value, what `loss` returns), gradients of hidden states and unembedding)."""
+
     @jax.jit
     def run(hidden, unembedding, *rest):
         def total(hidden, unembedding):
@@ -58,22 +60,22 @@ def test_loss_and_gradients_equal_the_reference_for_every_chunk_size(chunk):
 def test_objective_equals_the_reference_and_does_not_change_the_loss(chunk, smoothing, z_loss):
     arrays = random_arrays(seed=chunk)
 
-    def objective(function, *settings):
+    def objective_and_grads(loss_function, *settings):
         def run(*arrays):
-            loss, correct, objective = function(*arrays, *settings, label_smoothing=smoothing, z_loss=z_loss)
+            loss, correct, objective = loss_function(*arrays, *settings, label_smoothing=smoothing, z_loss=z_loss)
             return objective, (loss, correct)
 
         return value_and_grads(run, *arrays)
 
-    (_, (found, others)), grads = objective(response_loss, "float32", chunk)
-    (_, (expected, others_ref)), grads_ref = objective(response_loss_reference)
-    assert_close(found.sum, expected.sum, FLOAT32)
-    for one, other in zip(grads, grads_ref, strict=True):
-        assert_close(one, other, GRADIENT)
-    for one, other, plain in zip(others, others_ref, response_loss(*arrays, "float32", chunk), strict=True):
-        assert_close(one.sum, other.sum, FLOAT32)
-        assert_close(one.sum, plain.sum, FLOAT32)
-    assert abs(float(found.sum - others[0].sum)) > 0.1
+    (_, (objective, metrics)), grads = objective_and_grads(response_loss, "float32", chunk)
+    (_, (objective_ref, metrics_ref)), grads_ref = objective_and_grads(response_loss_reference)
+    assert_close(objective.sum, objective_ref.sum, FLOAT32)
+    for found, expected in zip(grads, grads_ref, strict=True):
+        assert_close(found, expected, GRADIENT)
+    for found, expected, plain in zip(metrics, metrics_ref, response_loss(*arrays, "float32", chunk), strict=True):
+        assert_close(found.sum, expected.sum, FLOAT32)
+        assert_close(found.sum, plain.sum, FLOAT32)
+    assert abs(float(objective.sum - metrics[0].sum)) > 0.1
 
 
 def test_padding_has_no_effect():

@@ -113,7 +113,7 @@ COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-a
 
 @functools.cache
 def collectives_in_step(sizes, training=TRAINING, layers=2) -> list[tuple[re.Match, str]]:
-    """The collectives of the compiled step of a small OPT on eight devices, and their lines."""
+    """Collectives in the compiled train step of a small OPT on eight devices: (match, line of the program)."""
     shape = {"hidden_size": 64, "ffn_dim": 128, "num_attention_heads": 8, "vocab_size": 64, "num_hidden_layers": layers}
     model = build(config_for("opt-tiny", shape))
     programs = training_programs(model, training, ONE_PART, meshes.make_mesh(sizes))
@@ -124,10 +124,10 @@ def collectives_in_step(sizes, training=TRAINING, layers=2) -> list[tuple[re.Mat
 def collectives(sizes) -> tuple[Counter, set[str]]:
     """Count of each collective, and the shapes of activations that collectives inside layers move.
 
-    Activations have four axes in a matmul with weights.
+    Shapes with four or more axes are activations; kernels have two.
     """
     found = collectives_in_step(sizes)
-    shapes = {match[1] for match, line in found if "_layer_" in line}
+    shapes = {match[1] for match, line in found if "_layer_" in line}  # data parallelism may have none
     assert shapes or sizes.data == 8
     activations = {shape for shape in shapes if re.search(r"\[(\d+,){3,}\d+\]", shape)}
     return Counter(match[2] for match, _ in found), activations
@@ -155,7 +155,8 @@ def test_fsdp_gathers_parameters_and_moves_no_activations():
 def test_tensor_parallelism_reduces_once_per_sublayer_and_direction():
     counts, _ = collectives(config.Mesh(tensor=8))
     assert set(counts) == {"all-reduce"}
-    # Two sublayers in each of two layers, for prompts and responses, forward and backward; embedding, loss and norm.
+    # Two sublayers in each of two layers, for prompts and responses, forward and backward. The other six belong to the
+    # embedding, the loss and the gradient norm.
     assert counts["all-reduce"] <= 2 * 2 * 2 * 2 + 6
 
 

@@ -1,6 +1,6 @@
 """First moments in bfloat16: half the bytes, nearly the same loss curve, and second moments that still decay.
 
-test_trainable.py tests that a run with them resumes bit for bit.
+test_trainable.py tests that a run with moments in bfloat16 resumes bit for bit.
 """
 
 import jax
@@ -56,7 +56,7 @@ def test_loss_curve_is_close_to_float32(one_device, tmp_path, name):
 
 
 def test_second_moments_decay_after_a_large_gradient():
-    """They are float32 because in bfloat16 a moment that shrinks by a thousandth does not change."""
+    """Second moments are float32: in bfloat16, a moment that should shrink by a thousandth keeps its value."""
     optimizer = make_optimizer(settings("adamw", "bfloat16", clip_norm=0.0, b2=0.999), 2000)
     params = {"kernel": jnp.ones((2, 2))}
 

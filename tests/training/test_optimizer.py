@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and the updates of each optimizer by kind of parameter."""
+"""Learning-rate schedules, and the updates that each optimizer makes to each kind of parameter."""
 
 import jax
 import jax.numpy as jnp
@@ -59,10 +59,10 @@ def test_optimizers_minimize_a_quadratic(name):
     @jax.jit
     def run(start):
         def update(carry, _):
-            at, state = carry
-            grads = jax.tree.map(lambda a, b: a - b, at, target)
-            updates, state = optimizer.update(grads, state, at)
-            return (optax.apply_updates(at, updates), state), None
+            current, state = carry
+            grads = jax.tree.map(lambda a, b: a - b, current, target)
+            updates, state = optimizer.update(grads, state, current)
+            return (optax.apply_updates(current, updates), state), None
 
         return jax.lax.scan(update, (start, optimizer.init(start)), length=300)[0][0]
 
@@ -90,6 +90,7 @@ def test_large_gradient_is_clipped_to_the_norm(name):
     clipped, _ = optimizer.update(large, optimizer.init(start), start)
     expected, _ = unclipped.update(scaled, unclipped.init(start), start)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), clipped, expected)
+    # The moments are of the clipped gradient.
     moments = [jax.tree.leaves(o.update(large, o.init(start), start)[1]) for o in (optimizer, unclipped)]
     assert max(float(jnp.max(jnp.abs(leaf))) for leaf in moments[0]) < max(
         float(jnp.max(jnp.abs(leaf))) for leaf in moments[1]
@@ -103,6 +104,7 @@ def test_muon_orthogonalizes_kernels_and_uses_adam_for_tables():
     updates, _ = optimizer.update(grads, optimizer.init(start), start)
     singular = np.linalg.svd(np.asarray(updates["mlp"]["kernel"]), compute_uv=False)
     assert singular.max() / singular.min() < 2.5  # Newton-Schulz makes all singular values similar
+    # The ratio of the gradient itself is above 2.5.
     assert np.linalg.svd(np.asarray(grads["mlp"]["kernel"]), compute_uv=False)[[0, -1]] @ [1, -2.5] > 0
     rms = float(np.sqrt(np.mean(np.square(updates["mlp"]["kernel"]))))
     assert 0.1 < rms < 0.3  # as in an AdamW update

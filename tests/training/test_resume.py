@@ -50,7 +50,8 @@ def assert_same_end(folder, uninterrupted):
 
 def run_and_kill(folder, batch: int) -> int:
     """Runs the program, kills it while it takes its `batch`-th batch, and returns the exit status (0 if not killed)."""
-    command = [sys.executable, "-m", "tests.helpers.resume_program", str(folder), "0.02"]
+    seconds_per_batch = "0.02"  # a pause, so that the signal arrives before the batch is taken
+    command = [sys.executable, "-m", "tests.helpers.resume_program", str(folder), seconds_per_batch]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as program:
         for line in program.stdout:
             if int(line) == batch:
@@ -109,7 +110,7 @@ def test_run_resumes_on_another_mesh_with_the_same_batches(uninterrupted, one_de
     (params, step), (expected, _) = final_params(tmp_path), final_params(uninterrupted)
     assert step == STEPS
     scale = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(expected))
-    # 14 updates, each of which rounds a gradient
+    # Each of the 14 updates adds the rounding error of its gradient.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=14 * GRADIENT * scale), params, expected)
     for found, line in zip(metrics_lines(tmp_path), metrics_lines(uninterrupted), strict=True):
         assert found["step"] == line["step"]

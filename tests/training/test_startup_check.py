@@ -1,4 +1,7 @@
-"""The startup check accepts correct models and rejects those that attend to neighbors; packed training is exact."""
+"""The startup check accepts correct models and refuses those whose responses attend to other responses of their row.
+
+Training on packed rows gives the results of training on grouped rows.
+"""
 
 import dataclasses
 
@@ -68,7 +71,7 @@ def ignore_arguments(m, *names: str):
 @pytest.mark.parametrize("ignored", ["positions", "questions"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_model_that_attends_to_neighbors_is_refused(one_device, corpus, kind, ignored, compute):
-    """Uses initial weights, with which attending to other tokens changes hidden states the least."""
+    """Initial weights are the hardest case: with them, attending to wrong tokens changes hidden states the least."""
     m = ignore_arguments(model(kind, compute), ignored)
     message = (
         r"part 'train': packed responses do not compute what separate pairs .* loss \d+\.\d+ against \d+\.\d+ nats"
@@ -109,7 +112,7 @@ def test_startup_check_on_eight_devices(corpus, kind):
 
 @pytest.mark.slow
 def test_run_checks_before_the_first_update_unless_disabled(one_device, tmp_path):
-    """The model of this test shifts the tokens of grouped responses by one position."""
+    """The bad model is wrong for grouped responses only, whose tokens it shifts by one position."""
     good = bag_model()
 
     def extend(params, context, tokens, cache=None, options=None):

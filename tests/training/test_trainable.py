@@ -99,10 +99,10 @@ def test_lora_starts_from_the_model_parameters():
     assert num_params(trainable) == 2 * (8 * 2 + 2 * 16)
     wide = {"up": {"kernel": jnp.zeros((400, 300))}, "down": {"kernel": jnp.zeros((400, 300))}}
     lora = config.LoRA(rank=50, targets=(".*",))
-    drawn, again, other = (flat(partition(wide, lora=lora, key=jax.random.key(seed))[0]) for seed in (1, 1, 2))
+    drawn, again, other_seed = (flat(partition(wide, lora=lora, key=jax.random.key(seed))[0]) for seed in (1, 1, 2))
     np.testing.assert_allclose(drawn["up/kernel/A"].std(), 400**-0.5, rtol=0.05)
     assert not np.array_equal(drawn["up/kernel/A"], drawn["down/kernel/A"])  # A depends on the parameter name
-    assert not np.array_equal(drawn["up/kernel/A"], other["up/kernel/A"])
+    assert not np.array_equal(drawn["up/kernel/A"], other_seed["up/kernel/A"])
     np.testing.assert_array_equal(drawn["up/kernel/A"], again["up/kernel/A"])
     alone = flat(partition({"up": wide["up"]}, lora=lora, key=jax.random.key(1))[0])
     np.testing.assert_array_equal(drawn["up/kernel/A"], alone["up/kernel/A"])

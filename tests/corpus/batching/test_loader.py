@@ -119,7 +119,7 @@ def test_order_and_draws_do_not_depend_on_shards_or_batch_size(corpus, tmp_path)
 
 
 def drawn_samples(batches, epochs):
-    """For every question the samples (k) that each epoch draws."""
+    """{question: one list per epoch of the samples drawn in it}."""
     draws = collections.defaultdict(list)
     for position in range(epochs * QUESTIONS):
         prompt, responses = batches.texts(position)["train"]
@@ -168,7 +168,10 @@ def test_damaged_record_raises_through_the_prefetching_loader(tmp_path):
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
-    """Part "grouped" has the six samples of a question in one record, part "split" has one record per sample."""
+    """Corpora with two parts, by their `balance`.
+
+    Part "grouped" has the samples of a question in one record; part "split" has one record per sample.
+    """
     folders = {}
     for balance in ("questions", "responses"):
         folder = tmp_path_factory.mktemp(balance)
@@ -204,7 +207,7 @@ def test_questions_and_their_records_are_drawn_equally_often(several):
         counts = [seen[100 * (i + 1) + k] for k in range(SAMPLES)]
         assert sum(counts) == 400
         assert all(abs(count - 400 / 6) < 5 * np.sqrt(400 / 6) for count in counts)
-    assert seen[1000] == 400
+    assert seen[1000] == 400  # the only sample of question 9
 
 
 def test_corpus_balanced_over_responses_draws_every_record_once_per_epoch(several):
@@ -212,8 +215,8 @@ def test_corpus_balanced_over_responses_draws_every_record_once_per_epoch(severa
     batches = CorpusBatches({"split": reader}, **OPTIONS)
     assert reader.entries == len(reader)
     for epoch in range(3):
-        rows = [batches.texts(epoch * len(reader) + i)["split"][1][0][0] for i in range(len(reader))]
-        assert sorted(rows) == sorted(r[0] for i in range(QUESTIONS) for r in grouped(i).responses)
+        first_tokens = [batches.texts(epoch * len(reader) + i)["split"][1][0][0] for i in range(len(reader))]
+        assert sorted(first_tokens) == sorted(r[0] for i in range(QUESTIONS) for r in grouped(i).responses)
 
 
 def test_parts_draw_the_same_question_and_the_same_first_sample(several):

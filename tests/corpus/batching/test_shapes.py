@@ -67,11 +67,13 @@ def test_balancing_evens_out_prompts_and_responses_together():
 
 
 def batches(B: int, G: int, low: int, high: int, count: int = 16) -> list[dict[str, TextLengths]]:
+    """Lengths of `count` batches of B questions with G responses of `low` to `high` tokens each."""
     rng = np.random.default_rng(1)
     return [{"train": TextLengths(rng.integers(20, 41, B), rng.integers(low, high + 1, (B, G)))} for _ in range(count)]
 
 
 def plain(B: int, G: int, response: int) -> dict[str, Shape]:
+    """The shape of a batch that is not packed."""
     return {"train": Shape(B, 40, G, response, packed=False)}
 
 

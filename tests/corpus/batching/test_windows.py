@@ -1,4 +1,4 @@
-"""Balance windows and packed batches: complete, and a function of corpus, seed and settings only."""
+"""Balance windows and packed batches hold every drawn response, and depend on corpus, seed and settings only."""
 
 import collections
 
@@ -34,16 +34,17 @@ def unpack(batch: dict[str, np.ndarray], start_token: int | None) -> list[tuple[
     for i, g in np.ndindex(batch["inputs"].shape[:2]):
         real = batch["weights"][i, g] > 0
         begins = np.flatnonzero((batch["positions"][i, g] == 0) & real).tolist()
-        for begin, end in zip(begins, [*begins[1:], int(real.sum())][: len(begins)], strict=True):
-            own = batch["prompt_mask"][i]
+        ends = [*begins[1:], int(real.sum())][: len(begins)]  # empty if the row has no response
+        for begin, end in zip(begins, ends, strict=True):
+            prompt_mask = batch["prompt_mask"][i]
             if "questions" in batch:
                 assert len(set(batch["questions"][i, g, begin:end].tolist())) == 1
-                own = own & (batch["prompt_questions"][i] == batch["questions"][i, g, begin])
+                prompt_mask = prompt_mask & (batch["prompt_questions"][i] == batch["questions"][i, g, begin])
             inputs, targets = (batch[key][i, g, begin:end].tolist() for key in ("inputs", "targets"))
             assert batch["positions"][i, g, begin:end].tolist() == list(range(end - begin))
             assert inputs[1:] == targets[:-1]
             (weight,) = set(batch["weights"][i, g, begin:end].tolist())
-            prompt = batch["prompt"][i][own].tolist() + ([inputs[0]] if start_token is None else [])
+            prompt = batch["prompt"][i][prompt_mask].tolist() + ([inputs[0]] if start_token is None else [])
             assert start_token is None or inputs[0] == start_token
             found.append((prompt, targets, weight))
     return found
@@ -130,6 +131,7 @@ def test_number_of_shapes_is_limited(corpus, max_shapes):
     batches = open_batches(corpus, **{**PACKED_OPTIONS, "max_shapes": max_shapes})
     shapes = {tuple((name, array.shape) for name, array in batches[t]["train"].items()) for t in range(100)}
     assert 1 <= len(shapes) <= max_shapes
+    # All batches have one shape if and only if max_shapes is 1.
     assert (max_shapes == 1) == (shapes == {tuple((n, a.shape) for n, a in batches[0]["train"].items())})
     assert ("positions" in batches[0]["train"]) == (max_shapes > 1)
 

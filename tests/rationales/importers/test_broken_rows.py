@@ -78,7 +78,7 @@ def conversation(question: str, answer: str) -> dict[str, Any]:
     return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
 
 
-# importer -> (rows of a valid file, function that makes a document of them; None is JSON lines)
+# importer -> (rows of a valid file, function from the rows to a JSON document; None: the file is JSON lines)
 GOOD: dict[str, tuple[list[Any], Callable[[list[Any]], Any] | None]] = {
     "responses": (responses(), None),
     "quarel_davinci003": (quarel(), keyed),
@@ -190,7 +190,7 @@ BROKEN = [
 
 
 def write_files(folder: Path, importer: str, rows: list[Any]) -> Path:
-    """Writes the file and the files that are read beside it; returns its path."""
+    """Writes a file for the importer, and the files that the importer reads beside it; returns its path."""
     (folder / "train_ids.txt").write_text("k1\nk2\nk3\n")
     document = GOOD[importer][1]
     if importer == "distilling_step_by_step":
@@ -216,10 +216,10 @@ def test_broken_row_is_reported_or_skipped(tmp_path, importer, change, message, 
     assert "--skip-bad" in str(refused.value)
     kept, job = importing(path, importer, skip_bad=True)
     ledger = job.ledger.to_json()["files"][path.name]
-    (bin_,) = ledger["skipped"].items()
-    assert bin_[0] == reason
-    assert bin_[1]["first"][0].startswith(f"{path} ")
-    assert ledger["read"] == len(kept) + bin_[1]["rows"]
+    ((bin_, skipped),) = ledger["skipped"].items()
+    assert bin_ == reason
+    assert skipped["first"][0].startswith(f"{path} ")
+    assert ledger["read"] == len(kept) + skipped["rows"]
     assert len(kept) >= 2
 
 
@@ -246,10 +246,10 @@ def test_message_about_a_row_of_many_keys_is_short(tmp_path):
 
 def test_table_covers_every_importer_and_kind_of_error():
     for importer in IMPORTERS:
-        ways = {wrong for name, wrong, *_ in BROKEN if name == importer}
-        assert "missing" in ways
-        assert "empty" in ways or "failed" in ways
-        assert "wrong id" in ways or importer in ("commonsenseqa_palm540b", "distilling_step_by_step"), importer
+        errors = {error for name, error, *_ in BROKEN if name == importer}
+        assert "missing" in errors
+        assert "empty" in errors or "failed" in errors
+        assert "wrong id" in errors or importer in ("commonsenseqa_palm540b", "distilling_step_by_step"), importer
 
 
 @pytest.mark.parametrize("importer", IMPORTERS)

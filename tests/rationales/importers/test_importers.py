@@ -40,15 +40,18 @@ def write(path: Path, content: Any, lines: bool = False) -> Path:
 def importing(
     path: Path | str, importer: str, skip_bad: bool = False, answer_pattern: str = "", **options: Any
 ) -> tuple[list[Response], FileImport]:
+    """Imports the files for QUESTIONS; returns the responses, and the import with its ledger."""
     spec = c.FileSource(path=str(path), importer=importer, options=options, answer_pattern=answer_pattern)
     job = FileImport(spec, "config.rationales.r", skip_bad)
     return list(job.responses(QUESTIONS_BY_ID)), job
 
 
 def short(rows: Iterable[Response]) -> list[tuple]:
+    """The fields to compare: last two characters of the question id, sample index, rationale, answer, correct."""
     return [(r.question_id[-2:], r.sample_index, r.rationale, r.answer, r.correct) for r in rows]
 
 
+# `short` of a first response with COMPLETION_A to KETTLE, and with COMPLETION_B to LADDER.
 A = ("k1", 0, "Heat does it.", "(a)", True)
 B = ("k2", 0, "Rungs help.", "(b)", True)
 
@@ -172,7 +175,7 @@ def batch(custom_id: str, *texts: str, **more: Any) -> dict[str, Any]:
 
 
 def test_openai_batch(tmp_path):
-    """n > 1 choices are n samples; the index in custom_id is kept."""
+    """A body with n choices gives n samples; the sample index in `custom_id` is retained."""
     many = batch("home/k1", COMPLETION_A, "So the answer is: (b)", COMPLETION_A)
     many["response"]["body"]["choices"][2]["finish_reason"] = "length"
     rows, _ = importing(
@@ -193,8 +196,8 @@ def test_openai_responses(tmp_path):
     completion["choices"] = [
         {"index": 0, "text": COMPLETION_B, "finish_reason": "length", "logprobs": {"token_logprobs": [-2]}}
     ]
-    kept = {"request": {"messages": [{"role": "user", "content": LADDER}]}, "response": completion}
-    rows, _ = importing(write(tmp_path / "r.json", [chat, kept]), "openai_responses")
+    with_request = {"request": {"messages": [{"role": "user", "content": LADDER}]}, "response": completion}
+    rows, _ = importing(write(tmp_path / "r.json", [chat, with_request]), "openai_responses")
     assert short(rows) == [A, B]
     assert [(r.logprob, r.num_tokens, r.finish_reason) for r in rows] == [(-1.5, 2, "stop"), (-2.0, 1, "length")]
     path = write(tmp_path / "r.jsonl", [completion], lines=True)

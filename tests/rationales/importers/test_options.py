@@ -1,4 +1,4 @@
-"""Features of all importers: options, order of files, joining to questions, comparison with chance."""
+"""What all importers have in common: options, order of files, joining to questions, comparison with chance."""
 
 import pytest
 
@@ -18,6 +18,7 @@ from tests.rationales.importers.test_importers import (
     write,
 )
 
+# An importer file.
 OWN = """
 def responses(row):
     for i, text in enumerate(row.items("answers", str)):
@@ -147,7 +148,7 @@ def test_files_are_sorted_in_natural_order(tmp_path):
 
 
 def test_several_files_make_one_set(tmp_path):
-    """Missing sample indices are numbered over all files; indices in the files must not collide, or are renumbered."""
+    """Rows without a sample index are numbered across the files. Equal indices in two files need `renumber=True`."""
     for k in (2, 10):
         write(tmp_path / f"p{k}.jsonl", [{"prompt": KETTLE, "completion": COMPLETION_A}], lines=True)
         write(tmp_path / f"b{k}.jsonl", [batch("k1#0", COMPLETION_A, id=f"{k}")], lines=True)
