@@ -221,7 +221,8 @@ def reduce(config: c.Config, student: str) -> c.Config:
         for name, corpus in config.corpora.items()
     }
     if sampled:
-        tasks = dict.fromkeys(name.split(".")[0] for source in sampled.values() for name in source.questions)
+        trained = [name for corpus in config.corpora.values() for name in corpus.rationales if name in sampled]
+        tasks = dict.fromkeys(name.split(".")[0] for source in trained for name in sampled[source].questions)
         rationales[LOCAL_TEACHER] = c.TaskSource(question_sets(tasks, "exemplars"))
         corpora[LOCAL_TEACHER] = c.Corpus(rationales=(LOCAL_TEACHER,), decontaminate=0)
         students[LOCAL_TEACHER] = c.Student(
