@@ -17,9 +17,10 @@ from scotd_jax.jobs.context import make_context
 from scotd_jax.jobs.sample import sample
 from scotd_jax.models.api import Precision
 from scotd_jax.models.decoder_config import DecoderConfig
-from scotd_jax.models.hf import loading, weight_map
+from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.export import export_pretrained, verify_export
 from scotd_jax.models.hf.loading import load_config, load_pretrained
+from scotd_jax.models.hf.tensor_files import TensorFiles
 from scotd_jax.models.registry import PRESETS, build, config_for
 from scotd_jax.models.rope import RopeScaling, frequencies
 from scotd_jax.rationales.store import read_responses
@@ -292,8 +293,8 @@ def test_parameters_are_transferred_one_at_a_time(name, dtype, tmp_path, monkeyp
         peak = max(peak, sum(size for array, size in alive.values() if array() is not None))
         return array
 
-    read, make_array = loading._TensorFiles.read, jax.make_array_from_callback
-    monkeypatch.setattr(loading._TensorFiles, "read", lambda *args: tracked(read(*args)))
+    read, make_array = TensorFiles.read, jax.make_array_from_callback
+    monkeypatch.setattr(TensorFiles, "read", lambda *args: tracked(read(*args)))
     # CPU devices would alias the host array; + 0 copies it, as a transfer to other devices does.
     monkeypatch.setattr(
         jax, "make_array_from_callback", lambda *args: make_array(*args[:2], lambda i: tracked(args[2](i)) + 0)

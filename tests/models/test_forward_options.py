@@ -22,6 +22,7 @@ from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.options import forward_options
 from scotd_jax.training.programs import training_programs
 from scotd_jax.training.step import ONE_PART, dropout_keys, make_loss_fn
+from tests.helpers.fast_compile import UNOPTIMIZED_CODE
 from tests.helpers.tolerances import FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import batch_of, batches, is_time
 from tests.models.test_attention import close
@@ -70,7 +71,8 @@ def gradients_by_remat(layers, **options):
     for remat in ("none", "dots", "full"):
         loss = make_loss_fn(model, options=ForwardOptions(remat=remat, **options))
         grad = jax.jit(jax.grad(lambda params, batch, loss=loss: loss(params, batch)[0].mean()))
-        compiled[remat] = grad.lower(model.abstract(), batch).compile(compiler_options(jax.default_backend()))
+        xla_options = compiler_options("cpu") | UNOPTIMIZED_CODE
+        compiled[remat] = grad.lower(model.abstract(), batch).compile(xla_options)
     return compiled
 
 
@@ -95,7 +97,7 @@ def test_optimization_barriers_reduce_peak_memory(monkeypatch):
 
     def peak_memory():
         grad = jax.jit(jax.grad(lambda params, batch: make_loss_fn(model)(params, batch)[0].mean()))
-        compiled = grad.lower(model.abstract(), batch).compile(compiler_options("cpu"))
+        compiled = grad.lower(model.abstract(), batch).compile(compiler_options("cpu") | UNOPTIMIZED_CODE)
         return compiled.memory_analysis().temp_size_in_bytes
 
     with_barriers = peak_memory()

@@ -199,7 +199,7 @@ def test_open_questions_have_no_choices_to_compare(tmp_path):
     with pytest.raises(InputError, match=r"evaluation 'before' .* question 't/test/0' has no choices .*read='text'"):
         check_questions(run, "before")
     check_questions(make_context(dataclasses.replace(run.config, evals={"before": BEFORE}), run.workdir), "before")
-    (refused,) = preview(run.config, str(tmp_path / "run"), [Step("evaluate", "before")], [], False)
+    (refused,) = preview(run.config, str(tmp_path / "run"), [Step("evaluate", "before")], [], False).steps
     assert (refused.state, "has no choices" in refused.reason) == ("refused", True)
 
 
