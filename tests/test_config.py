@@ -164,6 +164,9 @@ def test_settings_of_a_config_file_have_the_types_of_their_defaults():
         c.parse_arg("m=5", n=30)
     with pytest.raises(InputError, match="n expects int, found 'x'"):
         c.parse_arg("n=x", n=30)
+    with pytest.raises(InputError, match="runlocal expects bool, found 'yes'"):
+        c.parse_arg("runlocal=yes", runlocal=False)
+    assert not c.parse_arg("runlocal=false", runlocal=True).runlocal
     with pytest.raises(InputError, match="unknown setting 'said'; it is now called 'responses'"):
         c.parse_arg("said=x", responses="")
 

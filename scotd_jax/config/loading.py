@@ -164,6 +164,9 @@ def config_dict(config: schema.Config) -> Any:
     return ml_collections.ConfigDict(convert(config), sort_keys=False)
 
 
+BOOLEANS = {"": True, "1": True, "true": True, "True": True, "0": False, "false": False, "False": False}
+
+
 def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
     """Parses the settings of a config file: the part after the colon of --config=FILE:SETTINGS.
 
@@ -186,8 +189,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
             raise InputError(f"--config=...:{arg}: unknown setting {name!r}; {hint}")
         kind = type(defaults[name])
         try:
-            settings[name] = text in ("", "1", "true", "True") if kind is bool else kind(text)
-        except ValueError:
+            settings[name] = BOOLEANS[text] if kind is bool else kind(text)
+        except (KeyError, ValueError):
             raise InputError(f"--config=...:{arg}: {name} expects {kind.__name__}, found {text!r}") from None
     return types.SimpleNamespace(**settings)
 

@@ -1,7 +1,6 @@
-"""The steps of a run and their order.
+"""The steps of a run and their order, which follows from the references in the config.
 
-The order follows from the references in the config: a teacher may be a student of the same config, which is trained
-before it is sampled from, and a student may start from another student.
+A student that is the teacher or the initial model of others is trained before them.
 """
 
 from collections.abc import Iterator

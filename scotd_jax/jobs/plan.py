@@ -29,8 +29,7 @@ def plan(config: c.Config, workdir: str) -> None:
     """Prints the plan and writes it to WORKDIR/plan.json.
 
     Raises:
-      InputError: on an unknown topology, a mesh that does not match it, or training settings that are invalid on
-        every mesh; and, after writing the plan, if a workload does not fit into memory.
+      InputError: on an invalid topology, mesh or training; and, after writing the plan, if memory does not suffice.
     """
     graph.chain(config)
     if not config.plan.topology:
