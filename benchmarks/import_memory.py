@@ -9,7 +9,6 @@ is converted. It should stay below `limit_bytes`: the largest file plus 500 MiB.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -25,6 +24,7 @@ import flax.serialization
 import numpy as np
 from safetensors.numpy import save_file
 
+from benchmarks.paired_runs import versions
 from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.weight_files import FLAX, SAFETENSORS, TORCH, WeightFormat
 from scotd_jax.models.opt_config import OPTConfig
@@ -59,7 +59,7 @@ def main() -> None:
         "layers": args.layers,
         "width": args.width,
         "shards": args.shards,
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": versions(LIBRARIES),
     }
     print(json.dumps(output | {"device": f"{platform.machine()}, {os.cpu_count()} cores"}))
 

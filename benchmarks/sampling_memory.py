@@ -9,7 +9,6 @@ depends only on these.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.paired_runs import versions
 from scotd_jax import config as c
 
 WORDS = [f"{a}{b}{d}" for a in "bdfgklmnprst" for b in "aeiou" for d in ("n", "r", "s", "l", "m", "")]
@@ -50,7 +50,7 @@ def main() -> None:
         "n": args.n,
         "tokens": args.tokens,
         "batch_size": args.batch,
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": versions(LIBRARIES),
     }
     print(json.dumps(output | {"device": f"{platform.machine()}, {os.cpu_count()} cores"}))
 

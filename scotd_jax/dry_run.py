@@ -51,11 +51,10 @@ def preview(
       InputError: if the whole run would be refused, e.g. because the mesh does not fit the devices.
     """
     from scotd_jax.jobs.context import make_context
-    from scotd_jax.jobs.evaluate import check_questions
     from scotd_jax.jobs.preparation.hub_models import files_to_fetch, hub_models_of, pin_models
     from scotd_jax.jobs.preparation.prompt_lengths import PromptLengths
     from scotd_jax.jobs.preparation.push import check_pushes, pending_pushes
-    from scotd_jax.jobs.train import check_settings
+    from scotd_jax.jobs.preparation.step_checks import check_step
 
     workdir = Workdir(workdir_path, dry_run=True)
     config = pin_models(config, workdir, steps)
@@ -72,11 +71,7 @@ def preview(
             continue
         try:
             if step in unfinished:
-                if step.job == "train":
-                    check_settings(context, step.name)
-                if step.job == "evaluate":
-                    check_questions(context, step.name)
-                lengths.check(step)
+                check_step(context, step, lengths)
             previews[step] = _preview_step(context, config, workdir, step, step in redo, pending)
         except InputError as error:
             previews[step] = StepPreview(step, "refused", str(error))

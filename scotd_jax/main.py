@@ -171,11 +171,10 @@ def run(
     from scotd_jax import jobs as job_functions
     from scotd_jax.distributed import hosts
     from scotd_jax.jobs.context import make_context
-    from scotd_jax.jobs.evaluate import check_questions
     from scotd_jax.jobs.preparation.hub_models import fetch_models, pin_models, pins
     from scotd_jax.jobs.preparation.prompt_lengths import PromptLengths
     from scotd_jax.jobs.preparation.push import check_pushes, push
-    from scotd_jax.jobs.train import check_settings
+    from scotd_jax.jobs.preparation.step_checks import check_step
     from scotd_jax.workdir import Workdir
 
     if multihost:
@@ -186,11 +185,7 @@ def run(
     lengths = PromptLengths(context)
     unfinished = [step for step in steps if step in redo or not workdir.artefact(*step).complete]
     for step in unfinished:
-        if step.job == "train":
-            check_settings(context, step.name)
-        if step.job == "evaluate":
-            check_questions(context, step.name)
-        lengths.check(step)
+        check_step(context, step, lengths)
     hosts.on_primary(lambda: check_pushes(config, workdir, steps, redo))
     fetch_models(config, unfinished)
     if hosts.is_primary():  # after all checks, so that a refused command removes nothing

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from scotd_jax.config.rationale_sources import ModelSource
+from scotd_jax.config.rationale_sources import Model, ModelSource
 from scotd_jax.config.schema import Config, EvalSpec
 from scotd_jax.errors import InputError, lookup
 
@@ -44,3 +44,8 @@ def has_local_model(config: Config, spec: EvalSpec) -> bool:
 def evaluates_training(spec: EvalSpec) -> bool:
     """Returns whether a trained student is evaluated, not its model before training or a set of responses."""
     return not spec.responses and spec.checkpoint == "best"
+
+
+def evaluated_model(config: Config, spec: EvalSpec) -> Model:
+    """Returns the model of an evaluation of a student: the trained student, or its model before training."""
+    return config.students[spec.student].model if spec.checkpoint == "initial" else Model(student=spec.student)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from scotd_jax.config import Config, Model, ModelSource
-from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config.eval_specs import eval_specs, evaluated_model
 from scotd_jax.distributed import hosts
 from scotd_jax.hub.hub_files import FileSelection, HubModel, fetch, is_hub_name, missing_files, parse_hub_path, pin
 from scotd_jax.jobs.graph import Step
@@ -117,8 +117,7 @@ def _models_of(config: Config, step: Step) -> Iterator[Model]:
         spec = eval_specs(config)[step.name]
         source = config.rationales[spec.responses] if spec.responses else None
         if source is None:
-            initial = spec.checkpoint == "initial"
-            yield config.students[spec.student].model if initial else Model(student=spec.student)
+            yield evaluated_model(config, spec)
         elif isinstance(source, ModelSource) and spec.read != "text":
             yield source.model
     elif step.job == "export":

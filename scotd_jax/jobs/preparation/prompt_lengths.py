@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from scotd_jax.config import EvalSpec, Model, ModelSource, Recipe, plain
-from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config.eval_specs import eval_specs, evaluated_model
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import (
     PromptSettings,
@@ -139,7 +139,7 @@ def _prompts_of_evaluation(context: RunContext, name: str) -> Iterator[PromptsTo
     config, evaluation, spec = context.config, context.config.evaluation, eval_specs(context.config)[name]
     if spec.responses:
         return
-    model = config.students[spec.student].model if spec.checkpoint == "initial" else Model(student=spec.student)
+    model = evaluated_model(config, spec)
     settings = evaluation_prompt_settings(config, spec)
     tokens = evaluation.sampling.max_new_tokens
     if needs_rationale(settings.recipe):
