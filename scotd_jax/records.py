@@ -150,3 +150,8 @@ def _schema(kind: type) -> tuple[dict[str, tuple[str, tuple[type, ...]]], list[s
         {field: (name, _TYPES[name]) for field, name in names.items()},
         [f.name for f in fields if f.default is dataclasses.MISSING],
     )
+
+
+def fold_spelling(answer: str) -> str:
+    """Returns an answer without differences in case and spacing: equal answers have equal folded spellings."""
+    return " ".join(answer.split()).casefold()

@@ -1,9 +1,8 @@
 """Contrast consistency on groups of a question and its minimal edits (Gardner et al. 2020, arXiv 2004.02709).
 
 The members of a group have different answers, so a model that answers from a surface cue gets some right and others
-wrong. Consistency is the share of groups in which *every* member is right. Groups are formed by `Question.group` over
-all sets together, because the test questions and their edits may be in different sets. Edits may name their group by
-the id of the original question, which then belongs to the group although its own `group` is None.
+wrong. Consistency is the share of groups in which *every* member is right. Groups (`question_groups.contrast_groups`)
+are formed over all sets together, because the test questions and their edits may be in different sets.
 """
 
 import math
@@ -13,19 +12,8 @@ from typing import Any
 
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation import scoring
+from scotd_jax.evaluation.question_groups import contrast_groups
 from scotd_jax.records import Question
-
-
-def contrast_groups(questions: Iterable[Question]) -> dict[str, list[Question]]:
-    """Returns the groups of two or more members in order of appearance; other questions are left out."""
-    questions = list(questions)
-    names = {question.group for question in questions}
-    grouped: dict[str, list[Question]] = defaultdict(list)
-    for question in questions:
-        name = question.id if question.group is None and question.id in names else question.group
-        if name is not None:
-            grouped[name].append(question)
-    return {name: members for name, members in grouped.items() if len(members) > 1}
 
 
 def describe_unpaired(questions: Sequence[Question]) -> str:

@@ -1,8 +1,9 @@
 """Self-consistency: majority vote over many samples of a question (SCoTD section 3.1; K = 30 at T = 0.7 in the paper).
 
-Answers that cannot be parsed have no vote. Ties are broken in favour of the answer sampled first. The accuracy of a
-vote over fewer samples (maj@k) is not estimated from the first k samples but computed exactly, as the expectation over
-all subsets of k of the K samples in all orders; a tie between t answers counts 1/t.
+Spellings of an answer that differ only in case or spacing vote together, because scoring treats them as equal. Answers
+that cannot be parsed have no vote. Ties are broken in favour of the answer sampled first. The accuracy of a vote over
+fewer samples (maj@k) is not estimated from the first k samples but computed exactly, as the expectation over all
+subsets of k of the K samples in all orders; a tie between t answers counts 1/t.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scotd_jax.evaluation import scoring
-from scotd_jax.records import Question, Response
+from scotd_jax.records import Question, Response, fold_spelling
 
 
 def self_consistency(
@@ -48,14 +49,14 @@ def self_consistency(
     right, entropies, abstentions, invalid = [], [], 0, 0
     expected = dict.fromkeys(ks, 0.0)
     for group in grouped.values():
-        answers = [r.answer for r in group]
+        answers = [r.answer and fold_spelling(r.answer) for r in group]
         winner = majority_vote(answers)
-        gold = {r.answer for r in group if r.correct and r.answer is not None}
+        gold = {answer for answer, r in zip(answers, group, strict=True) if r.correct and answer is not None}
         right.append(float(winner is not None and winner in gold))
         entropies.append(vote_entropy(answers))
         abstentions += winner is None
         invalid += answers.count(None)
-        votes = Counter(a for a in answers if a is not None)
+        votes = _count_votes(answers)
         wrong = [n for a, n in votes.items() if a not in gold]
         for k in ks:
             expected[k] += expected_majority_accuracy(sum(votes[a] for a in gold), wrong, size, k) / len(grouped)
@@ -71,16 +72,24 @@ def self_consistency(
 
 
 def majority_vote(answers: Sequence[str | None]) -> str | None:
-    """Returns the most frequent answer, with `answers` in sampling order; None if there are no votes."""
-    votes = Counter(a for a in answers if a is not None)  # keeps the order of first appearance
-    return max(votes, key=votes.__getitem__) if votes else None
+    """Returns the most frequent answer in its first spelling, with `answers` in sampling order; None without votes."""
+    spellings: dict[str, str] = {}
+    for answer in answers:
+        if answer is not None:
+            spellings.setdefault(fold_spelling(answer), answer)
+    votes = _count_votes(answers)  # keeps the order of first appearance
+    return spellings[max(votes, key=votes.__getitem__)] if votes else None
 
 
 def vote_entropy(answers: Sequence[str | None]) -> float:
     """Returns the entropy of the votes in bits: 0 if all agree or there are none."""
-    counts = np.array(list(Counter(a for a in answers if a is not None).values()), np.float64)
+    counts = np.array(list(_count_votes(answers).values()), np.float64)
     shares = counts / counts.sum() if counts.size else np.ones(1)
     return float(abs(-(shares * np.log2(shares)).sum()))
+
+
+def _count_votes(answers: Iterable[str | None]) -> Counter[str]:
+    return Counter(fold_spelling(answer) for answer in answers if answer is not None)
 
 
 def expected_majority_accuracy(right: int, others: Sequence[int], samples: int, k: int) -> float:

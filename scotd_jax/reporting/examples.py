@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from scotd_jax.evaluation import contrast
+from scotd_jax.evaluation.question_groups import contrast_groups
 from scotd_jax.records import Question, Response
 from scotd_jax.reporting.data import ContrastPair, Example
 
@@ -33,7 +33,7 @@ def pick_pairs(
       count: maximum number of groups.
     """
     found = []
-    for _, members in sorted(contrast.contrast_groups(questions).items(), key=lambda item: _hash(item[0])):
+    for _, members in sorted(contrast_groups(questions).items(), key=lambda item: _hash(item[0])):
         if len(found) < count and all(q.id in by_id for by_id in answers.values() for q in members):
             responses = {arm: [by_id[q.id] for q in members] for arm, by_id in answers.items()}
             found.append(ContrastPair(members, responses))

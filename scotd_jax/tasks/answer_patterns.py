@@ -7,7 +7,7 @@ before it is the rationale. Answers are read in all forms that are unambiguous, 
 import collections
 import re
 
-from scotd_jax.records import Question
+from scotd_jax.records import Question, fold_spelling
 from scotd_jax.tasks.prompt_formats import Parsed, choice_letters, parse_answer
 
 _ALONE = re.compile(r"\(?([A-Za-z])\)?\s*[.:]?")
@@ -69,7 +69,7 @@ def normalize_answer(answer: str, question: Question) -> str | None:
 def _choice_index(answer: str, question: Question) -> int | None:
     """The choice that an answer names by its letter, its text, or both."""
     labels = choice_letters(len(question.choices))
-    choices, text = [_normalize(choice) for choice in question.choices], _normalize(answer)
+    choices, text = [fold_spelling(choice) for choice in question.choices], fold_spelling(answer)
     if (letter := bare_letter(text)) and f"({letter})" in labels:
         return labels.index(f"({letter})")
     if text in choices:
@@ -78,10 +78,6 @@ def _choice_index(answer: str, question: Question) -> int | None:
     if labelled and f"({labelled[1]})" in labels and choices[labels.index(f"({labelled[1]})")] == labelled[2]:
         return labels.index(f"({labelled[1]})")
     return None
-
-
-def _normalize(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 def bare_letter(text: str) -> str | None:

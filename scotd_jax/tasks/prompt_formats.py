@@ -11,7 +11,7 @@ import string
 from typing import NamedTuple
 
 from scotd_jax.errors import InputError, list_names
-from scotd_jax.records import Question
+from scotd_jax.records import Question, fold_spelling
 from scotd_jax.tasks.numeric_answers import is_number, parse_number
 
 MAX_LISTED_ANSWERS = 6  # answers that an instruction lists
@@ -146,12 +146,12 @@ def parse_answer(text: str, question: Question) -> str | None:
     Without choices any non-empty text is an answer, unless the gold answer is a number: then the answer is the number
     that the text contains.
     """
-    normalized = _normalize(text)
+    normalized = fold_spelling(text)
     if _has_numeric_answer(question):
         return parse_number(text)
     if not question.choices:
         return text.strip() if normalized else None
-    return {_normalize(form): form for form in answer_forms(question)}.get(normalized)
+    return {fold_spelling(form): form for form in answer_forms(question)}.get(normalized)
 
 
 def is_correct(answer: str | None, question: Question) -> bool | None:
@@ -163,7 +163,7 @@ def is_correct(answer: str | None, question: Question) -> bool | None:
         return None
     if answer is not None and _has_numeric_answer(question):
         return parse_number(answer) == parse_number(question.answer)
-    return answer is not None and _normalize(answer) == _normalize(question.answer)
+    return answer is not None and fold_spelling(answer) == fold_spelling(question.answer)
 
 
 def answer_forms(question: Question) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def choice_text(question: Question) -> str:
     """Returns the text of the gold choice; without choices, the gold answer itself."""
     if question.answer is None or not _is_letter(question):
         return question.answer or ""
-    return question.choices[choice_letters(len(question.choices)).index(_normalize(question.answer))]
+    return question.choices[choice_letters(len(question.choices)).index(fold_spelling(question.answer))]
 
 
 def choice_with_text(text: str, question: Question) -> str | None:
@@ -190,11 +190,11 @@ def choice_with_text(text: str, question: Question) -> str | None:
     """
     if not question.choices:
         return parse_answer(text, question)
-    normalized = _normalize(text)
-    if normalized and normalized == _normalize(choice_text(question)):
+    normalized = fold_spelling(text)
+    if normalized and normalized == fold_spelling(choice_text(question)):
         return question.answer
     # Reversed, so that the first of two equal texts wins.
-    forms = zip(map(_normalize, reversed(question.choices)), reversed(answer_forms(question)), strict=False)
+    forms = zip(map(fold_spelling, reversed(question.choices)), reversed(answer_forms(question)), strict=False)
     return dict(forms).get(normalized)
 
 
@@ -207,7 +207,7 @@ def check_answer(question: Question, where: str) -> None:
     """Raises InputError if the gold answer is no valid form of the question's answer."""
     if question.answer is None or not question.choices:
         return
-    if _normalize(question.answer) not in map(_normalize, answer_forms(question)):
+    if fold_spelling(question.answer) not in map(fold_spelling, answer_forms(question)):
         raise InputError(
             f"{where}: the answer {question.answer!r:.60} is neither one of the choices "
             f"({list_names(question.choices)}) nor the letter of one, (a) for the first; write it in one of these forms"
@@ -219,9 +219,5 @@ def _has_numeric_answer(question: Question) -> bool:
 
 
 def _is_letter(question: Question) -> bool:
-    gold = _normalize(question.answer or "")
-    return gold not in map(_normalize, question.choices) and gold in choice_letters(len(question.choices))
-
-
-def _normalize(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    gold = fold_spelling(question.answer or "")
+    return gold not in map(fold_spelling, question.choices) and gold in choice_letters(len(question.choices))

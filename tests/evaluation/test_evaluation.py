@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from scotd_jax.errors import InputError
-from scotd_jax.evaluation import contrast, scoring, statistics, voting
+from scotd_jax.evaluation import contrast, question_groups, scoring, statistics, voting
 from scotd_jax.records import Question, Response
+from scotd_jax.tasks.prompt_formats import is_correct
 
 
 def question(name, **fields):
@@ -186,6 +187,18 @@ def test_majority_vote(answers, winner):
     assert voting.majority_vote(answers) == winner
 
 
+def test_spellings_of_an_answer_vote_together():
+    # Scoring ignores case and spacing, so London, London, paris, Paris and PARIS are three votes for Paris.
+    answers = ["London", "London", "paris", "Paris ", "PARIS"]
+    open_question = dataclasses.replace(question("q0"), choices=(), answer="Paris")
+    responses = [response("q0", a, i, correct=is_correct(a, open_question)) for i, a in enumerate(answers)]
+    result = voting.self_consistency([open_question], responses)
+    assert (result["accuracy"], result["expected"]["5"]) == (1.0, 1.0)
+    assert result["expected"]["1"] == pytest.approx(3 / 5)
+    assert voting.majority_vote(answers) == "paris"  # the first spelling
+    assert voting.vote_entropy(answers) == pytest.approx(voting.vote_entropy(["a", "a", "b", "b", "b"]))
+
+
 def test_vote_entropy():
     assert voting.vote_entropy(["a", "b", "a", "b"]) == pytest.approx(1.0)
     assert voting.vote_entropy(["a", "a", None]) == 0.0
@@ -219,6 +232,46 @@ def test_self_consistency_of_a_set():
     assert result["expected"] == pytest.approx({"1": (2 / 3 + 1 / 3) / 3, "3": (1 + 1 / 2) / 3})
     assert result["invalid_rate"] == pytest.approx(4 / 9)
     assert result["abstentions"] == pytest.approx(1 / 3)
+
+
+# ---- question groups
+
+
+def test_contrast_groups_of_two_tasks_may_have_equal_names():
+    def pair(task):
+        members = [question(f"{task}/test/1", group="1"), question(f"{task}/contrast/1", group="1")]
+        return [dataclasses.replace(member, task=task) for member in members]
+
+    questions = pair("t") + pair("u")
+    assert [[q.id for q in members] for members in question_groups.contrast_groups(questions).values()] == [
+        ["t/test/1", "t/contrast/1"],
+        ["u/test/1", "u/contrast/1"],
+    ]
+    result = contrast.contrast_consistency(questions, {q.id: q.task == "t" for q in questions})
+    assert result is not None
+    assert (result["n"], result["accuracy"], result["chance"]) == (2, 0.5, 0.25)
+
+
+def test_contrast_groups_with_the_id_of_an_original_contain_it():
+    original, edit = question("t/test/1"), question("u/contrast/1", group="t/test/1")
+    edit = dataclasses.replace(edit, task="u")
+    assert question_groups.contrast_groups([original, edit]) == {"t/test/1": [original, edit]}
+
+
+def test_clusters_connect_questions_through_groups_and_passages():
+    questions = [
+        question("free"),
+        question("a", group="g"),
+        question("b", context="a passage"),
+        question("c", context="another passage"),
+        question("d", group="g", context="a passage"),  # connects a and b
+        question("e", group="c"),  # edits c
+        dataclasses.replace(question("f", context="a passage"), task="u"),
+        question("h", context=""),
+        question("i", context=""),
+    ]
+    clusters = question_groups.question_clusters(questions)
+    assert clusters == {"free": "free", "a": "a", "b": "a", "d": "a", "c": "c", "e": "c", "f": "f", "h": "h", "i": "i"}
 
 
 # ---- contrast

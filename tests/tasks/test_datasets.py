@@ -7,7 +7,7 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.errors import InputError
-from scotd_jax.evaluation.contrast import contrast_groups
+from scotd_jax.evaluation.question_groups import contrast_groups
 from scotd_jax.tasks.prompt_formats import FORMATS
 from scotd_jax.tasks.registry import load_task
 
