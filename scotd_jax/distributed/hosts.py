@@ -62,23 +62,31 @@ def on_primary(compute: Callable[[], Any]) -> Any:
 
     Raises:
       InputError: on every process, if `compute` raises it.
+      RuntimeError: on the other processes, if `compute` raises another error, which stays as it is on the primary.
     """
     if jax.process_count() == 1:
         return compute()
     from jax.experimental import multihost_utils
 
     result: dict[str, Any] = {}
+    error: Exception | None = None
     if is_primary():
         try:
             result = {"value": compute()}
-        except InputError as error:
-            result = {"error": str(error)}
+        except Exception as raised:  # of any kind: the other processes wait for the broadcast
+            error = raised
+            known = isinstance(error, InputError)
+            result = {"input error": str(error)} if known else {"error": f"{type(error).__name__}: {error}"}
     text = json.dumps(result).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     buffer = np.frombuffer(text.ljust(size)[:size], np.uint8)  # only the primary's text is broadcast
     result = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))))
+    if error is not None:
+        raise error
+    if "input error" in result:
+        raise InputError(result["input error"])
     if "error" in result:
-        raise InputError(result["error"])
+        raise RuntimeError(f"the primary process failed: {result['error']}")
     return result["value"]
 
 

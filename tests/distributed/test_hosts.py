@@ -15,7 +15,7 @@ from scotd_jax.errors import InputError
 def on_both_processes(monkeypatch, compute):
     """Runs `on_primary(compute)` as process 0, then as process 1, which receives the broadcasts of process 0.
 
-    Returns both results; an InputError is returned as its message.
+    Returns both results; an error is returned as its type and message.
     """
     outcomes, sent = [], []
 
@@ -32,8 +32,8 @@ def on_both_processes(monkeypatch, compute):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         try:
             outcomes.append(hosts.on_primary(compute))
-        except InputError as error:
-            outcomes.append(str(error))
+        except Exception as error:
+            outcomes.append((type(error), str(error)))
     assert sent == []
     return outcomes
 
@@ -54,7 +54,16 @@ def test_input_error_of_the_primary_process_ends_all(monkeypatch):
     def refuse():
         raise InputError("ann/none: no such repository")
 
-    assert on_both_processes(monkeypatch, refuse) == ["ann/none: no such repository"] * 2
+    assert on_both_processes(monkeypatch, refuse) == [(InputError, "ann/none: no such repository")] * 2
+
+
+def test_any_other_error_of_the_primary_process_ends_all(monkeypatch):
+    def fail():
+        raise OSError("connection reset")
+
+    primary, other = on_both_processes(monkeypatch, fail)
+    assert primary == (OSError, "connection reset")
+    assert other == (RuntimeError, "the primary process failed: OSError: connection reset")
 
 
 def test_single_process_computes_for_itself():
