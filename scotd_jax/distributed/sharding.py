@@ -1,7 +1,7 @@
 """Sharding of parameters, batches and caches over the mesh.
 
-Models name the logical axes of their parameters ("vocab", "embed", "heads", "mlp"). `LOGICAL_AXIS_RULES` maps these to
-mesh axes, and the shardings of optimizer states follow from those of the parameters.
+Models name the logical axes of their parameters ("vocab", "embed", "heads", "kv", "mlp"). `LOGICAL_AXIS_RULES` maps
+these to mesh axes, and the shardings of optimizer states follow from those of the parameters.
 """
 
 from typing import Any
@@ -10,19 +10,28 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-LOGICAL_AXIS_RULES = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
+LOGICAL_AXIS_RULES = {"vocab": "tensor", "heads": "tensor", "kv": "tensor", "mlp": "tensor", "embed": "fsdp"}
 
 Tree = Any  # nested dict or other pytree
 AnyMesh = Mesh | AbstractMesh
 
 
-def partition_spec(mesh: AnyMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
-    """Returns the PartitionSpec of one parameter with these logical axes and this shape.
+def partition_spec(mesh: AnyMesh, axes: tuple[Any, ...], shape: tuple[int, ...]) -> PartitionSpec:
+    """Returns the PartitionSpec of one parameter.
 
     A dimension is not sharded if its mesh axis does not divide it or already shards another dimension.
+
+    Args:
+      mesh: the mesh.
+      axes: the logical axis of each dimension: a name, None, or (name, count) if the dimension has that many heads, of
+        which the mesh axis may divide only the number. A query attends to few key heads, and a part of a head has no
+        scores of its own.
+      shape: the sizes of the dimensions.
     """
     spec: list[str | None] = []
     for name, size in zip(axes, shape, strict=True):
+        if isinstance(name, tuple):
+            name, size = name
         axis = LOGICAL_AXIS_RULES.get(name) if name is not None else None
         is_sharded = axis is not None and axis not in spec and size % mesh.shape[axis] == 0
         spec.append(axis if is_sharded else None)

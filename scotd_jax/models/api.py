@@ -105,7 +105,7 @@ class LanguageModel:
 
     new_cache(batch, group, length, recent) -> Cache, empty, with `length` past and `recent` recent slots per response.
 
-    axes() -> a tree like params: a tuple of logical axis names per parameter.
+    axes() -> a tree like params: a tuple of logical axes per parameter (param_axes.py).
     """
 
     config: Any

@@ -2,10 +2,9 @@
 
 import re
 
-Axes = tuple[str | None, ...]
+Axes = tuple[str | tuple[str, int] | None, ...]  # (name, count): the axis has this many heads, which are not divided
 
-# By kind of model: patterns of parameter paths with their axes; the first pattern that matches applies. The axis of key
-# heads, "kv", has no rule in sharding.py, so it is never sharded.
+# By kind of model: patterns of parameter paths with their axes; the first pattern that matches applies.
 PARAM_AXES: dict[str, tuple[tuple[str, Axes], ...]] = {
     "opt": (
         (r"embed/tokens", ("vocab", "embed")),
@@ -46,6 +45,7 @@ PARAM_AXES: dict[str, tuple[tuple[str, Axes], ...]] = {
 }
 
 
-def param_axes(kind: str, path: str) -> Axes:
+def param_axes(kind: str, path: str, key_heads: int) -> Axes:
     """Returns the logical axes of the parameter `path`, such as "layers/0/attn/q/kernel"."""
-    return next(axes for pattern, axes in PARAM_AXES[kind] if re.fullmatch(pattern, path))
+    axes = next(axes for pattern, axes in PARAM_AXES[kind] if re.fullmatch(pattern, path))
+    return tuple(("kv", key_heads) if name == "kv" else name for name in axes)

@@ -75,7 +75,7 @@ def _gemma3(*sizes: int) -> DecoderConfig:
     return _decoder("gemma3_text", *sizes, tie_word_embeddings=True, **fields, **positions, **window, **tokens)
 
 
-_QWEN_SMALL = {"max_position_embeddings": 32_768, "tie_word_embeddings": True}
+_QWEN3 = {"head_dim": 128, "max_position_embeddings": 40_960, "tie_word_embeddings": True}
 _GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 _T5_GATED = {
     "small": _t5(512, 1024, 8, 6, **_GATED),
@@ -111,11 +111,11 @@ PRESETS: Mapping[str, ModelConfig] = {
     "smollm2-135m": _smollm2(576, 1536, 30, 9, 3),
     "smollm2-360m": _smollm2(960, 2560, 32, 15, 5),
     "smollm2-1.7b": _smollm2(2048, 8192, 24, 32, 32, rope_theta=130_000.0),
-    "qwen2.5-0.5b": _qwen("qwen2", 896, 4864, 24, 14, 2, **_QWEN_SMALL),
-    "qwen2.5-1.5b": _qwen("qwen2", 1536, 8960, 28, 12, 2, **_QWEN_SMALL),
+    "qwen2.5-0.5b": _qwen("qwen2", 896, 4864, 24, 14, 2, max_position_embeddings=32_768, tie_word_embeddings=True),
+    "qwen2.5-1.5b": _qwen("qwen2", 1536, 8960, 28, 12, 2, max_position_embeddings=131_072, tie_word_embeddings=True),
     "qwen2.5-7b": _qwen("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152_064, max_position_embeddings=131_072),
-    "qwen3-0.6b": _qwen("qwen3", 1024, 3072, 28, 16, 8, head_dim=128, **_QWEN_SMALL),
-    "qwen3-1.7b": _qwen("qwen3", 2048, 6144, 28, 16, 8, head_dim=128, **_QWEN_SMALL),
+    "qwen3-0.6b": _qwen("qwen3", 1024, 3072, 28, 16, 8, **_QWEN3),
+    "qwen3-1.7b": _qwen("qwen3", 2048, 6144, 28, 16, 8, **_QWEN3),
     "gemma-3-270m": _gemma3(640, 2048, 18, 4, 1),
     "gemma-3-1b": _gemma3(1152, 6912, 26, 4, 1),
     "smollm3-3b": _decoder(
@@ -229,8 +229,9 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platfor
         return Cache(slots(length), slots(length), lengths, slots(recent), slots(recent), index)
 
     def axes() -> Any:
+        _, key_heads, _ = config.cache_shape
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: param_axes(config.kind, "/".join(entry.key for entry in path)), abstract()
+            lambda path, _: param_axes(config.kind, "/".join(entry.key for entry in path), key_heads), abstract()
         )
 
     def abstract() -> Params:

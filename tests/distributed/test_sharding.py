@@ -75,7 +75,8 @@ def test_mesh_sizes_that_do_not_fit_raise(sizes, message):
         (("vocab", "embed"), (48, 16), P("tensor", "fsdp")),
         (("vocab", "embed"), (47, 16), P(None, "fsdp")),  # two devices do not divide 47 rows
         (("embed", "embed"), (16, 16), P("fsdp", None)),  # a mesh axis shards one dimension only
-        (("kv", None), (16, 16), P(None, None)),
+        ((("kv", 2), None), (16, 16), P("tensor", None)),
+        ((("kv", 1), None), (16, 16), P(None, None)),  # the devices would hold half a head each
         (("mlp",), (32,), P("tensor")),
     ],
 )
