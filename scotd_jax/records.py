@@ -109,7 +109,7 @@ def from_json(kind: type[RecordType], line: str, where: str) -> RecordType:
       where: "FILE line 12", which begins every message.
 
     Raises:
-      InputError: on malformed JSON and on unknown, missing or wrongly typed fields.
+      InputError: on malformed JSON, on unknown, missing or wrongly typed fields, and on negative integers.
     """
     try:
         fields = json.loads(line)
@@ -132,6 +132,8 @@ def from_mapping(kind: type[RecordType], fields: Mapping[str, Any], where: str) 
         expected, allowed = declared[name]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise InputError(f"{where}: field {name!r} should be {expected}, found {value!r:.60}")
+        if expected == "int" and value < 0:
+            raise InputError(f"{where}: field {name!r} should be at least 0, found {value}")
         if expected.startswith("tuple"):
             if any(not isinstance(v, str) for v in value):
                 raise InputError(f"{where}: field {name!r} should be a list of strings, found {value!r:.60}")

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.distributed.sharding import batch_sharding
+from scotd_jax.errors import InputError
 from scotd_jax.layout import pad_rows, round_up, split_prompt
 from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.models.layers import logits
@@ -66,18 +67,19 @@ def score_candidates(
       One list of (key, log-probabilities in nats, float32[number of responses]) per batch.
 
     Raises:
-      InputError: if a prompt with a response does not fit the model's positions.
+      InputError: if a prompt has no responses, a response has no tokens, or both do not fit the model's positions.
     """
     # A decoder-only model prefills the prefix with the prompt. An encoder-decoder model feeds it to the decoder.
     items = [_with_prefix_in_prompt(item) if model.start_token is None else item for item in candidates]
     if not items:
         return
+    for item in items:
+        _check_item(model, item)
     B = round_up(batch_size, 1 if mesh is None else batch_shards(mesh))
     C = max(len(item.responses) for item in items)
     A = round_up(max(len(response) for item in items for response in item.responses), 8)
     buckets: dict[tuple[int, int], list[Candidates]] = defaultdict(list)
     for item in items:
-        _check_length(model, item)
         prompt, _ = split_prompt(item.prompt_ids, model.start_token)
         prefix_length = round_up(len(item.prefix_ids), bucket) if item.prefix_ids else 0
         buckets[round_up(len(prompt), bucket), prefix_length + A].append(item)
@@ -96,7 +98,9 @@ def _with_prefix_in_prompt(item: Candidates) -> Candidates:
     return dataclasses.replace(item, prompt_ids=[*item.prompt_ids, *item.prefix_ids], prefix_ids=())
 
 
-def _check_length(model: LanguageModel, item: Candidates) -> None:
+def _check_item(model: LanguageModel, item: Candidates) -> None:
+    if not item.responses or not all(item.responses):  # the log-probability of no tokens would be the highest, 0
+        raise InputError(f"{item.key}: expected responses of at least one token each, found {item.responses!r:.60}")
     longest = max(map(len, item.responses))
     check_positions(
         model.config,

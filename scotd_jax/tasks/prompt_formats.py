@@ -186,16 +186,19 @@ def choice_text(question: Question) -> str:
 def choice_with_text(text: str, question: Question) -> str | None:
     """Returns the answer that stands for the choice with this text; None if there is no such choice.
 
-    Some questions list one text twice: the gold choice then takes precedence.
+    Some questions list one text twice: the gold choice then takes precedence. Without a gold answer, the answer is a
+    letter only if the question lists its choices by letters.
     """
     if not question.choices:
         return parse_answer(text, question)
     normalized = fold_spelling(text)
     if normalized and normalized == fold_spelling(choice_text(question)):
         return question.answer
+    letters = choice_letters(len(question.choices))
+    has_letters = letters[0] in fold_spelling(question.text) if question.answer is None else _is_letter(question)
+    forms = letters if has_letters else question.choices
     # Reversed, so that the first of two equal texts wins.
-    forms = zip(map(fold_spelling, reversed(question.choices)), reversed(answer_forms(question)), strict=False)
-    return dict(forms).get(normalized)
+    return dict(zip(map(fold_spelling, reversed(question.choices)), reversed(forms), strict=True)).get(normalized)
 
 
 def choice_letters(count: int) -> tuple[str, ...]:

@@ -147,6 +147,7 @@ class World(SplitTask):
         self._generate_statements(options.statements)
 
     def _generate_split(self, spec: _SplitSpec) -> None:
+        self._check_pairs(spec)
         rng = random.Random(f"{self._seed} {spec.split}")
         questions: list[Question] = []
         contrast: list[Question] = []
@@ -184,6 +185,23 @@ class World(SplitTask):
         self._splits[spec.split] = (questions, responses)
         if spec.contrast:
             self._splits["contrast"] = (contrast, [])
+
+    def _check_pairs(self, spec: _SplitSpec) -> None:
+        """Raises InputError if the options leave no pair for a split, or one with more steps than days."""
+        where = f"config.tasks.{self._name}.options"
+        options = self.options
+        if spec.count and not spec.pairs:
+            raise InputError(
+                f"{where}: no pair of family and number of steps remains for the {spec.count} questions of split "
+                f"{spec.split!r}; there are steps={options.steps}, longer_steps={options.longer_steps} and "
+                f"unseen_pairs={options.unseen_pairs}; change one of them, or set {spec.split}=0"
+            )
+        most = max((steps for _, steps in spec.pairs), default=0)
+        if spec.count and most > options.days:
+            raise InputError(
+                f"{where}.days: {options.days} days have no room for the {most} steps of split {spec.split!r}, one a "
+                f"day; expected at least {most}, or set {spec.split}=0"
+            )
 
     def _draw_pair(
         self, spec: _SplitSpec, family: QuestionFamily, steps: int, rng: random.Random

@@ -185,6 +185,7 @@ BROKEN = [
     (to_json(ROWS[1]).replace('"num_tokens"', '"tokens"'), "unknown field 'tokens'"),
     (to_json(ROWS[1]).replace(', "sampling": "greedy"', ""), "field 'sampling' is missing"),
     (to_json(ROWS[1]).replace('"sample_index": 1', '"sample_index": "1"'), "'sample_index' should be int"),
+    (to_json(ROWS[1]).replace('"sample_index": 1', '"sample_index": -1'), "'sample_index' should be at least 0"),
     (to_json(ROWS[0]), "sample 0 of question 'q0' comes twice"),
     ("\udcff", "not UTF-8"),
 ]

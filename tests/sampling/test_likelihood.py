@@ -122,6 +122,13 @@ def test_a_prefix_beyond_the_positions_is_refused():
         list(score_candidates(model, params, [too_long], **SIZES))
 
 
+@pytest.mark.parametrize("responses", [[], [[20, 1], []]])
+def test_prompts_without_responses_are_refused(responses):
+    items = [*candidates(), Candidates("q", [5], responses)]
+    with pytest.raises(InputError, match="q: expected responses of at least one token each"):
+        list(score_candidates(*model_and_params("opt-tiny"), items, **SIZES))
+
+
 def test_scores_on_eight_devices_equal_those_on_one():
     alone, sharded = scores("t5-tiny"), scores("t5-tiny", make_mesh(Mesh(data=2, fsdp=2, tensor=2)))
     for name, row in alone.items():

@@ -1,6 +1,7 @@
 """Tests of recipes: training examples, prompts and parsing."""
 
 import dataclasses
+import functools
 
 import pytest
 
@@ -101,6 +102,13 @@ def test_text_shared_by_two_choices_counts_as_the_gold_one():
     assert recipes.parse_response(recipe, T5, "hen", question).answer == "(c)"
     assert recipes.parse_response(recipe, T5, "cow", question).answer == "(b)"
     assert recipes.parse_response(recipe, T5, "dog", question).answer is None
+
+
+def test_text_of_a_choice_without_gold_answer_becomes_a_letter_only_if_the_question_has_letters():
+    parse = functools.partial(recipes.parse_response, recipes.RECIPES["step_by_step"], T5)
+    assert parse("cow", dataclasses.replace(QUESTION, answer=None)).answer == "(b)"
+    review = Question("r", "films", "test", "Is the review 'fine' positive?", ("negative", "positive"))
+    assert parse(" Positive", review).answer == "positive"
 
 
 def test_missing_gold_answer_is_reported():

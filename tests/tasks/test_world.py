@@ -216,3 +216,25 @@ def test_options_come_from_the_config_and_are_checked():
         load_task("w", config.Task(options={"trian": 5}), 0)
     with pytest.raises(InputError, match="only 0 questions for split 'unseen'; 2 were requested"):
         load_task("w", config.Task(options={**few, "held_out": 0.0, "dev": 0, "test": 0}), 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": (1, 4)}, r"options: no pair .* for the 2 questions of split 'unseen'.*unseen_pairs=.*unseen=0"),
+        ({"steps": ()}, r"options: no pair .* for the 5 questions of split 'train'"),
+        ({"longer_steps": ()}, r"options: no pair .* for the 2 questions of split 'longer'"),
+        ({"days": 2}, r"options\.days: 2 days have no room for the 3 steps of split 'train'.*at least 3"),
+        ({"days": 3}, r"options\.days: 3 days have no room for the 5 steps of split 'longer'.*or set longer=0"),
+    ],
+)
+def test_options_that_leave_a_split_without_questions_are_refused(options, message):
+    few = {"train": 5, "dev": 2, "test": 2, "unseen": 2, "longer": 2, "gold": 3, "statements": 2}
+    with pytest.raises(InputError, match=rf"config\.tasks\.w\.{message}"):
+        load_task("w", config.Task(options=few | options), 0)
+
+
+def test_split_of_no_questions_needs_no_pair_of_family_and_steps():
+    few = {"train": 5, "dev": 2, "test": 2, "longer": 0, "gold": 3, "statements": 2}
+    task = load_task("w", config.Task(options={**few, "unseen": 0, "unseen_pairs": (), "days": 3}), 0)
+    assert [len(task.questions(split)) for split in ("train", "unseen", "longer")] == [5, 0, 0]
