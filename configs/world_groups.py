@@ -10,14 +10,22 @@ facts, teacher and students; everything except the grouping is as in configs/wor
 import dataclasses
 
 from scotd_jax import config as c
+from scotd_jax.errors import InputError
 
 RATIONALES = 30  # rationales per update
+SIZES = {str(size): size for size in range(1, RATIONALES + 1) if RATIONALES % size == 0}
 
 
 def get_config(arg=None):
     settings = c.parse_arg(arg, seeds=3, groups="1+5+30", runlocal=False)
     world = c.sibling(__file__, "world")
-    groups = [int(size) for size in settings.groups.split("+")]
+    names = settings.groups.split("+")
+    if unknown := [name for name in names if name not in SIZES]:
+        raise InputError(
+            f"groups={settings.groups}: {unknown[0]!r} does not divide the {RATIONALES} rationales of an update; "
+            f"there are {', '.join(SIZES)}"
+        )
+    groups = [SIZES[name] for name in names]
     config = c.merged(
         [regrouped(world.world(seed, {"opt": ("n30",)}, f"s{seed}_"), groups) for seed in range(settings.seeds)]
     )
@@ -30,7 +38,7 @@ def regrouped(config: c.Config, groups: list[int]) -> c.Config:
     (name,) = [name for name in students if name.endswith("n30_opt")]
     plain = students.pop(name)
     for size in groups:
-        training = dataclasses.replace(plain.training, batch_size=max(1, RATIONALES // size), group_size=size)
+        training = dataclasses.replace(plain.training, batch_size=RATIONALES // size, group_size=size)
         students[f"{name}_g{size}"] = dataclasses.replace(
             plain, training=training, arm=f"{size} of a question", export=False
         )

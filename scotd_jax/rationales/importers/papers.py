@@ -67,21 +67,22 @@ def reasoning_teacher(path: epath.Path, options: ImportOptions) -> ImportResults
       answer; otherwise the task's prompt format parses "completion".
     """
     del options
-    model, sampling, fields = "", "", set()
+    fields: dict[str | None, SourceRow] = {}
     for field in read_json_document(path, dict):
-        fields.add("data" if isinstance(field, BadRow) else field.key)
-        if isinstance(field, BadRow):
+        if isinstance(field, BadRow):  # the whole document
             yield field
-        elif field.key == "metadata" and isinstance(field.value, dict):
-            model = str(field.value.get("base_model") or "")
-            temperature = field.value.get("reasoning_temperature", field.value.get("temperature"))
-            sampling = f"temperature={temperature:g}" if isinstance(temperature, (int, float)) else ""
-        elif field.key == "data":
-            parse = functools.partial(_parse_completion, model=model, sampling=sampling)
-            yield from parse_rows(_completions(path, field), parse)
+            return
+        fields[field.key] = field
     if "data" not in fields:
         detail = 'expected an object with the fields "metadata" and "data"'
         yield BadRow(str(path), 0, "missing field", detail, rest_lost=True)
+        return
+    metadata = fields["metadata"].value if "metadata" in fields else None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    temperature = metadata.get("reasoning_temperature", metadata.get("temperature"))
+    sampling = f"temperature={temperature:g}" if isinstance(temperature, (int, float)) else ""
+    parse = functools.partial(_parse_completion, model=str(metadata.get("base_model") or ""), sampling=sampling)
+    yield from parse_rows(_completions(path, fields["data"]), parse)
 
 
 def _parse_quarel(row: SourceRow) -> Iterator[ImportedResponse]:

@@ -140,6 +140,8 @@ def test_reasoning_teacher(tmp_path):
         "data": {"4": [zero_shot], "9": [few_shot]},
     }
     rows, _ = importing(write(tmp_path / "D.json", file), "reasoning_teacher")
+    reordered, _ = importing(write(tmp_path / "R.json", dict(reversed(file.items()))), "reasoning_teacher")
+    assert reordered == rows, "the metadata may follow the data"
     assert short(rows) == [("k1", 3, *A[2:]), B]
     assert [r.finish_reason for r in rows] == ["length", "stop"]
     assert rows[0].text == "Heat does it. A."
