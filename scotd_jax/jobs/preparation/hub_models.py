@@ -8,7 +8,7 @@ that a run needs the network only before its first step.
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from scotd_jax.config import Config, Model, ModelSource
@@ -24,17 +24,19 @@ from scotd_jax.workdir import Workdir
 
 
 def pin_models(config: Config, workdir: Workdir, steps: Iterable[Step]) -> Config:
-    """Returns the config with every Hub name that the steps read pinned to its commit.
+    """Returns the config with every Hub name that the steps read, or that is recorded, pinned to its commit.
 
-    Logs each commit, and each local folder whose name could be that of a repository.
+    Logs the commits of the names that the steps read, and local folders whose names could be those of repositories.
 
     Raises:
       InputError: on every process, if a name is neither a local folder nor a repository that can be read.
     """
     read = sorted({path for path, _ in _reads(config, steps)})
-    paths = hosts.on_primary(lambda: _pinned(read, workdir.pinned_models()))
+    named = {path for model in _models(config) for path in (model.path, model.tokenizer)}
+    paths = hosts.on_primary(lambda: _pinned(read, named, workdir.pinned_models()))
     log_once = functools.partial(log, process_index=int(not hosts.is_primary()))
-    for path, pinned in paths.items():
+    for path in read:
+        pinned = paths[path]
         if path != pinned:
             log_once(f"model {path}: commit {pinned.rpartition('@')[2]}")
         elif is_hub_name(path) and parse_hub_path(path) is None:
@@ -70,9 +72,15 @@ def hub_models_of(config: Config, step: Step) -> list[HubModel]:
     return [model for model, _ in _files_of_hub(config, [step])]
 
 
-def _pinned(paths: Collection[str], recorded: Mapping[str, str]) -> dict[str, str]:
-    hub_paths = [path for path in paths if parse_hub_path(path) is not None]  # not those with a local folder
-    return {path: path for path in paths} | {path: recorded.get(path) or pin(path) for path in hub_paths}
+def _pinned(read: Collection[str], named: Set[str], recorded: Mapping[str, str]) -> dict[str, str]:
+    """The paths that steps read, and those that the config names and an earlier command has pinned."""
+
+    def pinned(path: str) -> str:
+        if parse_hub_path(path) is None:  # not a name, or one with a local folder
+            return path
+        return recorded.get(path) or pin(path)
+
+    return {path: pinned(path) for path in {*read, *(named & recorded.keys())}}
 
 
 def _files_of_hub(config: Config, steps: Iterable[Step]) -> Iterator[tuple[HubModel, FileSelection]]:

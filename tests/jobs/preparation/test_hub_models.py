@@ -78,6 +78,7 @@ def test_names_are_pinned_once_and_recorded(teacher, config, tmp_path, capfd):
     workdir.save_pinned_models(pins(config, first))
     teacher.repositories["ann/tiny"].commit({"README.md": b"later"})
     assert pin_models(config, workdir, graph.chain(config)) == first
+    assert pin_models(config, workdir, [Step("report", "")]) == first, "a command that reads no model has its commit"
     assert teacher.take_requests() == []
     assert pin_models(config, Workdir(str(tmp_path / "other")), graph.chain(config)).students != first.students
 
