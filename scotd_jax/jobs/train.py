@@ -16,7 +16,7 @@ from scotd_jax.jobs.generation.dev_evaluation import DevEvaluation
 from scotd_jax.models import api
 from scotd_jax.models.position_table import check_positions
 from scotd_jax.training.accounting import summarize_cost
-from scotd_jax.training.checkpoints import best_step
+from scotd_jax.training.checkpoints import best_step, latest_step
 from scotd_jax.training.loop import train as train_loop
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.settings_check import check_training
@@ -45,7 +45,8 @@ def train(context: RunContext, name: str) -> None:
         write_text(artefact.path / "parameters.txt", overview + "\n")
     if trainable := describe_trainable(model.abstract(), spec.training.freeze, spec.training.lora):
         context.log(f"  trainable parameters: {trainable}")
-    with context.progress(spec.training.steps, f"  {name}", "updates") as progress:
+    done = latest_step(artefact.path / "checkpoints")
+    with context.progress(spec.training.steps, f"  {name}", "updates", done) as progress:
         goodput = train_loop(
             model,
             lambda: context.models.params(spec.model, model, seed),

@@ -135,6 +135,14 @@ def best_step(folder: epath.PathLike) -> dict[str, int | float]:
         return {"step": best.step, "last_step": steps[-1].step, **(best.metrics or {})}
 
 
+def latest_step(folder: epath.PathLike) -> int:
+    """Returns the step of the last committed checkpoint in `folder`; 0 if there is none."""
+    if not epath.Path(folder).exists():
+        return 0
+    with _open(epath.Path(folder), 1, writable=False) as checkpointer:
+        return 0 if checkpointer.latest is None else checkpointer.latest.step
+
+
 def best_index(metrics: Sequence[Mapping[str, float] | None]) -> int:
     """Index of the largest `dev_accuracy`, the later one on ties; the last index if no entry has one."""
     scores = [-1.0 if entry is None else float(entry.get(BEST_METRIC, -1.0)) for entry in metrics]

@@ -1,6 +1,8 @@
 """Tests of the train job: its identity, dev evaluation and memory during updates."""
 
 import dataclasses
+import re
+import time
 import weakref
 
 import jax
@@ -68,6 +70,22 @@ def test_initial_and_dev_parameters_are_freed_during_training(tmp_path, monkeypa
     train.train(run, "s")
     assert all(made.values())
     assert alive == [{"params": 0, "to_sampling_devices": 0}] * 6  # four updates and two dev evaluations
+
+
+def test_rate_of_a_resumed_training_counts_its_own_updates(tmp_path, monkeypatch, capsys):
+    run = built(tmp_path, steps=1000)
+    monkeypatch.setattr(train, "latest_step", lambda folder: 900)
+
+    def resume(*arguments, log, **options):
+        time.sleep(0.1)
+        log(901, {"loss": 1.0})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_loop", resume)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(run, "s")
+    [rate] = re.findall(r"s: 901 of 1000 updates in .* \((.*), loss 1.000\), interrupted", capsys.readouterr().err)
+    assert "s per update" in rate or float(rate.removesuffix("/s")) <= 10
 
 
 @pytest.mark.slow
