@@ -3,8 +3,8 @@
 The jobs of the command line use the same functions, and add resumable artefacts on disk, several hosts, and reports.
 """
 
+import contextlib
 import dataclasses
-import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -272,21 +272,47 @@ def make_batches(
     Raises:
       InputError: if no response passes the filters, or a sequence exceeds the model's position table.
     """
-    root = epath.Path(folder or tempfile.mkdtemp(prefix="scotd_jax_"))
+    limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
+    settings = c.Corpus(keep=keep, decontaminate=0, shards=1, **limits)
+    with contextlib.ExitStack() as stack:
+        root = epath.Path(folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="scotd_jax_")))
+        _write_corpus(root, settings, model, questions, responses)
+        parts = model.prompts.recipe.parts
+        batches = open_batches(
+            root / "corpus",
+            tuple(parts),
+            batch_size=batch_size,
+            group_size=group_size,
+            start_token=model.model.start_token,
+            seed=seed,
+            row_multiple=batch_shards(make_mesh(c.Mesh())),
+        )
+        weights = tuple((name, part.weight) for name, part in parts.items())
+        training_batches = TrainingBatches(prefetch_batches(batches), batch_size, group_size, weights)
+        weakref.finalize(training_batches, stack.pop_all().close)
+    return training_batches
+
+
+def _write_corpus(
+    root: epath.Path,
+    settings: c.Corpus,
+    model: PromptedModel,
+    questions: Sequence[Question],
+    responses: Sequence[Response],
+) -> None:
+    """Writes ROOT/corpus. Raises InputError like `make_batches`."""
     by_id = _by_id(model, questions)
     files = []
     if responses:
         writer = ResponseWriter(root / "responses")
         writer.write(responses)
         files = [writer.merge(list(by_id), None)]
-    recipe, kind = model.prompts.recipe, model.model.config.kind
+    recipe, encoder = model.prompts.recipe, model.tokenizer.encoder(model.model.config.kind)
     prompted = [
         PromptedQuestion(question, model.prompts.format_for(task), model.prompts.few_shot(task))
         for question, task in by_id.values()
     ]
-    limits = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
-    settings = c.Corpus(keep=keep, decontaminate=0, shards=1, **limits)
-    plan = plan_corpus(root / "corpus", settings, recipe, prompted, files, model.tokenizer.encoder(kind))
+    plan = plan_corpus(root / "corpus", settings, recipe, prompted, files, encoder)
     for _ in build_shards(plan):
         pass
     for counts in merge_shards(plan, {"model": model.name}).counts.values():
@@ -297,20 +323,6 @@ def make_batches(
             f"prompts of up to {prompt} tokens and responses of up to {response}",
             "lower max_prompt_tokens and max_response_tokens",
         )
-    batches = open_batches(
-        root / "corpus",
-        tuple(recipe.parts),
-        batch_size=batch_size,
-        group_size=group_size,
-        start_token=model.model.start_token,
-        seed=seed,
-        row_multiple=batch_shards(make_mesh(c.Mesh())),
-    )
-    parts = tuple((name, part.weight) for name, part in recipe.parts.items())
-    training_batches = TrainingBatches(prefetch_batches(batches), batch_size, group_size, parts)
-    if not folder:
-        weakref.finalize(training_batches, shutil.rmtree, root, ignore_errors=True)
-    return training_batches
 
 
 def train(

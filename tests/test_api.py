@@ -1,6 +1,8 @@
 """Tests of the Python API: each function on a tiny random model."""
 
 import dataclasses
+import gc
+import tempfile
 
 import jax
 import numpy as np
@@ -78,6 +80,18 @@ def test_evaluate_returns_accuracy_and_interval(task, model):
     results = scotd.evaluate(model, task.questions("test")[:4], max_new_tokens=8)
     assert results["n"] == 4
     assert results["interval"][0] <= results["accuracy"] <= results["interval"][1]
+
+
+def test_temporary_corpus_is_removed_with_its_batches_and_if_there_are_none(task, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(scotd.InputError, match="gold answer"):
+        scotd.make_batches(model, [dataclasses.replace(task.questions("gold")[0], answer=None)])
+    assert list(tmp_path.iterdir()) == []
+    batches = scotd.make_batches(model, task.questions("gold"), task.gold("gold"), batch_size=8)
+    assert len(list(tmp_path.iterdir())) == 1
+    del batches
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_arguments_are_refused(task, model):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from ml_collections import config_flags
 
 from scotd_jax import config as c
 from scotd_jax import main
+from scotd_jax.config import file_errors
 from scotd_jax.config.file_errors import describe_config_error
 from scotd_jax.config.packaged import packaged_configs
 from scotd_jax.listing import LISTING, format_listing
@@ -212,6 +214,16 @@ def test_any_exception_in_a_config_file_is_reported_with_its_line(tmp_path, line
     with pytest.raises(BaseException) as raised:  # noqa: PT011 (of any type)
         load_config(file)
     assert re.match(rf"{file} line 2: {message}", describe_config_error(raised.value, str(file)) or "")
+
+
+def test_config_file_beside_a_library_is_not_part_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_errors, "_LIBRARIES", (tmp_path / "scotd_jax",))
+    file = tmp_path / "scotd_jax_mine" / "config.py"
+    file.parent.mkdir()
+    file.write_text("def get_config():\n    1 / 0\n")
+    with pytest.raises(ZeroDivisionError) as raised:
+        runpy.run_path(str(file))["get_config"]()
+    assert (describe_config_error(raised.value, str(file)) or "").startswith(f"{file} line 2: ZeroDivisionError")
 
 
 def test_bugs_of_the_package_keep_their_traceback():

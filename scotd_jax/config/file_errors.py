@@ -10,9 +10,9 @@ from scotd_jax.config.loading import RENAMED_CLASSES, RENAMED_KEYS, unknown_key
 from scotd_jax.errors import InputError, did_you_mean
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-_PACKAGED = str(_PACKAGE / "configs")  # config files of an installed package
+_PACKAGED = _PACKAGE / "configs"  # config files of an installed package
 # Files in these folders are not config files, except those in _PACKAGED.
-_LIBRARIES = (str(_PACKAGE), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
+_LIBRARIES = (_PACKAGE, *(pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 _UNEXPECTED = re.compile(r"(?P<kind>\w+)\.__init__\(\) got an unexpected keyword argument '(?P<key>\w+)'")
 
 
@@ -61,7 +61,8 @@ def _location(error: BaseException) -> str:
 
 
 def _is_config_file(name: str) -> bool:
-    return name.startswith(_PACKAGED) or not name.startswith(_LIBRARIES)
+    file = pathlib.Path(name)
+    return file.is_relative_to(_PACKAGED) or not any(file.is_relative_to(folder) for folder in _LIBRARIES)
 
 
 def _describe(error: BaseException) -> str:

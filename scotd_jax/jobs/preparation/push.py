@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -107,6 +106,5 @@ def _local_tree(folder: epath.Path) -> Iterator[pathlib.Path]:
             if not file.is_dir():
                 copy = target / file.relative_to(folder)
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("rb") as source, copy.open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
+                file.copy(copy)
         yield target
