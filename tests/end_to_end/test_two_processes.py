@@ -21,15 +21,19 @@ FLAGS += ["--config.students.student.training.steps=8"]
 def run(workdir: Path, *processes: str) -> None:
     """Runs the chain in one process, or in one process for each of these values of --multihost."""
     command = [sys.executable, "-m", "scotd_jax.main", *FLAGS, f"--workdir={workdir}", "--jobs=sample,build,train"]
-    started = [
-        subprocess.Popen(
-            [*command, *extra], cwd=ROOT, env=environment(fast_compilation=True), stderr=subprocess.PIPE, text=True
-        )
-        for extra in ([[f"--multihost={p}"] for p in processes] or [[]])
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors
+    started = []
+    for i, extra in enumerate([[f"--multihost={p}"] for p in processes] or [[]]):
+        # A file, because a full pipe that nobody reads would block its process, and the others with it.
+        with log_file(workdir, i).open("w") as log:
+            environ = environment(fast_compilation=True)
+            started.append(subprocess.Popen([*command, *extra], cwd=ROOT, env=environ, stderr=log))
+    for i, process in enumerate(started):
+        assert process.wait(timeout=600) == 0, log_file(workdir, i).read_text()
+
+
+def log_file(workdir: Path, process: int) -> Path:
+    """The file of the standard error of one process."""
+    return workdir.with_name(f"{workdir.name}-{process}.log")
 
 
 def test_two_processes_match_one(tmp_path):

@@ -205,7 +205,8 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
             self._json({"transfer": "basic", "objects": objects})
 
     def upload(self, oid: str) -> None:
-        self.server.uploads[oid] = self.body
+        if self.server.can_store:
+            self.server.uploads[oid] = self.body
         self._send(200 if self.server.can_store else 403)
 
     def make_commit(self, repo: str, **_: str) -> None:

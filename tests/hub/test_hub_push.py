@@ -56,7 +56,7 @@ def test_refused_upload_is_explained(writer, folder):
     writer.can_store = False
     with pytest.raises(InputError, match=r"ann/new: may not be written to or created \(403\); check that HF_TOKEN"):
         push(folder)
-    assert writer.repositories["ann/new"].files == {}
+    assert writer.repositories["ann/new"].files == writer.uploads == {}
 
 
 def test_disappeared_repository_is_explained(writer, folder):

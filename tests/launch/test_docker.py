@@ -32,8 +32,8 @@ def test_copied_paths_exist_and_reach_the_builder():
     assert {"scotd_jax", "configs", "constraints.txt"} <= set(copied)
     for path in copied:
         assert (ROOT / path).exists(), path
-        assert any(path == parent or path.startswith(f"{parent}/") for parent in sent), path
-    assert all(any(path.startswith(parent) for path in copied) for parent in sent), "sent but not used"
+        assert any(Path(path).is_relative_to(parent) for parent in sent), path
+    assert all(any(Path(path).is_relative_to(parent) for path in copied) for parent in sent), "sent but not used"
 
 
 def test_image_runs_the_command_without_root_and_writes_into_volumes():
@@ -43,7 +43,7 @@ def test_image_runs_the_command_without_root_and_writes_into_volumes():
     assert int(user) > 0
     (home,) = [value.partition("=")[2] for value in values("ENV") if value.startswith("HF_HOME=")]
     for path in (values("WORKDIR")[-1], home):
-        assert any(path == volume or path.startswith(f"{volume}/") for volume in json.loads(volumes)), path
+        assert any(Path(path).is_relative_to(volume) for volume in json.loads(volumes)), path
     order = [name for name, _ in INSTRUCTIONS]
     assert order.index("USER") > max(i for i, name in enumerate(order) if name in ("RUN", "COPY"))
 
