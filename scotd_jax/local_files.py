@@ -18,7 +18,7 @@ from etils import epath
 
 from scotd_jax.atomic import is_local
 from scotd_jax.errors import InputError
-from scotd_jax.hub.hub_files import FileSelection, fetch, parse_hub_path
+from scotd_jax.hub.hub_files import FileSelection, fetch, list_files, parse_hub_path
 
 _STAGING = ".staging-"
 
@@ -61,9 +61,16 @@ def local_copy(path: epath.PathLike, select: FileSelection = lambda names: names
 
 def _select(folder: epath.Path, select: FileSelection) -> Collection[str]:
     try:
-        return select([item.name for item in folder.iterdir() if not item.is_dir()])
+        return select(file_names(folder))
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
+
+
+def file_names(folder: epath.PathLike) -> Collection[str]:
+    """Returns the names of the files in a folder, local or gs://, or of a model on the Hub, which need not be local."""
+    if (model := parse_hub_path(folder)) is not None:
+        return list_files(model)
+    return [item.name for item in epath.Path(folder).iterdir() if not item.is_dir()]
 
 
 @contextlib.contextmanager

@@ -103,6 +103,13 @@ def fetch(model: HubModel, select: FileSelection, quiet: bool = False) -> pathli
     return folder
 
 
+def list_files(model: HubModel) -> Collection[str]:
+    """Returns the names of the files of a repository, downloaded or not. Raises InputError if it cannot be reached."""
+    model = _pinned(model)
+    with explained(model.repo, model.revision):
+        return _listing(model)
+
+
 def missing_files(model: HubModel, select: FileSelection) -> Mapping[str, int]:
     """Returns the selected files that the cache lacks, with their sizes in bytes. Downloads nothing.
 

@@ -17,9 +17,11 @@ from scotd_jax.jobs.generation.prompting import (
     source_prompt_settings,
     uses_chat_template,
 )
+from scotd_jax.local_files import file_names
+from scotd_jax.models.hf.weight_files import weight_file
 from scotd_jax.records import to_json
 from scotd_jax.tasks.prompt_formats import PromptFormat
-from scotd_jax.workdir import digest, file_digest
+from scotd_jax.workdir import Artefact, digest, file_digest
 
 # Fields of a student that its training does not read.
 AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
@@ -64,7 +66,7 @@ def responses_identity(context: RunContext, name: str, imported_files: Sequence[
         identity["recipe"] = plain(prompts.recipe)
         identity["exemplars"] = few_shot_identity(context, spec.questions, prompts.settings.few_shot)
     if isinstance(spec, ModelSource):
-        identity["model"] = model_identity(context, spec.model)
+        identity["model"] = model_identity(context, spec.model, context.artefact("sample", name))
     if isinstance(spec, FileSource):
         identity["files"] = {str(path): file_digest(path) for path in imported_files}
     return identity
@@ -109,7 +111,7 @@ def student_identity(context: RunContext, name: str) -> dict[str, Any]:
         "spec": settings,
         "seed": context.config.seed + spec.seed,
         "corpus": context.artefact("build", spec.corpus).digest,
-        "model": model_identity(context, spec.model),
+        "model": model_identity(context, spec.model, context.artefact("train", name)),
         "dev": questions_identity(context, spec.dev_sets),
         "dev_formats": formats_identity(context, spec.dev_sets, context.formats[spec.corpus]),
         "provided_rationales": rationales_identity(context, spec.rationales_from if spec.dev_sets else ()),
@@ -144,7 +146,7 @@ def evaluation_identity(context: RunContext, name: str) -> dict[str, Any]:
     if spec.checkpoint == "initial":
         student = context.config.students[spec.student]
         return identity | {
-            "model": model_identity(context, student.model),
+            "model": model_identity(context, student.model, context.artefact("evaluate", name)),
             "model_seed": context.config.seed + student.seed,
             "precision": student.precision,
             "recipe": plain(prompts.recipe),
@@ -163,8 +165,11 @@ def export_identity(context: RunContext, name: str) -> dict[str, Any]:
     return identity
 
 
-def model_identity(context: RunContext, model: Model) -> dict[str, Any]:
-    """Returns the identity of a model: its source, and the tokenizer and chat template of its prompts."""
+def model_identity(context: RunContext, model: Model, artefact: Artefact) -> dict[str, Any]:
+    """Returns the identity of a model: its source, its file of weights, its tokenizer and its chat template.
+
+    Manifests of older work directories do not have the file of weights; theirs stay as they are.
+    """
     tokenizer = context.models.tokenizer(model)
     identity: dict[str, Any] = {
         "config": plain(model),
@@ -175,6 +180,9 @@ def model_identity(context: RunContext, model: Model) -> dict[str, Any]:
         identity["chat"] = digest(tokenizer.chat_template)
     if model.student:
         identity["student"] = context.artefact("train", model.student).digest
+    recorded = artefact.manifest().get("identity", {}).get("model")
+    if model.path and (recorded is None or "weights" in recorded):
+        identity["weights"] = weight_file(file_names(model.path))
     return identity
 
 

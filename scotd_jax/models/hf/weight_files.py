@@ -61,6 +61,11 @@ def weight_format(names: Collection[str]) -> WeightFormat:
     )
 
 
+def weight_file(names: Collection[str]) -> str | None:
+    """Returns the file of weights that is read, or its index, from the names of a folder's files; None without one."""
+    return next((name for form in FORMATS for name in (form.single, form.index) if name in names), None)
+
+
 def weight_files(names: Collection[str]) -> tuple[str, ...]:
     """Returns the files that are read as the weights of a model: one file, or an index and its files.
 

@@ -295,6 +295,15 @@ def test_identity_of_responses_names_what_is_requested(home, tmp_path):
     assert identities[0]["formats"] == {"home": "48a5ffdbd1010e71"}
 
 
+def test_identity_of_a_model_names_its_weights_unless_the_manifest_is_older(home, tmp_path):
+    run = make_context(config(home), Workdir(str(tmp_path)))
+    identity = responses_identity(run, "sampled", ())
+    assert identity["model"]["weights"] == "model.safetensors"
+    older = identity | {"model": {key: value for key, value in identity["model"].items() if key != "weights"}}
+    run.artefact("sample", "sampled").begin(older)
+    assert responses_identity(run, "sampled", ()) == older
+
+
 def test_student_trains_on_the_prompts_of_its_evaluation(home, tmp_path):
     run = make_context(config(home), Workdir(str(tmp_path)))
     assert uses_chat_template(run.config, c.Model(student="student"))

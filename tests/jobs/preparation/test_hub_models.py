@@ -233,6 +233,7 @@ def test_chain_pushes_once_and_transformers_loads_the_export_by_name(hub, config
         assert manifest["pushed"]["commit"] == hub.repositories["ann/s"].revisions["main"]
         student = json.loads((tmp_path / "run/students/s/manifest.json").read_text())
         assert student["identity"]["spec"]["model"]["path"] == pinned(hub, "ann/tiny")
+        assert student["identity"]["model"]["weights"] == "model.safetensors"
 
         hub.take_requests()
         capfd.readouterr()
