@@ -68,6 +68,17 @@ def tiny_model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def chat_home(tmp_path_factory) -> Path:
+    """A folder with a small chat model and a task (tests/helpers/chat_model.py)."""
+    from tests.helpers.chat_model import write_model, write_task
+
+    folder = tmp_path_factory.mktemp("home")
+    write_model(folder)
+    write_task(folder)
+    return folder
+
+
 @pytest.fixture
 def hub(tiny_model, tmp_path):
     """A hub with the repository ann/tiny, to which the client of this process is connected; the cache is empty."""

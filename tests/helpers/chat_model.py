@@ -1,13 +1,20 @@
 """A small model with a chat template: byte tokens, ChatML turns, and a separate end-of-turn token."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from scotd_jax import config as c
+from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.generation.local import PromptedModel
+from scotd_jax.jobs.generation.prompting import prompt_settings
+from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.hf.export import export_pretrained
 from scotd_jax.records import Question, to_json
 from scotd_jax.tokenization import Tokenizer
+from tests.configs.chat import get_config
 from tests.helpers.hf_cases import random_params
 
 PAD, BEGIN, END, TURN, TURN_END = "<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"
@@ -65,3 +72,17 @@ def write_task(folder: Path) -> Path:
     rows = [{"text": t, "choices": ["x", "y"], "answer": "(a)", "rationale": r} for t, r in EXEMPLARS]
     (folder / "exemplars.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "task"
+
+
+def chat_config(home: Path, **changes: Any) -> c.Config:
+    """Returns the config of tests/configs/chat.py for the folder of `write_model` and `write_task`, with changes."""
+    return dataclasses.replace(c.from_mapping(c.Config, get_config(str(home))), **changes)
+
+
+def prompted(
+    run: RunContext, model: c.Model, few_shot: int | None = None, thinking: ThinkingBlocks = IGNORE_THINKING
+) -> PromptedModel:
+    """Returns a model of the config with abstract parameters. If `few_shot` is None, its own number applies."""
+    functions = run.models.functions(model, "float32")
+    prompts = run.prompt_builder(prompt_settings(run.config, model, few_shot=few_shot))
+    return PromptedModel("m", functions, functions.abstract(), run.models.tokenizer(model), prompts, thinking)
