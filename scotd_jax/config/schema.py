@@ -200,6 +200,9 @@ class Evaluation:
     dev_questions: int = 128  # questions per evaluation during training, alternating between dev sets; 0 is all
     limit: int = 0  # questions to keep from the start of every reported set; 0 is all
     confidence: float = 0.95  # level of confidence intervals
+    # Pairs of arms that the report compares, each "ARM vs OTHER"; "ARM vs ARM" compares an arm between base models.
+    # Their tests are one family, for which p-values are corrected. () is the default pairs (reporting/comparisons.py).
+    comparisons: Names = ()
 
 
 @dataclasses.dataclass(frozen=True)

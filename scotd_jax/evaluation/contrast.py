@@ -12,7 +12,7 @@ from typing import Any
 
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation import scoring
-from scotd_jax.evaluation.question_groups import contrast_groups
+from scotd_jax.evaluation.question_groups import contrast_groups, question_clusters
 from scotd_jax.records import Question
 
 
@@ -46,7 +46,7 @@ def contrast_consistency(
     Returns:
       None if there is no group of two members; else a dict of
         n: number of groups,
-        accuracy, interval: the consistency with its Wilson interval,
+        accuracy, interval: the consistency with its interval,
         confidence: as passed,
         chance: consistency of guessing at random; None for questions without choices,
         some: share of groups with right and wrong members,
@@ -64,21 +64,42 @@ def contrast_consistency(
     members = [q for group in grouped.values() for q in group]
     if missing := next((q.id for q in members if q.id not in right), None):
         raise InputError(f"question {missing!r} of a contrast group has no response; evaluate its set again")
-    all_right = [math.prod(float(right[q.id]) for q in group) for group in grouped.values()]
+    all_right = consistent_groups(grouped, right)
     all_wrong = [math.prod(1 - float(right[q.id]) for q in group) for group in grouped.values()]
-    splits: dict[str, list[float]] = defaultdict(list)
+    splits: dict[str, dict[str, float]] = defaultdict(dict)
     for question in members:
-        splits[question.split].append(float(right[question.id]))
+        splits[question.split][question.id] = float(right[question.id])
+    clusters = question_clusters(members)
+    group_clusters = {name: clusters[group[0].id] for name, group in grouped.items()}  # groups may share a passage
     chance = None
     if all(q.choices for q in members):
         guesses = [math.prod(1 / len(q.choices) for q in group) for group in grouped.values()]
         chance = sum(guesses) / len(guesses)
     return {
-        **scoring.accuracy_with_interval(all_right, confidence),
+        **scoring.accuracy_with_interval(all_right, group_clusters, confidence),
         "confidence": confidence,
         "chance": chance,
-        "some": 1 - (sum(all_right) + sum(all_wrong)) / len(grouped),
+        "some": 1 - (sum(all_right.values()) + sum(all_wrong)) / len(grouped),
         "none": sum(all_wrong) / len(grouped),
         "alone": sum(q.group is not None for q in questions) - sum(q.group is not None for q in members),
-        "by_split": {split: scoring.accuracy_with_interval(values, confidence) for split, values in splits.items()},
+        "by_split": {
+            split: scoring.accuracy_with_interval(values, clusters, confidence) for split, values in splits.items()
+        },
+    }
+
+
+def consistent_groups(grouped: Mapping[str, Sequence[Question]], right: Mapping[str, float | bool]) -> dict[str, float]:
+    """Returns for every contrast group whose members are all in `right` whether they are all right.
+
+    Args:
+      grouped: the groups by name (`question_groups.contrast_groups`).
+      right: as in `contrast_consistency`.
+
+    Returns:
+      Name of the group -> 1.0 or 0.0, or a probability for shares of several samples.
+    """
+    return {
+        name: math.prod(float(right[q.id]) for q in group)
+        for name, group in grouped.items()
+        if all(q.id in right for q in group)
     }

@@ -5,11 +5,13 @@ wrong and is never left out; the rate of such answers is reported beside the acc
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scotd_jax.errors import InputError
-from scotd_jax.evaluation import statistics
+from scotd_jax.evaluation import intervals
+from scotd_jax.evaluation.outcome_tables import outcome_table
+from scotd_jax.evaluation.question_groups import question_clusters
 from scotd_jax.records import Question, Response
 
 
@@ -19,12 +21,12 @@ def score(questions: Sequence[Question], responses: Iterable[Response], confiden
     Args:
       questions: all questions of the set.
       responses: an equal number of samples for every question, in any order.
-      confidence: confidence level of the Wilson intervals.
+      confidence: confidence level of the intervals.
 
     Returns:
       A dict of
         n: number of questions,
-        accuracy, interval: accuracy and its Wilson interval,
+        accuracy, interval: accuracy and its interval (`intervals.accuracy_interval`),
         confidence: as passed,
         samples: number of samples per question,
         chance: accuracy of guessing; None if a question has no choices,
@@ -39,19 +41,20 @@ def score(questions: Sequence[Question], responses: Iterable[Response], confiden
     grouped = group_by_question(questions, responses)
     right = {name: _mean(r.correct for r in group) for name, group in grouped.items()}
     all_responses = [r for group in grouped.values() for r in group]
-    tags: dict[str, list[float]] = defaultdict(list)
+    clusters = question_clusters(questions)
+    tags: dict[str, dict[str, float]] = defaultdict(dict)
     for question in questions:
         for tag in question.tags:
-            tags[tag].append(right[question.id])
+            tags[tag][question.id] = right[question.id]
     return {
-        **accuracy_with_interval(list(right.values()), confidence),
+        **accuracy_with_interval(right, clusters, confidence),
         "confidence": confidence,
         "samples": len(all_responses) // len(grouped),
         "chance": chance_level(questions),
         "format_failure_rate": _mean(r.answer is None for r in all_responses),
         "truncation_rate": _mean(r.finish_reason == "length" for r in all_responses),
         "mean_tokens": _mean(r.num_tokens for r in all_responses),
-        "by_tag": {tag: accuracy_with_interval(values, confidence) for tag, values in sorted(tags.items())},
+        "by_tag": {tag: accuracy_with_interval(tagged, clusters, confidence) for tag, tagged in sorted(tags.items())},
     }
 
 
@@ -101,10 +104,12 @@ def chance_level(questions: Sequence[Question]) -> float | None:
     return _mean(1 / len(q.choices) for q in questions)
 
 
-def accuracy_with_interval(values: Sequence[float], confidence: float) -> dict[str, Any]:
-    """Returns n, accuracy and interval ([low, high]) of per-question outcomes between 0 and 1."""
-    estimate = statistics.wilson_interval(float(sum(values)), len(values), confidence)
-    return {"n": len(values), "accuracy": estimate.value, "interval": [estimate.low, estimate.high]}
+def accuracy_with_interval(
+    outcomes: Mapping[str, float], clusters: Mapping[str, str], confidence: float
+) -> dict[str, Any]:
+    """Returns n, accuracy and interval ([low, high]) of the outcomes of one run; see `outcome_tables.outcome_table`."""
+    estimate = intervals.accuracy_interval(outcome_table([outcomes], clusters), confidence)
+    return {"n": len(outcomes), "accuracy": estimate.value, "interval": [estimate.low, estimate.high]}
 
 
 def _mean(values: Iterable[Any]) -> float:

@@ -9,12 +9,13 @@ subsets of k of the K samples in all orders; a tie between t answers counts 1/t.
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from scotd_jax.evaluation import scoring
+from scotd_jax.evaluation.question_groups import question_clusters
 from scotd_jax.records import Question, Response, fold_spelling
 
 
@@ -27,7 +28,7 @@ def self_consistency(
       questions: all questions of the set.
       responses: an equal number K of samples for every question, in any order.
       ks: numbers of samples for maj@k; () selects 1, 3, 5, 10, 20, 30, 50, 100 (those up to K) and K.
-      confidence: confidence level of the Wilson interval.
+      confidence: confidence level of the interval.
 
     Returns:
       A dict of
@@ -46,22 +47,20 @@ def self_consistency(
     grouped = scoring.group_by_question(questions, responses)
     size = len(next(iter(grouped.values())))
     ks = sorted({k for k in (ks or (1, 3, 5, 10, 20, 30, 50, 100, size)) if 1 <= k <= size})
-    right, entropies, abstentions, invalid = [], [], 0, 0
+    right = _vote_outcomes(grouped)
+    entropies, abstentions, invalid = [], 0, 0
     expected = dict.fromkeys(ks, 0.0)
     for group in grouped.values():
-        answers = [r.answer and fold_spelling(r.answer) for r in group]
-        winner = majority_vote(answers)
-        gold = {answer for answer, r in zip(answers, group, strict=True) if r.correct and answer is not None}
-        right.append(float(winner is not None and winner in gold))
-        entropies.append(vote_entropy(answers))
-        abstentions += winner is None
-        invalid += answers.count(None)
+        answers, gold = [r.answer for r in group], _right_answers(group)
         votes = _count_votes(answers)
+        entropies.append(vote_entropy(answers))
+        abstentions += not votes
+        invalid += answers.count(None)
         wrong = [n for a, n in votes.items() if a not in gold]
         for k in ks:
             expected[k] += expected_majority_accuracy(sum(votes[a] for a in gold), wrong, size, k) / len(grouped)
     return {
-        **scoring.accuracy_with_interval(right, confidence),
+        **scoring.accuracy_with_interval(right, question_clusters(questions), confidence),
         "confidence": confidence,
         "k": size,
         "expected": {str(k): float(min(1.0, p)) for k, p in expected.items()},
@@ -69,6 +68,27 @@ def self_consistency(
         "invalid_rate": invalid / (size * len(grouped)),
         "abstentions": abstentions / len(grouped),
     }
+
+
+def vote_outcomes(questions: Sequence[Question], responses: Iterable[Response]) -> dict[str, float]:
+    """Returns 1.0 per question id if the majority vote over its samples is right, else 0.0.
+
+    Raises:
+      InputError: like `scoring.group_by_question`.
+    """
+    return _vote_outcomes(scoring.group_by_question(questions, responses))
+
+
+def _vote_outcomes(grouped: Mapping[str, Sequence[Response]]) -> dict[str, float]:
+    winners = {name: majority_vote([r.answer for r in group]) for name, group in grouped.items()}
+    return {
+        name: float(winner is not None and fold_spelling(winner) in _right_answers(grouped[name]))
+        for name, winner in winners.items()
+    }
+
+
+def _right_answers(group: Sequence[Response]) -> set[str]:
+    return {fold_spelling(r.answer) for r in group if r.correct and r.answer is not None}
 
 
 def majority_vote(answers: Sequence[str | None]) -> str | None:

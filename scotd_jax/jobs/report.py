@@ -2,15 +2,17 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
 
 from scotd_jax.config import EvalSpec, GeneratedSource, ModelSource, Student, TaskSource, plain
+from scotd_jax.config.comparisons import compared_arms
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation.scoring import outcomes
+from scotd_jax.evaluation.voting import vote_outcomes
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
@@ -51,6 +53,7 @@ def report(context: RunContext, name: str) -> None:
     data = ReportData(
         title=config.name or "scotd_jax",
         runs=results,
+        questions=_questions(context, specs.values()),
         sets=[EvalSet(label, about=ABOUT_SPLITS.get(label.rpartition(".")[2], "")) for label in labels],
         facts=_facts(context),
         ledgers=_ledgers(context),
@@ -62,6 +65,7 @@ def report(context: RunContext, name: str) -> None:
         pairs=_contrast_pairs(context, [result for result in (label_only, method) if result is not None]),
         confidence=config.evaluation.confidence,
         config=json.dumps(plain(config), indent=2),
+        comparisons=compared_arms(config),
     )
     write_report(artefact.path / "index.html", data)
     context.log(f"  {artefact.path / 'index.html'}")
@@ -86,17 +90,28 @@ def _run_results(context: RunContext, name: str, spec: EvalSpec) -> list[RunResu
     ]
 
 
+def _questions(context: RunContext, specs: Iterable[EvalSpec]) -> dict[str, Question]:
+    """All reported questions by id."""
+    names = dict.fromkeys(set_name for spec in specs for set_name in spec.eval_sets)
+    return {id_: q for name in names for id_, (q, _) in context.reported_questions(name).items()}
+
+
 def _run_result(
     context: RunContext, name: str, spec: EvalSpec, read: Any, scores: dict[str, Any], fields: dict[str, Any]
 ) -> RunResult:
     sets = scores["sets"]
+    voted = {key: result["self_consistency"] for key, result in sets.items() if "self_consistency" in result}
     return RunResult(
         name=spec.arm,
         student=name,
         read=read,
         results={set_label(context, key): value for key, value in sets.items()},
         outcomes={set_label(context, key): outcomes(*read_evaluated(context, name, key, read)) for key in sets},
-        votes={set_label(context, k): r["self_consistency"] for k, r in sets.items() if "self_consistency" in r},
+        votes={set_label(context, key): result for key, result in voted.items()},
+        vote_outcomes={
+            set_label(context, key): vote_outcomes(*_read_samples(context, name, spec, key, read, result["k"]))
+            for key, result in voted.items()
+        },
         consistency=scores["contrast"],
         **fields,
     )
@@ -164,8 +179,21 @@ def read_evaluated(
     context: RunContext, name: str, set_name: str, read: str = "text"
 ) -> tuple[list[Question], list[Response]]:
     """Returns the questions of an evaluated set, and the responses to them under one reading."""
-    stem = file_stem(set_name) + (".responses" if read == "text" else f".{read}.responses")
-    rows = list(read_responses([context.artefact("evaluate", name).path / f"{stem}.jsonl"]))
+    return _read_rows(context, name, set_name, "responses" if read == "text" else f"{read}.responses")
+
+
+def _read_samples(
+    context: RunContext, name: str, spec: EvalSpec, set_name: str, read: str, k: int
+) -> tuple[list[Question], list[Response]]:
+    """The questions of an evaluated set, and the k samples of each that vote (evaluation_answers.py writes them)."""
+    if read == "choices":
+        return _read_rows(context, name, set_name, "choices.samples.responses")
+    return _read_rows(context, name, set_name, "responses" if spec.responses else f"n{k}.responses")
+
+
+def _read_rows(context: RunContext, name: str, set_name: str, suffix: str) -> tuple[list[Question], list[Response]]:
+    path = context.artefact("evaluate", name).path / f"{file_stem(set_name)}.{suffix}.jsonl"
+    rows = list(read_responses([path]))
     answered = {row.question_id for row in rows}  # all questions, except those for which a teacher has no response
     questions = [question for id_, (question, _) in context.reported_questions(set_name).items() if id_ in answered]
     return questions, rows

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from scotd_jax.evaluation.statistics import Estimate
+from scotd_jax.evaluation.intervals import Estimate
 from scotd_jax.records import Prompt
 from scotd_jax.reporting.tables import percent, span
 

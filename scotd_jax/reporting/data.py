@@ -1,12 +1,15 @@
 """Content of a report as plain Python values, independent of configs and work directories.
 
-`tables` averages and compares the results, `headline` summarizes them in words.
+`tables` averages the results, `comparisons` tests their differences, and `headline` summarizes them in words.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from scotd_jax.evaluation import contrast
+from scotd_jax.evaluation.question_groups import contrast_groups, question_clusters
 from scotd_jax.records import Question, Response
 
 
@@ -30,6 +33,10 @@ class EvalSet:
         return self.title or self.label.rpartition(".")[2]
 
 
+# The column of contrast consistency in the table of comparisons.
+CONSISTENCY = EvalSet("contrast consistency", "contrast consistency")
+
+
 @dataclasses.dataclass(frozen=True)
 class RunResult:
     """One model with its results. Runs of equal `name`, `model` and `read` form an arm, one row of the tables.
@@ -39,14 +46,15 @@ class RunResult:
       student: name of the student in the config.
       seed: seed of the run; comparisons pair runs of equal seed.
       results: set label -> `evaluation.scoring.score`.
-      role: "teacher" and "base" are reference models, which are never compared. "untrained" is the model that a student
-        starts from.
+      role: "teacher" and "base" are reference models, which only named comparisons include. "untrained" is the model
+        that a student starts from.
       model: name of the base model; rows are grouped by it.
       samples: number N of rationales per question in the student's corpus; 0 is label-only, None if not applicable.
       curve: name of the run's curve in the plots of accuracy against N; "" for none.
       about: one sentence on the arm.
-      outcomes: set label -> `evaluation.scoring.outcomes`; needed for comparisons.
+      outcomes: set label -> `evaluation.scoring.outcomes`, for the same sets as `results`.
       votes: set label -> `evaluation.voting.self_consistency`.
+      vote_outcomes: set label -> `evaluation.voting.vote_outcomes`, for the same sets as `votes`.
       consistency: `evaluation.contrast.contrast_consistency`.
       read: how answers were obtained: "text" parses the response, "choices" takes the most likely choice.
     """
@@ -62,6 +70,7 @@ class RunResult:
     about: str = ""
     outcomes: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     votes: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    vote_outcomes: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     consistency: Mapping[str, Any] | None = None
     read: Literal["text", "choices"] = "text"
 
@@ -140,6 +149,8 @@ class ReportData:
     Attributes:
       title: title of the page.
       runs: all trained models and reference models.
+      questions: question id -> question, of all sets. Intervals and tests count questions that depend on each other as
+        one (`evaluation.question_groups`).
       sets: question sets in the order of the report; the first one is the main set.
       facts: settings and figures of the whole run, short names to short values.
       ledgers: corpus -> `Ledger.to_json`.
@@ -151,11 +162,13 @@ class ReportData:
       pairs: contrast groups to show.
       confidence: confidence level of all intervals; 1 - confidence is the significance level.
       config: the resolved config as JSON text.
-      method: the arm to compare with all others; "" selects the one with most samples.
+      comparisons: names of two arms to compare, first minus second; () selects the default pairs
+        (`comparisons.default_pairs`). The headline is about the first pair.
     """
 
     title: str
     runs: Sequence[RunResult]
+    questions: Mapping[str, Question] = dataclasses.field(default_factory=dict)
     sets: Sequence[EvalSet] = ()
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ledgers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -167,4 +180,24 @@ class ReportData:
     pairs: Sequence[ContrastPair] = ()
     confidence: float = 0.95
     config: str = ""
-    method: str = ""
+    comparisons: Sequence[tuple[str, str]] = ()
+
+    @functools.cached_property
+    def clusters(self) -> dict[str, str]:
+        """Question id -> id of the first question of its cluster."""
+        return question_clusters(self.questions.values())
+
+    @functools.cached_property
+    def contrast_groups(self) -> dict[str, list[Question]]:
+        """The contrast groups by name."""
+        return contrast_groups(self.questions.values())
+
+    @functools.cached_property
+    def group_clusters(self) -> dict[str, str]:
+        """Name of a contrast group -> name of its cluster."""
+        return {name: self.clusters[group[0].id] for name, group in self.contrast_groups.items()}
+
+    def consistent_groups(self, run: RunResult) -> dict[str, float]:
+        """Returns for every contrast group that a run has answered whether all members are right."""
+        right = {id_: value for outcomes in run.outcomes.values() for id_, value in outcomes.items()}
+        return contrast.consistent_groups(self.contrast_groups, right)

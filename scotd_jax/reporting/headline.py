@@ -1,18 +1,18 @@
 """Summary of the results in words: a headline and one paragraph per model.
 
-A difference counts as significant only if its interval excludes zero and its p-value, Holm-corrected over all
-comparisons of the report, is below the significance level.
+A difference counts as significant only if its interval excludes zero and its p-value, Holm-corrected over its family
+(`comparisons`), is below the significance level.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scotd_jax.reporting.data import EvalSet, ReportData
+from scotd_jax.reporting.comparisons import ComparisonRow, TrendRow
+from scotd_jax.reporting.data import CONSISTENCY, EvalSet, ReportData
 from scotd_jax.reporting.tables import (
     ArmRow,
-    ComparisonRow,
     evaluated_sets,
+    label_only,
     main_reading,
     mean_score,
     p_text,
@@ -34,13 +34,16 @@ class Findings(NamedTuple):
     paragraphs: list[str]
 
 
-def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequence[ComparisonRow]) -> Findings:
+def summarize_findings(
+    data: ReportData, all_rows: Sequence[ArmRow], tests: Sequence[ComparisonRow], trends: Sequence[TrendRow]
+) -> Findings:
     """Returns a summary that can be read without the rest of the report.
 
     Args:
       data: the report.
       all_rows: `tables.arm_rows` of the data.
-      tests: `tables.compare_arms` of the data.
+      tests: `comparisons.compare_arms` of the data.
+      trends: `comparisons.find_trends` of the rows with the main reading.
     """
     sets = evaluated_sets(data)
     all_rows, others = _split_readings(all_rows)
@@ -50,7 +53,13 @@ def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequ
         return _without_students([r for r in all_rows if r.cells], sets, data)
     models = [m for m in student_models(all_rows) if any(r.model == m for r in students)]
     summaries = [
-        _about_model(data, [r for r in all_rows if r.model == m and r.cells], sets, [t for t in tests if t.model == m])
+        _about_model(
+            data,
+            [r for r in all_rows if r.model == m and r.cells],
+            sets,
+            [t for t in tests if t.model == t.other_model == m],
+            trends,
+        )
         for m in models
     ]
     headline, before, sentences = summaries[0]
@@ -66,21 +75,45 @@ def summarize_findings(data: ReportData, all_rows: Sequence[ArmRow], tests: Sequ
 
 
 def _about_model(
-    data: ReportData, model_rows: Sequence[ArmRow], sets: Sequence[EvalSet], tests: Sequence[ComparisonRow]
+    data: ReportData,
+    model_rows: Sequence[ArmRow],
+    sets: Sequence[EvalSet],
+    tests: Sequence[ComparisonRow],
+    trends: Sequence[TrendRow],
 ) -> tuple[str, list[str], list[str]]:
     """Returns a headline, sentences on one model before training, and sentences on its students."""
     students = [r for r in model_rows if r.role == "student"]
     untrained = [r for r in model_rows if r.role == "untrained"]
-    method = select_method(students, students[0].model, data.method)
-    main = next((s for s in sets if method and s.label in method.cells), None)
-    rivals = [r for r in students if r is not method and main and main.label in r.cells]
-    if method is None or main is None or not rivals:
+    method, other = _main_pair(data, model_rows, students)
+    main = next((s for s in sets if method and other and s.label in method.cells and s.label in other.cells), None)
+    if method is None or other is None or main is None:
         headline, sentences = _best(students, sets, data)
         main = main or _first_set(students, sets)
     else:
-        headline, sentences = _against(method, rivals, sets, main, tests, data)
-    before = _before_training(untrained, [t for t in tests if t.set_label == main.label], main)
+        rivals = [r for r in students if r is not method and main.label in r.cells]
+        tests_of_method = [t for t in tests if t.arm == method.name]
+        headline, sentences = _against(method, other, rivals, sets, main, tests_of_method, trends, data)
+    before = _before_training(untrained, [t for t in tests if t.set_label == main.label], method, main)
     return headline, before, sentences
+
+
+def _main_pair(
+    data: ReportData, model_rows: Sequence[ArmRow], students: Sequence[ArmRow]
+) -> tuple[ArmRow | None, ArmRow | None]:
+    """The arms of the headline: the first named pair of the model's arms, or the arm with most samples and a rival.
+
+    The rival is label-only training, or else the other student with the highest accuracy on the first set.
+    """
+    by_name = {r.name: r for r in model_rows}
+    for arm, other in data.comparisons:
+        if arm in by_name and other in by_name and arm != other:
+            return by_name[arm], by_name[other]
+    method = select_method(students, students[0].model)
+    if method is None or not method.cells:
+        return method, None
+    label = _first_set([method], evaluated_sets(data)).label
+    rivals = [r for r in students if r is not method and label in r.cells]
+    return method, label_only(rivals) or max(rivals, key=lambda r: r.cells[label].estimate.value, default=None)
 
 
 def _split_readings(all_rows: Sequence[ArmRow]) -> tuple[list[ArmRow], list[ArmRow]]:
@@ -122,12 +155,14 @@ def _first_set(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> EvalSet:
     return next(s for s in sets if any(s.label in r.cells for r in rows))
 
 
-def _before_training(untrained: Sequence[ArmRow], tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
+def _before_training(
+    untrained: Sequence[ArmRow], tests: Sequence[ComparisonRow], method: ArmRow | None, main: EvalSet
+) -> list[str]:
     parts = []
     for row in untrained:
         if main.label in row.cells:
-            test = next((t for t in tests if t.other == row.name), None)
-            note = "" if test is None else f" ({points(test.difference.value)} points, p {p_text(test.p)})"
+            pairs = [t for t in tests if method is not None and (t.arm, t.other) == (method.name, row.name)]
+            note = "".join(f" ({points(t.difference.value)} points, p {p_text(t.p)})" for t in pairs)
             parts.append(f"{_quoted(row)} {percent(row.cells[main.label].estimate.value)} %{note}")
     return [f"Before training, the model answers on {main.name}: {_join(parts)}."] if parts else []
 
@@ -147,15 +182,26 @@ def _best(students: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData)
 
 def _against(
     method: ArmRow,
+    other: ArmRow,
     rivals: Sequence[ArmRow],
     sets: Sequence[EvalSet],
     main: EvalSet,
     tests: Sequence[ComparisonRow],
+    trends: Sequence[TrendRow],
     data: ReportData,
 ) -> tuple[str, list[str]]:
-    """Returns a headline and sentences that compare the method with label-only training, or else the best rival."""
-    label_only = next((r for r in rivals if r.samples == 0), None)
-    other = label_only or max(rivals, key=lambda r: r.cells[main.label].estimate.value)
+    """Returns a headline and sentences that compare the method with another arm.
+
+    Args:
+      method: the arm of the headline.
+      other: the arm that it is compared with in the headline.
+      rivals: all other students of the model with results on the main set.
+      sets: all sets.
+      main: the set of the headline.
+      tests: comparisons of the method with other arms.
+      trends: trends of the curves.
+      data: the report.
+    """
     by_set = {t.set_label: t for t in tests if t.other == other.name}
     a, b = (percent(r.cells[main.label].estimate.value) for r in (method, other))
     first, second = _described(method), _described(other)
@@ -174,13 +220,13 @@ def _against(
             f"The difference from {_quoted(other)} is {points(test.difference.value)} points "
             f"(interval {points(test.difference.low)} to {points(test.difference.high)}, p {p_text(test.p)}), {judged}."
         )
-    sentences += _other_sets([t for label, t in by_set.items() if label != main.label], sets)
+    sentences += _other_sets([t for label, t in by_set.items() if label != main.label], [*sets, CONSISTENCY])
     # Arms on the method's curve are left out here, because `_curve` describes them.
     further = {r.name for r in rivals if r is not other and not (r.curve and r.curve == method.curve)}
     sentences += _other_arms([t for t in tests if t.set_label == main.label and t.other in further], main)
-    sentences += _curve(method, rivals, main)
-    if label_only:
-        sentences += _below_chance(label_only, sets)
+    sentences += _curve(method, rivals, main, trends)
+    if baseline := label_only(rivals):
+        sentences += _below_chance(baseline, sets)
     sentences += _format_failures([*rivals, method], main)
     return headline[0].upper() + headline[1:], sentences
 
@@ -216,7 +262,7 @@ def _other_sets(tests: Sequence[ComparisonRow], sets: Sequence[EvalSet]) -> list
         in_group = [f"{names[t.set_label]} ({points(t.difference.value)})" for t in tests if t.significant == outcome]
         if in_group:
             parts.append(f"{words} on {_join(in_group)}")
-    return [f"On the other sets it is {_join(parts, '; ')}, compared with the same baseline."] if parts else []
+    return [f"On the other measures it is {_join(parts, '; ')}, compared with the same arm."] if parts else []
 
 
 def _other_arms(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
@@ -234,21 +280,19 @@ def _more(arms: Sequence[object]) -> str:
     return f"; {len(arms) - MAX_LISTED} more are in the tables" if len(arms) > MAX_LISTED else ""
 
 
-def _curve(method: ArmRow, rivals: Sequence[ArmRow], main: EvalSet) -> list[str]:
+def _curve(method: ArmRow, rivals: Sequence[ArmRow], main: EvalSet, trends: Sequence[TrendRow]) -> list[str]:
     line = [r for r in (*rivals, method) if method.curve and r.curve == method.curve and r.samples]
     line.sort(key=lambda r: r.samples or 0)
-    if len(line) < 2:
+    trend = next((t for t in trends if (t.curve, t.set_label) == (method.curve, main.label)), None)
+    if len(line) < 2 or trend is None:
         return []
-    values = [r.cells[main.label].estimate.value for r in line]
     numbers = _join([str(r.samples) for r in line])
-    shares = _join([percent(v) for v in values])
-    if all(y > x for x, y in itertools.pairwise(values)):
-        opening = "Accuracy rises at every step with more samples"
-    elif values[-1] > values[0]:
-        opening = "Accuracy rises with more samples, but not at every step"
-    else:
-        opening = "Accuracy does not rise with more samples"
-    return [f"{opening}: {shares} % with {numbers} per question."]
+    shares = _join([percent(r.cells[main.label].estimate.value) for r in line])
+    verb = {"better": "rises", "worse": "falls", "": "shows no significant trend"}[trend.significant]
+    return [
+        f"Accuracy {verb} with more samples ({points(trend.difference.value)} points per step, p {p_text(trend.p)}): "
+        f"{shares} % with {numbers} per question."
+    ]
 
 
 def _below_chance(row: ArmRow, sets: Sequence[EvalSet]) -> list[str]:

@@ -9,12 +9,12 @@ from typing import Any
 import markupsafe
 
 from scotd_jax import __version__
-from scotd_jax.evaluation import statistics
-from scotd_jax.evaluation.statistics import Estimate
-from scotd_jax.reporting import plots, tables
-from scotd_jax.reporting.data import ContrastPair, EvalSet, ReportData
+from scotd_jax.evaluation.intervals import Estimate, wilson_interval
+from scotd_jax.reporting import comparisons, plots, tables
+from scotd_jax.reporting.comparisons import ComparisonRow, VoteRow
+from scotd_jax.reporting.data import CONSISTENCY, ContrastPair, EvalSet, ReportData
 from scotd_jax.reporting.headline import summarize_findings
-from scotd_jax.reporting.tables import ArmRow, ComparisonRow
+from scotd_jax.reporting.tables import ArmRow
 
 
 def page_content(data: ReportData) -> dict[str, Any]:
@@ -22,13 +22,15 @@ def page_content(data: ReportData) -> dict[str, Any]:
     all_rows, sets = tables.arm_rows(data), tables.evaluated_sets(data)
     rows = tables.main_reading(all_rows)
     models = tables.student_models(rows)
-    methods = {(m.model, m.name) for model in models if (m := tables.select_method(rows, model, data.method))}
+    methods = {(m.model, m.name) for model in models if (m := tables.select_method(rows, model))}
     several = len(models) > 1
-    tests = tables.compare_arms(data, all_rows)
+    tests, votes = comparisons.compare_arms(data, all_rows), comparisons.compare_votes(data, all_rows)
+    trends = comparisons.find_trends(data, rows)
+    compared = {test.set_label for test in tests}
     context = {
         "data": data,
         "version": __version__,
-        "findings": summarize_findings(data, all_rows, tests),
+        "findings": summarize_findings(data, all_rows, tests, trends),
         "confidence": f"{100 * data.confidence:g}\N{NO-BREAK SPACE}%",
         "alpha": f"{1 - data.confidence:.3g}",
         "sets": sets,
@@ -48,13 +50,17 @@ def page_content(data: ReportData) -> dict[str, Any]:
             for s in sets
             if any(s.label in r.cells for r in rows)
         ],
-        "by_tag": [t for s in sets if (t := _tags(all_rows, s, data.confidence))],
+        "by_tag": [t for s in sets if (t := _tags(all_rows, s, data))],
         "run_lines": _run_lines(all_rows, sets),
         "comparisons": tests,
         "comparison_rows": _comparison_rows(tests),
+        "compared_sets": [s for s in (*sets, CONSISTENCY) if s.label in compared],
+        "untested": comparisons.untested_pairs(data, tests),
+        "clustered": _has_clusters(data),
         "sample_panels": _sample_panels(rows, sets),
-        "votes": _votes(all_rows, sets, data.confidence),
-        "consistency": _consistency(all_rows, data.confidence),
+        "trends": trends,
+        "votes": _votes(all_rows, sets, data, votes),
+        "consistency": _consistency(all_rows, data),
         "pairs": [_pair(p) for p in data.pairs],
         "ledgers": [_ledger(name, ledger) for name, ledger in data.ledgers.items()],
         "training_panels": _training(data),
@@ -76,6 +82,12 @@ def page_content(data: ReportData) -> dict[str, Any]:
         ("terms", "Terms", True),
     ]
     return context | {"contents": [(anchor, name) for anchor, name, content in sections if content]}
+
+
+def _has_clusters(data: ReportData) -> bool:
+    """Whether questions of one set share a passage or a contrast group."""
+    sets = (outcomes for run in data.runs for outcomes in run.outcomes.values())
+    return any(len({data.clusters.get(id_, id_) for id_ in outcomes}) < len(outcomes) for outcomes in sets)
 
 
 def _markup(svg: str) -> markupsafe.Markup:
@@ -107,23 +119,32 @@ def _resolution(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: flo
     sizes = [r.cells[s.label].n for r in rows for s in sets if s.label in r.cells]
     if not sizes:
         return None
-    middle = statistics.wilson_interval(min(sizes) / 2, min(sizes), confidence)
+    middle = wilson_interval(min(sizes) / 2, min(sizes), confidence)
     return {"n": min(sizes), "half": f"{50 * (middle.high - middle.low):.0f}"}
 
 
-def _tags(rows: Sequence[ArmRow], evalset: EvalSet, confidence: float) -> tuple[EvalSet, list[Any], list[Any]] | None:
+def _tags(rows: Sequence[ArmRow], evalset: EvalSet, data: ReportData) -> tuple[EvalSet, list[Any], list[Any]] | None:
     """Returns a set, its tags with their sizes, and the cells of every arm by tag; None for fewer than two tags."""
-    sizes: dict[str, int] = {}
-    for row in rows:
-        for run in row.runs:
-            for tag, score in run.results.get(evalset.label, {}).get("by_tag", {}).items():
-                sizes.setdefault(tag, int(score["n"]))
+    tagged: dict[str, set[str]] = {}
+    for id_ in dict.fromkeys(id_ for row in rows for run in row.runs for id_ in run.outcomes.get(evalset.label, {})):
+        for tag in data.questions[id_].tags if id_ in data.questions else ():
+            tagged.setdefault(tag, set()).add(id_)
+    if len(tagged) < 2:
+        return None
     lines = []
     for row in rows:
-        tagged = [run.results.get(evalset.label, {}).get("by_tag", {}) for run in row.runs]
-        if any(tagged):
-            lines.append((row, [tables.over_runs([t[tag] for t in tagged if tag in t], confidence) for tag in sizes]))
-    return (evalset, list(sizes.items()), lines) if len(sizes) > 1 else None
+        cells = []
+        for ids in tagged.values():
+            runs = [
+                {id_: value for id_, value in run.outcomes.get(evalset.label, {}).items() if id_ in ids}
+                for run in row.runs
+            ]
+            runs = [outcomes for outcomes in runs if outcomes]
+            cells.append(tables.outcome_cell(runs, data.clusters, data.confidence) if runs else None)
+        if any(cells):
+            lines.append((row, cells))
+    sizes = {tag: max(cell.n for _, cells in lines if (cell := cells[i])) for i, tag in enumerate(tagged)}
+    return evalset, list(sizes.items()), lines
 
 
 def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str, Any]]:
@@ -148,29 +169,26 @@ def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str
 
 
 def _comparison_rows(tests: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
-    """Returns one line per pair of arms and reading: model, names, and set label -> comparison."""
-    lines: dict[tuple[str, str, str, str], dict[str, ComparisonRow]] = {}
+    """Returns one line per pair of arms and reading: names, models, and set label -> comparison."""
+    lines: dict[tuple[str, ...], list[ComparisonRow]] = {}
     for test in tests:
-        lines.setdefault((test.model, test.method, test.other, test.read), {})[test.set_label] = test
+        lines.setdefault(test.pair, []).append(test)
     return [
         {
-            "model": m,
-            "method": a,
-            "other": b,
-            "cells": cells,
-            "reading": "" if read == "text" else tables.READINGS[read],
+            "arm": first.arm,
+            "other": first.other,
+            "models": " − ".join(dict.fromkeys((first.model, first.other_model))),
+            "between_models": first.model != first.other_model,
+            "cells": {test.set_label: test for test in line},
+            "reading": "" if first.read == "text" else tables.READINGS[first.read],
         }
-        for (m, a, b, read), cells in lines.items()
+        for line in lines.values()
+        for first in line[:1]
     ]
 
 
 def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tuple[EvalSet, markupsafe.Markup]]:
-    curves: dict[str, list[ArmRow]] = {}
-    for row in rows:
-        if row.curve and row.samples:
-            curves.setdefault(row.curve, []).append(row)
-    curves = {name: line for name, line in curves.items() if len({r.samples for r in line}) > 1}
-    panels = []
+    curves, panels = comparisons.curves(rows), []
     for evalset in sets:
         curves_here = {name: line for name, line in curves.items() if any(evalset.label in r.cells for r in line)}
         models: list[str] = []  # models of earlier curves, whose references are already drawn
@@ -187,11 +205,15 @@ def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tupl
     return panels
 
 
-def _votes(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -> list[dict[str, Any]]:
+def _votes(
+    rows: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData, tests: Sequence[VoteRow]
+) -> list[dict[str, Any]]:
+    by_key = {(test.model, test.arm, test.read, test.set_label): test for test in tests}
     lines = []
     for row in rows:
         for evalset in sets:
             votes = [run.votes[evalset.label] for run in row.runs if evalset.label in run.votes]
+            voted = [run.vote_outcomes[evalset.label] for run in row.runs if evalset.label in run.votes]
             if votes:
                 greedy = row.cells.get(evalset.label)
                 shared = [k for k in votes[0]["expected"] if all(k in v["expected"] for v in votes)]
@@ -200,7 +222,8 @@ def _votes(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -
                         "row": row,
                         "set": evalset.name,
                         "greedy": dataclasses.replace(greedy, best=False) if greedy else None,
-                        "vote": tables.over_runs(votes, confidence),
+                        "vote": tables.outcome_cell(voted, data.clusters, data.confidence),
+                        "test": by_key.get((row.model, row.name, row.read, evalset.label)),
                         "k": votes[0]["k"],
                         "expected": [(k, _mean(v["expected"][k] for v in votes)) for k in shared],
                         "entropy": _mean(v["vote_entropy"] for v in votes),
@@ -210,12 +233,13 @@ def _votes(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -
     return lines
 
 
-def _consistency(rows: Sequence[ArmRow], confidence: float) -> list[dict[str, Any]]:
+def _consistency(rows: Sequence[ArmRow], data: ReportData) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for row in rows:
-        scores = [run.consistency for run in row.runs if run.consistency is not None]
-        if scores:
-            cell = tables.over_runs(scores, confidence)
+        scored = [run for run in row.runs if run.consistency is not None]
+        if scores := [run.consistency for run in scored if run.consistency is not None]:
+            groups = [data.consistent_groups(run) for run in scored]
+            cell = tables.outcome_cell(groups, data.group_clusters, data.confidence, scores[0].get("chance"))
             lines.append({"row": row, "cell": cell} | {k: _mean(s[k] for s in scores) for k in ("some", "none")})
     return lines
 

@@ -1,12 +1,13 @@
-"""Tables of a report: rows averaged over seeds, paired comparisons and formatted numbers."""
+"""Tables of a report: rows averaged over seeds, and formatted numbers."""
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from scotd_jax.evaluation import statistics
-from scotd_jax.evaluation.statistics import Estimate
+from scotd_jax.errors import InputError
+from scotd_jax.evaluation.intervals import Estimate, accuracy_interval
+from scotd_jax.evaluation.outcome_tables import Outcomes, outcome_table
 from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
 
 # Both in the order of the rows: descriptions of `RunResult.read`, and values of `RunResult.role`.
@@ -73,35 +74,6 @@ class ArmRow:
         return len(self.runs)
 
 
-@dataclasses.dataclass(frozen=True)
-class ComparisonRow:
-    """Method minus another arm on one set.
-
-    Attributes:
-      model: base model of both arms.
-      method: name of the method's arm.
-      other: name of the other arm.
-      set_label: label of the question set.
-      difference: difference in accuracy with its interval.
-      p: p-value, Holm-adjusted over all comparisons of the report.
-      questions: number of distinct questions.
-      seeds: number of paired runs.
-      significant: "better" or "worse" if the interval excludes zero and p is below 1 - confidence, else "".
-      read: how the answers of both arms were read.
-    """
-
-    model: str
-    method: str
-    other: str
-    set_label: str
-    difference: Estimate
-    p: float
-    questions: int
-    seeds: int
-    significant: str
-    read: str = "text"
-
-
 def evaluated_sets(data: ReportData) -> list[EvalSet]:
     """Returns the configured sets in order, then any others that have results."""
     known = {s.label: s for s in data.sets}
@@ -113,6 +85,9 @@ def arm_rows(data: ReportData) -> list[ArmRow]:
     """Returns one row per (model, arm name, reading): reference models, models before training, students.
 
     Rows of answers that were read from the text come first.
+
+    Raises:
+      InputError: if two runs of an arm have the same seed.
     """
     grouped: dict[tuple[str, str, str], list[RunResult]] = {}
     for run in data.runs:
@@ -120,11 +95,9 @@ def arm_rows(data: ReportData) -> list[ArmRow]:
     arms = []
     for (model, name, read), runs in grouped.items():
         first = runs[0]
+        _check_seeds(name, runs)
         labels = dict.fromkeys(label for run in runs for label in run.results)
-        cells = {
-            label: _cell([run.results[label] for run in runs if label in run.results], data.confidence)
-            for label in labels
-        }
+        cells = {label: _set_cell(runs, label, data) for label in labels}
         arms.append(ArmRow(name, model, first.role, first.samples, first.curve, first.about, tuple(runs), cells, read))
     for label in [s.label for s in evaluated_sets(data)]:
         for model, read in {(r.model, r.read) for r in arms}:
@@ -146,24 +119,53 @@ def students_of(all_rows: Iterable[ArmRow], model: str) -> list[ArmRow]:
     return [r for r in all_rows if r.model == model and r.role == "student"]
 
 
-def _cell(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell:
-    accuracies = tuple(float(s["accuracy"]) for s in scores)
-    n = min(int(s["n"]) for s in scores)
-    chances = [float(s["chance"]) for s in scores if s.get("chance") is not None]
-    chance = sum(chances) / len(chances) if len(chances) == len(scores) else None
-    return AccuracyCell(statistics.accuracy_over_seeds(accuracies, n, confidence), n, chance, accuracies)
+def _check_seeds(name: str, runs: Sequence[RunResult]) -> None:
+    """Raises InputError if two runs of an arm have the same seed on the same set, so that they are not its seeds."""
+    first: dict[tuple[int, str], str] = {}
+    for run in runs:
+        for label in run.results:
+            other = first.setdefault((run.seed, label), run.student)
+            if other != run.student:
+                raise InputError(
+                    f"arm {name!r}: {other!r} and {run.student!r} both have seed {run.seed} on {label}, but runs of an "
+                    "arm differ in their seeds; set `seed` or `arm` of one of them"
+                )
 
 
-def select_method(all_rows: Sequence[ArmRow], model: str, name: str = "") -> ArmRow | None:
-    """Returns the arm to compare with the others: `name`, or the student with most samples (at least two).
+def _set_cell(runs: Sequence[RunResult], label: str, data: ReportData) -> AccuracyCell:
+    """The cell of a set, from the runs that have it."""
+    runs = [run for run in runs if label in run.results]
+    chances = [run.results[label].get("chance") for run in runs]
+    known = [float(chance) for chance in chances if chance is not None]
+    chance = sum(known) / len(known) if len(known) == len(runs) else None
+    return outcome_cell([run.outcomes[label] for run in runs], data.clusters, data.confidence, chance)
 
-    All rows have the same `read`.
+
+def outcome_cell(
+    runs: Sequence[Outcomes], clusters: Mapping[str, str], confidence: float, chance: float | None = None
+) -> AccuracyCell:
+    """Returns the cell of the outcomes of some runs.
+
+    Args:
+      runs: outcomes of every run: of a set, a part of it, votes, or contrast groups.
+      clusters: cluster of every question or group.
+      confidence: confidence level of the interval.
+      chance: accuracy of guessing.
     """
-    students = students_of(all_rows, model)
-    if name:
-        return next((r for r in students if r.name == name), None)
-    sampled = [r for r in students if (r.samples or 0) > 1]
+    accuracies = tuple(sum(outcomes.values()) / len(outcomes) for outcomes in runs)
+    estimate = accuracy_interval(outcome_table(runs, clusters), confidence)
+    return AccuracyCell(estimate, min(map(len, runs)), chance, accuracies)
+
+
+def select_method(all_rows: Sequence[ArmRow], model: str) -> ArmRow | None:
+    """Returns the student of a model with most samples, at least two. All rows have the same `read`."""
+    sampled = [r for r in students_of(all_rows, model) if (r.samples or 0) > 1]
     return max(sampled, key=lambda r: r.samples or 0) if sampled else None
+
+
+def label_only(students: Iterable[ArmRow]) -> ArmRow | None:
+    """Returns the first student that was trained without rationales."""
+    return next((r for r in students if r.samples == 0), None)
 
 
 def student_models(all_rows: Sequence[ArmRow]) -> list[str]:
@@ -171,71 +173,10 @@ def student_models(all_rows: Sequence[ArmRow]) -> list[str]:
     return list(dict.fromkeys(r.model for r in all_rows if r.role == "student"))
 
 
-def compare_arms(data: ReportData, all_rows: Sequence[ArmRow]) -> list[ComparisonRow]:
-    """Compares each model's method with its other students, and with the model before training, on every set.
-
-    Compares only rows with the same `read`; pairs questions by id and runs by seed. A single run before training, whose
-    weights do not depend on a seed, is paired with every run of the method.
-    """
-    found = []
-    for read in dict.fromkeys(r.read for r in all_rows):
-        rows = [r for r in all_rows if r.read == read]
-        for model in student_models(rows):
-            method = select_method(rows, model, data.method)
-            others = [r for r in rows if r.model == model and r.role in ("untrained", "student") and r is not method]
-            for other in others if method else ():
-                found += [(method, other, *test) for test in _tests(method, other, data)]
-    adjusted = statistics.holm_correction([result.p_value for *_, result in found])
-    return [
-        ComparisonRow(
-            method.model,
-            method.name,
-            other.name,
-            label,
-            result.difference,
-            p,
-            result.questions,
-            result.seeds,
-            _significant(result.difference, p, data.confidence),
-            method.read,
-        )
-        for (method, other, label, result), p in zip(found, adjusted, strict=True)
-    ]
-
-
-def _tests(method: ArmRow | None, other: ArmRow, data: ReportData) -> Iterator[tuple[str, statistics.Comparison]]:
-    """The comparison of two arms on every set that has paired runs."""
-    for evalset in evaluated_sets(data):
-        a, b = (_outcomes(row, evalset.label) for row in (method, other))
-        if other.role == "untrained" and len(b) == 1:
-            b = dict.fromkeys(a, *b.values())
-        if seeds := sorted(a.keys() & b.keys()):
-            pairs = [a[seed] for seed in seeds], [b[seed] for seed in seeds]
-            yield evalset.label, statistics.compare_paired(*pairs, data.confidence)
-
-
-def _outcomes(row: ArmRow | None, label: str) -> dict[int, Mapping[str, float]]:
-    return {run.seed: run.outcomes[label] for run in row.runs if label in run.outcomes} if row else {}
-
-
-def _significant(difference: Estimate, p: float, confidence: float) -> str:
-    if p >= 1 - confidence or difference.low <= 0 <= difference.high:
-        return ""
-    return "better" if difference.low > 0 else "worse"
-
-
 def mean_score(row: ArmRow, label: str, key: str) -> float | None:
     """Returns the mean over runs of the score `key` on a set; None if no run has it."""
     values = [float(run.results[label][key]) for run in row.runs if run.results.get(label, {}).get(key) is not None]
     return sum(values) / len(values) if values else None
-
-
-def over_runs(scores: Sequence[Mapping[str, Any]], confidence: float) -> AccuracyCell | None:
-    """Returns one cell from the scores of several runs, each with accuracy and n; None if there are none.
-
-    The scores may be those of a tag, of votes, or of contrast consistency.
-    """
-    return _cell(scores, confidence) if scores else None
 
 
 def ledger_counts(ledger: Mapping[str, Any]) -> dict[str, int]:

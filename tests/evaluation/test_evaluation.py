@@ -1,4 +1,4 @@
-"""Scoring, voting, contrast groups and statistics, compared with brute force, scipy and cases computed by hand."""
+"""Scoring, voting, contrast groups and clusters, compared with brute force and cases computed by hand."""
 
 import collections
 import dataclasses
@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from scotd_jax.errors import InputError
-from scotd_jax.evaluation import contrast, question_groups, scoring, statistics, voting
+from scotd_jax.evaluation import contrast, intervals, question_groups, scoring, voting
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.prompt_formats import is_correct
 
@@ -23,102 +22,6 @@ def question(name, **fields):
 def response(name, answer, sample_index=0, **fields):
     base = Response(name, sample_index, f"so {answer}", "so", answer, answer == "a", "stop", -1.0, 4, "m", "greedy")
     return dataclasses.replace(base, **fields)
-
-
-# ---- statistics
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 300), st.data(), st.sampled_from([0.8, 0.95, 0.99]))
-def test_wilson_interval_matches_scipy(trials, data, confidence):
-    successes = data.draw(st.integers(0, trials))
-    ours = statistics.wilson_interval(successes, trials, confidence)
-    theirs = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    np.testing.assert_allclose([ours.low, ours.high], [theirs.low, theirs.high], atol=1e-12)
-    assert ours.value == successes / trials
-    assert 0 <= ours.low <= ours.value <= ours.high <= 1
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_interval_refuses_values_that_are_not_a_proportion(successes, trials):
-    with pytest.raises(ValueError, match="not a proportion"):
-        statistics.wilson_interval(successes, trials)
-
-
-def test_t_interval_matches_scipy():
-    values = [0.75, 0.80, 0.71]
-    ours = statistics.t_interval(values, 0.95)
-    theirs = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    np.testing.assert_allclose(ours, (np.mean(values), theirs.low, theirs.high), rtol=1e-9)
-    with pytest.raises(ValueError, match="at least two runs"):
-        statistics.t_interval([0.5])
-
-
-def test_runs_that_happen_to_agree_do_not_narrow_the_interval_over_questions():
-    agreeing = statistics.accuracy_over_seeds([0.6, 0.6, 0.6], 100)
-    assert agreeing == statistics.wilson_interval(60, 100)
-    far_apart = statistics.accuracy_over_seeds([0.3, 0.6, 0.9], 1000)
-    assert (far_apart.low, far_apart.high) == (0.0, 1.0)
-    assert statistics.accuracy_over_seeds([0.6], 100) == statistics.wilson_interval(60, 100)
-
-
-def test_bootstrap_matches_scipy():
-    differences = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], size=200, p=[0.1, 0.6, 0.3])
-    ours = statistics.paired_bootstrap(differences, seed=1)
-    theirs = stats.bootstrap((differences,), np.mean, method="percentile", n_resamples=10_000, rng=2)
-    assert ours.value == pytest.approx(differences.mean())
-    np.testing.assert_allclose(
-        ours[1:], theirs.confidence_interval, atol=0.011
-    )  # resolution 1/200, plus Monte Carlo noise
-    assert ours == statistics.paired_bootstrap(differences, seed=1)  # same seed, same interval
-
-
-def test_mcnemar_counts_only_discordant_questions():
-    a = [True] * 9 + [False] + [True] * 50
-    b = [False] * 9 + [True] + [True] * 50
-    assert statistics.mcnemar_test(a, b) == pytest.approx(stats.binomtest(9, 10).pvalue)
-    assert statistics.mcnemar_test(a, a) == 1.0
-    with pytest.raises(ValueError, match="paired"):
-        statistics.mcnemar_test(a, b[1:])
-
-
-def test_sign_flip_estimates_mcnemar():
-    differences = [1.0] * 14 + [-1.0] * 4 + [0.0] * 60
-    exact = stats.binomtest(14, 18).pvalue
-    assert statistics.sign_flip_test(differences, draws=40_000) == pytest.approx(exact, abs=0.004)
-    assert statistics.sign_flip_test([0.0, 0.0]) == 1.0
-    assert statistics.sign_flip_test([1.0] * 200) < 0.001
-
-
-def test_holm_correction_matches_the_textbook_example():
-    np.testing.assert_allclose(statistics.holm_correction([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    assert statistics.holm_correction([0.6, 0.9]) == [1.0, 1.0]
-    assert statistics.holm_correction([]) == []
-
-
-def test_compare_paired_pairs_questions_and_runs():
-    a = {f"q{i}": float(i % 10 < 8) for i in range(200)}
-    b = {f"q{i}": float(i % 10 < 6) for i in reversed(range(200))}  # the order must not matter
-    one = statistics.compare_paired([a], [b])
-    assert one.difference.value == pytest.approx(0.2)
-    assert 0.1 < one.difference.low < 0.2 < one.difference.high < 0.3
-    assert one.p_value == pytest.approx(stats.binomtest(40, 40).pvalue)
-    assert (one.questions, one.seeds) == (200, 1)
-    opposite = statistics.compare_paired([a, b], [b, a])  # the two runs contradict each other
-    assert opposite.difference.value == pytest.approx(0.0)
-    assert opposite.difference.low < -0.9
-    assert opposite.difference.high > 0.9
-    assert opposite.p_value == 1.0
-    with pytest.raises(ValueError, match="same, non-empty questions"):
-        statistics.compare_paired([a], [{**b, "other": 1.0}])
-
-
-def test_more_runs_on_the_same_questions_do_not_count_as_more_questions():
-    a = {f"q{i}": float(i < 12) for i in range(40)}
-    b = {f"q{i}": float(6 <= i < 14) for i in range(40)}
-    once, thrice = statistics.compare_paired([a], [b]), statistics.compare_paired([a] * 3, [b] * 3)
-    assert thrice.difference == once.difference
-    assert thrice.p_value == pytest.approx(once.p_value, abs=0.02)
 
 
 # ---- scoring
@@ -134,7 +37,7 @@ def test_score_counts_unparsable_answers_as_wrong_and_reports_their_rate():
     result = scoring.score(questions, responses)
     assert (result["n"], result["samples"], result["chance"]) == (3, 1, 0.5)
     assert result["accuracy"] == pytest.approx(1 / 3)
-    assert result["interval"] == list(statistics.wilson_interval(1, 3)[1:])
+    assert result["interval"] == list(intervals.wilson_interval(1, 3)[1:])
     assert result["format_failure_rate"] == result["truncation_rate"] == pytest.approx(1 / 3)
     assert result["mean_tokens"] == 6
     assert {tag: (v["n"], v["accuracy"]) for tag, v in result["by_tag"].items()} == {"easy": (2, 0.5), "long": (1, 0.0)}
@@ -168,6 +71,17 @@ def test_empty_sets_and_duplicate_ids_are_refused():
         scoring.score([], [])
     with pytest.raises(InputError, match="unique"):
         scoring.score([question("q0"), question("q0")], [response("q0", "a")])
+
+
+def test_interval_of_a_set_counts_questions_of_one_passage_as_dependent():
+    questions = [question(f"q{i}", context=f"passage {i // 4}") for i in range(40)]
+    same = [response(q.id, "a" if i // 4 < 6 else "b") for i, q in enumerate(questions)]  # all or none of a passage
+    result = scoring.score(questions, same)
+    assert (result["n"], result["accuracy"]) == (40, 0.6)
+    ten = intervals.wilson_interval(6, 10)  # as if there were one question per passage
+    assert result["interval"] == pytest.approx(ten[1:], abs=0.05)
+    free = scoring.score([dataclasses.replace(q, context=None) for q in questions], same)
+    assert free["interval"] == list(intervals.wilson_interval(24, 40)[1:])
 
 
 # ---- voting

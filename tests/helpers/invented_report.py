@@ -80,7 +80,7 @@ def arm(
     """Returns the invented results of one run, and its responses by question id."""
     samples, accuracy, cue = ARMS.get(name, (None, 0.9, 0.0))
     accuracy += bonus + random.Random(f"{name}{seed}{model}").gauss(0, 0.015)
-    results, outcomes, votes_by_set, all_responses, all_questions = {}, {}, {}, {}, []
+    results, outcomes, sampledby_set, vote_outcomes, all_responses, all_questions = {}, {}, {}, {}, {}, []
     for split, loss in SETS.items():
         split_questions = questions(split, per_set)
         split_accuracy = (
@@ -92,9 +92,9 @@ def arm(
         all_responses |= {r.question_id: r for r in split_responses}
         all_questions += split_questions
         if votes and split == "test":
-            votes_by_set[f"world.{split}"] = voting.self_consistency(
-                split_questions, responses(split_questions, name, split_accuracy, seed, n=10)
-            )
+            sampled = responses(split_questions, name, split_accuracy, seed, n=10)
+            sampledby_set[f"world.{split}"] = voting.self_consistency(split_questions, sampled)
+            vote_outcomes[f"world.{split}"] = voting.vote_outcomes(split_questions, sampled)
     made = RunResult(
         name=name,
         student=f"{model}-{name}-{seed}".replace(" ", ""),
@@ -106,7 +106,8 @@ def arm(
         curve=model if name.startswith("N =") else "",
         about=DESCRIPTIONS.get(name, ""),
         outcomes=outcomes,
-        votes=votes_by_set,
+        votes=sampledby_set,
+        vote_outcomes=vote_outcomes,
         consistency=contrast.contrast_consistency(
             all_questions, {q: r.correct for q, r in all_responses.items() if r.correct is not None}
         ),
@@ -141,6 +142,7 @@ def invented(
     return ReportData(
         title="scotd_jax: invented world run",
         runs=runs,
+        questions={question.id: question for split in SETS for question in questions(split, per_set)},
         sets=[
             EvalSet("world.test", about="New questions of the same kinds as in training."),
             EvalSet("world.contrast", about="Test questions with one step edited, which flips the answer."),

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from etils import epath
 
-from scotd_jax.evaluation.statistics import Estimate
+from scotd_jax.errors import InputError
+from scotd_jax.evaluation.intervals import Estimate
 from scotd_jax.records import Question, Response
-from scotd_jax.reporting import cards, examples, plots, tables
+from scotd_jax.reporting import cards, comparisons, examples, plots, tables
 from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, ReportData, RunResult
 from scotd_jax.reporting.headline import Findings, summarize_findings
 from scotd_jax.reporting.html_page import render, write_report
@@ -25,7 +26,12 @@ def plain(text: str) -> str:
 
 def findings_of(data: ReportData) -> Findings:
     rows = tables.arm_rows(data)
-    return summarize_findings(data, rows, tables.compare_arms(data, rows))
+    trends = comparisons.find_trends(data, tables.main_reading(rows)) if rows else []
+    return summarize_findings(data, rows, comparisons.compare_arms(data, rows), trends)
+
+
+def compared(data: ReportData) -> list[comparisons.ComparisonRow]:
+    return comparisons.compare_arms(data, tables.arm_rows(data))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +95,8 @@ def test_page_contains_every_part_of_the_data(page, data):
         data.examples[0].question.text,
         data.pairs[0].questions[1].answer,
         '"name": "invented"',
-        "exact McNemar test, Holm-corrected for all 16 comparisons",
+        "McNemar's mid-p test. Holm-corrected for this family, all 35 tests of this table",
+        "Holm-corrected for this family, all 4 trends",
         findings_of(data).paragraphs[0].replace("\N{NO-BREAK SPACE}", " "),
     ]:
         assert text in words, text
@@ -164,7 +171,7 @@ def test_seeds_and_models_have_separate_rows_and_paragraphs():
     assert "Every arm was trained 2 times." in words
     assert "t5-tiny: " in words
     assert "seeds 0, 1" in words
-    assert "sign-flip test over questions" in words
+    assert "t test with the same variance" in words
     assert [(r.model, r.name, r.seeds) for r in tables.arm_rows(data)][6:8] == [
         ("t5-tiny", "label-only", 2),
         ("t5-tiny", "one greedy chain", 2),
@@ -193,12 +200,21 @@ def test_headline_states_the_outcome_of_the_test(method, baseline, headline, sig
     assert "There is one training run per arm" in findings.paragraphs[0]
 
 
-def test_headline_without_outcomes_mentions_that_nothing_was_tested():
-    arms = [arm("SCoTD", 0.9, samples=30), arm("labels", 0.5, samples=0)]
-    arms = [dataclasses.replace(a, outcomes={}) for a in arms]
-    findings = findings_of(ReportData("r", arms))
+def test_arms_without_common_questions_are_not_tested():
+    method, labels = arm("SCoTD", 0.9, samples=30), arm("labels", 0.5, samples=0)
+    others = {"w.test": {f"x{id_}": value for id_, value in labels.outcomes["w.test"].items()}}
+    data = ReportData("r", [method, dataclasses.replace(labels, outcomes=others)], comparisons=[("SCoTD", "labels")])
+    findings = findings_of(data)
     assert "the difference was not tested" in findings.headline
     assert "significant" not in findings.paragraphs[0]
+    assert "share no questions and seeds: SCoTD vs labels." in plain(Page(render(data)).words)
+
+
+def test_arms_with_some_common_questions_are_compared_on_these():
+    method, labels = arm("SCoTD", 0.9, n=60, samples=30), arm("labels", 0.5, samples=0)
+    [test] = compared(ReportData("r", [method, labels]))
+    assert test.questions == 60
+    assert test.difference.value == pytest.approx(54 / 60 - 50 / 60)
 
 
 def test_summary_mentions_the_curve_the_teacher_and_accuracies_below_chance():
@@ -211,7 +227,10 @@ def test_summary_mentions_the_curve_the_teacher_and_accuracies_below_chance():
         arm("big one", 0.9, role="teacher"),
     ]
     findings = plain(findings_of(ReportData("r", arms)).paragraphs[0])
-    assert "Accuracy rises with more samples, but not at every step: 50.0, 40.0 and 80.0 % with 1, 5 and 30" in findings
+    rises = (
+        "Accuracy rises with more samples (+15.0 points per step, p < 0.001): 50.0, 40.0 and 80.0 % with 1, 5 and 30"
+    )
+    assert rises in findings
     assert "Its lead on test is +20.0 points over “greedy”." in findings
     assert "“label-only” is below chance on test (30.0 %)" in findings
     assert "“big one” answers 90.0 % of the test questions correctly" in findings
@@ -246,9 +265,9 @@ def test_runs_with_high_variance_are_not_significant():
     accuracies = [0.9, 0.5, 0.7]
     arms = [arm("SCoTD", a, seed=s, samples=30) for s, a in enumerate(accuracies)]
     arms += [arm("labels", 0.5, seed=s, samples=0) for s in range(3)]
-    (row,) = tables.compare_arms(ReportData("r", arms), tables.arm_rows(ReportData("r", arms)))
-    assert row.p < 0.001  # the test over questions takes these runs as given
-    assert row.difference.low < 0 < row.difference.high  # the interval includes the variance between runs
+    (row,) = compared(ReportData("r", arms))
+    assert row.p > 0.05  # both test and interval include the variance between runs
+    assert row.difference.low < 0 < row.difference.high
     assert row.significant == ""
 
 
@@ -275,8 +294,9 @@ def test_rows_before_distillation_come_first_and_are_compared():
     rows = tables.arm_rows(data)
     assert [row.role for row in rows] == ["teacher", "untrained", "student", "student"]
     assert not rows[1].cells["w.test"].best
-    before, labels = tables.compare_arms(data, rows)
+    before, labels, labels_before = compared(data)
     assert (before.other, before.seeds, labels.other) == ("untrained, zero-shot", 2, "labels")
+    assert (labels_before.arm, labels_before.other) == ("labels", "untrained, zero-shot")
     assert before.difference.value == pytest.approx(0.77)
     findings = plain(findings_of(data).paragraphs[0])
     assert findings.startswith(
@@ -303,7 +323,7 @@ def test_readings_have_rows_and_comparisons_of_their_own():
         ("SCoTD", "text"), ("labels", "text"), ("SCoTD", "choices"), ("labels", "choices"),
     ]  # fmt: skip
     assert [row.cells["w.test"].best for row in rows] == [False, True, True, False]
-    tests = tables.compare_arms(data, rows)
+    tests = compared(data)
     assert [(test.read, round(test.difference.value, 2)) for test in tests] == [("text", -0.2), ("choices", 0.1)]
     findings = findings_of(data)
     assert plain(findings.headline).startswith("Training on 30 rationales per question does worse than label-only")
@@ -319,15 +339,98 @@ def test_readings_have_rows_and_comparisons_of_their_own():
 
 def test_comparisons_pair_equal_seeds_only():
     arms = [arm("m", 0.8, seed=s, samples=5) for s in (0, 1, 2)] + [arm("o", 0.5, seed=s) for s in (1, 2, 3)]
-    data = ReportData("r", arms)
-    (row,) = tables.compare_arms(data, tables.arm_rows(data))
+    (row,) = compared(ReportData("r", arms))
     assert row.seeds == 2
 
 
-def test_method_can_be_set_by_name():
-    data = ReportData("r", [arm("x", 0.8, samples=0), arm("y", 0.5, samples=30)], method="x")
-    (row,) = tables.compare_arms(data, tables.arm_rows(data))
-    assert (row.method, row.other) == ("x", "y")
+def test_two_runs_of_an_arm_with_equal_seed_are_refused():
+    runs = [arm("x", 0.8), dataclasses.replace(arm("x", 0.5), student="another")]
+    with pytest.raises(InputError, match="arm 'x': 'x-0' and 'another' both have seed 0 on w.test"):
+        tables.arm_rows(ReportData("r", runs))
+    elsewhere = dataclasses.replace(arm("x", 0.5, label="w.contrast"), student="another")
+    assert len(tables.arm_rows(ReportData("r", [runs[0], elsewhere]))) == 1
+
+
+def test_default_pairs_include_every_arm_and_model():
+    arms = [
+        arm("labels", 0.5, samples=0, model="small"),
+        arm("two stages", 0.6, model="small"),
+        arm("N = 30", 0.8, samples=30, model="small"),
+        arm("before", 0.1, role="untrained", model="small"),
+        arm("N = 30", 0.9, samples=30, model="large"),
+        arm("teacher", 0.9, role="teacher"),
+    ]
+    tests = compared(ReportData("r", arms))
+    assert [(t.arm, t.other) for t in tests if t.model == t.other_model == "small"] == [
+        ("N = 30", "before"),
+        ("N = 30", "labels"),
+        ("N = 30", "two stages"),
+        ("two stages", "labels"),
+        ("labels", "before"),
+    ]
+    [between] = [t for t in tests if t.model != t.other_model]
+    assert (between.arm, between.other, between.model, between.other_model) == ("N = 30", "N = 30", "small", "large")
+    alone = compared(ReportData("r", [arm("x", 0.5), arm("y", 0.6), arm("z", 0.7)]))
+    assert [(t.arm, t.other) for t in alone] == [("x", "y"), ("x", "z"), ("y", "z")]
+
+
+def test_named_comparisons_replace_the_default_pairs_and_are_one_family():
+    arms = [arm("x", 0.8, samples=0), arm("y", 0.7, samples=30), arm("z", 0.4, samples=1)]
+    arms += [arm("big", 0.9, role="teacher", seed=7)]
+    data = ReportData("r", arms, comparisons=[("x", "y"), ("x", "big")])
+    tests = compared(data)
+    assert [(t.arm, t.other) for t in tests] == [("x", "y"), ("x", "big")]
+    alone = [compared(dataclasses.replace(data, comparisons=[pair]))[0].p for pair in data.comparisons]
+    assert [t.p for t in tests] == pytest.approx([2 * min(alone)] * 2)  # Holm over both; the two have equal p
+    assert plain(findings_of(data).headline).startswith("Label-only training beats training on 30 rationales")
+    models = [arm("x", 0.8, model="small"), arm("x", 0.5, model="large")]
+    [between] = compared(ReportData("r", models, comparisons=[("x", "x")]))
+    assert (between.model, between.other_model) == ("small", "large")
+
+
+def test_contrast_consistency_is_compared_between_arms():
+    questions = [
+        Question(f"q{i:03}", "t", "test", "?", ("a", "b"), "a", group=f"{i // 2}") for i in range(100)
+    ]  # arms are right on the first questions
+    data = ReportData(
+        "r",
+        [arm("m", 0.8, samples=30), arm("o", 0.5, samples=0)],
+        questions={q.id: q for q in questions},
+    )
+    by_set = {test.set_label: test for test in compared(data)}
+    assert list(by_set) == ["w.test", "contrast consistency"]
+    assert by_set["contrast consistency"].questions == 50
+    assert by_set["contrast consistency"].difference.value == pytest.approx(0.3)
+    # Within a set, the two questions of a pair count as one.
+    assert by_set["w.test"].difference.low < compared(dataclasses.replace(data, questions={}))[0].difference.low
+    assert "contrast consistency" in plain(Page(render(data)).words)
+
+
+def test_votes_are_compared_with_single_responses():
+    single, voted = arm("m", 0.5, samples=30), arm("m", 0.7)
+    votes = {"w.test": {"k": 3, "expected": {"3": 0.7}, "vote_entropy": 0.5, "invalid_rate": 0.0}}
+    run = dataclasses.replace(single, votes=votes, vote_outcomes=voted.outcomes)
+    data = ReportData("r", [run])
+    [test] = comparisons.compare_votes(data, tables.arm_rows(data))
+    assert test.difference.value == pytest.approx(0.2)
+    assert test.significant == "better"
+    assert comparisons.compare_votes(data, tables.arm_rows(ReportData("r", [single]))) == []
+    words = plain(Page(render(data)).words)
+    assert "+20.0" in words
+
+
+def test_trend_with_runs_that_disagree_is_not_significant():
+    accuracies = {1: (0.2, 0.6, 0.5), 5: (0.6, 0.5, 0.7)}
+    arms = [
+        arm(f"N = {n}", accuracy, seed=seed, samples=n, curve="c")
+        for n, of_runs in accuracies.items()
+        for seed, accuracy in enumerate(of_runs)
+    ]
+    data = ReportData("r", arms)
+    [trend] = comparisons.find_trends(data, tables.arm_rows(data))
+    assert trend.difference.value == pytest.approx(1 / 6)
+    assert (trend.samples, trend.seeds, trend.significant) == ((1, 5), 3, "")
+    assert "shows no significant trend" in plain(findings_of(data).paragraphs[0])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from scotd_jax.config import (
     ServerSource,
     Student,
 )
+from scotd_jax.config.comparisons import check_seeds, compared_arms
 from scotd_jax.config.eval_specs import eval_specs, has_local_model
 from scotd_jax.errors import InputError, did_you_mean, lookup
 from scotd_jax.hub.hub_files import is_repository
@@ -24,8 +25,8 @@ def check_config(config: Config) -> None:
     """Checks the relations between the parts of a config; the schema checks single values.
 
     Raises:
-      InputError: if a reference is not defined, a required value is missing, or checkpoints would be chosen on a
-        reported set.
+      InputError: if a reference is not defined, a required value is missing, checkpoints would be chosen on a reported
+        set, or the runs or comparisons of arms are ambiguous.
     """
     for name, source in config.rationales.items():
         _check_rationales(config, source, f"config.rationales.{name}")
@@ -35,6 +36,8 @@ def check_config(config: Config) -> None:
         _check_student(config, student, f"config.students.{name}")
     for name, spec in eval_specs(config).items():
         _check_eval(config, spec, f"config.{'evals' if name in config.evals else 'students'}.{name}")
+    check_seeds(config)
+    compared_arms(config)
     for name in config.corpora:
         if not any(student.corpus == name for student in config.students.values()):
             raise InputError(f"config.corpora.{name}: no student trains on it, so there is no tokenizer to encode it")

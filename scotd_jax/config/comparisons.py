@@ -1,0 +1,73 @@
+"""Comparisons of a config: the named pairs of arms, and the arms themselves."""
+
+import collections
+
+from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config.rationale_sources import GeneratedSource, Model
+from scotd_jax.config.schema import Config, EvalSpec
+from scotd_jax.errors import InputError, did_you_mean
+
+SEPARATOR = " vs "
+
+
+def compared_arms(config: Config) -> list[tuple[str, str]]:
+    """Returns the pairs of `Evaluation.comparisons`.
+
+    Raises:
+      InputError: if one has another form, names an unknown arm, occurs twice, or compares an arm of one base model with
+        itself.
+    """
+    models = collections.defaultdict(set)
+    for spec in eval_specs(config).values():
+        models[spec.arm].add(_base_model(config, spec))
+    pairs: list[tuple[str, str]] = []
+    for number, text in enumerate(config.evaluation.comparisons):
+        where = f"config.evaluation.comparisons[{number}]"
+        pair = tuple(name.strip() for name in text.split(SEPARATOR))
+        if len(pair) != 2 or not all(pair):
+            raise InputError(f"{where}: expected two arms, 'ARM{SEPARATOR}OTHER', found {text!r}")
+        for name in pair:
+            if name not in models:
+                raise InputError(f"{where}: {name!r} is not an arm; {did_you_mean(name, models)}")
+        if pair in pairs or pair[::-1] in pairs:
+            raise InputError(f"{where}: {text!r} is compared already; remove it")
+        if pair[0] == pair[1] and len(models[pair[0]]) < 2:
+            raise InputError(f"{where}: arm {pair[0]!r} has one base model; name another arm to compare it with")
+        pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+def check_seeds(config: Config) -> None:
+    """Checks that the runs of an arm differ in their seeds.
+
+    Raises:
+      InputError: if two evaluations of one arm, base model and question set have the same seed.
+    """
+    first: dict[tuple[str, str, int, str], str] = {}
+    for name, spec in eval_specs(config).items():
+        for set_name in spec.eval_sets:
+            other = first.setdefault((spec.arm, _base_model(config, spec), _seed(config, spec), set_name), name)
+            if other != name:
+                raise InputError(
+                    f"config: {other!r} and {name!r} are runs of arm {spec.arm!r} with the same seed on {set_name!r}; "
+                    "give one of them another seed or another arm"
+                )
+
+
+def _seed(config: Config, spec: EvalSpec) -> int:
+    source = config.rationales.get(spec.responses)
+    if spec.responses:
+        return source.seed if isinstance(source, GeneratedSource) else 0
+    return config.students[spec.student].seed
+
+
+def _base_model(config: Config, spec: EvalSpec) -> str:
+    """The model with which the training of an arm, and of all students that it starts from, began; "" for responses."""
+    if spec.responses or spec.student not in config.students:
+        return ""
+    model: Model = config.students[spec.student].model
+    for _ in config.students:
+        if model.student not in config.students:
+            break
+        model = config.students[model.student].model
+    return f"{model.architecture or model.path} {sorted(model.overrides.items())}"

@@ -1,0 +1,59 @@
+"""Checks of the arms of a config: their seeds, and the pairs that the report compares."""
+
+import dataclasses
+
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax.config.comparisons import compared_arms
+from scotd_jax.errors import InputError
+from scotd_jax.jobs.preparation.config_checks import check_config
+
+
+def config(*comparisons: str, **changes) -> c.Config:
+    """Returns a config with the arms "few" and "many" (two seeds) of one model, and "many" of a larger one."""
+    small, large = (c.Model(architecture=name, tokenizer="task:t") for name in ("opt-125m", "opt-1.3b"))
+    student = c.Student(small, "c", eval_sets=("t.test",))
+    students = {
+        "few": dataclasses.replace(student, arm="few"),
+        "many_0": dataclasses.replace(student, arm="many"),
+        "many_1": dataclasses.replace(student, arm="many", seed=1),
+        "large": dataclasses.replace(student, arm="many", model=large),
+    }
+    students |= {name: dataclasses.replace(students[name], **fields) for name, fields in changes.items()}
+    return c.Config(
+        tasks={"t": c.Task("jsonl", path="t")},
+        corpora={"c": c.Corpus("label", questions=("t.train",))},
+        students=students,
+        evaluation=c.Evaluation(comparisons=comparisons),
+    )
+
+
+def test_comparisons_are_pairs_of_arms():
+    assert compared_arms(config("many vs few", "many vs many")) == [("many", "few"), ("many", "many")]
+    check_config(config("many vs few"))
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "message"),
+    [
+        (("many, few",), r"comparisons\[0\]: expected two arms, 'ARM vs OTHER', found 'many, few'"),
+        (("many vs few vs few",), "expected two arms"),
+        (("many vs ",), "expected two arms"),
+        (("many vs few", "manny vs few"), r"comparisons\[1\]: 'manny' is not an arm; did you mean 'many'"),
+        (("many vs few", "few vs many"), "'few vs many' is compared already"),
+        (("few vs few",), "arm 'few' has one base model"),
+    ],
+)
+def test_wrong_comparisons_are_refused(comparisons, message):
+    with pytest.raises(InputError, match=message):
+        check_config(config(*comparisons))
+
+
+def test_runs_of_an_arm_have_different_seeds():
+    check_config(config())
+    with pytest.raises(
+        InputError, match=r"'many_0' and 'many_1' are runs of arm 'many' with the same seed on 't.test'"
+    ):
+        check_config(config(many_1={"seed": 0}))
+    check_config(config(many_1={"seed": 0, "eval_sets": ("t.contrast",)}))
