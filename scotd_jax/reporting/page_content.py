@@ -177,7 +177,7 @@ def _comparison_rows(tests: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
         {
             "arm": first.arm,
             "other": first.other,
-            "models": " − ".join(dict.fromkeys((first.model, first.other_model))),
+            "models": f" {tables.MINUS} ".join(dict.fromkeys((first.model, first.other_model))),
             "between_models": first.model != first.other_model,
             "cells": {test.set_label: test for test in line},
             "reading": "" if first.read == "text" else tables.READINGS[first.read],
