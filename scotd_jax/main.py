@@ -2,7 +2,8 @@
 
 Loads the config and runs its jobs in order in the work directory. Complete artefacts are skipped and interrupted ones
 resumed, so repeat a command to resume it. `scotd-jax show-prompts --config=...` prints the prompts of teachers and
-students. `scotd-jax show-examples --config=... --workdir=DIR` prints example responses of a work directory.
+students. `scotd-jax show-examples --config=... --workdir=DIR` prints example responses of a work directory. `scotd-jax
+make-preference-page` and `scotd-jax read-preferences` compare two arms by the preferences of people.
 
 Exit status: 0 if all jobs are done, 2 on invalid input, which the message locates and explains, 130 after Ctrl-C, 1 on
 a bug in the package.
@@ -58,9 +59,20 @@ _MULTIHOST = flags.DEFINE_string(
     "multihost", "", "Connect to the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
 )
 _COUNT = flags.DEFINE_integer(
-    "count", 1, "show-prompts: questions per model; show-examples: responses per bin", lower_bound=1
+    "count",
+    None,
+    "show-prompts: questions per model (1); show-examples: responses per bin (1); make-preference-page: pairs (100)",
+    lower_bound=1,
 )
-COMMANDS = ("show-prompts", "show-examples")
+_ARMS = flags.DEFINE_list("arms", None, "make-preference-page: A,B, evaluations or sets of responses to compare")
+_SET = flags.DEFINE_string("set", None, "make-preference-page: question set of the pairs; by default the first one")
+_COMMAND_FLAGS = {  # command -> flags that have an effect on it, besides --config and --workdir
+    "show-prompts": (_COUNT,),
+    "show-examples": (_COUNT,),
+    "make-preference-page": (_ARMS, _SET, _COUNT),
+    "read-preferences": (),
+}
+COMMANDS = tuple(_COMMAND_FLAGS)
 _PRIMARY_ONLY = ("report",)  # jobs that only one process runs while the others wait
 
 OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130  # exit statuses; shells use 130 for SIGINT
@@ -90,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
             return OK
         _check_flags(command)
         if command:
-            print(show(command, _CONFIG.value, _WORKDIR.value, _COUNT.value))
+            print(run_command(command, _CONFIG.value, _WORKDIR.value))
             return OK
         workdir = str(_WORKDIR.value)
         jobs, overwrite = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
@@ -116,22 +128,29 @@ def _command(argv: Sequence[str]) -> str:
 
 def _check_flags(command: str) -> None:
     """Raises InputError on missing flags, and on flags that have no effect."""
-    for flag, example in ((_CONFIG, "world"), (_WORKDIR, "runs/world")):
+    required = [(_CONFIG, "world"), (_WORKDIR, "runs/world"), (_ARMS, "n30_opt,label_opt")]
+    for flag, example in required if command == "make-preference-page" else required[:2]:
         if flag.value is None and not (flag is _WORKDIR and command == "show-prompts"):
             raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
-    for flag in (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD) if command else (_COUNT,):
-        if flag.present:
+    job_flags, allowed = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD), _COMMAND_FLAGS.get(command, ())
+    for flag in (*(job_flags if command else ()), _COUNT, _ARMS, _SET):
+        if flag.present and flag not in allowed:
             raise InputError(f"--{flag.name}: has no effect {f'on {command}' if command else 'without a command'}")
 
 
-def show(command: str, config_dict: Any, workdir: str | None, count: int) -> str:
-    """Returns the output of a command of `COMMANDS`. `count` is the number of questions or responses."""
+def run_command(command: str, config_dict: Any, workdir: str | None) -> str:
+    """Returns the output of a command of `COMMANDS`."""
     config = c.from_mapping(c.Config, config_dict)
-    from scotd_jax.jobs.inspection import commands
+    from scotd_jax.jobs.inspection.commands import show_examples, show_prompts
+    from scotd_jax.jobs.preferences.preference_commands import make_preference_page, read_preferences
 
     if command == "show-prompts":
-        return commands.show_prompts(config, workdir, count)
-    return commands.show_examples(config, str(workdir), count)
+        return show_prompts(config, workdir, _COUNT.value or 1)
+    if command == "show-examples":
+        return show_examples(config, str(workdir), _COUNT.value or 1)
+    if command == "make-preference-page":
+        return make_preference_page(config, str(workdir), tuple(_ARMS.value or ()), _SET.value, _COUNT.value or 100)
+    return read_preferences(config, str(workdir))
 
 
 def run(

@@ -16,9 +16,18 @@ from scotd_jax.evaluation.voting import vote_outcomes
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
+from scotd_jax.jobs.preferences.results import annotated_pages, preference_result
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response
-from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, PromptView, ReportData, RunResult
+from scotd_jax.reporting.data import (
+    ContrastPair,
+    EvalSet,
+    Example,
+    PreferenceResult,
+    PromptView,
+    ReportData,
+    RunResult,
+)
 from scotd_jax.reporting.examples import pick_examples, pick_pairs
 from scotd_jax.reporting.html_page import write_report
 from scotd_jax.tasks import recipes
@@ -63,6 +72,7 @@ def report(context: RunContext, name: str) -> None:
         response_sets=list(response_sets(context, EXAMPLES_PER_BIN)),
         examples=_examples(context, method),
         pairs=_contrast_pairs(context, [result for result in (label_only, method) if result is not None]),
+        preferences=_preferences(context),
         confidence=config.evaluation.confidence,
         config=json.dumps(plain(config), indent=2),
         comparisons=compared_arms(config),
@@ -245,6 +255,20 @@ def _prompts(context: RunContext) -> list[PromptView]:
         return prompt_views(context, 1)
     except InputError as error:
         context.log(f"  the report shows no prompts: {error}")
+        return []
+
+
+def _preferences(context: RunContext) -> list[PreferenceResult]:
+    """The results of all preference pages with choices; none if a file is refused, so that the report does not fail."""
+    confidence = context.config.evaluation.confidence
+    try:
+        return [
+            preference_result(annotated, set_label(context, annotated.page.set_name), confidence)
+            for annotated in annotated_pages(context)
+            if annotated.annotators
+        ]
+    except InputError as error:
+        context.log(f"  the report shows no human preferences: {error}")
         return []
 
 

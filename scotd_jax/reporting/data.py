@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from scotd_jax.evaluation import contrast
+from scotd_jax.evaluation.intervals import Estimate
+from scotd_jax.evaluation.preferences import PreferenceSummary
 from scotd_jax.evaluation.question_groups import contrast_groups, question_clusters
 from scotd_jax.records import Question, Response
 
@@ -143,6 +145,33 @@ class ResponseSet:
 
 
 @dataclasses.dataclass(frozen=True)
+class PreferenceResult:
+    """Human preferences between two arms, A and B.
+
+    Attributes:
+      name: name of the page.
+      arms: names of A and B.
+      set_label: label of the question set.
+      pairs: number of pairs on the page.
+      annotators: annotator -> number of choices.
+      summaries: subset of the pairs -> its summary.
+      alpha: Krippendorff's alpha; None if no pair has two choices or all choices are equal.
+      first_rate: share of the choices for the response that is shown first, without ties; None if all are ties.
+      confidence: confidence level of the intervals.
+    """
+
+    name: str
+    arms: tuple[str, str]
+    set_label: str
+    pairs: int
+    annotators: Mapping[str, int]
+    summaries: Mapping[str, PreferenceSummary]
+    alpha: float | None
+    first_rate: Estimate | None
+    confidence: float
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportData:
     """The content of a report. The section of an empty field is left out.
 
@@ -160,6 +189,7 @@ class ReportData:
       response_sets: example responses of every set.
       examples: responses of a student to show.
       pairs: contrast groups to show.
+      preferences: human preferences between two arms, one entry per page.
       confidence: confidence level of all intervals; 1 - confidence is the significance level.
       config: the resolved config as JSON text.
       comparisons: names of two arms to compare, first minus second; () selects the default pairs
@@ -178,6 +208,7 @@ class ReportData:
     response_sets: Sequence[ResponseSet] = ()
     examples: Sequence[Example] = ()
     pairs: Sequence[ContrastPair] = ()
+    preferences: Sequence[PreferenceResult] = ()
     confidence: float = 0.95
     config: str = ""
     comparisons: Sequence[tuple[str, str]] = ()

@@ -74,6 +74,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
         ("samples", "Number of rationales", context["sample_panels"]),
         ("votes", "Self-consistency", context["votes"]),
         ("contrast", "Contrast consistency", context["consistency"] or data.pairs),
+        ("preferences", "Human preferences", data.preferences),
         ("examples", "Examples", data.examples),
         ("prompts", "Prompts", data.prompts),
         ("responses", "Responses", data.response_sets),

@@ -1,9 +1,10 @@
-"""Prompts and example responses as plain text of at most 100 columns, for `show-prompts` and `show-examples`."""
+"""Prompts, example responses and preferences as plain text of at most 100 columns, for the commands."""
 
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from scotd_jax.reporting.data import Example, PromptView, ResponseSet
+from scotd_jax.reporting import tables
+from scotd_jax.reporting.data import Example, PreferenceResult, PromptView, ResponseSet
 
 WIDTH = 100  # columns
 LEGEND = (
@@ -39,6 +40,29 @@ def format_response_sets(sets: Iterable[ResponseSet]) -> str:
         for name, bin_ in responses.bins.items():
             blocks += ["\n".join(_example(name, example)) for example in bin_.examples]
     return "\n\n".join(blocks)
+
+
+def format_preferences(result: PreferenceResult) -> str:
+    """Returns the preferences between two arms as a table, with their annotators and agreement."""
+    a, b = result.arms
+    heading = textwrap.fill(f"{a} (A) against {b} (B) on {result.set_label}, {result.pairs:,} pairs", WIDTH)
+    interval = f"A wins, % ({100 * result.confidence:g} % interval)"
+    lines = [heading, "=" * min(WIDTH, len(heading))]
+    lines += [f"{'':22}{'pairs':>7}{'A':>7}{'ties':>7}{'B':>7}  {interval:>32}{'p':>9}"]
+    for name, summary in result.summaries.items():
+        rate = summary.win_rate
+        wins = "-" if rate is None else f"{tables.percent(rate.value)} ({tables.span(rate)})"
+        counts = "".join(f"{value:>7,}" for value in (summary.pairs, summary.a, summary.ties, summary.b))
+        lines.append(f"{name:22}{counts}  {wins:>32}{tables.p_text(summary.p_value):>9}")
+    annotators = ", ".join(f"{name} {count:,} of {result.pairs:,}" for name, count in result.annotators.items())
+    lines += [textwrap.fill(f"choices: {annotators}", WIDTH)]
+    agreement = "unknown: no pair has two choices, or all are equal" if result.alpha is None else f"{result.alpha:.2f}"
+    lines += [f"agreement (Krippendorff's alpha): {agreement}"]
+    if result.first_rate is not None:
+        first = f"{tables.percent(result.first_rate.value)} % ({tables.span(result.first_rate)})"
+        lines += [f"choices for the response shown first: {first}"]
+    lines += ["A wins: share of the pairs without ties; p: sign test, Holm-corrected over the rows."]
+    return "\n".join(lines)
 
 
 def _example(bin_name: str, example: Example) -> Iterator[str]:

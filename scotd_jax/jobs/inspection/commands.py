@@ -28,7 +28,7 @@ def show_prompts(config: Config, workdir: str | None, count: int) -> str:
     Raises:
       InputError: if a tokenizer or questions cannot be loaded, or nothing is prompted.
     """
-    views = prompt_views(_context(config, workdir or "no work directory", chain(config)), count)
+    views = prompt_views(cpu_context(config, workdir or "no work directory", chain(config)), count)
     if not views:
         raise InputError("show-prompts: the config generates no rationales and trains and evaluates no student")
     return format_prompts(views)
@@ -40,14 +40,14 @@ def show_examples(config: Config, workdir: str, count: int) -> str:
     Raises:
       InputError: if there is no complete set.
     """
-    sets = list(response_sets(_context(config, workdir, ()), count))
+    sets = list(response_sets(cpu_context(config, workdir, ()), count))
     if not sets:
         raise InputError(f"show-examples: {workdir} has no complete set of responses; run it first: --jobs=sample")
     return format_response_sets(sets)
 
 
-def _context(config: Config, workdir: str, steps: Sequence[Step]) -> RunContext:
-    """A context that uses the CPU instead of the config's mesh, with the models that the steps read pinned."""
+def cpu_context(config: Config, workdir: str, steps: Sequence[Step]) -> RunContext:
+    """Returns a context that uses the CPU instead of the config's mesh, with the models that the steps read pinned."""
     jax.config.update("jax_platforms", "cpu")
     check_config(config)
     directory = Workdir(workdir, writes=False)

@@ -1,0 +1,1 @@
+"""Human preferences between two arms: pages for annotators, and the results of their choices."""
