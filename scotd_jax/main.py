@@ -132,9 +132,10 @@ def _check_flags(command: str) -> None:
     for flag, example in required if command == "make-preference-page" else required[:2]:
         if flag.value is None and not (flag is _WORKDIR and command == "show-prompts"):
             raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
-    job_flags, allowed = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD), _COMMAND_FLAGS.get(command, ())
-    for flag in (*(job_flags if command else ()), _COUNT, _ARMS, _SET):
-        if flag.present and flag not in allowed:
+    job_flags = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD)
+    allowed = [flag.name for flag in (_COMMAND_FLAGS[command] if command else job_flags)]
+    for flag in (*job_flags, _COUNT, _ARMS, _SET):
+        if flag.present and flag.name not in allowed:
             raise InputError(f"--{flag.name}: has no effect {f'on {command}' if command else 'without a command'}")
 
 
