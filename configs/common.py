@@ -232,7 +232,7 @@ def reduce(config: c.Config, student: str) -> c.Config:
         )
     return dataclasses.replace(
         config,
-        tasks={name: dataclasses.replace(t, limit=8, format="t5") for name, t in config.tasks.items()},
+        tasks={name: dataclasses.replace(t, limit=8, format="t5", tokenizer="") for name, t in config.tasks.items()},
         rationales=rationales,
         corpora=corpora,
         students=students,

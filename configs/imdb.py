@@ -4,10 +4,16 @@
 
 `data/imdb` is the large movie review data set (a folder `train` with `pos` and `neg`), `data/imdb_contrast` the folder
 IMDb/data of github.com/allenai/contrast-sets. The report shows the share of pairs for which both answers of a student
-are correct. The paper truncates reviews at 700 tokens; here longer ones are dropped, and counted in the ledger.
+are correct. As in the paper, reviews are truncated: with the words around them, prompts have at most 700 tokens of the
+student. Truncated questions have the tag "truncated" in the results.
 """
 
+import dataclasses
+
 from scotd_jax import config as c
+
+QUESTION_TOKENS = 690  # leaves 10 of 700 tokens for the words of the prompt format
+RESPONSES = 100_000  # the paper sub-samples to this number of examples
 
 
 def get_config(arg=None):
@@ -15,6 +21,7 @@ def get_config(arg=None):
     settings = common.parse_settings(arg, student="opt-1.3b")
     train, dev, _ = common.splits("imdb", settings.runlocal)
     questions = (train,)
+    truncation = {"max_tokens": QUESTION_TOKENS, "tokenizer": common.model(settings.student, settings).path}
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=4)
     corpora = {
         "label": c.Corpus("label", common.prompt_format(settings), questions=questions),
@@ -34,7 +41,10 @@ def get_config(arg=None):
     }
     config = c.Config(
         name=f"SCoTD: IMDb and its contrast set, {settings.student}",
-        tasks={name: common.task(name, common.data_folder(settings)) for name in ("imdb", "imdb_contrast")},
+        tasks={
+            name: dataclasses.replace(common.task(name, common.data_folder(settings)), **truncation)
+            for name in ("imdb", "imdb_contrast")
+        },
         rationales={"sampled": common.teacher(settings, questions, sampling, few_shot=3)},
         corpora=corpora,
         students=students,

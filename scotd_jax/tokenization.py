@@ -180,6 +180,10 @@ class Tokenizer:
         """Returns the ids of a text, without special tokens."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
+    def token_ends(self, text: str) -> list[int]:
+        """Returns where every token of a text ends, in characters from its start."""
+        return [end for _, end in self._backend.encode(text, add_special_tokens=False).offsets]
+
     def prompt_ids(self, prompt: Prompt, kind: str) -> list[int]:
         """Returns the ids of a complete prompt.
 

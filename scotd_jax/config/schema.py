@@ -27,7 +27,17 @@ class Task:
     limit: int = 0  # number of questions to keep from the start of every split; 0 is all
     seed: int = 0  # seed of a generated task; added to the seed of the config
     title: str = ""  # column title in reports; tasks with the same title share columns; "" is this entry's name
+    # Shorten longer questions to this many tokens, at the end of their passage (`context`) or else of their text; 0 is
+    # off.
+    max_tokens: int = 0
+    tokenizer: str = ""  # tokenizer that counts these tokens: a path or a name on the Hub; "" counts words
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # arguments of the task
+
+    def __post_init__(self):
+        if self.max_tokens < 0:
+            raise FieldError("Task", "max_tokens", f"expected at least 0 (off), found {self.max_tokens}")
+        if self.tokenizer and not self.max_tokens:
+            raise FieldError("Task", "tokenizer", "only counts the tokens of max_tokens, which is not set; set it too")
 
 
 @dataclasses.dataclass(frozen=True)

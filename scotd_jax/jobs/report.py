@@ -32,6 +32,7 @@ from scotd_jax.reporting.examples import pick_examples, pick_pairs
 from scotd_jax.reporting.html_page import write_report
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet, file_stem
+from scotd_jax.tasks.truncation import TAG
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import read_json, versions
 
@@ -298,6 +299,10 @@ def _facts(context: RunContext) -> dict[str, str]:
             if counts.get("correct"):  # rationales without an answer are neither right nor wrong
                 fact += f", {100 * counts['correct_share']:.1f} % correct"
             facts[f"samples {name}"] = fact
+    for set_name in dict.fromkeys(name for spec in eval_specs(context.config).values() for name in spec.eval_sets):
+        tags = [question.tags for question, _ in context.reported_questions(set_name).values()]
+        if truncated := sum(TAG in question_tags for question_tags in tags):
+            facts[f"truncated in {set_label(context, set_name)}"] = f"{truncated:,} of {len(tags):,} questions"
     devices = jax.devices()
     facts["devices"] = f"{len(devices)} x {devices[0].device_kind}, {platform.machine()}"
     found = versions()

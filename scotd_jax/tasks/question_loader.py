@@ -11,6 +11,7 @@ from scotd_jax.tasks.exemplars import Exemplar, few_shot_prefix, few_shot_turns,
 from scotd_jax.tasks.prompt_formats import PromptFormat
 from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.tasks.registry import load_task
+from scotd_jax.tasks.truncation import truncate_questions
 
 QuestionsById = Mapping[str, tuple[Question, LoadedTask]]
 
@@ -48,7 +49,9 @@ class QuestionLoader:
         if set_name not in self._sets:
             parsed = QuestionSet.parse(set_name)
             questions = self.task(parsed.task).questions(parsed.split)
-            self._sets[set_name] = tuple(question for question in questions if parsed.contains(question.text))
+            # The fold of a question depends on its complete text.
+            in_set = (question for question in questions if parsed.contains(question.text))
+            self._sets[set_name] = truncate_questions(in_set, self._specs[parsed.task], f"config.tasks.{parsed.task}")
         return self._sets[set_name]
 
     def gold(self, set_names: Sequence[str]) -> list[Response]:

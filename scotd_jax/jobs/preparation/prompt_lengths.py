@@ -23,6 +23,7 @@ from scotd_jax.jobs.generation.prompting import (
 from scotd_jax.jobs.graph import Step
 from scotd_jax.models.position_table import check_positions
 from scotd_jax.tasks.recipes import choice_responses, generates_rationale, needs_rationale
+from scotd_jax.tasks.truncation import TAG
 from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import digest
 
@@ -67,6 +68,7 @@ class PromptLengths:
           InputError: if a prompt and its response exceed the model's positions. Names the longest prompt of its set.
         """
         if step.job == "build":
+            self._log_truncated(step.name)
             self._log_too_long(step.name)
         for prompts in _prompts_of(self._context, step):
             config = self._context.models.architecture(prompts.model)
@@ -89,6 +91,13 @@ class PromptLengths:
                     f"{prompts.max_new_tokens} of the response",
                     prompts.advice,
                 )
+
+    def _log_truncated(self, corpus: str) -> None:
+        """Logs how many questions of a corpus are truncated (`Task.max_tokens`)."""
+        sets = self._context.question_sets[corpus]
+        tags = [question.tags for name in sets for question in self._context.questions.questions(name)]
+        if truncated := sum(TAG in question_tags for question_tags in tags):
+            self._context.log(f"corpus {corpus}: {truncated:,} of {len(tags):,} questions are truncated (max_tokens)")
 
     def _log_too_long(self, corpus: str) -> None:
         """Logs how many questions of a corpus have a prompt of more than its max_prompt_tokens."""
