@@ -3,8 +3,9 @@
     scotd-jax --config=transfer --workdir=gs://BUCKET/transfer
 
 As in MetaICL, students are trained and evaluated with few-shot examples before every question, so that a prompt can
-demonstrate a new task: SST-2's validation sentences follow few-shot examples of SST-2. The number of examples is our
-choice, because the paper does not report it.
+demonstrate a new task: SST-2's validation sentences follow few-shot examples of SST-2. Two choices are ours, because
+the paper does not report them: the number of examples, and equal shares of the three tasks in training, whose sizes
+differ.
 """
 
 from scotd_jax import config as c
@@ -20,9 +21,10 @@ def get_config(arg=None):
     questions, dev_sets = tuple(train for train, _, _ in splits), tuple(dev for _, dev, _ in splits)
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=8)
     prompt_format = common.prompt_format(settings)
+    shared = {"few_shot": FEW_SHOT, "max_prompt_tokens": 1024, "mixture": dict.fromkeys(TRAINED, 1.0)}
     corpora = {
-        "label": c.Corpus("label", prompt_format, questions=questions, few_shot=FEW_SHOT, max_prompt_tokens=1024),
-        "n30": c.Corpus("scotd", prompt_format, ("sampled",), questions, few_shot=FEW_SHOT, max_prompt_tokens=1024),
+        "label": c.Corpus("label", prompt_format, questions=questions, **shared),
+        "n30": c.Corpus("scotd", prompt_format, ("sampled",), questions, **shared),
     }
     students = {
         name: c.Student(

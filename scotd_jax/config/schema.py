@@ -88,6 +88,8 @@ class Corpus:
     cap: int = 0  # maximum number of responses to keep per question; 0 is all
     cap_by: Literal["first", "random", "likely"] = "first"  # which to keep; "likely": by log-probability per token
     balance: Literal["questions", "responses"] = "questions"  # items that occur equally often in training
+    # Task -> share of its questions in training, relative to the other tasks; {} lets every task count by its size.
+    mixture: dict[str, float] = dataclasses.field(default_factory=dict)
     # Drop questions that share this many consecutive words with a question that its students are evaluated on; 0 is
     # off.
     decontaminate: int = 13

@@ -33,6 +33,9 @@ ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
 # older work directories remain valid.
 PROMPT_DEFAULTS = {"system": "", "instruction": "auto", "answer_pattern": ""}
 
+# The same for corpora.
+CORPUS_DEFAULTS = {"mixture": {}}
+
 # Parts of an evaluation's identity that have one entry per question set, or per task of a set.
 BY_SET = ("questions", "formats", "exemplars")
 
@@ -77,8 +80,11 @@ def encoding_identity(context: RunContext, name: str, model: Model) -> dict[str,
     tokenizer = context.models.tokenizer(model)
     # The number of processes that build a corpus does not change it.
     settings = plain(dataclasses.replace(context.config.corpora[name], processes=1))
+    for key, default in CORPUS_DEFAULTS.items():
+        if settings[key] == default:
+            del settings[key]
     kind = context.models.architecture(model).kind
-    identity = {"tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": settings}
+    identity: dict[str, Any] = {"tokenizer": tokenizer.fingerprint(), "kind": kind, "spec": settings}
     if uses_chat_template(context.config, model):
         identity["chat"] = digest(tokenizer.chat_template)
         if tokenizer.end_id != tokenizer.eos_id:

@@ -109,4 +109,5 @@ def _open_batches(context: RunContext, name: str, model: api.LanguageModel, seed
         balance_window=spec.training.balance_window,
         max_shapes=spec.training.max_shapes,
         row_multiple=spec.training.microbatches * batch_shards(context.mesh),
+        mixture=context.config.corpora[spec.corpus].mixture,
     )

@@ -44,7 +44,6 @@ def truncate_question(question: Question, max_tokens: int, token_ends: TokenEnds
     Raises:
       InputError: if the text of a question with a passage is too long by itself.
     """
-    field = "context" if question.context else "text"
     long = question.context or question.text
     ends = token_ends(long)
     available = max_tokens - (len(token_ends(question.text)) if question.context else 0)
@@ -55,7 +54,10 @@ def truncate_question(question: Question, max_tokens: int, token_ends: TokenEnds
             f"{where}.max_tokens: the text of question {question.id!r} has {max_tokens - available} tokens without its "
             f"passage, expected less than {max_tokens}; raise max_tokens"
         )
-    return dataclasses.replace(question, tags=(*question.tags, TAG), **{field: long[: ends[available - 1]].rstrip()})
+    question, short = dataclasses.replace(question, tags=(*question.tags, TAG)), long[: ends[available - 1]].rstrip()
+    return (
+        dataclasses.replace(question, context=short) if question.context else dataclasses.replace(question, text=short)
+    )
 
 
 def _token_ends(tokenizer: str) -> TokenEnds:

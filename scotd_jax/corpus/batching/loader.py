@@ -1,10 +1,10 @@
 """Batches of a corpus as a pure function of (seed, step), so that a loader resumes at any step without a replay.
 
 A position is the index of an entry (see reader.py) in the sequence of all epochs. With E entries, position i belongs to
-epoch i // E and holds the entry at index i % E of that epoch's permutation. A window of W batches of B questions holds
-W * B consecutive positions, which length balancing distributes over its batches. One of an entry's records and G of its
-N responses are drawn, keyed by seed, question id and epoch. The batches are therefore the same for any number of
-processes, each of which takes a consecutive share.
+epoch i // E and holds the entry at index i % E of that epoch (epochs.py), a permutation or a mixture of tasks. A window
+of W batches of B questions holds W * B consecutive positions, which length balancing distributes over its batches. One
+of an entry's records and G of its N responses are drawn, keyed by seed, question id and epoch. The batches are
+therefore the same for any number of processes, each of which takes a consecutive share.
 
 All parts of a corpus hold the same question at the same position. Their draws share one key, so a part with one
 response per record draws the response that a part with all responses in one record draws first.
@@ -24,6 +24,7 @@ from etils import epath
 
 from scotd_jax.corpus.batching.collate import Batch, collate_packed, collate_plain
 from scotd_jax.corpus.batching.draws import Draw, PartDraws
+from scotd_jax.corpus.batching.epochs import make_epochs
 from scotd_jax.corpus.batching.length_balancing import balance_lengths
 from scotd_jax.corpus.batching.shape_selection import SelectedShapes, select_shapes
 from scotd_jax.corpus.batching.shapes import BatchLengths, BatchShapes, Shape, TextLengths, question_lengths
@@ -84,6 +85,7 @@ class CorpusBatches:
         balance_window: int = 1,
         max_shapes: int = 1,
         row_multiple: int = 1,
+        mixture: Mapping[str, float] | None = None,
     ):
         """Opens the batches of some parts of a corpus.
 
@@ -98,9 +100,11 @@ class CorpusBatches:
           balance_window: number of batches over which questions are balanced by length; at most an epoch.
           max_shapes: maximum number of different batch shapes.
           row_multiple: the number of rows of every shape is a multiple of this.
+          mixture: task -> relative share of the entries (`make_epochs`); by default all entries are equally frequent.
 
         Raises:
-          InputError: if the processes cannot share a batch equally, or the parts hold different questions.
+          InputError: if the processes cannot share a batch equally, the parts hold different questions, or the mixture
+            does not name the tasks of the corpus.
         """
         if batch_size % process_count:
             raise InputError(f"batch_size {batch_size} is not a multiple of the {process_count} processes")
@@ -115,9 +119,7 @@ class CorpusBatches:
         self._process, self._processes = process_index, process_count
         self._window = max(1, min(balance_window, self._num_entries // batch_size))
         self._draws = {name: PartDraws(reader, group_size, start_token) for name, reader in readers.items()}
-        self._permutation = functools.lru_cache(maxsize=2)(
-            lambda epoch: random_permutation(self._num_entries, "epoch", seed, epoch)
-        )
+        self._epoch = functools.lru_cache(maxsize=2)(make_epochs(next(iter(readers.values())), seed, mixture))
         self._balanced = functools.lru_cache(maxsize=4)(self._balance)
         self.selected_shapes = SelectedShapes(1, (self._plain_shapes(),))
         if max_shapes > 1:
@@ -162,9 +164,10 @@ class CorpusBatches:
         return shapes
 
     def _draw(self, position: int) -> dict[str, Draw]:
-        epoch, index = divmod(position, self._num_entries)
-        entry = int(self._permutation(epoch)[index])
-        return {name: draws.draw(entry, self._seed, epoch) for name, draws in self._draws.items()}
+        number, index = divmod(position, self._num_entries)
+        epoch = self._epoch(number)
+        entry, passes = int(epoch.entries[index]), int(epoch.passes[index])
+        return {name: draws.draw(entry, self._seed, passes) for name, draws in self._draws.items()}
 
     def _lengths(self, draws: list[dict[str, Draw]]) -> BatchLengths:
         lengths = {}

@@ -1,5 +1,7 @@
 """Checks of the relations between the parts of a config, before any step starts."""
 
+import math
+
 from scotd_jax.config import (
     Config,
     EvalSpec,
@@ -14,9 +16,9 @@ from scotd_jax.config import (
 )
 from scotd_jax.config.comparisons import check_seeds, compared_arms
 from scotd_jax.config.eval_specs import eval_specs, has_local_model
-from scotd_jax.errors import InputError, did_you_mean, lookup
+from scotd_jax.errors import InputError, did_you_mean, list_names, lookup
 from scotd_jax.hub.hub_files import is_repository
-from scotd_jax.jobs.generation.prompting import source_prompt_settings
+from scotd_jax.jobs.generation.prompting import corpus_question_sets, source_prompt_settings
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet
 
@@ -79,11 +81,25 @@ def _check_corpus(config: Config, name: str, where: str) -> None:
     if not corpus.rationales and not corpus.questions:
         raise InputError(f"{where}: needs rationales, or questions with a recipe such as 'label'")
     _check_sets(config, corpus.questions, f"{where}.questions")
+    _check_mixture(config, name, f"{where}.mixture")
     recipe = recipes.find(corpus.recipe, config.recipes, f"{where}.recipe")
     if not corpus.rationales and recipes.uses_fields(recipe, *recipes.RESPONSE_FIELDS):
         raise InputError(
             f"{where}.rationales: recipe {corpus.recipe!r} uses responses; list the sets of responses here"
         )
+
+
+def _check_mixture(config: Config, name: str, where: str) -> None:
+    mixture = config.corpora[name].mixture
+    tasks = {QuestionSet.parse(set_name).task for set_name in corpus_question_sets(config, name)}
+    if mixture and (unequal := sorted(tasks ^ set(mixture))):
+        raise InputError(
+            f"{where}: expected a share for each task of the corpus, {list_names(sorted(tasks))}, but "
+            f"{unequal[0]!r} is {'not one of them' if unequal[0] in mixture else 'missing'}"
+        )
+    for task, share in mixture.items():
+        if not 0 < share < math.inf:
+            raise InputError(f"{where}.{task}: expected a share above 0, found {share}")
 
 
 def _check_student(config: Config, student: Student, where: str) -> None:

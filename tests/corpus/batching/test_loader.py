@@ -8,6 +8,7 @@ import grain
 import numpy as np
 import pytest
 
+from scotd_jax.corpus.batching.epochs import make_epochs
 from scotd_jax.corpus.batching.loader import CorpusBatches
 from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
@@ -253,3 +254,59 @@ def test_question_index_must_exist_and_match(several, tmp_path):
     index.unlink()
     with pytest.raises(InputError, match=f"{index.name}: no such file"):
         CorpusReader(tmp_path, "split")
+
+
+def mixed(i: int) -> GroupedExample:
+    """Questions 0 to 7 are of task "large", 8 and 9 of "small"."""
+    return dataclasses.replace(grouped(i % 9), question_id=f"q{i}", task="large" if i < 8 else "small")
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two_tasks")
+    write_corpus(folder, "train", map(mixed, range(QUESTIONS)), 3)
+    return folder
+
+
+def entries_of_epochs(folder, epochs: int, mixture: dict[str, float], seed: int = 5) -> list[list[tuple[int, int]]]:
+    """Returns (entry, pass) at all positions of some epochs."""
+    made = make_epochs(CorpusReader(folder, "train"), seed, mixture)
+    return [list(zip(*(values.tolist() for values in made(epoch)), strict=True)) for epoch in range(epochs)]
+
+
+def test_mixture_gives_every_task_its_share_of_each_epoch(two_tasks):
+    epochs = entries_of_epochs(two_tasks, 8, {"large": 1, "small": 1.5})
+    for epoch in epochs:
+        assert [sum(entry < 8 for entry, _ in epoch), sum(entry >= 8 for entry, _ in epoch)] == [4, 6]
+    # Every task passes over all its entries before it repeats one.
+    counts = collections.Counter(entry for epoch in epochs for entry, _ in epoch)
+    assert counts == dict.fromkeys(range(8), 4) | dict.fromkeys((8, 9), 24)
+    drawn = [pair for epoch in epochs for pair in epoch]
+    assert len(set(drawn)) == len(drawn), "an entry is drawn twice with the same key"
+    assert epochs == entries_of_epochs(two_tasks, 8, {"large": 1, "small": 1.5})
+    assert epochs != entries_of_epochs(two_tasks, 8, {"large": 1, "small": 1.5}, seed=6)
+
+
+def test_batches_follow_the_mixture(two_tasks):
+    readers = {"train": CorpusReader(two_tasks, "train")}
+    batches = CorpusBatches(readers, **OPTIONS, mixture={"large": 1, "small": 4})
+    tasks = [int(batches.texts(position)["train"][0][-1] - 50) for position in range(2 * QUESTIONS)]
+    assert sum(task in (8, 0) for task in tasks) >= 16  # questions 8 and 9, which end like 8 and 0
+    plain, same = (CorpusBatches(readers, **OPTIONS, mixture=mixture) for mixture in (None, {}))
+    assert [plain.texts(i) for i in range(30)] == [same.texts(i) for i in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        (
+            {"large": 1},
+            "'small' is only in the mixture or only in the corpus, whose questions have the tasks large, small",
+        ),
+        ({"large": 1, "small": 1, "other": 1}, "'other' is only"),
+        ({"large": 1, "small": 0.01}, "the share of 'small' is less than one of 10 questions"),
+    ],
+)
+def test_mixtures_that_do_not_fit_the_corpus_are_refused(two_tasks, mixture, message):
+    with pytest.raises(InputError, match=message):
+        entries_of_epochs(two_tasks, 1, mixture)

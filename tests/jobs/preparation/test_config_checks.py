@@ -1,4 +1,4 @@
-"""Checks of the arms of a config: their seeds, and the pairs that the report compares."""
+"""Checks of a config: seeds of its arms, the pairs that the report compares, mixtures of tasks."""
 
 import dataclasses
 
@@ -57,3 +57,21 @@ def test_runs_of_an_arm_have_different_seeds():
     ):
         check_config(config(many_1={"seed": 0}))
     check_config(config(many_1={"seed": 0, "eval_sets": ("t.contrast",)}))
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        (
+            {"t": 1.0, "u": 1.0},
+            r"corpora.c.mixture: expected a share for each task of the corpus, t, but 'u' is not one",
+        ),
+        ({"u": 1.0}, "'t' is missing"),
+        ({"t": 0.0}, r"mixture.t: expected a share above 0, found 0.0"),
+        ({"t": float("inf")}, "found inf"),
+    ],
+)
+def test_impossible_mixtures_are_refused(mixture, message):
+    corpora = {"c": c.Corpus("label", questions=("t.train",), mixture=mixture)}
+    with pytest.raises(InputError, match=message):
+        check_config(dataclasses.replace(config(), corpora=corpora))

@@ -1,0 +1,86 @@
+"""Order of the entries in an epoch: by default each once, or with a share of the positions for each task."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from scotd_jax.corpus.reader import CorpusReader
+from scotd_jax.errors import InputError, list_names
+from scotd_jax.keyed_random import random_permutation
+
+
+class Epoch(NamedTuple):
+    """An epoch: as many positions as the corpus has entries.
+
+    Attributes:
+      entries: int64[positions], the entry at every position.
+      passes: int64[positions], how often the entry has been drawn before. It keys the draw of a response.
+    """
+
+    entries: np.ndarray
+    passes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """The epochs of a corpus, each a pure function of the seed and its number.
+
+    Attributes:
+      num_entries: number of entries of the corpus, and of positions of an epoch.
+      seed: seed of the order.
+      tasks: per task the numbers of its entries, and its positions in every epoch; () for no mixture.
+    """
+
+    num_entries: int
+    seed: int
+    tasks: tuple[tuple[np.ndarray, int], ...] = ()
+
+    def __call__(self, epoch: int) -> Epoch:
+        """Returns an epoch.
+
+        With a mixture, each task has an endless sequence of permutations of its entries, and an epoch takes the next
+        ones of every task. Entries of a task with a small share may not occur in it, and others occur several times.
+        """
+        order = random_permutation(self.num_entries, "epoch", self.seed, epoch)
+        if not self.tasks:
+            return Epoch(order, np.full(self.num_entries, epoch))
+        entries, passes = zip(*(self._next(number, epoch) for number in range(len(self.tasks))), strict=True)
+        return Epoch(np.concatenate(entries)[order], np.concatenate(passes)[order])
+
+    def _next(self, number: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        entries, count = self.tasks[number]
+        passes, index = np.divmod(np.arange(epoch * count, (epoch + 1) * count), len(entries))
+        orders = {k: random_permutation(len(entries), "task", self.seed, number, k) for k in np.unique(passes).tolist()}
+        return entries[[orders[k][i] for k, i in zip(passes.tolist(), index.tolist(), strict=True)]], passes
+
+
+def make_epochs(reader: CorpusReader, seed: int, mixture: Mapping[str, float] | None = None) -> Epochs:
+    """Returns the epochs of a corpus.
+
+    Args:
+      reader: a part of the corpus.
+      seed: seed of the order.
+      mixture: task -> share of the positions, relative to the others; None or {} draws every entry equally often.
+
+    Raises:
+      InputError: if the mixture does not name exactly the tasks of the corpus, or a share is less than one position.
+    """
+    size = reader.entries
+    if not mixture:
+        return Epochs(size, seed)
+    names = np.array([reader[reader.records(entry)[0]].task for entry in range(size)])
+    if unequal := sorted(set(names.tolist()) ^ set(mixture)):
+        raise InputError(
+            f"mixture: {unequal[0]!r} is only in the mixture or only in the corpus, whose questions have the tasks "
+            f"{list_names(sorted(set(names.tolist())))}; name exactly these"
+        )
+    exact = {name: size * share / sum(mixture.values()) for name, share in mixture.items()}
+    counts = {name: int(share) for name, share in exact.items()}
+    # The positions that remain after rounding go to the largest fractions.
+    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: size - sum(counts.values())]:
+        counts[name] += 1
+    if empty := [name for name, count in counts.items() if not count]:
+        raise InputError(f"mixture: the share of {empty[0]!r} is less than one of {size} questions; raise it")
+    return Epochs(size, seed, tuple((np.flatnonzero(names == name), count) for name, count in counts.items()))
