@@ -12,6 +12,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.evaluation import intervals
 from scotd_jax.evaluation.outcome_tables import outcome_table
 from scotd_jax.evaluation.question_groups import question_clusters
+from scotd_jax.evaluation.rationale_text import describe_rationales
 from scotd_jax.records import Question, Response
 
 
@@ -33,6 +34,7 @@ def score(questions: Sequence[Question], responses: Iterable[Response], confiden
         format_failure_rate: share of responses without a parsable answer,
         truncation_rate: share of responses that reached the token limit,
         mean_tokens: mean length, end token included,
+        rationales: `rationale_text.describe_rationales`, None without rationales,
         by_tag: tag -> n, accuracy, interval.
 
     Raises:
@@ -54,6 +56,7 @@ def score(questions: Sequence[Question], responses: Iterable[Response], confiden
         "format_failure_rate": _mean(r.answer is None for r in all_responses),
         "truncation_rate": _mean(r.finish_reason == "length" for r in all_responses),
         "mean_tokens": _mean(r.num_tokens for r in all_responses),
+        "rationales": describe_rationales(grouped),
         "by_tag": {tag: accuracy_with_interval(tagged, clusters, confidence) for tag, tagged in sorted(tags.items())},
     }
 

@@ -15,20 +15,22 @@ from typing import Any
 import numpy as np
 
 from scotd_jax.evaluation import scoring
+from scotd_jax.evaluation.calibration import calibration
+from scotd_jax.evaluation.pass_at_k import pass_at_k
 from scotd_jax.evaluation.question_groups import question_clusters
+from scotd_jax.evaluation.rationale_text import describe_rationales
 from scotd_jax.records import Question, Response, fold_spelling
 
 
 def self_consistency(
-    questions: Sequence[Question], responses: Iterable[Response], ks: Sequence[int] = (), confidence: float = 0.95
+    questions: Sequence[Question], responses: Iterable[Response], confidence: float = 0.95
 ) -> dict[str, Any]:
     """Computes the self-consistency results of one set as plain JSON values.
 
     Args:
       questions: all questions of the set.
       responses: an equal number K of samples for every question, in any order.
-      ks: numbers of samples for maj@k; () selects 1, 3, 5, 10, 20, 30, 50, 100 (those up to K) and K.
-      confidence: confidence level of the interval.
+      confidence: confidence level of the intervals.
 
     Returns:
       A dict of
@@ -36,37 +38,58 @@ def self_consistency(
         accuracy, interval: of the majority vote over all K samples,
         confidence: as passed,
         k: K,
-        expected: str(k) -> maj@k,
+        expected, expected_intervals: str(k) -> maj@k and its interval, for every k up to K,
+        pass_at_k, pass_at_k_intervals: str(k) -> pass@k and its interval,
+        calibration: `calibration.calibration` of the votes; the confidence is the winner's share of all K samples,
         vote_entropy: mean entropy in bits,
         invalid_rate: share of samples without a vote,
-        abstentions: share of questions without any vote, which count as wrong.
+        abstentions: share of questions without any vote, which count as wrong,
+        rationales: `rationale_text.describe_rationales` of all samples.
 
     Raises:
       InputError: like `scoring.group_by_question`.
     """
     grouped = scoring.group_by_question(questions, responses)
     size = len(next(iter(grouped.values())))
-    ks = sorted({k for k in (ks or (1, 3, 5, 10, 20, 30, 50, 100, size)) if 1 <= k <= size})
-    right = _vote_outcomes(grouped)
-    entropies, abstentions, invalid = [], 0, 0
-    expected = dict.fromkeys(ks, 0.0)
-    for group in grouped.values():
+    right, clusters = _vote_outcomes(grouped), question_clusters(questions)
+    shares, entropies, abstentions, invalid = [], [], 0, 0
+    majority: dict[str, Sequence[float]] = {}
+    passed: dict[str, Sequence[float]] = {}
+    for name, group in grouped.items():
         answers, gold = [r.answer for r in group], _right_answers(group)
         votes = _count_votes(answers)
         entropies.append(vote_entropy(answers))
         abstentions += not votes
         invalid += answers.count(None)
         wrong = [n for a, n in votes.items() if a not in gold]
-        for k in ks:
-            expected[k] += expected_majority_accuracy(sum(votes[a] for a in gold), wrong, size, k) / len(grouped)
+        num_right = sum(votes[a] for a in gold)
+        majority[name] = expected_majority_accuracies(num_right, wrong, size).tolist()
+        passed[name] = [pass_at_k(num_right, size, k) for k in range(1, size + 1)]
+        shares.append(max(votes.values(), default=0) / size)
     return {
-        **scoring.accuracy_with_interval(right, question_clusters(questions), confidence),
+        **scoring.accuracy_with_interval(right, clusters, confidence),
         "confidence": confidence,
         "k": size,
-        "expected": {str(k): float(min(1.0, p)) for k, p in expected.items()},
+        **_at_every_k("expected", majority, clusters, confidence),
+        **_at_every_k("pass_at_k", passed, clusters, confidence),
+        "calibration": calibration(shares, list(right.values()), confidence),
         "vote_entropy": float(np.mean(entropies)),
         "invalid_rate": invalid / (size * len(grouped)),
         "abstentions": abstentions / len(grouped),
+        "rationales": describe_rationales(grouped),
+    }
+
+
+def _at_every_k(
+    key: str, values: Mapping[str, Sequence[float]], clusters: Mapping[str, str], confidence: float
+) -> dict[str, Any]:
+    """The mean over questions for every k from 1 to K, and its interval, of the K values of every question."""
+    columns = zip(*values.values(), strict=True)
+    at_k = [dict(zip(values, column, strict=True)) for column in columns]
+    scores = [scoring.accuracy_with_interval(outcomes, clusters, confidence) for outcomes in at_k]
+    return {
+        key: {str(k): score["accuracy"] for k, score in enumerate(scores, 1)},
+        f"{key}_intervals": {str(k): score["interval"] for k, score in enumerate(scores, 1)},
     }
 
 
@@ -112,37 +135,41 @@ def _count_votes(answers: Iterable[str | None]) -> Counter[str]:
     return Counter(fold_spelling(answer) for answer in answers if answer is not None)
 
 
-def expected_majority_accuracy(right: int, others: Sequence[int], samples: int, k: int) -> float:
-    """Returns maj@k: the probability that a vote over k of the samples, drawn and ordered at random, is right.
+def expected_majority_accuracies(right: int, others: Sequence[int], samples: int) -> np.ndarray:
+    """Returns maj@k for k = 1 ... samples: the probability that a vote over k samples, drawn at random, is right.
 
     Args:
       right: number of samples with the right answer.
       others: number of samples of each wrong answer.
-      samples: number of all samples; the remaining ones have no parsable answer.
-      k: number of samples in the vote.
+      samples: number K of all samples; the remaining ones have no parsable answer.
+
+    Returns:
+      float64[K].
 
     Raises:
-      ValueError: unless 1 <= k <= samples.
+      ValueError: if there are more answers than samples.
     """
-    if not 1 <= k <= samples or right + sum(others) > samples:
-        raise ValueError(f"cannot draw {k} of {samples} samples with counts {right}, {list(others)}")
-    return _expected_majority_accuracy(right, tuple(sorted(others)), samples - right - sum(others), k)
+    if right + sum(others) > samples:
+        raise ValueError(f"{samples} samples cannot have {right} right and {list(others)} wrong answers")
+    return _expected_majority_accuracies(right, tuple(sorted(others)), samples - right - sum(others))
 
 
 @functools.lru_cache(maxsize=100_000)
-def _expected_majority_accuracy(right: int, others: tuple[int, ...], invalid: int, k: int) -> float:
-    total = 0.0
-    for r in range(1, min(right, k) + 1):
+def _expected_majority_accuracies(right: int, others: tuple[int, ...], invalid: int) -> np.ndarray:
+    size = right + sum(others) + invalid
+    total = np.zeros(size + 1)
+    unparsed = np.array([math.comb(invalid, v) for v in range(invalid + 1)], np.float64)
+    for r in range(1, right + 1):
         # The right answer has r votes. ways[t, v] is the number of ways to draw v samples with wrong answers such that
         # t of these answers have r votes and all others have fewer.
-        ways = np.zeros((len(others) + 1, k - r + 1))
-        ways[0, 0] = 1.0
+        ways = np.ones((1, 1))
         for count in others:
-            fewer = [math.comb(count, v) for v in range(min(r, k - r + 1))]
-            new = np.stack([np.convolve(row, fewer)[: k - r + 1] for row in ways])
-            if r <= min(count, k - r):
-                new[1:, r:] += math.comb(count, r) * ways[:-1, : k - r + 1 - r]
+            new = np.zeros((len(ways) + (r <= count), ways.shape[1] + min(r, count)))
+            for v in range(min(r, count) + 1):
+                ties = int(v == r)
+                new[ties : ties + len(ways), v : v + ways.shape[1]] += math.comb(count, v) * ways
             ways = new
-        unparsed = np.array([math.comb(invalid, k - r - v) for v in range(k - r + 1)], np.float64)
-        total += math.comb(right, r) * float((ways @ unparsed / (1 + np.arange(len(ways)))).sum())
-    return total / math.comb(right + sum(others) + invalid, k)
+        drawn = np.convolve((1 / (1 + np.arange(len(ways)))) @ ways, unparsed)
+        total[r : r + len(drawn)] += math.comb(right, r) * drawn
+    draws = np.array([math.comb(size, k) for k in range(1, size + 1)], np.float64)
+    return np.minimum(1.0, total[1:] / draws)

@@ -1,6 +1,5 @@
 """Variables of the HTML templates of the report, computed section by section."""
 
-import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +10,10 @@ import markupsafe
 from scotd_jax import __version__
 from scotd_jax.evaluation.intervals import Estimate, wilson_interval
 from scotd_jax.reporting import comparisons, plots, tables
-from scotd_jax.reporting.comparisons import ComparisonRow, VoteRow
+from scotd_jax.reporting.comparisons import ComparisonRow
 from scotd_jax.reporting.data import CONSISTENCY, ContrastPair, EvalSet, ReportData
 from scotd_jax.reporting.headline import summarize_findings
+from scotd_jax.reporting.metric_rows import calibration_rows, vote_rows
 from scotd_jax.reporting.tables import ArmRow
 
 
@@ -59,7 +59,8 @@ def page_content(data: ReportData) -> dict[str, Any]:
         "clustered": _has_clusters(data),
         "sample_panels": _sample_panels(rows, sets),
         "trends": trends,
-        "votes": _votes(all_rows, sets, data, votes),
+        "votes": vote_rows(all_rows, sets, data, votes),
+        "calibration": list(calibration_rows(all_rows, sets)),
         "consistency": _consistency(all_rows, data),
         "pairs": [_pair(p) for p in data.pairs],
         "ledgers": [_ledger(name, ledger) for name, ledger in data.ledgers.items()],
@@ -73,6 +74,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
         ("comparisons", "Comparisons", context["comparisons"]),
         ("samples", "Number of rationales", context["sample_panels"]),
         ("votes", "Self-consistency", context["votes"]),
+        ("calibration", "Calibration", context["calibration"]),
         ("contrast", "Contrast consistency", context["consistency"] or data.pairs),
         ("preferences", "Human preferences", data.preferences),
         ("examples", "Examples", data.examples),
@@ -161,6 +163,8 @@ def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str
             "format_failures": score.get("format_failure_rate"),
             "truncated": score.get("truncation_rate"),
             "tokens": score.get("mean_tokens"),
+            "words": (score.get("rationales") or {}).get("mean_words"),
+            "distinct": (score.get("rationales") or {}).get("distinct_2"),
         }
         for row in rows
         for run in row.runs
@@ -204,34 +208,6 @@ def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tupl
         if curves_here:
             panels.append((evalset, _markup(plots.samples_panel(curves_here, evalset, references))))
     return panels
-
-
-def _votes(
-    rows: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData, tests: Sequence[VoteRow]
-) -> list[dict[str, Any]]:
-    by_key = {(test.model, test.arm, test.read, test.set_label): test for test in tests}
-    lines = []
-    for row in rows:
-        for evalset in sets:
-            votes = [run.votes[evalset.label] for run in row.runs if evalset.label in run.votes]
-            voted = [run.vote_outcomes[evalset.label] for run in row.runs if evalset.label in run.votes]
-            if votes:
-                greedy = row.cells.get(evalset.label)
-                shared = [k for k in votes[0]["expected"] if all(k in v["expected"] for v in votes)]
-                lines.append(
-                    {
-                        "row": row,
-                        "set": evalset.name,
-                        "greedy": dataclasses.replace(greedy, best=False) if greedy else None,
-                        "vote": tables.outcome_cell(voted, data.clusters, data.confidence),
-                        "test": by_key.get((row.model, row.name, row.read, evalset.label)),
-                        "k": votes[0]["k"],
-                        "expected": [(k, _mean(v["expected"][k] for v in votes)) for k in shared],
-                        "entropy": _mean(v["vote_entropy"] for v in votes),
-                        "invalid": _mean(v["invalid_rate"] for v in votes),
-                    }
-                )
-    return lines
 
 
 def _consistency(rows: Sequence[ArmRow], data: ReportData) -> list[dict[str, Any]]:

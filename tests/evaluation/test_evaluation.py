@@ -125,15 +125,26 @@ def test_expected_majority_accuracy_is_the_mean_over_all_ordered_draws(answers, 
     k = data.draw(st.integers(1, len(answers)))
     draws = [voting.majority_vote(d) == "a" for d in itertools.permutations(answers, k)]
     votes = collections.Counter(a for a in answers if a not in (None, "a"))
-    ours = voting.expected_majority_accuracy(answers.count("a"), list(votes.values()), len(answers), k)
-    assert ours == pytest.approx(np.mean(draws))
+    ours = voting.expected_majority_accuracies(answers.count("a"), list(votes.values()), len(answers))
+    assert ours.shape == (len(answers),)
+    assert ours[k - 1] == pytest.approx(np.mean(draws))
 
 
-def test_expected_majority_accuracy_refuses_impossible_counts():
-    with pytest.raises(ValueError, match="cannot draw"):
-        voting.expected_majority_accuracy(1, [1], 2, 3)
-    with pytest.raises(ValueError, match="cannot draw"):
-        voting.expected_majority_accuracy(2, [1], 2, 1)
+def test_expected_majority_accuracies_of_many_samples_match_random_draws():
+    ours = voting.expected_majority_accuracies(40, [20, 35], 100)
+    rng = np.random.default_rng(0)
+    for k in (2, 17, 60):
+        votes = rng.multivariate_hypergeometric([40, 20, 35, 5], k, size=20_000)[:, :3]  # five have no parsable answer
+        winners = votes == np.maximum(votes.max(axis=1, keepdims=True), 1)
+        drawn = winners[:, 0] / np.maximum(winners.sum(axis=1), 1)
+        assert ours[k - 1] == pytest.approx(drawn.mean(), abs=0.015)
+    assert ours[0] == pytest.approx(0.4)
+    assert ours[99] == pytest.approx(1.0)
+
+
+def test_expected_majority_accuracies_refuse_impossible_counts():
+    with pytest.raises(ValueError, match="2 samples cannot have 2 right"):
+        voting.expected_majority_accuracies(2, [1], 2)
 
 
 def test_self_consistency_of_a_set():
@@ -143,7 +154,18 @@ def test_self_consistency_of_a_set():
     result = voting.self_consistency(questions, reversed(responses))
     assert (result["n"], result["k"]) == (3, 3)
     assert result["accuracy"] == pytest.approx(1 / 3)  # q1 is a tie; b was sampled first
-    assert result["expected"] == pytest.approx({"1": (2 / 3 + 1 / 3) / 3, "3": (1 + 1 / 2) / 3})
+    # Two of three samples of q0 are right and win a vote over two of them in 1/3 + 2/3 * 1/2 of the draws.
+    assert result["expected"] == pytest.approx(
+        {"1": (2 / 3 + 1 / 3) / 3, "2": (2 / 3 + 1 / 2) / 3, "3": (1 + 1 / 2) / 3}
+    )
+    assert result["pass_at_k"] == pytest.approx({"1": (2 / 3 + 1 / 3) / 3, "2": (1 + 2 / 3) / 3, "3": 2 / 3})
+    for name in ("expected", "pass_at_k"):
+        intervals = result[f"{name}_intervals"]
+        assert intervals.keys() == result[name].keys()
+        assert all(low < result[name][k] < high for k, (low, high) in intervals.items())
+    assert result["calibration"]["mean_confidence"] == pytest.approx((2 / 3 + 1 / 3 + 0) / 3)
+    assert result["calibration"]["accuracy"] == result["accuracy"]
+    assert result["rationales"]["n"] == 9
     assert result["invalid_rate"] == pytest.approx(4 / 9)
     assert result["abstentions"] == pytest.approx(1 / 3)
 

@@ -77,6 +77,38 @@ def test_plots_use_the_fonts_and_colours_of_the_page(page):
     assert colours <= {"#ffffff"}, f"colours that do not follow light and dark: {colours}"
 
 
+def test_page_contains_pass_at_k_calibration_and_variety_of_rationales(page, data):
+    words = plain(Page(page).words)
+    votes = next(run.votes["world.test"] for run in data.runs if run.votes)
+    for k in ("1", "3", "5", "10"):
+        assert f"{k}: {tables.percent(votes['pass_at_k'][k])}" in words
+        assert f"{k}: {tables.percent(votes['expected'][k])}" in words
+    calibration = votes["calibration"]
+    numbers = (tables.percent(calibration[name]) for name in ("accuracy", "mean_confidence", "ece", "ece_equal_mass"))
+    assert f"share of the votes {''.join(numbers)}" in words
+    rationales = data.runs[-1].results["world.test"]["rationales"]
+    assert f"{rationales['mean_words']:.1f}{tables.percent(rationales['distinct_2'])}" in words
+
+
+def test_results_of_earlier_versions_have_no_calibration_and_no_pass_at_k(data):
+    def earlier(scores, *new):
+        return {label: {k: v for k, v in score.items() if k not in new} for label, score in scores.items()}
+
+    runs = [
+        dataclasses.replace(
+            run,
+            results=earlier(run.results, "rationales"),
+            votes=earlier(
+                run.votes, "pass_at_k", "pass_at_k_intervals", "expected_intervals", "calibration", "rationales"
+            ),
+        )
+        for run in data.runs
+    ]
+    parsed = Page(render(dataclasses.replace(data, runs=runs)))
+    assert "votes" in parsed.ids
+    assert "calibration" not in parsed.ids
+
+
 def test_page_contains_every_part_of_the_data(page, data):
     words = plain(Page(page).words)
     row = tables.arm_rows(data)[-1]

@@ -1,0 +1,70 @@
+"""Rows of the report's tables of votes, and of the calibration of votes and of the likelihoods of the choices."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from scotd_jax.reporting import tables
+from scotd_jax.reporting.comparisons import VoteRow
+from scotd_jax.reporting.data import EvalSet, ReportData
+from scotd_jax.reporting.tables import ArmRow
+
+_LISTED_KS = (1, 3, 5, 10, 20, 30, 50, 100)  # numbers of samples in the table of votes, besides the largest one
+_CONFIDENCES = {"votes": "share of the votes", "choices": "likelihood among the choices"}
+
+
+def vote_rows(
+    rows: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData, tests: Sequence[VoteRow]
+) -> list[dict[str, Any]]:
+    """Returns one row per arm and set with votes; numbers are means over runs."""
+    by_key = {(test.model, test.arm, test.read, test.set_label): test for test in tests}
+    lines = []
+    for row in rows:
+        for evalset in sets:
+            votes = [run.votes[evalset.label] for run in row.runs if evalset.label in run.votes]
+            voted = [run.vote_outcomes[evalset.label] for run in row.runs if evalset.label in run.votes]
+            if votes:
+                greedy = row.cells.get(evalset.label)
+                lines.append(
+                    {
+                        "row": row,
+                        "set": evalset.name,
+                        "greedy": dataclasses.replace(greedy, best=False) if greedy else None,
+                        "vote": tables.outcome_cell(voted, data.clusters, data.confidence),
+                        "test": by_key.get((row.model, row.name, row.read, evalset.label)),
+                        "k": votes[0]["k"],
+                        "expected": _at_listed_ks([v["expected"] for v in votes]),
+                        # Results of earlier versions have no pass@k.
+                        "passed": _at_listed_ks([v.get("pass_at_k", {}) for v in votes]),
+                        "entropy": _mean(v["vote_entropy"] for v in votes),
+                        "invalid": _mean(v["invalid_rate"] for v in votes),
+                    }
+                )
+    return lines
+
+
+def _at_listed_ks(by_k: Sequence[dict[str, float]]) -> list[tuple[str, float]]:
+    """(k, mean over runs) for the listed numbers of samples and the largest one that all runs have."""
+    shared = [k for k in by_k[0] if all(k in values for values in by_k)]
+    listed = [k for k in shared if int(k) in _LISTED_KS or k == shared[-1]]
+    return [(k, _mean(values[k] for values in by_k)) for k in listed]
+
+
+def calibration_rows(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> Iterator[dict[str, Any]]:
+    """Yields one row per arm, set and kind of confidence; numbers are means over runs."""
+    for row in rows:
+        for evalset in sets:
+            votes = [run.votes[evalset.label] for run in row.runs if evalset.label in run.votes]
+            results = [run.results[evalset.label] for run in row.runs if evalset.label in run.results]
+            for kind, scores in {"votes": votes, "choices": results}.items():
+                # Results of earlier versions have no calibration, and neither have answers read from one text.
+                found = [score["calibration"] for score in scores if score.get("calibration")]
+                if found:
+                    names = ("accuracy", "mean_confidence", "ece", "ece_equal_mass")
+                    means = {name: _mean(entry[name] for entry in found) for name in names}
+                    yield {"row": row, "set": evalset.name, "source": _CONFIDENCES[kind], **means}
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = [float(v) for v in values]
+    return sum(numbers) / len(numbers)
