@@ -25,7 +25,7 @@ def get_config(arg=None):
     sampling = c.Sampling(n=scotd.N, temperature=1.0, batch_size=4)
     corpora = {
         "label": c.Corpus("label", common.prompt_format(settings), questions=questions),
-        "n30": c.Corpus("scotd", common.prompt_format(settings), ("sampled",), questions),
+        "n30": c.Corpus("scotd", common.prompt_format(settings), ("sampled",), questions, max_responses=RESPONSES),
     }
     students = {
         name: c.Student(

@@ -87,6 +87,7 @@ class Corpus:
     max_response_tokens: int = 256  # drop longer responses, in tokens
     cap: int = 0  # maximum number of responses to keep per question; 0 is all
     cap_by: Literal["first", "random", "likely"] = "first"  # which to keep; "likely": by log-probability per token
+    max_responses: int = 0  # number of responses in the corpus, at random from those that pass all filters; 0 is all
     balance: Literal["questions", "responses"] = "questions"  # items that occur equally often in training
     # Task -> share of its questions in training, relative to the other tasks; {} lets every task count by its size.
     mixture: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -95,6 +96,10 @@ class Corpus:
     decontaminate: int = 13
     shards: int = 4  # TFRecord files per part
     processes: int = 1  # processes that build the corpus on each host; do not affect the files
+
+    def __post_init__(self):
+        if self.max_responses < 0:
+            raise FieldError("Corpus", "max_responses", f"expected at least 0 (off), found {self.max_responses}")
 
 
 @dataclasses.dataclass(frozen=True)

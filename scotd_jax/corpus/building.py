@@ -12,6 +12,7 @@ from scotd_jax.corpus import shard_building
 from scotd_jax.corpus.description import finish_corpus
 from scotd_jax.corpus.question_examples import PromptedQuestion
 from scotd_jax.corpus.shard_building import CorpusPlan
+from scotd_jax.corpus.subsampling import subsample
 from scotd_jax.errors import UnusableCorpusError
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stored_responses import StoredResponses
@@ -102,12 +103,13 @@ def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
             ledger.receive(question_id, model, count)
             ledger.put(question_id, "not_selected", model, count)
             ledger.record_stage("questions", count, count)
-    parts: dict[str, list[Any]] = {part: [] for part in plan.recipe.parts}
-    for note in shard_building.read_notes(plan):
+    notes = list(shard_building.read_notes(plan))
+    for note in notes:
         ledger.merge(note["ledger"])
         left_out.update(note["left_out"])
-        for part, facts in note["parts"].items():
-            parts[part].append(facts)
+    if plan.corpus.max_responses:
+        notes = subsample(plan, notes, ledger)
+    parts = {part: [note["parts"][part] for note in notes] for part in plan.recipe.parts}
     num_responses = sum(int(stored.counts.sum()) + stored.unmatched.total() for stored in plan.responses)
     if ledger.total != num_responses:
         raise RuntimeError(f"{plan.folder}: {num_responses} responses are in the files, {ledger.total} in the ledger")

@@ -132,6 +132,7 @@ def build_shard(plan: CorpusPlan, shard: int) -> None:
     """Writes one shard of every part, and its note."""
     indices = plan.indices[shard_range(shard, plan.shards, len(plan.indices))].tolist()
     ledger, left_out = Ledger(), collections.Counter[str]()
+    kept: list[Response] = []
     with contextlib.ExitStack() as stack:
         for stored in plan.responses:
             stack.callback(stored.close)
@@ -139,7 +140,7 @@ def build_shard(plan: CorpusPlan, shard: int) -> None:
             part: stack.enter_context(ShardWriter(plan.folder, part, shard, plan.shards)) for part in plan.recipe.parts
         }
         if plan.responses:
-            examples_of_questions = _from_responses(plan, indices, ledger)
+            examples_of_questions = _from_responses(plan, indices, ledger, kept)
         else:
             examples_of_questions = _from_questions(plan, indices, left_out)
         for examples in examples_of_questions:
@@ -148,6 +149,8 @@ def build_shard(plan: CorpusPlan, shard: int) -> None:
                     writer.write(example)
     facts = {part: writer.facts for part, writer in writers.items()}
     note = {"parts": facts, "ledger": ledger.to_json(), "left_out": dict(sorted(left_out.items()))}
+    if plan.corpus.max_responses:
+        note["kept"] = _kept_samples(kept)
     write_text(plan.note(shard), json.dumps(note) + "\n")
 
 
@@ -185,8 +188,21 @@ def _from_questions(
         yield examples
 
 
-def _from_responses(plan: CorpusPlan, indices: Sequence[int], ledger: Ledger) -> Iterator[ExamplesByPart]:
-    """Examples of the responses that pass the filters, with their rationales altered by the corpus' control."""
+def _kept_samples(rows: Sequence[Response]) -> list[dict[str, Any]]:
+    """The kept samples of every question and model, for `subsampling.subsample`."""
+    samples: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        samples.setdefault((row.question_id, row.model), []).append(row.sample_index)
+    return [{"question_id": id_, "model": model, "samples": found} for (id_, model), found in samples.items()]
+
+
+def _from_responses(
+    plan: CorpusPlan, indices: Sequence[int], ledger: Ledger, kept: list[Response]
+) -> Iterator[ExamplesByPart]:
+    """Examples of the responses that pass the filters, with their rationales altered by the corpus' control.
+
+    The responses are appended to `kept` if the corpus is sub-sampled later.
+    """
     control = plan.corpus.rationale_control
     selected = (_select(plan, index, ledger) for index in indices)
     if control == "own":
@@ -194,6 +210,7 @@ def _from_responses(plan: CorpusPlan, indices: Sequence[int], ledger: Ledger) ->
         for _, rows, examples in selected:
             keep_within_limits(rows, [(0, 0)] * len(rows), plan.corpus, ledger)
             if rows:
+                kept += rows if plan.corpus.max_responses else []
                 yield plan.example_encoder.select(examples, [row.sample_index for row in rows])
         return
     groups = ((question, rows) for question, rows, _ in selected)
@@ -202,9 +219,10 @@ def _from_responses(plan: CorpusPlan, indices: Sequence[int], ledger: Ledger) ->
     for question, rows in apply_control(control, groups, before):
         examples = plan.example_encoder.encode(prompted[question.id], rows)
         counts = plan.example_encoder.token_counts(examples, [row.sample_index for row in rows])
-        kept = keep_within_limits(rows, counts, plan.corpus, ledger)
-        if kept:
-            yield plan.example_encoder.select(examples, [row.sample_index for row in kept])
+        within = keep_within_limits(rows, counts, plan.corpus, ledger)
+        if within:
+            kept += within if plan.corpus.max_responses else []
+            yield plan.example_encoder.select(examples, [row.sample_index for row in within])
 
 
 def _select(plan: CorpusPlan, index: int, ledger: Ledger) -> tuple[Question, list[Response], ExamplesByPart]:

@@ -34,7 +34,7 @@ ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
 PROMPT_DEFAULTS = {"system": "", "instruction": "auto", "answer_pattern": ""}
 
 # The same for corpora.
-CORPUS_DEFAULTS = {"mixture": {}}
+CORPUS_DEFAULTS = {"mixture": {}, "max_responses": 0}
 
 # Parts of an evaluation's identity that have one entry per question set, or per task of a set.
 BY_SET = ("questions", "formats", "exemplars")

@@ -19,6 +19,8 @@ that controls it, and puts the responses that it drops into a bin:
     cap              over_cap        it is one of the `cap` responses that `cap_by` selects
     rationale        too_long        it is still within the limits after a control has replaced its rationale
                                      (controls.py)
+    max_responses    not_selected    it is one of this number of responses in the corpus, which are selected at random
+                                     from those that pass all other stages (corpus/subsampling.py)
 
 Responses that pass all stages are kept. Stage n precedes all filters, so a smaller n gives a subset of the corpus of a
 larger one, except that with cap_by "random" or "likely" a later sample may displace an earlier one. A smaller cap

@@ -17,7 +17,7 @@ BINS = (
     "over_cap",
     "not_selected",
 )
-# The stages of filters.py, in order.
+# The stages of filters.py, in order, and the sub-sampling of the corpus (corpus/subsampling.py).
 STAGES = (
     "questions",
     "n",
@@ -30,6 +30,7 @@ STAGES = (
     "decontaminate",
     "cap",
     "rationale",
+    "max_responses",
 )
 
 
@@ -62,6 +63,18 @@ class Ledger:
             raise KeyError(f"{bin_!r} is not a bin; there are {', '.join(BINS)}")
         _add(self._bins.setdefault(question_id, {}), bin_, count)
         _add(self._sources.setdefault(source, {}), bin_, count)
+
+    def move(self, question_id: str, bin_: str, to: str, source: str = "") -> None:
+        """Moves one response from a bin to another one.
+
+        Raises:
+          KeyError: if `to` is not one of `BINS`, or the bin has no response to the question from this source.
+        """
+        for counts in (self._bins[question_id], self._sources[source]):
+            counts[bin_] -= 1
+            if not counts[bin_]:
+                del counts[bin_]
+        self.put(question_id, to, source)
 
     def record_stage(self, name: str, received: int, dropped: int) -> None:
         """Counts responses that reach a stage, and those of them that it drops.

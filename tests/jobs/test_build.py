@@ -277,3 +277,40 @@ def test_worker_processes_do_not_import_jax():
     code = "import sys, scotd_jax.corpus.shard_building; print('jax' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "fields"), [("scotd", {}), ("step_by_step", {"rationale_control": "shuffled"})])
+def test_max_responses_selects_at_random_from_the_responses_that_pass(home, recipe, fields):
+    def run(max_responses: int):
+        part = home / str(max_responses)
+        part.mkdir()
+        (part / "t").symlink_to(home / "t")
+        corpus = c.Corpus(recipe=recipe, shards=3, max_responses=max_responses, **fields)
+        return make_run(part, corpus, {"sampled": ROWS})
+
+    def samples(records) -> set[tuple[str, int]]:
+        *_, last = records.values()  # of step_by_step, the part "explain"
+        return {(example.question_id, k) for example in last for k in example.sample_index}
+
+    runs = {size: run(size) for size in (0, 30, 12, 99)}
+    found = {size: built(of_size) for size, of_size in runs.items()}
+    passed = {(row.question_id, row.sample_index) for row in ROWS if row.correct}
+    assert samples(found[0]) == samples(found[99]) == passed
+    assert samples(found[12]) < samples(found[30]) < passed
+    assert (len(samples(found[12])), len(samples(found[30]))) == (12, 30)
+    report = ledger(runs[30])
+    assert report["bins"]["kept"] == report["sources"]["m"]["bins"]["kept"] == 30
+    assert report["bins"]["not_selected"] == len(passed) - 30
+    assert report["stages"][-1] == {"stage": "max_responses", "in": len(passed), "dropped": len(passed) - 30, "out": 30}
+    complete = {example.question_id: example for example in list(found[0].values())[-1]}
+    for records in found[30].values():
+        assert {example.question_id for example in records} == {id_ for id_, _ in samples(found[30])}
+    for example in list(found[30].values())[-1]:
+        assert complete[example.question_id].select_samples(example.sample_index) == example
+
+
+def test_a_corpus_without_max_responses_keeps_its_identity(home):
+    run = make_run(home, c.Corpus(), {"sampled": ROWS})
+    spec = manifests.encoding_identity(run, "c", run.config.students["s"].model)["spec"]
+    assert not spec.keys() & {"max_responses", "mixture"}

@@ -87,6 +87,11 @@ def _check_corpus(config: Config, name: str, where: str) -> None:
         raise InputError(
             f"{where}.rationales: recipe {corpus.recipe!r} uses responses; list the sets of responses here"
         )
+    if corpus.max_responses and not corpus.rationales:
+        raise InputError(
+            f"{where}.max_responses: the corpus has no rationales, so there is nothing to select; remove it, or set "
+            "limit of the task"
+        )
 
 
 def _check_mixture(config: Config, name: str, where: str) -> None:

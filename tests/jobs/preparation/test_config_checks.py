@@ -6,7 +6,7 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.config.comparisons import compared_arms
-from scotd_jax.errors import InputError
+from scotd_jax.errors import FieldError, InputError
 from scotd_jax.jobs.preparation.config_checks import check_config
 
 
@@ -75,3 +75,11 @@ def test_impossible_mixtures_are_refused(mixture, message):
     corpora = {"c": c.Corpus("label", questions=("t.train",), mixture=mixture)}
     with pytest.raises(InputError, match=message):
         check_config(dataclasses.replace(config(), corpora=corpora))
+
+
+def test_max_responses_needs_responses():
+    corpora = {"c": c.Corpus("label", questions=("t.train",), max_responses=5)}
+    with pytest.raises(InputError, match=r"corpora.c.max_responses: the corpus has no rationales"):
+        check_config(dataclasses.replace(config(), corpora=corpora))
+    with pytest.raises(FieldError, match="at least 0"):
+        c.Corpus(max_responses=-1)
