@@ -1,31 +1,36 @@
 #!/usr/bin/env bash
-# Runs scotd_jax on a Cloud TPU VM with one or more workers: create, set up, run, fetch logs, delete.
-# Works with bash 3.2 (macOS). See `launch/tpu_vm.sh --help`.
+# Runs an image of scotd_jax on a Cloud TPU VM with one or more workers: create, set up, run, fetch logs, delete.
+# Works with bash 3.2 (macOS). See `launch/tpu_vm.sh --help`; docs/guides/tpu_vms.md is the runbook.
 set -euo pipefail
+source_folder="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=launch/common.sh
+source "$source_folder/common.sh"
 
 usage() {
   cat <<'USAGE'
-usage: launch/tpu_vm.sh [OPTION]... ACTION... [-- ARGUMENT OF scotd_jax.main]...
+usage: launch/tpu_vm.sh [OPTION]... ACTION... [-- ARGUMENT OF scotd-jax]...
 
 Actions run in the given order. After a failure only `logs` and `delete` still run.
-  create    request the TPU VM and wait until it is active
-  setup     copy the committed source (HEAD) to every worker and install it there
-  run       start `python -m scotd_jax.main --multihost=auto ARGUMENT...` on every worker, then wait
+  create    request the TPU VM and wait until it is active; a request that was suspended is deleted and made again
+  setup     pull the image on every worker
+  run       start `scotd-jax --multihost=auto --devices=N ARGUMENT...` on every worker, then wait; after a preemption
+            create, set up and run again
   wait      wait for a run that was started earlier (runs continue if this machine disconnects)
-  stop      stop the run on every worker
-  logs      fetch every worker's log to LOGS/worker-N.log
-  delete    delete the TPU VM
+  stop      stop the run on every worker: it saves its state and ends
+  logs      fetch every worker's log to LOGS/WORKER.log
+  delete    delete the TPU VM, if it was created from here
 
 Options
-  --name=NAME        name of the TPU VM (default: scotd-jax)
+  --name=NAME        start of the VM's name, to which a random number is added (default: scotd-jax)
   --zone=ZONE        required, for example us-east5-b
-  --project=PROJECT  Google Cloud project (default: the project of gcloud)
-  --type=TYPE        accelerator type (default: v6e-8)
-  --runtime=VERSION  TPU software version (default: the one for TYPE)
-  --spot             cheaper, but may be preempted at any time; repeat `run` to resume
-  --direct           create at once or fail, without the queue (also pass it to `delete`)
-  --python=VERSION   Python version on the workers (default: 3.12)
-  --logs=DIR         folder for logs (default: logs/NAME)
+  --project=PROJECT  Google Cloud project (default: the project of gcloud; required for TPU7x)
+  --type=TYPE        accelerator type, for example v5litepod-8, or tpu7x-2x2x2 for a topology (default: v6e-8)
+  --image=IMAGE      required by setup and run: an image of launch/docker with PLATFORM=tpu, best with its digest
+  --runtime=VERSION  TPU software version, or image family of a TPU7x (default: the one for TYPE)
+  --spot             cheaper, but may be preempted at any time (types up to v6e)
+  --max-run=TIME     a TPU7x is deleted after this time, at most 7d (default: 7d)
+  --retries=N        how often a preempted VM is requested again (default: 10)
+  --logs=DIR         folder for logs and the record of the VM's name (default: logs/NAME)
   --poll=SECONDS     interval between status checks (default: 30)
   --dry-run          print the commands without running them
   --help
@@ -33,38 +38,14 @@ Options
 The workers of a slice share no disk, so the work directory must be gs://BUCKET/PATH.
 
 Example
-  launch/tpu_vm.sh --zone=us-east5-b --type=v6e-16 --spot create setup run logs delete -- \
-      --config=configs/world.py --workdir=gs://my-bucket/quickstart
+  launch/tpu_vm.sh --zone=us-east5-b --type=v6e-16 --spot --image=us-docker.pkg.dev/my-project/images/scotd-jax:tpu \
+      create setup run logs delete -- --config=world --workdir=gs://my-bucket/quickstart
 USAGE
-}
-
-die() {
-  echo "tpu_vm.sh: $*" >&2
-  exit 2
-}
-
-log() { echo "tpu_vm.sh: $*" >&2; }
-
-# Prints a command with shell quoting.
-print_command() {
-  local word line=""
-  for word in "$@"; do
-    if [[ "$word" =~ ^[A-Za-z0-9_./:=@,+~-]+$ ]]; then
-      line+=" $word"
-    else
-      line+=" '${word//\'/\'\\\'\'}'"
-    fi
-  done
-  echo "${line# }"
-}
-
-run_or_print() {
-  if "$dry_run"; then print_command "$@"; else "$@"; fi
 }
 
 # --- options ---------------------------------------------------------------------------------------------------------
 
-name=scotd-jax zone="" project="" type=v6e-8 runtime="" spot=false direct=false python=3.12 logs="" poll=30 dry_run=false
+name=scotd-jax zone="" project="" type=v6e-8 image="" runtime="" spot=false max_run=7d retries=10 logs="" poll=30
 actions=()
 while (($#)); do
   case "$1" in
@@ -72,12 +53,13 @@ while (($#)); do
     --zone=*) zone="${1#*=}" ;;
     --project=*) project="${1#*=}" ;;
     --type=*) type="${1#*=}" ;;
+    --image=*) image="${1#*=}" ;;
     --runtime=*) runtime="${1#*=}" ;;
-    --python=*) python="${1#*=}" ;;
+    --max-run=*) max_run="${1#*=}" ;;
+    --retries=*) retries="${1#*=}" ;;
     --logs=*) logs="${1#*=}" ;;
     --poll=*) poll="${1#*=}" ;;
     --spot) spot=true ;;
-    --direct) direct=true ;;
     --dry-run) dry_run=true ;;
     --help | -h) usage && exit 0 ;;
     --)
@@ -89,205 +71,235 @@ while (($#)); do
   esac
   shift
 done
-main_arguments=("$@")
+arguments=("$@")
 
 ((${#actions[@]})) || die "no action; see --help"
-[[ -n "$zone" ]] || die "--zone is missing, for example --zone=us-east5-b"
-[[ "$poll" =~ ^[0-9]+$ ]] || die "--poll: expected whole seconds, found '$poll'"
-[[ -n "$logs" ]] || logs="logs/$name"
+require --name "$name" '[a-z]([a-z0-9-]{0,38}[a-z0-9])?' scotd-jax
+require --zone "$zone" '[a-z]+-[a-z]+[0-9]+-[a-z0-9]+' us-east5-b
+number='[1-9][0-9]*'
+require --type "$type" "(v2|v3|v4|v5p|v5litepod|v6e)-$number|tpu7x-${number}x${number}x$number" "v6e-8 or tpu7x-2x2x1"
+require --max-run "$max_run" '[1-9][0-9]*[mhd]' 24h
+require --retries "$retries" '[0-9]{1,3}' 10
+require --poll "$poll" '[0-9]{1,5}' 30
+[[ -z "$project" ]] || require --project "$project" '[a-z][a-z0-9.:-]*' my-project
+[[ -z "$runtime" ]] || require --runtime "$runtime" '[a-z0-9.-]+' v2-alpha-tpuv6e
+for action in "${actions[@]}"; do
+  if [[ "$action" == setup || "$action" == run ]]; then
+    require_image "$image"
+  fi
+done
 case " ${actions[*]} " in
   *" run "*)
-    ((${#main_arguments[@]})) || die "run needs the arguments of scotd_jax.main after --"
-    case " ${main_arguments[*]}" in
+    ((${#arguments[@]})) || die "run needs the arguments of scotd-jax after --"
+    case " ${arguments[*]}" in
       *" --workdir=gs://"*) ;;
       *) die "the workers share no disk: pass --workdir=gs://BUCKET/PATH after --" ;;
     esac
     ;;
-  *) ((${#main_arguments[@]} == 0)) || die "arguments after -- need the action run, which is not among the actions" ;;
+  *) ((${#arguments[@]} == 0)) || die "arguments after -- need the action run, which is not among the actions" ;;
 esac
-if [[ -z "$runtime" ]]; then
-  case "$type" in
-    v2-* | v3-* | v4-*) runtime=tpu-ubuntu2204-base ;;
-    v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
-    v5p-*) runtime=v2-alpha-tpuv5 ;;
-    v6e-*) runtime=v2-alpha-tpuv6e ;;
-    *) die "no TPU software version is known for --type=$type; pass --runtime" ;;
-  esac
-fi
 "$dry_run" || command -v gcloud >/dev/null || die "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
 
-where=("--zone=$zone")
-[[ -z "$project" ]] || where+=("--project=$project")
-source_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-scratch="$(mktemp -d)"
-trap 'rm -rf "$scratch"' EXIT
+where=(--zone="$zone")
+[[ -z "$project" ]] || where+=(--project="$project")
+[[ -n "$logs" ]] || logs="logs/$name"
+label=scotd-jax-run
+preempted=75
+vm="" # the name of the VM that was created from here, as recorded in $logs/vm
+exec 3>&1 # where functions whose output is captured print the commands of a dry run
+case "$type" in
+  tpu7x-*) provider=compute_engine ;;
+  *) provider=queued_resource ;;
+esac
+# shellcheck source=launch/tpu/queued_resource.sh
+source "$source_folder/tpu/$provider.sh"
+describe_type
 
-# --- commands for the workers. A run writes ~/scotd_jax-run/{log,pid}, and status when it ends ------------------------
+# --- commands for the workers ----------------------------------------------------------------------------------------
 
-install_command() {
-  cat <<REMOTE
-set -e
-rm -rf ~/scotd_jax && tar -xzf ~/scotd_jax.tar.gz -C ~ && cd ~/scotd_jax
-export PATH="\$HOME/.local/bin:\$PATH"
-command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
-[ -d ~/scotd_jax-venv ] || uv venv --quiet --python $python ~/scotd_jax-venv
-uv pip install --quiet --python ~/scotd_jax-venv/bin/python -c constraints.txt -e ".[tpu]"
-REMOTE
+setup_command() {
+  local registry="${image%%/*}"
+  echo "set -e"
+  echo "command -v docker >/dev/null || { sudo apt-get -qq update && sudo apt-get -qq -y install docker.io; }"
+  case "$registry" in
+    *-docker.pkg.dev)
+      echo "gcloud auth print-access-token |" \
+        "sudo docker login --username=oauth2accesstoken --password-stdin https://$registry"
+      ;;
+  esac
+  echo "sudo docker pull --quiet $image"
 }
 
-# The run has its own session, so that it outlives this connection and `stop` ends all of its processes.
+# The TPU devices are opened, and memory is locked, as root of a privileged container.
 start_command() {
   cat <<REMOTE
 set -e
-mkdir -p ~/scotd_jax-run && cd ~/scotd_jax
-if kill -0 -- "-\$(cat ~/scotd_jax-run/pid 2>/dev/null)" 2>/dev/null; then
+if [ "\$(sudo docker inspect --format='{{.State.Running}}' scotd-jax 2>/dev/null)" = true ]; then
   echo "a run is in progress: wait for it or stop it" >&2
   exit 1
 fi
-rm -f ~/scotd_jax-run/status ~/scotd_jax-run/pid
-setsid nohup bash -c 'echo \$\$ > ~/scotd_jax-run/pid; "\$@"; echo \$? > ~/scotd_jax-run/status' run \\
-  ~/scotd_jax-venv/bin/python -m scotd_jax.main --multihost=auto $(printf '%q ' "$@")\\
-  >> ~/scotd_jax-run/log 2>&1 < /dev/null &
-until [ -s ~/scotd_jax-run/pid ]; do sleep 0.1; done
+sudo docker rm scotd-jax >/dev/null 2>&1 || true
+sudo docker run --detach --name=scotd-jax --user=root --privileged --network=host --ulimit=memlock=-1 \\
+  --env=JAX_PLATFORMS=tpu,cpu --volume=scotd-cache:/cache $image \\
+  --multihost=auto --devices=$devices $(printf '%q ' "$@")
 REMOTE
 }
 
 status_command() {
   cat <<'REMOTE'
-cd ~/scotd_jax-run || exit 1
-tail -n 1 log
-if [ -s status ]; then echo "worker-status=$(cat status)"
-elif kill -0 -- "-$(cat pid)" 2>/dev/null; then echo "worker-status=running"
-else echo "worker-status=lost"; fi
+sudo docker logs --tail=1 scotd-jax 2>&1
+state="$(sudo docker inspect --format='{{.State.Status}} {{.State.ExitCode}}' scotd-jax 2>/dev/null)"
+case "$state" in
+  running* | created*) echo worker-status=running ;;
+  exited*) echo "worker-status=${state#* }" ;;
+  *) echo worker-status=lost ;;
+esac
 REMOTE
 }
 
-stop_command() {
-  cat <<'REMOTE'
-kill -- "-$(cat ~/scotd_jax-run/pid)" 2>/dev/null || echo "nothing is running"
-REMOTE
-}
+stop_command() { echo "sudo docker stop -t 300 scotd-jax >/dev/null || echo 'nothing is running'"; }
 
 # --- the actions -----------------------------------------------------------------------------------------------------
 
-vm() { run_or_print gcloud compute tpus tpu-vm "$@" "${where[@]}"; }
-queue() { run_or_print gcloud compute tpus queued-resources "$@" "${where[@]}"; }
-on_workers() { vm ssh "$name" --worker=all --command="$1"; }
-
+# Requests a VM, and waits until it is active.
 create() {
-  local options=(--accelerator-type="$type")
-  if "$spot"; then options+=(--spot); fi
-  if "$direct"; then
-    vm create "$name" "${options[@]}" --version="$runtime"
+  local state requests=0
+  if "$dry_run"; then
+    vm_state
+    request_vm
+    vm_state
+    echo "# ... until the VM is active"
     return
   fi
-  queue create "$name" --node-id="$name" "${options[@]}" --runtime-version="$runtime"
-  local state
   while true; do
-    state="$(queue describe "$name" --format='value(state.state)')"
-    if "$dry_run"; then
-      echo "$state"
-      echo "# ... until the state is ACTIVE"
-      return
-    fi
+    state=NONE
+    [[ -z "$vm" ]] || state="$(vm_state)" || return 1
+    log "$state${vm:+: $vm}"
     case "$state" in
-      ACTIVE) return ;;
-      FAILED | SUSPENDING | SUSPENDED | DELETING)
-        log "the request for $name is $state; delete it and create it again"
+      ACTIVE) return 0 ;;
+      NONE)
+        ((requests++ <= retries)) || return 1
+        vm="$name-$(printf '%04x%04x' "$RANDOM" "$RANDOM")"
+        mkdir -p "$logs" && echo "$vm" >"$logs/vm" && request_vm || return 1
+        continue
+        ;;
+      SUSPENDED) release_vm || return 1 ;;
+      FAILED)
+        failure_reason >&2 || true
+        release_vm || true
         return 1
         ;;
     esac
-    log "$name is $state"
     sleep "$poll"
   done
 }
 
-setup() {
-  run_or_print git -C "$source_root" archive --format=tar.gz --prefix=scotd_jax/ --output="$scratch/scotd_jax.tar.gz" HEAD
-  vm scp "$scratch/scotd_jax.tar.gz" "$name:" --worker=all
-  on_workers "$(install_command)"
-}
+setup() { on_workers "$(setup_command)"; }
 
+# Starts the run and waits for it. After a preemption, of a worker or of the whole VM, does so again.
 run() {
-  on_workers "$(start_command "$@")"
-  await
+  local restarts=0 status
+  "$dry_run" || rm -f "$logs/stopped"
+  while true; do
+    status=0
+    { on_workers "$(start_command "$@")" && await; } || status=$?
+    if "$dry_run" || ((status == 0)); then return 0; fi
+    # A preemption may end some workers with any status before it shows in the state of the VM.
+    ((status == preempted)) || { sleep "$poll" && vm_is_lost; } || return 1
+    [[ ! -e "$logs/stopped" ]] || return 1
+    ((restarts++ < retries)) || return 1
+    log "preempted: restart $restarts of at most $retries"
+    create && setup || return 1
+  done
 }
 
-# Waits until all workers succeed or one fails. After a failure, stops the other workers, which would wait forever.
+vm_is_lost() {
+  local state
+  state="$(vm_state)" && [[ "$state" != ACTIVE ]]
+}
+
+# Waits until all workers succeed or one ends otherwise; then stops the others, which would wait for it forever.
+# Returns the status `preempted` if the same command would resume.
 await() {
-  local report unreachable=0
+  local report statuses unreachable=0
   while true; do
     if report="$(on_workers "$(status_command)")"; then
-      unreachable=0
       if "$dry_run"; then
         echo "$report"
         echo "# ... until no worker reports worker-status=running"
         return
       fi
+      unreachable=0
       grep -v '^worker-status=' <<<"$report" | head -n 1 >&2 || true
-      if grep -Eq '^worker-status=(lost|[1-9])' <<<"$report"; then
-        log "a worker failed: $(grep '^worker-status=' <<<"$report" | tr '\n' ' ')"
+      statuses="$(sed -n 's/^worker-status=//p' <<<"$report")"
+      if grep -Evxq 'running|0' <<<"$statuses"; then
+        log "workers ended: $(tr '\n' ' ' <<<"$statuses")"
         on_workers "$(stop_command)" >&2 || true
+        grep -Evxq "running|0|$restart_statuses" <<<"$statuses" || return "$preempted"
         return 1
       fi
-      grep -q '^worker-status=running' <<<"$report" || return 0
+      grep -xq running <<<"$statuses" || return 0
     else
       unreachable=$((unreachable + 1))
       log "workers are unreachable ($unreachable of 5 attempts)"
-      if ((unreachable == 5)); then return 1; fi
+      if vm_is_lost; then return "$preempted"; fi
+      ((unreachable < 5)) || return 1
     fi
     sleep "$poll"
   done
 }
 
+# Stops the run; a launcher that waits for it sees by the mark that this was no preemption.
+stop() {
+  "$dry_run" || touch "$logs/stopped"
+  on_workers "$(stop_command)"
+}
+
 fetch_logs() {
-  local workers=1 i
-  run_or_print mkdir -p "$logs"
-  if "$dry_run"; then
-    vm describe "$name" --format='value(networkEndpoints.len())'
-    echo "# ... then for every worker"
-  else
-    workers="$(vm describe "$name" --format='value(networkEndpoints.len())')"
-  fi
-  for ((i = 0; i < workers; i++)); do
-    vm scp "$name:scotd_jax-run/log" "$logs/worker-$i.log" --worker="$i"
+  local names worker status=0
+  names="$(worker_names)" || return 1
+  for worker in $names; do
+    if "$dry_run"; then
+      on_worker "$worker" "sudo docker logs scotd-jax 2>&1"
+      echo "# ... for every worker, into $logs/WORKER.log"
+    else
+      on_worker "$worker" "sudo docker logs scotd-jax 2>&1" >"$logs/$worker.log" || status=1
+    fi
   done
+  return "$status"
 }
 
 delete() {
-  if "$direct"; then
-    vm delete "$name" --quiet
-  else
-    queue delete "$name" --force --quiet
+  release_vm || return 1
+  "$dry_run" || rm -f "$logs/vm" "$logs/active" "$logs/stopped"
+}
+
+act() {
+  [[ ! -s "$logs/vm" ]] || vm="$(<"$logs/vm")"
+  if "$dry_run"; then
+    vm="${vm:-$name-0123abcd}"
+  elif [[ -z "$vm" && "$1" != create ]]; then
+    log "no VM: $logs/vm has no name of one that was created from here"
+    return 1
   fi
+  case "$1" in
+    create) create ;;
+    setup) setup ;;
+    run) run "${arguments[@]}" ;;
+    wait) await ;;
+    stop) stop ;;
+    logs) fetch_logs ;;
+    delete) delete ;;
+  esac
 }
 
 failed=0
 for action in "${actions[@]}"; do
-  case "$action" in
-    logs | delete) ;;
-    *) ((failed == 0)) || continue ;;
-  esac
+  [[ "$action" == logs || "$action" == delete ]] || ((failed == 0)) || continue
   log "$action"
-  # A subshell outside of any condition, so that `set -e` applies inside it.
-  set +e
-  (
-    set -e
-    case "$action" in
-      create) create ;;
-      setup) setup ;;
-      run) run "${main_arguments[@]}" ;;
-      wait) await ;;
-      stop) on_workers "$(stop_command)" ;;
-      logs) fetch_logs ;;
-      delete) delete ;;
-    esac
-  )
-  status=$?
-  set -e
-  if ((status)); then
-    log "$action failed (status $status)"
+  act "$action" || {
+    log "$action failed (status $?)"
     failed=1
-  fi
+  }
 done
 exit "$failed"

@@ -58,6 +58,9 @@ _SKIP_BAD = flags.DEFINE_bool(
 _MULTIHOST = flags.DEFINE_string(
     "multihost", "", "Connect to the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
 )
+_DEVICES = flags.DEFINE_integer(
+    "devices", None, "Stop at the start unless JAX finds exactly this many devices in all processes", lower_bound=1
+)
 _COUNT = flags.DEFINE_integer(
     "count",
     None,
@@ -108,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
         jobs, overwrite = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
         if _DRY_RUN.value:
             return dry_run(_CONFIG.value, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
-        run(_CONFIG.value, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
+        run(_CONFIG.value, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value, _DEVICES.value)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return INPUT_ERROR
@@ -132,11 +135,13 @@ def _check_flags(command: str) -> None:
     for flag, example in required if command == "make-preference-page" else required[:2]:
         if flag.value is None and not (flag is _WORKDIR and command == "show-prompts"):
             raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
-    job_flags = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD)
+    job_flags = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD, _DEVICES)
     allowed = [flag.name for flag in (_COMMAND_FLAGS[command] if command else job_flags)]
     for flag in (*job_flags, _COUNT, _ARMS, _SET):
         if flag.present and flag.name not in allowed:
             raise InputError(f"--{flag.name}: has no effect {f'on {command}' if command else 'without a command'}")
+    if _DEVICES.present and (_DRY_RUN.value or "plan" in (_JOBS.value or ())):
+        raise InputError("--devices: has no effect with --dry-run and --jobs=plan, which use no devices")
 
 
 def run_command(command: str, config_dict: Any, workdir: str | None) -> str:
@@ -161,6 +166,7 @@ def run(
     overwrite: tuple[str, ...],
     multihost: str,
     skip_bad: bool = False,
+    devices: int | None = None,
 ) -> None:
     """Runs the jobs of a config.
 
@@ -171,6 +177,7 @@ def run(
       overwrite: artefacts to remove and recreate, each as JOB or JOB:NAME.
       multihost: how to connect to the other processes, as in --multihost; "" for a single process.
       skip_bad: whether broken rows of imported files are skipped.
+      devices: the number of devices that all processes together must have; None for any.
 
     Raises:
       InputError: on errors that the user can fix.
@@ -199,6 +206,8 @@ def run(
 
     if multihost:
         hosts.initialize(multihost)
+    if devices:
+        hosts.check_device_count(devices)
     workdir = Workdir(workdir_path, writes=hosts.is_primary())
     unpinned, config = config, pin_models(config, workdir, steps)
     context = make_context(config, workdir, skip_bad)

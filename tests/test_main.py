@@ -18,6 +18,7 @@ from scotd_jax import main
 from scotd_jax.config import file_errors
 from scotd_jax.config.file_errors import describe_config_error
 from scotd_jax.config.packaged import packaged_configs
+from scotd_jax.errors import InputError
 from scotd_jax.listing import LISTING, format_listing
 from scotd_jax.models.registry import PRESETS
 from scotd_jax.rationales.importers.registry import IMPORTERS
@@ -256,6 +257,7 @@ def test_config_file_that_returns_no_config_is_refused(tmp_path, body, message):
         (["--nosuch=1"], "Unknown command line flag 'nosuch'"),
         ([], "--config is missing, for example --config=world"),
         (["--config=world"], "--workdir is missing, for example --workdir=runs/world"),
+        (["--config=world", "--workdir=x", "--dry-run", "--devices=2"], "--devices: has no effect with --dry-run"),
         (["--config=configs/world.py", "--config.students.teacher.sets=x"], "this key is now called 'eval_sets'"),
         (["--config=configs/world.py", "--config.students.tacher.seed=1"], 'Did you mean "teacher"'),
     ],
@@ -265,3 +267,9 @@ def test_wrong_flags_are_refused_in_one_line(command_line, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_run_on_other_devices_than_requested_writes_nothing(tmp_path):
+    with pytest.raises(InputError, match="--devices=3: JAX found 8"):
+        main.run(c.plain(config()), str(tmp_path), ("sample",), (), "", devices=3)
+    assert list(tmp_path.iterdir()) == []

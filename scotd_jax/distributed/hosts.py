@@ -38,6 +38,30 @@ def initialize(multihost: str) -> None:
     jax.distributed.initialize(parts[0], int(parts[2]), int(parts[1]))
 
 
+def check_device_count(expected: int) -> None:
+    """Refuses a run on other devices than the launcher requested.
+
+    JAX starts without an error on fewer devices: if a process sees only some GPUs (jax-ml/jax#16788,
+    AI-Hypercomputer/maxtext#3433), if processes do not find each other, or on the CPU if a driver is missing.
+
+    Args:
+      expected: the number of devices in all processes together.
+
+    Raises:
+      InputError: if JAX finds more or fewer devices, or cannot use the requested platform.
+    """
+    try:
+        found = jax.device_count()
+    except RuntimeError as error:
+        raise InputError(f"--devices={expected}: JAX cannot use its devices: {error}") from error
+    if found != expected:
+        raise InputError(
+            f"--devices={expected}: JAX found {found} ({jax.devices()[0].platform}; this is process "
+            f"{jax.process_index()} of {jax.process_count()} and has {jax.local_device_count()}). Check that every "
+            "process sees its devices, and that --multihost connects all processes; or pass the number that is right"
+        )
+
+
 def is_primary() -> bool:
     """Returns whether this process writes manifests and merges files."""
     return jax.process_index() == 0

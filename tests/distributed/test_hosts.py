@@ -74,3 +74,16 @@ def test_single_process_computes_for_itself():
 
     with pytest.raises(InputError, match="no"):
         hosts.on_primary(refuse)
+
+
+def test_run_on_other_devices_than_the_launcher_requested_is_refused(monkeypatch):
+    hosts.check_device_count(8)
+    with pytest.raises(InputError, match="--devices=16: JAX found 8 \\(cpu; this is process 0 of 1 and has 8\\)"):
+        hosts.check_device_count(16)
+
+    def no_driver():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(jax, "device_count", no_driver)
+    with pytest.raises(InputError, match="JAX cannot use its devices: Unable to initialize backend 'cuda'"):
+        hosts.check_device_count(8)
