@@ -150,14 +150,14 @@ exit "$(cat "$CLOUD/srun")"
 SQUEUE = 'cat "$CLOUD/job_state"\n'
 SCONTROL = ":\n"
 
-# The JobSet is the file $CLOUD/jobset, and its states are the lines of $CLOUD/states.
+# The JobSet is the file $CLOUD/jobset.yaml, and its states are the lines of $CLOUD/states, of which the last one stays.
 KUBECTL = r"""
 case "$1" in
   create) cat > "$CLOUD/jobset.yaml" ;;
   get)
     read -r state < "$CLOUD/states"
     echo "$state"
-    sed -i 1d "$CLOUD/states" ;;
+    if [ "$(wc -l < "$CLOUD/states")" -gt 1 ]; then sed -i 1d "$CLOUD/states"; fi ;;
   logs) echo "[pod/x] done" ;;
   delete)
     for word in "$@"; do case "$word" in --selector=*) selector="${word#*=}" ;; esac; done

@@ -24,8 +24,8 @@ TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean"
 
 def problems(value, schema: dict, path: str = "") -> list[str]:
     """The places where a value does not fit the schema. Properties that are not listed do not fit."""
-    for name in ("$job", "$pod"):
-        schema = SCHEMA[name] if name in schema else schema
+    if "$ref" in schema:
+        schema = SCHEMA["definitions"][schema["$ref"]]
     if "enum" in schema:
         return [] if value in schema["enum"] else [f"{path}: {value!r} is not in {schema['enum']}"]
     if type(value) is not TYPES[schema["type"]]:
