@@ -45,9 +45,16 @@ def fast_compilation():
         yield
 
 
+@pytest.fixture(scope="module")
+def unoptimized_code():
+    """Compiles faster, but with the default fusions and buffers, for modules that compare memory or FLOPs."""
+    with fast_compile.unoptimized_code():
+        yield
+
+
 @pytest.fixture
 def default_compilation():
-    """Compiles by default, for tests of exact bits, memory or FLOPs in a module that uses `fast_compilation`."""
+    """Compiles by default in a module that uses `fast_compilation`, for tests of the bits of different programs."""
     with fast_compile.fast_compilation(False):
         yield
 

@@ -2,7 +2,11 @@
 
 By default XLA spends most of such a test on LLVM optimizations. Without them, and without the newer fusion emitters, a
 gradient of a tiny model compiles in a seventh of the time. Operations are the same, but sums have another order. Tests
-of exact bits keep the default options; tests of memory and FLOPs may compile with UNOPTIMIZED_CODE.
+that compare the bits of different programs keep the default options; tests of memory and FLOPs may compile with
+UNOPTIMIZED_CODE. A run that resumes executes the same programs, so its bits are equal with any options.
+
+JAX has no such setting that can change within a process. Here it is part of the keys under which JAX caches programs,
+because results that are compared bit by bit must come from the same compiler options.
 """
 
 import contextlib
@@ -17,6 +21,7 @@ from jax._src import compiler  # private: jax 0.10 has no public way to set defa
 UNOPTIMIZED_CODE = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
 _FAST_OPTIONS = UNOPTIMIZED_CODE | {"xla_cpu_use_fusion_emitters": False}
 _default_get_compile_options = compiler.get_compile_options
+_names = jax.make_user_context(())  # names of the options in force
 
 
 @functools.cache
@@ -25,7 +30,8 @@ def fast_options() -> dict[str, Any]:
 
     def is_supported(name: str) -> bool:
         try:
-            jax.jit(lambda: 0).lower().compile(compiler_options={name: _FAST_OPTIONS[name]})
+            with _names(()):  # `_get_compile_options` would call this function again
+                jax.jit(lambda: 0).lower().compile(compiler_options={name: _FAST_OPTIONS[name]})
         except jax.errors.JaxRuntimeError:
             return False
         return True
@@ -38,29 +44,31 @@ def flags() -> str:
     return " ".join(f"--{name}={str(value).lower()}" for name, value in fast_options().items())
 
 
-def _fast_get_compile_options(*args, env_options_overrides=None, **more):
-    return _default_get_compile_options(
-        *args, env_options_overrides=fast_options() | (env_options_overrides or {}), **more
-    )
+def _get_compile_options(*args, env_options_overrides=None, **more):
+    if names := _names.value:
+        options = {name: value for name, value in fast_options().items() if name in names}
+        env_options_overrides = options | (env_options_overrides or {})
+    return _default_get_compile_options(*args, env_options_overrides=env_options_overrides, **more)
+
+
+compiler.get_compile_options = _get_compile_options
 
 
 @contextlib.contextmanager
-def fast_compilation(enabled: bool = True) -> Iterator[None]:
-    """Compiles with the fast options, or with the default ones if not `enabled`.
-
-    JAX has no such setting that can change within a process. Compiled programs are discarded at each change, because
-    results that are compared bit by bit must come from the same compiler options.
-    """
-    previous = compiler.get_compile_options
-    fast_options()  # must be computed with the default options
-    wanted = _fast_get_compile_options if enabled else _default_get_compile_options
-    if previous is wanted:
-        yield
-        return
-    jax.clear_caches()
-    compiler.get_compile_options = wanted
+def _compiling_with(names: tuple[str, ...]) -> Iterator[None]:
+    previous = _names.get_global()
+    _names.set_global(names)  # for all threads
     try:
         yield
     finally:
-        compiler.get_compile_options = previous
-        jax.clear_caches()
+        _names.set_global(previous)
+
+
+def fast_compilation(enabled: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Compiles with the fast options, or with the default ones if not `enabled`."""
+    return _compiling_with(tuple(_FAST_OPTIONS) if enabled else ())
+
+
+def unoptimized_code() -> contextlib.AbstractContextManager[None]:
+    """Compiles with UNOPTIMIZED_CODE."""
+    return _compiling_with(tuple(UNOPTIMIZED_CODE))

@@ -32,6 +32,7 @@ from scotd_jax.workdir import Workdir
 from tests.helpers.hf_cases import CONFIGS, random_params, words
 from tests.helpers.tolerances import LOGITS
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 STORY = "Once upon a time, there was a little girl named Lily."
 
 

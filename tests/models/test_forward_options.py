@@ -205,7 +205,6 @@ def final_state(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("default_compilation")
 def test_resumed_run_draws_the_same_dropout_masks(one_device, tmp_path):
     run(tmp_path / "uninterrupted", one_device, **ALL)
     run(tmp_path / "interrupted", one_device, interrupt_at=5, **ALL)

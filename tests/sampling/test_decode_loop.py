@@ -21,6 +21,7 @@ from scotd_jax.sampling.stop_strings import stop_table
 from tests.helpers.markov import EOS, LINE_END, LetterTokenizer, markov_model, markov_table
 from tests.helpers.tolerances import FLOAT32
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 B, G, P, T = 3, 40, 4, 12
 MODEL = markov_model()
 TOKEN_BYTES = LetterTokenizer().token_bytes()

@@ -13,6 +13,7 @@ from scotd_jax.sampling.requests import Request
 from scotd_jax.sampling.sampler import Sampler
 from tests.helpers.markov import EOS, LINE_END, LetterTokenizer, MarkovConfig, markov_model, markov_table
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 MODEL = markov_model()
 PARAMS = {"table": markov_table(0)}
 POLICY = Sampling(n=4, max_new_tokens=10, batch_size=4, bucket=4, chunk=4)

@@ -23,7 +23,7 @@ from scotd_jax.training.loop import train
 from scotd_jax.training.metrics import DeferredMetrics, read_metrics
 from tests.helpers.training_fixtures import BagConfig, bag_model, batch_of, batches, is_time
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 MODEL = bag_model()
 ADAM = config.Optimizer(learning_rate=0.02, warmup_steps=2)
 

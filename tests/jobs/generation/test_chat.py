@@ -23,6 +23,7 @@ from scotd_jax.workdir import Workdir
 from tests.helpers.chat_model import EXEMPLARS, NUM_QUESTIONS, chat_config, prompted
 from tests.helpers.cli import run_cli
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 def test_local_and_remote_chat_models_get_the_same_turns(chat_home, tmp_path):
     run = make_context(chat_config(chat_home), Workdir(str(tmp_path)))

@@ -10,6 +10,8 @@ from scotd_jax.jobs.planning.workloads import GenerationWorkload, TrainingWorklo
 from scotd_jax.models.registry import config_for
 from tests.helpers.planned import TINY, first_workload, make_analyzer, small_config, with_settings
 
+pytestmark = pytest.mark.usefixtures("unoptimized_code")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "kind"), [("opt-tiny", TrainingWorkload), ("t5-tiny", GenerationWorkload)])

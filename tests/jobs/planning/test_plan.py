@@ -16,6 +16,7 @@ from scotd_jax.jobs.planning.workloads import TrainingWorkload
 from tests.helpers.cli import run_cli
 from tests.helpers.planned import LABELS, MODEL, TINY, make_analyzer, small_config, workloads_of
 
+pytestmark = pytest.mark.usefixtures("unoptimized_code")
 BIG = c.Model(path="checkpoints/opt-6.7b")
 
 

@@ -25,6 +25,7 @@ from scotd_jax.workdir import Workdir
 from tests.helpers.corpora import question, responses, write_questions
 from tests.helpers.loopback_hub import TOKEN, connected
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 SMALL_FILES = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
 GREEDY = c.Sampling(temperature=0.0, max_new_tokens=4, batch_size=2)
 
