@@ -2,23 +2,20 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 
 from benchmarks.roofline import Peaks, sampling_costs
 from benchmarks.sampling_peers import SamplingCase
 from scotd_jax.models import registry
-from tests.helpers.cli import ROOT, environment
+from tests.helpers.cli import run_program
 
 pytestmark = pytest.mark.slow
 
 
 def run_benchmark(module: str, *arguments: str) -> dict:
     """Returns the JSON object in the last line of a benchmark's output."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment(fast_compilation=True), capture_output=True, text=True)
+    done = run_program(f"benchmarks.{module}", *arguments, fast_compilation=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

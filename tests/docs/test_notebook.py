@@ -2,13 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
 from tests.docs.pages import DOCS
-from tests.helpers.cli import ROOT, environment
+from tests.helpers.cli import run_program
 
 pytestmark = pytest.mark.slow
 
@@ -30,15 +28,14 @@ def test_stored_outputs_show_a_student_that_beats_guessing():
     assert accuracy(outputs) > 60, "guessing gives 50"
 
 
-def test_notebook_runs():
+def test_notebook_runs(tmp_path):
     """Runs all cells with an eighth of the updates, because updates take most of the time."""
     code = "\n".join(map(source_of, CODE))
     code, count = re.subn(r"\bsteps=(\d+)", lambda match: f"steps={int(match[1]) // 8}", code)
     assert count == 2, "teacher and student"
     code = code.replace('"warmup_steps": 50', '"warmup_steps": 6').replace("step % 300", "step % 50")
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment(fast_compilation=True)
-    )
+    (tmp_path / "notebook.py").write_text(code)
+    done = run_program(str(tmp_path / "notebook.py"), fast_compilation=True)
     assert done.returncode == 0, done.stderr
     assert 0 <= accuracy(done.stdout) <= 100
 

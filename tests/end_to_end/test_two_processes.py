@@ -1,14 +1,12 @@
 """Two processes on one machine write the same rows as one process, and train equally up to rounding."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.helpers.cli import ROOT, environment
+from tests.helpers.cli import start_program
 from tests.helpers.network import free_port
 from tests.helpers.tolerances import TRAJECTORY
 
@@ -20,20 +18,16 @@ FLAGS += ["--config.students.student.training.steps=8"]
 
 def run(workdir: Path, *processes: str) -> None:
     """Runs the chain in one process, or in one process for each of these values of --multihost."""
-    command = [sys.executable, "-m", "scotd_jax.main", *FLAGS, f"--workdir={workdir}", "--jobs=sample,build,train"]
+    flags = [*FLAGS, f"--workdir={workdir}", "--jobs=sample,build,train"]
     started = []
     for i, extra in enumerate([[f"--multihost={p}"] for p in processes] or [[]]):
-        # A file, because a full pipe that nobody reads would block its process, and the others with it.
-        with log_file(workdir, i).open("w") as log:
-            environ = environment(fast_compilation=True)
-            started.append(subprocess.Popen([*command, *extra], cwd=ROOT, env=environ, stderr=log))
-    for i, process in enumerate(started):
-        assert process.wait(timeout=600) == 0, log_file(workdir, i).read_text()
-
-
-def log_file(workdir: Path, process: int) -> Path:
-    """The file of the standard error of one process."""
-    return workdir.with_name(f"{workdir.name}-{process}.log")
+        output = workdir.with_name(f"{workdir.name}.output{i}")
+        output.mkdir()
+        process = start_program("scotd_jax.main", *flags, *extra, output=output, fast_compilation=True)
+        started.append((process, output / "stderr"))
+    for process, errors in started:
+        process.join(timeout=600)
+        assert process.exitcode == 0, errors.read_text()
 
 
 def test_two_processes_match_one(tmp_path):

@@ -1,5 +1,6 @@
 """Runs programs as users do: in separate processes, with one device, without the strict settings of tests."""
 
+import atexit
 import os
 import runpy
 import subprocess
@@ -78,7 +79,10 @@ def _run(program: str, flags: tuple[str, ...], output: str, environ: dict[str, s
     os.environ.update(environ)
     os.chdir(ROOT)
     sys.argv = [program, *flags]
-    if program.endswith(".py"):
-        runpy.run_path(program, run_name="__main__")
-    else:
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    try:
+        if program.endswith(".py"):
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # as an interpreter does; a fork ends without them

@@ -5,6 +5,13 @@ left to the forks, because its flags can be defined only once.
 """
 
 # ruff: noqa: F401
+import contextlib
+
+with contextlib.suppress(ImportError):  # an export is compared with PyTorch if it is installed
+    import torch
+    from transformers.models.opt import modeling_opt
+    from transformers.models.t5 import modeling_t5
+
 import clu.parameter_overview
 import grain
 import jax

@@ -4,8 +4,8 @@ import contextlib
 import random
 import shutil
 import signal
-import subprocess
-import sys
+import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -16,11 +16,12 @@ from scotd_jax import config
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.training.checkpoints import latest_step, load_params
 from scotd_jax.training.metrics import read_metrics
+from tests.helpers.cli import start_program
 from tests.helpers.resume_program import MODEL, STEPS, run
 from tests.helpers.tolerances import GRADIENT
 from tests.helpers.training_fixtures import batches, is_time
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +52,16 @@ def assert_same_end(folder, uninterrupted):
 def run_and_kill(folder, batch: int) -> int:
     """Runs the program, kills it while it takes its `batch`-th batch, and returns the exit status (0 if not killed)."""
     seconds_per_batch = "0.02"  # a pause, so that the signal arrives before the batch is taken
-    command = [sys.executable, "-m", "tests.helpers.resume_program", str(folder), seconds_per_batch]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as program:
-        for line in program.stdout:
-            if int(line) == batch:
-                program.send_signal(signal.SIGKILL)
-                break
-    return program.returncode
+    with tempfile.TemporaryDirectory() as name:
+        output = Path(name)
+        flags = str(folder), seconds_per_batch
+        program = start_program("tests.helpers.resume_program", *flags, output=output, fast_compilation=True)
+        while program.is_alive() and str(batch) not in (output / "stdout").read_text().split():
+            time.sleep(0.001)
+        program.kill()
+        program.join()
+        print((output / "stderr").read_text())
+    return program.exitcode
 
 
 @pytest.mark.slow
