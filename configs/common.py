@@ -184,6 +184,7 @@ TINY = {
 LOCAL_TEACHER = "local_teacher"  # overfits the few-shot examples, so that its responses at least contain an answer
 OVERFIT = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # memorizes texts within a few dozen updates
 SHORT = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
+MAX_SHAPES = 2  # with so few updates most time is compilation, so rows are packed into as few shapes as possible
 
 
 def reduce(config: c.Config, student: str) -> c.Config:
@@ -228,7 +229,7 @@ def reduce(config: c.Config, student: str) -> c.Config:
         students[LOCAL_TEACHER] = c.Student(
             model=c.Model(architecture="opt-tiny", overrides=TINY["opt"], tokenizer=tokenizer),
             corpus=LOCAL_TEACHER,
-            training=c.Training(steps=100 + 50 * len(tasks), batch_size=4, optimizer=OVERFIT),
+            training=c.Training(steps=100 + 50 * len(tasks), batch_size=4, max_shapes=MAX_SHAPES, optimizer=OVERFIT),
         )
     return dataclasses.replace(
         config,
@@ -277,7 +278,14 @@ def _reduce_training(training: c.Training, generates: bool) -> c.Training:
         steps, optimizer = 80, OVERFIT
     size = min(training.batch_size, 4)
     return dataclasses.replace(
-        training, steps=steps, batch_size=size, microbatches=1, optimizer=optimizer, eval_every=0, log_every=5
+        training,
+        steps=steps,
+        batch_size=size,
+        microbatches=1,
+        max_shapes=min(training.max_shapes, MAX_SHAPES),
+        optimizer=optimizer,
+        eval_every=0,
+        log_every=5,
     )
 
 
