@@ -77,8 +77,7 @@ def test_dry_run_refuses_nothing(student, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.parametrize("student", FAMILIES)
+@pytest.mark.parametrize("student", FAMILIES[1:])  # both SmolLM2 models have the same architecture
 def test_tiny_student_of_each_family_trains_evaluates_and_exports(student, tmp_path):
     """The export job compares logits and generated text with PyTorch, if it is installed."""
     reduced = load("pretrained", f"task=obqa,arms=n1,student={student},runlocal")

@@ -67,11 +67,13 @@ def ignore_arguments(m, *names: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 @pytest.mark.parametrize("ignored", ["positions", "questions"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "compute"), [("opt", "float32"), *((kind, "bfloat16") for kind in KINDS)])
 def test_model_that_attends_to_neighbors_is_refused(one_device, corpus, kind, ignored, compute):
-    """Initial weights are the hardest case: with them, attending to wrong tokens changes hidden states the least."""
+    """Initial weights are the hardest case: with them, attending to wrong tokens changes hidden states the least.
+
+    So is bfloat16, whose tolerance is larger; float32 differs from it by the tolerance only.
+    """
     m = ignore_arguments(model(kind, compute), ignored)
     message = (
         r"part 'train': packed responses do not compute what separate pairs .* loss \d+\.\d+ against \d+\.\d+ nats"
