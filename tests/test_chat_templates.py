@@ -14,6 +14,7 @@ from scotd_jax.reporting.cards import model_card
 from scotd_jax.tokenization import Tokenizer
 from tests.helpers.chat_model import chat_tokenizer
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 CONVERSATION = [
     {"role": "user", "content": "Q: wet?\nA: "},
     {"role": "assistant", "content": "Rain. So the answer is: (a)"},

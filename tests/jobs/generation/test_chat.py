@@ -25,6 +25,7 @@ from tests.helpers.cli import run_cli
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
+
 def test_local_and_remote_chat_models_get_the_same_turns(chat_home, tmp_path):
     run = make_context(chat_config(chat_home), Workdir(str(tmp_path)))
     question, task = run.questions.by_id(("home.train",))["home/train/1"]
@@ -209,7 +210,7 @@ def test_invalid_chat_settings_are_refused(chat_home, changes, message):
 @pytest.mark.slow
 def test_chat_model_on_the_command_line(chat_home, tmp_path):
     flags = f"--config=tests/configs/chat.py:{chat_home}", f"--workdir={tmp_path}"
-    done = run_cli(*flags, "--jobs=sample,build")
+    done = run_cli(*flags, "--jobs=sample,build", fast_compilation=True)
     assert done.returncode == 0, done.stderr
     rows = list(read_responses(sorted(tmp_path.glob("rationales/sampled/responses-*.jsonl"))))
     assert {row.key for row in rows} == {(f"home/train/{i}", k) for i in range(NUM_QUESTIONS) for k in range(2)}
