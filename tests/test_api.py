@@ -84,8 +84,8 @@ def test_evaluate_returns_accuracy_and_interval(task, model):
 
 def test_temporary_corpus_is_removed_with_its_batches_and_if_there_are_none(task, model, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(scotd.InputError, match="gold answer"):
-        scotd.make_batches(model, [dataclasses.replace(task.questions("gold")[0], answer=None)])
+    with pytest.raises(scotd.InputError, match="the corpus is empty"):
+        scotd.make_batches(model, task.questions("gold"))
     assert list(tmp_path.iterdir()) == []
     batches = scotd.make_batches(model, task.questions("gold"), task.gold("gold"), batch_size=8)
     assert len(list(tmp_path.iterdir())) == 1

@@ -99,8 +99,8 @@ def on_primary(compute: Callable[[], Any]) -> Any:
             result = {"value": compute()}
         except Exception as raised:  # of any kind: the other processes wait for the broadcast
             error = raised
-            known = isinstance(error, InputError)
-            result = {"input error": str(error)} if known else {"error": f"{type(error).__name__}: {error}"}
+            is_input_error = isinstance(error, InputError)
+            result = {"input error": str(error)} if is_input_error else {"error": f"{type(error).__name__}: {error}"}
     text = json.dumps(result).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     buffer = np.frombuffer(text.ljust(size)[:size], np.uint8)  # only the primary's text is broadcast

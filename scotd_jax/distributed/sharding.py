@@ -23,9 +23,8 @@ def partition_spec(mesh: AnyMesh, axes: tuple[Any, ...], shape: tuple[int, ...])
 
     Args:
       mesh: the mesh.
-      axes: the logical axis of each dimension: a name, None, or (name, count) if the dimension has that many heads, of
-        which the mesh axis may divide only the number. A query attends to few key heads, and a part of a head has no
-        scores of its own.
+      axes: the logical axis of each dimension: a name, None, or (name, count) for a dimension of `count` heads, which
+        stay whole: a device with a part of a key head cannot compute its scores.
       shape: the sizes of the dimensions.
     """
     spec: list[str | None] = []
