@@ -148,7 +148,7 @@ def build_shard(plan: CorpusPlan, shard: int) -> None:
                 for example in examples[part]:
                     writer.write(example)
     facts = {part: writer.facts for part, writer in writers.items()}
-    note = {"parts": facts, "ledger": ledger.to_json(), "left_out": dict(sorted(left_out.items()))}
+    note: dict[str, Any] = {"parts": facts, "ledger": ledger.to_json(), "left_out": dict(sorted(left_out.items()))}
     if plan.corpus.max_responses:
         note["kept"] = _kept_samples(kept)
     write_text(plan.note(shard), json.dumps(note) + "\n")

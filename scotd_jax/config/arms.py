@@ -1,4 +1,4 @@
-"""Comparisons of a config: the named pairs of arms, and the arms themselves."""
+"""Arms of a config: the seeds of their runs, and the pairs that the report compares."""
 
 import collections
 
