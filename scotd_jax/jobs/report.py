@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import jax
@@ -14,24 +14,21 @@ from scotd_jax.errors import InputError
 from scotd_jax.evaluation.scoring import outcomes
 from scotd_jax.evaluation.voting import vote_outcomes
 from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.evaluated_sets import read_evaluated, read_samples, set_label
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
 from scotd_jax.jobs.preferences.results import annotated_pages, preference_result
-from scotd_jax.rationales.store import read_responses
-from scotd_jax.records import Question, Response
+from scotd_jax.jobs.report_examples import example_entries
+from scotd_jax.records import Question
 from scotd_jax.reporting.data import (
-    ContrastPair,
     EvalSet,
-    Example,
     PreferenceResult,
     PromptView,
     ReportData,
     RunResult,
 )
-from scotd_jax.reporting.examples import pick_examples, pick_pairs
 from scotd_jax.reporting.html_page import write_report
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.question_sets import QuestionSet, file_stem
 from scotd_jax.tasks.truncation import TAG
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.workdir import read_json, versions
@@ -59,7 +56,6 @@ def report(context: RunContext, name: str) -> None:
     specs = {key: spec for key, spec in eval_specs(config).items() if context.artefact("evaluate", key).complete}
     results = [result for key, spec in specs.items() for result in _run_results(context, key, spec)]
     labels = dict.fromkeys(set_label(context, set_name) for spec in specs.values() for set_name in spec.eval_sets)
-    method, label_only = _main_results(results)
     data = ReportData(
         title=config.name or "scotd_jax",
         runs=results,
@@ -71,8 +67,7 @@ def report(context: RunContext, name: str) -> None:
         costs=_costs(context),
         prompts=_prompts(context),
         response_sets=list(response_sets(context, EXAMPLES_PER_BIN)),
-        examples=_examples(context, method),
-        pairs=_contrast_pairs(context, [result for result in (label_only, method) if result is not None]),
+        examples=example_entries(context, results),
         preferences=_preferences(context),
         confidence=config.evaluation.confidence,
         config=json.dumps(plain(config), indent=2),
@@ -80,12 +75,6 @@ def report(context: RunContext, name: str) -> None:
     )
     write_report(artefact.path / "index.html", data)
     context.log(f"  {artefact.path / 'index.html'}")
-
-
-def set_label(context: RunContext, set_name: str) -> str:
-    """Returns the label of a question set in the report. Tasks with the same title share a column."""
-    task = QuestionSet.parse(set_name).task
-    return f"{context.config.tasks[task].title or task}.{set_name.removeprefix(task + '.')}"
 
 
 def _run_results(context: RunContext, name: str, spec: EvalSpec) -> list[RunResult]:
@@ -120,7 +109,7 @@ def _run_result(
         outcomes={set_label(context, key): outcomes(*read_evaluated(context, name, key, read)) for key in sets},
         votes={set_label(context, key): result for key, result in voted.items()},
         vote_outcomes={
-            set_label(context, key): vote_outcomes(*_read_samples(context, name, spec, key, read, result["k"]))
+            set_label(context, key): vote_outcomes(*read_samples(context, name, spec, key, read, result["k"]))
             for key, result in voted.items()
         },
         consistency=scores["contrast"],
@@ -184,63 +173,6 @@ def _model_name(context: RunContext, student: Student) -> str:
     size = sum(leaf.size for leaf in jax.tree.leaves(functions.abstract()))
     digits = f"{size / 1e9:.2g}B" if size >= 1e9 else f"{size / 1e6:.2g}M"
     return f"{getattr(functions.config, 'model_type', functions.config.kind).upper()} {digits}"
-
-
-def read_evaluated(
-    context: RunContext, name: str, set_name: str, read: str = "text"
-) -> tuple[list[Question], list[Response]]:
-    """Returns the questions of an evaluated set, and the responses to them under one reading."""
-    return _read_rows(context, name, set_name, "responses" if read == "text" else f"{read}.responses")
-
-
-def _read_samples(
-    context: RunContext, name: str, spec: EvalSpec, set_name: str, read: str, k: int
-) -> tuple[list[Question], list[Response]]:
-    """The questions of an evaluated set, and the k samples of each that vote (evaluation_answers.py writes them)."""
-    if read == "choices":
-        return _read_rows(context, name, set_name, "choices.samples.responses")
-    return _read_rows(context, name, set_name, "responses" if spec.responses else f"n{k}.responses")
-
-
-def _read_rows(context: RunContext, name: str, set_name: str, suffix: str) -> tuple[list[Question], list[Response]]:
-    path = context.artefact("evaluate", name).path / f"{file_stem(set_name)}.{suffix}.jsonl"
-    rows = list(read_responses([path]))
-    answered = {row.question_id for row in rows}  # all questions, except those for which a teacher has no response
-    questions = [question for id_, (question, _) in context.reported_questions(set_name).items() if id_ in answered]
-    return questions, rows
-
-
-def _main_results(results: Sequence[RunResult]) -> tuple[RunResult | None, RunResult | None]:
-    """The student with the most samples, and the student of the same model and seed that was trained only on labels."""
-    results = [result for result in results if result.read == "text"] or results
-    students = [result for result in results if result.role == "student" and result.samples is not None]
-    if not students:
-        return (results[0] if results else None), None
-    method = max(students, key=lambda result: result.samples or 0)
-    alike = [result for result in students if (result.model, result.seed) == (method.model, method.seed)]
-    return method, next((result for result in alike if result.samples == 0), None)
-
-
-def _examples(context: RunContext, result: RunResult | None) -> list[Example]:
-    """Example responses of one student to questions of its first set."""
-    if result is None:
-        return []
-    first_set = eval_specs(context.config)[result.student].eval_sets[0]
-    evaluated = read_evaluated(context, result.student, first_set, result.read)
-    return pick_examples(*evaluated, result.name, set_label(context, first_set))
-
-
-def _contrast_pairs(context: RunContext, results: Sequence[RunResult]) -> list[ContrastPair]:
-    """Example contrast pairs with the responses of these students."""
-    if not results:
-        return []
-    specs = eval_specs(context.config)
-    evaluated = {
-        r.name: [read_evaluated(context, r.student, s, r.read) for s in specs[r.student].eval_sets] for r in results
-    }
-    questions = [question for set_questions, _ in evaluated[results[0].name] for question in set_questions]
-    answers = {name: {row.question_id: row for _, rows in sets for row in rows} for name, sets in evaluated.items()}
-    return pick_pairs(questions, answers)
 
 
 def _training_curve(context: RunContext, student: str) -> list[tuple[int, float | None, float | None]]:

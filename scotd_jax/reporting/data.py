@@ -88,11 +88,27 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class ContrastPair:
-    """The members of a contrast group, and arm name -> its responses to them in the same order."""
+class BrowserEntry:
+    """A question, or the members of a contrast group, with the responses of the arms.
+
+    Attributes:
+      questions: the members.
+      set_labels: label of the set of each member.
+      answers: arm -> its responses to the members in the same order.
+      votes: arm that votes -> answer -> number of samples with this answer, for each member; {} for a member without.
+    """
 
     questions: Sequence[Question]
+    set_labels: Sequence[str]
     answers: Mapping[str, Sequence[Response]]
+    votes: Mapping[str, Sequence[Mapping[str, int]]] = dataclasses.field(default_factory=dict)
+
+    def outcome(self, arm: str) -> Literal["right", "wrong", "flipped", "none"]:
+        """Returns whether an arm is right on all members, on none, on some ("flipped"), or has no responses."""
+        if arm not in self.answers:
+            return "none"
+        correct = {bool(response.correct) for response in self.answers[arm]}
+        return "flipped" if len(correct) > 1 else "right" if correct == {True} else "wrong"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +203,7 @@ class ReportData:
       costs: student -> the cost in its manifest (`training.accounting.summarize_cost`).
       prompts: example prompts of the models of the run.
       response_sets: example responses of every set.
-      examples: responses of a student to show.
-      pairs: contrast groups to show.
+      examples: entries of the example browser.
       preferences: human preferences between two arms, one entry per page.
       confidence: confidence level of all intervals; 1 - confidence is the significance level.
       config: the resolved config as JSON text.
@@ -206,8 +221,7 @@ class ReportData:
     costs: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     prompts: Sequence[PromptView] = ()
     response_sets: Sequence[ResponseSet] = ()
-    examples: Sequence[Example] = ()
-    pairs: Sequence[ContrastPair] = ()
+    examples: Sequence[BrowserEntry] = ()
     preferences: Sequence[PreferenceResult] = ()
     confidence: float = 0.95
     config: str = ""

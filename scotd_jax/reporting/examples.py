@@ -1,43 +1,55 @@
-"""Selects examples for a report by a hash of question ids, so that nothing is cherry-picked."""
+"""Selects the entries of the example browser by a hash of question ids, so that nothing is cherry-picked."""
 
+import collections
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 from scotd_jax.evaluation.question_groups import contrast_groups
 from scotd_jax.records import Question, Response
-from scotd_jax.reporting.data import ContrastPair, Example
+from scotd_jax.reporting.data import BrowserEntry
+
+Answers = Mapping[str, Mapping[str, Response]]  # arm -> question id -> response
+Votes = Mapping[str, Mapping[str, Mapping[str, int]]]  # arm -> question id -> answer -> votes
+
+ENTRIES = 48  # about 100 kB of the page with eight arms
 
 
-def pick_examples(
-    questions: Sequence[Question], responses: Iterable[Response], arm: str, set_label: str = "", count: int = 12
-) -> list[Example]:
-    """Returns up to `count` questions with the arm's first response, half of them right and half wrong if possible."""
-    by_id = {q.id: q for q in questions}
-    shuffled = sorted(
-        (r for r in responses if r.question_id in by_id and r.sample_index == 0), key=lambda r: _hash(r.question_id)
-    )
-    right, wrong = ([r for r in shuffled if bool(r.correct) is outcome] for outcome in (True, False))
-    num_right = min(len(right), max(count - count // 2, count - len(wrong)))
-    chosen = right[:num_right] + wrong[: count - num_right]
-    return [Example(by_id[r.question_id], r, arm, set_label) for r in chosen]
+def pick_entries(
+    questions: Mapping[str, Sequence[Question]], answers: Answers, votes: Votes, count: int = ENTRIES
+) -> list[BrowserEntry]:
+    """Returns up to `count` entries: contrast groups, and questions that are in none.
 
-
-def pick_pairs(
-    questions: Iterable[Question], answers: Mapping[str, Mapping[str, Response]], count: int = 4
-) -> list[ContrastPair]:
-    """Returns up to `count` contrast groups to which every arm has responses.
+    Every combination of sets and outcomes of the arms comes in turn, so that rare ones are shown.
 
     Args:
-      questions: questions of all sets.
-      answers: arm name -> question id -> response.
-      count: maximum number of groups.
+      questions: set label -> its questions.
+      answers: the responses; an entry shows the arms with responses to all its members.
+      votes: the votes of arms that have some.
+      count: maximum number of entries.
     """
-    found = []
-    for _, members in sorted(contrast_groups(questions).items(), key=lambda item: _hash(item[0])):
-        if len(found) < count and all(q.id in by_id for by_id in answers.values() for q in members):
-            responses = {arm: [by_id[q.id] for q in members] for arm, by_id in answers.items()}
-            found.append(ContrastPair(members, responses))
-    return found
+    label_of = {question.id: label for label, members in questions.items() for question in members}
+    every = [question for members in questions.values() for question in members]
+    groups = list(contrast_groups(every).values())
+    grouped = {question.id for group in groups for question in group}
+    alone = [[question] for question in every if question.id not in grouped]
+    kinds: dict[tuple, list[BrowserEntry]] = collections.defaultdict(list)
+    for members in sorted([*groups, *alone], key=lambda members: _hash(members[0].id)):
+        entry = _entry(members, label_of, answers, votes)
+        if entry.answers:
+            kinds[tuple(entry.set_labels), *map(entry.outcome, answers)].append(entry)
+    rounds = itertools.zip_longest(*kinds.values())
+    return list(itertools.islice((entry for round_ in rounds for entry in round_ if entry is not None), count))
+
+
+def _entry(members: Sequence[Question], label_of: Mapping[str, str], answers: Answers, votes: Votes) -> BrowserEntry:
+    ids = [question.id for question in members]
+    return BrowserEntry(
+        members,
+        [label_of[id_] for id_ in ids],
+        {arm: [found[id_] for id_ in ids] for arm, found in answers.items() if all(id_ in found for id_ in ids)},
+        {arm: [found.get(id_, {}) for id_ in ids] for arm, found in votes.items()},
+    )
 
 
 def _hash(name: str) -> str:

@@ -1,7 +1,5 @@
 """Variables of the HTML templates of the report, computed section by section."""
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +9,8 @@ from scotd_jax import __version__
 from scotd_jax.evaluation.intervals import Estimate, wilson_interval
 from scotd_jax.reporting import comparisons, plots, tables
 from scotd_jax.reporting.comparisons import ComparisonRow
-from scotd_jax.reporting.data import CONSISTENCY, ContrastPair, EvalSet, ReportData
+from scotd_jax.reporting.data import CONSISTENCY, EvalSet, ReportData
+from scotd_jax.reporting.example_browser import browser_content
 from scotd_jax.reporting.headline import summarize_findings
 from scotd_jax.reporting.metric_rows import calibration_rows, vote_rows
 from scotd_jax.reporting.tables import ArmRow
@@ -27,6 +26,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
     tests, votes = comparisons.compare_arms(data, all_rows), comparisons.compare_votes(data, all_rows)
     trends = comparisons.find_trends(data, rows)
     compared = {test.set_label for test in tests}
+    set_names = {s.label: s.name for s in (*data.sets, *sets)}
     context = {
         "data": data,
         "version": __version__,
@@ -35,7 +35,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
         "alpha": f"{1 - data.confidence:.3g}",
         "sets": sets,
         "abouts": [s for s in sets if s.about],
-        "set_names": {s.label: s.name for s in (*data.sets, *sets)},
+        "set_names": set_names,
         "rows": rows,
         "reading": rows[0].reading if rows else "",
         "other_rows": all_rows[len(rows) :],
@@ -62,7 +62,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
         "votes": vote_rows(all_rows, sets, data, votes),
         "calibration": list(calibration_rows(all_rows, sets)),
         "consistency": _consistency(all_rows, data),
-        "pairs": [_pair(p) for p in data.pairs],
+        "browser": browser_content(data.examples, set_names),
         "ledgers": [_ledger(name, ledger) for name, ledger in data.ledgers.items()],
         "training_panels": _training(data),
         "costs": data.costs,
@@ -75,7 +75,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
         ("samples", "Number of rationales", context["sample_panels"]),
         ("votes", "Self-consistency", context["votes"]),
         ("calibration", "Calibration", context["calibration"]),
-        ("contrast", "Contrast consistency", context["consistency"] or data.pairs),
+        ("contrast", "Contrast consistency", context["consistency"]),
         ("preferences", "Human preferences", data.preferences),
         ("examples", "Examples", data.examples),
         ("prompts", "Prompts", data.prompts),
@@ -219,32 +219,6 @@ def _consistency(rows: Sequence[ArmRow], data: ReportData) -> list[dict[str, Any
             cell = tables.outcome_cell(groups, data.group_clusters, data.confidence, scores[0].get("chance"))
             lines.append({"row": row, "cell": cell} | {k: _mean(s[k] for s in scores) for k in ("some", "none")})
     return lines
-
-
-def _pair(pair: ContrastPair) -> list[tuple[Any, list[tuple[str, bool]], list[Any]]]:
-    texts = [q.text for q in pair.questions]
-    return [
-        (
-            question,
-            changed_words(question.text, texts[:i] + texts[i + 1 :]),
-            [(arm, responses[i]) for arm, responses in pair.answers.items()],
-        )
-        for i, question in enumerate(pair.questions)
-    ]
-
-
-def changed_words(text: str, others: Sequence[str]) -> list[tuple[str, bool]]:
-    """Splits a text into pieces and marks those that differ from the most similar of the other texts.
-
-    Returns:
-      (piece, whether it differs) in order.
-    """
-    words = re.findall(r"\s+|\w+|[^\w\s]", text)
-    matchers = [difflib.SequenceMatcher(None, re.findall(r"\s+|\w+|[^\w\s]", o), words, autojunk=False) for o in others]
-    if not matchers:
-        return [(text, False)]
-    nearest = max(matchers, key=lambda m: m.ratio())
-    return [("".join(words[j:k]), tag != "equal") for tag, _, _, j, k in nearest.get_opcodes() if k > j]
 
 
 def _ledger(name: str, ledger: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import random
 from scotd_jax.evaluation import contrast, scoring, voting
 from scotd_jax.records import Question, Response
 from scotd_jax.reporting.data import EvalSet, ReportData, RunResult
-from scotd_jax.reporting.examples import pick_examples, pick_pairs
+from scotd_jax.reporting.examples import pick_entries
 
 SETS = {"test": 0.0, "contrast": -0.05, "unseen": -0.10, "longer": -0.18}
 ARMS = {  # name -> samples per question, accuracy, gain on test and loss on contrast by a spurious cue
@@ -129,8 +129,8 @@ def invented(
                 if seed == 0 and model == models[0]:
                     by_arm[name] = all_responses
     runs.append(arm("teacher", 0, "", 0.0, per_set, votes=False)[0])
-    compared = {name: by_arm[name] for name in ("label-only", "N = 30")}
-    test = questions("test", per_set)
+    by_set = {f"world.{split}": questions(split, per_set) for split in SETS}
+    votes = {"N = 30": {question.id: {"harbour": 6, "mill": 4} for question in by_set["world.test"]}}
     curves = {}
     for run in runs:
         start = 4.0 if run.samples is None or run.samples else 1.5
@@ -142,7 +142,7 @@ def invented(
     return ReportData(
         title="scotd_jax: invented world run",
         runs=runs,
-        questions={question.id: question for split in SETS for question in questions(split, per_set)},
+        questions={question.id: question for members in by_set.values() for question in members},
         sets=[
             EvalSet("world.test", about="New questions of the same kinds as in training."),
             EvalSet("world.contrast", about="Test questions with one step edited, which flips the answer."),
@@ -170,7 +170,6 @@ def invented(
             },
         },
         curves=curves,
-        examples=pick_examples(test, by_arm["N = 30"].values(), "N = 30", "world.test"),
-        pairs=pick_pairs([*test, *questions("contrast", per_set)], compared),
+        examples=pick_entries(by_set, by_arm, votes),
         config='{\n  "name": "invented"\n}',
     )

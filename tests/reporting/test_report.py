@@ -11,11 +11,11 @@ from etils import epath
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation.intervals import Estimate
 from scotd_jax.records import Question, Response
-from scotd_jax.reporting import cards, comparisons, examples, plots, tables
-from scotd_jax.reporting.data import ContrastPair, EvalSet, Example, ReportData, RunResult
+from scotd_jax.reporting import cards, comparisons, plots, tables
+from scotd_jax.reporting.changed_words import changed_words
+from scotd_jax.reporting.data import BrowserEntry, EvalSet, ReportData, RunResult
 from scotd_jax.reporting.headline import Findings, summarize_findings
 from scotd_jax.reporting.html_page import render, write_report
-from scotd_jax.reporting.page_content import changed_words
 from tests.helpers.html_page import Page
 from tests.helpers.invented_report import invented
 
@@ -124,8 +124,9 @@ def test_page_contains_every_part_of_the_data(page, data):
         "447 of 450 questions have a kept response",
         "kept 9,650 (74.2 %)",
         "not selected 10,750",
-        data.examples[0].question.text,
-        data.pairs[0].questions[1].answer,
+        data.examples[0].questions[0].text,
+        next(row.rationale for entry in data.examples for row in entry.answers["N = 30"] if row.rationale),
+        "votes: harbour 6, mill 4",
         '"name": "invented"',
         "McNemar's mid-p test. Holm-corrected for this family, all 35 tests of this table",
         "Holm-corrected for this family, all 4 trends",
@@ -172,8 +173,7 @@ def test_text_of_models_and_files_is_escaped():
         facts={evil: evil},
         ledgers={evil: {"bins": {"kept": 1, "wrong": 2}}},
         curves={evil: [(1, 2.0, None), (2, 1.0, 0.5)]},
-        examples=[Example(question, response, evil, "w.test")],
-        pairs=[ContrastPair([question, question], {evil: [response, response]})],
+        examples=[BrowserEntry([question] * 2, [evil] * 2, {evil: [response] * 2}, {evil: [{evil: 1}] * 2})],
         config=evil,
     )
     page = render(data)
@@ -486,7 +486,7 @@ def test_ledger_counts_keep_the_order_of_the_ledger():
     assert list(counts.items()) == [("kept", 1), ("new", 2)]
 
 
-# ---- plots, examples
+# ---- plots, marked words
 
 
 def test_labels_are_spread_without_changing_order():
@@ -508,27 +508,6 @@ def test_thinned_curves_keep_their_last_point():
     assert (thinned[0], thinned[-1]) == (points[0], points[-1])
     assert plots.thin(points[:1]) == points[:1]
     assert plots.thin([]) == []
-
-
-def test_examples_are_selected_by_hash_half_right_half_wrong():
-    questions = [Question(f"q{i}", "t", "s", "?", ("a", "b"), "a") for i in range(100)]
-    responses = [Response(f"q{i}", 0, "a", "r", "a", i % 10 > 0, "stop", -1.0, 1, "m", "s") for i in range(100)]
-    chosen = examples.pick_examples(questions, responses, "arm", count=12)
-    assert [e.response.correct for e in chosen] == [True] * 6 + [False] * 6
-    assert chosen == examples.pick_examples(questions, list(reversed(responses)), "arm", count=12)
-    few_wrong = examples.pick_examples(questions[:20], responses[:20], "arm", count=12)
-    assert [e.response.correct for e in few_wrong] == [True] * 10 + [False] * 2
-    assert [e.question.id for e in chosen] != [f"q{i}" for i in range(12)]
-
-
-def test_pairs_need_a_response_of_every_arm():
-    questions = [Question(f"q{i}{m}", "t", "s", m, ("a", "b"), "a", group=f"g{i}") for i in range(9) for m in "xy"]
-    responses = {q.id: Response(q.id, 0, "a", "r", "a", True, "stop", -1.0, 1, "m", "s") for q in questions}
-    without_q3 = {k: v for k, v in responses.items() if not k.startswith("q3")}
-    pairs = examples.pick_pairs(questions, {"one": responses, "two": without_q3}, count=20)
-    assert len(pairs) == 8
-    assert all(q.group != "g3" for p in pairs for q in p.questions)
-    assert [len(v) for v in pairs[0].answers.values()] == [2, 2]
 
 
 def test_changed_words_are_marked():
