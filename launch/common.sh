@@ -3,8 +3,8 @@
 # shellcheck disable=SC2034  # the launchers use these variables
 
 dry_run=false
-# Statuses of a scotd-jax that a signal stopped: the same command resumes.
-restart_statuses="75|143"
+# The status of scotd-jax after SIGTERM: it has saved its state, and the same command resumes.
+restart_status=143
 
 log() { echo "${0##*/}: $*" >&2; }
 

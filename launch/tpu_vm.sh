@@ -104,7 +104,6 @@ where=(--zone="$zone")
 [[ -z "$project" ]] || where+=(--project="$project")
 [[ -n "$logs" ]] || logs="logs/$name"
 label=scotd-jax-run
-preempted=75
 vm="" # the name of the VM that was created from here, as recorded in $logs/vm
 exec 3>&1 # where functions whose output is captured print the commands of a dry run
 case "$type" in
@@ -205,7 +204,7 @@ run() {
     { on_workers "$(start_command "$@")" && await; } || status=$?
     if "$dry_run" || ((status == 0)); then return 0; fi
     # A preemption may end some workers with any status before it shows in the state of the VM.
-    ((status == preempted)) || { sleep "$poll" && vm_is_lost; } || return 1
+    ((status == restart_status)) || { sleep "$poll" && vm_is_lost; } || return 1
     [[ ! -e "$logs/stopped" ]] || return 1
     ((restarts++ < retries)) || return 1
     log "preempted: restart $restarts of at most $retries"
@@ -219,7 +218,7 @@ vm_is_lost() {
 }
 
 # Waits until all workers succeed or one ends otherwise; then stops the others, which would wait for it forever.
-# Returns the status `preempted` if the same command would resume.
+# Returns `restart_status` if the same command would resume.
 await() {
   local report statuses unreachable=0
   while true; do
@@ -235,14 +234,14 @@ await() {
       if grep -Evxq 'running|0' <<<"$statuses"; then
         log "workers ended: $(tr '\n' ' ' <<<"$statuses")"
         on_workers "$(stop_command)" >&2 || true
-        grep -Evxq "running|0|$restart_statuses" <<<"$statuses" || return "$preempted"
+        grep -Evxq "running|0|$restart_status" <<<"$statuses" || return "$restart_status"
         return 1
       fi
       grep -xq running <<<"$statuses" || return 0
     else
       unreachable=$((unreachable + 1))
       log "workers are unreachable ($unreachable of 5 attempts)"
-      if vm_is_lost; then return "$preempted"; fi
+      if vm_is_lost; then return "$restart_status"; fi
       ((unreachable < 5)) || return 1
     fi
     sleep "$poll"

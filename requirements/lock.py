@@ -1,7 +1,7 @@
 """Writes the hashed requirements: `pip install uv`, then `python requirements/lock.py` in the root of the repository.
 
 base.txt has everything that scotd_jax needs on a CPU, and cuda.txt and tpu.txt what an accelerator adds, at the
-versions of constraints.txt and launch/docker/constraints-cuda.txt, with the hashes of all files that pypi.org has. They
+versions of constraints.txt and requirements/constraints-cuda.txt, with the hashes of all files that pypi.org has. They
 hold for Python 3.11 and later on every platform.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 COMPILE = """
     uv pip compile pyproject.toml --no-config --default-index https://pypi.org/simple --universal --python-version 3.11
-    -c constraints.txt -c launch/docker/constraints-cuda.txt --generate-hashes --no-annotate --no-header --quiet
+    -c constraints.txt -c requirements/constraints-cuda.txt --generate-hashes --no-annotate --no-header --quiet
 """
 
 

@@ -8,20 +8,17 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 platform="${1:-}"
-constraints=(-c constraints.txt)
+requirements=(-r requirements/base.txt)
 case "$platform" in
-  cpu) extras=torch ;;
-  cuda)
-    extras=cuda,torch
-    constraints+=(-c launch/docker/constraints-cuda.txt)
-    ;;
-  tpu) extras=tpu,torch ;;
+  cpu) ;;
+  cuda | tpu) requirements+=(-r "requirements/$platform.txt") ;;
   *)
     echo "install.sh: expected the platform cpu, cuda or tpu, found '$platform'" >&2
     exit 2
     ;;
 esac
 
+python -m pip install --require-hashes "${requirements[@]}"
 python -m pip install --no-deps --index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}" \
   -c constraints.txt torch
-python -m pip install "${constraints[@]}" ".[$extras]"
+python -m pip install -c constraints.txt ".[torch]"

@@ -102,7 +102,7 @@ case "$1" in
     fi
     echo "$state" > container ;;
   logs) cat log ;;
-  stop) if [[ "$(cat container)" == running* ]]; then echo "exited 75" > container; fi ;;
+  stop) if [[ "$(cat container)" == running* ]]; then echo "exited 143" > container; fi ;;
 esac
 """
 

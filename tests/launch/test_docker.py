@@ -76,13 +76,13 @@ def install(tmp_path):
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_installation_of_a_platform_is_pinned(install, platform):
-    done, (torch, package) = install(platform, TORCH_INDEX="https://index/cpu")
+    done, (requirements, torch, package) = install(platform, TORCH_INDEX="https://index/cpu")
     assert done.returncode == 0
+    accelerator = "" if platform == "cpu" else f" -r requirements/{platform}.txt"
+    assert requirements == f"{ROOT}: -m pip install --require-hashes -r requirements/base.txt{accelerator}"
     assert torch == f"{ROOT}: -m pip install --no-deps --index-url https://index/cpu -c constraints.txt torch"
-    cuda = "-c launch/docker/constraints-cuda.txt " if platform == "cuda" else ""
-    extras = "torch" if platform == "cpu" else f"{platform},torch"
-    assert package == f"{ROOT}: -m pip install -c constraints.txt {cuda}.[{extras}]"
-    assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
+    assert package == f"{ROOT}: -m pip install -c constraints.txt .[torch]"
+    assert {"cpu", "torch", platform} <= {"cpu", *PROJECT["optional-dependencies"]}
 
 
 def test_installation_stops_at_an_unknown_platform_and_at_an_error_of_pip(install):
@@ -98,7 +98,7 @@ def test_installation_stops_at_an_unknown_platform_and_at_an_error_of_pip(instal
 
 def test_every_package_is_pinned_once():
     pins = {}
-    for name in ("constraints.txt", "launch/docker/constraints-cuda.txt"):
+    for name in ("constraints.txt", "requirements/constraints-cuda.txt"):
         for line in (ROOT / name).read_text().splitlines():
             if not line.startswith("#"):
                 package, version, python = re.fullmatch(r"([\w.-]+)==([\w.]+)(; python_version .+)?", line).groups()

@@ -42,7 +42,7 @@ def pins(requirements: list[Requirement], environment: dict[str, str]) -> dict[s
 def constraints() -> list[Requirement]:
     lines = [
         line
-        for name in ("constraints.txt", "launch/docker/constraints-cuda.txt")
+        for name in ("constraints.txt", "requirements/constraints-cuda.txt")
         for line in (ROOT / name).read_text().splitlines()
     ]
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
@@ -96,3 +96,19 @@ def test_no_dependency_is_missing():
 def test_accelerators_add_their_libraries():
     assert "nvidia-cudnn-cu13" in pins([requirement for requirement, _ in entries("cuda")], PYTHONS["3.12"])
     assert "libtpu" in pins([requirement for requirement, _ in entries("tpu")], PYTHONS["3.12"])
+
+
+def test_licences_of_all_packages_are_listed_as_the_packages_state_them():
+    table = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "dependencies.md").read_text(), flags=re.M)
+    listed = {package: licence for licence, packages in table for package in packages.split(", ")}
+    required = {
+        name for file in ("base", "cuda", "tpu") for name in pins([r for r, _ in entries(file)], PYTHONS["3.12"])
+    }
+    assert required - set(listed) == set()
+    stated = {
+        name: importlib.metadata.metadata(name).get("License-Expression")
+        for name in required & {canonicalize_name(d.metadata["Name"]) for d in importlib.metadata.distributions()}
+    }
+    stated = {name: licence for name, licence in stated.items() if licence}
+    assert len(stated) > 20
+    assert stated == {name: listed[name] for name in stated}

@@ -78,9 +78,8 @@ def test_job_with_other_tasks_than_gpus_is_refused(cluster):
     assert not (cluster / "task").exists()
 
 
-@pytest.mark.parametrize("status", ["75", "143"])
-def test_job_that_a_signal_stopped_is_requeued(cluster, status):
-    (cluster / "srun").write_text(status)
+def test_job_that_a_signal_stopped_is_requeued(cluster):
+    (cluster / "srun").write_text("143")
     launch("slurm.sh", *OPTIONS, *MAIN)
     assert requeued(cluster)
     assert job_status(cluster) == 0
@@ -95,16 +94,16 @@ def test_job_that_failed_is_not_requeued(cluster, status):
 
 
 def test_cancelled_job_is_not_requeued(cluster):
-    (cluster / "srun").write_text("75")
+    (cluster / "srun").write_text("143")
     (cluster / "job_state").write_text("COMPLETING\n")
     done = launch("slurm.sh", *OPTIONS, *MAIN)
     assert not requeued(cluster)
-    assert job_status(cluster) == 75
+    assert job_status(cluster) == 143
     assert "not requeued: the job is COMPLETING" in done.stderr
 
 
 def test_restarts_are_limited(cluster):
-    (cluster / "srun").write_text("75")
+    (cluster / "srun").write_text("143")
     done = launch("slurm.sh", *OPTIONS, "--restarts=3", *MAIN, SLURM_RESTART_COUNT="3")
     assert not requeued(cluster)
     assert "it was restarted 3 times" in done.stderr
@@ -112,7 +111,7 @@ def test_restarts_are_limited(cluster):
 
 @pytest.mark.parametrize(("number", "program"), [(1, "sbatch"), (2, "srun"), (3, "squeue"), (4, "scontrol")])
 def test_failure_of_any_program_is_a_failure(cluster, number, program):
-    (cluster / "srun").write_text("75")
+    (cluster / "srun").write_text("143")
     (cluster / "fail_at").write_text(f"{number}\n")
     done = launch("slurm.sh", *OPTIONS, *MAIN)
     assert calls(cluster)[-1].startswith(program)

@@ -189,7 +189,7 @@ def test_lost_host_of_a_group_is_requested_again(cloud):
 
 def test_worker_that_saved_its_state_restarts_on_the_same_vm(cloud):
     (cloud / "worker-0" / "ends").write_text("running 0\n")  # waits for the other worker
-    (cloud / "worker-1" / "ends").write_text("exited 75\n")
+    (cloud / "worker-1" / "ends").write_text("exited 143\n")
     done = call(cloud, *QUEUE, "create", "run", *MAIN)
     assert done.returncode == 0, done.stderr
     assert len((cloud / "worker-0" / "log").read_text().splitlines()) == 2
@@ -197,7 +197,7 @@ def test_worker_that_saved_its_state_restarts_on_the_same_vm(cloud):
 
 
 def test_restarts_are_limited(cloud):
-    (cloud / "worker-1" / "ends").write_text("exited 75\n" * 9)
+    (cloud / "worker-1" / "ends").write_text("exited 143\n" * 9)
     done = call(cloud, *QUEUE, "--retries=2", "create", "run", *MAIN)
     assert done.returncode == 1
     assert len((cloud / "worker-1" / "log").read_text().splitlines()) == 3
@@ -210,7 +210,7 @@ def test_failed_worker_stops_the_run_but_logs_are_fetched_and_the_vm_is_deleted(
     assert done.returncode == 1
     assert "workers ended: running 2" in done.stderr
     assert "tpu_vm.sh: setup" not in done.stderr
-    assert (cloud / "worker-0" / "container").read_text() == "exited 75\n", "stopped"
+    assert (cloud / "worker-0" / "container").read_text() == "exited 143\n", "stopped"
     assert (cloud / "logs" / "1.log").is_file()
     assert resources(cloud) == []
 
@@ -222,10 +222,10 @@ def test_run_is_not_started_twice_and_can_be_stopped(cloud):
     assert done.returncode == 1
     assert "a run is in progress" in done.stderr
     assert call(cloud, *QUEUE, "stop").returncode == 0
-    assert (cloud / "worker-1" / "container").read_text() == "exited 75\n"
+    assert (cloud / "worker-1" / "container").read_text() == "exited 143\n"
     done = call(cloud, *QUEUE, "wait")
     assert done.returncode == 1
-    assert "workers ended: 75 75" in done.stderr
+    assert "workers ended: 143 143" in done.stderr
 
 
 def test_failed_request_is_reported_and_deleted(cloud):
