@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 
 from scotd_jax.config import EvalSpec, GeneratedSource, ModelSource, Student, TaskSource, plain
-from scotd_jax.config.arms import compared_arms
+from scotd_jax.config.compared_arms import compared_arms
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation.scoring import outcomes

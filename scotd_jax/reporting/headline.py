@@ -7,6 +7,7 @@ A difference counts as significant only if its interval excludes zero and its p-
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from scotd_jax.reporting import phrases
 from scotd_jax.reporting.comparisons import ComparisonRow, TrendRow
 from scotd_jax.reporting.data import CONSISTENCY, EvalSet, ReportData
 from scotd_jax.reporting.tables import (
@@ -19,12 +20,8 @@ from scotd_jax.reporting.tables import (
     percent,
     points,
     select_method,
-    span,
     student_models,
 )
-
-NOTABLE = 0.05  # smallest share of format failures that the summary mentions
-MAX_LISTED = 4  # arms that one sentence lists
 
 
 class Findings(NamedTuple):
@@ -65,13 +62,17 @@ def summarize_findings(
     headline, before, sentences = summaries[0]
     first = [[r for r in rows if r.model == models[0]] for rows in (all_rows, others)]
     by_choices = _by_choices(first[0], first[1], sets)
-    paragraphs = [" ".join([*before, *sentences, *by_choices, *_teacher(all_rows, sets), *_cautions(students)])]
+    paragraphs = [
+        " ".join(
+            [*before, *sentences, *by_choices, *phrases.state_teacher(all_rows, sets), *phrases.state_runs(students)]
+        )
+    ]
     for model, (finding, before, details) in zip(models[1:], summaries[1:], strict=True):
         # Paragraphs on further models are short: two sentences after the first one, which gives the accuracy.
         paragraphs.append(" ".join([f"{model or 'Other students'}: {finding}", *before, *details[1:3]]))
     if len(models) > 1:
         headline = f"{headline.removesuffix('.')} ({models[0]})." if models[0] else headline
-    return Findings(_bind(headline), [_bind(p) for p in paragraphs])
+    return Findings(phrases.bind_blanks(headline), [phrases.bind_blanks(p) for p in paragraphs])
 
 
 def _about_model(
@@ -135,20 +136,24 @@ def _by_choices(text_rows: Sequence[ArmRow], rows: Sequence[ArmRow], sets: Seque
         if main.label in row.cells:
             text = by_name.get(row.name)
             note = f" ({percent(text.cells[main.label].estimate.value)} from the text)" if text else ""
-            parts.append(f"{_quoted(row)} {percent(row.cells[main.label].estimate.value)} %{note}")
-    shares = f"{_join(parts[:MAX_LISTED])}{_more(parts)}"
+            parts.append(f"{phrases.quote(row)} {percent(row.cells[main.label].estimate.value)} %{note}")
+    shares = f"{phrases.join_parts(parts[: phrases.MAX_LISTED])}{phrases.count_unlisted(parts)}"
     return [f"By likelihood of the choices, which leaves no answer unread, accuracy is on {main.name}: {shares}."]
 
 
 def _without_students(rows: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData) -> Findings:
     if not rows and data.response_sets:
         return Findings(
-            "Nothing has been evaluated yet.", [_bind(f"{s.name}: {s.summary}.") for s in data.response_sets]
+            "Nothing has been evaluated yet.",
+            [phrases.bind_blanks(f"{s.name}: {s.summary}.") for s in data.response_sets],
         )
     if not rows:
         return Findings("Nothing was evaluated in this run.", ["Set eval_sets of a student and run the job evaluate."])
     headline, sentences = _best(rows, sets, data)
-    return Findings(_bind(headline), [_bind(" ".join(["No trained student was evaluated.", *sentences]))])
+    return Findings(
+        phrases.bind_blanks(headline),
+        [phrases.bind_blanks(" ".join(["No trained student was evaluated.", *sentences]))],
+    )
 
 
 def _first_set(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> EvalSet:
@@ -163,8 +168,8 @@ def _before_training(
         if main.label in row.cells:
             pairs = [t for t in tests if method is not None and (t.arm, t.other) == (method.name, row.name)]
             note = "".join(f" ({points(t.difference.value)} points, p {p_text(t.p)})" for t in pairs)
-            parts.append(f"{_quoted(row)} {percent(row.cells[main.label].estimate.value)} %{note}")
-    return [f"Before training, the model answers on {main.name}: {_join(parts)}."] if parts else []
+            parts.append(f"{phrases.quote(row)} {percent(row.cells[main.label].estimate.value)} %{note}")
+    return [f"Before training, the model answers on {main.name}: {phrases.join_parts(parts)}."] if parts else []
 
 
 def _best(students: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData) -> tuple[str, list[str]]:
@@ -172,12 +177,12 @@ def _best(students: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData)
     main = _first_set(students, sets)
     top = max((r for r in students if main.label in r.cells), key=lambda r: r.cells[main.label].estimate.value)
     share = percent(top.cells[main.label].estimate.value)
-    sentences = [_level(top, main, data)]
+    sentences = [phrases.state_accuracy(top, main, data)]
     if len(students) > 1:
         sentences.append(
             "This is the highest accuracy of all arms; there is no student with several samples to compare."
         )
-    return f"{_quoted(top)} answers {share} % of the {main.name} questions.", sentences
+    return f"{phrases.quote(top)} answers {share} % of the {main.name} questions.", sentences
 
 
 def _against(
@@ -204,7 +209,7 @@ def _against(
     """
     by_set = {t.set_label: t for t in tests if t.other == other.name}
     a, b = (percent(r.cells[main.label].estimate.value) for r in (method, other))
-    first, second = _described(method), _described(other)
+    first, second = phrases.describe_arm(method), phrases.describe_arm(other)
     test = by_set.get(main.label)
     if test is None:
         headline = f"{first} reaches {a} %, {second} {b} % on {main.name}; the difference was not tested."
@@ -213,131 +218,21 @@ def _against(
         headline = f"{first} {verb} {second}: {a} % against {b} % on {main.name}."
     else:
         headline = f"no significant difference between {first} and {second}: {a} % and {b} % on {main.name}."
-    sentences = [_level(method, main, data)]
+    sentences = [phrases.state_accuracy(method, main, data)]
     if test:
         judged = "which is significant" if test.significant else "which is not significant"
         sentences.append(
-            f"The difference from {_quoted(other)} is {points(test.difference.value)} points "
+            f"The difference from {phrases.quote(other)} is {points(test.difference.value)} points "
             f"(interval {points(test.difference.low)} to {points(test.difference.high)}, p {p_text(test.p)}), {judged}."
         )
-    sentences += _other_sets([t for label, t in by_set.items() if label != main.label], [*sets, CONSISTENCY])
-    # Arms on the method's curve are left out here, because `_curve` describes them.
-    further = {r.name for r in rivals if r is not other and not (r.curve and r.curve == method.curve)}
-    sentences += _other_arms([t for t in tests if t.set_label == main.label and t.other in further], main)
-    sentences += _curve(method, rivals, main, trends)
-    if baseline := label_only(rivals):
-        sentences += _below_chance(baseline, sets)
-    sentences += _format_failures([*rivals, method], main)
-    return headline[0].upper() + headline[1:], sentences
-
-
-def _described(row: ArmRow) -> str:
-    if row.samples == 0:
-        return "label-only training"
-    if row.samples and row.samples > 1:
-        return f"training on {row.samples} rationales per question"
-    return _quoted(row)
-
-
-def _quoted(row: ArmRow | ComparisonRow) -> str:
-    name = row.other if isinstance(row, ComparisonRow) else row.name
-    return f"\N{LEFT DOUBLE QUOTATION MARK}{name}\N{RIGHT DOUBLE QUOTATION MARK}"
-
-
-def _level(row: ArmRow, evalset: EvalSet, data: ReportData) -> str:
-    """Returns a sentence on an arm's accuracy on one set, with its interval and chance."""
-    cell = row.cells[evalset.label]
-    guessing = f"; chance is {percent(cell.chance)} %" if cell.chance is not None else ""
-    runs = f", mean of {len(cell.run_accuracies)} runs" if len(cell.run_accuracies) > 1 else ""
-    return (
-        f"{_quoted(row)} answers {percent(cell.estimate.value)} % of {cell.n:,} {evalset.name} questions correctly "
-        f"({100 * data.confidence:g} % interval {span(cell.estimate)} %{runs}{guessing})."
+    sentences += phrases.compare_on_sets(
+        [t for label, t in by_set.items() if label != main.label], [*sets, CONSISTENCY]
     )
-
-
-def _other_sets(tests: Sequence[ComparisonRow], sets: Sequence[EvalSet]) -> list[str]:
-    names = {s.label: s.name for s in sets}
-    parts = []
-    for outcome, words in (("better", "ahead"), ("worse", "behind"), ("", "not significantly different")):
-        in_group = [f"{names[t.set_label]} ({points(t.difference.value)})" for t in tests if t.significant == outcome]
-        if in_group:
-            parts.append(f"{words} on {_join(in_group)}")
-    return [f"On the other measures it is {_join(parts, '; ')}, compared with the same arm."] if parts else []
-
-
-def _other_arms(tests: Sequence[ComparisonRow], main: EvalSet) -> list[str]:
-    if not tests:
-        return []
-    parts = [
-        f"{points(t.difference.value)} points over {_quoted(t)}" + ("" if t.significant else " (not significant)")
-        for t in tests[:MAX_LISTED]
-    ]
-    return [f"Its lead on {main.name} is {_join(parts)}{_more(tests)}."]
-
-
-def _more(arms: Sequence[object]) -> str:
-    """Returns the end of a list of which only the first MAX_LISTED arms are printed; "" if these are all."""
-    return f"; {len(arms) - MAX_LISTED} more are in the tables" if len(arms) > MAX_LISTED else ""
-
-
-def _curve(method: ArmRow, rivals: Sequence[ArmRow], main: EvalSet, trends: Sequence[TrendRow]) -> list[str]:
-    line = [r for r in (*rivals, method) if method.curve and r.curve == method.curve and r.samples]
-    line.sort(key=lambda r: r.samples or 0)
-    trend = next((t for t in trends if (t.curve, t.set_label) == (method.curve, main.label)), None)
-    if len(line) < 2 or trend is None:
-        return []
-    numbers = _join([str(r.samples) for r in line])
-    shares = _join([percent(r.cells[main.label].estimate.value) for r in line])
-    verb = {"better": "rises", "worse": "falls", "": "shows no significant trend"}[trend.significant]
-    return [
-        f"Accuracy {verb} with more samples ({points(trend.difference.value)} points per step, p {p_text(trend.p)}): "
-        f"{shares} % with {numbers} per question."
-    ]
-
-
-def _below_chance(row: ArmRow, sets: Sequence[EvalSet]) -> list[str]:
-    below = []
-    for evalset in sets:
-        cell = row.cells.get(evalset.label)
-        parsable = 1 - (mean_score(row, evalset.label, "format_failure_rate") or 0.0)
-        # Format failures alone may push an accuracy below chance, which is no sign of a cue.
-        if cell and cell.chance and cell.against_chance == "below" and cell.estimate.value < cell.chance * parsable:
-            below.append(evalset)
-    if not below:
-        return []
-    parts = [f"{s.name} ({percent(row.cells[s.label].estimate.value)} %)" for s in below]
-    return [f"{_quoted(row)} is below chance on {_join(parts)}, a sign that it follows a surface cue there."]
-
-
-def _format_failures(students: Sequence[ArmRow], main: EvalSet) -> list[str]:
-    shares = [(r, mean_score(r, main.label, "format_failure_rate") or 0.0) for r in students]
-    parts = [f"{_quoted(r)} {percent(share)} %" for r, share in shares if share >= NOTABLE]
-    arms = f"{_join(parts[:MAX_LISTED])}{_more(parts)}"
-    return [f"Answers on {main.name} that could not be parsed count as wrong: {arms}."] if parts else []
-
-
-def _teacher(all_rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[str]:
-    for row in all_rows:
-        main = next((s for s in sets if row.role == "teacher" and s.label in row.cells), None)
-        if main:
-            share = percent(row.cells[main.label].estimate.value)
-            return [f"For reference, {_quoted(row)} answers {share} % of the {main.name} questions correctly."]
-    return []
-
-
-def _cautions(students: Sequence[ArmRow]) -> list[str]:
-    fewest = min(r.seeds for r in students)
-    if fewest == 1:
-        return ["There is one training run per arm, so the variance between runs was not measured."]
-    at_least = "" if all(r.seeds == fewest for r in students) else "at least "
-    return [f"Every arm was trained {at_least}{fewest} times."]
-
-
-def _join(parts: Sequence[str], comma: str = ", ") -> str:
-    last = " and " if comma == ", " else comma
-    return last.join([comma.join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
-
-
-def _bind(text: str) -> str:
-    """Replaces the blanks before a percent sign and around an equals sign by no-break spaces."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    # Arms on the method's curve are left out here, because `phrases.state_trend` describes them.
+    further = {r.name for r in rivals if r is not other and not (r.curve and r.curve == method.curve)}
+    sentences += phrases.list_leads([t for t in tests if t.set_label == main.label and t.other in further], main)
+    sentences += phrases.state_trend(method, rivals, main, trends)
+    if baseline := label_only(rivals):
+        sentences += phrases.list_below_chance(baseline, sets)
+    sentences += phrases.list_format_failures([*rivals, method], main)
+    return headline[0].upper() + headline[1:], sentences

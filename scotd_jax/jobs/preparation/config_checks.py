@@ -14,7 +14,7 @@ from scotd_jax.config import (
     ServerSource,
     Student,
 )
-from scotd_jax.config.arms import check_seeds, compared_arms
+from scotd_jax.config.compared_arms import check_seeds, compared_arms
 from scotd_jax.config.eval_specs import eval_specs, has_local_model
 from scotd_jax.errors import InputError, did_you_mean, list_names, lookup
 from scotd_jax.hub.hub_files import is_repository

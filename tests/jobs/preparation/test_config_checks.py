@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from scotd_jax import config as c
-from scotd_jax.config.arms import compared_arms
+from scotd_jax.config.compared_arms import compared_arms
 from scotd_jax.errors import FieldError, InputError
 from scotd_jax.jobs.preparation.config_checks import check_config
 
