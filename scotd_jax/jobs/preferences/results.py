@@ -108,7 +108,7 @@ def _edited(response: Response, rationale: str, index: int) -> Response:
         rationale=rationale,
         logprob=0.0,
         num_tokens=0,
-        sampling=f"{response.sampling}, edited",
+        sampling=", ".join(filter(None, (response.sampling, "edited"))),
     )
 
 
