@@ -51,9 +51,9 @@ def main() -> None:
 
 
 def versions() -> dict[str, str]:
-    from scotd_jax import workdir
+    from scotd_jax import artefact
 
-    return workdir.versions()
+    return artefact.versions()
 
 
 def measure(folder: Path, questions: int, tokenizer: str, processes: int) -> dict[str, float]:

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scotd_jax.artefact import versions
 from scotd_jax.config import Sampling
 from scotd_jax.models.api import LanguageModel, Precision
 from scotd_jax.models.registry import build, config_for
@@ -35,7 +36,6 @@ from scotd_jax.sampling.noise import base_key, sample_keys, uniforms
 from scotd_jax.sampling.policies import sample_token
 from scotd_jax.sampling.requests import Request
 from scotd_jax.sampling.sampler import Sampler
-from scotd_jax.workdir import versions
 
 B, G = 8, 30
 POLICY = Sampling(n=G, temperature=0.7, max_new_tokens=48, batch_size=B, bucket=64)

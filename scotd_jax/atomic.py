@@ -66,6 +66,12 @@ def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
             raise
 
 
+def write_text(path: epath.Path, text: str) -> None:
+    """Writes a file atomically. Raises InputError if the disk is full."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
 def remove_partial_files(folder: epath.PathLike, prefix: str = "") -> None:
     """Deletes temporary files of killed processes whose final names would begin with `prefix`.
 

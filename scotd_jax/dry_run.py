@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from scotd_jax import jobs
+from scotd_jax.artefact import Artefact, StopBeforeWork
 from scotd_jax.config import Config
 from scotd_jax.errors import InputError
 from scotd_jax.hub.download_progress import format_size
 from scotd_jax.hub.hub_files import HubModel
 from scotd_jax.jobs.graph import Step, needs
-from scotd_jax.workdir import Artefact, StopBeforeWork, Workdir
+from scotd_jax.workdir import Workdir
 
 # "unknown": kept or refused, depending on steps or downloads before it; "blocked": needs a refused step.
 State = Literal["run", "resume", "complete", "unknown", "blocked", "refused"]

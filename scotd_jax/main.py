@@ -3,17 +3,16 @@
 Loads the config and runs its jobs in order in the work directory. Complete artefacts are skipped and interrupted ones
 resumed, so repeat a command to resume it. `scotd-jax show-prompts --config=...` prints the prompts of teachers and
 students. `scotd-jax show-examples --config=... --workdir=DIR` prints example responses of a work directory. `scotd-jax
-make-preference-page` and `scotd-jax read-preferences` compare two arms by the preferences of people.
+make-preference-page` and `scotd-jax read-preferences` compare two arms by the preferences of people. `scotd-jax verify
+DIR` compares all files of a work directory with the digests recorded when they were written.
 
-Exit status: 0 if all jobs are done, 2 on invalid input, which the message locates and explains, 130 after Ctrl-C, 1 on
-a bug in the package.
+Exit status: 0 if all jobs are done, 2 on invalid input, which the message locates and explains, 130 after Ctrl-C, 143
+after SIGTERM with everything saved, 1 on a bug in the package.
 """
 
 import itertools
-import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from scotd_jax import config as c
 from scotd_jax.config.file_errors import describe_config_error
 from scotd_jax.config.packaged import resolve_config
 from scotd_jax.errors import InputError
+from scotd_jax.running import INTERRUPTED, InterruptedRun, run, steps_to_redo
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -69,20 +69,18 @@ _COUNT = flags.DEFINE_integer(
 )
 _ARMS = flags.DEFINE_list("arms", None, "make-preference-page: A,B, evaluations or sets of responses to compare")
 _SET = flags.DEFINE_string("set", None, "make-preference-page: question set of the pairs; by default the first one")
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Compare all files of complete steps with their digests before the first step, also large ones"
+)
 _COMMAND_FLAGS = {  # command -> flags that have an effect on it, besides --config and --workdir
     "show-prompts": (_COUNT,),
     "show-examples": (_COUNT,),
     "make-preference-page": (_ARMS, _SET, _COUNT),
     "read-preferences": (),
+    "verify": (),
 }
 COMMANDS = tuple(_COMMAND_FLAGS)
-_PRIMARY_ONLY = ("report",)  # jobs that only one process runs while the others wait
-
-OK, INPUT_ERROR, INTERRUPTED = 0, 2, 130  # exit statuses; shells use 130 for SIGINT
-
-
-class InterruptedRun(Exception):  # noqa: N818 (not an error)
-    """Ctrl-C during a step. The message states what is saved and how to resume."""
+OK, INPUT_ERROR = 0, 2  # exit statuses; see also running.py
 
 
 def cli() -> None:
@@ -90,20 +88,22 @@ def cli() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except KeyboardInterrupt:
-        _exit_interrupted("interrupted before the first step; the same command starts again")
+        _exit_at_once("interrupted before the first step; the same command starts again", INTERRUPTED)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command of the parsed flags and returns the exit status."""
     logging.set_verbosity(logging.ERROR)  # the jobs print their progress themselves
     try:
-        command = _command(argv)
+        command, *arguments = _command(argv)
         if _LIST.value:
             from scotd_jax.listing import format_listing
 
             print(format_listing())
             return OK
         _check_flags(command)
+        if command == "verify":
+            return verify([*arguments, *filter(None, [_WORKDIR.value])])
         if command:
             print(run_command(command, _CONFIG.value, _WORKDIR.value))
             return OK
@@ -111,31 +111,33 @@ def main(argv: Sequence[str]) -> int:
         jobs, overwrite = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
         if _DRY_RUN.value:
             return dry_run(_CONFIG.value, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
-        run(_CONFIG.value, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value, _DEVICES.value)
+        others = _MULTIHOST.value, _SKIP_BAD.value, _DEVICES.value, _VERIFY.value
+        run(_CONFIG.value, workdir, jobs, overwrite, *others)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return INPUT_ERROR
     except InterruptedRun as interrupt:
-        _exit_interrupted(str(interrupt))
+        _exit_at_once(str(interrupt), interrupt.status)
     return OK
 
 
-def _command(argv: Sequence[str]) -> str:
-    """The command among the arguments; "" runs jobs."""
-    command, *others = [*argv[1:], ""]
-    unexpected = command if command not in (*COMMANDS, "") else others[0] if command else ""
+def _command(argv: Sequence[str]) -> Sequence[str]:
+    """The command and its arguments; the command "" runs jobs."""
+    command, *arguments = [*argv[1:]] or [""]
+    unexpected = [command] if command not in (*COMMANDS, "") else arguments if command != "verify" else []
     if unexpected:
-        raise InputError(f"unexpected argument {unexpected!r}; the commands are {', '.join(COMMANDS)}; see --help")
-    return command
+        raise InputError(f"unexpected argument {unexpected[0]!r}; the commands are {', '.join(COMMANDS)}; see --help")
+    return command, *arguments
 
 
 def _check_flags(command: str) -> None:
     """Raises InputError on missing flags, and on flags that have no effect."""
-    required = [(_CONFIG, "world"), (_WORKDIR, "runs/world"), (_ARMS, "n30_opt,label_opt")]
-    for flag, example in required if command == "make-preference-page" else required[:2]:
+    required = [] if command == "verify" else [(_CONFIG, "world"), (_WORKDIR, "runs/world")]
+    required += [(_ARMS, "n30_opt,label_opt")] if command == "make-preference-page" else []
+    for flag, example in required:
         if flag.value is None and not (flag is _WORKDIR and command == "show-prompts"):
             raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
-    job_flags = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD, _DEVICES)
+    job_flags = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD, _DEVICES, _VERIFY)
     allowed = [flag.name for flag in (_COMMAND_FLAGS[command] if command else job_flags)]
     for flag in (*job_flags, _COUNT, _ARMS, _SET):
         if flag.present and flag.name not in allowed:
@@ -159,82 +161,19 @@ def run_command(command: str, config_dict: Any, workdir: str | None) -> str:
     return read_preferences(config, str(workdir))
 
 
-def run(
-    config_dict: Any,
-    workdir_path: str,
-    jobs: tuple[str, ...],
-    overwrite: tuple[str, ...],
-    multihost: str,
-    skip_bad: bool = False,
-    devices: int | None = None,
-) -> None:
-    """Runs the jobs of a config.
+def verify(workdirs: Sequence[str]) -> int:
+    """Prints whether the artefacts of a work directory are intact, and returns the exit status: 2 if one is damaged.
 
     Args:
-      config_dict: the config as a mapping.
-      workdir_path: the work directory.
-      jobs: the jobs to run; () for all that the config defines.
-      overwrite: artefacts to remove and recreate, each as JOB or JOB:NAME.
-      multihost: how to connect to the other processes, as in --multihost; "" for a single process.
-      skip_bad: whether broken rows of imported files are skipped.
-      devices: the number of devices that all processes together must have; None for any.
-
-    Raises:
-      InputError: on errors that the user can fix.
-      InterruptedRun: on Ctrl-C during a step.
+      workdirs: the work directory alone.
     """
-    config = c.from_mapping(c.Config, config_dict)
-    from scotd_jax.jobs import graph  # reports unknown names before JAX is loaded
+    if len(workdirs) != 1:
+        raise InputError("verify: expected one work directory: scotd-jax verify DIR")
+    from scotd_jax.jobs.inspection import commands
 
-    if graph.PLAN in jobs:
-        if len(jobs) > 1 or overwrite or multihost:
-            raise InputError("--jobs=plan: runs alone, without other jobs, --overwrite and --multihost")
-        from scotd_jax.jobs.plan import plan
-
-        plan(config, workdir_path)
-        return
-    steps, redo = graph.chain(config, jobs or graph.JOBS), _steps_to_redo(config, overwrite)
-
-    from scotd_jax import jobs as job_functions
-    from scotd_jax.distributed import hosts
-    from scotd_jax.jobs.context import make_context
-    from scotd_jax.jobs.preparation.hub_models import fetch_models, pin_models, pins
-    from scotd_jax.jobs.preparation.prompt_lengths import PromptLengths
-    from scotd_jax.jobs.preparation.push import check_pushes, push
-    from scotd_jax.jobs.preparation.step_checks import check_step
-    from scotd_jax.workdir import Workdir
-
-    if multihost:
-        hosts.initialize(multihost)
-    if devices:
-        hosts.check_device_count(devices)
-    workdir = Workdir(workdir_path, writes=hosts.is_primary())
-    unpinned, config = config, pin_models(config, workdir, steps)
-    context = make_context(config, workdir, skip_bad)
-    lengths = PromptLengths(context)
-    unfinished = [step for step in steps if step in redo or not workdir.artefact(*step).complete]
-    for step in unfinished:
-        check_step(context, step, lengths)
-    hosts.on_primary(lambda: check_pushes(config, workdir, steps, redo))
-    fetch_models(config, unfinished)
-    if hosts.is_primary():  # after all checks, so that a refused command removes nothing
-        for step in redo:
-            workdir.artefact(*step).remove()
-        workdir.save_config(c.plain(config))
-        workdir.save_pinned_models(pins(unpinned, config))
-    started = time.monotonic()
-    for number, step in enumerate(steps, 1):
-        try:
-            hosts.sync_processes(f"before {step}")
-            context.log(f"[{number}/{len(steps)}] {step}")
-            if hosts.is_primary() or step.job not in _PRIMARY_ONLY:
-                job_functions.load(step.job)(context, step.name)
-            if hosts.is_primary():
-                push(context, step)
-        except KeyboardInterrupt:
-            where = f"step {number} of {len(steps)} ({step})"
-            raise InterruptedRun(_interrupt_message(workdir.artefact(*step), where)) from None
-    context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
+    text, intact = commands.verify_workdir(workdirs[0])
+    print(text)
+    return OK if intact else INPUT_ERROR
 
 
 def dry_run(
@@ -255,7 +194,7 @@ def dry_run(
 
     if graph.PLAN in jobs or multihost:
         raise InputError("--dry-run: cannot be combined with --jobs=plan or --multihost")
-    steps, redo = graph.chain(config, jobs or graph.JOBS), _steps_to_redo(config, overwrite)
+    steps, redo = graph.chain(config, jobs or graph.JOBS), steps_to_redo(config, overwrite)
     from scotd_jax.dry_run import format_preview, preview
 
     run_preview = preview(config, workdir_path, steps, redo, skip_bad)
@@ -263,45 +202,11 @@ def dry_run(
     return INPUT_ERROR if any(step_preview.state == "refused" for step_preview in run_preview.steps) else OK
 
 
-def _steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
-    """Returns the steps whose artefacts --overwrite removes and recreates."""
-    from scotd_jax.errors import lookup
-    from scotd_jax.jobs.graph import JOBS, Step, chain
-
-    redo = []
-    for item in overwrite:
-        job, _, name = item.partition(":")
-        lookup(dict.fromkeys(JOBS), job, "--overwrite")
-        names = [step.name for step in chain(config, (job,))]
-        if name:
-            lookup(dict.fromkeys(names), name, f"--overwrite={job}")
-        redo += [Step(job, step_name) for step_name in ([name] if name else names)]
-    return redo
-
-
-def _interrupt_message(artefact: Any, where: str) -> str:
-    """The message for an interrupted step: what is saved and how to resume."""
-    saved = {
-        "sample": "its responses so far are saved",
-        "build": "its finished shards are saved",
-        "train": "it has no checkpoint yet",
-        "evaluate": "its responses so far are saved",
-        "export": "it starts over",
-        "report": "it starts over",
-    }[artefact.job]
-    if artefact.job == "train":
-        folder = artefact.path / "checkpoints"
-        steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
-        if steps:
-            saved = f"its checkpoint of update {max(steps)} is saved"
-    return f"interrupted in {where}: {saved}; the same command resumes"
-
-
-def _exit_interrupted(message: str) -> None:
-    """Prints the message and exits at once: the usual teardown may wait for running compilations, or crash in XLA."""
+def _exit_at_once(message: str, status: int) -> None:
+    """Prints the message and exits: the usual teardown may wait for running compilations, or crash in XLA."""
     print(f"\n{message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(INTERRUPTED)
+    os._exit(status)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -1,16 +1,18 @@
 """The two records that pass between all stages: `Question` and `Response`.
 
-On disk each is one JSON object per line. Reading is strict: unknown, missing or wrongly typed fields are refused, so a
-file of another format is never mistaken for one of these.
+On disk each is one JSON object per line. Reading is strict: unknown, missing or wrongly typed fields and values that no
+job writes are refused, so a damaged file, or one of another format, is never mistaken for one of these.
 """
 
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from scotd_jax.errors import InputError
+from scotd_jax.strict_json import loads
 
 RecordType = TypeVar("RecordType", "Question", "Response")
 Turn = Mapping[str, str]  # one turn of a chat: {"role": "user" or "assistant", "content": TEXT}
@@ -95,6 +97,17 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+MAX_LOGPROB = 0.01  # log-probabilities are at most 0, apart from rounding
+# Allowed values of fields, and how messages describe them.
+_INTEGERS = (lambda value: 0 <= value < 2**31, "at least 0 and less than 2**31")
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "sample_index": _INTEGERS,
+    "num_tokens": _INTEGERS,
+    "logprob": (lambda value: math.isfinite(value) and value <= MAX_LOGPROB, "a log-probability, at most 0"),
+    "finish_reason": (lambda value: value in ("stop", "length"), "'stop' or 'length'"),
+}
+
+
 def to_json(record: Question | Response) -> str:
     """Returns a line of JSON without the line end. Keys are in declaration order: equal records give equal bytes."""
     return json.dumps({f.name: getattr(record, f.name) for f in dataclasses.fields(record)}, ensure_ascii=False)
@@ -109,11 +122,11 @@ def from_json(kind: type[RecordType], line: str, where: str) -> RecordType:
       where: "FILE line 12", which begins every message.
 
     Raises:
-      InputError: on malformed JSON, on unknown, missing or wrongly typed fields, and on negative integers.
+      InputError: on malformed JSON, on unknown, missing or wrongly typed fields, and on values out of range.
     """
     try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
+        fields = loads(line)
+    except ValueError as error:
         raise InputError(f"{where}: not a JSON object ({error}); expected one {kind.__name__} per line") from None
     if not isinstance(fields, dict):
         raise InputError(f"{where}: expected a JSON object with the fields of {kind.__name__}, found {line[:60]!r}")
@@ -132,12 +145,12 @@ def from_mapping(kind: type[RecordType], fields: Mapping[str, Any], where: str) 
         expected, allowed = declared[name]
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             raise InputError(f"{where}: field {name!r} should be {expected}, found {value!r:.60}")
-        if expected == "int" and value < 0:
-            raise InputError(f"{where}: field {name!r} should be at least 0, found {value}")
         if expected.startswith("tuple"):
             if any(not isinstance(v, str) for v in value):
                 raise InputError(f"{where}: field {name!r} should be a list of strings, found {value!r:.60}")
             value = tuple(value)
+        if name in _RANGES and not _RANGES[name][0](value):
+            raise InputError(f"{where}: field {name!r} should be {_RANGES[name][1]}, found {value!r:.60}")
         values[name] = value
     return kind(**values)
 

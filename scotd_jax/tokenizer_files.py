@@ -1,6 +1,5 @@
 """Tokenizer files of pretrained models: loads them with transformers, and returns the bytes that a token stands for."""
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Collection, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.errors import InputError
+from scotd_jax.strict_json import loads
 
 _FAST = "tokenizer.json"
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
@@ -88,7 +88,7 @@ def model_eos_ids(folder: pathlib.Path, path: epath.PathLike) -> list[int]:
         if not (folder / name).exists():
             continue
         try:
-            values = json.loads((folder / name).read_text())
+            values = loads((folder / name).read_bytes())
         except ValueError as error:
             raise InputError(f"{file}: not JSON ({error})") from None
         found = values.get("eos_token_id") if isinstance(values, dict) else None

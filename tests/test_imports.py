@@ -19,7 +19,7 @@ PACKAGE = ROOT / "scotd_jax"
 # From top to bottom: a module may import from its own folder and from layers below.
 LAYERS = [
     {"main", "api"},
-    {"dry_run", "listing"},
+    {"dry_run", "listing", "running"},
     {"jobs"},
     {"reporting"},
     {"corpus"},
@@ -30,11 +30,13 @@ LAYERS = [
     {"evaluation"},
     {"models"},
     {"distributed"},
-    {"workdir", "tokenization"},
+    {"workdir", "workdir_lock", "tokenization"},
+    {"artefact"},
     {"chat_templates", "tokenizer_files"},
     {"local_files"},
-    {"atomic", "hub"},
+    {"atomic", "hub", "digests", "preemption"},
     {"config", "progress", "records", "layout", "keyed_random"},
+    {"strict_json"},
     {"errors"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -54,6 +56,7 @@ STDLIB_ONLY = {
     "config/file_errors.py",
     "config/packaged.py",
     "records.py",
+    "strict_json.py",
     "errors.py",
 }
 LAZY = {"tensorflow", "tensorflow_datasets", "datasets", "clu.metric_writers", "grain", "torch", "transformers"}

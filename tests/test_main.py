@@ -1,7 +1,6 @@
 """The command line: listing, dry run, and the messages for wrong flags and config files."""
 
 import dataclasses
-import json
 import os
 import re
 import runpy
@@ -25,6 +24,7 @@ from scotd_jax.rationales.importers.registry import IMPORTERS
 from scotd_jax.tasks.prompt_formats import FORMATS
 from scotd_jax.tasks.recipes import RECIPES
 from scotd_jax.tasks.registry import KINDS
+from tests.helpers.manifests import edit_manifest
 
 ROOT = Path(__file__).parents[1]
 MODEL = c.Model(
@@ -102,8 +102,7 @@ def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path, c
             "4 steps: 2 run, 2 complete",
         ],
     )
-    manifest = tmp_path / "corpora/gold/manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
+    edit_manifest(tmp_path / "corpora/gold", complete=False)
     assert dry_run(tmp_path, config(), capfd)[1][1:3] == ["resume build gold", "run train student after build gold"]
 
 

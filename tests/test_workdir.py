@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from scotd_jax.artefact import FORMAT, StopBeforeWork
 from scotd_jax.errors import InputError
-from scotd_jax.workdir import FORMAT, StopBeforeWork, Workdir
+from scotd_jax.workdir import Workdir
 
 
 def test_artefact_is_resumed_until_complete_and_then_skipped(tmp_path):

@@ -142,6 +142,10 @@ class Training:
     lora: LoRA = LoRA()  # low-rank adaptation
     eval_every: int = 0  # updates between evaluations on dev_sets; 0 is only at the end
     save_every: int = 0  # updates between checkpoints; 0 is only at evaluations
+    save_minutes: float = 15.0  # also save if the last checkpoint is this old, in minutes; 0 is off
+    # What to do if the loss, the gradient or the parameters after an update are not finite, or the parameters explode:
+    # end the run, skip the update, or return to the last checkpoint and continue with the batches that follow.
+    on_divergence: Literal["stop", "skip", "rewind"] = "stop"
     log_every: int = 20  # updates between logged metrics
     max_to_keep: int = 2  # latest checkpoints to keep, besides the best
     tensorboard: bool = False  # also write metrics for TensorBoard; needs the extra "tensorboard"
@@ -161,6 +165,8 @@ class Training:
             if not 0 <= (value := getattr(self, name)) < below:
                 expected = f"expected at least 0 (off) and less than {below}, found {value}"
                 raise FieldError("Training", name, expected)
+        if not self.save_minutes >= 0:
+            raise FieldError("Training", "save_minutes", f"expected at least 0 (off), found {self.save_minutes}")
         counts = ("steps", "batch_size", "group_size", "microbatches", "balance_window", "max_shapes", "log_every")
         for name in counts:
             if (value := getattr(self, name)) < 1:

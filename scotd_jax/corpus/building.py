@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from scotd_jax.atomic import write_text
 from scotd_jax.config import Corpus, Recipe
 from scotd_jax.corpus import shard_building
 from scotd_jax.corpus.description import finish_corpus
@@ -17,7 +18,6 @@ from scotd_jax.errors import UnusableCorpusError
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stored_responses import StoredResponses
 from scotd_jax.tokenization import PromptEncoder
-from scotd_jax.workdir import write_text
 
 
 class BuiltCorpus(NamedTuple):

@@ -19,8 +19,10 @@ from scotd_jax.corpus.counts import CorpusCounts
 from scotd_jax.corpus.readme import readme
 from scotd_jax.corpus.tfds import dataset_info, features
 from scotd_jax.errors import InputError, UnusableCorpusError
+from scotd_jax.strict_json import loads
 
 FORMAT = "scotd_jax.grouped_corpus.2"
+_TYPES = {"balance": str, "counts": dict, "files": list, "meta": dict}  # types of further fields of PART.json
 ShardFacts = Mapping[str, Any]  # the value of `ShardWriter.facts`
 
 
@@ -85,12 +87,28 @@ def read_description(folder: epath.PathLike, part: str) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"{path}: no such file; part {part!r} of this corpus is not built: run the job build")
     try:
-        description = json.loads(path.read_text())
+        description = loads(path.read_bytes())
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}): build the corpus again") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise InputError(f"{path}: expected a corpus of format {FORMAT}: build the corpus again")
+    if not all(isinstance(description.get(key), kind) for key, kind in _TYPES.items()) or not all(
+        _is_file(file) for file in description["files"]
+    ):
+        raise InputError(f"{path}: fields are missing or of a wrong type: build the corpus again")
     return description
+
+
+def _is_file(entry: Any) -> bool:
+    """Whether an entry of `files` has the name of a file of the folder, and sizes that a file can have."""
+    sizes = ("records", "questions", "bytes")
+    return (
+        isinstance(entry, dict)
+        and isinstance(name := entry.get("name"), str)
+        and re.fullmatch(r"[^/\\\0]+\.tfrecord", name) is not None
+        and all(type(entry.get(key)) is int and 0 <= entry[key] < 2**63 for key in sizes)
+        and isinstance(entry.get("ids"), str)
+    )
 
 
 def _write(path: epath.Path, text: str) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from scotd_jax.atomic import write_text
 from scotd_jax.config import Corpus, Recipe
 from scotd_jax.corpus.question_examples import ExampleEncoder, ExamplesByPart, PromptedQuestion
 from scotd_jax.corpus.shards import ShardWriter, shard_range
@@ -34,9 +35,9 @@ from scotd_jax.rationales.filters import filter_responses, keep_within_limits
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stored_responses import StoredResponses, concatenate_sets
 from scotd_jax.records import Question, Response
+from scotd_jax.strict_json import read_json
 from scotd_jax.tasks import recipes
 from scotd_jax.tokenization import PromptEncoder
-from scotd_jax.workdir import read_json, write_text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from etils import epath
 
 from scotd_jax.atomic import atomic_write, is_local
 from scotd_jax.errors import InputError
+from scotd_jax.strict_json import loads
 
 FORMAT = "scotd_jax.tfrecord_index.1"
 _HEADER = struct.Struct("<QI")  # length of the data, and masked checksum of this length
@@ -114,6 +115,8 @@ def read_index(path: epath.PathLike) -> np.ndarray:
     """
     path, index = epath.Path(path), index_path(path)
     head, offsets = read_offsets(index, FORMAT)
+    if type(head.get("bytes")) is not int or (offsets[1:] < offsets[:-1]).any() or offsets[-1:] != [head["bytes"]]:
+        raise InputError(f"{index}: damaged, its offsets do not increase to the size of the file: {_REBUILD}")
     if len(offsets) != head["records"] + 1:
         raise InputError(f"{index}: damaged, expected {head['records'] + 1} offsets, found {len(offsets)}: {_REBUILD}")
     size = path.stat().length if path.exists() else -1
@@ -152,8 +155,8 @@ def read_offsets(path: epath.PathLike, kind: str) -> tuple[dict[str, Any], np.nd
     line, _, body = path.read_bytes().partition(b"\n")
     head: dict[str, Any] = {}
     try:
-        head = json.loads(line)
-        known = head["format"] == kind
+        head = loads(line)
+        known = head["format"] == kind and all(type(head[key]) is int for key in ("records", "crc32c"))
     except (ValueError, TypeError, KeyError):
         known = False
     if not known:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
+from scotd_jax.artefact import Artefact
 from scotd_jax.config import Model, ModelSource
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.corpus.building import build_shards, merge_shards, own_shards, plan_corpus
@@ -16,7 +17,6 @@ from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import PromptSettings, uses_chat_template
 from scotd_jax.rationales.contamination import contaminated_ids
 from scotd_jax.tasks import recipes
-from scotd_jax.workdir import Artefact
 
 
 def build(context: RunContext, name: str) -> None:

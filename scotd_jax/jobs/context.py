@@ -8,6 +8,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from scotd_jax import config as c
+from scotd_jax.artefact import Artefact
 from scotd_jax.distributed.compile_times import report_compile_times
 from scotd_jax.distributed.mesh import local_mesh_sizes, make_mesh
 from scotd_jax.jobs.generation.prompting import (
@@ -19,10 +20,10 @@ from scotd_jax.jobs.generation.prompting import (
 )
 from scotd_jax.jobs.model_loading import ModelLoader
 from scotd_jax.progress import Progress, log
-from scotd_jax.rationales.store import response_files
+from scotd_jax.rationales.store import is_response_file
 from scotd_jax.tasks.prompt_formats import PromptFormat
 from scotd_jax.tasks.question_loader import QuestionLoader, QuestionsById
-from scotd_jax.workdir import Artefact, Workdir
+from scotd_jax.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +58,14 @@ class RunContext:
         """Returns the artefact of one step."""
         return self.workdir.artefact(job, name)
 
+    def checked(self, job: str, name: str) -> Artefact:
+        """Returns the complete artefact of one step, for reading its files; see `Workdir.checked`."""
+        return self.workdir.checked(job, name)
+
     def response_files(self, rationales: str) -> list[epath.Path]:
-        """Returns the files of a finished set of responses, in order."""
-        return response_files(self.artefact("sample", rationales).path)
+        """Returns the files of a finished set of responses, in order, for reading them; see `Workdir.checked`."""
+        artefact = self.checked("sample", rationales)
+        return [artefact.path / name for name in artefact.files if is_response_file(name)]
 
     def reported_questions(self, set_name: str) -> QuestionsById:
         """Returns the questions of a reported set, at most `evaluation.limit` of them."""

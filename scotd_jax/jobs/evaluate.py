@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from scotd_jax.atomic import write_text
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
@@ -14,7 +15,6 @@ from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.evaluation_answers import SetAnswers, SetEvaluation, load_evaluated_model
 from scotd_jax.records import Question
 from scotd_jax.tasks.question_loader import QuestionsById
-from scotd_jax.workdir import write_text
 
 
 def evaluate(context: RunContext, name: str) -> None:

@@ -30,7 +30,7 @@ def read_samples(
 
 
 def _read_rows(context: RunContext, name: str, set_name: str, suffix: str) -> tuple[list[Question], list[Response]]:
-    path = context.artefact("evaluate", name).path / f"{file_stem(set_name)}.{suffix}.jsonl"
+    path = context.checked("evaluate", name).path / f"{file_stem(set_name)}.{suffix}.jsonl"
     rows = list(read_responses([path]))
     answered = {row.question_id for row in rows}  # all questions, except those for which a teacher has no response
     questions = [question for id_, (question, _) in context.reported_questions(set_name).items() if id_ in answered]

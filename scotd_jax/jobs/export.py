@@ -14,9 +14,9 @@ from scotd_jax.models.hf.export import export_pretrained
 from scotd_jax.models.hf.verification import verify_export
 from scotd_jax.records import Prompt
 from scotd_jax.reporting.cards import model_card
+from scotd_jax.strict_json import read_json
 from scotd_jax.tasks.question_sets import QuestionSet
 from scotd_jax.training.trainable import describe_trainable
-from scotd_jax.workdir import read_json
 
 COMPARED_PROMPTS = 4
 _HUB_DATA = "datasets:"  # before the paths of tasks that are read from the Hub
@@ -103,7 +103,7 @@ def _results(context: RunContext, name: str) -> dict[str, Any]:
     """The scores by question set, of answers read from the text if there are any, else by the choices."""
     if not context.config.students[name].eval_sets:
         return {}
-    results = read_json(context.artefact("evaluate", name).path / "results.json")
+    results = read_json(context.checked("evaluate", name).path / "results.json")
     return (results if "sets" in results else results["choices"])["sets"]
 
 

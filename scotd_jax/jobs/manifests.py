@@ -9,8 +9,10 @@ from typing import Any
 
 from etils import epath
 
+from scotd_jax.artefact import Artefact
 from scotd_jax.config import BatchSource, FileSource, GeneratedSource, Model, ModelSource, RemoteSource, plain
 from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.digests import digest, file_digest
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import (
     evaluation_prompt_settings,
@@ -21,13 +23,14 @@ from scotd_jax.local_files import file_names
 from scotd_jax.models.hf.weight_files import weight_file
 from scotd_jax.records import to_json
 from scotd_jax.tasks.prompt_formats import PromptFormat
-from scotd_jax.workdir import Artefact, digest, file_digest
 
 # Fields of a student that its training does not read.
 AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
 # Fields of config.Training that may change before an interrupted run resumes: LOGGING, and ROUNDING, which, like the
 # mesh, changes only rounding errors. `microbatches` also changes dropout masks, so with dropout it may not change.
 LOGGING = ("log_every", "save_every", "max_to_keep", "tensorboard", "startup_check")
+# Fields that were added later, and that have no effect on a training without divergence: not part of identities.
+NO_EFFECT = ("save_minutes", "on_divergence")
 ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
 # Fields that were added to sources later, with defaults that change nothing. Identities omit these defaults, so that
 # older work directories remain valid.
@@ -111,6 +114,8 @@ def student_identity(context: RunContext, name: str) -> dict[str, Any]:
     spec = context.config.students[name]
     settings = plain(spec) | dict.fromkeys(AFTER_TRAINING)
     settings["training"] |= dict.fromkeys((*LOGGING, *ROUNDING))
+    for key in NO_EFFECT:
+        del settings["training"][key]
     if spec.training.dropout > 0:
         settings["training"]["microbatches"] = spec.training.microbatches
     return {

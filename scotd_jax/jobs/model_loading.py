@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from scotd_jax import config as c
+from scotd_jax.digests import digest
 from scotd_jax.distributed.hosts import gather_to_local_devices
 from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.jobs.generation.prompting import corpus_format, corpus_recipe, uses_chat_template
@@ -16,7 +17,7 @@ from scotd_jax.sampling.decode_loop import cast_for_inference
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_loader import QuestionLoader
 from scotd_jax.tokenization import Tokenizer
-from scotd_jax.workdir import Workdir, digest
+from scotd_jax.workdir import Workdir
 
 TASK_TOKENIZER_PREFIX = "task:"  # before the names of the tasks whose texts a tokenizer is trained on
 
@@ -107,13 +108,14 @@ class ModelLoader:
         if model.student:
             from scotd_jax.training.checkpoints import load_params
 
-            folder = self._workdir.artefact("train", model.student).path / "checkpoints"
+            artefact = self._workdir.checked("train", model.student)
             abstract = jax.tree.map(
                 lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
                 functions.abstract(),
                 shardings,
             )
-            return load_params(folder, abstract, "best")[0]
+            # The step that the training recorded, whichever rule chose it.
+            return load_params(artefact.path / "checkpoints", abstract, artefact.manifest()["counts"]["step"])[0]
         if model.path:
             from scotd_jax.models.hf.loading import load_pretrained
 

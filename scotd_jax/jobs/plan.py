@@ -11,6 +11,7 @@ import time
 import jax
 
 from scotd_jax import config as c
+from scotd_jax.atomic import write_text
 from scotd_jax.distributed import topologies
 from scotd_jax.distributed.mesh import mesh_shape
 from scotd_jax.errors import InputError
@@ -22,7 +23,7 @@ from scotd_jax.jobs.planning.chain_workloads import chain_workloads
 from scotd_jax.jobs.planning.suggestions import Suggestion, find_suggestion, raise_if_too_large
 from scotd_jax.jobs.planning.training_program import check_workload
 from scotd_jax.progress import log
-from scotd_jax.workdir import Workdir, write_text
+from scotd_jax.workdir import Workdir
 
 
 def plan(config: c.Config, workdir: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 
+from scotd_jax.artefact import versions
 from scotd_jax.config import EvalSpec, GeneratedSource, ModelSource, Student, TaskSource, plain
 from scotd_jax.config.compared_arms import compared_arms
 from scotd_jax.config.eval_specs import eval_specs
@@ -28,10 +29,10 @@ from scotd_jax.reporting.data import (
     RunResult,
 )
 from scotd_jax.reporting.html_page import write_report
+from scotd_jax.strict_json import read_json
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.truncation import TAG
 from scotd_jax.training.metrics import read_metrics
-from scotd_jax.workdir import read_json, versions
 
 EXAMPLES_PER_BIN = 2  # responses on the page per set and bin (inspection/responses.py)
 
@@ -79,7 +80,7 @@ def report(context: RunContext, name: str) -> None:
 
 def _run_results(context: RunContext, name: str, spec: EvalSpec) -> list[RunResult]:
     """The results of an evaluation, one for each reading of its answers."""
-    artefact = context.artefact("evaluate", name)
+    artefact = context.checked("evaluate", name)
     results = read_json(artefact.path / "results.json")
     fields = _teacher_fields(context, name, spec) if spec.responses else _student_fields(context, spec)
     by_reading = {"text": results, "choices": results.get("choices", {})}
@@ -177,7 +178,8 @@ def _model_name(context: RunContext, student: Student) -> str:
 
 def _training_curve(context: RunContext, student: str) -> list[tuple[int, float | None, float | None]]:
     """(step, loss, dev accuracy) of every metrics line."""
-    path = context.artefact("train", student).path / "metrics.jsonl"
+    artefact = context.artefact("train", student)
+    path = (context.checked("train", student) if artefact.complete else artefact).path / "metrics.jsonl"
     rows = read_metrics(path) if path.exists() else []
     return [(row["step"], row.get("loss"), row.get("dev_accuracy")) for row in rows]
 
@@ -207,7 +209,8 @@ def _preferences(context: RunContext) -> list[PreferenceResult]:
 
 def _ledgers(context: RunContext) -> dict[str, Any]:
     """The ledger of every corpus that is made of responses."""
-    paths = {name: context.artefact("build", name).path / "ledger.json" for name in context.config.corpora}
+    complete = [name for name in context.config.corpora if context.artefact("build", name).complete]
+    paths = {name: context.checked("build", name).path / "ledger.json" for name in complete}
     return {name: read_json(path) for name, path in paths.items() if path.exists()}
 
 

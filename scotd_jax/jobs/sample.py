@@ -6,7 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from etils import epath
 
+from scotd_jax.artefact import Artefact
+from scotd_jax.atomic import write_text
 from scotd_jax.config import BatchSource, FileSource, ModelSource, RationaleSource, ServerSource, TaskSource
+from scotd_jax.digests import file_digest
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import manifests
@@ -22,7 +25,6 @@ from scotd_jax.rationales.response_counts import count_responses
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Response
 from scotd_jax.tasks.question_loader import QuestionsById
-from scotd_jax.workdir import Artefact, file_digest, write_text
 
 ROWS_PER_WRITE = 4096
 SHARDS = 4  # response files of a finished set
@@ -131,4 +133,5 @@ def _release(context: RunContext, name: str, artefact: Artefact) -> None:
         kind=spec.release,
         name=name,
     )
+    artefact.record_files("release")
     context.log(f"  released as {spec.release}: {folder}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 from clu import parameter_overview
 
+from scotd_jax.atomic import write_text
 from scotd_jax.corpus.batching.loader import CorpusBatches, open_batches, prefetch_batches
 from scotd_jax.corpus.batching.savings import padding_savings
 from scotd_jax.corpus.description import read_description
@@ -21,7 +22,6 @@ from scotd_jax.training.loop import train as train_loop
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.settings_check import check_training
 from scotd_jax.training.trainable import describe_trainable
-from scotd_jax.workdir import write_text
 
 
 def train(context: RunContext, name: str) -> None:
@@ -87,7 +87,7 @@ def progress_note(values: Mapping[str, float]) -> str:
 def _open_batches(context: RunContext, name: str, model: api.LanguageModel, seed: int) -> CorpusBatches:
     """The batches of the student's corpus. Raises InputError if its sequences are longer than the model allows."""
     spec = context.config.students[name]
-    corpus, parts = context.artefact("build", spec.corpus).path, tuple(context.recipes[spec.corpus].parts)
+    corpus, parts = context.checked("build", spec.corpus).path, tuple(context.recipes[spec.corpus].parts)
     for part in parts:
         counts = read_description(corpus, part)["counts"]
         prompt, response = counts["prompt_tokens_max"], counts["response_tokens_max"]

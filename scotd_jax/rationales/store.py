@@ -11,6 +11,7 @@ be interrupted between any two renames or removals, and then only has to be call
 files as further parts, and renames them when all of them are complete.
 """
 
+import fnmatch
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,9 +26,9 @@ from scotd_jax.rationales.response_index import ResponseKey, ResponseKeySet, Row
 from scotd_jax.records import Response, from_json, to_json
 
 
-def response_files(folder: epath.PathLike) -> list[epath.Path]:
-    """Returns the merged files of the set of responses in `folder`, in shard order."""
-    return sorted(epath.Path(folder).glob("responses-*.jsonl"))
+def is_response_file(name: str) -> bool:
+    """Returns whether a file of the sample job has responses, by its name."""
+    return fnmatch.fnmatch(name, "responses-*.jsonl")
 
 
 def read_responses(paths: Iterable[epath.PathLike]) -> Iterator[Response]:

@@ -7,7 +7,6 @@ that builds one shard of a corpus reads only the rows of that shard.
 
 import collections
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.records import Response, from_json
+from scotd_jax.strict_json import loads
 
 # Beginning of a line that the store has written. A line that begins otherwise is parsed completely.
 _QUESTION_ID = re.compile(rb'\{"question_id": ("(?:[^"\\]|\\.)*"),')
@@ -89,7 +89,7 @@ class StoredResponses:
                 raw_id = match[1] if match else data
                 if raw_id != last_raw_id:
                     where = f"{path} line {line}"
-                    question_id = json.loads(raw_id) if match else _parse(data, where).question_id
+                    question_id = _question_id(raw_id, where) if match else _parse(data, where).question_id
                     previous, position = position, positions.get(question_id, -1)
                     if position not in (-1, previous):
                         self._begin_question(position, question_id, number, line, begin, where)
@@ -124,6 +124,13 @@ def concatenate_sets(sets: Iterable[Sequence[Response]]) -> list[Response]:
         rows += responses
         offset = max((row.sample_index + 1 for row in rows), default=0)
     return rows
+
+
+def _question_id(raw_id: bytes, where: str) -> str:
+    try:
+        return loads(raw_id)
+    except ValueError as error:
+        raise InputError(f"{where}: field 'question_id' is not JSON ({error})") from None
 
 
 def _parse(data: bytes, where: str) -> Response:

@@ -85,8 +85,8 @@ def previous_seconds(path: epath.PathLike, step: int) -> dict[str, float]:
     rows = [row for row in read_metrics(path) if "goodput" in row]
     if not rows:
         return {}
-    seconds = {name: rows[-1][f"seconds_{name}"] for name in ("updates", *CATEGORIES)}
-    retained = max((row["seconds_updates"] for row in rows if row["step"] <= step), default=0.0)
+    seconds = {name: rows[-1].get(f"seconds_{name}", 0.0) for name in ("updates", *CATEGORIES)}
+    retained = max((row.get("seconds_updates", 0.0) for row in rows if row["step"] <= step), default=0.0)
     return seconds | {"updates": retained, "lost": seconds["lost"] + seconds["updates"] - retained}
 
 

@@ -1,26 +1,35 @@
 """Checkpoints: parameters, optimizer state and data iterator state, committed together or not at all.
 
-This is the only file that uses Orbax. A checkpoint has the items `params` and `optimizer` (its state and the number of
-updates), so that parameters can be loaded without the optimizer, and `frozen` if some parameters are frozen
-(trainable.py). Every checkpoint is complete: a run resumes from it bit for bit, and `load_params` returns plain model
-parameters also for LoRA. The state of the data iterator, a few numbers, is in the metadata. It is the same on every
-host, so a run can resume with another number of hosts and another mesh.
+A checkpoint has the items `params` and `optimizer` (its state and the number of updates), so that parameters can be
+loaded without the optimizer, and `frozen` if some parameters are frozen (trainable.py). Every checkpoint is complete: a
+run resumes from it bit for bit, and `load_params` returns plain model parameters also for LoRA. The state of the data
+iterator, a few numbers, is in the metadata. It is the same on every host, so a run can resume with another number of
+hosts and another mesh.
+
+The metadata also has a digest of every array (checkpoint_record.py), which is compared whenever arrays are loaded. A
+damaged checkpoint is never used: `Checkpoints.restore` moves it aside and goes back to the one before it.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
+from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Params
+from scotd_jax.progress import log
+from scotd_jax.training.checkpoint_record import (
+    CheckpointRecord,
+    DamagedCheckpoint,
+    make_record,
+    read_record,
+)
+from scotd_jax.training.orbax_files import check_shapes, committed_steps, load_items, open_for_writing, saved_items
 from scotd_jax.training.step import TrainState
 from scotd_jax.training.trainable import combine, partition_shardings
-
-BEST_METRIC = "dev_accuracy"  # chooses the best checkpoint; larger is better
 
 
 class Checkpoints:
@@ -33,7 +42,11 @@ class Checkpoints:
 
     def __init__(self, folder: epath.PathLike, max_to_keep: int = 2):
         self._folder = epath.Path(folder)
-        self._checkpointer = _open(self._folder, max_to_keep, writable=True)
+        self._scores: dict[int, float] = {}  # by step
+        self._checkpointer = open_for_writing(self._folder, _KeepLastAndBest(max_to_keep, self._scores))
+        for step in committed_steps(self._folder):
+            with contextlib.suppress(DamagedCheckpoint):  # `restore` reports it
+                self._scores[step] = read_record(self._folder / str(step)).score
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -44,10 +57,17 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the last committed checkpoint."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        self.wait()
+        return max(committed_steps(self._folder), default=None)
 
-    def save(self, step: int, state: TrainState, data_state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        data_state: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        unfinished: Mapping[str, Any] = {},
+    ) -> None:
         """Copies `state` off the devices and returns; the files are written in the background during the next updates.
 
         Args:
@@ -55,35 +75,72 @@ class Checkpoints:
           state: the training state.
           data_state: `get_state()` of the data iterator, taken before it is advanced for the next update.
           metrics: evaluation scores; the best checkpoint is chosen by their `dev_accuracy`.
+          unfinished: metrics of updates since the last line (`DeferredMetrics.unfinished`).
         """
+        record = make_record(data_state, metrics, _items(state), unfinished)
+        self._scores[step] = record.score
+        # Without `overwrite` Orbax lists the times of all checkpoints, which a lightweight checkpointer does not read.
         self._checkpointer.save_checkpointables_async(
-            step,
-            _items(state),
-            metrics=dict(metrics) or None,
-            custom_metadata={"data": json.dumps(data_state)},
+            step, _items(state), custom_metadata=record.to_metadata(), overwrite=True
         )
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, Any]:
-        """Restores the last checkpoint.
+    def restore(self, abstract: TrainState) -> tuple[TrainState, CheckpointRecord]:
+        """Restores the last checkpoint that is not damaged.
+
+        Logs every damaged one and moves it to the folder `damaged` beside that of the checkpoints.
 
         Args:
           abstract: shapes, dtypes and shardings of the state.
 
         Returns:
-          The training state and the state of the data iterator.
+          The training state, and the record with the state of the data iterator.
 
         Raises:
-          InputError: if the checkpoint belongs to another model or optimizer.
+          InputError: if the checkpoint belongs to another model or optimizer, or all checkpoints are damaged.
         """
-        step = self.latest
-        target = _items(abstract)
-        found = self._checkpointer.checkpointables_metadata(step)
+        damaged: list[int] = []
+        for step in reversed(committed_steps(self._folder)):
+            try:
+                restored = self._restore(step, abstract)
+            except DamagedCheckpoint as error:
+                log(f"WARNING: {error}; the checkpoint before it is used", process_index=jax.process_index())
+                damaged.append(step)
+            else:
+                self._set_aside(damaged)
+                return restored
+        raise InputError(
+            f"{self._folder}: all checkpoints are damaged; restore one from a copy, or train again with "
+            "--overwrite=train"
+        )
+
+    def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, CheckpointRecord]:
+        target, checkpoint = _items(abstract), self._folder / str(step)
+        record = read_record(checkpoint)
+        saved = saved_items(checkpoint, record)
         for item in target:
-            _check_shapes(found.metadata.get(item, {}), target[item], f"{self._folder / str(step)}", item)
-        loaded = self._checkpointer.load_checkpointables(step, target)
+            check_shapes(saved.get(item, {}), target[item], f"{checkpoint}", item)
+        loaded = load_items(checkpoint, record, target)
         optimizer = loaded["optimizer"]
         state = TrainState(optimizer["step"], loaded["params"], optimizer["opt_state"], loaded.get("frozen"))
-        return state, json.loads(found.custom_metadata["data"])  # pyrefly: ignore[bad-index, bad-argument-type, unsupported-operation]
+        return state, record
+
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Moves damaged checkpoints to the folder `damaged`, which no job reads."""
+        if not steps:
+            return
+        for step in steps if hosts.is_primary() else ():
+            target = self._folder.parent / "damaged" / str(step)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rmtree()
+            (self._folder / str(step)).rename(target)
+            log(f"WARNING: {self._folder / str(step)} is moved to {target}")
+        hosts.sync_processes(f"{self._folder} has no damaged checkpoint")
+        self._checkpointer.reload()
+
+    def wait(self) -> None:
+        """Waits until the files of the last save are written."""
+        self._checkpointer.wait()
 
     def close(self) -> None:
         """Waits until all files are written. Raises the error if writing has failed, for example on a full disk."""
@@ -91,7 +148,7 @@ class Checkpoints:
 
 
 def load_params(
-    folder: epath.PathLike, abstract: Params, which: Literal["best", "last"] = "best"
+    folder: epath.PathLike, abstract: Params, which: Literal["best", "last"] | int = "best"
 ) -> tuple[Params, int]:
     """Loads model parameters from a checkpoint, with LoRA matrices merged into their kernels.
 
@@ -99,74 +156,91 @@ def load_params(
       folder: folder of the checkpoints.
       abstract: shapes and, optionally, shardings of the model parameters; leaves without a sharding are loaded to the
         first local device.
-      which: the best or the last checkpoint. If none has a `dev_accuracy`, the last one is the best.
+      which: the best or the last checkpoint, or its step. If none has a `dev_accuracy`, the last one is the best.
 
     Returns:
       The parameters and the step of the checkpoint.
 
     Raises:
-      InputError: if there is no checkpoint or it belongs to another model.
+      InputError: if there is no checkpoint, or it belongs to another model or is damaged.
     """
     folder = epath.Path(folder)
     if not folder.exists():
         raise InputError(f"{folder}: there are no checkpoints here; run the job 'train' first")
-    with _open(folder, 1, writable=False) as checkpointer:
-        steps = checkpointer.checkpoints
-        if not steps:
-            raise InputError(f"{folder}: no finished checkpoint here; run the job 'train' first")
-        chosen = steps[best_index([step.metrics for step in steps])] if which == "best" else steps[-1]
-        local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or local, abstract)
-        saved = _parameter_items(checkpointer.checkpointables_metadata(chosen.step).metadata)
-        combined = jax.eval_shape(combine, saved["params"], saved.get("frozen"))
-        _check_shapes(combined, abstract, f"{folder / str(chosen.step)}", "params")
-        target = {item: _with_shardings(tree, partition_shardings(tree, shardings)) for item, tree in saved.items()}
-        loaded = checkpointer.load_checkpointables(chosen.step, target)
+    steps = committed_steps(folder)
+    if not steps:
+        raise InputError(f"{folder}: no finished checkpoint here; run the job 'train' first")
+    try:
+        step = _best(folder, steps) if which == "best" else steps[-1] if which == "last" else which
+        if step not in steps:
+            raise DamagedCheckpoint(f"{folder / str(step)}: the checkpoint is missing")
+        return _load_params(folder / str(step), abstract), step
+    except DamagedCheckpoint as error:
+        raise InputError(f"{error}. Restore it from a copy, or train again with --overwrite=train") from None
+
+
+def _load_params(checkpoint: epath.Path, abstract: Params) -> Params:
+    record = read_record(checkpoint)
+    local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None) or local, abstract)
+    saved = _parameter_items(saved_items(checkpoint, record))
+    combined = jax.eval_shape(combine, saved["params"], saved.get("frozen"))
+    check_shapes(combined, abstract, f"{checkpoint}", "params")
+    target = {item: _with_shardings(tree, partition_shardings(tree, shardings)) for item, tree in saved.items()}
+    loaded = load_items(checkpoint, record, target)
     if "frozen" not in loaded:
-        return loaded["params"], chosen.step
-    return jax.jit(combine, out_shardings=shardings)(loaded["params"], loaded["frozen"]), chosen.step
+        return loaded["params"]
+    return jax.jit(combine, out_shardings=shardings)(loaded["params"], loaded["frozen"])
+
+
+def verify_checkpoints(folder: epath.Path) -> Iterator[int]:
+    """Loads all checkpoints in a folder, one item at a time, and yields the step of each that is intact.
+
+    Raises:
+      DamagedCheckpoint: at the first one that is not.
+    """
+    local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    for step in committed_steps(folder):
+        checkpoint = folder / str(step)
+        record = read_record(checkpoint)
+        for item, tree in saved_items(checkpoint, record).items():
+            target = _with_shardings(tree, jax.tree.map(lambda leaf: local, tree))
+            load_items(checkpoint, record, {item: target})
+        yield step
 
 
 def best_step(folder: epath.PathLike) -> dict[str, int | float]:
     """Returns `step` and metrics of the best checkpoint in `folder`, and `last_step`."""
-    with _open(epath.Path(folder), 1, writable=False) as checkpointer:
-        steps = checkpointer.checkpoints
-        best = steps[best_index([step.metrics for step in steps])]
-        return {"step": best.step, "last_step": steps[-1].step, **(best.metrics or {})}
+    folder = epath.Path(folder)
+    steps = committed_steps(folder)
+    best = _best(folder, steps)
+    return {"step": best, "last_step": steps[-1], **read_record(folder / str(best)).scores}
 
 
 def latest_step(folder: epath.PathLike) -> int:
     """Returns the step of the last committed checkpoint in `folder`; 0 if there is none."""
-    if not epath.Path(folder).exists():
-        return 0
-    with _open(epath.Path(folder), 1, writable=False) as checkpointer:
-        return 0 if checkpointer.latest is None else checkpointer.latest.step
+    return max(committed_steps(epath.Path(folder)), default=0)
 
 
-def best_index(metrics: Sequence[Mapping[str, float] | None]) -> int:
-    """Index of the largest `dev_accuracy`, the later one on ties; the last index if no entry has one."""
-    scores = [-1.0 if entry is None else float(entry.get(BEST_METRIC, -1.0)) for entry in metrics]
-    return max(range(len(scores)), key=lambda i: (scores[i], i))
+def best_index(scores: Sequence[float]) -> int:
+    """Index of the largest score, the first one on ties; the last index if no checkpoint was evaluated (score -1)."""
+    best = max(scores)
+    return scores.index(best) if best >= 0 else len(scores) - 1
+
+
+def _best(folder: epath.Path, steps: Sequence[int]) -> int:
+    return steps[best_index([read_record(folder / str(step)).score for step in steps])]
 
 
 class _KeepLastAndBest:
     """Orbax preservation policy: the last `max_to_keep` checkpoints and the best one."""
 
-    def __init__(self, max_to_keep: int):
-        self._max_to_keep = max(max_to_keep, 1)
+    def __init__(self, max_to_keep: int, scores: Mapping[int, float]):
+        self._max_to_keep, self._scores = max(max_to_keep, 1), scores
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        best = best_index([step.metrics for step in checkpoints]) if checkpoints else 0
+        best = best_index([self._scores.get(each.step, -1.0) for each in checkpoints]) if checkpoints else 0
         return [i == best or i >= len(checkpoints) - self._max_to_keep for i in range(len(checkpoints))]
-
-
-def _open(folder: epath.Path, max_to_keep: int, writable: bool) -> ocp.training.Checkpointer:
-    return ocp.training.Checkpointer(
-        folder,
-        save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides  # pyrefly: ignore[bad-argument-type]
-        preservation_policy=_KeepLastAndBest(max_to_keep),
-        cleanup_tmp_directories=writable,
-    )
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -188,31 +262,3 @@ def _with_shardings(tree: Params, shardings: Params) -> Params:
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
     )
-
-
-def _check_shapes(found: Any, expected: Any, where: str, item: str) -> None:
-    """Raises InputError for the first leaf whose shape differs or that only one of the trees has."""
-    found_shapes, expected_shapes = _shapes(found), _shapes(expected)
-    for name in sorted(found_shapes.keys() | expected_shapes.keys()):
-        saved_shape, config_shape = found_shapes.get(name), expected_shapes.get(name)
-        if saved_shape != config_shape:
-            kind = "model" if item == "params" else "optimizer"
-            raise InputError(
-                f"{where}: checkpoint of another {kind}: {name} is {_shape_text(saved_shape)} there and "
-                f"{_shape_text(config_shape)} in this config; restore the old config, or train again from the start "
-                "with --overwrite=train"
-            )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every leaf by its path, which names tuple entries by index and fields by name, as Orbax does."""
-    return {
-        "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path): tuple(
-            leaf.shape
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _shape_text(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else str(list(shape))

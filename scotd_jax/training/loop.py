@@ -8,15 +8,21 @@
    b. dispatch the update,
    c. fetch the metrics of the *previous* update, so that the host never waits for the one just dispatched, and at a
       logging step write their means and the wall time by category (accounting.py).
-4. At an evaluation or saving step, still inside the loop:
-   a. wait for the update and write its metrics,
+4. At an evaluation or saving step, when the last checkpoint is too old (save_timer.py), and on a preemption notice
+   (preemption.py), still inside the loop:
+   a. wait for the update, check it, and write its metrics,
    b. evaluate the dev questions,
    c. save state and iterator *before* the iterator is advanced. A checkpoint always means "n updates made, n batches
       taken", so an interrupted and resumed run makes exactly the updates of an uninterrupted one.
-5. Wait until the last checkpoint is written.
+   After a preemption notice, the run ends here.
+5. If training has diverged, with `on_divergence="rewind"`: go back to 2, but leave the iterator where it is, so that
+   other batches follow.
+6. Wait until the last checkpoint is written.
 """
 
 import contextlib
+import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,7 +30,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from scotd_jax import config
+from scotd_jax import config, preemption, progress
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.distributed.profiling import NO_PROFILE, profile_steps
@@ -32,10 +38,13 @@ from scotd_jax.errors import SizesError
 from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.training.accounting import GoodputTracker, batch_flops, mesh_peak_flops, previous_seconds
 from scotd_jax.training.checkpoints import Checkpoints
-from scotd_jax.training.metrics import DeferredMetrics, MetricWriter
-from scotd_jax.training.programs import training_programs
+from scotd_jax.training.metrics import DeferredMetrics, DivergedError, MetricWriter
+from scotd_jax.training.programs import TrainingPrograms, training_programs
+from scotd_jax.training.save_timer import SaveTimer
 from scotd_jax.training.startup_check import check_against_pairs
-from scotd_jax.training.step import ONE_PART
+from scotd_jax.training.step import ONE_PART, TrainState
+
+MAX_REWINDS = 3  # returns to a checkpoint after which a run that diverges again ends
 
 
 @runtime_checkable
@@ -87,70 +96,131 @@ def train(
 
     Raises:
       InputError: if the sizes do not fit together, `training.freeze` or `training.lora` do not fit the model, the
-        checkpoint belongs to another model or optimizer, or the loss is not finite.
+        checkpoint belongs to another model or optimizer, or training has diverged (DivergedError).
+      Preempted: after SIGTERM, when a checkpoint is saved.
     """
     check_batch_size(training, mesh)
     folder = epath.Path(folder)
-    tensorboard = folder / "tensorboard" if training.tensorboard else None
     with contextlib.ExitStack() as stack:
-        # 1. and 2. Create or restore the state.
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", training.max_to_keep))
-        done = checkpoints.latest or 0
-        tracker = GoodputTracker(previous_seconds(folder / "metrics.jsonl", done))
+        tracker = GoodputTracker(previous_seconds(folder / "metrics.jsonl", checkpoints.latest or 0))
+        stack.enter_context(preemption.deferred())
         with tracker.measure("other"):
             programs = training_programs(model, training, parts, mesh)
-            dropout_args = (programs.dropout_seed(seed),) if training.dropout > 0 else ()
-        if done:
-            with tracker.measure("checkpoint"):
-                state, data_state = checkpoints.restore(programs.abstract_state)
-                batches.set_state(data_state)
-        else:
-            with tracker.measure("other"):
-                state = programs.init_state(initial_params and initial_params(), seed)
-        writer = stack.enter_context(MetricWriter(folder / "metrics.jsonl", done, tensorboard))
-
-        def emit(step: int, values: Mapping[str, float]) -> None:
-            writer.write(step, values)
-            if log is not None:
-                log(step, values)
-
-        def emit_with_times(step: int, values: Mapping[str, float]) -> None:
-            emit(step, {**values, **tracker.totals()})
-
-        metrics = DeferredMetrics(training.log_every, emit_with_times, tracker.update_seconds, mesh_peak_flops(mesh))
-        # 3. Update.
-        steps = profile_steps(range(done + 1, training.steps + 1), profile, folder / "profile", done + 1, metrics.wait)
-        for step in stack.enter_context(contextlib.closing(steps)):
-            with tracker.measure("input", metrics.devices_idle):
-                host_batch = next(batches)
-            if step == done + 1 and training.startup_check:
-                with tracker.measure("other"):
-                    check_against_pairs(model, programs.model_params(state), host_batch, mesh, programs.attention)
-            with jax.transfer_guard("disallow"):  # no accidental transfers to or from a device
-                batch = sharding.shard_batch(host_batch, programs.batch_sharding)
-                with tracker.measure("compile") if programs.is_new_shape(batch) else contextlib.nullcontext():
-                    state, update_metrics = programs.step(state, batch, *dropout_args)
-                metrics.add(step, update_metrics, batch_flops(model.config, batch))
-
-            # 4. Evaluate and save.
-            evaluate_now, save_now = _evaluate_and_save(step, training)
-            if not save_now:
-                continue
-            metrics.drain()
-            with tracker.measure("evaluation"):
-                scores = {}
-                if evaluate_now and evaluate is not None:
-                    scores = dict(evaluate(programs.model_params(state), step))
-            if scores:
-                emit(step, scores)
-            writer.flush()
-            with tracker.measure("checkpoint"):
-                checkpoints.save(step, state, batches.get_state(), scores)
-            metrics.restart()  # the next line starts here, not at `drain`
-        # 5. Wait for the last checkpoint.
+        run = _Run(model, batches, training, folder, mesh, seed, evaluate, log, profile, checkpoints, tracker, programs)
+        for rewinds in itertools.count():
+            try:
+                run.update(*run.start(initial_params, sets_position=not rewinds))
+                break
+            except DivergedError as error:
+                # 5. Return to the last checkpoint.
+                if training.on_divergence != "rewind" or rewinds == MAX_REWINDS:
+                    raise
+                found = str(error).partition(". ")[0]
+                message = f"{found}; returning to the last checkpoint, with the batches that follow"
+                progress.log(message, process_index=jax.process_index())
+        # 6. Wait for the last checkpoint.
         with tracker.measure("checkpoint"):
             stack.close()
     return tracker.totals()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The arguments of `train`, and what it has created from them."""
+
+    model: LanguageModel
+    batches: BatchIterator
+    training: config.Training
+    folder: epath.Path
+    mesh: jax.sharding.Mesh
+    seed: int
+    evaluate: Callable[[Params, int], Mapping[str, float]] | None
+    log: Callable[[int, Mapping[str, float]], None] | None
+    profile: config.Profile
+    checkpoints: Checkpoints
+    tracker: GoodputTracker
+    programs: TrainingPrograms
+
+    def start(
+        self, initial_params: Callable[[], Params] | None, sets_position: bool
+    ) -> tuple[TrainState, int, Mapping[str, Any]]:
+        """1. and 2. Creates or restores the state. Returns it with its step and the unfinished line of metrics.
+
+        Args:
+          initial_params: as in `train`.
+          sets_position: whether the iterator is set to the position of the checkpoint.
+        """
+        self.checkpoints.wait()
+        if self.checkpoints.latest is None:
+            with self.tracker.measure("other"):
+                return self.programs.init_state(initial_params and initial_params(), self.seed), 0, {}
+        with self.tracker.measure("checkpoint"):
+            state, record = self.checkpoints.restore(self.programs.abstract_state)
+            if sets_position:
+                self.batches.set_state(record.data)
+        return state, int(state.step), record.unfinished
+
+    def update(self, state: TrainState, done: int, unfinished: Mapping[str, Any]) -> None:
+        """3. and 4. Makes the updates after `done`, with evaluations and saves."""
+        training, programs, tracker = self.training, self.programs, self.tracker
+        dropout_args = (programs.dropout_seed(self.seed),) if training.dropout > 0 else ()
+        timer = SaveTimer(training.save_minutes, training.log_every)
+        with contextlib.ExitStack() as stack:
+            tensorboard = self.folder / "tensorboard" if training.tensorboard else None
+            writer = stack.enter_context(MetricWriter(self.folder / "metrics.jsonl", done, tensorboard))
+
+            def emit(step: int, values: Mapping[str, float]) -> None:
+                writer.write(step, values)
+                if self.log is not None:
+                    self.log(step, values)
+
+            metrics = DeferredMetrics(
+                training.log_every,
+                lambda step, values: emit(step, {**values, **tracker.totals()}),
+                tracker.update_seconds,
+                mesh_peak_flops(self.mesh),
+                skips=training.on_divergence == "skip",
+                unfinished=unfinished,
+            )
+            # 3. Update.
+            numbers = range(done + 1, training.steps + 1)
+            steps = profile_steps(numbers, self.profile, self.folder / "profile", done + 1, metrics.wait)
+            for step in stack.enter_context(contextlib.closing(steps)):
+                with tracker.measure("input", metrics.devices_idle):
+                    host_batch = next(self.batches)
+                if step == done + 1 and training.startup_check:
+                    with tracker.measure("other"):
+                        params = programs.model_params(state)
+                        check_against_pairs(self.model, params, host_batch, self.mesh, programs.attention)
+                        del params
+                with jax.transfer_guard("disallow"):  # no accidental transfers to or from a device
+                    batch = sharding.shard_batch(host_batch, programs.batch_sharding)
+                    with tracker.measure("compile") if programs.is_new_shape(batch) else contextlib.nullcontext():
+                        state, update_metrics = programs.step(state, batch, *dropout_args)
+                    metrics.add(step, update_metrics, batch_flops(self.model.config, batch))
+
+                # 4. Evaluate and save.
+                evaluate_now, scheduled = _evaluate_and_save(step, training)
+                preempted = preemption.is_requested(step)
+                if not (scheduled or preempted or timer.is_due(step)):
+                    continue
+                metrics.drain(end_line=scheduled)
+                scores = {}
+                if evaluate_now and self.evaluate is not None:
+                    with tracker.measure("evaluation"):
+                        scores = dict(self.evaluate(programs.model_params(state), step))
+                if scores:
+                    emit(step, scores)
+                writer.flush()
+                with tracker.measure("checkpoint"):
+                    self.checkpoints.save(step, state, self.batches.get_state(), scores, metrics.unfinished)
+                if scheduled:
+                    metrics.restart()  # the next line starts here, not at `drain`
+                timer.restart()
+                if preempted:
+                    self.checkpoints.wait()
+                    raise preemption.Preempted
 
 
 def check_batch_size(training: config.Training, mesh: sharding.AnyMesh) -> None:

@@ -115,6 +115,7 @@ _FIELDS_OUTSIDE_PROGRAMS = (
     "max_shapes",
     "max_to_keep",
     "save_every",
+    "save_minutes",
     "startup_check",
     "tensorboard",
 )
@@ -146,6 +147,7 @@ def _cached_programs(
         options=options,
         label_smoothing=training.label_smoothing,
         z_loss=training.z_loss,
+        skips_nonfinite=training.on_divergence == "skip",
     )
     return TrainingPrograms(
         abstract_state=abstract,

@@ -62,6 +62,7 @@ def make_train_step(
     options: ForwardOptions = ForwardOptions(),
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    skips_nonfinite: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns step(state, batch) -> (state, metrics), or with dropout step(state, batch, seed) with a uint32[] seed.
 
@@ -79,12 +80,13 @@ def make_train_step(
       options: options of the forward pass, without the dropout key.
       label_smoothing: as in `response_loss`.
       z_loss: as in `response_loss`.
+      skips_nonfinite: whether an update whose loss or gradient is not finite leaves parameters and optimizer unchanged.
 
     Returns:
       The step function, to be jitted with a donated state. Its metrics are float32 scalars: loss (nats per response
-      token, the weighted sum over parts), token_accuracy, tokens, rationales, grad_norm (before clipping) and
-      learning_rate. With several parts there is also loss_PART, the mean loss of each; with label smoothing or z-loss
-      also objective, which is optimized in place of the loss.
+      token, the weighted sum over parts), token_accuracy, tokens, rationales, grad_norm (before clipping), param_norm
+      (of the trainable parameters after the update) and learning_rate. With several parts there is also loss_PART, the
+      mean loss of each; with label smoothing or z-loss also objective, which is optimized in place of the loss.
     """
     loss_fn = make_loss_fn(model, chunk, options=options, label_smoothing=label_smoothing, z_loss=z_loss)
     has_objective = label_smoothing > 0 or z_loss > 0
@@ -129,14 +131,22 @@ def make_train_step(
             assert seed is not None, "dropout needs a seed"
             keys = dropout_keys(seed, state.step, microbatches)
         grads, sums = accumulate(state, shares, keys)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = _loss_metrics(sums, parts) | {
             "tokens": sum(tokens.values()),
             "rationales": sum(count_responses(batch[name]) for name, _ in parts),
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
         params = optax.apply_updates(state.params, updates)
+        if skips_nonfinite:
+            is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+            before = state.params, state.opt_state
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(is_finite, new, old), (params, opt_state), before
+            )
+        metrics["param_norm"] = optax.tree.norm(params)
         return TrainState(state.step + 1, params, opt_state, state.frozen), metrics
 
     return step

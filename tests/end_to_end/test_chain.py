@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cli import ROOT, run_cli
+from tests.helpers.manifests import edit_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +90,7 @@ def test_changed_corpus_invalidates_its_student(world):
     """After its corpus changes, a student is not skipped as complete."""
     manifest = world / "rationales/sampled/manifest.json"
     original = manifest.read_text()
-    manifest.write_text(original.replace(json.loads(original)["digest"], "0" * 16))
+    edit_manifest(manifest.parent, digest="0" * 16)
     other = run_cli("--config=configs/world.py:runlocal", f"--workdir={world}", "--jobs=build")
     manifest.write_text(original)
     assert other.returncode == 2

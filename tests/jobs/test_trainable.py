@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 
 from scotd_jax import config as c
 from scotd_jax.jobs.context import RunContext, make_context
-from scotd_jax.workdir import Workdir, read_json
+from scotd_jax.strict_json import read_json
+from scotd_jax.workdir import Workdir
 from tests.configs.lora import RANK, get_config
 from tests.helpers.cli import run_cli
 from tests.helpers.tolerances import FLOAT32

@@ -165,11 +165,11 @@ def test_best_and_last_checkpoints_contain_the_evaluated_parameters(one_device, 
 
 
 @pytest.mark.parametrize(
-    ("metrics", "best"),
-    [([None, None], 1), ([{"dev_accuracy": 0.0}, None], 0), ([{"dev_accuracy": 0.5}, {"dev_accuracy": 0.5}, {}], 1)],
+    ("scores", "best"),
+    [([-1.0, -1.0], 1), ([0.0, -1.0], 0), ([0.5, 0.5, -1.0], 1)],
 )
-def test_best_index_prefers_the_later_of_equal_checkpoints(metrics, best):
-    assert best_index(metrics) == best
+def test_best_index_prefers_the_later_of_equal_checkpoints(scores, best):
+    assert best_index(scores) == best
 
 
 class CountingBatches:

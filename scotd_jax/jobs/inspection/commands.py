@@ -1,4 +1,4 @@
-"""The commands `show-prompts` and `show-examples`: they need no accelerator and no weights, and write nothing."""
+"""The commands `show-prompts`, `show-examples` and `verify`: they need no accelerator, and write nothing."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.graph import Step, chain
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
+from scotd_jax.jobs.inspection.verification import format_verification, verify
 from scotd_jax.jobs.preparation.config_checks import check_config
 from scotd_jax.jobs.preparation.hub_models import pin_models
 from scotd_jax.reporting.plain_text import format_prompts, format_response_sets
@@ -44,6 +45,20 @@ def show_examples(config: Config, workdir: str, count: int) -> str:
     if not sets:
         raise InputError(f"show-examples: {workdir} has no complete set of responses; run it first: --jobs=sample")
     return format_response_sets(sets)
+
+
+def verify_workdir(workdir: str) -> tuple[str, bool]:
+    """Checks all artefacts of a work directory.
+
+    Returns:
+      The result as text, and whether nothing is damaged.
+
+    Raises:
+      InputError: if there are no artefacts.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    results = verify(workdir)
+    return format_verification(results), all(result.state != "damaged" for result in results)
 
 
 def cpu_context(config: Config, workdir: str, steps: Sequence[Step]) -> RunContext:

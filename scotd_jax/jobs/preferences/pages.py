@@ -16,12 +16,14 @@ from typing import Any, Literal
 
 from etils import epath
 
+from scotd_jax.atomic import write_text
+from scotd_jax.digests import digest
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation.question_groups import question_clusters
 from scotd_jax.keyed_random import random_sort_key
 from scotd_jax.records import Question, Response, from_mapping, to_json
 from scotd_jax.reporting.preference_page import ShownPair, render_preference_page
-from scotd_jax.workdir import digest, read_json, write_text
+from scotd_jax.strict_json import read_json
 
 PAIRS_FILE, PAGE_FILE, CHOICES_FOLDER = "pairs.json", "page.html", "choices"
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+from scotd_jax.atomic import write_text
 from scotd_jax.config import Config
 from scotd_jax.errors import InputError, lookup
 from scotd_jax.jobs.context import RunContext
@@ -26,7 +27,6 @@ from scotd_jax.jobs.preferences.results import (
 )
 from scotd_jax.records import to_json
 from scotd_jax.reporting.plain_text import format_preferences
-from scotd_jax.workdir import write_text
 
 RESULTS_FILE, PICKED_FILE = "results.json", "picked.jsonl"
 

@@ -2,6 +2,7 @@
 
 import math
 
+from scotd_jax.artefact import is_folder_name
 from scotd_jax.config import (
     Config,
     EvalSpec,
@@ -30,6 +31,13 @@ def check_config(config: Config) -> None:
       InputError: if a reference is not defined, a required value is missing, checkpoints would be chosen on a reported
         set, or the runs or comparisons of arms are ambiguous.
     """
+    for section in ("rationales", "corpora", "students", "evals"):
+        for name in getattr(config, section):
+            if not is_folder_name(name):
+                raise InputError(
+                    f"config.{section}: the name {name!r:.80} becomes a folder; use letters, digits, '.', '_' and '-', "
+                    "and do not begin with '.'"
+                )
     for name, source in config.rationales.items():
         _check_rationales(config, source, f"config.rationales.{name}")
     for name in config.corpora:

@@ -12,6 +12,7 @@ import numpy as np
 
 from scotd_jax.config import EvalSpec, Model, ModelSource, Recipe, plain
 from scotd_jax.config.eval_specs import eval_specs, evaluated_model
+from scotd_jax.digests import digest
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import (
     PromptSettings,
@@ -25,7 +26,6 @@ from scotd_jax.models.position_table import check_positions
 from scotd_jax.tasks.recipes import choice_responses, generates_rationale, needs_rationale
 from scotd_jax.tasks.truncation import TAG
 from scotd_jax.tokenization import Tokenizer
-from scotd_jax.workdir import digest
 
 
 @dataclasses.dataclass(frozen=True)

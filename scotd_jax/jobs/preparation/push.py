@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from etils import epath
 
+from scotd_jax.artefact import Artefact
 from scotd_jax.atomic import is_local
 from scotd_jax.config import Config
 from scotd_jax.hub.hub_push import Kind, check_push, push_folder
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.graph import Step
-from scotd_jax.workdir import Artefact, Workdir
+from scotd_jax.workdir import Workdir
 
 
 class _Push(NamedTuple):
@@ -74,6 +75,7 @@ def push(context: RunContext, step: Step) -> None:
         context.log(f"  already pushed to {repo}")
         return
     rule = PUSHES[step.job]
+    context.checked(*step)
     with _local_tree(artefact.path / rule.folder) as folder:
         commit = push_folder(folder, repo, rule.kind, f"{step} of scotd_jax", rule.replaced)
     artefact.record_push({"repository": repo, "content": _content(context.config, artefact, step), "commit": commit})

@@ -19,6 +19,7 @@ from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from scotd_jax.digests import describe_files, find_damage
 from scotd_jax.errors import InputError
 from scotd_jax.local_files import staged_folder
 from scotd_jax.models import registry
@@ -46,6 +47,7 @@ def export_pretrained(
 ) -> None:
     """Writes the folder `path` (local or remote). Files are renamed into it only after all of them are complete.
 
+    They are read back and compared with what was written, before weights of an earlier export are removed.
     Parameters are fetched from their devices one file at a time.
 
     Args:
@@ -59,7 +61,8 @@ def export_pretrained(
       max_new_tokens: the default for `generate`, written to generation_config.json.
 
     Raises:
-      InputError: if the tokenizer has more tokens than the model, a weight overflows `dtype`, or the disk is full.
+      InputError: if the tokenizer has more tokens than the model, a weight overflows `dtype`, the disk is full, or a
+        file that was read back differs.
       ValueError: if `params` do not match `config`.
     """
     if tokenizer.size > config.vocab_size:
@@ -80,7 +83,12 @@ def export_pretrained(
         _write_json(staging / "generation_config.json", _generation_config(config, tokenizer, ids, max_new_tokens))
         tokenizer.save(staging, config.kind)
         (staging / "README.md").write_text(card_text)
-        _remove_old_weights(epath.Path(path), {*files, *([SAFETENSORS.index] if len(files) > 1 else [])})
+        written = describe_files(epath.Path(staging), (item.name for item in staging.iterdir()))
+    # Only now, so that at every moment there are complete weights.
+    folder = epath.Path(path)
+    for name, problem in find_damage(folder, written, full=True).items():
+        raise InputError(f"{folder / name}: read back, it {problem}; check the disk and run again")
+    _remove_old_weights(folder, {*files, *([SAFETENSORS.index] if len(files) > 1 else [])})
 
 
 def _generation_config(

@@ -1,11 +1,11 @@
 """Reads the JSON files of a Hugging Face folder."""
 
-import json
 from typing import Any
 
 from etils import epath
 
 from scotd_jax.errors import InputError
+from scotd_jax.strict_json import loads
 
 
 def read_object(file: epath.Path, shown: epath.PathLike | None = None) -> dict[str, Any]:
@@ -22,8 +22,8 @@ def read_object(file: epath.Path, shown: epath.PathLike | None = None) -> dict[s
     if not file.exists():
         raise InputError(f"{shown}: no such file; expected a Hugging Face folder with config.json and weights")
     try:
-        values = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
+        values = loads(file.read_bytes())
+    except ValueError as error:
         raise InputError(f"{shown}: not JSON ({error})") from error
     if not isinstance(values, dict):
         raise InputError(f"{shown}: expected a JSON object")

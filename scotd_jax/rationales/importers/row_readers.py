@@ -175,7 +175,7 @@ def _parse_json(text: bytes) -> Any:
         return json.loads(text.decode(), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
         raise BadRowError("broken", f"not UTF-8 ({error.reason} at byte {error.start})") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRowError("broken", f"not JSON ({error})") from None
 
 

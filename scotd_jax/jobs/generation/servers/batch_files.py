@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from scotd_jax.atomic import atomic_write
+from scotd_jax.atomic import atomic_write, write_text
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.servers.remote_model import RemoteModel
@@ -24,7 +24,6 @@ from scotd_jax.rationales.importers.row_readers import expand_paths
 from scotd_jax.rationales.store import ResponseWriter
 from scotd_jax.records import Response
 from scotd_jax.tasks.question_loader import QuestionsById
-from scotd_jax.workdir import write_text
 
 MAX_REQUESTS = 50_000  # requests per file: the limit of OpenAI's batch interface
 MAX_BYTES = 180 * 10**6  # bytes per file: the limit of OpenAI, 200 MB, with a margin

@@ -23,6 +23,7 @@ from typing import Any
 from scotd_jax.config import Server
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.generation.servers.requests import PATHS, keyed_seed
+from scotd_jax.strict_json import loads
 
 MAX_PAUSE = 60.0  # seconds between two attempts, unless the server requests more
 MAX_RETRY_AFTER = 3600.0  # seconds: the longest pause that a server may request
@@ -129,7 +130,7 @@ class ServerClient:
                 raise RequestError(f"{self.url}: {message}", fatal=True) from None
             raise _RetryableError(message) from None
         try:
-            body = json.loads(content)
+            body = loads(content)
         except ValueError as error:
             raise _RetryableError(self._without_key(f"the reply is not JSON ({error}): {content[:100]!r}")) from None
         if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
@@ -168,7 +169,7 @@ def _error_message(content: bytes) -> str:
     """The server's message: {"error": {"message"}}, {"error"}, {"message"} or {"detail"}, else the whole reply."""
     text = content.decode(errors="replace").strip()
     try:
-        message = json.loads(text)
+        message = loads(text)
     except ValueError:
         return text[:300]
     for key in ("error", "message", "detail"):

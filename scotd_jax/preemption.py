@@ -1,0 +1,70 @@
+"""Preemption notices: after SIGTERM a run saves what it has and ends with a status on which it is started again.
+
+A single process ends at once, because everything is on disk at any moment, except during training: there it ends after
+the update that is being made, with a checkpoint of it. Several processes are coordinated by JAX, which receives the
+signal and lets all of them save the same update. Outside of training they continue until they are killed.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import jax
+
+
+class Preempted(KeyboardInterrupt):
+    """SIGTERM. Like Ctrl-C it is no error, and ends the step in which it is raised."""
+
+
+class _Notice:
+    """The state of this process: whether SIGTERM was received, and whether a block delays its effect."""
+
+    received = False
+    deferred = False
+
+
+@contextlib.contextmanager
+def handle_sigterm() -> Iterator[None]:
+    """Raises Preempted on SIGTERM in the block. With several processes, JAX handles the signal instead."""
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _receive)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        _Notice.received = False
+
+
+def _receive(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    _Notice.received = True
+    if not _Notice.deferred:
+        raise Preempted
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Delays the effect of SIGTERM to the end of the block, which calls `is_requested` to end early."""
+    _Notice.deferred = True
+    try:
+        yield
+    finally:
+        _Notice.deferred = False
+    if _Notice.received:
+        raise Preempted
+
+
+def is_requested(step: int) -> bool:
+    """Returns whether to save and end after this update.
+
+    With several processes all of them must call it after every update, and it returns True on all after the same one.
+    """
+    if jax.process_count() == 1:
+        return _Notice.received
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.reached_preemption_sync_point(step)

@@ -1,0 +1,81 @@
+"""Parses JSON without the liberties of Python's parser, and reads JSON files.
+
+Refused besides broken JSON: duplicate keys (a value would be lost), NaN, Infinity and numbers beyond float64 or int64,
+deep nesting, text that is not UTF-8, and lone surrogates, which cannot be written to a file again.
+"""
+
+import json
+import math
+import re
+from typing import Any, NoReturn, Protocol
+
+from scotd_jax.errors import InputError
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # may be one of a pair
+
+
+def loads(text: str | bytes) -> Any:
+    """Parses a JSON document.
+
+    Raises:
+      ValueError: if it is broken, or one of the values above. The message has no location except line and column.
+    """
+    if isinstance(text, bytes):
+        text = text.decode()  # UnicodeDecodeError is a ValueError
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float,
+            parse_int=_parse_int,
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it contains half of a surrogate pair") from None
+    return value
+
+
+class ReadableFile(Protocol):
+    """A path with a method that reads the file, such as `epath.Path`."""
+
+    def read_bytes(self) -> bytes:
+        """Returns the content of the file."""
+        ...
+
+
+def read_json(path: ReadableFile) -> Any:
+    """Reads a JSON file of an artefact. Raises InputError with its path if `loads` refuses it."""
+    try:
+        return loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); remove the artefact's folder and run its job again") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        key = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {key!r:.60} comes twice in one object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _parse_float(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"the number {digits:.20}... is too large")
+    return value
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= (value := int(digits)) < 2**64:
+        raise ValueError(f"the number {digits:.20}... is too large")
+    return value

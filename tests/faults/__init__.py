@@ -1,0 +1,1 @@
+"""Faults: damage, concurrency, numbers, interruption and hostile input."""

@@ -1,0 +1,106 @@
+"""SIGTERM costs no work: the update that is being made is saved, and the resumed run equals an undisturbed one."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from scotd_jax import config as c
+from scotd_jax import main, preemption, running
+from scotd_jax.training import save_timer
+from scotd_jax.training.checkpoints import Checkpoints, load_params
+from scotd_jax.training.loop import train
+from scotd_jax.training.metrics import read_metrics
+from scotd_jax.training.save_timer import SaveTimer
+from tests.helpers.training_fixtures import bag_model, batches, is_time
+
+pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+
+MODEL = bag_model()
+TRAINING = c.Training(
+    steps=7, batch_size=4, log_every=3, startup_check=False, optimizer=c.Optimizer(warmup_steps=1), save_minutes=15
+)
+
+
+class TerminatingBatches:
+    """Batches that send SIGTERM to this process when batch number `last` is taken."""
+
+    def __init__(self, last: int):
+        self._batches, self._left = batches(4), last
+        self.get_state, self.set_state = self._batches.get_state, self._batches.set_state
+
+    def __next__(self):
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return next(self._batches)
+
+
+def lines(folder):
+    return [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, one_device):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(MODEL, None, batches(4), TRAINING, folder, one_device)
+    return folder
+
+
+@pytest.mark.parametrize("batch", [1, 5, 7])
+def test_training_saves_the_update_and_resumes_equal(uninterrupted, one_device, tmp_path, batch):
+    with pytest.raises(preemption.Preempted), preemption.handle_sigterm():
+        train(MODEL, None, TerminatingBatches(batch), TRAINING, tmp_path, one_device)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest == batch, "no update is repeated"
+    train(MODEL, None, batches(4), TRAINING, tmp_path, one_device)
+    found, expected = (load_params(f / "checkpoints", MODEL.abstract(), "last")[0] for f in (tmp_path, uninterrupted))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert lines(tmp_path) == lines(uninterrupted), "the line of metrics that was begun continues"
+
+
+def test_run_is_saved_when_its_last_checkpoint_is_too_old(uninterrupted, one_device, tmp_path, monkeypatch):
+    minutes = iter(range(0, 10**6, 6 * 60))  # six minutes pass between two looks at the clock
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: (saved.append(step), save(self, step, *rest)))
+    monkeypatch.setattr(SaveTimer.__init__, "__defaults__", (lambda: next(minutes),))
+    train(MODEL, None, batches(4), TRAINING, tmp_path, one_device)
+    assert saved == [3, 6, 7]
+    assert lines(tmp_path) == lines(uninterrupted)
+
+
+def test_several_processes_follow_the_clock_of_the_first_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(save_timer.hosts, "on_primary", lambda compute: (asked.append(1), compute())[1])
+    timer = SaveTimer(1, 20, iter([0, 61, 61, 62]).__next__)
+    assert [timer.is_due(step) for step in (1, 19, 20, 21)] == [False, False, True, False]
+    assert len(asked) == 1
+    assert not SaveTimer(0, 1).is_due(1)
+
+
+def test_several_processes_follow_jax(monkeypatch):
+    from jax.experimental import multihost_utils
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: step == 5)
+    assert [step for step in range(9) if preemption.is_requested(step)] == [5]
+    before = signal.getsignal(signal.SIGTERM)
+    with preemption.handle_sigterm():
+        assert signal.getsignal(signal.SIGTERM) is before, "JAX receives the signal"
+
+
+def test_other_steps_end_at_once_with_the_documented_status(tmp_path, monkeypatch):
+    config = c.Config(tasks={"w": c.Task()}, rationales={"gold": c.TaskSource(questions=("w.gold",))})
+    monkeypatch.setattr("scotd_jax.jobs.load", lambda job: lambda context, name: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(running.InterruptedRun, match="ended by SIGTERM in step 1 of 1 .sample gold.: ") as end:
+        main.run(c.plain(config), str(tmp_path), ("sample",), (), "")
+    assert end.value.status == running.PREEMPTED == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not (tmp_path / ".lock").read_text().strip(), "the lock is released"
+    assert json.loads((tmp_path / "config.json").read_text())
