@@ -9,7 +9,7 @@ from scotd_jax import artefact as artefacts
 from scotd_jax import config as c
 from scotd_jax import digests, main
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.inspection.verification import format_verification, verify
+from scotd_jax.jobs.inspection.integrity import format_verification, verify
 from scotd_jax.models.hf.export import export_pretrained
 from scotd_jax.workdir import Workdir
 from tests.helpers.hf_cases import CONFIGS, random_params, words

@@ -13,7 +13,7 @@ import pytest
 from scotd_jax import config
 from scotd_jax.artefact import Artefact
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.inspection.verification import verify
+from scotd_jax.jobs.inspection.integrity import verify
 from scotd_jax.training.array_digests import _digest, describe_arrays, digest_on_host
 from scotd_jax.training.checkpoints import Checkpoints, load_params
 from scotd_jax.training.loop import train

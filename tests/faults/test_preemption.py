@@ -74,12 +74,12 @@ def test_run_is_saved_when_its_last_checkpoint_is_too_old(uninterrupted, one_dev
 
 
 def test_several_processes_follow_the_clock_of_the_first_one(monkeypatch):
-    asked = []
+    looks = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(save_timer.hosts, "on_primary", lambda compute: (asked.append(1), compute())[1])
+    monkeypatch.setattr(save_timer.hosts, "on_primary", lambda compute: (looks.append(1), compute())[1])
     timer = SaveTimer(1, 20, iter([0, 61, 61, 62]).__next__)
     assert [timer.is_due(step) for step in (1, 19, 20, 21)] == [False, False, True, False]
-    assert len(asked) == 1
+    assert len(looks) == 1
     assert not SaveTimer(0, 1).is_due(1)
 
 

@@ -108,7 +108,7 @@ def test_flops_include_all_positions_of_the_arrays():
 def test_metrics_line_sums_flops_and_has_mfu_if_the_peak_is_known():
     lines, clock = {}, Clock()
     metrics = DeferredMetrics(2, lambda step, values: lines.update({step: values}), clock, peak=1e9)
-    numbers = {"loss": 1.0, "token_accuracy": 0.5, "tokens": 8.0, "grad_norm": 1.0}
+    numbers = {"loss": 1.0, "token_accuracy": 0.5, "tokens": 8.0, "grad_norm": 1.0, "param_norm": 2.0}
     for step in (1, 2, 3, 4):
         metrics.add(step, jax.tree.map(jnp.asarray, numbers), {"rationales": 3.0, "flops": 1e6})
         clock.now += step

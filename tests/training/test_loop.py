@@ -63,7 +63,7 @@ def test_microbatches_do_not_change_the_update_even_if_one_is_all_padding():
 
 def test_metrics_equal_those_of_the_reference_loss():
     batch = jax.tree.map(jnp.asarray, batch_of(4))
-    _, metrics = one_update(batch)
+    state, metrics = one_update(batch)
     params = MODEL.init(jax.random.key(0))
 
     def loss(params):
@@ -81,6 +81,7 @@ def test_metrics_equal_those_of_the_reference_loss():
         "tokens": batch["weights"].sum(),
         "rationales": 8.0,
         "grad_norm": squares**0.5,
+        "param_norm": sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(state.params)) ** 0.5,
         "learning_rate": 0.02,
     }
     assert_close(metrics, expected)
@@ -154,8 +155,8 @@ def test_best_and_last_checkpoints_contain_the_evaluated_parameters(one_device, 
 
     train(MODEL, None, batches(4), settings(eval_every=2, max_to_keep=1), tmp_path, one_device, evaluate=evaluate)
     folder = tmp_path / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["12", "8"]
-    for which, step in (("best", 8), ("last", 12)):  # the later one wins a tie
+    assert sorted(path.name for path in folder.iterdir()) == ["12", "4"]
+    for which, step in (("best", 4), ("last", 12)):  # the earlier one wins a tie
         params, found = load_params(folder, MODEL.abstract(), which)
         assert found == step
         assert_bit_equal(params, evaluated[step])
@@ -166,9 +167,9 @@ def test_best_and_last_checkpoints_contain_the_evaluated_parameters(one_device, 
 
 @pytest.mark.parametrize(
     ("scores", "best"),
-    [([-1.0, -1.0], 1), ([0.0, -1.0], 0), ([0.5, 0.5, -1.0], 1)],
+    [([-1.0, -1.0], 1), ([0.0, -1.0], 0), ([0.5, 0.5, -1.0], 0)],
 )
-def test_best_index_prefers_the_later_of_equal_checkpoints(scores, best):
+def test_best_index_prefers_the_earlier_of_equal_checkpoints(scores, best):
     assert best_index(scores) == best
 
 
@@ -236,7 +237,7 @@ def test_checkpoint_of_another_model_or_optimizer_is_refused(one_device, tmp_pat
 def test_loss_that_is_not_finite_raises(one_device, tmp_path):
     start = jax.tree.map(np.array, MODEL.init(jax.random.key(0)))
     start["embed"]["tokens"][:] = np.nan
-    with pytest.raises(InputError, match="the loss of update 1 is nan; lower"):
+    with pytest.raises(InputError, match="the loss of update 1 is nan, the norm of its gradient"):
         train(MODEL, lambda: start, batches(4), settings(), tmp_path, one_device)
 
 

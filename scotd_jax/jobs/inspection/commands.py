@@ -9,9 +9,9 @@ from scotd_jax.config import Config, Mesh
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.graph import Step, chain
+from scotd_jax.jobs.inspection.integrity import format_verification, verify
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
-from scotd_jax.jobs.inspection.verification import format_verification, verify
 from scotd_jax.jobs.preparation.config_checks import check_config
 from scotd_jax.jobs.preparation.hub_models import pin_models
 from scotd_jax.reporting.plain_text import format_prompts, format_response_sets
