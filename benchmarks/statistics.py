@@ -80,9 +80,9 @@ def main() -> None:
 
 
 def versions() -> dict[str, str]:
-    from scotd_jax import workdir
+    from scotd_jax import artefact
 
-    return workdir.versions()
+    return artefact.versions()
 
 
 def simulate(case: Case, simulations: int) -> tuple[dict[str, float], dict[str, float]]:
