@@ -112,51 +112,9 @@ case "$type" in
 esac
 # shellcheck source=launch/tpu/queued_resource.sh
 source "$source_folder/tpu/$provider.sh"
+# shellcheck source=launch/tpu/worker_commands.sh
+source "$source_folder/tpu/worker_commands.sh"
 describe_type
-
-# --- commands for the workers ----------------------------------------------------------------------------------------
-
-setup_command() {
-  local registry="${image%%/*}"
-  echo "set -e"
-  echo "command -v docker >/dev/null || { sudo apt-get -qq update && sudo apt-get -qq -y install docker.io; }"
-  case "$registry" in
-    *-docker.pkg.dev)
-      echo "gcloud auth print-access-token |" \
-        "sudo docker login --username=oauth2accesstoken --password-stdin https://$registry"
-      ;;
-  esac
-  echo "sudo docker pull --quiet $image"
-}
-
-# The TPU devices are opened, and memory is locked, as root of a privileged container.
-start_command() {
-  cat <<REMOTE
-set -e
-if [ "\$(sudo docker inspect --format='{{.State.Running}}' scotd-jax 2>/dev/null)" = true ]; then
-  echo "a run is in progress: wait for it or stop it" >&2
-  exit 1
-fi
-sudo docker rm scotd-jax >/dev/null 2>&1 || true
-sudo docker run --detach --name=scotd-jax --user=root --privileged --network=host --ulimit=memlock=-1 \\
-  --env=JAX_PLATFORMS=tpu,cpu --volume=scotd-cache:/cache $image \\
-  --multihost=auto --devices=$devices $(printf '%q ' "$@")
-REMOTE
-}
-
-status_command() {
-  cat <<'REMOTE'
-sudo docker logs --tail=1 scotd-jax 2>&1
-state="$(sudo docker inspect --format='{{.State.Status}} {{.State.ExitCode}}' scotd-jax 2>/dev/null)"
-case "$state" in
-  running* | created*) echo worker-status=running ;;
-  exited*) echo "worker-status=${state#* }" ;;
-  *) echo worker-status=lost ;;
-esac
-REMOTE
-}
-
-stop_command() { echo "sudo docker stop -t 300 scotd-jax >/dev/null || echo 'nothing is running'"; }
 
 # --- the actions -----------------------------------------------------------------------------------------------------
 

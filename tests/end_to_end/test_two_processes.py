@@ -17,10 +17,10 @@ FLAGS += ["--config.students.student.training.steps=8"]
 
 
 def run(workdir: Path, *processes: str) -> None:
-    """Runs the chain in one process, or in one process for each of these values of --multihost."""
+    """Runs the chain in one process, or in one process, with one device, for each of these values of --multihost."""
     flags = [*FLAGS, f"--workdir={workdir}", "--jobs=sample,build,train"]
     started = []
-    for i, extra in enumerate([[f"--multihost={p}"] for p in processes] or [[]]):
+    for i, extra in enumerate([[f"--multihost={p}", f"--devices={len(processes)}"] for p in processes] or [[]]):
         output = workdir.with_name(f"{workdir.name}.output{i}")
         output.mkdir()
         process = start_program("scotd_jax.main", *flags, *extra, output=output, fast_compilation=True)

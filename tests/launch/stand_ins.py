@@ -79,7 +79,8 @@ esac
 """
 
 # One container in the home directory: its state is the file `container`, "running 0" or "exited STATUS". Lines of the
-# file `ends` are the states of the next runs; without it a run succeeds.
+# file `ends` are the states of the next runs; without it a run succeeds. If there is a file `stop`, the action `stop` of
+# another terminal ends a run.
 DOCKER = r"""#!/usr/bin/env bash
 cd "$HOME" || exit 1
 case "$1" in
@@ -100,7 +101,8 @@ case "$1" in
       read -r state < ends
       sed -i 1d ends
     fi
-    echo "$state" > container ;;
+    echo "$state" > container
+    if [ -e stop ]; then touch "$CLOUD/logs/stopped"; fi ;;
   logs) cat log ;;
   stop) if [[ "$(cat container)" == running* ]]; then echo "exited 143" > container; fi ;;
 esac

@@ -196,6 +196,15 @@ def test_worker_that_saved_its_state_restarts_on_the_same_vm(cloud):
     assert sum("queued-resources create" in line for line in calls(cloud)) == 1
 
 
+def test_run_that_was_stopped_from_another_terminal_is_not_started_again(cloud):
+    (cloud / "worker-0" / "stop").touch()
+    for worker in ("worker-0", "worker-1"):
+        (cloud / worker / "ends").write_text("exited 143\n")
+    done = call(cloud, *QUEUE, "create", "run", *MAIN)
+    assert done.returncode == 1
+    assert len((cloud / "worker-0" / "log").read_text().splitlines()) == 1
+
+
 def test_restarts_are_limited(cloud):
     (cloud / "worker-1" / "ends").write_text("exited 143\n" * 9)
     done = call(cloud, *QUEUE, "--retries=2", "create", "run", *MAIN)
