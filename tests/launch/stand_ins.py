@@ -79,8 +79,8 @@ esac
 """
 
 # One container in the home directory: its state is the file `container`, "running 0" or "exited STATUS". Lines of the
-# file `ends` are the states of the next runs; without it a run succeeds. If there is a file `stop`, the action `stop` of
-# another terminal ends a run.
+# file `ends` are the states of the next runs; without it a run succeeds. If there is a file `stop`, the action `stop`
+# of another terminal ends a run.
 DOCKER = r"""#!/usr/bin/env bash
 cd "$HOME" || exit 1
 case "$1" in
