@@ -25,6 +25,21 @@ require_image() {
     us-docker.pkg.dev/my-project/images/scotd-jax:tpu
 }
 
+# Writes a name, and the place where it holds, to a record.
+write_record() { mkdir -p "$(dirname "$1")" && printf '%s\n' "$2" "$3" >"$1"; }
+
+# Prints the name in a record, or nothing without one. Fails if it holds in another place: read_record FILE PLACE
+read_record() {
+  local name="" place=""
+  [[ -e "$1" ]] || return 0
+  { read -r name && read -r place; } <"$1" || true
+  if [[ "$place" != "$2" ]]; then
+    log "$1: $name belongs to '$place', not to '$2'. Pass the same options, or another --name"
+    return 1
+  fi
+  echo "$name"
+}
+
 # Prints a command with shell quoting.
 print_command() {
   local word line=""

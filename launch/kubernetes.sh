@@ -117,16 +117,15 @@ describe_accelerator
 kube() { run_or_print kubectl "$@" ${where[@]+"${where[@]}"}; }
 
 create() {
-  jobset="$name-$(printf '%04x%04x' "$RANDOM" "$RANDOM")"
   if "$dry_run"; then
-    jobset="$name-0123abcd"
     echo "$(kube create --filename=-) <<'EOF'"
     print_jobset "${arguments[@]}"
     echo EOF
     return
   fi
-  [[ ! -s "$logs/jobset" ]] || { log "$(<"$logs/jobset") exists: delete it first"; return 1; }
-  mkdir -p "$logs" && echo "$jobset" >"$logs/jobset" || return 1
+  [[ -z "$jobset" ]] || { log "$jobset exists: delete it first"; return 1; }
+  jobset="$name-$(printf '%04x%04x' "$RANDOM" "$RANDOM")"
+  write_record "$logs/jobset" "$jobset" "$place" || return 1
   print_jobset "${arguments[@]}" | kube create --filename=-
 }
 
@@ -166,11 +165,13 @@ delete() {
 }
 
 act() {
-  jobset=""
-  [[ ! -s "$logs/jobset" ]] || jobset="$(<"$logs/jobset")"
   if "$dry_run"; then
-    jobset="${jobset:-$name-0123abcd}"
-  elif [[ -z "$jobset" && "$1" != create ]]; then
+    jobset="$name-0123abcd"
+  else
+    place="$(kubectl config current-context) ${namespace:-default}" || return 1
+    jobset="$(read_record "$logs/jobset" "$place")" || return 1
+  fi
+  if [[ -z "$jobset" && "$1" != create ]]; then
     log "no JobSet: $logs/jobset has no name of one that was created from here"
     return 1
   fi

@@ -105,6 +105,7 @@ where=(--zone="$zone")
 [[ -n "$logs" ]] || logs="logs/$name"
 label=scotd-jax-run
 vm="" # the name of the VM that was created from here, as recorded in $logs/vm
+place="$type ${where[*]}"
 exec 3>&1 # where functions whose output is captured print the commands of a dry run
 case "$type" in
   tpu7x-*) provider=compute_engine ;;
@@ -137,7 +138,7 @@ create() {
       NONE)
         ((requests++ <= retries)) || return 1
         vm="$name-$(printf '%04x%04x' "$RANDOM" "$RANDOM")"
-        mkdir -p "$logs" && echo "$vm" >"$logs/vm" && request_vm || return 1
+        write_record "$logs/vm" "$vm" "$place" && request_vm || return 1
         continue
         ;;
       SUSPENDED) release_vm || return 1 ;;
@@ -163,7 +164,7 @@ run() {
     if "$dry_run" || ((status == 0)); then return 0; fi
     # A preemption may end some workers with any status before it shows in the state of the VM.
     ((status == restart_status)) || { sleep "$poll" && vm_is_lost; } || return 1
-    [[ ! -e "$logs/stopped" ]] || return 1
+    [[ ! -e "$logs/stopped" ]] || { log "stopped"; return 1; }
     ((restarts++ < retries)) || return 1
     log "preempted: restart $restarts of at most $retries"
     create && setup || return 1
@@ -232,7 +233,7 @@ delete() {
 }
 
 act() {
-  [[ ! -s "$logs/vm" ]] || vm="$(<"$logs/vm")"
+  vm="$(read_record "$logs/vm" "$place")" || return 1
   if "$dry_run"; then
     vm="${vm:-$name-0123abcd}"
   elif [[ -z "$vm" && "$1" != create ]]; then

@@ -155,6 +155,7 @@ SCONTROL = ":\n"
 # The JobSet is the file $CLOUD/jobset.yaml, and its states are the lines of $CLOUD/states, of which the last one stays.
 KUBECTL = r"""
 case "$1" in
+  config) cat "$CLOUD/context" ;;
   create) cat > "$CLOUD/jobset.yaml" ;;
   get)
     read -r state < "$CLOUD/states"

@@ -137,6 +137,7 @@ def cluster(tmp_path, monkeypatch):
     """The folder of the files of a fake kubectl; the JobSet restarts once and completes."""
     folder = cloud_folder(tmp_path, monkeypatch, kubectl=RECORD + KUBECTL)
     (folder / "states").write_text("/0\n/1\nCompleted/1\n")
+    (folder / "context").write_text("cluster\n")
     return folder
 
 
@@ -164,7 +165,17 @@ def test_second_jobset_of_a_name_is_refused(cluster):
     done = call(cluster, "create", *MAIN)
     assert done.returncode == 1
     assert "exists: delete it first" in done.stderr
-    assert len(calls(cluster)) == 1
+    assert [line.split()[1] for line in calls(cluster)] == ["config", "create", "config"]
+
+
+def test_jobset_in_another_cluster_is_not_forgotten(cluster):
+    call(cluster, "create", *MAIN)
+    (cluster / "context").write_text("another\n")
+    for action in (["delete"], ["create", *MAIN]):
+        done = call(cluster, *action)
+        assert done.returncode == 1
+        assert "belongs to 'cluster default', not to 'another default'" in done.stderr
+    assert (cluster / "jobset.yaml").exists()
 
 
 def test_jobset_of_another_owner_is_not_deleted(cluster):
@@ -176,7 +187,7 @@ def test_jobset_of_another_owner_is_not_deleted(cluster):
 
 @pytest.mark.parametrize("when", ["", " after"], ids=["before", "after"])
 def test_failure_of_any_call_leaves_nothing_that_a_second_delete_does_not_find(cluster, when):
-    for number in range(1, 7):
+    for number in range(1, 11):
         (cluster / "states").write_text("/0\n/1\nCompleted/1\n")
         (cluster / "fail_at").write_text(f"{number}{when}\n")
         done = call(cluster, *CHAIN, *MAIN)

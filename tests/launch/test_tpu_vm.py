@@ -15,6 +15,7 @@ from tests.launch.stand_ins import DOCKER, GCLOUD, LAUNCH, RECORD, calls, cloud_
 IMAGE = "us-docker.pkg.dev/p/images/scotd-jax:tpu"
 QUEUE = ("--zone=us-east5-b", "--type=v6e-16")
 COMPUTE = ("--zone=us-central1-c", "--type=tpu7x-2x2x2", "--project=p")
+PLACES = {QUEUE: "v6e-16 --zone=us-east5-b", COMPUTE: "tpu7x-2x2x2 --zone=us-central1-c --project=p"}
 MAIN = ("--", "--config=world:seed=5", "--workdir=gs://bucket/it's mine")
 CHAIN = ("create", "setup", "run", "logs", "delete")
 OWNED = "scotd-jax-run=scotd-jax-"
@@ -250,12 +251,22 @@ def test_failed_request_is_reported_and_deleted(cloud):
 @pytest.mark.parametrize("action", ["create", "delete"])
 def test_vm_of_another_owner_is_never_deleted(cloud, options, action):
     (cloud / "logs").mkdir()
-    (cloud / "logs" / "vm").write_text("scotd-jax-foreign\n")  # a record that is wrong
+    (cloud / "logs" / "vm").write_text(f"scotd-jax-foreign\n{PLACES[options]}\n")  # a record that is wrong
     done = call(cloud, *options, action)
     assert done.returncode == 1
     assert "scotd-jax-foreign was not created by this run" in done.stderr
     assert not any(" delete " in line for line in calls(cloud))
     assert resources(cloud) == []
+
+
+@pytest.mark.parametrize("other", ["--zone=us-east5-a", "--type=v6e-8", "--project=q"])
+def test_vm_of_other_options_is_not_forgotten(cloud, other):
+    assert call(cloud, *QUEUE, "create").returncode == 0
+    for action in ("create", "delete"):
+        done = call(cloud, *QUEUE, other, action)
+        assert done.returncode == 1
+        assert "belongs to 'v6e-16 --zone=us-east5-b', not to" in done.stderr
+    assert len(resources(cloud)) == 1
 
 
 def test_without_a_record_nothing_is_deleted(cloud):
