@@ -20,6 +20,8 @@ from scotd_jax import config as c
 FOLDS, N = 5, 10
 ADAMW = c.Optimizer("adamw", 8e-5, "linear", warmup_steps=0)
 TRAINING = c.Training(steps=10_000, batch_size=8, optimizer=ADAMW, eval_every=1_000)
+COMBINED = (f": vote over {N}", f": summed over {N}")  # ends of the names of arms with several rationales
+CONTROLS = ("empty", "shuffled")
 STAGES = {"stage2": "two stages, the teacher's rationales", "stage2_own": "two stages, own rationales"}
 
 
@@ -63,10 +65,17 @@ def get_config(arg=None):
             student, corpus=name, dev_sets=dev_sets, eval_sets=reported, rationales_from=("own",), arm=arm, export=True
         )
         with_many = {"student": name, "eval_sets": reported, "rationales_from": ("own_n",), "n": N}
-        evals[f"{name}_vote"] = c.EvalSpec(arm=f"{arm}: vote over {N}", **with_many)
-        evals[f"{name}_sum"] = c.EvalSpec(arm=f"{arm}: summed over {N}", combine="marginal", **with_many)
-        for control in ("empty", "shuffled"):
+        vote, marginal = (f"{arm}{combined}" for combined in COMBINED)
+        evals[f"{name}_vote"] = c.EvalSpec(arm=vote, **with_many)
+        evals[f"{name}_sum"] = c.EvalSpec(arm=marginal, combine="marginal", **with_many)
+        for control in CONTROLS:
             evals[f"{name}_{control}"] = c.EvalSpec(name, reported, f"{arm}: {control}", rationale_control=control)
+    answers = [f"{arm}{combined}" for arm in STAGES.values() for combined in ("", *COMBINED)]
+    comparisons = (
+        *(f"{answer} vs {other}" for other in ("one stage", "label only") for answer in answers),
+        "one stage vs label only",
+        *(f"{arm} vs {arm}: {control}" for arm in STAGES.values() for control in CONTROLS),
+    )
     config = c.Config(
         name=f"Sci-CoT: {settings.task}, {settings.student}",
         tasks={settings.task: common.task(settings.task, common.data_folder(settings))},
@@ -74,6 +83,6 @@ def get_config(arg=None):
         corpora=corpora,
         students=students,
         evals=evals,
-        evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0)),
+        evaluation=c.Evaluation(sampling=c.Sampling(temperature=0.0), comparisons=comparisons),
     )
     return common.finish(common.with_references(config, settings, "one"), settings)

@@ -14,6 +14,7 @@ from scotd_jax import config as c
 
 FOLDS = 3
 N = 10  # rationales per question for votes and sums at test time
+STAGES = {"stage2": "two stages, the teacher's rationales", "stage2_own": "two stages, own rationales"}
 RATE = 3e-3  # learning rate of the second stages, whose targets are short; chosen on the dev set of seed 0
 
 
@@ -21,6 +22,14 @@ def get_config(arg=None):
     settings = c.parse_arg(arg, seeds=3, kind="t5", runlocal=False)
     world = c.sibling(__file__, "world")
     config = c.merged([scicot(world, seed, settings.kind, prefix=f"s{seed}_") for seed in range(settings.seeds)])
+    one_stage, labels = (world.ARMS[name][0] for name in ("n30", "label"))
+    answers = [f"{arm}{combined}" for arm in STAGES.values() for combined in ("", f": summed over {N}")]
+    comparisons = (
+        *(f"{answer} vs {other}" for other in (one_stage, labels) for answer in answers),
+        f"{one_stage} vs {labels}",
+        *(f"{arm} vs {arm}: {control}" for arm in STAGES.values() for control in ("empty", "another question's")),
+    )
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, comparisons=comparisons))
     return c.config_dict(world.runlocal(config, arms=()) if settings.runlocal else config)
 
 
@@ -62,9 +71,9 @@ def scicot(world, seed: int, kind: str, prefix: str) -> c.Config:
 
     own = tuple(f"own_{fold}" for fold in range(FOLDS))
     rationales_from = (f"{prefix}greedy1",)
-    student("stage2", ("sampled",), "infer", "correct", f"{task}.train", arm="two stages, the teacher's rationales")
-    student("stage2_own", own, "infer", "all", f"{task}.train", arm="two stages, own rationales")
-    for name in ("stage2", "stage2_own"):
+    student("stage2", ("sampled",), "infer", "correct", f"{task}.train", arm=STAGES["stage2"])
+    student("stage2_own", own, "infer", "all", f"{task}.train", arm=STAGES["stage2_own"])
+    for name in STAGES:
         training = world.training(world.UPDATES[kind], 16, 2, RATE)
         changes = {
             "dev_sets": (f"{task}.dev",),
@@ -79,7 +88,7 @@ def scicot(world, seed: int, kind: str, prefix: str) -> c.Config:
         return c.EvalSpec(f"{prefix}{student}", reported, arm, (f"{prefix}{source}",), **rest)
 
     evals = {}
-    for name in ("stage2", "stage2_own"):
+    for name in STAGES:
         evals |= {
             f"{name}_vote": evaluation(name, f"vote over {N}", "many1", n=N),
             f"{name}_sum": evaluation(name, f"summed over {N}", "many1", n=N, combine="marginal"),
