@@ -7,7 +7,7 @@ deep nesting, text that is not UTF-8, and lone surrogates, which cannot be writt
 import json
 import math
 import re
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from scotd_jax.errors import InputError
 
@@ -40,6 +40,7 @@ def loads(text: str | bytes) -> Any:
     return value
 
 
+@runtime_checkable
 class ReadableFile(Protocol):
     """A path with a method that reads the file, such as `epath.Path`."""
 
