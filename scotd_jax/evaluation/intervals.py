@@ -58,7 +58,7 @@ def wilson_interval(successes: float | int, trials: int, confidence: float = 0.9
     return wilson_limits(successes / trials, trials, float(special.ndtri(0.5 + confidence / 2)))
 
 
-def wilson_limits(rate: float, trials: float, quantile: float) -> Estimate:
+def wilson_limits(rate: float, trials: float | int, quantile: float) -> Estimate:
     """Returns the score interval of a proportion in an effective number of trials at a quantile."""
     z = quantile
     centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)

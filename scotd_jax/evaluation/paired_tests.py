@@ -10,6 +10,7 @@ Both are linear combinations of accuracies, sum of weight x accuracy, and are co
 - Test of several runs: t test with the variance over runs and questions (`two_level`).
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from scipy import stats
 
 from scotd_jax.evaluation.intervals import Estimate, effective_questions, wilson_limits
 from scotd_jax.evaluation.outcome_tables import OutcomeTable
-from scotd_jax.evaluation.two_level import MeanOverRuns, mean_over_runs
+from scotd_jax.evaluation.two_level import MeanOverRuns, RunMeans, run_means
 
 DRAWS = 100_000  # of the sign-flip test: the smallest p-value is 5e-6
 
@@ -104,34 +105,33 @@ def sign_flip_test(sums: np.ndarray, draws: int = DRAWS, seed: int = 0) -> float
 
 
 def _test(arms: Sequence[OutcomeTable], weights: Sequence[float], confidence: float, draws: int) -> PairedTest:
-    combined = OutcomeTable(np.tensordot(weights, np.stack([arm.values for arm in arms]), 1), arms[0].clusters)
-    effect = mean_over_runs(combined)
-    if all(arm.is_binomial for arm in arms):
-        effect = effect._replace(df=np.inf)
-    interval = _interval(arms, weights, effect, confidence)
-    runs, questions = combined.values.shape
-    return PairedTest(interval, _p_value(arms, weights, combined, effect, draws), questions, runs)
+    means = run_means(arms)
+    effect = means.combine(weights)
+    runs, questions = arms[0].values.shape
+    p_value = effect.p_value() if runs > 1 and effect.variance > 1e-12 else _p_value_of_run(arms, weights, draws)
+    return PairedTest(_interval(arms, weights, means, effect, confidence), p_value, questions, runs)
 
 
-def _p_value(
-    arms: Sequence[OutcomeTable], weights: Sequence[float], combined: OutcomeTable, effect: MeanOverRuns, draws: int
-) -> float:
-    if len(combined.values) > 1 and effect.variance > 1e-12:
-        return effect.p_value()
+def _p_value_of_run(arms: Sequence[OutcomeTable], weights: Sequence[float], draws: int) -> float:
+    """The p-value of one run, or of several that agree in everything."""
+    values_RQ = np.tensordot(weights, np.stack([arm.values for arm in arms]), 1)
     if list(weights) == [1.0, -1.0] and all(arm.is_binomial for arm in arms):
-        return mcnemar_mid_p(int((combined.values > 0).sum()), int((combined.values < 0).sum()))
-    means_Q = np.nanmean(combined.values, axis=0)
-    return sign_flip_test(np.bincount(combined.clusters, means_Q), draws)
+        return mcnemar_mid_p(int((values_RQ > 0).sum()), int((values_RQ < 0).sum()))
+    return sign_flip_test(np.bincount(arms[0].clusters, np.nanmean(values_RQ, axis=0)), draws)
 
 
 def _interval(
-    arms: Sequence[OutcomeTable], weights: Sequence[float], effect: MeanOverRuns, confidence: float
+    arms: Sequence[OutcomeTable],
+    weights: Sequence[float],
+    means: RunMeans,
+    effect: MeanOverRuns,
+    confidence: float,
 ) -> Estimate:
     """Adds the distances from every arm's accuracy to its Wilson limits in squares, with their correlations."""
     quantile = effect.quantile(confidence)
-    means = [mean_over_runs(arm) for arm in arms]
-    limits = [wilson_limits(m.mean, effective_questions(m, arm), quantile) for m, arm in zip(means, arms, strict=True)]
-    correlations = _correlations(arms, means)
+    single = [means.combine(row) for row in np.eye(len(arms))]
+    limits = [wilson_limits(m.mean, effective_questions(m, arm), quantile) for m, arm in zip(single, arms, strict=True)]
+    correlations = _correlations(means, single, arms[0].values.shape[1])
     halves = []
     for side in (-1, 1):
         # Towards the lower limit of the effect, an arm with a positive weight moves towards its own lower limit.
@@ -146,17 +146,17 @@ def _interval(
     return Estimate(effect.mean, max(-bound, effect.mean - halves[0]), min(bound, effect.mean + halves[1]))
 
 
-def _correlations(arms: Sequence[OutcomeTable], means: Sequence[MeanOverRuns]) -> np.ndarray:
+def _correlations(means: RunMeans, single: Sequence[MeanOverRuns], questions: int) -> np.ndarray:
     """Correlations of the arms' accuracies over runs and questions, as float64[arms, arms]."""
-    correlations, clusters = np.eye(len(arms)), arms[0].num_clusters
-    for i in range(len(arms)):
-        for j in range(i):
-            difference = mean_over_runs(OutcomeTable(arms[i].values - arms[j].values, arms[i].clusters))
-            scale = np.sqrt(means[i].variance * means[j].variance)
-            if scale > 1e-12:
-                value = (means[i].variance + means[j].variance - difference.variance) / (2 * scale)
-                # Newcombe's correction: without it, the interval of two arms with equal outcomes would be one point.
-                spread = np.prod([m.mean * (1 - m.mean) for m in (means[i], means[j])]) ** 0.5
-                value = max(0.0, value - 1 / (2 * clusters * spread)) if value > 0 else value
-                correlations[i, j] = correlations[j, i] = np.clip(value, -1.0, 1.0)
+    correlations = np.eye(len(single))
+    for i, j in itertools.combinations(range(len(single)), 2):
+        scale = np.sqrt(single[i].variance * single[j].variance)
+        if scale > 1e-12:
+            weights = np.zeros(len(single))
+            weights[[i, j]] = 1.0, -1.0
+            value = (single[i].variance + single[j].variance - means.combine(weights).variance) / (2 * scale)
+            # Newcombe's correction: without it, the interval of two arms with equal outcomes would be one point.
+            spread = np.prod([m.mean * (1 - m.mean) for m in (single[i], single[j])]) ** 0.5
+            value = max(0.0, value - 1 / (2 * questions * spread)) if value > 0 else value
+            correlations[i, j] = correlations[j, i] = np.clip(value, -1.0, 1.0)
     return correlations

@@ -9,6 +9,7 @@ The covariance exists because runs answer the same questions; it is estimated fr
 is 0 for runs without common questions.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,37 +41,62 @@ class MeanOverRuns(NamedTuple):
         return float(2 * special.stdtr(self.df, -abs(self.mean) / self.variance**0.5))
 
 
-def mean_over_runs(table: OutcomeTable) -> MeanOverRuns:
-    """Computes the mean of a table with its variance and degrees of freedom.
+class RunMeans(NamedTuple):
+    """Means of the runs of several arms with the same questions, and how they vary over other questions.
 
-    The degrees of freedom are those of Satterthwaite (1946), as Hillis (2007) uses them. For a few runs, these are too
-    large if most of the variance is between runs: 95 % intervals of three runs then cover only 92 %. Dividing by
-    the expectation of a squared mean square, (1 + 2 / df) times the square of its expectation, removes this: 94.6 to
-    95.3 % (`benchmarks/statistics.py` simulates the coverage).
+    Attributes:
+      means: float64[arms, runs], the mean of every run over its questions.
+      covariances: float64[arms, runs, arms, runs], of the means over other clusters of questions.
+      num_clusters: number of clusters of questions.
+      is_binomial: whether all arms are (`OutcomeTable.is_binomial`).
     """
-    present_RQ = ~np.isnan(table.values)
-    counts_R = present_RQ.sum(axis=1)
-    means_R = np.where(present_RQ, table.values, 0.0).sum(axis=1) / counts_R
-    runs, clusters = len(means_R), table.num_clusters
-    covariance_RR = _covariance(table, present_RQ, counts_R, means_R)
-    if runs == 1:
-        df = np.inf if table.is_binomial else max(1, clusters - 1)
-        return MeanOverRuns(float(means_R[0]), float(covariance_RR[0, 0]), df)
-    between = float(means_R.var(ddof=1)) / runs
-    common = max(0.0, float(covariance_RR.sum() - np.trace(covariance_RR)) / (runs * (runs - 1)))
-    smallest = max(1, min(runs, clusters) - 1)
-    squares = between**2 * (runs + 1) / (runs - 1) ** 2 + common**2 / max(1, clusters - 1)
-    df = max(smallest, (between + common) ** 2 / squares) if squares else max(1, clusters - 1)
-    return MeanOverRuns(float(means_R.mean()), between + common, df)
+
+    means: np.ndarray
+    covariances: np.ndarray
+    num_clusters: int
+    is_binomial: bool
+
+    def combine(self, weights: Sequence[float] | np.ndarray) -> MeanOverRuns:
+        """Returns a linear combination of the arms' means, sum of weight x mean.
+
+        The degrees of freedom are those of Satterthwaite (1946), as Hillis (2007) uses them. For a few runs, these are
+        too large if most of the variance is between runs: 95 % intervals of three runs then cover only 92 %. Dividing
+        by the expectation of a squared mean square, (1 + 2 / df) times the square of its expectation, removes this:
+        94.6 to 95.3 % (`benchmarks/statistics.py` simulates the coverage).
+        """
+        means_R = np.asarray(weights) @ self.means
+        covariances_RR = np.einsum("a,arbs,b->rs", weights, self.covariances, weights)
+        runs, clusters_df = len(means_R), max(1.0, self.num_clusters - 1.0)
+        if runs == 1:
+            df = np.inf if self.is_binomial else clusters_df
+            return MeanOverRuns(float(means_R[0]), float(covariances_RR[0, 0]), df)
+        between = float(means_R.var(ddof=1)) / runs
+        common = max(0.0, float(covariances_RR.sum() - covariances_RR.trace()) / (runs * (runs - 1)))
+        squares = between**2 * (runs + 1) / (runs - 1) ** 2 + common**2 / clusters_df
+        df = max(min(runs - 1, clusters_df), (between + common) ** 2 / squares) if squares else clusters_df
+        return MeanOverRuns(float(means_R.mean()), between + common, df)
 
 
-def _covariance(table: OutcomeTable, present_RQ: np.ndarray, counts_R: np.ndarray, means_R: np.ndarray) -> np.ndarray:
-    """Covariances float64[runs, runs] of the means of runs over other clusters of questions."""
-    runs, clusters = len(means_R), table.num_clusters
-    index = (np.arange(runs)[:, None] * clusters + table.clusters).ravel()
-    deviations = np.where(present_RQ, table.values - means_R[:, None], 0.0)
-    sums_RC = np.bincount(index, deviations.ravel(), runs * clusters).reshape(runs, clusters)
-    has_cluster_RC = np.bincount(index, present_RQ.ravel(), runs * clusters).reshape(runs, clusters) > 0
-    shared_RR = has_cluster_RC.astype(np.float64) @ has_cluster_RC.T
-    correction_RR = np.divide(shared_RR, shared_RR - 1, out=np.ones_like(shared_RR), where=shared_RR > 1)
-    return correction_RR * (sums_RC @ sums_RC.T) / np.outer(counts_R, counts_R)
+def run_means(arms: Sequence[OutcomeTable]) -> RunMeans:
+    """Computes the means of all runs of some arms, whose tables have the same questions in equal runs."""
+    clusters_Q, clusters = arms[0].clusters, arms[0].num_clusters
+    values_SQ = np.concatenate([arm.values for arm in arms])  # S: the runs of all arms
+    present_SQ = ~np.isnan(values_SQ)
+    counts_S = present_SQ.sum(axis=1)
+    means_S = np.where(present_SQ, values_SQ, 0.0).sum(axis=1) / counts_S
+    size = len(values_SQ)
+    index = (np.arange(size)[:, None] * clusters + clusters_Q).ravel()
+    deviations_SQ = np.where(present_SQ, values_SQ - means_S[:, None], 0.0)
+    sums_SC = np.bincount(index, deviations_SQ.ravel(), size * clusters).reshape(size, clusters)
+    has_cluster_SC = np.bincount(index, present_SQ.ravel(), size * clusters).reshape(size, clusters) > 0
+    shared_SS = has_cluster_SC.astype(np.float64) @ has_cluster_SC.T
+    correction_SS = np.divide(shared_SS, shared_SS - 1, out=np.ones_like(shared_SS), where=shared_SS > 1)
+    covariances_SS = correction_SS * (sums_SC @ sums_SC.T) / np.outer(counts_S, counts_S)
+    shape = len(arms), size // len(arms)
+    is_binomial = all(arm.is_binomial for arm in arms)
+    return RunMeans(means_S.reshape(shape), covariances_SS.reshape(*shape, *shape), clusters, is_binomial)
+
+
+def mean_over_runs(table: OutcomeTable) -> MeanOverRuns:
+    """Returns the mean of one arm."""
+    return run_means([table]).combine([1.0])

@@ -275,7 +275,7 @@ def entries_of_epochs(folder, epochs: int, mixture: dict[str, float], seed: int 
 
 
 def test_mixture_gives_every_task_its_share_of_each_epoch(two_tasks):
-    epochs = entries_of_epochs(two_tasks, 8, {"large": 1, "small": 1.5})
+    epochs = entries_of_epochs(two_tasks, 8, {"large": 1.0, "small": 1.5})
     for epoch in epochs:
         assert [sum(entry < 8 for entry, _ in epoch), sum(entry >= 8 for entry, _ in epoch)] == [4, 6]
     # Every task passes over all its entries before it repeats one.
@@ -283,13 +283,13 @@ def test_mixture_gives_every_task_its_share_of_each_epoch(two_tasks):
     assert counts == dict.fromkeys(range(8), 4) | dict.fromkeys((8, 9), 24)
     drawn = [pair for epoch in epochs for pair in epoch]
     assert len(set(drawn)) == len(drawn), "an entry is drawn twice with the same key"
-    assert epochs == entries_of_epochs(two_tasks, 8, {"large": 1, "small": 1.5})
-    assert epochs != entries_of_epochs(two_tasks, 8, {"large": 1, "small": 1.5}, seed=6)
+    assert epochs == entries_of_epochs(two_tasks, 8, {"large": 1.0, "small": 1.5})
+    assert epochs != entries_of_epochs(two_tasks, 8, {"large": 1.0, "small": 1.5}, seed=6)
 
 
 def test_batches_follow_the_mixture(two_tasks):
     readers = {"train": CorpusReader(two_tasks, "train")}
-    batches = CorpusBatches(readers, **OPTIONS, mixture={"large": 1, "small": 4})
+    batches = CorpusBatches(readers, **OPTIONS, mixture={"large": 1.0, "small": 4.0})
     tasks = [int(batches.texts(position)["train"][0][-1] - 50) for position in range(2 * QUESTIONS)]
     assert sum(task in (8, 0) for task in tasks) >= 16  # questions 8 and 9, which end like 8 and 0
     plain, same = (CorpusBatches(readers, **OPTIONS, mixture=mixture) for mixture in (None, {}))
@@ -300,11 +300,11 @@ def test_batches_follow_the_mixture(two_tasks):
     ("mixture", "message"),
     [
         (
-            {"large": 1},
+            {"large": 1.0},
             "'small' is only in the mixture or only in the corpus, whose questions have the tasks large, small",
         ),
-        ({"large": 1, "small": 1, "other": 1}, "'other' is only"),
-        ({"large": 1, "small": 0.01}, "the share of 'small' is less than one of 10 questions"),
+        ({"large": 1.0, "small": 1.0, "other": 1.0}, "'other' is only"),
+        ({"large": 1.0, "small": 0.01}, "the share of 'small' is less than one of 10 questions"),
     ],
 )
 def test_mixtures_that_do_not_fit_the_corpus_are_refused(two_tasks, mixture, message):
