@@ -1,7 +1,7 @@
 """Parses JSON without the liberties of Python's parser, and reads JSON files.
 
-Refused besides broken JSON: duplicate keys (a value would be lost), NaN, Infinity and numbers beyond float64 or int64,
-deep nesting, text that is not UTF-8, and lone surrogates, which cannot be written to a file again.
+Refused besides broken JSON: duplicate keys (a value would be lost), NaN, Infinity and numbers beyond float64, deep
+nesting, text that is not UTF-8, and lone surrogates, which cannot be written to a file again.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from scotd_jax.errors import InputError
 
+MAX_DIGITS = 40  # of an integer; configs of tokenizers have 10**30 for "unlimited"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # may be one of a pair
 
 
@@ -77,6 +78,6 @@ def _parse_float(digits: str) -> float:
 
 
 def _parse_int(digits: str) -> int:
-    if len(digits) > 20 or not -(2**63) <= (value := int(digits)) < 2**64:
+    if len(digits) > MAX_DIGITS:
         raise ValueError(f"the number {digits:.20}... is too large")
-    return value
+    return int(digits)

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from scotd_jax.artefact import FOLDERS, Artefact
+from scotd_jax.artefact import FOLDERS, Artefact, is_folder_name
 from scotd_jax.atomic import write_text
 from scotd_jax.errors import InputError
 from scotd_jax.strict_json import read_json
@@ -53,7 +53,8 @@ class Workdir:
         """Yields all artefacts that have a manifest."""
         for job, folder in FOLDERS.items():
             names = [path.name for path in (self.root / folder).iterdir()] if (self.root / folder).is_dir() else []
-            yield from (each for name in sorted(names) if (each := self.artefact(job, name)).manifest_path.exists())
+            found = [self.artefact(job, name) for name in sorted(names) if is_folder_name(name)]
+            yield from (artefact for artefact in found if artefact.manifest_path.exists())
 
     def save_config(self, config: dict[str, Any]) -> None:
         """Writes the config of the last command to DIR/config.json, for reference."""

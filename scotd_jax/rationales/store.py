@@ -2,16 +2,19 @@
 
 While a set is sampled, every batch becomes one immutable part; at the end the parts are merged:
 
-    FOLDER/parts/STEM-host00000-000012-1f0c9a3e.jsonl      one call of `write`, by process 0
-    FOLDER/STEM-00000-of-00004.jsonl ...  (or STEM.jsonl)   one call of `merge`, sorted
+    FOLDER/parts/STEM-host00000-000012-1f0c9a3e5b7d2c4a.jsonl   one call of `write`, by process 0
+    FOLDER/STEM-00000-of-00004.jsonl ...  (or STEM.jsonl)        one call of `merge`, sorted
 
 Each file appears complete or not at all (`scotd_jax.atomic`). A process may be killed at any moment because of one
 invariant: a written row is in at least one of these files, and readers count equal copies of a row once. So `merge` may
 be interrupted between any two renames or removals, and then only has to be called again. It first writes the merged
 files as further parts, and renames them when all of them are complete.
+
+The name of a part ends with a digest of its content, so that damage is found before it is merged.
 """
 
 import fnmatch
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +27,9 @@ from scotd_jax.atomic import atomic_write, disk_full_as_input_error, remove_part
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.response_index import ResponseKey, ResponseKeySet, RowLocation, RowLocations
 from scotd_jax.records import Response, from_json, to_json
+
+DIGEST_DIGITS = 16  # of the digest in the name of a part; parts of older versions have 8 random digits
+_REMOVE_IT = "If the file cannot be fixed, remove it: its rows will be sampled again"
 
 
 def is_response_file(name: str) -> bool:
@@ -69,7 +75,7 @@ class ResponseWriter:
         self._folder = epath.Path(folder)
         self._parts = self._folder / "parts"
         self._stem, self._host = stem, host
-        self._part_name = re.compile(re.escape(stem) + r"-host\d{5,}-(\d{6,})-[0-9a-f]{8}\.jsonl")
+        self._part_name = re.compile(re.escape(stem) + r"-host\d{5,}-(\d{6,})-([0-9a-f]{8}|[0-9a-f]{16})\.jsonl")
         self._merged_name = re.compile(re.escape(stem) + r"(-\d{5,}-of-\d{5,})?\.jsonl")
         self._written: ResponseKeySet | None = None
         self._next_part = 0
@@ -102,7 +108,8 @@ class ResponseWriter:
             new.add(row.key)
         if not rows:
             return
-        self._write_part(to_json(row).encode() + b"\n" for row in rows)
+        content = b"".join(to_json(row).encode() + b"\n" for row in rows)
+        self._write_part([content], hashlib.sha256(content).hexdigest()[:DIGEST_DIGITS])
         self._written |= new
 
     def merge(self, order: Sequence[str], shards: int | None) -> list[epath.Path]:
@@ -151,8 +158,9 @@ class ResponseWriter:
             return [self._folder / f"{self._stem}.jsonl"]
         return [self._folder / f"{self._stem}-{i:05d}-of-{shards:05d}.jsonl" for i in range(shards)]
 
-    def _write_part(self, lines: Iterable[bytes]) -> epath.Path:
-        path = self._parts / f"{self._stem}-host{self._host:05d}-{self._next_part:06d}-{uuid4().hex[:8]}.jsonl"
+    def _write_part(self, lines: Iterable[bytes], digest: str = "") -> epath.Path:
+        suffix = digest or uuid4().hex[:8]
+        path = self._parts / f"{self._stem}-host{self._host:05d}-{self._next_part:06d}-{suffix}.jsonl"
         with atomic_write(path) as file:
             file.writelines(lines)
         self._next_part += 1
@@ -167,11 +175,15 @@ class ResponseWriter:
         """Yields every key with the location of its row, sorted if `order` is set; also updates `_next_part`."""
         locations = RowLocations()
         for path in self._existing_files():
-            begin = 0
+            begin, sha256 = 0, hashlib.sha256()
             for number, line in _read_lines(path):
                 key = self._parse_row(line, path, number).key
                 locations.add(key, RowLocation(path, number, begin, len(line)))
                 begin += len(line)
+                sha256.update(line)
+            part = self._part_name.fullmatch(path.name)
+            if part and len(part[2]) == DIGEST_DIGITS and part[2] != sha256.hexdigest()[:DIGEST_DIGITS]:
+                raise InputError(f"{path}: damaged, its content differs from that which was written. {_REMOVE_IT}")
         parts = (self._part_name.fullmatch(path.name) for path in _list_folder(self._parts))
         self._next_part = max((int(part[1]) for part in parts if part), default=-1) + 1
         try:
@@ -187,9 +199,7 @@ class ResponseWriter:
         try:
             return _parse(line, path, number)
         except InputError as error:
-            raise InputError(
-                f"{error}. If the file cannot be fixed, remove it: its rows will be sampled again"
-            ) from None
+            raise InputError(f"{error}. {_REMOVE_IT}") from None
 
     @staticmethod
     def _deduplicate(

@@ -11,6 +11,8 @@ from scotd_jax import digests, main
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.inspection.integrity import format_verification, verify
 from scotd_jax.models.hf.export import export_pretrained
+from scotd_jax.rationales.store import ResponseWriter, read_responses
+from scotd_jax.records import Response
 from scotd_jax.workdir import Workdir
 from tests.helpers.hf_cases import CONFIGS, random_params, words
 from tests.helpers.manifests import edit_manifest
@@ -156,6 +158,7 @@ def test_verify_command_lists_all_artefacts(tmp_path, capsys):
         if job != "train":  # its checkpoints are loaded, too: test_damaged_checkpoints.py
             finished(tmp_path, job)
     Workdir(str(tmp_path)).artefact("sample", "begun").begin({})
+    (tmp_path / "rationales/.notes").write_text("not an artefact")
     assert main.verify([str(tmp_path)]) == main.OK
     assert "intact      " in capsys.readouterr().out
     flip(tmp_path / "exports/x/model.safetensors")
@@ -171,6 +174,22 @@ def test_verify_command_lists_all_artefacts(tmp_path, capsys):
             main.verify(arguments)
     with pytest.raises(InputError, match="no artefact with a manifest"):
         verify(str(tmp_path / "nothing"))
+
+
+def test_damaged_part_of_an_unfinished_set_is_refused(tmp_path):
+    """A digit that was flipped in a text once reached the corpus."""
+    writer = ResponseWriter(tmp_path)
+    rows = [Response("q", i, f"answer {i}", None, None, None, "stop", -1.0, 3, "m", "") for i in range(2)]
+    writer.write(rows)
+    [part] = (tmp_path / "parts").iterdir()
+    content = part.read_bytes()
+    for damaged in (content.replace(b"answer 1", b"answer 7"), content.splitlines(keepends=True)[0], b""):
+        part.write_bytes(damaged)
+        for read in (ResponseWriter(tmp_path).written_keys, lambda: ResponseWriter(tmp_path).merge(["q"], 1)):
+            with pytest.raises(InputError, match=rf"{part.name}: damaged, .*its rows will be sampled again"):
+                read()
+    part.write_bytes(content)
+    assert list(read_responses(ResponseWriter(tmp_path).merge(["q"], 1))) == rows
 
 
 def test_jobs_refuse_damaged_inputs(tmp_path):
