@@ -181,14 +181,17 @@ TINY = {
     "decoder": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     | {"intermediate_size": 64},
 }
-LOCAL_TEACHER = "local_teacher"  # overfits the few-shot examples, so that its responses at least contain an answer
+LOCAL_TEACHER = "local_teacher"  # name of the tiny teacher, its corpus and its recipe
+# The teacher memorizes a sentence with the gold answer for every question that it is prompted with. All sentences have
+# the same beginning and the marker, so its responses contain an answer whatever it has memorized.
+MEMORIZED = c.Recipe({"train": c.Part(target="It must be {choice}{marker}{gold}")})
 OVERFIT = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # memorizes texts within a few dozen updates
 SHORT = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
 MAX_SHAPES = 2  # with so few updates most time is compilation, so rows are packed into as few shapes as possible
 
 
 def reduce(config: c.Config, student: str) -> c.Config:
-    """Returns `config` with tiny students, and with a tiny teacher trained on the few-shot examples.
+    """Returns `config` with tiny students, and with a tiny teacher trained on the questions of its sources.
 
     Students have the architecture of the model `student`, and use chat templates if they do so in `config`.
     """
@@ -221,19 +224,22 @@ def reduce(config: c.Config, student: str) -> c.Config:
         )
         for name, corpus in config.corpora.items()
     }
+    recipes = config.recipes
     if sampled:
-        trained = [name for corpus in config.corpora.values() for name in corpus.rationales if name in sampled]
-        tasks = dict.fromkeys(name.split(".")[0] for source in trained for name in sampled[source].questions)
-        rationales[LOCAL_TEACHER] = c.TaskSource(question_sets(tasks, "exemplars"))
-        corpora[LOCAL_TEACHER] = c.Corpus(rationales=(LOCAL_TEACHER,), decontaminate=0)
+        # A fold and the rest of its split would contain the questions twice.
+        names = dict.fromkeys(name.partition("@")[0] for source in sampled.values() for name in source.questions)
+        tasks = {name.split(".")[0] for name in names}
+        recipes = recipes | {LOCAL_TEACHER: MEMORIZED}
+        corpora[LOCAL_TEACHER] = c.Corpus(LOCAL_TEACHER, questions=tuple(names), decontaminate=0)
         students[LOCAL_TEACHER] = c.Student(
             model=c.Model(architecture="opt-tiny", overrides=TINY["opt"], tokenizer=tokenizer),
             corpus=LOCAL_TEACHER,
-            training=c.Training(steps=100 + 50 * len(tasks), batch_size=4, max_shapes=MAX_SHAPES, optimizer=OVERFIT),
+            training=c.Training(steps=50 + 50 * len(tasks), batch_size=4, max_shapes=MAX_SHAPES, optimizer=OVERFIT),
         )
     return dataclasses.replace(
         config,
         tasks={name: dataclasses.replace(t, limit=8, format="t5", tokenizer="") for name, t in config.tasks.items()},
+        recipes=recipes,
         rationales=rationales,
         corpora=corpora,
         students=students,
@@ -253,7 +259,7 @@ def reduce(config: c.Config, student: str) -> c.Config:
 def _reduce_source(source: c.RationaleSource, from_local_teacher: bool) -> c.RationaleSource:
     if isinstance(source, c.FileSource):
         return dataclasses.replace(source, options=source.options | {"subset": True})
-    # At a low temperature the responses of a teacher with so little training at least contain an answer.
+    # At a low temperature the responses of models with so little training at least contain an answer.
     sampling = dataclasses.replace(_reduce_sampling(source.sampling), temperature=0.3 * source.sampling.temperature)
     model = c.Model(student=LOCAL_TEACHER) if from_local_teacher else source.model
     return dataclasses.replace(source, sampling=sampling, few_shot=0, model=model)

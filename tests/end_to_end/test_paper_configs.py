@@ -75,6 +75,7 @@ def test_imdb_pairs_are_counted(tmp_path):
 
 def test_transfer_shows_exemplars_of_the_unseen_task(tmp_path):
     workdir = run(tmp_path, "transfer")
+    assert manifest(workdir, "rationales", "sampled")["counts"]["no_answer"] == 0, "the teacher has learned the marker"
     assert manifest(workdir, "corpora", "n30")["identity"]["spec"]["few_shot"] == 1
     assert {example.task for example in examples(workdir, "label")} == {"anli", "csqa", "obqa"}
     assert set(json.loads((workdir / "evaluations/n30/results.json").read_text())["sets"]) == {"sst2.dev"}
