@@ -149,6 +149,8 @@ class Training:
     log_every: int = 20  # updates between logged metrics
     max_to_keep: int = 2  # latest checkpoints to keep, besides the best
     tensorboard: bool = False  # also write metrics for TensorBoard; needs the extra "tensorboard"
+    wandb: str = ""  # project of Weights & Biases that also receives the metrics; "" is off; needs the extra "wandb"
+    mlflow: str = ""  # experiment of MLflow that also receives the metrics; "" is off; needs the extra "mlflow"
     remat: Literal["none", "dots", "full"] = "none"  # activations to recompute in the backward pass
     # Scan over the layers, so that XLA compiles only one (models/layer_scan.py); "auto" is on for TPUs and GPUs.
     scan_layers: Literal["auto", "on", "off"] = "auto"

@@ -30,7 +30,7 @@ AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
 # mesh, changes only rounding errors. `microbatches` also changes dropout masks, so with dropout it may not change.
 LOGGING = ("log_every", "save_every", "max_to_keep", "tensorboard", "startup_check")
 # Fields that were added later, and that have no effect on a training without divergence: not part of identities.
-NO_EFFECT = ("save_minutes", "on_divergence")
+NO_EFFECT = ("save_minutes", "on_divergence", "wandb", "mlflow")
 ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
 # Fields that were added to sources later, with defaults that change nothing. Identities omit these defaults, so that
 # older work directories remain valid.

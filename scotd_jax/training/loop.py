@@ -38,6 +38,7 @@ from scotd_jax.errors import SizesError
 from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.training.accounting import GoodputTracker, batch_flops, mesh_peak_flops, previous_seconds
 from scotd_jax.training.checkpoints import Checkpoints
+from scotd_jax.training.metric_services import metric_services
 from scotd_jax.training.metrics import DeferredMetrics, DivergedError, MetricWriter
 from scotd_jax.training.programs import TrainingPrograms, training_programs
 from scotd_jax.training.save_timer import SaveTimer
@@ -167,8 +168,8 @@ class _Run:
         dropout_args = (programs.dropout_seed(self.seed),) if training.dropout > 0 else ()
         timer = SaveTimer(training.save_minutes, training.log_every)
         with contextlib.ExitStack() as stack:
-            tensorboard = self.folder / "tensorboard" if training.tensorboard else None
-            writer = stack.enter_context(MetricWriter(self.folder / "metrics.jsonl", done, tensorboard))
+            services = metric_services(training, self.folder)
+            writer = stack.enter_context(MetricWriter(self.folder / "metrics.jsonl", done, services))
 
             def emit(step: int, values: Mapping[str, float]) -> None:
                 writer.write(step, values)

@@ -1,4 +1,4 @@
-"""Training metrics: one JSON object per line, and optionally TensorBoard.
+"""Training metrics: one JSON object per line, and optionally services such as TensorBoard.
 
 The file agrees with the checkpoint from which a run resumes: lines after that step are dropped, and so is an incomplete
 last line left by a kill. An interrupted run therefore leaves the same lines as an uninterrupted one, except for times
@@ -7,7 +7,7 @@ and rates.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from etils import epath
 from scotd_jax.errors import InputError
 from scotd_jax.progress import log
 from scotd_jax.strict_json import loads
+from scotd_jax.training.metric_services import MetricService
 
 # Factor by which the norm of the parameters may grow in one update. With any usual learning rate it is far below 2.
 MAX_GROWTH = 100.0
@@ -31,19 +32,20 @@ class MetricWriter:
     Args:
       path: metrics file.
       restored_step: lines after this step are dropped.
-      tensorboard: folder of TensorBoard files, written with clu, which needs TensorFlow; None for no such files.
+      services: functions that open services to which the metrics are written too (`metric_services`).
     """
 
-    def __init__(self, path: epath.PathLike, restored_step: int, tensorboard: epath.PathLike | None = None):
+    def __init__(self, path: epath.PathLike, restored_step: int, services: Sequence[Callable[[], MetricService]] = ()):
         self._path = epath.Path(path)
-        self._file = self._board = None
+        self._file = None
+        self._services: list[MetricService] = []
         self._disabled = jax.process_index() != 0
         if self._disabled:
             return
         self._lines = _lines_up_to(self._path, restored_step)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._rewrite()
-        self._board = None if tensorboard is None else _tensorboard_writer(tensorboard)
+        self._services = [open_service() for open_service in services]
         if "://" not in str(path):
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115  # closed by __exit__
 
@@ -54,8 +56,8 @@ class MetricWriter:
         self.flush()
         if self._file is not None:
             self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for service in self._services:
+            service.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line."""
@@ -67,15 +69,15 @@ class MetricWriter:
             self._file.flush()
         else:
             self._lines.append(line)
-        if self._board is not None:
-            self._board.write_scalars(step, dict(values))
+        for service in self._services:
+            service.write_scalars(step, dict(values))
 
     def flush(self) -> None:
         """Makes all lines written so far visible to readers of the file."""
         if self._file is None and not self._disabled:
             self._rewrite()
-        if self._board is not None:
-            self._board.flush()
+        for service in self._services:
+            service.flush()
 
     def _rewrite(self) -> None:
         temporary = self._path.parent / (self._path.name + ".tmp")
@@ -238,13 +240,3 @@ def _lines_up_to(path: epath.Path, step: int) -> list[str]:
     if not path.exists():
         return []
     return [json.dumps(row) for row in read_metrics(path) if row["step"] <= step]
-
-
-def _tensorboard_writer(folder: epath.PathLike) -> Any:
-    try:
-        from clu import metric_writers
-    except ImportError as error:
-        raise InputError(
-            f"training.tensorboard needs more packages ({error}); install the extra 'tensorboard' or set it to False"
-        ) from None
-    return metric_writers.SummaryWriter(str(folder))

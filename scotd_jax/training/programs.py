@@ -114,10 +114,12 @@ _FIELDS_OUTSIDE_PROGRAMS = (
     "log_every",
     "max_shapes",
     "max_to_keep",
+    "mlflow",
     "save_every",
     "save_minutes",
     "startup_check",
     "tensorboard",
+    "wandb",
 )
 
 

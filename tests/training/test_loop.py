@@ -12,6 +12,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.training.checkpoints import best_index, load_params
 from scotd_jax.training.loop import train
 from scotd_jax.training.losses import response_loss_reference
+from scotd_jax.training.metric_services import metric_services
 from scotd_jax.training.metrics import MetricWriter, read_metrics
 from scotd_jax.training.optimizer import make_optimizer, make_schedule
 from scotd_jax.training.step import ONE_PART, TrainState, make_loss_fn, make_train_step
@@ -270,8 +271,9 @@ def test_metrics_after_the_restored_step_and_an_incomplete_line_are_dropped(tmp_
 
 def test_tensorboard_receives_the_same_numbers(tmp_path):
     pytest.importorskip("tensorboard", reason="clu writes for TensorBoard with it; in the extra 'tensorboard'")
-    with MetricWriter(tmp_path / "metrics.jsonl", 0, tmp_path / "board") as writer:
+    training = config.Training(tensorboard=True)
+    with MetricWriter(tmp_path / "metrics.jsonl", 0, metric_services(training, tmp_path)) as writer:
         writer.write(1, {"loss": 0.5})
-    written = b"".join(path.read_bytes() for path in (tmp_path / "board").iterdir())
+    written = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert b"loss" in written
     assert np.float32(0.5).tobytes() in written

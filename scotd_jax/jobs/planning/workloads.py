@@ -132,6 +132,8 @@ def canonical_settings(settings: c.Training) -> c.Training:
         log_every=1,
         max_to_keep=0,
         tensorboard=False,
+        wandb="",
+        mlflow="",
         optimizer=optimizer,
     )
 
