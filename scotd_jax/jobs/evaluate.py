@@ -7,6 +7,7 @@ from scotd_jax.atomic import write_text
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
+from scotd_jax.evaluation.choice_likelihoods import score_likelihoods
 from scotd_jax.evaluation.contrast import contrast_consistency, describe_unpaired
 from scotd_jax.evaluation.scoring import outcomes, score
 from scotd_jax.evaluation.voting import self_consistency
@@ -22,7 +23,8 @@ def evaluate(context: RunContext, name: str) -> None:
 
     Makes evaluations/NAME: SET.responses.jsonl for every set, results.json, and manifest. With several rationales per
     question, SET.each.responses.jsonl contains one answer per rationale, and SET.responses.jsonl the combined answers.
-    Answers by the likelihood of the choices are in SET.choices.responses.jsonl, and their scores under "choices".
+    Answers by the likelihood of the choices are in SET.choices.responses.jsonl, the likelihoods of all choices in
+    SET.choices.candidates.jsonl, and the scores under "choices".
     If the config adds or drops reported sets, the files of the other sets are kept.
 
     Raises:
@@ -79,6 +81,8 @@ class _Scores:
         answered = {row.question_id for row in answers.rows}
         scored = [question for id_, (question, _) in questions.items() if id_ in answered]
         result = self.sets[set_name] = score(scored, answers.rows, self._confidence)
+        if answers.candidates:
+            result |= score_likelihoods(scored, answers.candidates, self._confidence)
         if answers.samples:
             result["self_consistency"] = self_consistency(scored, answers.samples, confidence=self._confidence)
         self.questions += scored

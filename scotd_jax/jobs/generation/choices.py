@@ -1,21 +1,24 @@
 """Reads answers by the likelihood of the choices: the answer is the most likely choice after the rationale.
 
 Such an answer is always one that was offered. The sum of the log-probabilities of a choice's tokens decides, as in the
-metric `acc` of lm-eval's multiple-choice tasks. Without a rationale, the choices directly follow the prompt.
+metric `acc` of lm-eval's multiple-choice tasks. Without a rationale, the choices directly follow the prompt. The scores
+of all choices are stored as candidates (`evaluation.choice_likelihoods`).
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Set
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from scotd_jax.config import Sampling
 from scotd_jax.distributed import hosts
+from scotd_jax.evaluation.choice_likelihoods import candidate_index, group_candidates
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.local import PromptedModel, RationalesById
 from scotd_jax.jobs.generation.writing import write_missing
 from scotd_jax.layout import shared_length
+from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Response
 from scotd_jax.sampling.likelihood import Candidates, score_candidates
 from scotd_jax.tasks.prompt_formats import is_correct
@@ -23,6 +26,13 @@ from scotd_jax.tasks.question_loader import QuestionsById
 from scotd_jax.tasks.recipes import choice_responses, generates_rationale
 
 Key = tuple[str, int]  # question id and sample index
+
+
+class ChoiceScore(NamedTuple):
+    """Log-probability of a choice in nats, and the number of tokens that it is the sum of."""
+
+    log_p: float
+    num_tokens: int
 
 
 def write_choices(
@@ -34,7 +44,7 @@ def write_choices(
     folder: epath.Path,
     set_name: str,
     stem: str,
-) -> list[epath.Path]:
+) -> tuple[list[epath.Path], list[epath.Path]]:
     """Writes every response with the most likely choice as its answer.
 
     Args:
@@ -45,21 +55,32 @@ def write_choices(
       sampling: sampling settings, of which only `batch_size` and `bucket` are used.
       folder: folder of the response files.
       set_name: name of the question set, for the progress line.
-      stem: first part of the file names.
+      stem: first part of the file names; those of the candidates end with "candidates" in place of "responses".
 
     Returns:
-      The files of the responses.
+      The files of the responses, and those of the candidates.
     """
     by_key = {row.key: row for row in responses}
+    order, label = list(questions), f"  {model.name}, choices"
+
+    def missing_candidates(done: Set[Key]) -> tuple[int, Iterator[list[Response]]]:
+        # The candidates of a response are written together, so that the first of them stands for all.
+        first = {key: candidate_index(questions[key[0]][0], key[1], 0) for key in by_key}
+        rows = hosts.local_share([row for key, row in by_key.items() if (key[0], first[key]) not in done])
+        batches = score_choices(context, model, questions, rows, sampling)
+        scored = ([row for key, scores in b for row in _candidates(model, questions, key, scores)] for b in batches)
+        return sum(len(questions[row.question_id][0].choices) for row in rows), scored
+
+    stem_of_candidates = f"{stem.removesuffix('responses')}candidates"
+    files = write_missing(context, missing_candidates, folder, stem_of_candidates, order, label=label, scope=set_name)
+    candidates = group_candidates((question for question, _ in questions.values()), read_responses(files))
 
     def missing(done: Set[Key]) -> tuple[int, Iterator[list[Response]]]:
         rows = hosts.local_share([row for key, row in by_key.items() if key not in done])
-        batches = score_choices(context, model, questions, rows, sampling)
-        chosen = ([_chosen(model, by_key[key], questions, log_p) for key, log_p in batch] for batch in batches)
-        return len(rows), chosen
+        return len(rows), iter([[_chosen(model, row, candidates[row.key]) for row in rows]])
 
-    label = f"  {model.name}, choices"
-    return write_missing(context, missing, folder, stem, list(questions), label=label, scope=set_name)
+    label = "  most likely choices"
+    return write_missing(context, missing, folder, stem, order, label=label, scope=set_name), files
 
 
 def unanswered(model: PromptedModel, questions: QuestionsById, rationales: RationalesById | None) -> list[Response]:
@@ -78,23 +99,28 @@ def score_choices(
     questions: QuestionsById,
     responses: Iterable[Response],
     sampling: Sampling,
-) -> Iterator[list[tuple[Key, Mapping[str, float]]]]:
-    """Yields batches of (key, log-probability in nats of every answer that the question offers)."""
-    answers: dict[Any, list[str]] = {}
-    candidates = []
+) -> Iterator[list[tuple[Key, Mapping[str, ChoiceScore]]]]:
+    """Yields batches of (key, score of every answer that the question offers)."""
+    answers: dict[Any, list[tuple[str, int]]] = {}
+    prompts = []
     for row in responses:
-        answers[row.key], scored = _candidates(model, row, questions)
-        candidates.append(scored)
+        texts, scored = _choices_after(model, row, questions)
+        answers[row.key] = [(text, len(ids)) for text, ids in zip(texts, scored.responses, strict=True)]
+        prompts.append(scored)
     sizes: dict[str, Any] = {
         "batch_size": sampling.batch_size,
         "bucket": sampling.bucket,
         "mesh": context.sampling_mesh,
     }
-    for batch in score_candidates(model.model, model.params, candidates, **sizes):
-        yield [(key, dict(zip(answers[key], map(float, log_p), strict=True))) for key, log_p in batch]  # pyrefly: ignore[invalid-yield]
+    for batch in score_candidates(model.model, model.params, prompts, **sizes):
+        yield [(key, _by_answer(answers[key], log_p.tolist())) for key, log_p in batch]  # pyrefly: ignore[invalid-yield]
 
 
-def _candidates(model: PromptedModel, row: Response, questions: QuestionsById) -> tuple[list[str], Candidates]:
+def _by_answer(answers: Iterable[tuple[str, int]], log_p: Iterable[float]) -> dict[str, ChoiceScore]:
+    return {text: ChoiceScore(p, tokens) for (text, tokens), p in zip(answers, log_p, strict=True)}
+
+
+def _choices_after(model: PromptedModel, row: Response, questions: QuestionsById) -> tuple[list[str], Candidates]:
     """The answers that a question offers, and the token ids of the responses that end with them."""
     question, task = questions[row.question_id]
     recipe, form = model.prompts.recipe, model.prompts.format_for(task)
@@ -113,12 +139,22 @@ def _candidates(model: PromptedModel, row: Response, questions: QuestionsById) -
     return list(texts), Candidates(row.key, prompt_ids, [tokens[shared:] for tokens in ids], ids[0][:shared])
 
 
-def _chosen(model: PromptedModel, row: Response, questions: QuestionsById, log_p: Mapping[str, float]) -> Response:
+def _candidates(
+    model: PromptedModel, questions: QuestionsById, key: Key, scores: Mapping[str, ChoiceScore]
+) -> Iterator[Response]:
+    """A record for every choice after one response."""
+    question, _ = questions[key[0]]
+    for choice, (answer, score) in enumerate(scores.items()):
+        index, correct = candidate_index(question, key[1], choice), is_correct(answer, question)
+        scored = (float(score.log_p), score.num_tokens, model.name, "scored choice")
+        yield Response(question.id, index, answer, None, answer, correct, "stop", *scored)
+
+
+def _chosen(model: PromptedModel, row: Response, candidates: Sequence[Response]) -> Response:
     """The response with the most likely choice as its answer, which is also the text if nothing was generated."""
-    answer = max(log_p, key=log_p.__getitem__)
+    best = max(candidates, key=lambda candidate: candidate.logprob)
     if not row.num_tokens:
-        tokens = len(model.tokenizer.encode(answer)) + 1
-        row = dataclasses.replace(row, text=answer, logprob=round(log_p[answer], 4), num_tokens=tokens)
+        tokens = len(model.tokenizer.encode(best.text)) + 1
+        row = dataclasses.replace(row, text=best.text, logprob=round(best.logprob, 4), num_tokens=tokens)
     sampling = f"{row.sampling}, choices".removeprefix(", ")
-    correct = is_correct(answer, questions[row.question_id][0])
-    return dataclasses.replace(row, answer=answer, correct=correct, sampling=sampling)
+    return dataclasses.replace(row, answer=best.answer, correct=best.correct, sampling=sampling)

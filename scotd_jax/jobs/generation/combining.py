@@ -12,7 +12,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.evaluation.marginalization import log_marginal
 from scotd_jax.evaluation.voting import majority_vote
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.generation.choices import score_choices, unanswered
+from scotd_jax.jobs.generation.choices import ChoiceScore, score_choices, unanswered
 from scotd_jax.jobs.generation.local import PromptedModel, RationalesById
 from scotd_jax.jobs.generation.writing import write_missing
 from scotd_jax.records import Response
@@ -85,14 +85,14 @@ def iter_marginal_responses(
     sampling: Sampling,
 ) -> Iterator[list[Response]]:
     """Scores every answer after every rationale and yields one batch with the best answer of each question."""
-    log_probs: dict[str, list[Mapping[str, float]]] = {id_: [] for id_ in questions}
+    log_probs: dict[str, list[Mapping[str, ChoiceScore]]] = {id_: [] for id_ in questions}
     for batch in score_choices(context, model, questions, unanswered(model, questions, rationales), sampling):
-        for (id_, _), log_p in batch:
-            log_probs[id_].append(log_p)
+        for (id_, _), scores in batch:
+            log_probs[id_].append(scores)
     rows = []
     for id_, by_rationale in log_probs.items():
         answers = list(by_rationale[0])
-        log_p = log_marginal(np.array([list(by_answer.values()) for by_answer in by_rationale]))
+        log_p = log_marginal(np.array([[score.log_p for score in by_answer.values()] for by_answer in by_rationale]))
         best = int(log_p.argmax())
         answer = answers[best]
         rows.append(

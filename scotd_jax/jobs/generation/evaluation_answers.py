@@ -1,7 +1,7 @@
 """The answers that an evaluation scores: of a student, of its model before training, or of a set of responses."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from etils import epath
@@ -29,11 +29,13 @@ class SetAnswers(NamedTuple):
       reading: how the answers were read: from the text, or by the likelihood of the choices.
       rows: one answer per question; with `EvalSpec.responses`, n answers per question.
       samples: several samples per question for self-consistency; empty for none.
+      candidates: the scored choices after every row (`evaluation.choice_likelihoods`); empty unless these decide.
     """
 
     reading: Literal["text", "choices"]
     rows: list[Response]
     samples: list[Response]
+    candidates: Sequence[Response] = ()
 
 
 def load_evaluated_model(context: RunContext, spec: EvalSpec) -> PromptedModel | None:
@@ -94,9 +96,11 @@ class SetEvaluation:
         if self.spec.read != "text":
             if self._is_immediate:
                 rows, samples = unanswered(self._loaded_model, self.questions, rationales), []
-            chosen = self._choose(rows, "choices.each.responses" if self._is_vote else "choices.responses")
-            voters = self._choose(samples, "choices.samples.responses") if samples else []
-            yield SetAnswers("choices", self._combine(chosen, "choices.responses"), voters)
+            stem = "choices.each.responses" if self._is_vote else "choices.responses"
+            chosen, candidates = self._choose(rows, stem)
+            voters, _ = self._choose(samples, "choices.samples.responses") if samples else ([], [])
+            combined = self._combine(chosen, "choices.responses")
+            yield SetAnswers("choices", combined, voters, [] if self._is_vote else candidates)
 
     @property
     def _loaded_model(self) -> PromptedModel:
@@ -158,10 +162,9 @@ class SetEvaluation:
         arguments = self.context, self._loaded_model, self.questions, rationales, sampling, self.folder, self.set_name
         return list(read_responses(answer_by_marginal(*arguments)))
 
-    def _choose(self, rows: list[Response], stem: str) -> list[Response]:
-        """The rows with the most likely choices as their answers."""
+    def _choose(self, rows: list[Response], stem: str) -> tuple[list[Response], list[Response]]:
+        """The rows with the most likely choices as their answers, and the candidates of all of them."""
         sampling = self.context.config.evaluation.sampling
         target = self.folder, self.set_name, f"{file_stem(self.set_name)}.{stem}"
-        return list(
-            read_responses(write_choices(self.context, self._loaded_model, self.questions, rows, sampling, *target))
-        )
+        files = write_choices(self.context, self._loaded_model, self.questions, rows, sampling, *target)
+        return list(read_responses(files[0])), list(read_responses(files[1]))

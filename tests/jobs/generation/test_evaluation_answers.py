@@ -68,6 +68,13 @@ def test_choices_leave_no_answer_of_an_untrained_model_unread(tmp_path):
     assert [row.text for row in generated] == [row.text for row in chosen]
     assert {row.answer for row in chosen} <= {"yes", "no"}
     assert choices["accuracy"] == sum(row.answer == "yes" for row in chosen) / len(TEST)
+    candidates = list(read_responses([run.artefact("evaluate", "before").path / "t.test.choices.candidates.jsonl"]))
+    assert [(row.question_id, row.answer) for row in candidates] == [(q.id, a) for q in TEST for a in ("yes", "no")]
+    best = [max(candidates[i : i + 2], key=lambda row: row.logprob).answer for i in range(0, 12, 2)]
+    assert best == [row.answer for row in chosen]
+    assert choices["calibration"]["accuracy"] == choices["accuracy"]
+    assert 0.5 <= choices["calibration"]["mean_confidence"] <= 1
+    assert choices["per_token"]["n"] == len(TEST)
 
 
 def test_votes_over_choices_have_no_invalid_samples(tmp_path):
@@ -140,7 +147,9 @@ def test_choice_likelihoods_equal_a_loop_over_whole_responses(tmp_path, model):
             for answer in ("yes", "no")
         }
         got = found[row.key]
-        np.testing.assert_allclose(got["yes"] - got["no"], expected["yes"] - expected["no"], rtol=FLOAT32, atol=1e-4)
+        np.testing.assert_allclose(
+            got["yes"].log_p - got["no"].log_p, expected["yes"] - expected["no"], rtol=FLOAT32, atol=1e-4
+        )
 
 
 def test_choices_after_provided_rationales_are_combined_by_vote(tmp_path):
@@ -148,7 +157,7 @@ def test_choices_after_provided_rationales_are_combined_by_vote(tmp_path):
     run = make(tmp_path, {}, c.Corpus("infer", decontaminate=0))
     folder = run.artefact("evaluate", "votes").path
     questions = run.questions.by_id(("t.train",))
-    ((reading, votes, samples),) = SetEvaluation(run, spec, loaded(run), "t.train", questions, folder).answers()
+    ((reading, votes, samples, _),) = SetEvaluation(run, spec, loaded(run), "t.train", questions, folder).answers()
     each = list(read_responses([folder / "t.train.choices.each.responses.jsonl"]))
     assert (reading, len(votes), len(each), samples) == ("choices", 4, 8, [])
     for vote in votes:
