@@ -4,7 +4,8 @@ Loads the config and runs its jobs in order in the work directory. Complete arte
 resumed, so repeat a command to resume it. `scotd-jax show-prompts --config=...` prints the prompts of teachers and
 students. `scotd-jax show-examples --config=... --workdir=DIR` prints example responses of a work directory. `scotd-jax
 make-preference-page` and `scotd-jax read-preferences` compare two arms by the preferences of people. `scotd-jax verify
-DIR` compares all files of a work directory with the digests recorded when they were written.
+DIR` compares all files of a work directory with the digests recorded when they were written. `scotd-jax score FILE...
+--questions=...` scores predictions of any origin; the last line of its output is one JSON object.
 
 Exit status: 0 if all jobs are done, 2 on invalid input, which the message locates and explains, 130 after Ctrl-C, 143
 after SIGTERM with everything saved, 1 on a bug in the package.
@@ -72,12 +73,17 @@ _SET = flags.DEFINE_string("set", None, "make-preference-page: question set of t
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "Compare all files of complete steps with their digests before the first step, also large ones"
 )
+_QUESTIONS = flags.DEFINE_string(
+    "questions", None, "score: question file; with --config, question sets of it: TASK.SPLIT,..."
+)
+_FILTER = flags.DEFINE_string("filter", None, "score: filter of lm-eval's samples, if the file has several")
 _COMMAND_FLAGS = {  # command -> flags that have an effect on it, besides --config and --workdir
     "show-prompts": (_COUNT,),
     "show-examples": (_COUNT,),
     "make-preference-page": (_ARMS, _SET, _COUNT),
     "read-preferences": (),
     "verify": (),
+    "score": (_QUESTIONS, _FILTER),
 }
 COMMANDS = tuple(_COMMAND_FLAGS)
 OK, INPUT_ERROR = 0, 2  # exit statuses; see also running.py
@@ -104,6 +110,9 @@ def main(argv: Sequence[str]) -> int:
         _check_flags(command)
         if command == "verify":
             return verify([*arguments, *filter(None, [_WORKDIR.value])])
+        if command == "score":
+            print(score(arguments, _CONFIG.value))
+            return OK
         if command:
             print(run_command(command, _CONFIG.value, _WORKDIR.value))
             return OK
@@ -124,7 +133,9 @@ def main(argv: Sequence[str]) -> int:
 def _command(argv: Sequence[str]) -> Sequence[str]:
     """The command and its arguments; the command "" runs jobs."""
     command, *arguments = [*argv[1:]] or [""]
-    unexpected = [command] if command not in (*COMMANDS, "") else arguments if command != "verify" else []
+    unexpected = (
+        [command] if command not in (*COMMANDS, "") else arguments if command not in ("verify", "score") else []
+    )
     if unexpected:
         raise InputError(f"unexpected argument {unexpected[0]!r}; the commands are {', '.join(COMMANDS)}; see --help")
     return command, *arguments
@@ -132,18 +143,31 @@ def _command(argv: Sequence[str]) -> Sequence[str]:
 
 def _check_flags(command: str) -> None:
     """Raises InputError on missing flags, and on flags that have no effect."""
-    required = [] if command == "verify" else [(_CONFIG, "world"), (_WORKDIR, "runs/world")]
+    required = [] if command in ("verify", "score") else [(_CONFIG, "world"), (_WORKDIR, "runs/world")]
     required += [(_ARMS, "n30_opt,label_opt")] if command == "make-preference-page" else []
+    required += [(_QUESTIONS, "questions.jsonl")] if command == "score" else []
     for flag, example in required:
         if flag.value is None and not (flag is _WORKDIR and command == "show-prompts"):
             raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
     job_flags = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD, _DEVICES, _VERIFY)
     allowed = [flag.name for flag in (_COMMAND_FLAGS[command] if command else job_flags)]
-    for flag in (*job_flags, _COUNT, _ARMS, _SET):
+    if command != "score":
+        allowed.append(_WORKDIR.name)
+    for flag in (*job_flags, _WORKDIR, _COUNT, _ARMS, _SET, _QUESTIONS, _FILTER):
         if flag.present and flag.name not in allowed:
             raise InputError(f"--{flag.name}: has no effect {f'on {command}' if command else 'without a command'}")
     if _DEVICES.present and (_DRY_RUN.value or "plan" in (_JOBS.value or ())):
         raise InputError("--devices: has no effect with --dry-run and --jobs=plan, which use no devices")
+
+
+def score(files: Sequence[str], config_dict: Any) -> str:
+    """Returns the output of the command `score`."""
+    if not files:
+        raise InputError("score: needs the files with predictions; for example scotd-jax score predictions.jsonl")
+    config = None if config_dict is None else c.from_mapping(c.Config, config_dict)
+    from scotd_jax.jobs.predictions.score_predictions import score_predictions
+
+    return score_predictions(files, str(_QUESTIONS.value), config, _FILTER.value)
 
 
 def run_command(command: str, config_dict: Any, workdir: str | None) -> str:

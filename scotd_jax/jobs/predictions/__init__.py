@@ -1,0 +1,1 @@
+"""Scoring of predictions of any origin against questions, without a model."""
