@@ -18,6 +18,7 @@ PACKAGE = ROOT / "scotd_jax"
 
 # From top to bottom: a module may import from its own folder and from layers below.
 LAYERS = [
+    {"lm_eval_model"},
     {"main", "api"},
     {"dry_run", "listing", "running"},
     {"jobs"},
@@ -59,7 +60,16 @@ STDLIB_ONLY = {
     "strict_json.py",
     "errors.py",
 }
-LAZY = {"tensorflow", "tensorflow_datasets", "datasets", "clu.metric_writers", "grain", "torch", "transformers"}
+LAZY = {
+    "tensorflow",
+    "tensorflow_datasets",
+    "datasets",
+    "clu.metric_writers",
+    "grain",
+    "torch",
+    "transformers",
+    "lm_eval",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,4 +1,4 @@
-"""Model FLOPs of training updates and of prefill, from formulas.
+"""Model FLOPs of training updates, of prefill and of generation, from formulas.
 
 Counts the FLOPs of matmuls (one multiplication and one addition per term) in programs with grouped attention, which
 run every prompt once per question and every response once; the output matrix multiplies only response tokens. The
@@ -11,6 +11,7 @@ layer, and the formulas do not count it.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -84,6 +85,29 @@ def prefill_flops(config: Any, *, sequences: int, length: int, before: int = 0, 
         return 0
     pairs = length * before + _pairs(length, skip_masked and sizes.causal_prompt)
     return sequences * (2 * length * sizes.prompt + 4 * sizes.prompt_attention * pairs)
+
+
+def generation_flops(config: Any, *, questions: int, prompt: int, lengths: Iterable[int]) -> int:
+    """Returns the FLOPs of generating responses with a cache; every prompt is computed once for all its responses.
+
+    Args:
+      config: model config.
+      questions: number of prompts.
+      prompt: their mean length in tokens.
+      lengths: the number of tokens of every response.
+
+    Returns:
+      0 for unknown kinds of model.
+    """
+    sizes = matmul_sizes(config)
+    if sizes is None:
+        return 0
+    tokens = pairs = 0
+    for length in lengths:
+        tokens += length
+        pairs += length * prompt + _pairs(length, True)
+    matmuls = 2 * tokens * (sizes.response + sizes.output)
+    return prefill_flops(config, sequences=questions, length=prompt) + matmuls + 4 * sizes.response_attention * pairs
 
 
 def _pairs(length: int, causal: bool) -> int:

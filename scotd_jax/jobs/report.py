@@ -18,8 +18,10 @@ from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.evaluated_sets import read_evaluated, read_samples, set_label
 from scotd_jax.jobs.inspection.prompts import prompt_views
 from scotd_jax.jobs.inspection.responses import response_sets
+from scotd_jax.jobs.lm_eval_results import write_lm_eval_results
 from scotd_jax.jobs.preferences.results import annotated_pages, preference_result
 from scotd_jax.jobs.report_examples import example_entries
+from scotd_jax.jobs.run_costs import run_costs
 from scotd_jax.records import Question
 from scotd_jax.reporting.data import (
     EvalSet,
@@ -48,9 +50,10 @@ LISTED_MODELS = 3  # maximum number of model names in the row of a set of respon
 
 
 def report(context: RunContext, name: str) -> None:
-    """Writes report/index.html. There is one report per run, so `name` is empty.
+    """Writes report/index.html, and the evaluations in the layout of lm-eval to report/lm_eval/NAME.
 
-    The page shows all complete artefacts, and lists the incomplete evaluations.
+    The page shows all complete artefacts, and lists the incomplete evaluations. There is one report per run, so `name`
+    is empty.
     """
     del name
     config, artefact = context.config, context.artefact("report", "")
@@ -65,7 +68,7 @@ def report(context: RunContext, name: str) -> None:
         facts=_facts(context),
         ledgers=_ledgers(context),
         curves={student: _training_curve(context, student) for student in config.students},
-        costs=_costs(context),
+        costs=run_costs(context),
         prompts=_prompts(context),
         response_sets=list(response_sets(context, EXAMPLES_PER_BIN)),
         examples=example_entries(context, results),
@@ -75,6 +78,10 @@ def report(context: RunContext, name: str) -> None:
         comparisons=compared_arms(config),
     )
     write_report(artefact.path / "index.html", data)
+    for key, spec in specs.items():
+        read = "choices" if spec.read == "choices" else "text"
+        evaluated = {set_name: read_evaluated(context, key, set_name, read) for set_name in spec.eval_sets}
+        write_lm_eval_results(context, spec, evaluated, artefact.path / "lm_eval" / key)
     context.log(f"  {artefact.path / 'index.html'}")
 
 
@@ -212,13 +219,6 @@ def _ledgers(context: RunContext) -> dict[str, Any]:
     complete = [name for name in context.config.corpora if context.artefact("build", name).complete]
     paths = {name: context.checked("build", name).path / "ledger.json" for name in complete}
     return {name: read_json(path) for name, path in paths.items() if path.exists()}
-
-
-def _costs(context: RunContext) -> dict[str, Any]:
-    """Time and compute of every training that recorded them."""
-    manifests = {name: context.artefact("train", name).manifest() for name in context.config.students}
-    found = {name: manifest.get("counts", {}).get("cost") for name, manifest in manifests.items()}
-    return {name: cost for name, cost in found.items() if cost}
 
 
 def _facts(context: RunContext) -> dict[str, str]:

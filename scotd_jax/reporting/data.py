@@ -200,7 +200,8 @@ class ReportData:
       facts: settings and figures of the whole run, short names to short values.
       ledgers: corpus -> `Ledger.to_json`.
       curves: student -> rows of (step, training loss or None, dev accuracy or None).
-      costs: student -> the cost in its manifest (`training.accounting.summarize_cost`).
+      costs: student -> the cost in its manifest (`training.accounting.summarize_cost`), and training_flops and
+        sampling_flops where they are known.
       prompts: example prompts of the models of the run.
       response_sets: example responses of every set.
       examples: entries of the example browser.

@@ -1,7 +1,7 @@
-"""Rows of the report's tables of votes, and of the calibration of votes and of the likelihoods of the choices."""
+"""Rows of the report's tables of votes, of calibration (votes and likelihoods of choices), and of cost per point."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from scotd_jax.reporting import tables
@@ -63,6 +63,41 @@ def calibration_rows(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> Iterato
                     names = ("accuracy", "mean_confidence", "ece", "ece_equal_mass")
                     means = {name: _mean(entry[name] for entry in found) for name in names}
                     yield {"row": row, "set": evalset.name, "source": _CONFIDENCES[kind], **means}
+
+
+def cost_rows(
+    rows: Sequence[ArmRow], sets: Sequence[EvalSet], costs: Mapping[str, Mapping[str, float]]
+) -> Iterator[dict[str, Any]]:
+    """Yields the cost of every student, and the cost per percentage point that it gains over its baseline.
+
+    The baseline is label-only training of the same model, or else the model before training; the cost of the gain is
+    the difference of both costs. Accuracies are those of the first set. Students with an unknown cost are left out.
+    """
+    for row in (r for r in rows if r.role == "student" and r.cells):
+        cost = _flops(row, costs)
+        if cost is None:
+            continue
+        evalset = next(s for s in sets if s.label in row.cells)
+        others = [r for r in rows if r.model == row.model and r is not row and evalset.label in r.cells]
+        label_only = [r for r in others if r.role == "student" and r.samples == 0]
+        baseline = next(iter(label_only or [r for r in others if r.role == "untrained"]), None)
+        before = (0.0, 0.0) if baseline and baseline.role == "untrained" else baseline and _flops(baseline, costs)
+        line = {"row": row, "set": evalset.name, "training": cost[0], "sampling": cost[1], "baseline": "", "gain": None}
+        line["per_point"] = None
+        if baseline and before:
+            gain = row.cells[evalset.label].estimate.value - baseline.cells[evalset.label].estimate.value
+            line |= {"baseline": baseline.name, "gain": gain}
+            if gain > 0:
+                line["per_point"] = (sum(cost) - sum(before)) / (100 * gain)
+        yield line
+
+
+def _flops(row: ArmRow, costs: Mapping[str, Mapping[str, float]]) -> tuple[float, float] | None:
+    """Mean FLOPs of training and of sampling over the runs of an arm; None if they are not known for all."""
+    found = [costs.get(run.student, {}) for run in row.runs]
+    if not all("training_flops" in cost and "sampling_flops" in cost for cost in found):
+        return None
+    return _mean(cost["training_flops"] for cost in found), _mean(cost["sampling_flops"] for cost in found)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -12,7 +12,7 @@ from scotd_jax.reporting.comparisons import ComparisonRow
 from scotd_jax.reporting.data import CONSISTENCY, EvalSet, ReportData
 from scotd_jax.reporting.example_browser import browser_content
 from scotd_jax.reporting.headline import summarize_findings
-from scotd_jax.reporting.metric_rows import calibration_rows, vote_rows
+from scotd_jax.reporting.metric_rows import calibration_rows, cost_rows, vote_rows
 from scotd_jax.reporting.tables import ArmRow
 
 
@@ -66,6 +66,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
         "ledgers": [_ledger(name, ledger) for name, ledger in data.ledgers.items()],
         "training_panels": _training(data),
         "costs": data.costs,
+        "cost_rows": list(cost_rows(rows, sets, data.costs)),
         "purposes": tables.purposes(data.costs.values()),
     }
     sections = [
@@ -163,6 +164,7 @@ def _run_lines(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[dict[str
             "format_failures": score.get("format_failure_rate"),
             "truncated": score.get("truncation_rate"),
             "tokens": score.get("mean_tokens"),
+            "per_token": (score.get("per_token") or {}).get("accuracy"),
             "words": (score.get("rationales") or {}).get("mean_words"),
             "distinct": (score.get("rationales") or {}).get("distinct_2"),
         }

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.roofline import decode_flops
 from scotd_jax.distributed.chips import peak_flops
-from scotd_jax.distributed.flops import matmul_sizes, prefill_flops, training_flops
+from scotd_jax.distributed.flops import generation_flops, matmul_sizes, prefill_flops, training_flops
 from scotd_jax.models import registry
 from scotd_jax.models.api import Precision
 from scotd_jax.training.step import make_loss_fn
@@ -164,3 +164,16 @@ def test_unknown_models_have_zero_flops():
 )
 def test_peak_flops_of_device_kinds(kind, peak):
     assert peak_flops(kind) == peak
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_generation_flops_are_those_of_a_forward_pass_over_all_tokens(name):
+    """Decoding one token at a time has the matmuls of one pass with a causal mask: a third of a training update."""
+    config = CONFIGS[name]
+    found = generation_flops(config, questions=2, prompt=64, lengths=[16] * 6)
+    sizes = {"questions": 2, "group": 3, "prompt": 64, "response": 16}
+    prefill = {"sequences": 2, "length": 64}
+    # Prompts are computed without skipping masked pairs.
+    masked = prefill_flops(config, **prefill) - prefill_flops(config, **prefill, skip_masked=True)
+    assert found == training_flops(config, **sizes, skip_masked=True) // 3 + masked
+    assert generation_flops(BagConfig(), questions=2, prompt=64, lengths=[16]) == 0

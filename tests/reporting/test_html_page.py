@@ -11,6 +11,7 @@ from scotd_jax.reporting import tables
 from scotd_jax.reporting.changed_words import changed_words
 from scotd_jax.reporting.data import BrowserEntry, EvalSet, ReportData
 from scotd_jax.reporting.html_page import render, write_report
+from scotd_jax.reporting.metric_rows import calibration_rows, vote_rows
 from tests.helpers.html_page import Page
 from tests.helpers.invented_report import invented
 from tests.helpers.report_arms import arm, findings_of, plain
@@ -65,19 +66,14 @@ def test_results_of_earlier_versions_have_no_calibration_and_no_pass_at_k(data):
     def earlier(scores, *new):
         return {label: {k: v for k, v in score.items() if k not in new} for label, score in scores.items()}
 
-    runs = [
-        dataclasses.replace(
-            run,
-            results=earlier(run.results, "rationales"),
-            votes=earlier(
-                run.votes, "pass_at_k", "pass_at_k_intervals", "expected_intervals", "calibration", "rationales"
-            ),
-        )
-        for run in data.runs
-    ]
-    parsed = Page(render(dataclasses.replace(data, runs=runs)))
-    assert "votes" in parsed.ids
-    assert "calibration" not in parsed.ids
+    run = next(run for run in data.runs if run.votes)
+    votes = earlier(run.votes, "pass_at_k", "pass_at_k_intervals", "expected_intervals", "calibration", "rationales")
+    results = earlier({"world.test": run.results["world.test"]}, "rationales")
+    old = ReportData("r", [dataclasses.replace(run, results=results, votes=votes)])
+    rows, sets = tables.arm_rows(old), tables.evaluated_sets(old)
+    assert list(calibration_rows(rows, sets)) == []
+    [line] = vote_rows(rows, sets, old, [])
+    assert (line["passed"], [k for k, _ in line["expected"]]) == ([], ["1", "3", "5", "10"])
 
 
 def test_page_contains_every_part_of_the_data(page, data):

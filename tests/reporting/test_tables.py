@@ -6,6 +6,7 @@ from scotd_jax.evaluation.intervals import Estimate
 from scotd_jax.reporting import tables
 from scotd_jax.reporting.data import ReportData
 from scotd_jax.reporting.html_page import render
+from scotd_jax.reporting.metric_rows import cost_rows
 from tests.helpers.html_page import Page
 from tests.helpers.report_arms import arm, compared, findings_of, plain
 
@@ -92,3 +93,25 @@ def test_formatted_numbers():
 def test_ledger_counts_keep_the_order_of_the_ledger():
     counts = tables.ledger_counts({"total": 3, "bins": {"kept": 1, "new": 2}})
     assert list(counts.items()) == [("kept", 1), ("new", 2)]
+
+
+def test_cost_per_point_is_the_additional_cost_over_the_gain():
+    runs = [
+        arm("label-only", 0.5, samples=0, model="m"),
+        arm("N = 30", 0.75, samples=30, model="m"),
+        arm("worse", 0.25, samples=5, model="m"),
+        arm("unknown", 0.9, samples=5, model="m"),
+    ]
+    costs = {
+        "label-only-0": {"training_flops": 1e12, "sampling_flops": 0.0},
+        "N = 30-0": {"training_flops": 6e12, "sampling_flops": 20e12},
+        "worse-0": {"training_flops": 2e12, "sampling_flops": 3e12},
+        "unknown-0": {"training_flops": 2e12},
+    }
+    data = ReportData("r", runs)
+    lines = {line["row"].name: line for line in cost_rows(tables.arm_rows(data), tables.evaluated_sets(data), costs)}
+    assert set(lines) == {"label-only", "N = 30", "worse"}
+    assert lines["N = 30"]["per_point"] == pytest.approx(1e12)  # 25 TFLOPs more for 25 points
+    assert (lines["N = 30"]["baseline"], lines["N = 30"]["gain"]) == ("label-only", 0.25)
+    assert lines["worse"]["per_point"] is None
+    assert lines["label-only"]["gain"] is None
