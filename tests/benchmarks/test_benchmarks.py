@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from benchmarks import statistics
 from benchmarks.roofline import Peaks, sampling_costs
 from benchmarks.sampling_peers import SamplingCase
 from scotd_jax.models import registry
@@ -112,3 +113,16 @@ def test_prompts_of_a_case_share_their_prefix():
     assert first[:5] == second[:5]
     assert first[5:] != second[5:]
     assert len(first) == len(second) == 9
+
+
+def test_statistics_benchmark_reports_coverage_and_size_of_every_case(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["statistics", "--simulations=4"])
+    statistics.main()
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["benchmark"] == "statistics"
+    names = [case.name for case in statistics.CASES]
+    assert list(facts["coverage"]) == list(facts["size"]) == names
+    assert len(set(names)) == len(names)
+    assert {int(name.split(",")[0].removeprefix("runs ")) for name in names} == {1, 3, 5, 10}
+    for shares in (*facts["coverage"].values(), *facts["size"].values()):
+        assert all(0 <= share <= 1 for share in shares.values())
