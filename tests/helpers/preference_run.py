@@ -51,12 +51,14 @@ def short_rows(questions: list[Question]) -> list[Response]:
     return rows
 
 
-def evaluated(run: RunContext, name: str, rows: list[Response]) -> None:
-    """Writes a complete evaluation of t.test with these responses."""
+def evaluated(run: RunContext, name: str, rows: list[Response], samples: list[Response] | None = None) -> None:
+    """Writes a complete evaluation of t.test with these responses, and four samples per question that vote."""
     artefact = run.artefact("evaluate", name)
     artefact.remove()
     artefact.begin({"name": name})
     (artefact.path / "t.test.responses.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
+    if samples:
+        (artefact.path / "t.test.n4.responses.jsonl").write_text("".join(to_json(row) + "\n" for row in samples))
     artefact.finish({}, [row.text for row in rows])
 
 

@@ -3,9 +3,8 @@
 import dataclasses
 
 from scotd_jax.jobs.report_examples import example_entries
-from scotd_jax.records import to_json
 from scotd_jax.reporting.data import RunResult
-from tests.helpers.preference_run import EVALUATED, long_rows, preference_run
+from tests.helpers.preference_run import EVALUATED, evaluated, long_rows, preference_run
 
 
 def test_entries_have_the_first_run_of_every_arm_and_its_votes(tmp_path):
@@ -16,8 +15,7 @@ def test_entries_have_the_first_run_of_every_arm_and_its_votes(tmp_path):
         for row in long_rows(questions)
         for k, answer in enumerate(("no", "yes", None, "yes"))
     ]
-    path = run.artefact("evaluate", "long").path / "t.test.n4.responses.jsonl"
-    path.write_text("".join(to_json(row) + "\n" for row in samples))
+    evaluated(run, "long", long_rows(questions), samples)
     results = [
         RunResult("the long arm", "long", 0, {}, votes={"t.test": {"k": 4}}),
         RunResult("the long arm", "short", 1, {}),

@@ -12,6 +12,7 @@ from scotd_jax.reporting.changed_words import changed_words
 from scotd_jax.reporting.data import BrowserEntry, EvalSet, ReportData
 from scotd_jax.reporting.html_page import render, write_report
 from scotd_jax.reporting.metric_rows import calibration_rows, vote_rows
+from tests.helpers.chromium import BINARY, Chromium
 from tests.helpers.html_page import Page
 from tests.helpers.invented_report import invented
 from tests.helpers.report_arms import arm, findings_of, plain
@@ -34,6 +35,18 @@ def test_page_is_well_formed_and_loads_nothing(page):
     assert {link for link in parsed.links if not link.startswith("#")} == set()
     assert {link[1:] for link in parsed.links} <= set(parsed.ids), "a link or a marker points nowhere"
     assert re.findall(r"@import|url\((?!#)|https?://(?!www\.w3\.org)", page) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BINARY is None, reason="needs Chromium or Chrome in the PATH")
+def test_page_fits_phones_and_desktops_without_requests(page, tmp_path):
+    (tmp_path / "index.html").write_text(page)
+    with Chromium(tmp_path) as browser:
+        for width, dark in ((390, True), (1280, False)):
+            browser.open(tmp_path / "index.html", width, 800, dark)
+            assert browser.js("document.documentElement.scrollWidth") <= width
+        assert browser.errors == []
+        assert {url.partition(":")[0] for url in browser.requests} == {"file"}
 
 
 def test_plots_use_the_fonts_and_colours_of_the_page(page):

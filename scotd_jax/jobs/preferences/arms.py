@@ -40,7 +40,7 @@ def find_arm(context: RunContext, name: str) -> PreferenceArm:
         title=specs[key].arm if is_evaluation else name,
         job=job,
         artefact=key,
-        digest=context.artefact(job, key).digest,
+        digest=context.checked(job, key).digest,
         sample=int(sample or 0),
         sets=tuple(specs[key].eval_sets if is_evaluation else rationales[key].questions),
     )

@@ -1,7 +1,6 @@
 """Reads the files that annotators save on a preference page."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from etils import epath
 from scotd_jax.errors import InputError, list_names
 from scotd_jax.evaluation.preferences import Preference
 from scotd_jax.jobs.preferences.pages import CHOICES_FOLDER, PreferencePage
+from scotd_jax.strict_json import loads
 
 _FIELDS: dict[str, type] = {"page": str, "annotator": str, "choices": dict, "edits": dict}
 _CHOICES = ("first", "tie", "second")
@@ -94,8 +94,8 @@ def read_choice_file(path: epath.Path, page: PreferencePage) -> AnnotatorChoices
 
 def _read_fields(path: epath.Path) -> dict[str, Any]:
     try:
-        fields = json.loads(path.read_text())
-    except (ValueError, OSError) as error:  # not JSON, not UTF-8, or a folder
+        fields = loads(path.read_bytes())
+    except (ValueError, OSError) as error:  # not JSON, or a folder
         raise InputError(f"{path}: not a JSON file ({error}); expected a file saved on the page") from None
     if not isinstance(fields, dict) or set(fields) != set(_FIELDS):
         found = list_names(fields) if isinstance(fields, dict) else f"{fields!r:.40}"

@@ -192,7 +192,7 @@ def test_wrong_choice_files_are_refused(run, changes, message):
         read(run)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[1]", b'{"page": '])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[1]", b'{"page": ', b'{"page": "", "page": ""}'])
 def test_files_of_another_kind_are_refused(run, content):
     (make(run) / "choices" / "ann.json").write_bytes(content)
     with pytest.raises(InputError, match=r"ann.json: (not a JSON file|expected the fields)"):
