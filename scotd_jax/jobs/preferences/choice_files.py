@@ -56,9 +56,9 @@ def read_choice_files(folder: epath.Path, page: PreferencePage) -> list[Annotato
     return annotators
 
 
-def read_choice_file(path: epath.Path, page: PreferencePage) -> AnnotatorChoices:
+def read_choice_file(path: epath.PathLike, page: PreferencePage) -> AnnotatorChoices:
     """Reads one file. Raises InputError if it is malformed, of another page, or has choices for unknown pairs."""
-    fields = _read_fields(path)
+    fields = _read_fields(epath.Path(path))
     if fields["page"] != page.digest:
         raise InputError(
             f"{path}: made on page {fields['page']!r:.40}, but this folder has page {page.digest!r}; move the file to "

@@ -173,9 +173,9 @@ def write_page(folder: epath.Path, page: PreferencePage) -> None:
     write_text(folder / PAIRS_FILE, page.to_json())
 
 
-def read_page(folder: epath.Path) -> PreferencePage:
+def read_page(folder: epath.PathLike) -> PreferencePage:
     """Reads pairs.json. Raises InputError if it is damaged or of another version."""
-    path = folder / PAIRS_FILE
+    path = epath.Path(folder) / PAIRS_FILE
     content = read_json(path)
     try:
         recorded = content.pop("digest")
