@@ -14,7 +14,9 @@ from scotd_jax.jobs import train
 from scotd_jax.jobs.build import build
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.model_loading import ModelLoader
-from tests.helpers.corpora import make_run, question, responses, write_questions
+from scotd_jax.jobs.run_costs import run_costs
+from scotd_jax.training.metrics import read_metrics
+from tests.helpers.corpora import MODEL, make_run, question, responses, write_questions
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -105,6 +107,22 @@ def test_settings_that_change_only_rounding_may_change(tmp_path, capsys):
     for name, value in (("balance_window", 1), ("group_size", 2), ("eval_every", 4)):
         with pytest.raises(InputError, match=f"made by another configuration: spec.training.{name}"):
             train.train(changed(run, **{name: value}), "s")
+    check_costs(run)
+
+
+def check_costs(run: RunContext) -> None:
+    """Checks the FLOPs of a trained student and of its responses, which are known only if a local model made them."""
+    costs = run_costs(run)["s"]
+    lines = read_metrics(run.artefact("train", "s").path / "metrics.jsonl")
+    assert costs["training_flops"] == sum(line.get("flops", 0.0) for line in lines) > 0
+    assert "sampling_flops" not in costs
+    sampling = []
+    for n in (0, 1):
+        corpora = {"c": dataclasses.replace(run.config.corpora["c"], n=n)}
+        sources = {"sampled": c.ModelSource(("t.train",), MODEL)}
+        config = dataclasses.replace(run.config, rationales=sources, corpora=corpora)
+        sampling.append(run_costs(make_context(config, run.workdir))["s"]["sampling_flops"])
+    assert sampling[0] > sampling[1] > 0  # two responses per question, or the first one
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from scotd_jax.jobs.generation.evaluation_answers import SetEvaluation
 from scotd_jax.jobs.generation.local import PromptedModel, load_prompted_model
 from scotd_jax.jobs.generation.prompting import evaluation_prompt_settings, prompt_settings
 from scotd_jax.jobs.graph import Step
+from scotd_jax.jobs.lm_eval_results import write_lm_eval_results
 from scotd_jax.layout import split_prompt
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response, to_json
@@ -75,6 +76,14 @@ def test_choices_leave_no_answer_of_an_untrained_model_unread(tmp_path):
     assert choices["calibration"]["accuracy"] == choices["accuracy"]
     assert 0.5 <= choices["calibration"]["mean_confidence"] <= 1
     assert choices["per_token"]["n"] == len(TEST)
+    spec = run.config.evals["before"]
+    evaluated = {"t.test": (TEST, chosen)}
+    write_lm_eval_results(run, spec, evaluated, run.artefact("report", "").path / "lm_eval")
+    [file] = (run.artefact("report", "").path / "lm_eval").glob("samples_t.test_*.jsonl")
+    samples = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sum(sample["acc"] for sample in samples) / len(TEST) == choices["accuracy"]
+    prompts = {sample["arguments"]["gen_args_0"]["arg_0"] for sample in samples}
+    assert prompts == {f"Q: {q.text}\nA: " for q in TEST}
 
 
 def test_votes_over_choices_have_no_invalid_samples(tmp_path):
