@@ -31,6 +31,7 @@ CASES = {
     "opt125m_q64": SamplingCase("opt-125m", batch=3, questions=18),
     "opt125m_fewshot700": SamplingCase("opt-125m", shared=700, batch=8, torch_questions=2, torch_batches=(1, 2)),
     "t5small_q64": SamplingCase("t5-small", batch=6, questions=18),
+    "smollm2_q64": SamplingCase("smollm2-135m", batch=3, questions=18),
 }
 _OPT_1_3B = SamplingCase("opt-1.3b", tokens=128, dtypes=("bfloat16",))
 ACCELERATOR_CASES = {

@@ -32,6 +32,8 @@ CASES = {
     "opt125m_p64_g1": TrainingCase("opt-125m", group=1, questions=32, torch_microbatch_sizes=(16, 32)),
     "t5small_p64_g30": TrainingCase("t5-small"),
     "opt125m_p512_g30": TrainingCase("opt-125m", prompt=512, questions=1, updates=1, torch_microbatch_sizes=(5, 15)),
+    "smollm2_p64_g5": TrainingCase("smollm2-135m", group=5, questions=6, torch_microbatch_sizes=(15, 30)),
+    "smollm2_p64_g1": TrainingCase("smollm2-135m", group=1, questions=16, torch_microbatch_sizes=(8, 16)),
 }
 _LARGE = TrainingCase(
     "opt-1.3b",

@@ -27,7 +27,14 @@ from scotd_jax.models.cache import (
     with_recent,
 )
 from scotd_jax.models.decoder_config import DecoderConfig
-from scotd_jax.models.forward_options import Attention, Dropout, ForwardOptions, no_dropout, save_for_backward
+from scotd_jax.models.forward_options import (
+    Attention,
+    Dropout,
+    ForwardOptions,
+    no_dropout,
+    optimization_barrier,
+    save_for_backward,
+)
 from scotd_jax.models.layer_scan import pick_by_layer, scan_over_layers, uses_scan
 from scotd_jax.models.layers import (
     Dense,
@@ -168,13 +175,17 @@ class Decoder(nnx.Module):
 
 
 def _rotations(config: DecoderConfig, positions_BGR: Int[Array, "_ _ R"]) -> list[Rotation]:
-    """Returns the rotations of `config.ropes`."""
-    return [
+    """Returns the rotations of `config.ropes`.
+
+    Without the barrier XLA would compute sines and cosines again in every layer and for every head.
+    """
+    rotations = [
         identity_rotation(positions_BGR, config.head_width)
         if theta is None
         else rotation(positions_BGR, *frequencies(config.head_width, theta, scaling))
         for theta, scaling in config.ropes
     ]
+    return list(optimization_barrier(*rotations))
 
 
 class DecoderLayer(nnx.Module):

@@ -133,7 +133,7 @@ def optimization_barrier(*arrays: Any) -> tuple[Any, ...]:
 
 
 def compiler_options(platform: str) -> dict[str, str] | None:
-    """Returns the compiler options of a training step.
+    """Returns the compiler options of the programs that use `optimization_barrier` or rematerialization.
 
     XLA for CPUs removes the barriers of `optimization_barrier` and of rematerialization by default; then it merges
     duplicate computations and saves everything: a toy model of 12 layers took 37 MiB with and without

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 import jax
 
 from scotd_jax.config import Sampling
+from scotd_jax.distributed.mesh import mesh_platform
 from scotd_jax.distributed.sharding import AnyMesh, constrain_cache
+from scotd_jax.models import matmul
 from scotd_jax.models.api import LanguageModel, Params
+from scotd_jax.models.forward_options import compiler_options
 from scotd_jax.sampling import decode_loop
 
 
@@ -46,15 +49,19 @@ def _compiled(
     model: LanguageModel, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
 ) -> SamplingPrograms:
     decode = functools.partial(decode_loop.decode_steps, model, policy, eos_ids=eos_ids, vocab_limit=vocab_limit)
+    fast = matmul.for_mesh(mesh)
     # Without the constraint, XLA may return the state with a different sharding from the one it received.
     constrain = functools.partial(constrain_cache, mesh)
 
     def init_state(params: Params, B: int, W: int, P: int):
         return constrain(decode_loop.init_state(model, policy, params, B, W, P))
 
+    jit = functools.partial(
+        jax.jit, compiler_options=compiler_options(jax.default_backend() if mesh is None else mesh_platform(mesh))
+    )
     return SamplingPrograms(
-        init_state=jax.jit(init_state, static_argnums=(1, 2, 3)),
-        prefill_few_shot=jax.jit(model.prefill),
-        prefill=jax.jit(lambda *args: constrain(decode_loop.prefill(model, *args)), donate_argnums=2),
-        decode_steps=jax.jit(lambda *args: constrain(decode(*args)), donate_argnums=(3, 4)),
+        init_state=jit(init_state, static_argnums=(1, 2, 3)),
+        prefill_few_shot=jit(fast(model.prefill)),
+        prefill=jit(fast(lambda *args: constrain(decode_loop.prefill(model, *args))), donate_argnums=2),
+        decode_steps=jit(fast(lambda *args: constrain(decode(*args))), donate_argnums=(3, 4)),
     )

@@ -21,7 +21,7 @@ from scotd_jax.config import Sampling
 from scotd_jax.layout import round_up
 from scotd_jax.models.api import Cache, Context, LanguageModel, Params, Segment
 from scotd_jax.models.cache import flush_recent
-from scotd_jax.models.layers import logits as output_logits
+from scotd_jax.models.matmul import linear
 from scotd_jax.sampling.noise import sample_keys, uniforms
 from scotd_jax.sampling.policies import sample_token
 from scotd_jax.sampling.stop_strings import START_STATE
@@ -32,11 +32,12 @@ class InferenceWeights(NamedTuple):
 
     Attributes:
       params: model parameters with kernels in the compute dtype (`cast_for_inference`).
-      unembedding: output matrix in the compute dtype.
+      unembedding: output matrix in the compute dtype, transposed: XLA for CPUs would transpose [V, E] in every call of
+        `decode_steps`.
     """
 
     params: Params
-    unembedding: Float[Array, "V E"]
+    unembedding: Float[Array, "E V"]
 
 
 class SlotContexts(NamedTuple):
@@ -102,8 +103,8 @@ def cast_for_inference(model: LanguageModel, params: Params) -> Params:
 
 
 def inference_weights(model: LanguageModel, params: Params) -> InferenceWeights:
-    """Returns `params` and the output matrix, with kernels and output matrix cast to the compute dtype."""
-    unembedding = jnp.asarray(model.unembedding(params)).astype(model.precision.compute)
+    """Returns `params` and the transposed output matrix, with kernels and output matrix cast to the compute dtype."""
+    unembedding = jnp.asarray(model.unembedding(params)).astype(model.precision.compute).T
     return InferenceWeights(cast_for_inference(model, params), unembedding)
 
 
@@ -217,7 +218,7 @@ def decode_steps(
     def decode_step(carry):
         state, cache, generated, step = carry
         hidden, cache = model.extend(weights.params, context, state.last_token[:, :, None], cache)
-        logits = output_logits(hidden[:, :, 0], weights.unembedding, model.precision.compute)
+        logits = linear(hidden[:, :, 0], weights.unembedding, dtype=model.precision.compute)
         token, logprob = sample_token(logits, uniforms(keys, state.position), policy, vocab_limit)
         state = _append_token(state, token, logprob, stop_table, eos_ids, policy.max_new_tokens)
         generated = jax.lax.dynamic_update_index_in_dim(generated, state.last_token, step, axis=2)

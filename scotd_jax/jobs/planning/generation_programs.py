@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from scotd_jax import config as c
 from scotd_jax.distributed import sharding
@@ -118,9 +118,11 @@ def _step_inputs(policy: c.Sampling, array_sharding: NamedSharding) -> decode_lo
 
 
 def _inference_weights(model: api.LanguageModel, mesh: AnyMesh) -> tuple[Any, jax.ShapeDtypeStruct]:
-    """Abstract parameters cast for inference, and the abstract unembedding matrix."""
+    """Abstract parameters cast for inference, and the abstract output matrix [E, V]."""
     abstract = model.abstract()
     shardings = sharding.param_shardings(mesh, model.axes(), abstract)
     weights = jax.eval_shape(lambda params: decode_loop.inference_weights(model, params), abstract)
-    unembedding = shardings["lm_head"]["kernel"] if "lm_head" in shardings else shardings["embed"]["tokens"]
+    by_token = shardings["lm_head"]["kernel"] if "lm_head" in shardings else shardings["embed"]["tokens"]
+    vocab, width = (*by_token.spec, None, None)[:2]
+    unembedding = NamedSharding(by_token.mesh, PartitionSpec(width, vocab))
     return with_shardings(weights.params, shardings), with_shardings(weights.unembedding, unembedding)
