@@ -17,7 +17,6 @@ from scotd_jax.models.api import Context, Precision
 from scotd_jax.models.cache import flush_recent
 from scotd_jax.models.layers import logits
 from scotd_jax.models.registry import build, config_for
-from tests.helpers import fast_compile
 from tests.helpers.cli import ROOT, environment
 from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
 from tests.models.test_attention import all_equations, close
@@ -54,7 +53,6 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 WITHOUT_WINDOW = [kind for kind in KINDS if kind != "gemma3"]  # other tests cover the sliding window
 REPRESENTATIVE = ("opt", "t5-v1.0")  # kinds for tests of code that all kinds share
-ONE_PER_FAMILY = (*REPRESENTATIVE, "decoder")
 
 
 @functools.cache
@@ -135,15 +133,8 @@ def test_cached_steps_equal_the_full_forward_pass(kind):
     close(jnp.concatenate(steps, 2), full, FLOAT32)
 
 
-@pytest.fixture
-def compilation(kind):
-    """Compiles one kind of each family by default, and others without LLVM optimizations: all share their layers."""
-    with fast_compile.fast_compilation(False) if kind in ONE_PER_FAMILY else fast_compile.unoptimized_code():
-        yield
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("compilation")
+@pytest.mark.usefixtures("default_compilation")
 @pytest.mark.parametrize("kind", KINDS)
 def test_row_that_begins_later_is_bit_equal(kind):
     """Two responses begin one and two flushes later than the others, and the context also holds a second question."""
@@ -183,7 +174,7 @@ def test_row_that_begins_later_is_bit_equal(kind):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
-@pytest.mark.parametrize("kind", ONE_PER_FAMILY)
+@pytest.mark.parametrize("kind", [*REPRESENTATIVE, "decoder"])
 def test_padding_changes_nothing(kind):
     B, G, P, R = 2, 3, 5, 4
     p, prompt, inputs = params(kind), tokens(0, B, P), tokens(1, B, G, R)
