@@ -192,14 +192,13 @@ def _onednn_matmul(a, b, bias=None, *, transpose_a=False, transpose_b=False, out
     return call(a, b, *([] if bias is None else [bias[None]]))
 
 
-def for_mesh(mesh: AnyMesh | None) -> contextlib.ContextDecorator:
-    """Returns a context manager or decorator: matmuls traced inside use the backend for `mesh`; None is one device.
+def for_mesh(mesh: AnyMesh) -> contextlib.ContextDecorator:
+    """Returns a context manager or decorator: matmuls traced inside use the backend for `mesh`.
 
     This call, not entering the context, tests whether oneDNN works: the test transfers arrays, which may be disallowed
     inside.
     """
-    one_cpu = jax.default_backend() == "cpu" if mesh is None else mesh.size == 1 and mesh_platform(mesh) == "cpu"
-    return _set_onednn(one_cpu and onednn_available())
+    return _set_onednn(mesh.size == 1 and mesh_platform(mesh) == "cpu" and onednn_available())
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import jax
 from scotd_jax.config import Sampling
 from scotd_jax.distributed.mesh import mesh_platform
 from scotd_jax.distributed.sharding import AnyMesh, constrain_cache
-from scotd_jax.models import matmul
 from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.models.forward_options import compiler_options
 from scotd_jax.sampling import decode_loop
@@ -49,7 +48,6 @@ def _compiled(
     model: LanguageModel, policy: Sampling, eos_ids: tuple[int, ...], vocab_limit: int, mesh: AnyMesh | None
 ) -> SamplingPrograms:
     decode = functools.partial(decode_loop.decode_steps, model, policy, eos_ids=eos_ids, vocab_limit=vocab_limit)
-    fast = matmul.for_mesh(mesh)
     # Without the constraint, XLA may return the state with a different sharding from the one it received.
     constrain = functools.partial(constrain_cache, mesh)
 
@@ -61,7 +59,7 @@ def _compiled(
     )
     return SamplingPrograms(
         init_state=jit(init_state, static_argnums=(1, 2, 3)),
-        prefill_few_shot=jit(fast(model.prefill)),
-        prefill=jit(fast(lambda *args: constrain(decode_loop.prefill(model, *args))), donate_argnums=2),
-        decode_steps=jit(fast(lambda *args: constrain(decode(*args))), donate_argnums=(3, 4)),
+        prefill_few_shot=jit(model.prefill),
+        prefill=jit(lambda *args: constrain(decode_loop.prefill(model, *args)), donate_argnums=2),
+        decode_steps=jit(lambda *args: constrain(decode(*args)), donate_argnums=(3, 4)),
     )
