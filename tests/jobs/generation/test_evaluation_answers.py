@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from scotd_jax import config as c
+from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.dry_run import preview
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests
+from scotd_jax.jobs import manifests, report
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.evaluate import check_questions, evaluate
 from scotd_jax.jobs.generation.choices import score_choices
@@ -86,6 +87,12 @@ def test_choices_leave_no_answer_of_an_untrained_model_unread(tmp_path):
     assert prompts == {f"Q: {q.text}\nA: " for q in TEST}
 
 
+def reported_vote_accuracies(run: RunContext, name: str) -> list[float]:
+    """Returns the accuracy of the votes that the report compares with single responses, for every reading."""
+    votes = [result.vote_outcomes["t.test"] for result in report._run_results(run, name, eval_specs(run.config)[name])]
+    return [sum(outcomes.values()) / len(outcomes) for outcomes in votes]
+
+
 def test_votes_over_choices_have_no_invalid_samples(tmp_path):
     several = dataclasses.replace(GREEDY, n=3, temperature=1.0)
     run = make(tmp_path, {"before": BEFORE}, read="both", self_consistency=several)
@@ -93,6 +100,7 @@ def test_votes_over_choices_have_no_invalid_samples(tmp_path):
     text, choices = (scores["sets"]["t.test"]["self_consistency"] for scores in (found, found["choices"]))
     assert (text["k"], text["invalid_rate"], text["abstentions"]) == (3, 1.0, 1.0)
     assert (choices["k"], choices["invalid_rate"], choices["abstentions"]) == (3, 0.0, 0.0)
+    assert reported_vote_accuracies(run, "before") == pytest.approx([text["accuracy"], choices["accuracy"]])
 
 
 def test_label_only_students_choose_without_generating(tmp_path):
@@ -199,7 +207,9 @@ def test_stored_responses_are_scored_and_missing_questions_counted(tmp_path, cap
 
 def test_several_stored_responses_vote(tmp_path):
     stored = responses(TEST, 4)
-    found = results(with_teacher(tmp_path, stored, n=3), "teacher")["sets"]["t.test"]
+    run = with_teacher(tmp_path, stored, n=3)
+    found = results(run, "teacher")["sets"]["t.test"]
+    assert reported_vote_accuracies(run, "teacher") == pytest.approx([found["self_consistency"]["accuracy"]])
     used = [row for row in stored if row.sample_index < 3]
     assert found["accuracy"] == pytest.approx(sum(row.correct for row in used) / len(used))
     assert (found["samples"], found["self_consistency"]["k"]) == (3, 3)
