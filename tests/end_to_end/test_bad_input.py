@@ -1,6 +1,6 @@
 """Damaged input on the command line: the message names file and record, the exit status is 2, and nothing is lost."""
 
-import json
+import re
 import shutil
 from pathlib import Path
 
@@ -45,8 +45,7 @@ def test_truncated_tfrecord_is_refused(workdir):
     path = shard(workdir)
     path.write_bytes(path.read_bytes()[:-7])
     message = refused(workdir, "--jobs=train")
-    assert path.name in message
-    assert "truncated" in message or "expected" in message
+    assert re.search(rf"{path.name}: has [\d,]+ bytes instead of [\d,]+.*--overwrite=build:gold", message)
 
 
 def test_flipped_byte_is_refused(workdir):
@@ -55,27 +54,14 @@ def test_flipped_byte_is_refused(workdir):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     message = refused(workdir, "--jobs=train")
-    assert path.name in message
-    assert "record" in message
+    assert re.search(rf"{path.name}: has other content than the job wrote.*--overwrite=build:gold", message)
 
 
-def test_broken_row_is_refused_with_its_line(workdir):
+def test_edited_response_file_is_refused(workdir):
     path = sorted(workdir.glob("rationales/gold/responses-*.jsonl"))[0]
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:2], lines[2][:-9], *lines[3:]]) + "\n")
+    path.write_text(path.read_text().replace('"correct": true', '"correct": null', 1))
     message = refused(workdir, "--jobs=build", "--overwrite=build")
-    assert f"{path.name} line 3" in message
-
-
-def test_row_of_another_format_is_refused_with_its_line(workdir):
-    path = sorted(workdir.glob("rationales/gold/responses-*.jsonl"))[0]
-    lines = path.read_text().splitlines()
-    row = json.loads(lines[0])
-    row["completion"] = row.pop("text")
-    path.write_text("\n".join([json.dumps(row), *lines[1:]]) + "\n")
-    message = refused(workdir, "--jobs=build", "--overwrite=build")
-    assert f"{path.name} line 1" in message
-    assert "completion" in message
+    assert re.search(rf"{path.name}: has other content than the job wrote.*--overwrite=sample:gold", message)
 
 
 def test_corpus_that_is_empty_after_filtering_is_refused(workdir):
