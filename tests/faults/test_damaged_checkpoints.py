@@ -50,7 +50,7 @@ def damages(folder: Path, rng: random.Random):
     """Yields the path below `folder` and the new content (None: deleted) of many damaged files."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size):
         data = path.read_bytes()
-        for _ in range(2 if len(data) < 200 else 4):
+        for _ in range(1 if len(data) < 200 else 2):
             flipped = bytearray(data)
             flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
             yield path.relative_to(folder), bytes(flipped)

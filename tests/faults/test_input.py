@@ -154,7 +154,14 @@ READERS: list[Callable[[Path, bytes], None]] = [
 ]
 
 
-@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__.removeprefix("_read_"))
+def _marks(reader: Callable) -> list:
+    """Readers that import transformers or export a model first are slow."""
+    return [pytest.mark.slow] if reader in (_read_weight_index, _read_weights, _read_tokenizer) else []
+
+
+@pytest.mark.parametrize(
+    "reader", [pytest.param(r, marks=_marks(r), id=r.__name__.removeprefix("_read_")) for r in READERS]
+)
 def test_broken_documents_are_refused_by_every_reader(tmp_path, reader):
     for name, content in BROKEN.items():
         if reader is _read_metrics and name == "empty":
