@@ -10,9 +10,9 @@ from scotd_jax import config as c
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import evaluate as evaluate_job
 from scotd_jax.jobs.context import RunContext, make_context
-from scotd_jax.jobs.evaluated_sets import read_evaluated
 from scotd_jax.jobs.generation import evaluation_answers
 from scotd_jax.jobs.generation.local import PromptedModel
+from scotd_jax.jobs.report_parts.evaluated_sets import read_evaluated
 from scotd_jax.records import Response
 from scotd_jax.sampling.decode_pass import SamplerStats
 from scotd_jax.sampling.requests import Request, Sample

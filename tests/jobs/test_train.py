@@ -14,7 +14,7 @@ from scotd_jax.jobs import train
 from scotd_jax.jobs.build import build
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.model_loading import ModelLoader
-from scotd_jax.jobs.run_costs import run_costs
+from scotd_jax.jobs.report_parts.run_costs import run_costs
 from scotd_jax.training.metrics import read_metrics
 from tests.helpers.corpora import MODEL, make_run, question, responses, write_questions
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.errors import InputError, lookup
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.evaluated_sets import read_evaluated
 from scotd_jax.jobs.preferences.pages import PreferenceArm
+from scotd_jax.jobs.report_parts.evaluated_sets import read_evaluated
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response
 

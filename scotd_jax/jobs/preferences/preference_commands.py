@@ -7,7 +7,6 @@ from scotd_jax.atomic import write_text
 from scotd_jax.config import Config
 from scotd_jax.errors import InputError, lookup
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.evaluated_sets import set_label
 from scotd_jax.jobs.inspection.commands import cpu_context
 from scotd_jax.jobs.preferences.arms import FLAG, arm_responses, find_arm
 from scotd_jax.jobs.preferences.pages import (
@@ -25,6 +24,7 @@ from scotd_jax.jobs.preferences.results import (
     picked_responses,
     preference_result,
 )
+from scotd_jax.jobs.report_parts.evaluated_sets import set_label
 from scotd_jax.records import to_json
 from scotd_jax.reporting.plain_text import format_preferences
 

@@ -12,7 +12,7 @@ from scotd_jax import config as c
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.dry_run import preview
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests, report
+from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.evaluate import check_questions, evaluate
 from scotd_jax.jobs.generation.choices import score_choices
@@ -20,7 +20,8 @@ from scotd_jax.jobs.generation.evaluation_answers import SetEvaluation
 from scotd_jax.jobs.generation.local import PromptedModel, load_prompted_model
 from scotd_jax.jobs.generation.prompting import evaluation_prompt_settings, prompt_settings
 from scotd_jax.jobs.graph import Step
-from scotd_jax.jobs.lm_eval_results import write_lm_eval_results
+from scotd_jax.jobs.report_parts.lm_eval_results import write_lm_eval_results
+from scotd_jax.jobs.report_parts.run_results import run_results
 from scotd_jax.layout import split_prompt
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response, to_json
@@ -89,7 +90,7 @@ def test_choices_leave_no_answer_of_an_untrained_model_unread(tmp_path):
 
 def reported_vote_accuracies(run: RunContext, name: str) -> list[float]:
     """Returns the accuracy of the votes that the report compares with single responses, for every reading."""
-    votes = [result.vote_outcomes["t.test"] for result in report._run_results(run, name, eval_specs(run.config)[name])]
+    votes = [result.vote_outcomes["t.test"] for result in run_results(run, name, eval_specs(run.config)[name])]
     return [sum(outcomes.values()) / len(outcomes) for outcomes in votes]
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from scotd_jax import config as c
-from scotd_jax.jobs import report
 from scotd_jax.jobs.context import make_context
+from scotd_jax.jobs.report_parts import run_results
 from scotd_jax.workdir import Workdir
 from tests.helpers.corpora import MODEL, question, write_questions
 
@@ -40,4 +40,4 @@ def test_students_that_generate_only_for_evaluation_are_no_teachers(tmp_path, na
         students=students,
     )
     context = make_context(config, Workdir(str(tmp_path / "run")))
-    assert report._role(context, name) == role
+    assert run_results._role(context, name) == role

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.evaluated_sets import read_evaluated, read_samples, set_label
+from scotd_jax.jobs.report_parts.evaluated_sets import read_evaluated, read_samples, set_label
 from scotd_jax.records import Question, Response
 from scotd_jax.reporting.data import BrowserEntry, RunResult
 from scotd_jax.reporting.examples import pick_entries

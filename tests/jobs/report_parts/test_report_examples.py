@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from scotd_jax.jobs.report_examples import example_entries
+from scotd_jax.jobs.report_parts.report_examples import example_entries
 from scotd_jax.reporting.data import RunResult
 from tests.helpers.preference_run import EVALUATED, evaluated, long_rows, preference_run
 

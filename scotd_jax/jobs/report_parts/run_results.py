@@ -1,0 +1,108 @@
+"""The results of evaluations, with the facts of the report about their students and teachers."""
+
+from typing import Any, Literal
+
+import jax
+
+from scotd_jax.config import EvalSpec, GeneratedSource, ModelSource, Student, TaskSource
+from scotd_jax.evaluation.scoring import outcomes
+from scotd_jax.evaluation.voting import vote_outcomes
+from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.report_parts.evaluated_sets import read_evaluated, read_samples, set_label
+from scotd_jax.reporting.data import RunResult
+from scotd_jax.strict_json import read_json
+from scotd_jax.tasks import recipes
+
+LISTED_MODELS = 3  # maximum number of model names in the row of a set of responses; else their number
+
+
+def run_results(context: RunContext, name: str, spec: EvalSpec) -> list[RunResult]:
+    """The results of an evaluation, one for each reading of its answers."""
+    artefact = context.checked("evaluate", name)
+    results = read_json(artefact.path / "results.json")
+    fields = _teacher_fields(context, name, spec) if spec.responses else _student_fields(context, spec)
+    by_reading = {"text": results, "choices": results.get("choices", {})}
+    return [
+        _run_result(context, name, spec, read, scores, fields)
+        for read, scores in by_reading.items()
+        if "sets" in scores
+    ]
+
+
+def _run_result(
+    context: RunContext, name: str, spec: EvalSpec, read: Any, scores: dict[str, Any], fields: dict[str, Any]
+) -> RunResult:
+    sets = scores["sets"]
+    voted = {key: result["self_consistency"] for key, result in sets.items() if "self_consistency" in result}
+    return RunResult(
+        name=spec.arm,
+        student=name,
+        read=read,
+        results={set_label(context, key): value for key, value in sets.items()},
+        outcomes={set_label(context, key): outcomes(*read_evaluated(context, name, key, read)) for key in sets},
+        votes={set_label(context, key): result for key, result in voted.items()},
+        vote_outcomes={
+            set_label(context, key): vote_outcomes(*read_samples(context, name, spec, key, read, result["k"]))
+            for key, result in voted.items()
+        },
+        consistency=scores["contrast"],
+        **fields,
+    )
+
+
+def _teacher_fields(context: RunContext, name: str, spec: EvalSpec) -> dict[str, Any]:
+    """The fields of a RunResult that describe a set of responses."""
+    source, sets = context.config.rationales[spec.responses], spec.eval_sets
+    models = dict.fromkeys(row.model for key in sets for row in read_evaluated(context, name, key)[1])
+    missing = sum(len(context.reported_questions(key)) - len(read_evaluated(context, name, key)[0]) for key in sets)
+    named = ", ".join(models) if len(models) <= LISTED_MODELS else f"{len(models)} models"
+    notes = [named, f"{missing:,} questions without response left out" if missing else ""]
+    seed = source.seed if isinstance(source, GeneratedSource) else 0
+    return {"role": "teacher", "seed": context.config.seed + seed, "about": "; ".join(filter(None, notes))}
+
+
+def _student_fields(context: RunContext, spec: EvalSpec) -> dict[str, Any]:
+    """The fields of a RunResult that describe a student, after its training or before it."""
+    student = context.config.students[spec.student]
+    fields = {"seed": context.config.seed + student.seed, "model": _model_name(context, student)}
+    if spec.checkpoint == "initial":
+        return fields | {"role": "untrained"}
+    samples, curve = _samples(context, student)
+    return fields | {"role": _role(context, spec.student), "samples": samples, "curve": curve}
+
+
+def _samples(context: RunContext, student: Student) -> tuple[int | None, str]:
+    """Sampled rationales per question in a student's corpus (None if from a task), and the name of its curve or ""."""
+    corpus = context.config.corpora[student.corpus]
+    if not recipes.uses_fields(context.recipes[student.corpus], *recipes.RESPONSE_FIELDS):
+        return 0, ""
+    sources = [context.config.rationales[source] for source in corpus.rationales]
+    if any(isinstance(source, TaskSource) for source in sources):
+        return None, ""
+    counts = [context.artefact("sample", source).manifest()["counts"] for source in corpus.rationales]
+    n = max(count["responses_max"] for count in counts)
+    # Students on a curve differ only in the number of sampled responses: no greedy ones and no other recipes.
+    greedy = any(isinstance(source, GeneratedSource) and source.sampling.temperature == 0 for source in sources)
+    is_on_curve = corpus.recipe == "scotd" and not greedy
+    return min(corpus.n or n, n), _model_name(context, student) if is_on_curve else ""
+
+
+def _role(context: RunContext, name: str) -> Literal["teacher", "base", "student"]:
+    """Whether other students train on responses of the student ("teacher"), others start from it ("base"), or neither.
+
+    A student that generates rationales for its own answers, or for those of others at evaluation, remains a student.
+    """
+    config = context.config
+    for key, student in config.students.items():
+        sources = [config.rationales[source] for source in config.corpora[student.corpus].rationales]
+        if key != name and any(isinstance(source, ModelSource) and source.model.student == name for source in sources):
+            return "teacher"
+    return "base" if any(student.model.student == name for student in config.students.values()) else "student"
+
+
+def _model_name(context: RunContext, student: Student) -> str:
+    """Name of a student's architecture with its size, e.g. "OPT 1.3B"."""
+    functions = context.models.functions(student.model, student.precision)
+    size = sum(leaf.size for leaf in jax.tree.leaves(functions.abstract()))
+    digits = f"{size / 1e9:.2g}B" if size >= 1e9 else f"{size / 1e6:.2g}M"
+    return f"{getattr(functions.config, 'model_type', functions.config.kind).upper()} {digits}"
