@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from scotd_jax import config
 from scotd_jax.artefact import Artefact
@@ -137,7 +138,7 @@ def test_checkpoint_without_digests_is_used_and_reported(trained, tmp_path, capf
 
 
 def test_verify_loads_the_checkpoints_of_unfinished_trainings(trained, tmp_path):
-    artefact = Artefact(tmp_path, "train", "s")
+    artefact = Artefact(epath.Path(tmp_path), "train", "s")
     artefact.begin({})
     shutil.copytree(trained / "checkpoints", artefact.path / "checkpoints")
     [result] = verify(str(tmp_path))

@@ -3,6 +3,7 @@
 import contextlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,7 +110,7 @@ def add_all(rows, **options):
     metrics = DeferredMetrics(1, lambda step, values: None, lambda: 0.0, **options)
     for step, row in enumerate(rows, 1):
         values = {"loss": 1.0, "grad_norm": 1.0, "param_norm": 5.0, "tokens": 1.0, "token_accuracy": 0.0} | row
-        metrics.add(step, {name: np.float32(value) for name, value in values.items()}, {})
+        metrics.add(step, {name: jnp.float32(value) for name, value in values.items()}, {})
     metrics.drain()
 
 

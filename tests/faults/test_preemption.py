@@ -1,5 +1,6 @@
 """SIGTERM costs no work: the update that is being made is saved, and the resumed run equals an undisturbed one."""
 
+import functools
 import json
 import os
 import signal
@@ -67,7 +68,8 @@ def test_run_is_saved_when_its_last_checkpoint_is_too_old(uninterrupted, one_dev
     saved = []
     save = Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: (saved.append(step), save(self, step, *rest)))
-    monkeypatch.setattr(SaveTimer.__init__, "__defaults__", (lambda: next(minutes),))
+    timer = functools.partial(SaveTimer, clock=lambda: float(next(minutes)))
+    monkeypatch.setattr("scotd_jax.training.loop.SaveTimer", timer)
     train(MODEL, None, batches(4), TRAINING, tmp_path, one_device)
     assert saved == [3, 6, 7]
     assert lines(tmp_path) == lines(uninterrupted)
@@ -77,10 +79,10 @@ def test_several_processes_follow_the_clock_of_the_first_one(monkeypatch):
     looks = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(save_timer.hosts, "on_primary", lambda compute: (looks.append(1), compute())[1])
-    timer = SaveTimer(1, 20, iter([0, 61, 61, 62]).__next__)
+    timer = SaveTimer(1.0, 20, iter([0.0, 61.0, 61.0, 62.0]).__next__)
     assert [timer.is_due(step) for step in (1, 19, 20, 21)] == [False, False, True, False]
     assert len(looks) == 1
-    assert not SaveTimer(0, 1).is_due(1)
+    assert not SaveTimer(0.0, 1).is_due(1)
 
 
 def test_several_processes_follow_jax(monkeypatch):
