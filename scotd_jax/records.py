@@ -99,7 +99,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 MAX_LOGPROB = 0.01  # log-probabilities are at most 0, apart from rounding
 # Allowed values of fields, and how messages describe them.
-_INTEGERS = (lambda value: 0 <= value < 2**31, "at least 0 and less than 2**31")
+_INTEGERS = (lambda value: 0 <= value < 2**31, "at least 0")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample_index": _INTEGERS,
     "num_tokens": _INTEGERS,
