@@ -18,7 +18,10 @@ BINS = 10
 
 
 def calibration(
-    confidences: Sequence[float], right: Sequence[float], confidence: float = 0.95, bins: int = BINS
+    confidences: Sequence[float | int] | np.ndarray,
+    right: Sequence[float | int] | np.ndarray,
+    confidence: float = 0.95,
+    bins: int = BINS,
 ) -> dict[str, Any]:
     """Computes reliability tables and calibration errors as plain JSON values.
 

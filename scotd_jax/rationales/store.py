@@ -13,6 +13,7 @@ files as further parts, and renames them when all of them are complete.
 The name of a part ends with a digest of its content, so that damage is found before it is merged.
 """
 
+import contextlib
 import fnmatch
 import hashlib
 import itertools
@@ -47,15 +48,16 @@ def read_responses(paths: Iterable[epath.PathLike]) -> Iterator[Response]:
     for path in map(epath.Path, paths):
         if not path.is_file():
             raise InputError(f"{path}: no such file; expected JSONL, one Response per line")
-        for number, line in _read_lines(path):
-            response = _parse(line, path, number)
-            if response.key in seen:
-                raise InputError(
-                    f"{path} line {number}: {_describe(response.key)} comes twice; (question_id, sample_index) must "
-                    "be unique"
-                )
-            seen.add(response.key)
-            yield response
+        with _numbered_lines(path) as lines:
+            for number, line in lines:
+                response = _parse(line, path, number)
+                if response.key in seen:
+                    raise InputError(
+                        f"{path} line {number}: {_describe(response.key)} comes twice; (question_id, sample_index) "
+                        "must be unique"
+                    )
+                seen.add(response.key)
+                yield response
 
 
 class ResponseWriter:
@@ -176,11 +178,12 @@ class ResponseWriter:
         locations = RowLocations()
         for path in self._existing_files():
             begin, sha256 = 0, hashlib.sha256()
-            for number, line in _read_lines(path):
-                key = self._parse_row(line, path, number).key
-                locations.add(key, RowLocation(path, number, begin, len(line)))
-                begin += len(line)
-                sha256.update(line)
+            with _numbered_lines(path) as lines:
+                for number, line in lines:
+                    key = self._parse_row(line, path, number).key
+                    locations.add(key, RowLocation(path, number, begin, len(line)))
+                    begin += len(line)
+                    sha256.update(line)
             part = self._part_name.fullmatch(path.name)
             if part and len(part[2]) == DIGEST_DIGITS and part[2] != sha256.hexdigest()[:DIGEST_DIGITS]:
                 raise InputError(f"{path}: damaged, its content differs from that which was written. {_REMOVE_IT}")
@@ -245,10 +248,14 @@ def _list_folder(folder: epath.Path) -> list[epath.Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _read_lines(path: epath.Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines as bytes, split at "\\n" only and not at the other line ends of Unicode."""
+@contextlib.contextmanager
+def _numbered_lines(path: epath.Path) -> Iterator[Iterator[tuple[int, bytes]]]:
+    """Numbered lines as bytes, split at "\\n" only and not at the other line ends of Unicode.
+
+    A context, so that the file is closed if a line is refused.
+    """
     with path.open("rb") as file:
-        yield from enumerate(file, 1)
+        yield enumerate(file, 1)
 
 
 def _parse(line: bytes, path: epath.Path, number: int) -> Response:

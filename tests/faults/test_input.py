@@ -1,5 +1,6 @@
 """Hostile and broken input ends in InputError, in every reader, and never in another exception or a hang."""
 
+import contextlib
 import json
 import struct
 from collections.abc import Callable
@@ -70,7 +71,8 @@ def _read_responses(folder: Path, content: bytes) -> None:
 
 def _read_stored_responses(folder: Path, content: bytes) -> None:
     (folder / "r.jsonl").write_bytes(content + b"\n")
-    StoredResponses([epath.Path(folder / "r.jsonl")], {"q": 0}).read(0)
+    with contextlib.closing(StoredResponses([epath.Path(folder / "r.jsonl")], {"q": 0})) as stored:
+        stored.read(0)
 
 
 def _read_metrics(folder: Path, content: bytes) -> None:

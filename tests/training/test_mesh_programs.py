@@ -58,7 +58,7 @@ SHARDINGS = {
         "lm_head/kernel": P("tensor", "fsdp"),
         "final_norm/scale": P(None),
         "layers/N/attn/q/kernel": P("fsdp", "tensor"),
-        "layers/N/attn/[kv]/kernel": P("fsdp", None),  # replicated over `tensor`: there are few heads
+        "layers/N/attn/[kv]/kernel": P("fsdp", "tensor"),  # whole key heads; replicated where they do not divide
         "layers/N/attn/o/kernel": P("tensor", "fsdp"),
         "layers/N/attn_norm/scale": P(None),
         "layers/N/mlp/(gate|up)/kernel": P("fsdp", "tensor"),

@@ -246,7 +246,7 @@ def test_report_has_the_results_or_logs_why_not(run, capfd):
     save_choices(folder, "bob", {"t/test/0": "first"})
     report(without_evals, "")
     assert "preferences" not in Page((run.workdir.root / "report/index.html").read_text()).ids
-    assert "the report shows no human preferences" in capfd.readouterr().out
+    assert "the report shows no human preferences" in capfd.readouterr().err
 
 
 # Preferred responses
