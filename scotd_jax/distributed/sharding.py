@@ -23,8 +23,8 @@ def partition_spec(mesh: AnyMesh, axes: tuple[Any, ...], shape: tuple[int, ...])
 
     Args:
       mesh: the mesh.
-      axes: the logical axis of each dimension: a name, None, or (name, count) for a dimension of `count` heads, which
-        stay whole: a device with a part of a key head cannot compute its scores.
+      axes: the logical axis of each dimension: a name, None, or (name, count) for a dimension of `count` heads. Heads
+        stay whole, because a device with a part of a head cannot compute its scores.
       shape: the sizes of the dimensions.
     """
     spec: list[str | None] = []

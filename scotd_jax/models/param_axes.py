@@ -1,8 +1,9 @@
 """Logical axes of all parameters; distributed/sharding.py maps them to mesh axes."""
 
 import re
+from collections.abc import Mapping
 
-Axes = tuple[str | tuple[str, int] | None, ...]  # (name, count): the axis has this many heads, which are not divided
+Axes = tuple[str | tuple[str, int] | None, ...]  # (name, count): the axis has this many heads, which stay whole
 
 # By kind of model: patterns of parameter paths with their axes; the first pattern that matches applies.
 PARAM_AXES: dict[str, tuple[tuple[str, Axes], ...]] = {
@@ -45,7 +46,13 @@ PARAM_AXES: dict[str, tuple[tuple[str, Axes], ...]] = {
 }
 
 
-def param_axes(kind: str, path: str, key_heads: int) -> Axes:
-    """Returns the logical axes of the parameter `path`, such as "layers/0/attn/q/kernel"."""
+def param_axes(kind: str, path: str, heads: Mapping[str, int]) -> Axes:
+    """Returns the logical axes of one parameter.
+
+    Args:
+      kind: kind of the model.
+      path: path of the parameter, such as "layers/0/attn/q/kernel".
+      heads: number of query heads ("heads") and of key heads ("kv").
+    """
     axes = next(axes for pattern, axes in PARAM_AXES[kind] if re.fullmatch(pattern, path))
-    return tuple(("kv", key_heads) if name == "kv" else name for name in axes)
+    return tuple((name, heads[name]) if name in heads else name for name in axes)

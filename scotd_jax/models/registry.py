@@ -229,9 +229,10 @@ def build(config: ModelConfig, precision: Precision = DEFAULT_PRECISION, platfor
         return Cache(slots(length), slots(length), lengths, slots(recent), slots(recent), index)
 
     def axes() -> Any:
-        _, key_heads, _ = config.cache_shape
+        query_heads = config.num_heads if isinstance(config, T5Config) else config.num_attention_heads
+        heads = {"heads": query_heads, "kv": config.cache_shape[1]}
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: param_axes(config.kind, "/".join(entry.key for entry in path), key_heads), abstract()
+            lambda path, _: param_axes(config.kind, "/".join(entry.key for entry in path), heads), abstract()
         )
 
     def abstract() -> Params:

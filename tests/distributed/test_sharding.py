@@ -77,6 +77,7 @@ def test_mesh_sizes_that_do_not_fit_raise(sizes, message):
         (("embed", "embed"), (16, 16), P("fsdp", None)),  # a mesh axis shards one dimension only
         ((("kv", 2), None), (16, 16), P("tensor", None)),
         ((("kv", 1), None), (16, 16), P(None, None)),  # the devices would hold half a head each
+        (("embed", ("heads", 9)), (16, 36), P("fsdp", None)),
         (("mlp",), (32,), P("tensor")),
     ],
 )

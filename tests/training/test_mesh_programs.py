@@ -84,6 +84,18 @@ def test_sharding_of_every_parameter(name):
     assert not unused
 
 
+@pytest.mark.parametrize(("tensor", "query", "key"), [(2, None, None), (3, "tensor", "tensor"), (9, "tensor", None)])
+def test_heads_stay_whole(tensor, query, key):
+    """SmolLM2-135M has 9 query heads and 3 key heads of width 64; two devices divide the axis, but not the heads."""
+    model = build(config_for("smollm2-135m", {"num_hidden_layers": 1}))
+    mesh = meshes.make_abstract_mesh(config.Mesh(tensor=tensor), tensor)
+    found = sharding.param_shardings(mesh, model.axes(), model.abstract())["layers"]["0"]
+    assert found["attn"]["q"]["kernel"].spec == P("fsdp", query)
+    assert found["attn"]["o"]["kernel"].spec == P(query, "fsdp")
+    assert found["attn"]["v"]["kernel"].spec == P("fsdp", key)
+    assert found["mlp"]["up"]["kernel"].spec == P("fsdp", "tensor")
+
+
 def shallow(name):
     """The preset with two layers per stack, which suffice for a scan over layers."""
     few = {"num_layers": 2} if PRESETS[name].kind == "t5" else {"num_hidden_layers": 2}
