@@ -1,6 +1,7 @@
 """Readers of prediction files: response records, samples of lm-eval, and plain rows of id and text or answer."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -8,6 +9,7 @@ from etils import epath
 from scotd_jax.errors import InputError, list_names
 from scotd_jax.rationales.importers.imported import BadRow, BadRowError, ImportedResponse, SourceRow
 from scotd_jax.rationales.importers.row_readers import read_records
+from scotd_jax.reporting.lm_eval_files import INVALID
 
 _IDS = ("question_id", "id", "qid", "uuid")
 _TEXTS = ("text", "response", "completion", "prediction", "output", "generated_text")
@@ -17,8 +19,8 @@ _QUESTIONS = ("question", "question_stem", "query", "problem")
 def read_predictions(path: epath.Path, lm_eval_filter: str | None = None) -> Iterator[ImportedResponse]:
     """Yields the predictions of a file in its order.
 
-    A row of lm-eval with several responses is several predictions. For its multiple-choice tasks, the answer is the
-    continuation with the largest log-likelihood, as in its metric `acc`.
+    A row of lm-eval with several responses is several predictions, of which "[invalid]" is one without an answer. For
+    its multiple-choice tasks, the answer is the continuation with the largest log-likelihood, as in its metric `acc`.
 
     Args:
       path: JSON lines (gzipped or not), a JSON list, or Parquet.
@@ -52,7 +54,8 @@ def read_predictions(path: epath.Path, lm_eval_filter: str | None = None) -> Ite
 def _plain(row: SourceRow) -> ImportedResponse:
     """A response record, or a row with an id or a question, and a text or an answer."""
     answer, text = row.optional("answer", (str, int, float)), _first(row, _TEXTS)
-    if answer is None and text is None and not (isinstance(row.value, dict) and "answer" in row.value):
+    has_answer = isinstance(row.value, dict) and "answer" in row.value
+    if text is None and not has_answer:
         names = list_names((*_TEXTS, "answer"))
         raise BadRowError("missing field", f"expected one of the fields {names}; found {list_names(row.value or ())}")
     return row.response(
@@ -60,7 +63,7 @@ def _plain(row: SourceRow) -> ImportedResponse:
         **_question(row),
         sample_index=row.optional("sample_index", int),
         # A record's answer was parsed when it was generated; null means that it could not be parsed.
-        parsed=isinstance(row.value, dict) and "answer" in row.value,
+        parsed=has_answer,
         answer=None if answer is None else str(answer),
         rationale=row.optional("rationale", str),
         finish_reason=row.optional("finish_reason", str) or "stop",
@@ -71,26 +74,37 @@ def _plain(row: SourceRow) -> ImportedResponse:
 def _lm_eval(row: SourceRow) -> Iterator[ImportedResponse]:
     question = _question(row.nested("doc"))
     responses = row.required("filtered_resps", list)
-    continuations = [_argument(arguments, 1) for arguments in _arguments(row)]
-    scores = [_log_likelihood(response) for response in responses]
-    if scores and None not in scores:
-        best = max(range(len(scores)), key=lambda i: scores[i] or 0.0)
-        yield row.response(None, **question, parsed=True, answer=str(continuations[best]).strip())
+    scores = [score for response in responses if (score := _log_likelihood(response)) is not None]
+    if responses and len(scores) == len(responses):
+        yield row.response(None, **question, parsed=True, answer=_most_likely(_continuations(row), scores))
         return
     for texts in responses:
         for text in texts if isinstance(texts, list) else [texts]:
-            yield row.response(str(text), **question)
+            yield row.response(str(text), **question, parsed=text == INVALID)
 
 
-def _arguments(row: SourceRow) -> list[Any]:
-    """The arguments of every request of a sample: a list, or an object with the keys gen_args_0, gen_args_1, ..."""
-    arguments = row.required("arguments", (list, dict))
-    return list(arguments.values()) if isinstance(arguments, dict) else arguments
+def _most_likely(continuations: Sequence[Any], scores: Sequence[float]) -> str:
+    """The continuation with the largest log-likelihood."""
+    if len(continuations) != len(scores) or not all(isinstance(text, str) for text in continuations):
+        raise BadRowError(
+            "wrong form", f"expected {len(scores)} arguments, each of a context and a continuation, one per likelihood"
+        )
+    if any(map(math.isnan, scores)):
+        raise BadRowError("wrong form", "a log-likelihood is not a number, so no answer is the most likely one")
+    return continuations[scores.index(max(scores))].strip()
 
 
-def _argument(arguments: Any, index: int) -> Any:
-    values = list(arguments.values()) if isinstance(arguments, dict) else arguments
-    return values[index] if isinstance(values, list) and len(values) > index else None
+def _continuations(row: SourceRow) -> list[Any]:
+    """The second argument of every request of a sample; None for a request without one.
+
+    Requests and arguments are lists, or objects with the keys gen_args_0, gen_args_1, ... and arg_0, arg_1, ...
+    """
+    requests = (_values(request) for request in _values(row.required("arguments", (list, dict))))
+    return [arguments[1] if len(arguments) > 1 else None for arguments in requests]
+
+
+def _values(items: Any) -> list[Any]:
+    return list(items.values()) if isinstance(items, dict) else items if isinstance(items, list) else []
 
 
 def _log_likelihood(response: Any) -> float | None:

@@ -3,7 +3,7 @@
 import collections
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -24,13 +24,28 @@ from scotd_jax.tasks.question_loader import QuestionsById
 MOST = 0.5  # if a larger share of predictions or questions has no counterpart, the join is refused
 
 
+class _Joined(NamedTuple):
+    """Predictions that are joined to questions.
+
+    Attributes:
+      by_question: the responses to every question that has any, in the order of the questions.
+      unmatched: the predictions that belong to no question.
+      outside_format: number of answers that the format of the task does not read (`_read_answer`).
+    """
+
+    by_question: dict[str, list[Response]]
+    unmatched: list[ImportedResponse]
+    outside_format: int
+
+
 def score_predictions(
     paths: Sequence[str], questions_name: str, config: Config | None = None, lm_eval_filter: str | None = None
 ) -> str:
     """Returns the scores of prediction files as text whose last line is one JSON object.
 
     Predictions are joined to questions by id, or by the text of the question. Questions without prediction are left
-    out and counted. If questions have different numbers of predictions, the smallest number of each is scored.
+    out and counted. If questions have different numbers of predictions, only the first ones of each are scored, as many
+    as the question with fewest has.
 
     Args:
       paths: the prediction files.
@@ -45,7 +60,7 @@ def score_predictions(
     rows = [row for path in paths for row in read_predictions(epath.Path(path), lm_eval_filter)]
     if not rows:
         raise InputError(f"{', '.join(paths)}: there are no predictions")
-    by_question, unmatched = _join(rows, questions)
+    by_question, unmatched, outside_format = _join(rows, questions)
     missing = [id_ for id_ in questions if id_ not in by_question]
     _check_join(rows, questions, unmatched, missing)
     counts = [len(group) for group in by_question.values()]
@@ -58,20 +73,21 @@ def score_predictions(
         "questions_without_prediction": len(missing),
         **score(answered, responses),
         "unreadable": sum(response.answer is None for response in responses),
+        "outside_format": outside_format,
     }
+    if any(row.num_tokens is None for row in rows):
+        result["mean_tokens"] = None
     if k > 1:
         result["self_consistency"] = self_consistency(answered, responses)
     lines = [*_describe_join(rows, questions, unmatched, missing), *_describe(result, k, max(counts))]
     return "\n".join([*lines, json.dumps(result)])
 
 
-def _join(
-    rows: Iterable[ImportedResponse], questions: QuestionsById
-) -> tuple[dict[str, list[Response]], list[ImportedResponse]]:
-    """Returns the responses to every question that has any, and the predictions that belong to no question."""
+def _join(rows: Iterable[ImportedResponse], questions: QuestionsById) -> _Joined:
+    """Joins predictions to questions. Raises InputError if a question is ambiguous, or a sample comes twice."""
     matcher = QuestionMatcher(questions)
     by_question: dict[str, list[Response]] = collections.defaultdict(list)
-    unmatched = []
+    unmatched, outside_format = [], 0
     for row in rows:
         try:
             id_ = matcher.find(row)
@@ -84,14 +100,16 @@ def _join(
         index = len(group) if row.sample_index is None else row.sample_index
         if any(index == response.sample_index for response in group):
             raise InputError(f"{row.where}: sample {index} of question {id_!r} comes twice; expected every sample once")
-        group.append(_response(row, index, *questions[id_]))
+        question, task = questions[id_]
+        answer, is_in_format = _read_answer(row, question, task)
+        outside_format += answer is not None and not is_in_format
+        group.append(_response(row, index, question, answer))
     for group in by_question.values():
         group.sort(key=lambda response: response.sample_index)
-    return {id_: by_question[id_] for id_ in questions if id_ in by_question}, unmatched
+    return _Joined({id_: by_question[id_] for id_ in questions if id_ in by_question}, unmatched, outside_format)
 
 
-def _response(row: ImportedResponse, index: int, question: Question, task: LoadedTask) -> Response:
-    answer = _read_answer(row, question, task)
+def _response(row: ImportedResponse, index: int, question: Question, answer: str | None) -> Response:
     return Response(
         question_id=question.id,
         sample_index=index,
@@ -107,16 +125,21 @@ def _response(row: ImportedResponse, index: int, question: Question, task: Loade
     )
 
 
-def _read_answer(row: ImportedResponse, question: Question, task: LoadedTask) -> str | None:
-    """The answer in the question's form: the row's own, or parsed from its text by the format or a common sentence."""
+def _read_answer(row: ImportedResponse, question: Question, task: LoadedTask) -> tuple[str | None, bool]:
+    """The answer in the question's form, and whether it is the row's own or the format of the task reads it too.
+
+    Texts of any origin may answer in other words than the format has, so usual answer sentences and bare answers are
+    read as well. The evaluate job reads answers by the format alone.
+    """
     if row.parsed or row.text is None:
-        return None if row.answer is None else normalize_answer(row.answer, question)
+        return None if row.answer is None else normalize_answer(row.answer, question), True
+    by_format = task.format.parse(row.text, question).answer
     if task.format.marker.strip() not in row.text:
-        if (answer := parse_chat(row.text, question).answer) is not None:
-            return answer
-        if (answer := normalize_answer(task.format.truncate(row.text).strip(), question)) is not None:
-            return answer
-    return task.format.parse(row.text, question).answer
+        bare = task.format.truncate(row.text).strip()
+        for answer in (parse_chat(row.text, question).answer, normalize_answer(bare, question)):
+            if answer is not None:
+                return answer, answer == by_format
+    return by_format, True
 
 
 def _check_join(
@@ -161,6 +184,8 @@ def _describe(result: dict[str, Any], k: int, most: int) -> Iterator[str]:
     yield f"accuracy {100 * result['accuracy']:.1f} % of {result['n']} questions ({interval})"
     if result["unreadable"]:
         yield f"{result['unreadable']} answers could not be read and count as wrong"
+    if result["outside_format"]:
+        yield f"{result['outside_format']} answers are not in the format of the task, by which the evaluate job reads"
     if votes := result.get("self_consistency"):
         low, high = votes["interval"]
         yield f"majority vote over {k}: {100 * votes['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"

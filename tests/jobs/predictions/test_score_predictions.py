@@ -52,21 +52,30 @@ def test_response_records_are_scored_with_their_own_answers(tmp_path, questions)
 
 
 @pytest.mark.parametrize(
-    ("text", "right"),
+    ("text", "right", "outside_format"),
     [
-        ("Cats purr. So the answer is: (a)\n\n", True),
-        ("Let me think. The correct answer is **A**.", True),
-        ("(a)", True),
-        ("cat", True),
-        ("A.", True),
-        ("So the answer is: (b)", False),
-        ("it could be the cat or the dog", False),
+        ("Cats purr. So the answer is: (a)\n\n", True, 0),
+        ("Let me think. The correct answer is **A**.", True, 1),
+        ("(a)", True, 0),
+        ("cat", True, 1),
+        ("A.", True, 1),
+        ("So the answer is: (b)", False, 0),
+        ("it could be the cat or the dog", False, 0),
     ],
 )
-def test_plain_texts_are_parsed_in_the_usual_forms(tmp_path, questions, text, right):
+def test_plain_texts_are_parsed_in_the_usual_forms(tmp_path, questions, text, right, outside_format):
     rows = [{"id": f"t/test/{i}", "response": text if i == 0 else "?", "extra": 1} for i in range(4)]
-    found, _ = scored(tmp_path, rows, questions)
+    found, lines = scored(tmp_path, rows, questions)
     assert found["accuracy"] == (0.25 if right else 0.0)
+    assert found["outside_format"] == outside_format
+    line = "1 answers are not in the format of the task, by which the evaluate job reads"
+    assert (line in lines) == bool(outside_format)
+
+
+def test_unknown_lengths_have_no_mean(tmp_path, questions):
+    rows = [response(i, "(a)") for i in range(4)]
+    assert scored(tmp_path, rows, questions)[0]["mean_tokens"] == 3.0
+    assert scored(tmp_path, [*rows[:3], {"id": "t/test/3", "answer": "(a)"}], questions)[0]["mean_tokens"] is None
 
 
 def test_several_predictions_vote_and_surplus_ones_are_left_out(tmp_path, questions):
@@ -98,6 +107,29 @@ def test_multiple_choice_samples_of_lm_eval_are_joined_by_the_text_of_the_questi
     assert (found["accuracy"], found["unreadable"]) == (0.5, 0)
     found, _ = scored(tmp_path, [sample(i, likelihoods[::-1], (" (a)", " (b)")) for i in (1, 3, 0)], questions)
     assert (found["n"], found["accuracy"]) == (3, pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize(
+    ("likelihoods", "continuations", "message"),
+    [
+        ([["-1.5", "True"], ["-2.5", "False"]], ("cat",), "expected 2 arguments, each of a context and a continuation"),
+        ([["-1.5", "True"], ["-2.5", "False"]], ("cat", None), "expected 2 arguments"),
+        ([["nan", "True"], ["-2.5", "False"]], ("cat", "dog"), "a log-likelihood is not a number"),
+    ],
+)
+def test_multiple_choice_samples_without_a_most_likely_choice_are_refused(
+    tmp_path, questions, likelihoods, continuations, message
+):
+    with pytest.raises(InputError, match=rf"line 1: {message}"):
+        scored(tmp_path, [sample(0, likelihoods, continuations)], questions)
+
+
+def test_invalid_samples_of_lm_eval_have_no_answer(tmp_path):
+    """Its filters write "[invalid]" where they find no answer, which could be one to an open question."""
+    path = write(tmp_path / "q.jsonl", [{"id": i, "question": f"{i}?", "answer": "red"} for i in range(2)])
+    rows = [sample(i, [answer]) | {"doc": {"id": i}} for i, answer in enumerate(("red", "[invalid]"))]
+    found, _ = scored(tmp_path, rows, path)
+    assert (found["accuracy"], found["unreadable"]) == (0.5, 1)
 
 
 def test_generated_samples_of_lm_eval_need_a_filter_if_there_are_several(tmp_path, questions):
