@@ -57,7 +57,12 @@ def read_choice_files(folder: epath.Path, page: PreferencePage) -> list[Annotato
 
 
 def read_choice_file(path: epath.PathLike, page: PreferencePage) -> AnnotatorChoices:
-    """Reads one file. Raises InputError if it is malformed, of another page, or has choices for unknown pairs."""
+    """Reads one file.
+
+    Raises:
+      InputError: if it is malformed or of another page, has no annotator or no choices, or has choices or edits that
+        the page does not allow.
+    """
     fields = _read_fields(epath.Path(path))
     if fields["page"] != page.digest:
         raise InputError(

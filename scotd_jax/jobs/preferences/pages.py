@@ -4,7 +4,7 @@
     pairs.json     the arms, which of them each pair shows first, and the responses
     choices/       the files that annotators send back
 
-A page is a function of the run: the same command makes the same page. Its digest covers everything that an annotator
+The same command with the same responses makes the same page. The digest of a page covers everything that an annotator
 sees, so that choices are never counted for other pairs than those they were made for.
 """
 
@@ -68,7 +68,7 @@ class PreferencePair:
 
 @dataclasses.dataclass(frozen=True)
 class PreferencePage:
-    """A page and its key.
+    """A page, and which arm is which on it.
 
     Attributes:
       a: arm A.
@@ -132,9 +132,9 @@ def draw_pairs(
     count: int,
     seed: int,
 ) -> tuple[tuple[PreferencePair, ...], dict[str, int]]:
-    """Draws up to `count` pairs of readable, different rationales; a larger count only appends pairs.
+    """Draws up to `count` pairs of different responses with rationales; a larger count only appends pairs.
 
-    Of questions that belong together (`question_clusters`), one is drawn, so that all pairs are independent.
+    Of questions that depend on each other (`question_clusters`), one is drawn, so that all pairs are independent.
 
     Args:
       questions: the questions by id.
@@ -150,11 +150,11 @@ def draw_pairs(
     pairs, left_out = [], Counter()
     clusters, drawn = question_clusters(questions.values()), set()
     for id_ in sorted(questions, key=lambda id_: random_sort_key("preference pair", seed, id_)):
-        unreadable = [
+        missing = [
             name for name, rows in zip(names, (a, b), strict=True) if id_ not in rows or not rows[id_].has_rationale
         ]
-        if unreadable:
-            left_out[f"without a rationale of {' and '.join(unreadable)}"] += 1
+        if missing:
+            left_out[f"without a rationale of {' and '.join(missing)}"] += 1
         elif (a[id_].rationale, a[id_].answer) == (b[id_].rationale, b[id_].answer):
             left_out["with equal responses"] += 1
         elif clusters[id_] in drawn:
@@ -176,7 +176,7 @@ def write_page(folder: epath.Path, page: PreferencePage) -> None:
 def read_page(folder: epath.PathLike) -> PreferencePage:
     """Reads pairs.json. Raises InputError if it is damaged or of another version."""
     path = epath.Path(folder) / PAIRS_FILE
-    content = read_json(path)
+    content = read_json(path, "make the page again with make-preference-page")
     try:
         recorded = content.pop("digest")
         page = PreferencePage(

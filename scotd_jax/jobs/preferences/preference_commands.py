@@ -27,6 +27,7 @@ from scotd_jax.jobs.preferences.results import (
 from scotd_jax.jobs.report_parts.evaluated_sets import set_label
 from scotd_jax.records import to_json
 from scotd_jax.reporting.plain_text import format_preferences
+from scotd_jax.workdir_lock import lock_workdir
 
 RESULTS_FILE, PICKED_FILE = "results.json", "picked.jsonl"
 
@@ -42,7 +43,8 @@ def make_preference_page(config: Config, workdir: str, arms: tuple[str, ...], se
       count: maximum number of pairs.
 
     Raises:
-      InputError: if an arm or the set is unknown, the arms are equal, or no pair can be drawn.
+      InputError: if an arm or the set is unknown, the arms are equal, no pair can be drawn, or another process writes
+        to the work directory.
     """
     if len(arms) != 2:
         raise InputError(f"{FLAG}: expected two names, A,B, found {len(arms)}: {','.join(arms)!r}")
@@ -60,7 +62,8 @@ def make_preference_page(config: Config, workdir: str, arms: tuple[str, ...], se
         raise InputError(f"{FLAG}={','.join(arms)}: no pair of {set_name} can be compared; left out: {reasons}")
     page = PreferencePage(a, b, set_name, a.job == b.job == "sample", left_out, pairs)
     folder = context.workdir.root / FOLDER / page.name
-    write_page(folder, page)
+    with lock_workdir(context.workdir.root):
+        write_page(folder, page)
     usable = len(questions) - sum(left_out.values())
     lines = [
         f"{folder / PAGE_FILE}",
@@ -79,7 +82,7 @@ def read_preferences(config: Config, workdir: str) -> str:
     For pages on which annotators may edit, also writes the preferred responses to picked.jsonl.
 
     Raises:
-      InputError: if there are no choices, or a file is refused.
+      InputError: if there are no choices, a file is refused, or another process writes to the work directory.
     """
     context = cpu_context(config, workdir, ())
     pages = annotated_pages(context)
@@ -90,10 +93,12 @@ def read_preferences(config: Config, workdir: str) -> str:
             f"{folder}: no file of an annotator in */{CHOICES_FOLDER}/ ({len(pages)} pages); make a page with "
             "make-preference-page and put the saved files there"
         )
-    return "\n\n".join(_write_results(context, annotated) for annotated in answered)
+    with lock_workdir(context.workdir.root):
+        return "\n\n".join(_write_results(context, annotated) for annotated in answered)
 
 
 def _write_results(context: RunContext, annotated: AnnotatedPage) -> str:
+    """Writes the results of one page, and returns them as text."""
     label = set_label(context, annotated.page.set_name)
     result = preference_result(annotated, label, context.config.evaluation.confidence)
     content = dataclasses.asdict(result) | {

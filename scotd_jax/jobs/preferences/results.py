@@ -76,7 +76,7 @@ def preference_result(annotated: AnnotatedPage, set_label: str, confidence: floa
         set_label=set_label,
         pairs=len(page.pairs),
         annotators={each.annotator: len(each.choices) for each in annotators},
-        summaries=summarize_preferences(choices, {k: v for k, v in subsets.items() if v}, confidence),
+        summaries=summarize_preferences(choices, {name: ids for name, ids in subsets.items() if ids}, confidence),
         alpha=krippendorff_alpha(choices.values()),
         first_rate=wilson_interval(sum(each.first for each in annotators), decided, confidence) if decided else None,
         confidence=confidence,
@@ -86,7 +86,8 @@ def preference_result(annotated: AnnotatedPage, set_label: str, confidence: floa
 def picked_responses(annotated: AnnotatedPage) -> Iterator[Response]:
     """Yields the preferred response to each question without a tie, or its edited versions if there are any.
 
-    Edits of annotators who prefer the other response are left out. Edited responses have no likelihood and length.
+    Edits of annotators who prefer the other response are left out. Edited responses have neither a log-probability nor
+    a number of tokens, which are recorded as 0.
     """
     for pair in annotated.page.pairs:
         id_ = pair.question.id

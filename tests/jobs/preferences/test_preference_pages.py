@@ -17,6 +17,7 @@ from scotd_jax.jobs.preferences.preference_commands import make_preference_page,
 from scotd_jax.jobs.report import report
 from scotd_jax.jobs.sample import sample
 from scotd_jax.records import Response, from_json
+from scotd_jax.workdir_lock import lock_workdir
 from tests.helpers.cli import run_cli
 from tests.helpers.corpora import question, responses
 from tests.helpers.html_page import Page
@@ -132,6 +133,16 @@ def test_folders_distinguish_an_evaluation_and_a_set_of_responses_of_one_name(sh
         find_arm(run, "x:1")
     assert find_arm(run, "rationales/x:1").sets == ("t.train",)
     assert make(run, "rationales/x:1", "y").name.startswith("x_1-vs-y-")
+
+
+def test_commands_are_refused_while_another_process_writes(run):
+    folder = make(run)
+    save_choices(folder, "ann", prefer(folder, "a"))
+    with lock_workdir(run.workdir.root):
+        for command in (make, read):
+            with pytest.raises(InputError, match="in use by process .*Wait until it ends"):
+                command(run)
+    assert not (folder / "results.json").exists()
 
 
 def test_incomplete_arm_is_refused(run):
