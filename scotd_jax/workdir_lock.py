@@ -2,8 +2,8 @@
 
 A local lock is also a lock of the operating system (flock), which ends with its process, however that ends. Buckets,
 and file systems without such locks across hosts, have only the file. Its owner renews it every `HEARTBEAT` seconds.
-Another process observes a lock that it cannot judge otherwise for `PATIENCE` seconds: if the lock is renewed, its owner
-is alive; if not, the owner is dead, and the lock is taken over. Clocks of hosts are not compared.
+A process that finds the lock of another host observes it for `PATIENCE` seconds: if the lock is renewed, its owner is
+alive; if not, the owner is dead, and the lock is taken over. Clocks of hosts are not compared.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ from scotd_jax.progress import log
 
 HEARTBEAT = 15.0  # seconds between renewals
 PATIENCE = 60.0  # seconds without a renewal after which an owner counts as dead
-_BYTES = 1024  # size of the file; the text is padded with blanks
 SETTLE = 2.0  # seconds after which a bucket shows which of two simultaneous writers was the last
+_BYTES = 1024  # size of the file; the text is padded with blanks
 
 
 @contextlib.contextmanager
@@ -41,17 +41,17 @@ def lock_workdir(root: epath.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            is_owner_dead = stack.enter_context(_system_lock(path)) if is_local(root) else False
-            _take(path, is_owner_dead)
+            is_locked = stack.enter_context(_system_lock(path)) if is_local(root) else False
+            mine = _take(path, is_locked)
         except OSError as error:
             raise InputError(f"{root}: cannot be written ({error}); choose another --workdir") from None
-        stack.enter_context(_heartbeat(path))
+        stack.enter_context(_heartbeat(path, mine))
         yield
 
 
 @contextlib.contextmanager
 def _system_lock(path: epath.Path) -> Iterator[bool]:
-    """Locks a local file. Yields whether no other process of this host holds it; False if that is unknown.
+    """Locks a local file until the block ends. Yields False on a file system without such locks, else True.
 
     Raises:
       InputError: if another process holds it.
@@ -60,9 +60,9 @@ def _system_lock(path: epath.Path) -> Iterator[bool]:
 
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        is_locked = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = True
         except BlockingIOError:
             raise _in_use(path, _read(path)) from None
         except OSError:  # a file system without locks
@@ -72,8 +72,13 @@ def _system_lock(path: epath.Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _take(path: epath.Path, is_locked: bool) -> None:
-    """Writes this process into the lock. Raises InputError if its owner is alive."""
+def _take(path: epath.Path, is_locked: bool) -> dict[str, Any]:
+    """Writes this process into the lock file, and returns what it wrote. Raises InputError if another owner is alive.
+
+    Args:
+      path: the lock file.
+      is_locked: whether this process holds the lock of the operating system, so that no other one of this host does.
+    """
     owner = _read(path)
     if owner and not _is_dead(owner, is_locked):
         log(f"{path}: {_describe(owner)} may work here; waiting up to {PATIENCE:g} s to see whether it does")
@@ -84,7 +89,7 @@ def _take(path: epath.Path, is_locked: bool) -> None:
             raise _in_use(path, seen)
     if owner:
         log(f"{path}: taken over from {_describe(owner)}, which has ended without releasing it")
-    mine = {
+    mine: dict[str, Any] = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
@@ -96,31 +101,32 @@ def _take(path: epath.Path, is_locked: bool) -> None:
         time.sleep(SETTLE)
         if (seen := _read(path)).get("token") != mine["token"]:
             raise _in_use(path, seen)
+    return mine
 
 
 def _is_dead(owner: dict[str, Any], is_locked: bool) -> bool:
-    """Whether the owner has certainly ended. Only a process of this host can be judged at once."""
+    """Whether the owner has certainly ended, which is known at once only of a process of this host."""
     if owner.get("host") != socket.gethostname():
         return False
     if is_locked:
         return True
     try:
-        os.kill(int(owner.get("pid", 0)), 0)
+        os.kill(int(owner.get("pid", 0)), 0)  # signal 0 only checks that the process exists
     except ProcessLookupError:
         return True
-    except (OSError, ValueError, TypeError, OverflowError):
+    except (OSError, ValueError, TypeError, OverflowError):  # a process of another user, or a damaged file
         return False
     return False
 
 
 @contextlib.contextmanager
-def _heartbeat(path: epath.Path) -> Iterator[None]:
-    """Renews the lock in a thread, and empties it at the end."""
-    mine, ended = _read(path), threading.Event()
+def _heartbeat(path: epath.Path, mine: dict[str, Any]) -> Iterator[None]:
+    """Renews the lock in a thread, and empties it at the end. Ends this process if another one has taken the lock."""
+    ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):  # a full disk or a lost connection: try again
+            with contextlib.suppress(Exception):  # a full disk or a lost connection, of any library: try again
                 seen = _read(path)
                 if seen.get("token", mine["token"]) != mine["token"]:
                     # Saving anything would destroy the work of the other process.
@@ -136,7 +142,7 @@ def _heartbeat(path: epath.Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             _write(path, "")  # not removed: another process may have opened it for its lock
 
 
@@ -144,13 +150,13 @@ def _read(path: epath.Path) -> dict[str, Any]:
     """The owner that a lock names; {} if it names none."""
     try:
         owner = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # no file, or a damaged one
         return {}
     return owner if isinstance(owner, dict) else {}
 
 
 def _write(path: epath.Path, text: str) -> None:
-    """Writes in place, since the system's lock belongs to the file, and never leaves it empty for a moment."""
+    """Writes a local file in place, since the system's lock belongs to it, and never leaves it empty for a moment."""
     text = text.ljust(_BYTES)
     if not is_local(path) or not path.exists():
         path.write_text(text)

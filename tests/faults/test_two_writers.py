@@ -148,6 +148,37 @@ def test_process_whose_lock_was_taken_over_ends(folder, quick, monkeypatch):
     assert 2 in statuses
 
 
+def test_process_whose_lock_was_taken_over_before_its_first_renewal_ends(folder, quick, monkeypatch):
+    statuses, take = [], workdir_lock._take
+
+    def overtaken(path: epath.Path, is_locked: bool) -> dict:
+        mine = take(path, is_locked)
+        workdir_lock._write(path, json.dumps({"host": "h", "pid": 1, "since": "s", "token": "other"}))
+        return mine
+
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    monkeypatch.setattr(workdir_lock, "_take", overtaken)
+    with lock_workdir(folder):
+        time.sleep(0.3)
+    assert 2 in statuses
+
+
+def test_renewal_is_tried_again_after_any_error(folder, bucket, monkeypatch):
+    """Libraries for buckets raise errors of their own, which once ended the thread: the lock then seemed dead."""
+    write, errors = workdir_lock._write, [RuntimeError("connection lost"), OSError("disk full")]
+
+    def unreliable(path: epath.Path, text: str) -> None:
+        if errors and threading.current_thread() is not threading.main_thread():
+            raise errors.pop()
+        write(path, text)
+
+    monkeypatch.setattr(workdir_lock, "_write", unreliable)
+    with lock_workdir(folder):
+        time.sleep(0.4)
+        assert json.loads(owner(folder))["renewed"] > 0
+    assert not errors
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "0", '{"host": 1}'])
 def test_damaged_lock_file_does_not_block(folder, quick, content):
     (folder / ".lock").write_text(content)
