@@ -41,10 +41,9 @@ FOLDERS = {  # job -> folder of its artefacts
     "report": "report",
 }
 _NO_RESULTS = {"manifest.json", "parameters.txt"}  # files that jobs write before any result
-_UNRECORDED = {"manifest.json", "profile", "tensorboard", "parts", "damaged"}  # entries that are no results
+# Entries of the folder that are no results. Profiles and files of metric services may be removed or changed later.
+_UNRECORDED = {"manifest.json", "parts", "damaged", "profile", "tensorboard", "wandb", "mlflow_run.txt"}
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
-
-
 _MANIFEST_KEYS = ("complete", "format", "digest", "counts", "pushed", "identity", "seen", "versions", "files")
 
 
@@ -64,6 +63,18 @@ class Artefact:
     """One folder of a work directory, made by one job."""
 
     def __init__(self, root: epath.Path, job: str, name: str, writes: bool = True, dry_run: bool = False):
+        """Opens an artefact, whose folder need not exist. `Workdir.artefact` passes the arguments.
+
+        Args:
+          root: the work directory.
+          job: the job that makes the artefact.
+          name: name of its folder; "" for the report.
+          writes: whether this process writes the manifest.
+          dry_run: whether `begin` raises StopBeforeWork after its checks.
+
+        Raises:
+          InputError: if `name` is not the name of a folder.
+        """
         if name and not is_folder_name(name):
             raise InputError(f"{job} {name!r:.80}: not the name of a folder; use letters, digits, '.', '_' and '-'")
         self.job, self.name = job, name
@@ -98,7 +109,7 @@ class Artefact:
 
     @property
     def complete(self) -> bool:
-        """Whether the work is complete."""
+        """Whether the job has finished the artefact."""
         return bool(self.manifest().get("complete"))
 
     @property
@@ -144,7 +155,7 @@ class Artefact:
           by_set: keys of `identity` whose values are mappings, e.g. by question set. Commands may add and drop entries,
             because each entry has its own result files in the folder. The manifest records all entries seen so far, so
             that a dropped entry cannot return with another value.
-          remade_for: keys of `identity` that may change: the job then recreates the artefact, which takes little time.
+          remade_for: keys of `identity` that may change; the artefact then starts over, which takes little time.
 
         Returns:
           False if the work is already complete, else True.
@@ -155,6 +166,7 @@ class Artefact:
         """
         self._identity = identity = json.loads(json.dumps(identity))  # JSON turns tuples into lists, as in the manifest
         manifest = self.manifest()
+        # In the mappings `by_set`, all entries seen so far count, and not only those of the last command.
         seen = {key: manifest.get("seen", manifest["identity"])[key] for key in by_set} if manifest else {}
         difference = _first_difference(manifest["identity"] | seen, identity, by_set) if manifest else None
         if difference:

@@ -1,11 +1,13 @@
 """Command line: `scotd-jax --config=NAME[:SETTING,...] --workdir=DIR`, or `python -m scotd_jax.main`.
 
 Loads the config and runs its jobs in order in the work directory. Complete artefacts are skipped and interrupted ones
-resumed, so repeat a command to resume it. `scotd-jax show-prompts --config=...` prints the prompts of teachers and
-students. `scotd-jax show-examples --config=... --workdir=DIR` prints example responses of a work directory. `scotd-jax
-make-preference-page` and `scotd-jax read-preferences` compare two arms by the preferences of people. `scotd-jax verify
-DIR` compares all files of a work directory with the digests recorded when they were written. `scotd-jax score FILE...
---questions=...` scores predictions of any origin; the last line of its output is one JSON object.
+resumed, so repeat a command to resume it. Besides the run there are the commands
+
+    scotd-jax show-prompts --config=...                      prints the prompts of teachers and students
+    scotd-jax show-examples --config=... --workdir=DIR       prints example responses of a work directory
+    scotd-jax make-preference-page, read-preferences         compare two arms by the preferences of people
+    scotd-jax verify DIR                                     compares all files of a work directory with their digests
+    scotd-jax score FILE... --questions=...                  scores predictions of any origin; the last line is JSON
 
 Exit status: 0 if all jobs are done, 2 on invalid input, which the message locates and explains, 130 after Ctrl-C, 143
 after SIGTERM with everything saved, 1 on a bug in the package.
@@ -20,11 +22,12 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from scotd_jax import config as c
+from scotd_jax import subcommands
 from scotd_jax.config.file_errors import describe_config_error
 from scotd_jax.config.packaged import resolve_config
 from scotd_jax.errors import InputError
-from scotd_jax.running import INTERRUPTED, InterruptedRun, run, steps_to_redo
+from scotd_jax.running import INTERRUPTED, InterruptedRun, run
+from scotd_jax.subcommands import INPUT_ERROR, OK, Output
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -77,16 +80,25 @@ _QUESTIONS = flags.DEFINE_string(
     "questions", None, "score: question file; with --config, question sets of it: TASK.SPLIT,..."
 )
 _FILTER = flags.DEFINE_string("filter", None, "score: filter of lm-eval's samples, if the file has several")
-_COMMAND_FLAGS = {  # command -> flags that have an effect on it, besides --config and --workdir
-    "show-prompts": (_COUNT,),
-    "show-examples": (_COUNT,),
-    "make-preference-page": (_ARMS, _SET, _COUNT),
-    "read-preferences": (),
-    "verify": (),
+_JOB_FLAGS = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD, _DEVICES, _VERIFY)
+_COMMAND_FLAGS = {  # command -> flags that have an effect on it, besides --config; "" runs the jobs
+    "": (_WORKDIR, *_JOB_FLAGS),
+    "show-prompts": (_WORKDIR, _COUNT),
+    "show-examples": (_WORKDIR, _COUNT),
+    "make-preference-page": (_WORKDIR, _ARMS, _SET, _COUNT),
+    "read-preferences": (_WORKDIR,),
+    "verify": (_WORKDIR,),
     "score": (_QUESTIONS, _FILTER),
 }
-COMMANDS = tuple(_COMMAND_FLAGS)
-OK, INPUT_ERROR = 0, 2  # exit statuses; see also running.py
+_REQUIRED = {  # command -> flags that it needs, with examples
+    **dict.fromkeys(_COMMAND_FLAGS, ((_CONFIG, "world"), (_WORKDIR, "runs/world"))),
+    "show-prompts": ((_CONFIG, "world"),),
+    "make-preference-page": ((_CONFIG, "world"), (_WORKDIR, "runs/world"), (_ARMS, "n30_opt,label_opt")),
+    "verify": (),
+    "score": ((_QUESTIONS, "questions.jsonl"),),
+}
+_WITH_ARGUMENTS = ("verify", "score")  # commands with arguments that are no flags
+COMMANDS = tuple(command for command in _COMMAND_FLAGS if command)
 
 
 def cli() -> None:
@@ -101,27 +113,27 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command of the parsed flags and returns the exit status."""
     logging.set_verbosity(logging.ERROR)  # the jobs print their progress themselves
     try:
-        command, *arguments = _command(argv)
+        command, arguments = _command(argv)
         if _LIST.value:
             from scotd_jax.listing import format_listing
 
             print(format_listing())
             return OK
         _check_flags(command)
-        if command == "verify":
-            return verify([*arguments, *filter(None, [_WORKDIR.value])])
-        if command == "score":
-            print(score(arguments, _CONFIG.value))
-            return OK
-        if command:
-            print(run_command(command, _CONFIG.value, _WORKDIR.value))
-            return OK
-        workdir = str(_WORKDIR.value)
-        jobs, overwrite = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
-        if _DRY_RUN.value:
-            return dry_run(_CONFIG.value, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
-        others = _MULTIHOST.value, _SKIP_BAD.value, _DEVICES.value, _VERIFY.value
-        run(_CONFIG.value, workdir, jobs, overwrite, *others)
+        if command or _DRY_RUN.value:
+            output = _output(command, arguments)
+            print(output.text)
+            return output.status
+        run(
+            _CONFIG.value,
+            str(_WORKDIR.value),
+            tuple(_JOBS.value or ()),
+            tuple(_OVERWRITE.value),
+            _MULTIHOST.value,
+            skip_bad=_SKIP_BAD.value,
+            devices=_DEVICES.value,
+            verify=_VERIFY.value,
+        )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return INPUT_ERROR
@@ -130,100 +142,49 @@ def main(argv: Sequence[str]) -> int:
     return OK
 
 
-def _command(argv: Sequence[str]) -> Sequence[str]:
-    """The command and its arguments; the command "" runs jobs."""
-    command, *arguments = [*argv[1:]] or [""]
-    unexpected = (
-        [command] if command not in (*COMMANDS, "") else arguments if command not in ("verify", "score") else []
-    )
+def _command(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command and its arguments. Raises InputError on an unknown command, and on arguments of one without."""
+    command, *arguments = argv[1:] or [""]
+    unexpected = [] if command in _WITH_ARGUMENTS else arguments
+    if command not in _COMMAND_FLAGS:
+        unexpected = [command]
     if unexpected:
         raise InputError(f"unexpected argument {unexpected[0]!r}; the commands are {', '.join(COMMANDS)}; see --help")
-    return command, *arguments
+    return command, arguments
 
 
 def _check_flags(command: str) -> None:
     """Raises InputError on missing flags, and on flags that have no effect."""
-    required = [] if command in ("verify", "score") else [(_CONFIG, "world"), (_WORKDIR, "runs/world")]
-    required += [(_ARMS, "n30_opt,label_opt")] if command == "make-preference-page" else []
-    required += [(_QUESTIONS, "questions.jsonl")] if command == "score" else []
-    for flag, example in required:
-        if flag.value is None and not (flag is _WORKDIR and command == "show-prompts"):
+    for flag, example in _REQUIRED[command]:
+        if flag.value is None:
             raise InputError(f"--{flag.name} is missing, for example --{flag.name}={example}; see --help")
-    job_flags = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD, _DEVICES, _VERIFY)
-    allowed = [flag.name for flag in (_COMMAND_FLAGS[command] if command else job_flags)]
-    if command != "score":
-        allowed.append(_WORKDIR.name)
-    for flag in (*job_flags, _WORKDIR, _COUNT, _ARMS, _SET, _QUESTIONS, _FILTER):
+    allowed = {flag.name for flag in _COMMAND_FLAGS[command]}
+    for flag in itertools.chain(*_COMMAND_FLAGS.values()):
         if flag.present and flag.name not in allowed:
             raise InputError(f"--{flag.name}: has no effect {f'on {command}' if command else 'without a command'}")
     if _DEVICES.present and (_DRY_RUN.value or "plan" in (_JOBS.value or ())):
         raise InputError("--devices: has no effect with --dry-run and --jobs=plan, which use no devices")
 
 
-def score(files: Sequence[str], config_dict: Any) -> str:
-    """Returns the output of the command `score`."""
-    if not files:
-        raise InputError("score: needs the files with predictions; for example scotd-jax score predictions.jsonl")
-    config = None if config_dict is None else c.from_mapping(c.Config, config_dict)
-    from scotd_jax.jobs.predictions.score_predictions import score_predictions
-
-    return score_predictions(files, str(_QUESTIONS.value), config, _FILTER.value)
-
-
-def run_command(command: str, config_dict: Any, workdir: str | None) -> str:
-    """Returns the output of a command of `COMMANDS`."""
-    config = c.from_mapping(c.Config, config_dict)
-    from scotd_jax.jobs.inspection.commands import show_examples, show_prompts
-    from scotd_jax.jobs.preferences.preference_commands import make_preference_page, read_preferences
-
-    if command == "show-prompts":
-        return show_prompts(config, workdir, _COUNT.value or 1)
-    if command == "show-examples":
-        return show_examples(config, str(workdir), _COUNT.value or 1)
-    if command == "make-preference-page":
-        return make_preference_page(config, str(workdir), tuple(_ARMS.value or ()), _SET.value, _COUNT.value or 100)
-    return read_preferences(config, str(workdir))
-
-
-def verify(workdirs: Sequence[str]) -> int:
-    """Prints whether the artefacts of a work directory are intact, and returns the exit status: 2 if one is damaged.
-
-    Args:
-      workdirs: the work directory alone.
-    """
-    if len(workdirs) != 1:
-        raise InputError("verify: expected one work directory: scotd-jax verify DIR")
-    from scotd_jax.jobs.inspection import commands
-
-    text, intact = commands.verify_workdir(workdirs[0])
-    print(text)
-    return OK if intact else INPUT_ERROR
-
-
-def dry_run(
-    config_dict: Any,
-    workdir_path: str,
-    jobs: tuple[str, ...],
-    overwrite: tuple[str, ...],
-    multihost: str,
-    skip_bad: bool = False,
-) -> int:
-    """Prints for each step whether it would run. Takes the arguments of `run`.
-
-    Returns:
-      The exit status: 2 if a step would be refused, else 0.
-    """
-    config = c.from_mapping(c.Config, config_dict)
-    from scotd_jax.jobs import graph
-
-    if graph.PLAN in jobs or multihost:
-        raise InputError("--dry-run: cannot be combined with --jobs=plan or --multihost")
-    steps, redo = graph.chain(config, jobs or graph.JOBS), steps_to_redo(config, overwrite)
-    from scotd_jax.dry_run import format_preview, preview
-
-    run_preview = preview(config, workdir_path, steps, redo, skip_bad)
-    print(format_preview(run_preview))
-    return INPUT_ERROR if any(step_preview.state == "refused" for step_preview in run_preview.steps) else OK
+def _output(command: str, arguments: Sequence[str]) -> Output:
+    """The output of a command, or of the dry run."""
+    config, workdir = _CONFIG.value, str(_WORKDIR.value)
+    match command:
+        case "show-prompts":
+            return subcommands.show_prompts(config, _WORKDIR.value, _COUNT.value)
+        case "show-examples":
+            return subcommands.show_examples(config, workdir, _COUNT.value)
+        case "make-preference-page":
+            return subcommands.make_preference_page(config, workdir, _ARMS.value, _SET.value, _COUNT.value)
+        case "read-preferences":
+            return subcommands.read_preferences(config, workdir)
+        case "verify":
+            return subcommands.verify([*arguments, *filter(None, [_WORKDIR.value])])
+        case "score":
+            return subcommands.score(arguments, str(_QUESTIONS.value), config, _FILTER.value)
+        case _:
+            jobs, overwrite = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
+            return subcommands.dry_run(config, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
 
 
 def _exit_at_once(message: str, status: int) -> None:

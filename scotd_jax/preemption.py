@@ -1,8 +1,8 @@
 """Preemption notices: after SIGTERM a run saves what it has and ends with a status on which it is started again.
 
-A single process ends at once, because everything is on disk at any moment, except during training: there it ends after
-the update that is being made, with a checkpoint of it. Several processes are coordinated by JAX, which receives the
-signal and lets all of them save the same update. Outside of training they continue until they are killed.
+A single process ends at once, because its finished work is on disk at any moment, except during training: there it
+ends after the current update, with a checkpoint of it. Several processes are coordinated by JAX, which receives the
+signal and lets all of them save after the same update. Outside of training they continue until they are killed.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ import jax
 
 
 class Preempted(KeyboardInterrupt):
-    """SIGTERM. Like Ctrl-C it is no error, and ends the step in which it is raised."""
+    """SIGTERM was received. Like Ctrl-C, this is not an error; it ends the step in which it is raised."""
 
 
 class _Notice:
-    """The state of this process: whether SIGTERM was received, and whether a block delays its effect."""
+    """The state of this process: whether SIGTERM was received, and whether a block of `deferred` is running."""
 
     received = False
     deferred = False
@@ -27,7 +27,10 @@ class _Notice:
 
 @contextlib.contextmanager
 def handle_sigterm() -> Iterator[None]:
-    """Raises Preempted on SIGTERM in the block. With several processes, JAX handles the signal instead."""
+    """Raises Preempted on SIGTERM in the block. With several processes, JAX handles the signal instead.
+
+    Outside of the main thread it has no effect, because Python lets only that one handle signals.
+    """
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -48,7 +51,7 @@ def _receive(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Delays the effect of SIGTERM to the end of the block, which calls `is_requested` to end early."""
+    """Delays the exception of SIGTERM to the end of the block, in which `is_requested` returns whether to end early."""
     _Notice.deferred = True
     try:
         yield

@@ -9,8 +9,6 @@ from scotd_jax import config as c
 from scotd_jax.errors import InputError
 
 _PRIMARY_ONLY = ("report",)  # jobs that only one process runs while the others wait
-
-
 INTERRUPTED, PREEMPTED = 130, 143  # exit statuses; shells use them for SIGINT and SIGTERM
 
 
@@ -91,33 +89,38 @@ def run(
         check_step(context, step, lengths)
     hosts.on_primary(lambda: check_pushes(config, workdir, steps, redo))
     fetch_models(config, unfinished)
-    with contextlib.ExitStack() as stack:
-        # After all checks, so that a refused command changes nothing.
-        hosts.on_primary(lambda: stack.enter_context(lock_workdir(workdir.root)))
-        stack.enter_context(handle_sigterm())
-        if hosts.is_primary():
-            for step in redo:
-                workdir.artefact(*step).remove()
-            workdir.save_config(c.plain(config))
-            workdir.save_pinned_models(pins(unpinned, config))
-        started = time.monotonic()
-        for number, step in enumerate(steps, 1):
-            try:
+    number, step, started = 0, None, time.monotonic()
+    try:
+        with contextlib.ExitStack() as stack:
+            # After all checks, so that a refused command changes nothing.
+            hosts.on_primary(lambda: stack.enter_context(lock_workdir(workdir.root)))
+            stack.enter_context(handle_sigterm())
+            if hosts.is_primary():
+                for redone in redo:
+                    workdir.artefact(*redone).remove()
+                workdir.save_config(c.plain(config))
+                workdir.save_pinned_models(pins(unpinned, config))
+            for number, step in enumerate(steps, 1):
                 hosts.sync_processes(f"before {step}")
                 context.log(f"[{number}/{len(steps)}] {step}")
                 if hosts.is_primary() or step.job not in _PRIMARY_ONLY:
                     job_functions.load(step.job)(context, step.name)
                 if hosts.is_primary():
                     push(context, step)
-            except KeyboardInterrupt as interrupt:
-                where = f"step {number} of {len(steps)} ({step})"
-                status = PREEMPTED if isinstance(interrupt, Preempted) else INTERRUPTED
-                raise InterruptedRun(_interrupt_message(workdir.artefact(*step), where, status), status) from None
-        context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
+    except KeyboardInterrupt as interrupt:
+        status = PREEMPTED if isinstance(interrupt, Preempted) else INTERRUPTED
+        artefact = None if step is None else workdir.artefact(*step)
+        where = f"step {number} of {len(steps)} ({step})"
+        raise InterruptedRun(_interrupt_message(artefact, where, status), status) from None
+    context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
 
 
 def steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
-    """Returns the steps whose artefacts --overwrite removes and recreates."""
+    """Returns the steps whose artefacts --overwrite removes and recreates, as `jobs.graph.Step`.
+
+    Raises:
+      InputError: if an item does not name a job, or an artefact of the job.
+    """
     from scotd_jax.errors import lookup
     from scotd_jax.jobs.graph import JOBS, Step, chain
 
@@ -133,7 +136,16 @@ def steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
 
 
 def _interrupt_message(artefact: Any, where: str, status: int) -> str:
-    """The message for an interrupted step: what is saved and how to resume."""
+    """The message for an interrupted run: where it was, what is saved and how to resume.
+
+    Args:
+      artefact: the artefact of the interrupted step; None before the first step.
+      where: the step, in words.
+      status: INTERRUPTED or PREEMPTED.
+    """
+    reason = "ended by SIGTERM" if status == PREEMPTED else "interrupted"
+    if artefact is None:
+        return f"{reason} before the first step; the same command starts again"
     saved = {
         "sample": "its responses so far are saved",
         "build": "its finished shards are saved",
@@ -147,5 +159,4 @@ def _interrupt_message(artefact: Any, where: str, status: int) -> str:
         steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
         if steps:
             saved = f"its checkpoint of update {max(steps)} is saved"
-    reason = "ended by SIGTERM" if status == PREEMPTED else "interrupted"
     return f"{reason} in {where}: {saved}; the same command resumes"

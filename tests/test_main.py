@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from scotd_jax import config as c
-from scotd_jax import main
+from scotd_jax import main, subcommands
 from scotd_jax.config import file_errors
 from scotd_jax.config.file_errors import describe_config_error
 from scotd_jax.config.packaged import packaged_configs
@@ -72,16 +72,16 @@ def test_list_needs_no_other_flag_and_no_jax():
 # --dry-run
 
 
-def dry_run(workdir: Path, config: c.Config, capfd, overwrite: tuple[str, ...] = ()) -> tuple[int, list[str]]:
-    """Returns the exit status and the printed lines; asserts that the work directory stays unchanged."""
+def dry_run(workdir: Path, config: c.Config, overwrite: tuple[str, ...] = ()) -> tuple[int, list[str]]:
+    """Returns the exit status and the lines of the output; asserts that the work directory stays unchanged."""
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
-    status = main.dry_run(c.plain(config), str(workdir), (), overwrite, "")
+    output = subcommands.dry_run(c.plain(config), str(workdir), (), overwrite, "")
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
-    return status, [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
+    return output.status, [" ".join(line.split()) for line in output.text.splitlines()]
 
 
-def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path, capfd):
-    assert dry_run(tmp_path, config(), capfd) == (
+def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path):
+    assert dry_run(tmp_path, config()) == (
         0,
         [
             "run sample gold",
@@ -92,7 +92,7 @@ def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path, c
         ],
     )
     main.run(c.plain(config()), str(tmp_path), ("sample", "build"), (), "")
-    assert dry_run(tmp_path, config(), capfd) == (
+    assert dry_run(tmp_path, config()) == (
         0,
         [
             "complete sample gold",
@@ -103,19 +103,19 @@ def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path, c
         ],
     )
     edit_manifest(tmp_path / "corpora/gold", complete=False)
-    assert dry_run(tmp_path, config(), capfd)[1][1:3] == ["resume build gold", "run train student after build gold"]
+    assert dry_run(tmp_path, config())[1][1:3] == ["resume build gold", "run train student after build gold"]
 
 
-def test_dry_run_gives_the_reason_of_a_refusal(tmp_path, capfd):
+def test_dry_run_gives_the_reason_of_a_refusal(tmp_path):
     main.run(c.plain(config()), str(tmp_path), ("sample", "build"), (), "")
     changed = dataclasses.replace(config(), corpora={"gold": c.Corpus(rationales=("gold",), decontaminate=0, cap=1)})
-    status, lines = dry_run(tmp_path, changed, capfd)
+    status, lines = dry_run(tmp_path, changed)
     assert status == 2
     assert lines[0] == "complete sample gold"
     assert lines[1].startswith("refused build gold ")
     assert "spec.cap was 0 and is now 1" in lines[1]
     assert lines[2] == "blocked train student needs build gold"
-    assert dry_run(tmp_path, changed, capfd, ("build",)) == (
+    assert dry_run(tmp_path, changed, ("build",)) == (
         0,
         [
             "complete sample gold",
@@ -125,15 +125,15 @@ def test_dry_run_gives_the_reason_of_a_refusal(tmp_path, capfd):
             "4 steps: 3 run, 1 complete",
         ],
     )
-    status, lines = dry_run(tmp_path, config(), capfd, ("sample",))
+    status, lines = dry_run(tmp_path, config(), ("sample",))
     assert status == 0
     assert lines[1] == "unknown build gold after sample gold: kept if that yields the same result, else refused"
 
 
-def test_dry_run_refuses_a_training_that_could_never_start(tmp_path, capfd):
+def test_dry_run_refuses_a_training_that_could_never_start(tmp_path):
     training = c.Training(steps=2, batch_size=8, optimizer=c.Optimizer(warmup_steps=5))
     student = dataclasses.replace(config().students["student"], training=training)
-    status, lines = dry_run(tmp_path, dataclasses.replace(config(), students={"student": student}), capfd)
+    status, lines = dry_run(tmp_path, dataclasses.replace(config(), students={"student": student}))
     assert status == 2
     assert lines[2].startswith("refused train student config.students.student: optimizer.warmup_steps is 5")
 

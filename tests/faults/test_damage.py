@@ -1,5 +1,6 @@
 """Damaged files of finished artefacts are named and refused, whatever the kind of file and of damage."""
 
+import json
 import random
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from scotd_jax import artefact as artefacts
 from scotd_jax import config as c
-from scotd_jax import digests, main
+from scotd_jax import digests, main, subcommands
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.inspection.integrity import format_verification, verify
 from scotd_jax.models.hf.export import export_pretrained
@@ -86,6 +87,17 @@ def test_files_that_the_job_did_not_write_are_not_read(tmp_path):
     assert artefact.files == sorted(FILES["sample"])
 
 
+def test_files_that_may_change_later_are_not_recorded(tmp_path):
+    """`wandb sync --clean` removes files of a finished training, which is no damage."""
+    artefact = Workdir(str(tmp_path)).artefact("train", "x")
+    artefact.begin({})
+    for name in ("metrics.jsonl", "wandb/run-1/run-1.wandb", "mlflow_run.txt", "profile/trace", "tensorboard/events"):
+        (artefact.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (artefact.path / name).write_text("1")
+    artefact.finish({})
+    assert artefact.files == ["metrics.jsonl"]
+
+
 def test_any_flipped_bit_of_a_manifest_is_refused(tmp_path):
     artefact = finished(tmp_path, "sample")
     original = artefact.manifest_path.read_bytes()
@@ -131,7 +143,7 @@ def test_artefacts_of_the_format_without_digests_are_recorded_when_they_are_read
     manifest = artefact.manifest()
     for key in ("files", "checksum"):
         manifest.pop(key, None)
-    artefact.manifest_path.write_text(artefacts.json.dumps(manifest | {"format": 2}))
+    artefact.manifest_path.write_text(json.dumps(manifest | {"format": 2}))
     digest = artefact.digest
     assert not artefact.begin({"spec": 1}), "it stays complete"
     Workdir(str(tmp_path)).checked("build", "x")
@@ -153,17 +165,18 @@ def test_damage_is_found_before_an_artefact_is_extended(tmp_path):
         artefact.begin({"questions": {"a": 1, "b": 1}}, ("questions",))
 
 
-def test_verify_command_lists_all_artefacts(tmp_path, capsys):
+def test_verify_command_lists_all_artefacts(tmp_path):
     for job in FILES:
         if job != "train":  # its checkpoints are loaded, too: test_damaged_checkpoints.py
             finished(tmp_path, job)
     Workdir(str(tmp_path)).artefact("sample", "begun").begin({})
     (tmp_path / "rationales/.notes").write_text("not an artefact")
-    assert main.verify([str(tmp_path)]) == main.OK
-    assert "intact      " in capsys.readouterr().out
+    output = subcommands.verify([str(tmp_path)])
+    assert output.status == subcommands.OK
+    assert "intact      " in output.text
     flip(tmp_path / "exports/x/model.safetensors")
     (tmp_path / "corpora/x/manifest.json").write_text("{")
-    assert main.verify([str(tmp_path)]) == main.INPUT_ERROR
+    assert subcommands.verify([str(tmp_path)]).status == subcommands.INPUT_ERROR
     states = {Path(result.artefact).name + " " + result.state for result in verify(str(tmp_path))}
     assert states == {"x intact", "begun incomplete", "x damaged"}
     text = format_verification(verify(str(tmp_path)))
@@ -171,7 +184,7 @@ def test_verify_command_lists_all_artefacts(tmp_path, capsys):
     assert text.endswith("5 artefacts, 2 damaged")
     for arguments in ([], [str(tmp_path), "more"]):
         with pytest.raises(InputError, match="expected one work directory"):
-            main.verify(arguments)
+            subcommands.verify(arguments)
     with pytest.raises(InputError, match="no artefact with a manifest"):
         verify(str(tmp_path / "nothing"))
 

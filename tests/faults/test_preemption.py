@@ -16,6 +16,7 @@ from scotd_jax.training.checkpoints import Checkpoints, load_params
 from scotd_jax.training.loop import train
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.save_timer import SaveTimer
+from scotd_jax.workdir import Workdir
 from tests.helpers.training_fixtures import bag_model, batches, is_time
 
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
@@ -94,6 +95,16 @@ def test_several_processes_follow_jax(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     with preemption.handle_sigterm():
         assert signal.getsignal(signal.SIGTERM) is before, "JAX receives the signal"
+
+
+def test_sigterm_before_the_first_step_ends_with_the_same_status(tmp_path, monkeypatch):
+    """The launchers start a run again only after this status."""
+    config = c.Config(tasks={"w": c.Task()}, rationales={"gold": c.TaskSource(questions=("w.gold",))})
+    monkeypatch.setattr(Workdir, "save_config", lambda self, config: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(running.InterruptedRun, match="ended by SIGTERM before the first step; the same") as end:
+        main.run(c.plain(config), str(tmp_path), ("sample",), (), "")
+    assert end.value.status == running.PREEMPTED
+    assert not (tmp_path / ".lock").read_text().strip(), "the lock is released"
 
 
 def test_other_steps_end_at_once_with_the_documented_status(tmp_path, monkeypatch):

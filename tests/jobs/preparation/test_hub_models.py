@@ -12,7 +12,7 @@ import scotd_jax as scotd
 from configs import common
 from configs import scotd as scotd_config
 from scotd_jax import config as c
-from scotd_jax import main
+from scotd_jax import main, subcommands
 from scotd_jax.dry_run import format_preview, preview
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import graph
@@ -148,14 +148,15 @@ def test_dry_run_lists_the_files_and_downloads_nothing(teacher, config, tmp_path
     assert preview(config, str(tmp_path / "run"), steps, [], skip_bad=False).downloads == {}
 
 
-def test_config_of_a_paper_lists_exactly_what_it_downloads(hub, tmp_path, capsys):
+def test_config_of_a_paper_lists_exactly_what_it_downloads(hub, tmp_path):
     """The hub serves tiny models under the names of the teacher and the students of SCoTD."""
     files = hub.repositories["ann/tiny"].files
     for name in ("facebook/opt-125m", "facebook/opt-13b"):
         hub.add(name, files | {"flax_model.msgpack": b"unread", "pytorch_model.bin": b"unread"})
     config_dict = scotd_config.get_config(f"task=obqa,student=opt-125m,data={common.INVENTED_DATA}")
-    assert main.dry_run(config_dict, str(tmp_path / "run"), (), (), "") == main.OK
-    listed = re.findall(r"^(?:to download from (\S+): |  +\S+ k?B  (\S+)$)", capsys.readouterr().out, re.MULTILINE)
+    output = subcommands.dry_run(config_dict, str(tmp_path / "run"), (), (), "")
+    assert output.status == subcommands.OK
+    listed = re.findall(r"^(?:to download from (\S+): |  +\S+ k?B  (\S+)$)", output.text, re.MULTILINE)
     names = [repo or file for repo, file in listed]
     every = ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors"]
     repositories = [pinned(hub, name) for name in ("facebook/opt-13b", "facebook/opt-125m")]

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from scotd_jax import config as c
-from scotd_jax import main
+from scotd_jax import main, subcommands
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.graph import Step
@@ -100,4 +100,4 @@ def test_run_is_refused_before_any_work(home):
     with pytest.raises(InputError, match=TOO_LONG):
         main.run(c.plain(config), str(home / "w"), (), (), "")
     assert not (home / "w").exists()
-    assert main.dry_run(c.plain(config), str(home / "w"), (), (), "") == main.INPUT_ERROR
+    assert subcommands.dry_run(c.plain(config), str(home / "w"), (), (), "").status == subcommands.INPUT_ERROR
