@@ -1,6 +1,6 @@
 """The dry run: which steps of a run would run, which are complete, and which would be refused and why.
 
-Each job is called up to the point where its work would begin (`workdir.StopBeforeWork`), so a dry run makes the checks
+Each job is called up to the point where its work would begin (`artefact.StopBeforeWork`), so a dry run makes the checks
 of the real one. Nothing is written and nothing is computed on devices.
 """
 

@@ -21,7 +21,8 @@ from scotd_jax.sampling.decode_loop import cast_for_inference
 from scotd_jax.sampling.likelihood import Candidates, score_candidates
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.sampler import Sampler
-from scotd_jax.workdir import Workdir, read_json
+from scotd_jax.strict_json import read_json
+from scotd_jax.workdir import Workdir
 
 _MAX_NEW_TOKENS = 256  # lm-eval's default for tasks that set no limit
 _SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
@@ -128,7 +129,12 @@ class HarnessModel:
         return prompt_ids or [self.prompted.tokenizer.end_id], whole[len(prompt_ids) :]
 
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-        """Scores continuations; those of one context share its computation."""
+        """Returns log p(continuation | context), and whether greedy decoding generates the continuation, of every pair.
+
+        The context is computed once for all of its continuations.
+        """
+        if not pairs:
+            return []
         by_context: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, (context_ids, _) in enumerate(pairs):
             by_context[tuple(context_ids)].append(i)
@@ -187,7 +193,7 @@ def _student(workdir: str, name: str, precision: str) -> PromptedModel:
     file = directory.root / "config.json"
     if not file.exists():
         raise InputError(f"{file}: no such file; expected the work directory of a run")
-    config = c.from_mapping(c.Config, read_json(file))
+    config = c.from_mapping(c.Config, read_json(file, "every run writes it: run the work directory's command again"))
     lookup(config.students, name, "--model_args: student")
     model = c.Model(student=name)
     context = make_context(dataclasses.replace(config, mesh=c.Mesh()), directory)

@@ -1,6 +1,6 @@
-"""Parses JSON without the liberties of Python's parser, and reads JSON files.
+"""Parses JSON more strictly than Python's parser, and reads JSON files.
 
-Refused besides broken JSON: duplicate keys (a value would be lost), NaN, Infinity and numbers beyond float64, deep
+Besides broken JSON, it refuses duplicate keys (a value would be lost), NaN, Infinity and numbers beyond float64, deep
 nesting, text that is not UTF-8, and lone surrogates, which cannot be written to a file again.
 """
 
@@ -19,7 +19,8 @@ def loads(text: str | bytes) -> Any:
     """Parses a JSON document.
 
     Raises:
-      ValueError: if it is broken, or one of the values above. The message has no location except line and column.
+      ValueError: if the document is broken or has one of the values that the module refuses. The message has no
+        location except line and column.
     """
     if isinstance(text, bytes):
         text = text.decode()  # UnicodeDecodeError is a ValueError
@@ -50,12 +51,16 @@ class ReadableFile(Protocol):
         ...
 
 
-def read_json(path: ReadableFile) -> Any:
-    """Reads a JSON file of an artefact. Raises InputError with its path if `loads` refuses it."""
+def read_json(path: ReadableFile, advice: str = "remove the artefact's folder and run its job again") -> Any:
+    """Reads a JSON file, by default one of an artefact.
+
+    Raises:
+      InputError: if `loads` refuses the file. The message has its path and ends with `advice`.
+    """
     try:
         return loads(path.read_bytes())
     except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); remove the artefact's folder and run its job again") from None
+        raise InputError(f"{path}: not JSON ({error}); {advice}") from None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parse_float(digits: str) -> float:

@@ -31,14 +31,14 @@ class Workdir:
         self._writes, self._dry_run = writes and not dry_run, dry_run
         self._checked: set[epath.Path] = set()
 
-    def artefact(self, job: str, name: str) -> "Artefact":
+    def artefact(self, job: str, name: str) -> Artefact:
         """Returns the artefact `name` of a job. The report has the empty name."""
         return Artefact(self.root, job, name, self._writes, self._dry_run)
 
-    def checked(self, job: str, name: str) -> "Artefact":
+    def checked(self, job: str, name: str) -> Artefact:
         """Returns a complete artefact whose files are those that its job wrote, for reading them.
 
-        Compares each artefact once; files above `file_digests.SAMPLED_ABOVE` bytes only in part.
+        Compares each artefact once; files above `digests.SAMPLED_ABOVE` bytes only in part.
 
         Raises:
           InputError: if the artefact is incomplete, or a file is missing, cut, altered or replaced.
@@ -49,7 +49,7 @@ class Workdir:
             self._checked.add(artefact.path)
         return artefact
 
-    def artefacts(self) -> Iterator["Artefact"]:
+    def artefacts(self) -> Iterator[Artefact]:
         """Yields all artefacts that have a manifest."""
         for job, folder in FOLDERS.items():
             names = [path.name for path in (self.root / folder).iterdir()] if (self.root / folder).is_dir() else []
@@ -65,7 +65,7 @@ class Workdir:
         file = self.root / _MODELS
         if not file.exists():
             return {}
-        models = read_json(file)
+        models = read_json(file, "remove the file: names of models are then pinned to their newest commits")
         if not isinstance(models, dict) or not all(isinstance(name, str) for name in models.values()):
             raise InputError(f'{file}: expected {{"OWNER/NAME": "OWNER/NAME@COMMIT", ...}}; remove the file')
         return models

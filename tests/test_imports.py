@@ -20,6 +20,7 @@ PACKAGE = ROOT / "scotd_jax"
 LAYERS = [
     {"lm_eval_model"},
     {"main", "api"},
+    {"subcommands"},
     {"dry_run", "listing", "running"},
     {"jobs"},
     {"reporting"},
@@ -147,6 +148,22 @@ def test_no_import_cycles():
     }
     order = list(graphlib.TopologicalSorter(graph).static_order())
     assert set(order) == set(modules)
+
+
+def borrowed_names(file: Path) -> set[str]:
+    """Returns the dotted names that other modules could import from a file although it only imports them itself."""
+    module = f"scotd_jax.{name_of(file).removesuffix('.py').replace('/', '.')}"
+    defined = {getattr(node, "name", "") for node in ast.parse(file.read_text()).body}
+    names = {name.rpartition(".")[2] for name in imports(file, top_only=True)}
+    return {f"{module}.{name}" for name in names - defined}
+
+
+def test_names_are_imported_from_the_module_that_defines_them():
+    """Otherwise a module cannot drop an import that it no longer needs, and readers look into the wrong file."""
+    borrowed = set().union(*(borrowed_names(file) for file in FILES if file.stem != "__init__"))
+    users = [*FILES, *(file for folder in ("tests", "benchmarks") for file in (ROOT / folder).rglob("*.py"))]
+    found = {file.relative_to(ROOT).as_posix(): borrowed.intersection(imports(file, top_only=False)) for file in users}
+    assert {file: names for file, names in found.items() if names} == {}
 
 
 @pytest.mark.slow

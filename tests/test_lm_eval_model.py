@@ -100,6 +100,11 @@ def test_the_likelihood_of_a_text_is_the_sum_over_its_parts(harness, export):
     assert whole == pytest.approx(first + sum(parts), rel=FLOAT32)
 
 
+def test_no_requests_have_no_results(harness):
+    """A process of a distributed evaluation may have none."""
+    assert harness.generate_until([]) == harness.loglikelihood([]) == harness.loglikelihood_rolling([]) == []
+
+
 @pytest.mark.parametrize(
     ("settings", "temperature", "stops", "limit"),
     [

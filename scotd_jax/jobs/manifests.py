@@ -1,6 +1,6 @@
 """Identities of artefacts: everything that determines their content, as recorded in their manifests.
 
-The identity decides whether an artefact is skipped, resumed or refused (`workdir.Artefact.begin`).
+The identity decides whether an artefact is skipped, resumed or refused (`artefact.Artefact.begin`).
 """
 
 import dataclasses
@@ -29,16 +29,14 @@ AFTER_TRAINING = ("eval_sets", "arm", "export", "rationales_from")
 # Fields of config.Training that may change before an interrupted run resumes: LOGGING, and ROUNDING, which, like the
 # mesh, changes only rounding errors. `microbatches` also changes dropout masks, so with dropout it may not change.
 LOGGING = ("log_every", "save_every", "max_to_keep", "tensorboard", "startup_check")
-# Fields that were added later, and that have no effect on a training without divergence: not part of identities.
-NO_EFFECT = ("save_minutes", "on_divergence", "wandb", "mlflow")
 ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
-# Fields that were added to sources later, with defaults that change nothing. Identities omit these defaults, so that
-# older work directories remain valid.
+# Fields of config.Training that were added later and have no effect on a training without divergence. Identities do not
+# have them, so that older work directories remain valid.
+NO_EFFECT = ("save_minutes", "on_divergence", "wandb", "mlflow")
+# Fields that were added later to sources and to corpora, with defaults that change nothing. Identities omit a field
+# that has its default, for the same reason.
 PROMPT_DEFAULTS = {"system": "", "instruction": "auto", "answer_pattern": ""}
-
-# The same for corpora.
 CORPUS_DEFAULTS = {"mixture": {}, "max_responses": 0}
-
 # Parts of an evaluation's identity that have one entry per question set, or per task of a set.
 BY_SET = ("questions", "formats", "exemplars")
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from scotd_jax import __version__
+from scotd_jax.atomic import write_text
 from scotd_jax.evaluation.scoring import group_by_question
 from scotd_jax.records import Prompt, Question, Response
-from scotd_jax.workdir import write_text
 
 INVALID = "[invalid]"  # lm-eval's filtered response where no answer could be parsed
 

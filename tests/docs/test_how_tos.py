@@ -9,7 +9,8 @@ import types
 
 import pytest
 
-from scotd_jax.rationales.importers.registry import IMPORTERS, Importer
+from scotd_jax.rationales.importers.imported import Importer
+from scotd_jax.rationales.importers.registry import IMPORTERS
 from scotd_jax.tasks import recipes, registry, row_task
 from tests.docs.pages import ROOT, blocks_of
 from tests.rationales.importers import test_broken_rows

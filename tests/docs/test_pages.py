@@ -85,7 +85,7 @@ def test_page_lists_every_name(page, names):
 
 
 def test_model_families_are_listed():
-    from scotd_jax.models.decoder_config import FAMILIES
+    from scotd_jax.models.decoder_families import FAMILIES
 
     text = page_text("guides/teachers.md")
     assert all(f"`{family}`" in text for family in [*FAMILIES, "opt", "t5"])

@@ -45,7 +45,7 @@ def _run(config: str, student: str, workdir: str) -> str:
     """Runs one config and returns "ok" or the error."""
     from configs import common
     from scotd_jax import config as c
-    from scotd_jax.main import run
+    from scotd_jax.running import run
 
     try:
         run(c.sibling(common.__file__, config).get_config(f"runlocal,student={student}"), workdir, (), (), "")

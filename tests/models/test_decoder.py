@@ -18,9 +18,10 @@ from scotd_jax.jobs.sample import sample
 from scotd_jax.models.api import Precision
 from scotd_jax.models.decoder_config import DecoderConfig
 from scotd_jax.models.hf import weight_map
-from scotd_jax.models.hf.export import export_pretrained, verify_export
+from scotd_jax.models.hf.export import export_pretrained
 from scotd_jax.models.hf.loading import load_config, load_pretrained
 from scotd_jax.models.hf.tensor_files import TensorFiles
+from scotd_jax.models.hf.verification import verify_export
 from scotd_jax.models.registry import PRESETS, build, config_for
 from scotd_jax.models.rope import RopeScaling, frequencies
 from scotd_jax.rationales.store import read_responses

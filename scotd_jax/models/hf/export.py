@@ -24,12 +24,9 @@ from scotd_jax.errors import InputError
 from scotd_jax.local_files import staged_folder
 from scotd_jax.models import registry
 from scotd_jax.models.hf import weight_map
-from scotd_jax.models.hf.verification import ExportMismatch, verify_export
 from scotd_jax.models.hf.weight_files import SAFETENSORS
 from scotd_jax.models.t5_config import T5Config
 from scotd_jax.tokenization import Tokenizer
-
-__all__ = ["ExportMismatch", "export_pretrained", "verify_export"]
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 

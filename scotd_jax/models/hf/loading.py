@@ -18,7 +18,8 @@ from etils import epath
 from scotd_jax.errors import InputError
 from scotd_jax.local_files import local_copy
 from scotd_jax.models import registry
-from scotd_jax.models.decoder_config import FAMILIES, DecoderConfig
+from scotd_jax.models.decoder_config import DecoderConfig
+from scotd_jax.models.decoder_families import FAMILIES
 from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.json_files import read_object
 from scotd_jax.models.hf.tensor_files import TensorFiles

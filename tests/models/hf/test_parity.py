@@ -12,8 +12,9 @@ from scotd_jax import layout
 from scotd_jax.models import registry
 from scotd_jax.models.api import Precision
 from scotd_jax.models.hf import weight_map
-from scotd_jax.models.hf.export import ExportMismatch, export_pretrained, verify_export
+from scotd_jax.models.hf.export import export_pretrained
 from scotd_jax.models.hf.loading import load_pretrained
+from scotd_jax.models.hf.verification import ExportMismatch, verify_export
 from scotd_jax.models.layers import logits
 from tests.helpers import tolerances
 from tests.helpers.hf_cases import ANY_TOKENIZER, CONFIGS, PROMPTS, random_params, words
