@@ -45,36 +45,52 @@ def calibration(
     p, y = np.asarray(confidences, np.float64), np.asarray(right, np.float64)
     if not p.size or p.shape != y.shape or not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"expected confidences between 0 and 1, one per answer; found {p.size} and {y.size} values")
+    # Without the tolerance, a share of votes such as 3 of 30 could round up into the next bin.
     by_width = np.clip(np.ceil(p * bins - 1e-9).astype(int) - 1, 0, bins - 1)
     # Equal confidences have one mean rank, so they are in one bin and the order of the answers has no influence.
     by_mass = ((stats.rankdata(p) - 0.5) * bins / p.size).astype(int)
-    edges = np.linspace(0, 1, bins + 1)
-    wide = [(float(edges[b]), float(edges[b + 1]), by_width == b) for b in range(bins)]
-    equal = [(float(p[by_mass == b].min()), float(p[by_mass == b].max()), by_mass == b) for b in np.unique(by_mass)]
-    tables = [[_bin(low, high, p[k], y[k], confidence) for low, high, k in t if k.any()] for t in (wide, equal)]
+    width_bins, mass_bins = (_tabulate(p, y, numbers, confidence) for numbers in (by_width, by_mass))
+    edges = np.linspace(0, 1, bins + 1).tolist()
+    for row, number in zip(width_bins, np.unique(by_width), strict=True):
+        row |= {"low": edges[number], "high": edges[number + 1]}
     return {
         "n": int(p.size),
         "accuracy": float(y.mean()),
         "mean_confidence": float(p.mean()),
-        "ece": _calibration_error(tables[0]),
-        "ece_equal_mass": _calibration_error(tables[1]),
-        "bins": tables[0],
-        "equal_mass_bins": tables[1],
+        "ece": _calibration_error(width_bins),
+        "ece_equal_mass": _calibration_error(mass_bins),
+        "bins": width_bins,
+        "equal_mass_bins": mass_bins,
     }
 
 
-def _bin(low: float, high: float, p: np.ndarray, y: np.ndarray, confidence: float) -> dict[str, Any]:
-    estimate = wilson_interval(float(y.sum()), y.size, confidence)
-    return {
-        "low": low,
-        "high": high,
-        "n": int(y.size),
-        "confidence": float(p.mean()),
-        "accuracy": estimate.value,
-        "interval": [estimate.low, estimate.high],
-    }
+def _tabulate(p: np.ndarray, y: np.ndarray, numbers: np.ndarray, confidence: float) -> list[dict[str, Any]]:
+    """Describes the bins that are not empty; `low` and `high` are those of their confidences.
+
+    Args:
+      p: float64[n], the confidences.
+      y: float64[n], 1 for right answers, 0 for others.
+      numbers: int[n], the number of every answer's bin.
+      confidence: confidence level of the intervals.
+    """
+    rows = []
+    for number in np.unique(numbers):
+        inside = numbers == number
+        estimate = wilson_interval(float(y[inside].sum()), int(inside.sum()), confidence)
+        rows.append(
+            {
+                "low": float(p[inside].min()),
+                "high": float(p[inside].max()),
+                "n": int(inside.sum()),
+                "confidence": float(p[inside].mean()),
+                "accuracy": estimate.value,
+                "interval": [estimate.low, estimate.high],
+            }
+        )
+    return rows
 
 
 def _calibration_error(bins: Sequence[dict[str, Any]]) -> float:
+    """Mean distance of confidence and accuracy over the answers."""
     total = sum(b["n"] for b in bins)
     return sum(b["n"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / total

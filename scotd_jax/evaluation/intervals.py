@@ -39,7 +39,7 @@ def effective_questions(mean: MeanOverRuns, table: OutcomeTable) -> float:
     If the variance is 0, since all outcomes are equal, this is the number of clusters.
     """
     questions = table.values.shape[1]
-    if np.isinf(mean.df):
+    if np.isinf(mean.df):  # the outcomes are binomial
         return float(questions)
     binomial = mean.mean * (1 - mean.mean) / max(1, questions - 1)
     if mean.variance <= 1e-12 or binomial <= 1e-12:

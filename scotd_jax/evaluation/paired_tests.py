@@ -127,7 +127,9 @@ def _interval(
     effect: MeanOverRuns,
     confidence: float,
 ) -> Estimate:
-    """Adds the distances from every arm's accuracy to its Wilson limits in squares, with their correlations."""
+    """The interval by MOVER: its half-widths are root sums of squares of the distances of every arm's accuracy from its
+    Wilson limits, with the correlations of the arms.
+    """
     quantile = effect.quantile(confidence)
     single = [means.combine(row) for row in np.eye(len(arms))]
     limits = [wilson_limits(m.mean, effective_questions(m, arm), quantile) for m, arm in zip(single, arms, strict=True)]

@@ -59,10 +59,10 @@ class RunMeans(NamedTuple):
     def combine(self, weights: Sequence[float] | np.ndarray) -> MeanOverRuns:
         """Returns a linear combination of the arms' means, sum of weight x mean.
 
-        The degrees of freedom are those of Satterthwaite (1946), as Hillis (2007) uses them. For a few runs, these are
-        too large if most of the variance is between runs: 95 % intervals of three runs then cover only 92 %. Dividing
-        by the expectation of a squared mean square, (1 + 2 / df) times the square of its expectation, removes this:
-        simulated intervals of normal data cover 94.6 to 95.6 % for any share of the variance between runs.
+        The degrees of freedom are those of Satterthwaite (1946), as Hillis (2007) uses them. For a few runs, they are
+        too large if most of the variance is between runs: 95 % intervals of three runs then cover only 92 %. The reason
+        is that the square of a mean square estimates (1 + 2 / df) times the square of its expectation. Divided by this
+        factor, simulated intervals of normal data cover 94.6 to 95.6 % for any share of the variance between runs.
         `benchmarks/statistics.py` simulates whole evaluations.
         """
         means_R = np.asarray(weights) @ self.means
@@ -79,7 +79,11 @@ class RunMeans(NamedTuple):
 
 
 def run_means(arms: Sequence[OutcomeTable]) -> RunMeans:
-    """Computes the means of all runs of some arms, whose tables have the same questions in equal runs."""
+    """Computes the means of all runs of some arms, which have answered the same questions in equal runs.
+
+    Args:
+      arms: tables of equal shape, with NaN at the same places (`outcome_tables.paired_tables`).
+    """
     clusters_Q, clusters = arms[0].clusters, arms[0].num_clusters
     values_SQ = np.concatenate([arm.values for arm in arms])  # S: the runs of all arms
     present_SQ = ~np.isnan(values_SQ)

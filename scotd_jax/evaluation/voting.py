@@ -128,7 +128,7 @@ def vote_entropy(answers: Sequence[str | None]) -> float:
     """Returns the entropy of the votes in bits: 0 if all agree or there are none."""
     counts = np.array(list(_count_votes(answers).values()), np.float64)
     shares = counts / counts.sum() if counts.size else np.ones(1)
-    return float(abs(-(shares * np.log2(shares)).sum()))
+    return float(abs((shares * np.log2(shares)).sum()))  # all terms are at most 0
 
 
 def _count_votes(answers: Iterable[str | None]) -> Counter[str]:

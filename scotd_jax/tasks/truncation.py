@@ -14,8 +14,7 @@ from scotd_jax.records import Question
 
 TAG = "truncated"
 
-# Returns the ends of all tokens of a text, as numbers of characters from its start.
-TokenEnds = Callable[[str], list[int]]
+TokenEnds = Callable[[str], list[int]]  # returns where every token of a text ends, in characters from its start
 
 
 def truncate_questions(questions: Iterable[Question], task: config.Task, where: str) -> tuple[Question, ...]:
@@ -36,7 +35,7 @@ def truncate_questions(questions: Iterable[Question], task: config.Task, where: 
 
 
 def truncate_question(question: Question, max_tokens: int, token_ends: TokenEnds, where: str) -> Question:
-    """Shortens the passage of a question at its end, or without a passage its text, to a total of `max_tokens`.
+    """Shortens a question to `max_tokens` tokens: its passage at the end or, without a passage, its text.
 
     Returns:
       The question itself if it is short enough, else a shorter one with the tag `TAG`.
@@ -44,8 +43,9 @@ def truncate_question(question: Question, max_tokens: int, token_ends: TokenEnds
     Raises:
       InputError: if the text of a question with a passage is too long by itself.
     """
-    long = question.context or question.text
-    ends = token_ends(long)
+    field = "context" if question.context else "text"
+    complete = getattr(question, field)
+    ends = token_ends(complete)
     available = max_tokens - (len(token_ends(question.text)) if question.context else 0)
     if len(ends) <= available:
         return question
@@ -54,10 +54,8 @@ def truncate_question(question: Question, max_tokens: int, token_ends: TokenEnds
             f"{where}.max_tokens: the text of question {question.id!r} has {max_tokens - available} tokens without its "
             f"passage, expected less than {max_tokens}; raise max_tokens"
         )
-    question, short = dataclasses.replace(question, tags=(*question.tags, TAG)), long[: ends[available - 1]].rstrip()
-    return (
-        dataclasses.replace(question, context=short) if question.context else dataclasses.replace(question, text=short)
-    )
+    shortened = complete[: ends[available - 1]].rstrip()
+    return dataclasses.replace(question, **{field: shortened}, tags=(*question.tags, TAG))
 
 
 def _token_ends(tokenizer: str) -> TokenEnds:

@@ -27,53 +27,9 @@ from scotd_jax.tasks import world_vocabulary as words
 from scotd_jax.tasks.base import SplitTask, require_unique
 from scotd_jax.tasks.prompt_formats import get_prompt_format
 from scotd_jax.tasks.world_problems import Problem, draw_facts, draw_problem, edits, is_held_out
+from scotd_jax.tasks.world_splits import SplitSpec, WorldOptions, check_pairs, split_specs
 from scotd_jax.tasks.world_vocabulary import QuestionFamily
 from scotd_jax.tasks.world_wording import Wording
-
-FamilyAndSteps = tuple[QuestionFamily, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class WorldOptions:
-    """Options of the world: the keys of `config.Task.options`."""
-
-    train: int = 600  # questions in each split
-    dev: int = 256
-    test: int = 256  # and as many contrast questions
-    unseen: int = 256
-    longer: int = 256
-    gold: int = 5000
-    statements: int = 2000  # texts of several facts each
-    facts: int = 8  # facts per text of `statements`
-    days: int = 5  # maximum number of days of a question, without the day of the stop
-    steps: tuple[int, ...] = (2, 3)  # operations per question
-    longer_steps: tuple[int, ...] = (4, 5)
-    unseen_pairs: tuple[str, ...] = ("town 3", "paint 2")  # family and number of steps
-    cue: float = 0.75  # share of questions whose right option is of the favoured kind
-    held_out: float = 0.25  # share of the chains that are in no training split
-
-
-@dataclasses.dataclass(frozen=True)
-class _SplitSpec:
-    """Content of a split.
-
-    Attributes:
-      split: its name.
-      count: number of questions.
-      pairs: family and number of steps of the questions; the pairs are used in turn.
-      held_out: whether its chains are held out; None allows any chain.
-      cue: share of questions whose right option is of the favoured kind.
-      contrast: whether to generate the `contrast` split along with it.
-      gold: whether to generate gold rationales.
-    """
-
-    split: str
-    count: int
-    pairs: Sequence[FamilyAndSteps]
-    held_out: bool | None
-    cue: float
-    contrast: bool = False
-    gold: bool = False
 
 
 def world(name: str, task: config.Task, seed: int) -> "World":
@@ -130,24 +86,12 @@ class World(SplitTask):
         yield from super().texts()
 
     def _generate(self) -> None:
-        options = self.options
-        pairs = [(family, steps) for family in words.FAMILIES for steps in options.steps]
-        unseen = [pair for pair in pairs if f"{pair[0].name} {pair[1]}" in options.unseen_pairs]
-        seen = [pair for pair in pairs if pair not in unseen]
-        longer = [(family, steps) for family in words.FAMILIES for steps in options.longer_steps]
-        for spec in (
-            _SplitSpec("train", options.train, seen, held_out=False, cue=options.cue),
-            _SplitSpec("dev", options.dev, seen, held_out=True, cue=options.cue),
-            _SplitSpec("test", options.test, seen, held_out=True, cue=options.cue, contrast=True),
-            _SplitSpec("unseen", options.unseen, unseen, held_out=True, cue=0.5),
-            _SplitSpec("longer", options.longer, longer, held_out=None, cue=0.5),
-            _SplitSpec("gold", options.gold, pairs, held_out=False, cue=options.cue, gold=True),
-        ):
+        for spec in split_specs(self.options):
+            check_pairs(spec, self.options, f"config.tasks.{self._name}.options")
             self._generate_split(spec)
-        self._generate_statements(options.statements)
+        self._generate_statements(self.options.statements)
 
-    def _generate_split(self, spec: _SplitSpec) -> None:
-        self._check_pairs(spec)
+    def _generate_split(self, spec: SplitSpec) -> None:
         rng = random.Random(f"{self._seed} {spec.split}")
         questions: list[Question] = []
         contrast: list[Question] = []
@@ -186,25 +130,8 @@ class World(SplitTask):
         if spec.contrast:
             self._splits["contrast"] = (contrast, [])
 
-    def _check_pairs(self, spec: _SplitSpec) -> None:
-        """Raises InputError if the options leave no pair for a split, or one with more steps than days."""
-        where = f"config.tasks.{self._name}.options"
-        options = self.options
-        if spec.count and not spec.pairs:
-            raise InputError(
-                f"{where}: no pair of family and number of steps remains for the {spec.count} questions of split "
-                f"{spec.split!r}; there are steps={options.steps}, longer_steps={options.longer_steps} and "
-                f"unseen_pairs={options.unseen_pairs}; change one of them, or set {spec.split}=0"
-            )
-        most = max((steps for _, steps in spec.pairs), default=0)
-        if spec.count and most > options.days:
-            raise InputError(
-                f"{where}.days: {options.days} days have no room for the {most} steps of split {spec.split!r}, one a "
-                f"day; expected at least {most}, or set {spec.split}=0"
-            )
-
     def _draw_pair(
-        self, spec: _SplitSpec, family: QuestionFamily, steps: int, rng: random.Random
+        self, spec: SplitSpec, family: QuestionFamily, steps: int, rng: random.Random
     ) -> tuple[Problem, Problem] | None:
         """Draws a problem and an edit of it; None if the split does not allow the problem or it has no edit."""
         problem = draw_problem(family, steps, self.options.days, rng)

@@ -45,7 +45,7 @@ from scotd_jax.training.save_timer import SaveTimer
 from scotd_jax.training.startup_check import check_against_pairs
 from scotd_jax.training.step import ONE_PART, TrainState
 
-MAX_REWINDS = 3  # returns to a checkpoint after which a run that diverges again ends
+MAX_REWINDS = 3  # number of returns to a checkpoint; a run that diverges once more ends
 
 
 @runtime_checkable

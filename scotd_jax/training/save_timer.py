@@ -9,11 +9,12 @@ from scotd_jax.distributed import hosts
 
 
 class SaveTimer:
-    """Whether the last checkpoint is too old.
+    """Decides whether the last checkpoint is too old.
 
     Args:
-      minutes: age at which a new one is due; 0 is never.
-      check_every: with several processes, updates between two looks at the first one's clock, for which all must wait.
+      minutes: age at which a new checkpoint is due; 0 is never.
+      check_every: with several processes, the number of updates between two readings of the primary process's clock,
+        for which all processes wait.
       clock: returns the time in seconds.
     """
 

@@ -14,7 +14,8 @@ from scotd_jax.records import to_json
 from scotd_jax.tasks import world_vocabulary as words
 from scotd_jax.tasks.prompt_formats import is_correct
 from scotd_jax.tasks.registry import load_task
-from scotd_jax.tasks.world import World, WorldOptions, check_no_overlap
+from scotd_jax.tasks.world import World, check_no_overlap
+from scotd_jax.tasks.world_splits import WorldOptions
 
 SEEDS = (0, 1)
 SPLITS = ("train", "dev", "test", "contrast", "unseen", "longer", "gold")

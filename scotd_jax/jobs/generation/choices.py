@@ -61,17 +61,17 @@ def write_choices(
       The files of the responses, and those of the candidates.
     """
     by_key = {row.key: row for row in responses}
-    order, label = list(questions), f"  {model.name}, choices"
+    order = list(questions)
 
     def missing_candidates(done: Set[Key]) -> tuple[int, Iterator[list[Response]]]:
         # The candidates of a response are written together, so that the first of them stands for all.
-        first = {key: candidate_index(questions[key[0]][0], key[1], 0) for key in by_key}
-        rows = hosts.local_share([row for key, row in by_key.items() if (key[0], first[key]) not in done])
-        batches = score_choices(context, model, questions, rows, sampling)
-        scored = ([row for key, scores in b for row in _candidates(model, questions, key, scores)] for b in batches)
-        return sum(len(questions[row.question_id][0].choices) for row in rows), scored
+        first = {key: (key[0], candidate_index(questions[key[0]][0], key[1], 0)) for key in by_key}
+        rows = hosts.local_share([row for key, row in by_key.items() if first[key] not in done])
+        count = sum(len(questions[row.question_id][0].choices) for row in rows)
+        return count, _scored_candidates(context, model, questions, rows, sampling)
 
     stem_of_candidates = f"{stem.removesuffix('responses')}candidates"
+    label = f"  {model.name}, choices"
     files = write_missing(context, missing_candidates, folder, stem_of_candidates, order, label=label, scope=set_name)
     candidates = group_candidates((question for question, _ in questions.values()), read_responses(files))
 
@@ -107,12 +107,14 @@ def score_choices(
         texts, scored = _choices_after(model, row, questions)
         answers[row.key] = [(text, len(ids)) for text, ids in zip(texts, scored.responses, strict=True)]
         prompts.append(scored)
-    sizes: dict[str, Any] = {
-        "batch_size": sampling.batch_size,
-        "bucket": sampling.bucket,
-        "mesh": context.sampling_mesh,
-    }
-    for batch in score_candidates(model.model, model.params, prompts, **sizes):
+    for batch in score_candidates(
+        model.model,
+        model.params,
+        prompts,
+        batch_size=sampling.batch_size,
+        bucket=sampling.bucket,
+        mesh=context.sampling_mesh,
+    ):
         yield [(key, _by_answer(answers[key], log_p.tolist())) for key, log_p in batch]  # pyrefly: ignore[invalid-yield]
 
 
@@ -137,6 +139,18 @@ def _choices_after(model: PromptedModel, row: Response, questions: QuestionsById
     # At least the last token of every response is scored.
     shared = 0 if generated is None else shared_length(*(tokens[:-1] for tokens in ids))
     return list(texts), Candidates(row.key, prompt_ids, [tokens[shared:] for tokens in ids], ids[0][:shared])
+
+
+def _scored_candidates(
+    context: RunContext,
+    model: PromptedModel,
+    questions: QuestionsById,
+    responses: Iterable[Response],
+    sampling: Sampling,
+) -> Iterator[list[Response]]:
+    """Scores the choices after every response, and yields the candidates of one batch at a time."""
+    for batch in score_choices(context, model, questions, responses, sampling):
+        yield [row for key, scores in batch for row in _candidates(model, questions, key, scores)]
 
 
 def _candidates(

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from etils import epath
 
-from scotd_jax.config import EvalSpec, Model, ModelSource
+from scotd_jax.config import EvalSpec, Model, ModelSource, Sampling
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.choices import unanswered, write_choices
 from scotd_jax.jobs.generation.combining import answer_by_marginal, answer_by_vote
@@ -91,6 +91,13 @@ class SetEvaluation:
     def _readings(
         self, rows: list[Response], samples: list[Response], rationales: RationalesById | None
     ) -> Iterator[SetAnswers]:
+        """The answers of generated or stored responses, read from the text, by the choices, or both.
+
+        Args:
+          rows: the responses; empty if the choices directly follow the prompt and nothing else is read.
+          samples: the samples for self-consistency.
+          rationales: provided rationales, if there are any.
+        """
         if self.spec.read != "choices":
             yield SetAnswers("text", self._combine(rows, "responses"), samples)
         if self.spec.read != "text":
@@ -127,44 +134,57 @@ class SetEvaluation:
 
     def _generate(self, rationales: RationalesById | None) -> tuple[list[Response], list[Response]]:
         """One response per question or provided rationale, and the samples for self-consistency."""
-        context, settings = self.context, self.context.config.evaluation
-        common = {"seed": context.config.seed, "folder": self.folder}
-        stem = (
-            f"{file_stem(self.set_name)}.each.responses" if self._is_vote else f"{file_stem(self.set_name)}.responses"
-        )
-        paths = generate(
-            context,
-            self._loaded_model,
-            self.questions,
-            settings.sampling,
-            stem=stem,
-            rationales=rationales,
-            **common,
-        )
-        rows, voting = list(read_responses(paths)), settings.self_consistency
+        settings = self.context.config.evaluation
+        rows = self._generated(settings.sampling, "each.responses" if self._is_vote else "responses", rationales)
+        voting = settings.self_consistency
         if not voting.n or rationales is not None:
             return rows, []
-        stem = f"{file_stem(self.set_name)}.n{voting.n}.responses"
-        paths = generate(context, self._loaded_model, self.questions, voting, stem=stem, **common)
-        return rows, list(read_responses(paths))
+        return rows, self._generated(voting, f"n{voting.n}.responses")
+
+    def _generated(self, sampling: Sampling, stem: str, rationales: RationalesById | None = None) -> list[Response]:
+        paths = generate(
+            self.context,
+            self._loaded_model,
+            self.questions,
+            sampling,
+            seed=self.context.config.seed,
+            folder=self.folder,
+            stem=f"{file_stem(self.set_name)}.{stem}",
+            rationales=rationales,
+        )
+        return list(read_responses(paths))
 
     def _combine(self, rows: list[Response], stem: str) -> list[Response]:
         """The votes over the answers after several provided rationales; else the answers themselves."""
         if not self._is_vote:
             return rows
         stem = f"{file_stem(self.set_name)}.{stem}"
-        return list(
-            read_responses(answer_by_vote(self.context, rows, self.questions, self.folder, self.set_name, stem))
-        )
+        paths = answer_by_vote(self.context, rows, self.questions, self.folder, self.set_name, stem)
+        return list(read_responses(paths))
 
     def _marginal(self, rationales: RationalesById) -> list[Response]:
-        sampling = self.context.config.evaluation.sampling
-        arguments = self.context, self._loaded_model, self.questions, rationales, sampling, self.folder, self.set_name
-        return list(read_responses(answer_by_marginal(*arguments)))
+        """The answers with the largest sum of probabilities over the provided rationales."""
+        paths = answer_by_marginal(
+            self.context,
+            self._loaded_model,
+            self.questions,
+            rationales,
+            self.context.config.evaluation.sampling,
+            self.folder,
+            self.set_name,
+        )
+        return list(read_responses(paths))
 
     def _choose(self, rows: list[Response], stem: str) -> tuple[list[Response], list[Response]]:
         """The rows with the most likely choices as their answers, and the candidates of all of them."""
-        sampling = self.context.config.evaluation.sampling
-        target = self.folder, self.set_name, f"{file_stem(self.set_name)}.{stem}"
-        files = write_choices(self.context, self._loaded_model, self.questions, rows, sampling, *target)
-        return list(read_responses(files[0])), list(read_responses(files[1]))
+        chosen, candidates = write_choices(
+            self.context,
+            self._loaded_model,
+            self.questions,
+            rows,
+            self.context.config.evaluation.sampling,
+            self.folder,
+            self.set_name,
+            f"{file_stem(self.set_name)}.{stem}",
+        )
+        return list(read_responses(chosen)), list(read_responses(candidates))

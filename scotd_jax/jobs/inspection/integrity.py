@@ -1,7 +1,7 @@
 """The command `verify`: compares all files of a work directory with their digests, and all checkpoints with theirs."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from scotd_jax.artefact import Artefact
 from scotd_jax.errors import InputError
@@ -13,12 +13,12 @@ class Verification(NamedTuple):
 
     Attributes:
       artefact: path of its folder.
-      state: "intact", "incomplete", "no digests" (finished by an older version) or "damaged".
+      state: "no digests" is an artefact that was finished by an older version.
       details: what was checked, or what is damaged.
     """
 
     artefact: str
-    state: str
+    state: Literal["intact", "incomplete", "no digests", "damaged"]
     details: str
 
 

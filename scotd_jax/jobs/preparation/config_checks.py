@@ -144,9 +144,9 @@ def _check_eval(config: Config, spec: EvalSpec, where: str) -> None:
         raise InputError(f"{where}.combine: 'marginal' sums over provided rationales, but the recipe reads none")
     if spec.checkpoint == "initial":
         _check_unused(spec, ("rationales_from", "rationale_control", "n", "combine"), where, "a model before training")
-    if overlap := set(student.dev_sets) & set(spec.eval_sets):
+    if overlap := [name for name in student.dev_sets if name in spec.eval_sets]:
         raise InputError(
-            f"{where}: {overlap.pop()!r} is in dev_sets and in eval_sets; a reported set may not choose the checkpoint"
+            f"{where}: {overlap[0]!r} is in dev_sets and in eval_sets; a reported set may not choose the checkpoint"
         )
 
 
@@ -213,8 +213,8 @@ def _check_push(config: Config, name: str, repo: str, where: str) -> None:
     pushable = [*releases, *(f"build {name}" for name in config.corpora), *exports]
     if name not in pushable:
         raise InputError(
-            f"{where}: {name!r} is not a step with files to push; {did_you_mean(name, pushable)} A set of responses "
-            "needs a release, and a student export=True"
+            f"{where}: {name!r} is not a step with files to push (a set of responses needs a release, and a student "
+            f"export=True); {did_you_mean(name, pushable)}"
         )
     if not isinstance(repo, str) or not is_repository(repo):
         raise InputError(f"{where}[{name!r}]: expected a repository, OWNER/NAME, found {repo!r}")

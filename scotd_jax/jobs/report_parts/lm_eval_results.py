@@ -40,9 +40,8 @@ def _prompt_builder(context: RunContext, spec: EvalSpec) -> tuple[PromptBuilder 
     """The builder of an evaluation's prompts, None for imported responses, and the limit of new tokens."""
     config = context.config
     if not spec.responses:
-        return context.prompt_builder(
-            evaluation_prompt_settings(config, spec)
-        ), config.evaluation.sampling.max_new_tokens
+        settings = evaluation_prompt_settings(config, spec)
+        return context.prompt_builder(settings), config.evaluation.sampling.max_new_tokens
     source = config.rationales[spec.responses]
     if not isinstance(source, GeneratedSource):
         return None, 0

@@ -17,7 +17,7 @@ LISTED_MODELS = 3  # maximum number of model names in the row of a set of respon
 
 
 def run_results(context: RunContext, name: str, spec: EvalSpec) -> list[RunResult]:
-    """The results of an evaluation, one for each reading of its answers."""
+    """Returns the results of a complete evaluation, one for each reading of its answers."""
     artefact = context.checked("evaluate", name)
     results = read_json(artefact.path / "results.json")
     fields = _teacher_fields(context, name, spec) if spec.responses else _student_fields(context, spec)
@@ -32,6 +32,7 @@ def run_results(context: RunContext, name: str, spec: EvalSpec) -> list[RunResul
 def _run_result(
     context: RunContext, name: str, spec: EvalSpec, read: Any, scores: dict[str, Any], fields: dict[str, Any]
 ) -> RunResult:
+    """One result; `fields` are those of `_teacher_fields` or `_student_fields`."""
     sets = scores["sets"]
     voted = {key: result["self_consistency"] for key, result in sets.items() if "self_consistency" in result}
     return RunResult(
