@@ -6,8 +6,8 @@
     teacher = scotd.load_pretrained("facebook/opt-6.7b", task)
     responses = scotd.filter_responses(scotd.sample(teacher, task.questions("train"), n=5))
 
-`__all__` lists the public API, which `scotd_jax.api` documents. Names are imported on first use, so that
-`import scotd_jax` does not load JAX.
+`__all__` lists the public API, which `scotd_jax.api` and `scotd_jax.api_training` document. Names are imported on first
+use, so that `import scotd_jax` does not load JAX.
 """
 
 import importlib
@@ -24,12 +24,12 @@ _MODULES = {
     "filter_responses": "scotd_jax.api",
     "load_pretrained": "scotd_jax.api",
     "load_task": "scotd_jax.api",
-    "make_batches": "scotd_jax.api",
+    "make_batches": "scotd_jax.api_training",
     "random_model": "scotd_jax.api",
     "sample": "scotd_jax.api",
     "save_pretrained": "scotd_jax.api",
     "score": "scotd_jax.api",
-    "train": "scotd_jax.api",
+    "train": "scotd_jax.api_training",
 }
 __all__ = sorted(_MODULES)
 

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "scotd_jax"
 
 # From top to bottom: a module may import from its own folder and from layers below.
 LAYERS = [
-    {"lm_eval_model"},
+    {"lm_eval_model", "api_training"},
     {"main", "api"},
     {"subcommands"},
     {"dry_run", "listing", "running"},

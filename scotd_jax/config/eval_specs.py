@@ -41,6 +41,11 @@ def has_local_model(config: Config, spec: EvalSpec) -> bool:
     return not spec.responses or isinstance(config.rationales.get(spec.responses), ModelSource)
 
 
+def first_reading(spec: EvalSpec) -> Literal["text", "choices"]:
+    """Returns the reading whose answers represent an evaluation: the text, unless only the choices are read."""
+    return "choices" if spec.read == "choices" else "text"
+
+
 def evaluates_training(spec: EvalSpec) -> bool:
     """Returns whether a trained student is evaluated, not its model before training or a set of responses."""
     return not spec.responses and spec.checkpoint == "best"

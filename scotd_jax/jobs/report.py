@@ -10,7 +10,7 @@ import jax
 from scotd_jax.artefact import versions
 from scotd_jax.config import EvalSpec, GeneratedSource, plain
 from scotd_jax.config.compared_arms import compared_arms
-from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config.eval_specs import eval_specs, first_reading
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.inspection.prompts import prompt_views
@@ -22,12 +22,7 @@ from scotd_jax.jobs.report_parts.report_examples import example_entries
 from scotd_jax.jobs.report_parts.run_costs import run_costs
 from scotd_jax.jobs.report_parts.run_results import run_results
 from scotd_jax.records import Question
-from scotd_jax.reporting.data import (
-    EvalSet,
-    PreferenceResult,
-    PromptView,
-    ReportData,
-)
+from scotd_jax.reporting.data import EvalSet, PreferenceResult, PromptView, ReportData
 from scotd_jax.reporting.html_page import write_report
 from scotd_jax.strict_json import read_json
 from scotd_jax.tasks.truncation import TAG
@@ -74,8 +69,7 @@ def report(context: RunContext, name: str) -> None:
     )
     write_report(artefact.path / "index.html", data)
     for key, spec in specs.items():
-        read = "choices" if spec.read == "choices" else "text"
-        evaluated = {set_name: read_evaluated(context, key, set_name, read) for set_name in spec.eval_sets}
+        evaluated = {name: read_evaluated(context, key, name, first_reading(spec)) for name in spec.eval_sets}
         write_lm_eval_results(context, spec, evaluated, artefact.path / "lm_eval" / key)
     context.log(f"  {artefact.path / 'index.html'}")
 

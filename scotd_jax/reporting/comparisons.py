@@ -107,11 +107,18 @@ def compare_arms(data: ReportData, all_rows: Sequence[ArmRow]) -> list[Compariso
             for label, outcomes_of, clusters in _measures(data):
                 if tables := _tables([arm, other], outcomes_of, clusters):
                     found.append(compare_paired(tables[0], tables[1], data.confidence))
-                    compared.append((arm.name, other.name, arm.model, other.model, label, read))
-    keys = ("arm", "other", "model", "other_model", "set_label", "read")
+                    compared.append((arm, other, label))
     return [
-        ComparisonRow(**_fields(test), **dict(zip(keys, values, strict=True)))
-        for values, test in zip(compared, correct_family(found, data.confidence), strict=True)
+        ComparisonRow(
+            **_fields(test),
+            arm=arm.name,
+            other=other.name,
+            model=arm.model,
+            other_model=other.model,
+            set_label=label,
+            read=arm.read,
+        )
+        for (arm, other, label), test in zip(compared, correct_family(found, data.confidence), strict=True)
     ]
 
 
@@ -212,6 +219,7 @@ def correct_family(tests: Sequence[PairedTest], confidence: float) -> list[Corre
 
 
 def _fields(test: CorrectedTest) -> dict:
+    """The fields that the rows of all families have."""
     return {field.name: getattr(test, field.name) for field in dataclasses.fields(CorrectedTest)}
 
 

@@ -1,13 +1,13 @@
 """Rows of the report's tables of votes, of calibration (votes and likelihoods of choices), and of cost per point."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scotd_jax.reporting import tables
 from scotd_jax.reporting.comparisons import VoteRow
 from scotd_jax.reporting.data import EvalSet, ReportData
-from scotd_jax.reporting.tables import ArmRow
+from scotd_jax.reporting.tables import ArmRow, mean
 
 _LISTED_KS = (1, 3, 5, 10, 20, 30, 50, 100)  # numbers of samples in the table of votes, besides the largest one
 _CONFIDENCES = {"votes": "share of the votes", "choices": "likelihood among the choices"}
@@ -36,8 +36,8 @@ def vote_rows(
                         "expected": _at_listed_ks([v["expected"] for v in votes]),
                         # Results of earlier versions have no pass@k.
                         "passed": _at_listed_ks([v.get("pass_at_k", {}) for v in votes]),
-                        "entropy": _mean(v["vote_entropy"] for v in votes),
-                        "invalid": _mean(v["invalid_rate"] for v in votes),
+                        "entropy": mean(v["vote_entropy"] for v in votes),
+                        "invalid": mean(v["invalid_rate"] for v in votes),
                     }
                 )
     return lines
@@ -47,7 +47,7 @@ def _at_listed_ks(by_k: Sequence[dict[str, float]]) -> list[tuple[str, float]]:
     """(k, mean over runs) for the listed numbers of samples and the largest one that all runs have."""
     shared = [k for k in by_k[0] if all(k in values for values in by_k)]
     listed = [k for k in shared if int(k) in _LISTED_KS or k == shared[-1]]
-    return [(k, _mean(values[k] for values in by_k)) for k in listed]
+    return [(k, mean(values[k] for values in by_k)) for k in listed]
 
 
 def calibration_rows(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> Iterator[dict[str, Any]]:
@@ -61,7 +61,7 @@ def calibration_rows(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> Iterato
                 found = [score["calibration"] for score in scores if score.get("calibration")]
                 if found:
                     names = ("accuracy", "mean_confidence", "ece", "ece_equal_mass")
-                    means = {name: _mean(entry[name] for entry in found) for name in names}
+                    means = {name: mean(entry[name] for entry in found) for name in names}
                     yield {"row": row, "set": evalset.name, "source": _CONFIDENCES[kind], **means}
 
 
@@ -74,32 +74,34 @@ def cost_rows(
     the difference of both costs. Accuracies are those of the first set. Students with an unknown cost are left out.
     """
     for row in (r for r in rows if r.role == "student" and r.cells):
-        cost = _flops(row, costs)
-        if cost is None:
+        flops = _flops(row, costs)
+        if flops is None:
             continue
         evalset = next(s for s in sets if s.label in row.cells)
-        others = [r for r in rows if r.model == row.model and r is not row and evalset.label in r.cells]
-        label_only = [r for r in others if r.role == "student" and r.samples == 0]
-        baseline = next(iter(label_only or [r for r in others if r.role == "untrained"]), None)
-        before = (0.0, 0.0) if baseline and baseline.role == "untrained" else baseline and _flops(baseline, costs)
-        line = {"row": row, "set": evalset.name, "training": cost[0], "sampling": cost[1], "baseline": "", "gain": None}
-        line["per_point"] = None
-        if baseline and before:
+        line: dict[str, Any] = {"row": row, "set": evalset.name, "training": flops[0], "sampling": flops[1]}
+        line |= {"baseline": "", "gain": None, "per_point": None}
+        baseline = _baseline(row, rows, evalset.label)
+        baseline_flops = baseline and _flops(baseline, costs)
+        if baseline and baseline_flops:
             gain = row.cells[evalset.label].estimate.value - baseline.cells[evalset.label].estimate.value
             line |= {"baseline": baseline.name, "gain": gain}
             if gain > 0:
-                line["per_point"] = (sum(cost) - sum(before)) / (100 * gain)
+                line["per_point"] = (sum(flops) - sum(baseline_flops)) / (100 * gain)
         yield line
 
 
+def _baseline(row: ArmRow, rows: Sequence[ArmRow], label: str) -> ArmRow | None:
+    """The arm over which the gain of another one on a set is computed: label-only training, or no training."""
+    others = [r for r in rows if r.model == row.model and r is not row and label in r.cells]
+    label_only = [r for r in others if r.role == "student" and r.samples == 0]
+    return next(iter(label_only or [r for r in others if r.role == "untrained"]), None)
+
+
 def _flops(row: ArmRow, costs: Mapping[str, Mapping[str, float]]) -> tuple[float, float] | None:
-    """Mean FLOPs of training and of sampling over the runs of an arm; None if they are not known for all."""
+    """Mean FLOPs of training and of sampling over the runs of an arm, 0 without training; None if one is unknown."""
+    if row.role == "untrained":
+        return 0.0, 0.0
     found = [costs.get(run.student, {}) for run in row.runs]
     if not all("training_flops" in cost and "sampling_flops" in cost for cost in found):
         return None
-    return _mean(cost["training_flops"] for cost in found), _mean(cost["sampling_flops"] for cost in found)
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = [float(v) for v in values]
-    return sum(numbers) / len(numbers)
+    return mean(cost["training_flops"] for cost in found), mean(cost["sampling_flops"] for cost in found)

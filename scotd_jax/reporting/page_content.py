@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import markupsafe
+from markupsafe import Markup
 
 from scotd_jax import __version__
 from scotd_jax.evaluation.intervals import Estimate, wilson_interval
@@ -13,7 +13,7 @@ from scotd_jax.reporting.data import CONSISTENCY, EvalSet, ReportData
 from scotd_jax.reporting.example_browser import browser_content
 from scotd_jax.reporting.headline import summarize_findings
 from scotd_jax.reporting.metric_rows import calibration_rows, cost_rows, vote_rows
-from scotd_jax.reporting.tables import ArmRow
+from scotd_jax.reporting.tables import ArmRow, mean
 
 
 def page_content(data: ReportData) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
         "chances": {s.label: _set_facts(all_rows, s) for s in sets},
         "resolution": _resolution(all_rows, sets, data.confidence),
         "accuracy_panels": [
-            (s, _markup(plots.accuracy_panel(rows, s, methods, name_models=several)))
+            (s, Markup(plots.accuracy_panel(rows, s, methods, name_models=several)))
             for s in sets
             if any(s.label in r.cells for r in rows)
         ],
@@ -92,10 +92,6 @@ def _has_clusters(data: ReportData) -> bool:
     """Whether questions of one set share a passage or a contrast group."""
     sets = (outcomes for run in data.runs for outcomes in run.outcomes.values())
     return any(len({data.clusters.get(id_, id_) for id_ in outcomes}) < len(outcomes) for outcomes in sets)
-
-
-def _markup(svg: str) -> markupsafe.Markup:
-    return markupsafe.Markup(svg)
 
 
 def rows_by_model(rows: Iterable[ArmRow]) -> list[tuple[str, list[ArmRow]]]:
@@ -194,7 +190,7 @@ def _comparison_rows(tests: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
     ]
 
 
-def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tuple[EvalSet, markupsafe.Markup]]:
+def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tuple[EvalSet, Markup]]:
     curves, panels = comparisons.curves(rows), []
     for evalset in sets:
         curves_here = {name: line for name, line in curves.items() if any(evalset.label in r.cells for r in line)}
@@ -208,7 +204,7 @@ def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tupl
                 references[name] = {r.name: r.cells[evalset.label].estimate.value for r in others}
             models.append(line[0].model)
         if curves_here:
-            panels.append((evalset, _markup(plots.samples_panel(curves_here, evalset, references))))
+            panels.append((evalset, Markup(plots.samples_panel(curves_here, evalset, references))))
     return panels
 
 
@@ -219,7 +215,7 @@ def _consistency(rows: Sequence[ArmRow], data: ReportData) -> list[dict[str, Any
         if scores := [run.consistency for run in scored if run.consistency is not None]:
             groups = [data.consistent_groups(run) for run in scored]
             cell = tables.outcome_cell(groups, data.group_clusters, data.confidence, scores[0].get("chance"))
-            lines.append({"row": row, "cell": cell} | {k: _mean(s[k] for s in scores) for k in ("some", "none")})
+            lines.append({"row": row, "cell": cell} | {k: mean(s[k] for s in scores) for k in ("some", "none")})
     return lines
 
 
@@ -240,7 +236,7 @@ def _colour(bin_name: str) -> str:
     return {"wrong": "--bin-wrong"}.get(bin_name, f"--{bin_name}")
 
 
-def _training(data: ReportData) -> list[tuple[str, markupsafe.Markup]]:
+def _training(data: ReportData) -> list[tuple[str, Markup]]:
     """Returns one panel per arm, and one for each student that belongs to no arm."""
     arm_of = {run.student: (run.model, run.name) for run in data.runs}
     several = len({model for model, _ in arm_of.values() if model}) > 1
@@ -249,9 +245,4 @@ def _training(data: ReportData) -> list[tuple[str, markupsafe.Markup]]:
         if curve:
             grouped.setdefault(arm_of.get(student, ("", student)), {})[student] = curve
     names = {key: f"{key[1]} ({key[0]})" if several and key[0] else key[1] for key in grouped}
-    return [(names[key], _markup(plots.training_panel(names[key], runs))) for key, runs in grouped.items()]
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = [float(v) for v in values]
-    return sum(numbers) / len(numbers)
+    return [(names[key], Markup(plots.training_panel(names[key], runs))) for key, runs in grouped.items()]

@@ -176,7 +176,13 @@ def student_models(all_rows: Sequence[ArmRow]) -> list[str]:
 def mean_score(row: ArmRow, label: str, key: str) -> float | None:
     """Returns the mean over runs of the score `key` on a set; None if no run has it."""
     values = [float(run.results[label][key]) for run in row.runs if run.results.get(label, {}).get(key) is not None]
-    return sum(values) / len(values) if values else None
+    return mean(values) if values else None
+
+
+def mean(values: Iterable[float]) -> float:
+    """Returns the mean of numbers, for example over runs."""
+    numbers = [float(value) for value in values]
+    return sum(numbers) / len(numbers)
 
 
 def ledger_counts(ledger: Mapping[str, Any]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config.eval_specs import eval_specs, first_reading
 from scotd_jax.errors import InputError, lookup
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.preferences.pages import PreferenceArm
@@ -51,7 +51,7 @@ def arm_responses(
 ) -> tuple[Mapping[str, Question], Mapping[str, Response]]:
     """Returns the questions of a set, and the arm's responses to them, both by question id."""
     if arm.job == "evaluate":
-        reading = "choices" if eval_specs(context.config)[arm.artefact].read == "choices" else "text"
+        reading = first_reading(eval_specs(context.config)[arm.artefact])
         answered, rows = read_evaluated(context, arm.artefact, set_name, reading)
         questions = {question.id: question for question in answered}
     else:
