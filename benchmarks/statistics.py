@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import special
 
+from scotd_jax.artefact import versions
 from scotd_jax.evaluation.intervals import Estimate, accuracy_interval
 from scotd_jax.evaluation.outcome_tables import OutcomeTable
 from scotd_jax.evaluation.paired_tests import compare_paired, trend_test
@@ -74,12 +75,6 @@ def main() -> None:
         print(f"{case.name}: coverage {coverage[case.name]}, size {size[case.name]}", flush=True)
     output = {"benchmark": "statistics", "coverage": coverage, "size": size, "simulations": args.simulations}
     print(json.dumps(output | {"versions": versions()}))
-
-
-def versions() -> dict[str, str]:
-    from scotd_jax import artefact
-
-    return artefact.versions()
 
 
 def simulate(case: Case, simulations: int) -> tuple[dict[str, float], dict[str, float]]:

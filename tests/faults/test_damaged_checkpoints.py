@@ -176,6 +176,7 @@ def test_digest_depends_on_every_bit_and_on_the_order():
     array = np.arange(64, dtype=np.float32)
     original = describe_arrays({"a": jnp.asarray(array)})["a"]
     assert original.startswith("float32[64] ")
+    assert original[-16:-8] != original[-8:], "two hashes under different seeds"
     changed = [array[::-1].copy(), np.roll(array, 1), -0.0 * array]
     for element in range(0, 64, 9):
         for bit in range(32):
