@@ -55,18 +55,18 @@ def check_seeds(config: Config) -> None:
 
 
 def _seed(config: Config, spec: EvalSpec) -> int:
-    source = config.rationales.get(spec.responses)
-    if spec.responses:
-        return source.seed if isinstance(source, GeneratedSource) else 0
-    return config.students[spec.student].seed
+    if not spec.responses:
+        return config.students[spec.student].seed
+    source = config.rationales[spec.responses]
+    return source.seed if isinstance(source, GeneratedSource) else 0
 
 
 def _base_model(config: Config, spec: EvalSpec) -> str:
-    """The model with which the training of an arm, and of all students that it starts from, began; "" for responses."""
+    """The model at the start of the chain of trainings that ends with the evaluated student; "" for responses."""
     if spec.responses or spec.student not in config.students:
         return ""
     model: Model = config.students[spec.student].model
-    for _ in config.students:
+    for _ in config.students:  # not endless if students start from each other, which jobs/graph.py refuses
         if model.student not in config.students:
             break
         model = config.students[model.student].model
