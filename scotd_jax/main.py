@@ -175,7 +175,7 @@ def _output(command: str, arguments: Sequence[str]) -> Output:
         case "show-examples":
             return subcommands.show_examples(config, workdir, _COUNT.value)
         case "make-preference-page":
-            return subcommands.make_preference_page(config, workdir, _ARMS.value, _SET.value, _COUNT.value)
+            return subcommands.make_preference_page(config, workdir, tuple(_ARMS.value or ()), _SET.value, _COUNT.value)
         case "read-preferences":
             return subcommands.read_preferences(config, workdir)
         case "verify":

@@ -64,13 +64,13 @@ def show_examples(config_dict: Any, workdir: str, count: int | None) -> Output:
 
 
 def make_preference_page(
-    config_dict: Any, workdir: str, arms: Sequence[str], set_name: str | None, count: int | None
+    config_dict: Any, workdir: str, arms: tuple[str, ...], set_name: str | None, count: int | None
 ) -> Output:
     """Makes a page (`jobs.preferences.preference_commands`), by default of up to 100 pairs, and returns where it is."""
     config = c.from_mapping(c.Config, config_dict)
     from scotd_jax.jobs.preferences import preference_commands
 
-    return Output(preference_commands.make_preference_page(config, workdir, tuple(arms), set_name, count or 100))
+    return Output(preference_commands.make_preference_page(config, workdir, arms, set_name, count or 100))
 
 
 def read_preferences(config_dict: Any, workdir: str) -> Output:
