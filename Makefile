@@ -6,6 +6,8 @@ VENV ?= .venv
 CONFIG ?= configs/world.py
 WORKDIR ?= runs/quickstart
 PYTEST_ARGS ?=
+# The seed of what `make test-faults` draws at random; it prints the seed, so that a failed run can be repeated.
+FAULTS_SEED ?= $(shell date +%s)
 # PyTorch only checks what we export and import; on Linux its CPU wheels save gigabytes of CUDA libraries.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -16,28 +18,32 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help quickstart test test-fast lint format docs clean
+.PHONY: help quickstart test test-fast test-faults lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   teacher, samples, corpora, students, report, export: the embedded world, in $(WORKDIR)"
-	@echo "make test         lint and the whole test suite"
+	@echo "make test         lint and the test suite"
 	@echo "make test-fast    lint and the tests that are not marked slow: the inner loop"
+	@echo "make test-faults  many random kills, much damaged and mutated input: the long tests that \`make test\` keeps short"
 	@echo "make lint         ruff check, ruff format --check, and pyrefly for the types of the package"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make docs         the documentation, into build/docs/index.html"
 	@echo "make clean        remove $(VENV) and caches (runs/ stays)"
-	@echo "Settings: PYTHON=python3.12 (3.11 or newer), VENV=.venv, CONFIG=..., WORKDIR=..., PYTEST_ARGS=..., TORCH_INDEX=..."
+	@echo "Settings: PYTHON=python3.12 (3.11 or newer), VENV=.venv, CONFIG=..., WORKDIR=..., PYTEST_ARGS=..., FAULTS_SEED=..., TORCH_INDEX=..."
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/python -m scotd_jax.main --config=$(CONFIG) --workdir=$(WORKDIR)
 	@echo "Report: $(WORKDIR)/report/index.html"
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not faults" $(PYTEST_ARGS)
 
 test-fast: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not faults" $(PYTEST_ARGS)
+
+test-faults: lint
+	FAULTS_SEED=$(FAULTS_SEED) $(BIN)/python -m pytest -n auto --dist worksteal -m faults --junitxml=build/faults.xml $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -31,6 +31,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def fault_seed(record_property) -> int:
+    """The seed of what a test draws at random: 0, but another one in every run of `make test-faults`."""
+    seed = int(os.environ.get("FAULTS_SEED", "0"))
+    record_property("seed", seed)
+    print(f"FAULTS_SEED={seed}")  # pytest prints it if the test fails
+    return seed
+
+
 @pytest.fixture(scope="module")
 def calls_are_not_retraced():
     """For modules that call a jitted update often: the check for reused keys would retrace it at every call."""

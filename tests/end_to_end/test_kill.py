@@ -1,127 +1,91 @@
-"""After kill -9 at random times, the same command loses and duplicates no row and trains the same parameters."""
+"""After SIGKILL and SIGTERM at any moment, the same command ends with the rows, bytes and parameters of a calm run."""
 
-import json
+import os
 import random
+import shutil
+import signal
 import time
-from multiprocessing.process import BaseProcess
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-from scotd_jax.models import registry
-from scotd_jax.rationales.store import read_responses
-from scotd_jax.training.checkpoints import load_params
-from tests.helpers.cli import run_cli, start_program
+from tests.configs.killed_chain import STEPS
+from tests.helpers.killable_chain import (
+    ChainPaths,
+    check_equal,
+    check_repeated_updates,
+    contents,
+    finish,
+    send,
+    start,
+)
 
 pytestmark = pytest.mark.slow
 
-KILLS = 3
-
-
-CONFIG = "--config=tests/configs/small_chain.py"
-
-
-def start(workdir: Path, jobs: str) -> BaseProcess:
-    output = workdir.with_name(f"{workdir.name}.output")
-    output.mkdir(exist_ok=True)
-    flags = CONFIG, f"--workdir={workdir}", f"--jobs={jobs}"
-    # With fast compilation, since nine processes compile.
-    return start_program("scotd_jax.main", *flags, output=output, fast_compilation=True)
-
-
-def finish(workdir: Path, jobs: str, new_interpreter: bool = False) -> None:
-    flags = CONFIG, f"--workdir={workdir}", f"--jobs={jobs}"
-    done = run_cli(*flags, fast_compilation=True, new_interpreter=new_interpreter)
-    assert done.returncode == 0, done.stderr
-
-
-def kill_after(workdir: Path, jobs: str, has_begun, delay: float) -> bool:
-    """Kills a run `delay` seconds after `has_begun()`. Returns whether it was still running."""
-    process = start(workdir, jobs)
-    deadline = time.monotonic() + 300
-    while process.is_alive() and not has_begun() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(delay)
-    running = process.is_alive()
-    process.kill()
-    process.join()
-    return running
+KILLS = int(os.environ.get("FAULTS_KILLS", "100"))
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> Path:
-    """The work directory of an uninterrupted run. Its interpreter has another hash seed than the killed ones."""
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    finish(workdir, "sample,build,train", new_interpreter=True)
-    return workdir
+def cache(tmp_path_factory) -> Path:
+    """A folder for compiled programs."""
+    return tmp_path_factory.mktemp("cache")
 
 
-def files_in(folder: Path, pattern: str = "*") -> list[Path]:
-    """Returns the files of a folder; none if it is missing, or is removed meanwhile, as parts are after a merge."""
-    try:
-        return list(folder.glob(pattern))
-    except FileNotFoundError:
-        return []
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache) -> dict[str, object]:
+    """The contents of a run that is not disturbed, which also fills the cache."""
+    paths = ChainPaths(tmp_path_factory.mktemp("undisturbed") / "run", cache)
+    finish(paths, fill_cache=True)
+    return contents(paths.workdir)
 
 
-def test_killed_sampling_neither_loses_nor_duplicates_rows(uninterrupted, tmp_path):
-    parts = tmp_path / "rationales" / "teacher" / "parts"
-    rng = random.Random(0)
-    kills = 0
-    for _ in range(KILLS):
-        earlier = {path: path.read_bytes() for path in files_in(parts, "*.jsonl")}
-
-        def has_begun(earlier=earlier):
-            return len(files_in(parts, "*.jsonl")) > len(earlier)
-
-        kills += kill_after(tmp_path, "sample", has_begun, rng.uniform(0, 0.05))
-        for path, content in earlier.items():
-            if path.exists():
-                assert path.read_bytes() == content, "a written row must not change"
-    assert kills, "no run was killed before its end, so nothing was tested"
-    finish(tmp_path, "sample")
-    ours, expected = (
-        list(read_responses(sorted((d / "rationales" / "teacher").glob("responses-*.jsonl"))))
-        for d in (tmp_path, uninterrupted)
-    )
-    keys = [row.key for row in ours]
-    assert len(keys) == len(set(keys)) == 24 * 5
-    assert ours == expected, "rows do not depend on interruptions"
+def kill_when(is_time: Callable[[], bool], number: signal.Signals, paths: ChainPaths) -> str | None:
+    """Runs the chain until `is_time()`, and then sends it a signal. Returns the step that it ended."""
+    process = start(paths)
+    while process.is_alive() and not is_time():
+        time.sleep(0.005)
+    return send(number, process, paths)
 
 
-def test_killed_training_ends_with_the_same_parameters(uninterrupted, tmp_path):
-    finish(tmp_path, "sample,build")
-    checkpoints = tmp_path / "students" / "student" / "checkpoints"
-    rng = random.Random(1)
-    kills = 0
-    for _ in range(KILLS):
-        seen = len(files_in(checkpoints))
-
-        def has_begun(seen=seen):
-            return len(files_in(checkpoints)) > seen
-
-        kills += kill_after(tmp_path, "train", has_begun, rng.uniform(0, 0.1))
-    assert kills, "no run was killed before its end, so nothing was tested"
-    finish(tmp_path, "train")
-    abstract = registry.build(config_of(uninterrupted)).abstract()
-    ours, expected = (
-        load_params(d / "students" / "student" / "checkpoints", abstract, "last")[0] for d in (tmp_path, uninterrupted)
-    )
-    jax.tree.map(np.testing.assert_array_equal, ours, expected)
-    lines = [
-        [json.loads(line)["step"] for line in (d / "students/student/metrics.jsonl").read_text().splitlines()]
-        for d in (tmp_path, uninterrupted)
-    ]
-    assert lines[0] == lines[1], "metrics hold every update once"
+def test_chain_killed_in_sampling_and_terminated_in_training_ends_equal(undisturbed, cache, tmp_path):
+    paths = ChainPaths(tmp_path / "run", cache)
+    parts = paths.workdir / "rationales/sampled/parts"
+    checkpoints = paths.workdir / "students/student/checkpoints"
+    ended = kill_when(lambda: len(list(parts.glob("*.jsonl"))) > 2, signal.SIGKILL, paths)
+    assert ended == "sample sampled"
+    ended = kill_when(lambda: any(path.name.isdigit() for path in checkpoints.glob("*")), signal.SIGTERM, paths)
+    assert ended == "train student"
+    made = len(paths.updates)
+    assert STEPS + 4 <= made < 2 * STEPS, "in the middle of the second training"
+    finish(paths)
+    check_repeated_updates(paths.updates, [made], STEPS)
+    check_equal(paths.workdir, undisturbed)
 
 
-def config_of(workdir: Path):
-    """Returns the model config of the student."""
-    from scotd_jax import config as c
-    from scotd_jax.jobs.context import make_context
-    from scotd_jax.workdir import Workdir
-
-    config = c.from_mapping(c.Config, json.loads((workdir / "config.json").read_text()))
-    return make_context(config, Workdir(str(workdir))).models.architecture(config.students["student"].model)
+@pytest.mark.faults
+def test_chain_killed_and_terminated_at_random_ends_equal(undisturbed, cache, tmp_path, fault_seed, record_property):
+    rng, ended = random.Random(fault_seed), Counter()
+    begin = time.monotonic()
+    finish(ChainPaths(tmp_path / "measured", cache))
+    duration = time.monotonic() - begin
+    run = 0
+    while ended.total() < KILLS:
+        run += 1
+        paths, ends = ChainPaths(tmp_path / str(run), cache), []
+        while ended.total() < KILLS:
+            process, number = start(paths), rng.choice([signal.SIGKILL, signal.SIGTERM])
+            process.join(rng.uniform(0, duration))
+            step = send(number, process, paths)
+            if step is None:
+                break
+            ended[f"{number.name} in {step}"] += 1
+            if number == signal.SIGTERM:
+                ends.append(len(paths.updates))
+        finish(paths)
+        check_repeated_updates(paths.updates, ends, STEPS)
+        check_equal(paths.workdir, undisturbed)
+        shutil.rmtree(paths.workdir)
+    record_property("kills", str(dict(ended)))
+    print(f"{KILLS} kills of {run} runs: {dict(ended)}")

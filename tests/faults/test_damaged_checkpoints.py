@@ -59,11 +59,11 @@ def bits(params) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]
 
 
-def damages(folder: Path, rng: random.Random):
-    """Yields the path below `folder` and the new content (None: deleted) of many damaged files."""
+def damages(folder: Path, flips: int, rng: random.Random):
+    """Yields the path below `folder` and the new content (None: deleted) of damaged files, `flips` of a bit of each."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size):
         data = path.read_bytes()
-        for _ in range(1 if len(data) < 200 else 2):
+        for _ in range(flips):
             flipped = bytearray(data)
             flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
             yield path.relative_to(folder), bytes(flipped)
@@ -72,11 +72,12 @@ def damages(folder: Path, rng: random.Random):
 
 
 @pytest.mark.slow
-def test_damaged_checkpoint_is_never_loaded_as_another_one(trained, tmp_path):
+@pytest.mark.parametrize("flips", [1, pytest.param(50, marks=pytest.mark.faults)])
+def test_damaged_checkpoint_is_never_loaded_as_another_one(trained, tmp_path, flips, fault_seed):
     expected = bits(load_params(trained / "checkpoints", MODEL.abstract(), "last")[0])
     refusals = []
     copy = copied(trained, tmp_path / "copy")
-    for name, data in damages(trained / "checkpoints/4", random.Random(1)):
+    for name, data in damages(trained / "checkpoints/4", flips, random.Random(fault_seed)):
         path = copy / "checkpoints/4" / name
         if data is None:
             path.unlink()

@@ -1,10 +1,11 @@
-"""Kills runs at random points that are spread over the whole run.
+"""Kills runs at points that are spread over the whole run, chosen or random.
 
 Points are positions in the progress of a run, so that they do not depend on the load of the machine. A run has three
 phases: starting (imports, devices, tracing), sampling (rows appear in new parts) and ending (merge, manifest). In
 starting and ending, a point is a fraction of the measured duration of the phase. In sampling, it is a fraction of the
 missing rows; the position within a batch is a fraction of the measured duration of a batch. PHASES lists the fraction
-of a run that each phase takes. The run is divided into equal slices, and one point is drawn from each.
+of a run that each phase takes. For random points, the run is divided into equal slices, and one point is drawn from
+each.
 """
 
 import itertools
@@ -36,6 +37,17 @@ class Durations(NamedTuple):
     starting: float
     batch: float
     ending: float
+
+
+# For a work directory whose run is killed at all of them in this order: every phase, and every quarter of the rows.
+CHOSEN_POINTS = [
+    KillPoint("starting", 0.3),
+    KillPoint("sampling", 0.15),
+    KillPoint("sampling", 0.3),
+    KillPoint("sampling", 0.4),
+    KillPoint("sampling", 0.6),
+    KillPoint("ending", 0.3),
+]
 
 
 def draw_kill_points(count: int, rng: random.Random) -> list[KillPoint]:

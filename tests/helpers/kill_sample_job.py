@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ import jax
 from scotd_jax import config as c
 from scotd_jax.tasks.registry import load_task
 from tests.configs.small_chain import MODEL
+from tests.helpers.compilation_cache import use_compilation_cache
 from tests.helpers.fork_server import start_process
 from tests.helpers.kill_snapshots import ResponseKey, Snapshot, take_snapshot
 from tests.helpers.network import free_port
@@ -73,27 +73,13 @@ def _sample(workdir: str, log: str, cache: str, fill_cache: bool, multihost: str
     os.dup2(output, 2)
     os.environ.pop("XLA_FLAGS", None)
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0 if fill_cache else 1e9)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    _let_every_process_fill_its_cache()
+    use_compilation_cache(cache, fill_cache)
     from scotd_jax import main  # defines flags, which a process can define only once
 
     main.run(c.config_dict(config()), workdir, ("sample",), (), multihost)
     if multihost:
         # JAX does this when an ordinary process exits; without it the host that ends first terminates the other.
         jax.distributed.shutdown()
-
-
-def _let_every_process_fill_its_cache() -> None:
-    """Makes every process write to its cache. JAX 0.10 writes only from process 0, because caches are usually shared.
-
-    Otherwise the second host would compile for five seconds in every run. If this private attribute changes, tests are
-    slower but still correct.
-    """
-    from jax._src import compiler
-
-    compiler.distributed = SimpleNamespace(global_state=SimpleNamespace(process_id=0))
 
 
 def finish(paths: RunPaths, hosts: int = 1, fill_cache: bool = False) -> None:

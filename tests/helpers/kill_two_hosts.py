@@ -3,7 +3,7 @@
 The hosts are forks, each with its own writer. They wait for each other over a socket at the barriers of the sample job.
 If one host is dead, the other exits, as processes of jax.distributed do. As a script:
 
-    python -m tests.helpers.kill_two_hosts FOLDER NUM_RANDOM_KILLS
+    python -m tests.helpers.kill_two_hosts FOLDER NUM_RANDOM_KILLS SEED
 """
 
 import os
@@ -188,15 +188,15 @@ def kill_at_random(root: Path, kills: int, rng: random.Random) -> int:
     raise AssertionError(f"kills that always came too late: {remaining}")
 
 
-def main(root: Path, random_kills: int) -> list[int]:
+def main(root: Path, random_kills: int, seed: int) -> list[int]:
     """Kills each host at every step, before or after the other host writes its rows; then kills at random times.
 
     Returns the number of steps in each of the four cases.
     """
     steps = [kill_at_every_step(root / f"{victim}{last}", victim, last) for victim in (0, 1) for last in (0, 1)]
-    kill_at_random(root / "random", random_kills, random.Random(0))
+    kill_at_random(root / "random", random_kills, random.Random(seed))
     return steps
 
 
 if __name__ == "__main__":
-    print(*main(Path(sys.argv[1]), int(sys.argv[2])))
+    print(*main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

@@ -65,14 +65,17 @@ def run_and_kill(folder, batch: int) -> int:
 
 
 @pytest.mark.slow
-def test_run_killed_at_random_steps_resumes_bit_equal(uninterrupted, tmp_path):
-    rng = random.Random()
-    kill_batches = [rng.randint(4, 12), rng.randint(1, 8)]
-    print(f"killed while taking batches {kill_batches} of each process")  # pytest prints it if the test fails
-    for batch in kill_batches:
-        assert run_and_kill(tmp_path, batch) == -signal.SIGKILL
-    assert run_and_kill(tmp_path, STEPS + 1) == 0
-    assert_same_end(tmp_path, uninterrupted)
+@pytest.mark.parametrize(("runs", "kills"), [(1, 1), pytest.param(8, 2, marks=pytest.mark.faults)])
+def test_run_killed_at_random_steps_resumes_bit_equal(uninterrupted, tmp_path, runs, kills, fault_seed):
+    rng = random.Random(fault_seed)
+    for number in range(runs):
+        folder = tmp_path / str(number)
+        kill_batches = [rng.randint(4, 12), rng.randint(1, 8)][:kills]
+        print(f"killed while taking batches {kill_batches} of each process")  # pytest prints it if the test fails
+        for batch in kill_batches:
+            assert run_and_kill(folder, batch) == -signal.SIGKILL
+        assert run_and_kill(folder, STEPS + 1) == 0
+        assert_same_end(folder, uninterrupted)
 
 
 class InterruptError(Exception):

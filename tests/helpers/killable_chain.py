@@ -1,0 +1,151 @@
+"""The chain of tests/configs/killed_chain.py as a process that starts in about a second, so that a test can kill it.
+
+The process is a fork that runs the unmodified command line with compiled programs from a cache. It appends the number
+of every update that it makes to a file.
+"""
+
+import json
+import os
+import re
+import runpy
+import signal
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+from scotd_jax.jobs.inspection.integrity import verify
+from tests.helpers.cli import start_program
+from tests.helpers.compilation_cache import use_compilation_cache
+from tests.helpers.training_fixtures import is_time
+
+_BEGIN = "# a process begins"  # in the log
+
+
+class ChainPaths(NamedTuple):
+    """The paths of a run: work directory and compilation cache."""
+
+    workdir: Path
+    cache: Path
+
+    @property
+    def output(self) -> Path:
+        """Folder of the output of all processes of the run, and of the numbers of their updates."""
+        return self.workdir.with_name(f"{self.workdir.name}.output")
+
+    @property
+    def log(self) -> str:
+        return (self.output / "stderr").read_text()
+
+    @property
+    def updates(self) -> list[int]:
+        path = self.output / "updates"
+        return [int(number) for number in path.read_text().split()] if path.exists() else []
+
+
+def start(paths: ChainPaths, fill_cache: bool = False) -> BaseProcess:
+    """Starts a process that runs the chain, or resumes it."""
+    paths.output.mkdir(exist_ok=True)
+    own_flags = str(paths.output / "updates"), str(paths.cache), "fill" if fill_cache else "read"
+    flags = "--config=tests/configs/killed_chain.py", f"--workdir={paths.workdir}"
+    return start_program(__name__, *own_flags, *flags, output=paths.output, fast_compilation=True)
+
+
+def finish(paths: ChainPaths, fill_cache: bool = False) -> None:
+    """Runs the chain to its end."""
+    process = start(paths, fill_cache)
+    process.join(600)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0, paths.log
+
+
+def send(number: signal.Signals, process: BaseProcess, paths: ChainPaths) -> str | None:
+    """Sends a signal to the process of a run, and checks how it ends.
+
+    With SIGTERM it ends with the documented status in every step.
+
+    Returns:
+      The step that the signal ended, such as "train student"; "start" before the first one; None if the process had
+      ended before.
+    """
+    if not process.is_alive():
+        return None
+    os.kill(process.pid, number)
+    process.join(120)
+    assert not process.is_alive(), f"{number.name} did not end the process\n{paths.log}"
+    if process.exitcode == 0:
+        return None
+    log = paths.log.rpartition(_BEGIN)[2]
+    steps = [line.partition("] ")[2] for line in log.splitlines() if re.match(r"\[\d+/\d+\] ", line)]
+    # Before the first step and after the last one, SIGTERM ends a process as it ends any other.
+    is_in_step = bool(steps) and "done in " not in log
+    expected = {-signal.SIGKILL} if number == signal.SIGKILL else {143} if is_in_step else {143, -signal.SIGTERM}
+    assert process.exitcode in expected, f"{number.name} ended the process with {process.exitcode}\n{paths.log}"
+    return steps[-1] if steps else "start"
+
+
+def check_repeated_updates(updates: list[int], ends: list[int], steps: int) -> None:
+    """Asserts that no process repeated an update that was made before SIGTERM, except at most the last one.
+
+    Args:
+      updates: the numbers of all updates, in the order in which they were made.
+      ends: how many of them had been made at each SIGTERM.
+      steps: the number of updates of a training.
+    """
+    for end in ends:
+        if 0 < end < len(updates):
+            last, following = updates[end - 1], updates[end]
+            assert following in (last, last % steps + 1), f"update {last}, SIGTERM, update {following}"
+
+
+def contents(workdir: Path) -> dict[str, object]:
+    """Returns all that must not depend on interruptions, by path: the bytes of files, and the arrays of checkpoints."""
+    found: dict[str, object] = {}
+    for pattern in ("rationales/*/responses-*.jsonl", "corpora/*/*", "evaluations/*/*", "exports/*/*"):
+        found |= {str(path.relative_to(workdir)): path.read_bytes() for path in workdir.glob(pattern)}
+    for name in [name for name in found if name.endswith("/manifest.json")]:
+        del found[name]  # has times
+    for path in workdir.glob("students/*/metrics.jsonl"):
+        lines = map(json.loads, path.read_text().splitlines())
+        found[str(path.relative_to(workdir))] = [{k: v for k, v in row.items() if not is_time(k)} for row in lines]
+    for path in workdir.glob("students/*/checkpoints/*/_CHECKPOINT_METADATA"):
+        record = json.loads(path.read_text())["custom_metadata"]  # with a digest of every array
+        found[str(path.relative_to(workdir))] = [record[key] for key in ("data", "scores", "arrays")]
+    return found
+
+
+def check_equal(workdir: Path, expected: dict[str, object]) -> None:
+    """Asserts that a finished run has the rows, bytes and parameters of another one, and that they are as recorded."""
+    found = contents(workdir)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+    assert {result.state for result in verify(str(workdir))} == {"intact"}
+    assert (workdir / "report/index.html").exists()
+
+
+def main() -> None:
+    """Runs the command line in this process."""
+    updates, cache, cache_mode = sys.argv[1:4]
+    del sys.argv[1:4]
+    print(_BEGIN, file=sys.stderr, flush=True)
+    use_compilation_cache(cache, fills=cache_mode == "fill")
+    _record_updates(os.open(updates, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+    runpy.run_module("scotd_jax.main", run_name="__main__", alter_sys=True)
+
+
+def _record_updates(file: int) -> None:
+    """Appends the number of every update to a file when it is dispatched."""
+    from scotd_jax.training.metrics import DeferredMetrics
+
+    add = DeferredMetrics.add
+
+    def record(self, step, *arguments):
+        os.write(file, f"{step}\n".encode())
+        add(self, step, *arguments)
+
+    DeferredMetrics.add = record
+
+
+if __name__ == "__main__":
+    main()
