@@ -34,6 +34,7 @@ _READABLE_FORMATS = (2, FORMAT)
 
 FOLDERS = {  # job -> folder of its artefacts
     "sample": "rationales",
+    "score": "scores",
     "build": "corpora",
     "train": "students",
     "evaluate": "evaluations",

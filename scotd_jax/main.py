@@ -49,13 +49,15 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all artefacts: local,
 _JOBS = flags.DEFINE_list(
     "jobs",
     None,
-    "Run only these jobs of sample,build,train,evaluate,export,report; or plan, which estimates memory and time",
+    "Run only these jobs of sample,score,build,train,evaluate,export,report; or plan, which estimates memory and time",
 )
 _OVERWRITE = flags.DEFINE_list("overwrite", [], "Remove and recreate artefacts: JOB (all of a job) or JOB:NAME (one)")
 _DRY_RUN = flags.DEFINE_bool(
     "dry-run", False, "List the steps, whether each would run, and the files to download; change nothing"
 )
-_LIST = flags.DEFINE_bool("list", False, "List configs, tasks, importers, recipes, prompt formats and architectures")
+_LIST = flags.DEFINE_bool(
+    "list", False, "List configs, tasks, importers, recipes, selections, prompt formats and architectures"
+)
 _SKIP_BAD = flags.DEFINE_bool(
     "skip-bad", False, "Skip broken rows of imported files, counted in rationales/NAME/ledger.json, instead of stopping"
 )

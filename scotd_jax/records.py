@@ -9,12 +9,16 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scotd_jax.errors import InputError
 from scotd_jax.strict_json import loads
 
-RecordType = TypeVar("RecordType", "Question", "Response")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# `Question`, `Response`, or another dataclass of one JSON object per line (rationales/student_scores.py).
+RecordType = TypeVar("RecordType", bound="DataclassInstance")
 Turn = Mapping[str, str]  # one turn of a chat: {"role": "user" or "assistant", "content": TEXT}
 Prompt = str | Sequence[Turn]  # a text, or the turns of a chat
 
@@ -91,6 +95,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
     "float": (float, int),
+    "float | None": (float, int, type(None)),
     "bool | None": (bool, type(None)),
     "str | None": (str, type(None)),
     "tuple[str, ...]": (list, tuple),
@@ -108,7 +113,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def to_json(record: Question | Response) -> str:
+def to_json(record: "DataclassInstance") -> str:
     """Returns a line of JSON without the line end. Keys are in declaration order: equal records give equal bytes."""
     return json.dumps({f.name: getattr(record, f.name) for f in dataclasses.fields(record)}, ensure_ascii=False)
 
@@ -117,7 +122,7 @@ def from_json(kind: type[RecordType], line: str, where: str) -> RecordType:
     """Parses one line.
 
     Args:
-      kind: `Question` or `Response`.
+      kind: `Question`, `Response`, or another dataclass.
       line: a JSON object.
       where: "FILE line 12", which begins every message.
 
@@ -151,6 +156,8 @@ def from_mapping(kind: type[RecordType], fields: Mapping[str, Any], where: str) 
             value = tuple(value)
         if name in _RANGES and not _RANGES[name][0](value):
             raise InputError(f"{where}: field {name!r} should be {_RANGES[name][1]}, found {value!r:.60}")
+        if expected.startswith("float") and value is not None and not math.isfinite(value):
+            raise InputError(f"{where}: field {name!r} should be a finite number, found {value!r}")
         values[name] = value
     return kind(**values)
 

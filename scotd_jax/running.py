@@ -148,6 +148,7 @@ def _interrupt_message(artefact: Any, where: str, status: int) -> str:
         return f"{reason} before the first step; the same command starts again"
     saved = {
         "sample": "its responses so far are saved",
+        "score": "its scores so far are saved",
         "build": "its finished shards are saved",
         "train": "it has no checkpoint yet",
         "evaluate": "its responses so far are saved",

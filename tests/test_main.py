@@ -21,6 +21,7 @@ from scotd_jax.errors import InputError
 from scotd_jax.listing import LISTING, format_listing
 from scotd_jax.models.registry import PRESETS
 from scotd_jax.rationales.importers.registry import IMPORTERS
+from scotd_jax.rationales.selections import SELECTIONS, STUDENT_SELECTIONS
 from scotd_jax.tasks.prompt_formats import FORMATS
 from scotd_jax.tasks.recipes import RECIPES
 from scotd_jax.tasks.registry import KINDS
@@ -49,7 +50,14 @@ def config() -> c.Config:
 
 def test_listing_has_every_registered_name():
     names = [{name for name in entries if not name.endswith(".py")} for entries in LISTING.values()]
-    assert names == [set(KINDS), set(IMPORTERS), set(RECIPES), set(FORMATS), set(PRESETS)]
+    assert names == [
+        set(KINDS),
+        set(IMPORTERS),
+        set(RECIPES),
+        {*SELECTIONS, *STUDENT_SELECTIONS},
+        set(FORMATS),
+        set(PRESETS),
+    ]
     for entries in [packaged_configs(), *LISTING.values()]:
         for name, description in entries.items():
             assert f"  {name} " in format_listing()

@@ -86,7 +86,8 @@ class Corpus:
     max_prompt_tokens: int = 700  # drop questions with longer prompts, in tokens
     max_response_tokens: int = 256  # drop longer responses, in tokens
     cap: int = 0  # maximum number of responses to keep per question; 0 is all
-    cap_by: Literal["first", "random", "likely"] = "first"  # which to keep; "likely": by log-probability per token
+    cap_by: str = "first"  # which to keep: a selection of rationales/selections.py, e.g. "random", "likely", "diverse"
+    scored_by: str = ""  # student whose scores a selection such as "rank_surprisal" compares; "" is none
     max_responses: int = 0  # number of responses in the corpus, at random from those that pass all filters; 0 is all
     balance: Literal["questions", "responses"] = "questions"  # items that occur equally often in training
     # Task -> share of its questions in training, relative to the other tasks; {} lets every task count by its size.
@@ -98,8 +99,12 @@ class Corpus:
     processes: int = 1  # processes that build the corpus on each host; do not affect the files
 
     def __post_init__(self):
-        if self.max_responses < 0:
-            raise FieldError("Corpus", "max_responses", f"expected at least 0 (off), found {self.max_responses}")
+        for name in ("cap", "max_responses"):
+            if (value := getattr(self, name)) < 0:
+                raise FieldError("Corpus", name, f"expected at least 0 (off), found {value}")
+        if self.cap_by != "first" and not self.cap:
+            problem = f"{self.cap_by!r} selects nothing without a budget; set cap, the responses to keep per question"
+            raise FieldError("Corpus", "cap_by", problem)
 
 
 @dataclasses.dataclass(frozen=True)

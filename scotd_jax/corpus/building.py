@@ -1,10 +1,12 @@
 """Builds a corpus from questions and responses: first its shards, then one corpus of all shards."""
 
 import collections
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from scotd_jax.atomic import write_text
@@ -14,9 +16,11 @@ from scotd_jax.corpus.description import finish_corpus
 from scotd_jax.corpus.question_examples import PromptedQuestion
 from scotd_jax.corpus.shard_building import CorpusPlan
 from scotd_jax.corpus.subsampling import subsample
-from scotd_jax.errors import UnusableCorpusError
+from scotd_jax.errors import InputError, UnusableCorpusError
 from scotd_jax.rationales.ledger import Ledger
+from scotd_jax.rationales.open_endedness import open_ended_caps, variety
 from scotd_jax.rationales.stored_responses import StoredResponses
+from scotd_jax.rationales.student_scores import StudentScores
 from scotd_jax.tokenization import PromptEncoder
 
 
@@ -44,8 +48,11 @@ def plan_corpus(
     response_files: Iterable[Sequence[epath.Path]],
     encoder: PromptEncoder,
     contaminated: Iterable[str] = (),
+    score_files: Iterable[epath.Path] = (),
 ) -> CorpusPlan:
-    """Returns the plan of a corpus: all inputs, with the rows of all response files located but not read.
+    """Returns the plan of a corpus: all inputs, with the rows of all response files located.
+
+    The rows are not read, unless the selection compares questions (`cap_by="open_ended"`).
 
     Args:
       folder: folder of the corpus.
@@ -55,12 +62,13 @@ def plan_corpus(
       response_files: for each set of responses its files.
       encoder: encodes texts for the models that read the corpus.
       contaminated: ids of the questions to leave out.
+      score_files: for each set of responses the file of its scores, if the selection compares them.
 
     Raises:
-      InputError: on a damaged file of responses.
+      InputError: on a damaged file of responses, or if no question has as many responses as the corpus selects.
     """
     index = {prompted.question.id: i for i, prompted in enumerate(questions)}
-    return CorpusPlan(
+    plan = CorpusPlan(
         folder=str(folder),
         corpus=corpus,
         recipe=recipe,
@@ -69,7 +77,35 @@ def plan_corpus(
         contaminated=frozenset(contaminated),
         encoder=encoder,
         max_shards=corpus.shards,
+        scores=[StoredResponses([path], index, StudentScores) for path in score_files],
     )
+    if corpus.cap and plan.responses:
+        _check_cap(plan)
+    return dataclasses.replace(plan, caps=_caps(plan)) if corpus.cap_by == "open_ended" else plan
+
+
+def _check_cap(plan: CorpusPlan) -> None:
+    """Refuses a cap that no question exceeds, which would make all selections equal."""
+    corpus, counts = plan.corpus, np.sum([stored.counts for stored in plan.responses], axis=0)
+    most = int(counts.max(initial=0))
+    most = min(most, corpus.n or most)
+    if corpus.cap > most:
+        raise InputError(
+            f"{plan.folder}: cap={corpus.cap} would select nothing, as no question has more than {most} responses"
+            f"{f' (n={corpus.n})' if corpus.n else ''}; lower cap"
+        )
+
+
+def _caps(plan: CorpusPlan) -> list[int]:
+    """The number of responses to retain per question; 0, which is never read, for questions without responses."""
+    varieties = []
+    for index in plan.indices.tolist():
+        rows, _ = plan.read_responses(index)
+        varieties.append(variety(row for row in rows if not plan.corpus.n or row.sample_index < plan.corpus.n))
+    plan.close()
+    caps = np.zeros(len(plan.questions), np.int64)
+    caps[plan.indices] = open_ended_caps(varieties, plan.corpus.cap)
+    return caps.tolist()
 
 
 def build_shards(plan: CorpusPlan, process_index: int = 0, process_count: int = 1) -> Iterator[int]:
@@ -94,7 +130,8 @@ def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
       Counts, digests and summary of the finished corpus.
 
     Raises:
-      UnusableCorpusError: if a part has no examples, or the recipe trains on rationales and most responses have none.
+      UnusableCorpusError: if a part has no examples, the recipe trains on rationales and most responses have none, or
+        cap_by="teacher_mix" finds a single teacher.
       RuntimeError: if the ledger does not account for every response.
     """
     ledger, left_out = Ledger(), collections.Counter[str]()
@@ -114,6 +151,7 @@ def merge_shards(plan: CorpusPlan, meta: Mapping[str, Any]) -> BuiltCorpus:
     if ledger.total != num_responses:
         raise RuntimeError(f"{plan.folder}: {num_responses} responses are in the files, {ledger.total} in the ledger")
     _check_rationales(plan, ledger)
+    _check_teachers(plan, ledger)
     dropped = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
     reason_if_empty = ledger.summary() if plan.responses else dropped
     described = finish_corpus(plan.folder, parts, meta, plan.corpus.balance, reason_if_empty)
@@ -138,4 +176,15 @@ def _check_rationales(plan: CorpusPlan, ledger: Ledger) -> None:
             f"trains on it; {ledger.summary()}. If the rationales are in the texts, set how they are parsed "
             "(answer_pattern of the source, the task's format); to train on answers alone use the recipe 'label' or "
             "'teacher_label'"
+        )
+
+
+def _check_teachers(plan: CorpusPlan, ledger: Ledger) -> None:
+    """Refuses a mix of teachers if all selected and unselected responses are from one of them."""
+    teachers = ledger.sources_of("kept", "over_cap")
+    if plan.corpus.cap_by == "teacher_mix" and len(teachers) < 2:
+        raise UnusableCorpusError(
+            f"{plan.folder}: cap_by='teacher_mix' takes the responses of every teacher in turn, but all that pass the "
+            f"filters are from {' '.join(map(repr, teachers)) or 'none'}; list the sets of several teachers in "
+            "rationales, or choose another cap_by"
         )

@@ -34,6 +34,7 @@ from scotd_jax.rationales.controls import apply_control
 from scotd_jax.rationales.filters import filter_responses, keep_within_limits
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.stored_responses import StoredResponses, concatenate_sets
+from scotd_jax.rationales.student_scores import StudentScores
 from scotd_jax.records import Question, Response
 from scotd_jax.strict_json import read_json
 from scotd_jax.tasks import recipes
@@ -53,6 +54,8 @@ class CorpusPlan:
       contaminated: ids of the questions to leave out.
       encoder: tokenizes prompts and targets.
       max_shards: maximum number of shards; there are fewer if there are fewer questions.
+      scores: for every set of responses their scores under a student; empty if the selection compares none.
+      caps: number of responses to retain per question, where it differs between questions; None is that of the corpus.
     """
 
     folder: str
@@ -63,6 +66,8 @@ class CorpusPlan:
     contaminated: frozenset[str]
     encoder: PromptEncoder
     max_shards: int
+    scores: Sequence[StoredResponses] = ()
+    caps: Sequence[int] | None = None
 
     @functools.cached_property
     def indices(self) -> np.ndarray:
@@ -90,6 +95,20 @@ class CorpusPlan:
     def needs_rationale(self) -> bool:
         """Whether the corpus needs a rationale in every response."""
         return recipes.trains_on_rationales(self.recipe)
+
+    def read_responses(self, index: int) -> tuple[list[Response], dict[int, StudentScores]]:
+        """Returns the responses of all sets to a question, and the scores of those that have any, by sample index."""
+        sets = [stored.read(index) for stored in self.responses]
+        rows = concatenate_sets(sets)
+        scores_of_sets = [{scores.sample_index: scores for scores in stored.read(index)} for stored in self.scores]
+        # Rows keep their order, but not their sample indices, when sets are concatenated.
+        found = (of_set.get(row.sample_index) for of_set, own in zip(scores_of_sets, sets, strict=False) for row in own)
+        return rows, {row.sample_index: scores for row, scores in zip(rows, found, strict=False) if scores is not None}
+
+    def close(self) -> None:
+        """Closes the files of responses and scores."""
+        for stored in (*self.responses, *self.scores):
+            stored.close()
 
     def note(self, shard: int) -> epath.Path:
         """Returns the path of a shard's note."""
@@ -135,8 +154,7 @@ def build_shard(plan: CorpusPlan, shard: int) -> None:
     ledger, left_out = Ledger(), collections.Counter[str]()
     kept: list[Response] = []
     with contextlib.ExitStack() as stack:
-        for stored in plan.responses:
-            stack.callback(stored.close)
+        stack.callback(plan.close)
         writers = {
             part: stack.enter_context(ShardWriter(plan.folder, part, shard, plan.shards)) for part in plan.recipe.parts
         }
@@ -235,10 +253,17 @@ def _select(plan: CorpusPlan, index: int, ledger: Ledger) -> tuple[Question, lis
         examples.update(plan.example_encoder.encode(prompted, rows))
         return plan.example_encoder.token_counts(examples, [row.sample_index for row in rows])
 
-    responses = concatenate_sets(stored.read(index) for stored in plan.responses)
-    contaminated = prompted.question.id in plan.contaminated
+    responses, scores = plan.read_responses(index)
     rows = filter_responses(
-        responses, plan.corpus, token_counts, ledger, plan.needs_answer, contaminated, plan.needs_rationale
+        responses,
+        plan.corpus,
+        token_counts,
+        ledger,
+        needs_answer=plan.needs_answer,
+        contaminated=prompted.question.id in plan.contaminated,
+        needs_rationale=plan.needs_rationale,
+        cap=None if plan.caps is None else plan.caps[index],
+        scores=scores,
     )
     return prompted.question, rows, examples
 

@@ -69,6 +69,7 @@ def _plan(
         [context.response_files(source) for source in spec.rationales],
         context.models.tokenizer(model).encoder(context.models.architecture(model).kind, chat),
         contaminated_ids,
+        [context.score_file(spec.scored_by, source) for source in spec.rationales] if spec.scored_by else (),
     )
 
 

@@ -67,6 +67,10 @@ class RunContext:
         artefact = self.checked("sample", rationales)
         return [artefact.path / name for name in artefact.files if is_response_file(name)]
 
+    def score_file(self, student: str, rationales: str) -> epath.Path:
+        """Returns the finished file of the scores of a set of responses under a student; see `Workdir.checked`."""
+        return self.checked("score", student).path / f"{rationales}.scores.jsonl"
+
     def reported_questions(self, set_name: str) -> QuestionsById:
         """Returns the questions of a reported set, at most `evaluation.limit` of them."""
         return self.questions.by_id((set_name,), self.config.evaluation.limit)

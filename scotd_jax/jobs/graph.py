@@ -11,7 +11,7 @@ from scotd_jax.config.eval_specs import eval_specs, evaluates_training
 from scotd_jax.errors import InputError, lookup
 from scotd_jax.jobs.preparation.config_checks import check_config
 
-JOBS = ("sample", "build", "train", "evaluate", "export", "report")
+JOBS = ("sample", "score", "build", "train", "evaluate", "export", "report")
 PLAN = "plan"  # not a step: estimates memory and time of the steps
 
 
@@ -37,6 +37,7 @@ def chain(config: Config, jobs: tuple[str, ...] = JOBS) -> list[Step]:
     # Evaluations of trained students are added below, as dependencies of their exports and of the report.
     wanted = [Step("sample", name) for name in config.rationales]
     wanted += [Step("evaluate", name) for name, spec in eval_specs(config).items() if not evaluates_training(spec)]
+    wanted += [Step("score", corpus.scored_by) for corpus in config.corpora.values() if corpus.scored_by]
     wanted += [Step("build", name) for name in config.corpora]
     wanted += [Step("train", name) for name in config.students]
     wanted += [Step("export", name) for name, student in config.students.items() if student.export]
@@ -64,8 +65,13 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
         source = config.rationales[name]
         if isinstance(source, ModelSource) and source.model.student:
             yield Step("train", source.model.student)
+    elif job == "score":
+        yield Step("train", name)
+        yield from (Step("sample", source) for source in scored_sources(config, name))
     elif job == "build":
         yield from (Step("sample", source) for source in config.corpora[name].rationales)
+        if config.corpora[name].scored_by:
+            yield Step("score", config.corpora[name].scored_by)
     elif job == "train":
         student = config.students[name]
         if student.model.student:
@@ -85,3 +91,9 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
     else:
         yield from (Step("evaluate", name) for name in eval_specs(config))
         yield from (Step("export", name) for name, student in config.students.items() if student.export)
+
+
+def scored_sources(config: Config, student: str) -> list[str]:
+    """Returns the sets of responses that corpora select by their scores under a student."""
+    corpora = (corpus for corpus in config.corpora.values() if corpus.scored_by == student)
+    return list(dict.fromkeys(source for corpus in corpora for source in corpus.rationales))

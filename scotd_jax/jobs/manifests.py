@@ -36,9 +36,11 @@ NO_EFFECT = ("save_minutes", "on_divergence", "wandb", "mlflow")
 # Fields that were added later to sources and to corpora, with defaults that change nothing. Identities omit a field
 # that has its default, for the same reason.
 PROMPT_DEFAULTS = {"system": "", "instruction": "auto", "answer_pattern": ""}
-CORPUS_DEFAULTS = {"mixture": {}, "max_responses": 0}
+CORPUS_DEFAULTS = {"mixture": {}, "max_responses": 0, "scored_by": ""}
 # Parts of an evaluation's identity that have one entry per question set, or per task of a set.
 BY_SET = ("questions", "formats", "exemplars")
+# Parts of the identity of scores that have one entry per set of responses.
+BY_SOURCE = ("rationales",)
 
 
 def responses_identity(context: RunContext, name: str, imported_files: Sequence[epath.Path]) -> dict[str, Any]:
@@ -97,13 +99,27 @@ def corpus_identity(context: RunContext, name: str, model: Model, contaminated: 
     """Returns the identity of a corpus that `model` reads, without the `contaminated` questions."""
     spec = context.config.corpora[name]
     sets = context.question_sets[name]
-    return encoding_identity(context, name, model) | {
-        "recipe": plain(context.recipes[name]),
-        "formats": formats_identity(context, sets, context.formats[name]),
-        "questions": questions_identity(context, sets),
-        "exemplars": few_shot_identity(context, sets, spec.few_shot),
-        "contaminated": digest(sorted(contaminated)),
-        "rationales": rationales_identity(context, spec.rationales),
+    scorer = {"scorer": context.artefact("train", spec.scored_by).digest} if spec.scored_by else {}
+    return (
+        encoding_identity(context, name, model)
+        | scorer
+        | {
+            "recipe": plain(context.recipes[name]),
+            "formats": formats_identity(context, sets, context.formats[name]),
+            "questions": questions_identity(context, sets),
+            "exemplars": few_shot_identity(context, sets, spec.few_shot),
+            "contaminated": digest(sorted(contaminated)),
+            "rationales": rationales_identity(context, spec.rationales),
+        }
+    )
+
+
+def scores_identity(context: RunContext, name: str, sources: Sequence[str]) -> dict[str, Any]:
+    """Returns the identity of the scores of sets of responses under a student."""
+    digests = rationales_identity(context, sources)
+    return {
+        "student": context.artefact("train", name).digest,
+        "rationales": dict(zip(sources, digests, strict=True)),
     }
 
 

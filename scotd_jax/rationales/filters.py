@@ -16,26 +16,26 @@ that controls it, and puts the responses that it drops into a bin:
     dedup            duplicate       no earlier response has the same text
     near_duplicates  near_duplicate  no earlier passing response has a trigram similarity above `near_duplicates`
     decontaminate    contaminated    its question does not overlap with an evaluation question (contamination.py)
-    cap              over_cap        it is one of the `cap` responses that `cap_by` selects
+    cap              over_cap        it is one of the `cap` responses that `cap_by` selects (selections.py)
     rationale        too_long        it is still within the limits after a control has replaced its rationale
                                      (controls.py)
     max_responses    not_selected    it is one of this number of responses in the corpus, which are selected at random
                                      from those that pass all other stages (corpus/subsampling.py)
 
 Responses that pass all stages are kept. Stage n precedes all filters, so a smaller n gives a subset of the corpus of a
-larger one, except that with cap_by "random" or "likely" a later sample may displace an earlier one. A smaller cap
+larger one, except that with a cap_by other than "first" a later sample may displace an earlier one. A smaller cap
 always gives a subset of the corpus of a larger one.
 """
 
 import itertools
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from scotd_jax.config import Corpus
 from scotd_jax.errors import InputError
-from scotd_jax.keyed_random import random_sort_key
 from scotd_jax.rationales.ledger import Ledger
 from scotd_jax.rationales.near_duplicates import near_duplicates
+from scotd_jax.rationales.selections import select
+from scotd_jax.rationales.student_scores import StudentScores
 from scotd_jax.records import Response
 
 TokenCounts = Callable[[list[Response]], Sequence[tuple[int, int]]]
@@ -50,6 +50,8 @@ def filter_responses(
     needs_answer: bool = True,
     contaminated: bool = False,
     needs_rationale: bool = False,
+    cap: int | None = None,
+    scores: Mapping[int, StudentScores] | None = None,
 ) -> list[Response]:
     """Applies all stages up to "cap" to the responses to one question.
 
@@ -62,13 +64,15 @@ def filter_responses(
       needs_answer: whether responses without an answer are dropped.
       contaminated: whether the question overlaps with an evaluation question.
       needs_rationale: whether responses without a rationale are dropped.
+      cap: number of responses to retain, where it differs between questions; None is that of the corpus.
+      scores: scores under a student by sample index, for a `cap_by` that compares them.
 
     Returns:
       The responses that pass, by sample index. `keep_within_limits` applies the last stage to them.
 
     Raises:
-      InputError: if two responses share a key, if `keep` needs a gold answer that is unknown, or if `cap_by` needs a
-        log-probability that is unknown.
+      InputError: if two responses share a key, if `keep` needs a gold answer that is unknown, or if a response
+        lacks what `cap_by` compares.
     """
     rows = sorted(responses, key=lambda row: row.sample_index)
     for row, next_row in itertools.pairwise(rows):
@@ -86,7 +90,7 @@ def filter_responses(
         "dedup": lambda rows: _drop("duplicate", _is_duplicate(rows, corpus)),
         "near_duplicates": lambda rows: _drop("near_duplicate", _is_near_duplicate(rows, corpus)),
         "decontaminate": lambda rows: _drop("contaminated", (contaminated for _ in rows)),
-        "cap": lambda rows: _drop("over_cap", _is_over_cap(rows, corpus)),
+        "cap": lambda rows: _drop("over_cap", _is_over_cap(rows, corpus, cap, scores)),
     }
     for name, stage in stages.items():
         rows = _apply(name, rows, stage(rows), ledger)
@@ -171,23 +175,8 @@ def _is_near_duplicate(rows: list[Response], corpus: Corpus) -> list[bool]:
     return near_duplicates([row.text for row in rows], corpus.near_duplicates)
 
 
-def _is_over_cap(rows: list[Response], corpus: Corpus) -> list[bool]:
-    if not corpus.cap or len(rows) <= corpus.cap:
-        return [False] * len(rows)
-    sort_keys = {
-        "first": lambda row: row.sample_index,
-        "random": lambda row: random_sort_key("cap", *row.key),
-        "likely": lambda row: (-_log_likelihood(row), row.sample_index),
-    }
-    selected = {row.sample_index for row in sorted(rows, key=sort_keys[corpus.cap_by])[: corpus.cap]}
-    return [row.sample_index not in selected for row in rows]
-
-
-def _log_likelihood(row: Response) -> float:
-    """Log-probability per token, in nats."""
-    if not math.isfinite(row.logprob) or row.num_tokens < 1 or row.logprob == 0:
-        raise InputError(
-            f"sample {row.sample_index} of question {row.question_id!r} has no log-probability ({row.logprob} of "
-            f"{row.num_tokens} tokens), which cap_by='likely' compares: use cap_by='first' or 'random'"
-        )
-    return row.logprob / row.num_tokens
+def _is_over_cap(
+    rows: list[Response], corpus: Corpus, cap: int | None, scores: Mapping[int, StudentScores] | None
+) -> list[bool]:
+    selected = {row.key for row in select(corpus.cap_by, rows, corpus.cap if cap is None else cap, scores)}
+    return [row.key not in selected for row in rows]

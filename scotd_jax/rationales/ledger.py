@@ -134,6 +134,10 @@ class Ledger:
         """Responses per bin over all questions, for every bin in the order of `BINS`."""
         return {bin_: sum(counts.get(bin_, 0) for counts in self._bins.values()) for bin_ in BINS}
 
+    def sources_of(self, *bins: str) -> list[str]:
+        """Sources with a response in any of the bins, sorted."""
+        return sorted(source for source, counts in self._sources.items() if counts.keys() & set(bins))
+
     def num_passed(self, stage: str) -> int:
         """Number of responses that passed a stage, and with it all stages before."""
         received, dropped = self._stages.get(stage, (0, 0))

@@ -11,6 +11,9 @@ be interrupted between any two renames or removals, and then only has to be call
 files as further parts, and renames them when all of them are complete.
 
 The name of a part ends with a digest of its content, so that damage is found before it is merged.
+
+Other records with the key (question_id, sample_index), such as scores of responses, are written in the same way: `kind`
+is their class.
 """
 
 import contextlib
@@ -19,7 +22,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO
+from typing import IO, Any
 from uuid import uuid4
 
 from etils import epath
@@ -27,7 +30,7 @@ from etils import epath
 from scotd_jax.atomic import atomic_write, disk_full_as_input_error, remove_partial_files, sync_folder
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.response_index import ResponseKey, ResponseKeySet, RowLocation, RowLocations
-from scotd_jax.records import Response, from_json, to_json
+from scotd_jax.records import RecordType, Response, from_json, to_json
 
 DIGEST_DIGITS = 16  # of the digest in the name of a part; parts of older versions have 8 random digits
 _REMOVE_IT = "If the file cannot be fixed, remove it: its rows will be sampled again"
@@ -50,7 +53,7 @@ def read_responses(paths: Iterable[epath.PathLike]) -> Iterator[Response]:
             raise InputError(f"{path}: no such file; expected JSONL, one Response per line")
         with _numbered_lines(path) as lines:
             for number, line in lines:
-                response = _parse(line, path, number)
+                response = _parse(line, path, number, Response)
                 if response.key in seen:
                     raise InputError(
                         f"{path} line {number}: {_describe(response.key)} comes twice; (question_id, sample_index) "
@@ -66,14 +69,16 @@ class ResponseWriter:
     All processes may write at once; one of them calls `merge` after all are done.
     """
 
-    def __init__(self, folder: epath.PathLike, stem: str = "responses", host: int = 0):
+    def __init__(self, folder: epath.PathLike, stem: str = "responses", host: int = 0, kind: type[Any] = Response):
         """Opens a set of responses, which need not exist yet.
 
         Args:
           folder: folder of the set.
           stem: name of the set, with which its files begin.
           host: index of this process.
+          kind: class of the records.
         """
+        self._kind = kind
         self._folder = epath.Path(folder)
         self._parts = self._folder / "parts"
         self._stem, self._host = stem, host
@@ -91,7 +96,7 @@ class ResponseWriter:
         self._written = ResponseKeySet(key for key, _ in self._locate_rows())
         return ResponseKeySet(self._written)
 
-    def write(self, rows: Iterable[Response]) -> None:
+    def write(self, rows: Iterable[Any]) -> None:
         """Writes all of `rows` or none of them; they are flushed to disk when this returns.
 
         Raises:
@@ -197,10 +202,9 @@ class ResponseWriter:
                 f"{location.path} line {location.line}: question {question_id!r} is not one of the set's questions"
             ) from None
 
-    @staticmethod
-    def _parse_row(line: bytes, path: epath.Path, number: int) -> Response:
+    def _parse_row(self, line: bytes, path: epath.Path, number: int) -> Any:
         try:
-            return _parse(line, path, number)
+            return _parse(line, path, number, self._kind)
         except InputError as error:
             raise InputError(f"{error}. {_REMOVE_IT}") from None
 
@@ -258,13 +262,13 @@ def _numbered_lines(path: epath.Path) -> Iterator[Iterator[tuple[int, bytes]]]:
         yield enumerate(file, 1)
 
 
-def _parse(line: bytes, path: epath.Path, number: int) -> Response:
+def _parse(line: bytes, path: epath.Path, number: int, kind: type[RecordType]) -> RecordType:
     where = f"{path} line {number}"
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from None
-    return from_json(Response, text, where)
+    return from_json(kind, text, where)
 
 
 def _describe(key: ResponseKey) -> str:

@@ -2,7 +2,8 @@
 
 The files of a finished set are sorted (store.py), so all rows of a question are consecutive. One quick pass, which
 parses little more than question ids, finds where the rows of each question begin; rows are read on demand. A process
-that builds one shard of a corpus reads only the rows of that shard.
+that builds one shard of a corpus reads only the rows of that shard. Sets of scores of responses are read in the same
+way.
 """
 
 import collections
@@ -15,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from scotd_jax.errors import InputError
-from scotd_jax.records import Response, from_json
+from scotd_jax.records import RecordType, Response, from_json
 from scotd_jax.strict_json import loads
 
 # Beginning of a line that the store has written. A line that begins otherwise is parsed completely.
@@ -30,18 +31,19 @@ class StoredResponses:
       unmatched: number of responses to questions that are not in `positions`, by (question id, model).
     """
 
-    def __init__(self, paths: Sequence[epath.Path], positions: Mapping[str, int]):
+    def __init__(self, paths: Sequence[epath.Path], positions: Mapping[str, int], kind: type[Any] = Response):
         """Scans the files of a set.
 
         Args:
           paths: files of the set, in order.
           positions: question id -> position of the question, from 0.
+          kind: class of the records.
 
         Raises:
           InputError: if the rows of a question are not consecutive, or a row is not a response; the message names
             file and line.
         """
-        self._paths = list(paths)
+        self._paths, self._kind = list(paths), kind
         self.counts, self._file, self._line, self._begin, self._size = np.zeros((5, len(positions)), np.int64)
         self.unmatched: collections.Counter[tuple[str, str]] = collections.Counter()
         self._open: tuple[int, BinaryIO] | None = None
@@ -50,8 +52,8 @@ class StoredResponses:
                 raise InputError(f"{path}: no such file; make the set of responses again: --overwrite=sample")
             self._scan(number, path, positions)
 
-    def read(self, position: int) -> list[Response]:
-        """Reads all responses to the question at `position`.
+    def read(self, position: int) -> list[Any]:
+        """Reads all records of the question at `position`.
 
         Raises:
           InputError: if a row is damaged; the message names file and line.
@@ -69,7 +71,7 @@ class StoredResponses:
         if file.tell() != begin:  # consecutive questions are read without a seek, which is expensive in a bucket
             file.seek(begin)
         lines = file.read(size).removesuffix(b"\n").split(b"\n")
-        return [_parse(data, f"{name} line {line + i}") for i, data in enumerate(lines)]
+        return [_parse(data, f"{name} line {line + i}", self._kind) for i, data in enumerate(lines)]
 
     def close(self) -> None:
         """Closes the open file; `read` opens it again."""
@@ -89,14 +91,14 @@ class StoredResponses:
                 raw_id = match[1] if match else data
                 if raw_id != last_raw_id:
                     where = f"{path} line {line}"
-                    question_id = _question_id(raw_id, where) if match else _parse(data, where).question_id
+                    question_id = _question_id(raw_id, where) if match else _parse(data, where, self._kind).question_id
                     previous, position = position, positions.get(question_id, -1)
                     if position not in (-1, previous):
                         self._begin_question(position, question_id, number, line, begin, where)
                     last_raw_id = raw_id
                 if position < 0:
-                    row = _parse(data, f"{path} line {line}")
-                    self.unmatched[row.question_id, row.model] += 1
+                    row = _parse(data, f"{path} line {line}", self._kind)
+                    self.unmatched[row.question_id, getattr(row, "model", "")] += 1
                 else:
                     self.counts[position] += 1
                     self._size[position] += len(data)
@@ -133,8 +135,8 @@ def _question_id(raw_id: bytes, where: str) -> str:
         raise InputError(f"{where}: field 'question_id' is not JSON ({error})") from None
 
 
-def _parse(data: bytes, where: str) -> Response:
+def _parse(data: bytes, where: str, kind: type[RecordType]) -> RecordType:
     try:
-        return from_json(Response, data.decode(), where)
+        return from_json(kind, data.decode(), where)
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the line)") from None

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,39 @@ def score_candidates(
     Raises:
       InputError: if a prompt has no responses, a response has no tokens, or both do not fit the model's positions.
     """
+    items = list(candidates)
+    A = round_up(max((len(response) for item in items for response in item.responses), default=1), 8)
+    score = _compiled_score_fn(model)
+    for batch, arrays in iter_batches(model, items, lambda _: A, batch_size=batch_size, bucket=bucket, mesh=mesh):
+        scores = np.asarray(score(params, *arrays))
+        yield [(item.key, row[: len(item.responses)]) for item, row in zip(batch, scores, strict=False)]
+
+
+def iter_batches(
+    model: LanguageModel,
+    candidates: Iterable[Candidates],
+    max_tokens: Callable[[Candidates], int],
+    *,
+    batch_size: int,
+    bucket: int,
+    mesh: Mesh | None,
+) -> Iterator[tuple[list[Candidates], tuple[Any, ...]]]:
+    """Groups prompts by padded length and yields the arguments of the score functions, batch by batch.
+
+    Args:
+      model: the model that scores.
+      candidates: prompts with their responses.
+      max_tokens: A, the number of tokens to which the responses of a prompt are padded.
+      batch_size: prompts per batch, see `score_candidates`.
+      bucket: see `score_candidates`.
+      mesh: see `score_candidates`.
+
+    Yields:
+      The prompts of a batch, and (prompt, mask, inputs, first, targets, real), see `hidden_of_targets`.
+
+    Raises:
+      InputError: as `score_candidates`.
+    """
     # A decoder-only model prefills the prefix with the prompt. An encoder-decoder model feeds it to the decoder.
     items = [_with_prefix_in_prompt(item) if model.start_token is None else item for item in candidates]
     if not items:
@@ -77,21 +111,19 @@ def score_candidates(
         _check_item(model, item)
     B = round_up(batch_size, 1 if mesh is None else batch_shards(mesh))
     C = max(len(item.responses) for item in items)
-    A = round_up(max(len(response) for item in items for response in item.responses), 8)
-    buckets: dict[tuple[int, int], list[Candidates]] = defaultdict(list)
+    buckets: dict[tuple[int, int, int], list[Candidates]] = defaultdict(list)
     for item in items:
         prompt, _ = split_prompt(item.prompt_ids, model.start_token)
         prefix_length = round_up(len(item.prefix_ids), bucket) if item.prefix_ids else 0
-        buckets[round_up(len(prompt), bucket), prefix_length + A].append(item)
-    score = _compiled_score_fn(model)
-    for (P, R), group in sorted(buckets.items(), reverse=True):
+        A = max_tokens(item)
+        buckets[round_up(len(prompt), bucket), prefix_length + A, A].append(item)
+    for (P, R, A), group in sorted(buckets.items(), reverse=True):
         for begin in range(0, len(group), B):
             batch = group[begin : begin + B]
             arrays = _batch_arrays(batch, model.start_token, B, C, R, A, P)
             if mesh is not None:
                 arrays = jax.device_put(arrays, batch_sharding(mesh))
-            scores = np.asarray(score(params, *arrays))
-            yield [(item.key, row[: len(item.responses)]) for item, row in zip(batch, scores, strict=False)]
+            yield batch, arrays
 
 
 def _with_prefix_in_prompt(item: Candidates) -> Candidates:
@@ -127,10 +159,7 @@ def make_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"]]:
         targets: Int[Array, "B C A"],
         real: Bool[Array, "B C A"],
     ) -> Float[Array, "B C"]:
-        hidden, _ = model.extend(params, model.prefill(params, prompt, mask), inputs)
-        if inputs.shape[2] > targets.shape[2]:
-            positions_BA = first[:, None] + jnp.arange(targets.shape[2])[None]
-            hidden = jnp.take_along_axis(hidden, positions_BA[:, None, :, None], axis=2)
+        hidden = hidden_of_targets(model, params, prompt, mask, inputs, first, targets)
         unembedding = model.unembedding(params)
 
         def add_position(total_BC, position_arrays):
@@ -143,6 +172,23 @@ def make_score_fn(model: LanguageModel) -> Callable[..., Float[Array, "B C"]]:
         return jax.lax.scan(add_position, jnp.zeros(inputs.shape[:2], jnp.float32), positions)[0]
 
     return score
+
+
+def hidden_of_targets(
+    model: LanguageModel,
+    params: Params,
+    prompt: Int[Array, "B P"],
+    mask: Bool[Array, "B P"],
+    inputs: Int[Array, "B C R"],
+    first: Int[Array, " B"],
+    targets: Int[Array, "B C A"],
+) -> Float[Array, "B C A E"]:
+    """Returns the hidden states that predict the targets: position first[b] + a of the inputs predicts target a."""
+    hidden, _ = model.extend(params, model.prefill(params, prompt, mask), inputs)
+    if inputs.shape[2] > targets.shape[2]:
+        positions_BA = first[:, None] + jnp.arange(targets.shape[2])[None]
+        hidden = jnp.take_along_axis(hidden, positions_BA[:, None, :, None], axis=2)
+    return hidden
 
 
 @functools.lru_cache(maxsize=32)

@@ -172,19 +172,46 @@ def choice_responses(
       question: a question with choices and a gold answer.
       rationale: the rationale before the answer.
     """
+    responses = {}
+    for form, choice in zip(answer_forms(question), question.choices, strict=True):
+        answer = choice_with_text(choice, question) if recipe.parse_as == "choice" else form
+        before, from_answer = _answer_response(recipe, prompt_format, question, rationale, form, choice)
+        responses[answer or form] = before + from_answer
+    return responses
+
+
+def gold_response(recipe: Recipe, prompt_format: PromptFormat, question: Question, rationale: str) -> tuple[str, str]:
+    """Returns the response that gives the gold answer after a rationale, and the part of it before the answer.
+
+    Args:
+      recipe: a recipe that generates a rationale before the answer.
+      prompt_format: the format of its prompts.
+      question: a question with a gold answer.
+      rationale: the rationale.
+    """
+    assert question.answer is not None
+    choice = choice_text(question)
+    before, from_answer = _answer_response(recipe, prompt_format, question, rationale, question.answer, choice)
+    response = before + from_answer
+    if "text" in template_fields(answer_target(recipe) or ""):
+        before += prompt_format.lines(f"{rationale.strip()}{prompt_format.marker}")
+    return response, before
+
+
+def _answer_response(
+    recipe: Recipe, prompt_format: PromptFormat, question: Question, rationale: str | None, form: str, choice: str
+) -> tuple[str, str]:
+    """The response that gives an answer: its part before the answer, and the rest."""
     target = answer_target(recipe)
     assert target is not None, "checked before any work"
     found = _ANSWER.search(target)
     assert found is not None
     from_answer, rationale_follows, _ = target[found.start() :].partition("{rationale}")
-    template, end = target[: found.start()] + from_answer, "" if rationale_follows else prompt_format.end
-    responses = {}
-    for form, choice in zip(answer_forms(question), question.choices, strict=True):
-        text = f"{(rationale or '').strip()}{prompt_format.marker}{form}"
-        fields = _field_values(prompt_format, question, rationale, form, text) | {"gold": form, "choice": choice}
-        answer = choice_with_text(choice, question) if recipe.parse_as == "choice" else form
-        responses[answer or form] = template.format_map(fields) + end
-    return responses
+    end = "" if rationale_follows else prompt_format.end
+    before_answer = f"{(rationale or '').strip()}{prompt_format.marker}"
+    fields = _field_values(prompt_format, question, rationale, form, before_answer + form)
+    fields |= {"gold": form, "choice": choice}
+    return target[: found.start()].format_map(fields), from_answer.format_map(fields) + end
 
 
 def needs_rationale(recipe: Recipe) -> bool:

@@ -314,3 +314,41 @@ def test_a_corpus_without_max_responses_keeps_its_identity(home):
     run = make_run(home, c.Corpus(), {"sampled": ROWS})
     spec = manifests.encoding_identity(run, "c", run.config.students["s"].model)["spec"]
     assert not spec.keys() & {"max_responses", "mixture"}
+
+
+def test_open_ended_caps_compare_all_questions_of_the_corpus(home):
+    # The more words a question's rationales have, the more pairs of words: question 0 has the fewest.
+    rows = [
+        dataclasses.replace(row, correct=True, rationale=f"{row.rationale} " + " ".join(f"w{i}{k}" for k in range(i)))
+        for i, question_ in enumerate(QUESTIONS[:10])
+        for row in responses([question_], 6)
+    ]
+    run = make_run(home, c.Corpus(cap=3, cap_by="open_ended", shards=3), {"sampled": rows})
+    kept = {example.question_id: example.sample_index for example in built(run)["train"]}
+    numbers = [len(kept[question_.id]) for question_ in QUESTIONS[:10]]
+    assert numbers == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert all(samples == list(range(len(samples))) for samples in kept.values())
+    assert ledger(run)["bins"]["over_cap"] == 60 - 30
+
+
+def test_teachers_are_mixed_and_a_single_one_is_refused(home):
+    corpus = c.Corpus(cap=2, cap_by="teacher_mix", keep="all")
+    run = make_run(home, corpus, {"large": ROWS, "small": responses(QUESTIONS, 3, "small")})
+    assert {tuple(example.sample_index) for example in built(run)["train"]} == {(0, 6)}, "the sets are numbered on"
+    run.artefact("build", "c").remove()
+    run = make_run(home, dataclasses.replace(corpus, rationales=("large",)), {"large": ROWS})
+    with pytest.raises(InputError, match="takes the responses of every teacher in turn, but all .* are from 'm'"):
+        build(run, "c")
+    assert not folder(run).exists()
+
+
+def test_cap_above_the_number_of_responses_is_refused(home):
+    build(make_run(home, c.Corpus(cap=6), {"sampled": ROWS}), "c")
+    for fields, message in [
+        ({"cap": 7}, "cap=7 would select nothing, as no question has more than 6 responses; lower cap"),
+        ({"cap": 3, "n": 2}, r"no question has more than 2 responses \(n=2\)"),
+    ]:
+        run = make_run(home, c.Corpus(cap_by="random", **fields), {"sampled": ROWS})
+        run.artefact("build", "c").remove()
+        with pytest.raises(InputError, match=message):
+            build(run, "c")

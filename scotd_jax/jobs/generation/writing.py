@@ -1,6 +1,7 @@
 """Writes responses as they are generated, so that an interrupted job resumes with the missing ones."""
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any
 
 import jax
 from etils import epath
@@ -11,8 +12,8 @@ from scotd_jax.rationales.store import ResponseWriter
 from scotd_jax.records import Response
 
 # Given the (question id, sample index) of all responses on disk, returns the number of missing responses and an
-# iterator that generates them in batches.
-GenerateMissing = Callable[[Set[tuple[str, int]]], tuple[int, Iterator[list[Response]]]]
+# iterator that generates them in batches. Records of another `kind` likewise.
+GenerateMissing = Callable[[Set[tuple[str, int]]], tuple[int, Iterator[list[Any]]]]
 
 
 def write_missing(
@@ -26,6 +27,7 @@ def write_missing(
     label: str,
     scope: str = "",
     note: Callable[[], str] = str,
+    kind: type[Any] = Response,
 ) -> list[epath.Path]:
     """Writes the missing responses batch by batch, merges all of them, and returns the merged files.
 
@@ -41,8 +43,9 @@ def write_missing(
       label: name of the model or method, for the progress line.
       scope: name of the question set, for the progress line.
       note: returns the note at the end of the progress line.
+      kind: class of the records.
     """
-    writer = ResponseWriter(folder, stem, host=jax.process_index())
+    writer = ResponseWriter(folder, stem, host=jax.process_index(), kind=kind)
     done = writer.written_keys()
     # All processes must read before any writes. Otherwise rows of a fast process would change the share of a slow one.
     hosts.sync_processes(f"{folder} {stem} is read")

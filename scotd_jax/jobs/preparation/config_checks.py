@@ -20,6 +20,7 @@ from scotd_jax.config.eval_specs import eval_specs, has_local_model
 from scotd_jax.errors import InputError, did_you_mean, list_names, lookup
 from scotd_jax.hub.hub_files import is_repository
 from scotd_jax.jobs.generation.prompting import corpus_question_sets, source_prompt_settings
+from scotd_jax.rationales.selections import SELECTIONS, STUDENT_SELECTIONS
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet
 
@@ -90,6 +91,7 @@ def _check_corpus(config: Config, name: str, where: str) -> None:
         raise InputError(f"{where}: needs rationales, or questions with a recipe such as 'label'")
     _check_sets(config, corpus.questions, f"{where}.questions")
     _check_mixture(config, name, f"{where}.mixture")
+    _check_selection(config, name, where)
     recipe = recipes.find(corpus.recipe, config.recipes, f"{where}.recipe")
     if not corpus.rationales and recipes.uses_fields(recipe, *recipes.RESPONSE_FIELDS):
         raise InputError(
@@ -99,6 +101,45 @@ def _check_corpus(config: Config, name: str, where: str) -> None:
         raise InputError(
             f"{where}.max_responses: the corpus has no rationales, so there is nothing to select; remove it, or set "
             "limit of the task"
+        )
+
+
+def _check_selection(config: Config, name: str, where: str) -> None:
+    corpus = config.corpora[name]
+    lookup(SELECTIONS | STUDENT_SELECTIONS, corpus.cap_by, f"{where}.cap_by")
+    _check_scorer(config, name, where)
+    if corpus.cap and not corpus.rationales:
+        raise InputError(f"{where}.cap: the corpus has no rationales, so there is nothing to select; remove it")
+    sources = [config.rationales[source] for source in corpus.rationales]
+    if corpus.cap and all(isinstance(source, GeneratedSource) for source in sources):
+        total = sum(source.sampling.n for source in sources if isinstance(source, GeneratedSource))
+        if corpus.cap > (most := min(total, corpus.n or total)):
+            raise InputError(
+                f"{where}.cap: {corpus.cap} would select nothing, as no question has more than {most} responses; lower "
+                "it, or raise sampling.n (and n) of its rationales"
+            )
+
+
+def _check_scorer(config: Config, name: str, where: str) -> None:
+    corpus = config.corpora[name]
+    if corpus.cap_by in STUDENT_SELECTIONS and not corpus.scored_by:
+        raise InputError(
+            f"{where}.scored_by: cap_by={corpus.cap_by!r} compares scores under a student; name the student, for "
+            "example one that trains on one response per question"
+        )
+    if not corpus.scored_by:
+        return
+    if corpus.cap_by not in STUDENT_SELECTIONS:
+        raise InputError(
+            f"{where}.scored_by: cap_by={corpus.cap_by!r} compares no scores under a student; remove it, or set cap_by "
+            f"to one of {list_names(STUDENT_SELECTIONS)}"
+        )
+    student = lookup(config.students, corpus.scored_by, f"{where}.scored_by")
+    own = lookup(config.corpora, student.corpus, f"config.students.{corpus.scored_by}.corpus")
+    if not recipes.generates_rationale(recipes.find(own.recipe, config.recipes, f"{where}.scored_by")):
+        raise InputError(
+            f"{where}.scored_by: student {corpus.scored_by!r} trains on recipe {own.recipe!r}, which has no rationale "
+            "before the answer; choose a student of a recipe such as 'scotd'"
         )
 
 

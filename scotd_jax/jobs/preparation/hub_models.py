@@ -119,6 +119,8 @@ def _models_of(config: Config, step: Step) -> Iterator[Model]:
     elif step.job == "build":
         students = (name for name, student in config.students.items() if student.corpus == step.name)
         yield from (Model(student=name) for name in students)
+    elif step.job == "score":
+        yield Model(student=step.name)
     elif step.job == "train":
         yield config.students[step.name].model
     elif step.job == "evaluate":

@@ -83,3 +83,32 @@ def test_max_responses_needs_responses():
         check_config(dataclasses.replace(config(), corpora=corpora))
     with pytest.raises(FieldError, match="at least 0"):
         c.Corpus(max_responses=-1)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        ({"cap": 2, "cap_by": "divers"}, "config.corpora.c.cap_by: 'divers' is not defined; did you mean 'diverse'"),
+        ({"cap": 2, "cap_by": "rank_surprisal"}, "c.scored_by: .*compares scores under a student; name the student"),
+        ({"cap": 2, "cap_by": "random", "scored_by": "few"}, "compares no scores under a student; remove it, or set"),
+        ({"cap": 2, "cap_by": "student_likely", "scored_by": "fews"}, "'fews' is not defined; did you mean 'few'"),
+        (
+            {"cap": 2, "cap_by": "student_likely", "scored_by": "labels"},
+            "recipe 'label', which has no rationale",
+        ),
+        ({"cap": 6, "cap_by": "random"}, "c.cap: 6 would select nothing, as no question has more than 5 responses"),
+        ({"cap": 3, "cap_by": "random", "n": 2}, "no question has more than 2 responses"),
+        ({"cap": 2, "recipe": "label", "rationales": (), "questions": ("t.train",)}, "c.cap: .*no rationales"),
+    ],
+)
+def test_selections_that_select_nothing_are_refused(corpus, message):
+    fields = {"rationales": ("sampled",)} | corpus
+    teacher = c.ModelSource(questions=("t.train",), model=config().students["few"].model, sampling=c.Sampling(n=5))
+    labels = c.Student(config().students["few"].model, "labels")
+    corpora = {"c": c.Corpus(**fields), "labels": c.Corpus("label", questions=("t.train",))}
+    students = config().students | {"labels": labels}
+    run = dataclasses.replace(config(), rationales={"sampled": teacher}, corpora=corpora, students=students)
+    with pytest.raises(InputError, match=message):
+        check_config(run)
+    corpora["c"] = c.Corpus(**fields | {"cap": 0, "cap_by": "first", "scored_by": ""})
+    check_config(dataclasses.replace(run, corpora=corpora))
