@@ -9,16 +9,13 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from scotd_jax.errors import InputError
 from scotd_jax.strict_json import loads
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 # `Question`, `Response`, or another dataclass of one JSON object per line (rationales/student_scores.py).
-RecordType = TypeVar("RecordType", bound="DataclassInstance")
+RecordType = TypeVar("RecordType")
 Turn = Mapping[str, str]  # one turn of a chat: {"role": "user" or "assistant", "content": TEXT}
 Prompt = str | Sequence[Turn]  # a text, or the turns of a chat
 
@@ -113,7 +110,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def to_json(record: "DataclassInstance") -> str:
+def to_json(record: Any) -> str:
     """Returns a line of JSON without the line end. Keys are in declaration order: equal records give equal bytes."""
     return json.dumps({f.name: getattr(record, f.name) for f in dataclasses.fields(record)}, ensure_ascii=False)
 

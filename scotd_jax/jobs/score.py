@@ -37,7 +37,7 @@ def score(context: RunContext, name: str) -> None:
     student, settings = context.config.students[name], prompt_settings(context.config, Model(student=name))
     model = load_prompted_model(context, name, Model(student=name), student.precision, settings)
     paths = [_score_set(context, model, name, source, artefact.path) for source in sources]
-    counts = {source: sum(1 for _ in path.open("rb")) for source, path in zip(sources, paths, strict=True)}
+    counts = {source: path.read_bytes().count(b"\n") for source, path in zip(sources, paths, strict=True)}
     context.log("  " + ", ".join(f"{source}: {count} responses scored" for source, count in counts.items()))
     if empty := [source for source, count in counts.items() if not count]:
         raise InputError(
