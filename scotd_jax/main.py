@@ -1,7 +1,8 @@
 """Command line: `scotd-jax --config=NAME[:SETTING,...] --workdir=DIR`, or `python -m scotd_jax.main`.
 
 Loads the config and runs its jobs in order in the work directory. Complete artefacts are skipped and interrupted ones
-resumed, so repeat a command to resume it. Besides the run there are the commands
+resumed, so repeat a command to resume it. With `--sweep=KEY=VALUE,VALUE,...` there is a run for every value of a config
+key. Besides the run there are the commands
 
     scotd-jax show-prompts --config=...                      prints the prompts of teachers and students
     scotd-jax show-examples --config=... --workdir=DIR       prints example responses of a work directory
@@ -24,7 +25,11 @@ from ml_collections import config_flags
 
 from scotd_jax import subcommands
 from scotd_jax.config.file_errors import describe_config_error
+from scotd_jax.config.loading import from_mapping, plain
 from scotd_jax.config.packaged import resolve_config
+from scotd_jax.config.schema import Config
+from scotd_jax.config.sweeps import sweep
+from scotd_jax.config.swept_keys import parse_grid
 from scotd_jax.errors import InputError
 from scotd_jax.running import INTERRUPTED, InterruptedRun, run
 from scotd_jax.subcommands import INPUT_ERROR, OK, Output
@@ -61,6 +66,12 @@ _LIST = flags.DEFINE_bool(
 _SKIP_BAD = flags.DEFINE_bool(
     "skip-bad", False, "Skip broken rows of imported files, counted in rationales/NAME/ledger.json, instead of stopping"
 )
+_SWEEP = flags.DEFINE_multi_string(
+    "sweep",
+    [],
+    "KEY=VALUE,VALUE,...: a run for every value of a config key, e.g. corpora.n30.n=1,5,30; of several keys, for every "
+    "combination",
+)
 _MULTIHOST = flags.DEFINE_string(
     "multihost", "", "Connect to the other processes first: 'auto' on TPU and Slurm, or HOST:PORT,PROCESS,PROCESSES"
 )
@@ -84,11 +95,11 @@ _QUESTIONS = flags.DEFINE_string(
 _FILTER = flags.DEFINE_string("filter", None, "score: filter of lm-eval's samples, if the file has several")
 _JOB_FLAGS = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD, _DEVICES, _VERIFY)
 _COMMAND_FLAGS = {  # command -> flags that have an effect on it, besides --config; "" runs the jobs
-    "": (_WORKDIR, *_JOB_FLAGS),
-    "show-prompts": (_WORKDIR, _COUNT),
-    "show-examples": (_WORKDIR, _COUNT),
-    "make-preference-page": (_WORKDIR, _ARMS, _SET, _COUNT),
-    "read-preferences": (_WORKDIR,),
+    "": (_WORKDIR, _SWEEP, *_JOB_FLAGS),
+    "show-prompts": (_WORKDIR, _SWEEP, _COUNT),
+    "show-examples": (_WORKDIR, _SWEEP, _COUNT),
+    "make-preference-page": (_WORKDIR, _SWEEP, _ARMS, _SET, _COUNT),
+    "read-preferences": (_WORKDIR, _SWEEP),
     "verify": (_WORKDIR,),
     "score": (_QUESTIONS, _FILTER),
 }
@@ -127,7 +138,7 @@ def main(argv: Sequence[str]) -> int:
             print(output.text)
             return output.status
         run(
-            _CONFIG.value,
+            swept_config(_CONFIG.value, _SWEEP.value),
             str(_WORKDIR.value),
             tuple(_JOBS.value or ()),
             tuple(_OVERWRITE.value),
@@ -170,7 +181,7 @@ def _check_flags(command: str) -> None:
 
 def _output(command: str, arguments: Sequence[str]) -> Output:
     """The output of a command, or of the dry run."""
-    config, workdir = _CONFIG.value, str(_WORKDIR.value)
+    config, workdir = swept_config(_CONFIG.value, _SWEEP.value), str(_WORKDIR.value)
     match command:
         case "show-prompts":
             return subcommands.show_prompts(config, _WORKDIR.value, _COUNT.value)
@@ -187,6 +198,13 @@ def _output(command: str, arguments: Sequence[str]) -> Output:
         case _:
             jobs, overwrite = tuple(_JOBS.value or ()), tuple(_OVERWRITE.value)
             return subcommands.dry_run(config, workdir, jobs, overwrite, _MULTIHOST.value, _SKIP_BAD.value)
+
+
+def swept_config(config_dict: Any, arguments: Sequence[str]) -> Any:
+    """Returns the config with the runs of the --sweep arguments, as a mapping."""
+    if not arguments:
+        return config_dict
+    return plain(sweep(from_mapping(Config, config_dict), parse_grid(arguments)))
 
 
 def _exit_at_once(message: str, status: int) -> None:

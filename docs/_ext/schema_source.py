@@ -8,7 +8,7 @@ import tokenize
 from pathlib import Path
 
 CONFIG = Path(__file__).resolve().parents[2] / "scotd_jax" / "config"
-SCHEMA_FILES = (CONFIG / "schema.py", CONFIG / "rationale_sources.py")
+SCHEMA_FILES = tuple(CONFIG / name for name in ("schema.py", "rationale_sources.py", "evaluation_schema.py"))
 
 
 @dataclasses.dataclass(frozen=True)

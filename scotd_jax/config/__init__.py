@@ -1,5 +1,6 @@
 """Configuration: schema and loading. Config files import it as `from scotd_jax import config as c`."""
 
+from scotd_jax.config.evaluation_schema import Claim, EvalSpec, Evaluation, RationaleControl
 from scotd_jax.config.loading import config_dict, from_mapping, merged, parse_arg, plain, sibling
 from scotd_jax.config.rationale_sources import (
     BatchSource,
@@ -18,23 +19,23 @@ from scotd_jax.config.rationale_sources import (
 from scotd_jax.config.schema import (
     Config,
     Corpus,
-    EvalSpec,
-    Evaluation,
     LoRA,
     Mesh,
     Optimizer,
     Part,
     Plan,
     Profile,
-    RationaleControl,
     Recipe,
     Student,
     Task,
     Training,
 )
+from scotd_jax.config.sweeps import sweep
+from scotd_jax.config.swept_keys import parse_grid
 
 __all__ = [
     "BatchSource",
+    "Claim",
     "Config",
     "Corpus",
     "EvalSpec",
@@ -65,6 +66,8 @@ __all__ = [
     "from_mapping",
     "merged",
     "parse_arg",
+    "parse_grid",
     "plain",
     "sibling",
+    "sweep",
 ]

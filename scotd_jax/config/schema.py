@@ -10,10 +10,9 @@ Standard library only, so that `--help` is fast.
 import dataclasses
 from typing import Any, Literal
 
-from scotd_jax.config.rationale_sources import Model, Names, RationaleSource, Sampling
+from scotd_jax.config.evaluation_schema import RESULT_COLUMNS, EvalSpec, Evaluation, RationaleControl
+from scotd_jax.config.rationale_sources import Model, Names, RationaleSource
 from scotd_jax.errors import FieldError
-
-RationaleControl = Literal["own", "shuffled", "other", "empty"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,45 +196,6 @@ class Student:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalSpec:
-    """An additional evaluation of a student or of a set of responses, and one more row of the report."""
-
-    student: str = ""  # name of the student; "" with `responses`
-    eval_sets: Names = ()  # question sets to evaluate on
-    arm: str = ""  # row of the report; "" is this entry's name
-    rationales_from: Names = ()  # sets of responses with the rationales in prompts; () is the student's
-    rationale_control: RationaleControl = "own"  # change to these rationales, see Corpus
-    # Use the first n rationales of every question, each in a separate prompt; with `responses`, score the first n of
-    # them per question.
-    n: int = 1
-    few_shot: int = -1  # few-shot examples before every prompt; -1 is as in training
-    combine: Literal["vote", "marginal"] = "vote"  # majority of n answers, or the largest sum of n probabilities
-    # Parameters of the student: the best of its training, or those that its training starts from. The model before
-    # training is prompted with the question alone, in the student's format.
-    checkpoint: Literal["best", "initial"] = "best"
-    responses: str = ""  # a set of responses, e.g. of a teacher, to score in place of those of a student
-    read: Literal["", "text", "choices", "both"] = ""  # how answers are read; "" is as in Evaluation
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """How students are evaluated."""
-
-    # How answers are read: from the generated text, or as the most likely of the offered choices after the generated
-    # rationale. For recipes without a rationale, the choices directly follow the prompt. Responses of servers, batch
-    # files and files are always read from the text.
-    read: Literal["text", "choices", "both"] = "text"
-    sampling: Sampling = Sampling(temperature=0.0)  # sampling for the reported accuracy
-    self_consistency: Sampling = Sampling(n=0, temperature=0.7)  # also report a vote over n samples; n=0 is off
-    dev_questions: int = 128  # questions per evaluation during training, alternating between dev sets; 0 is all
-    limit: int = 0  # questions to keep from the start of every reported set; 0 is all
-    confidence: float = 0.95  # level of confidence intervals
-    # Pairs of arms that the report compares, each "ARM vs OTHER"; "ARM vs ARM" compares an arm between base models.
-    # Their tests are one family, for which p-values are corrected. () is the default pairs (reporting/comparisons.py).
-    comparisons: Names = ()
-
-
-@dataclasses.dataclass(frozen=True)
 class Mesh:
     """Number of devices along each axis of the mesh. One axis may be -1, which uses all remaining devices."""
 
@@ -295,3 +255,13 @@ class Config:
     # Finished steps to push to the Hugging Face Hub, "JOB NAME" to "OWNER/NAME": "export NAME" as a model, "build NAME"
     # and the release of "sample NAME" as data sets. New repositories are private.
     push_to_hub: dict[str, str] = dataclasses.field(default_factory=dict)
+    # Evaluation -> values of further columns of report/results.csv, e.g. {"labels": 20}; --sweep adds the swept keys.
+    columns: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, values in self.columns.items():
+            for column in values:
+                if column in RESULT_COLUMNS:
+                    raise FieldError(
+                        "Config", f"columns.{name}.{column}", "every results table has this column; rename it"
+                    )

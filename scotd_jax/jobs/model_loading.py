@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from scotd_jax import config as c
+from scotd_jax.config.references import TASK_TOKENIZER_PREFIX
 from scotd_jax.digests import digest
 from scotd_jax.distributed.hosts import gather_to_local_devices
 from scotd_jax.distributed.sharding import param_shardings
@@ -18,8 +19,6 @@ from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_loader import QuestionLoader
 from scotd_jax.tokenization import Tokenizer
 from scotd_jax.workdir import Workdir
-
-TASK_TOKENIZER_PREFIX = "task:"  # before the names of the tasks whose texts a tokenizer is trained on
 
 
 def base_model(config: c.Config, model: c.Model) -> c.Model:

@@ -24,6 +24,7 @@ from scotd_jax.jobs.report_parts.run_results import run_results
 from scotd_jax.records import Question
 from scotd_jax.reporting.data import EvalSet, PreferenceResult, PromptView, ReportData
 from scotd_jax.reporting.html_page import write_report
+from scotd_jax.reporting.results_table import write_results
 from scotd_jax.strict_json import read_json
 from scotd_jax.tasks.truncation import TAG
 from scotd_jax.training.metrics import read_metrics
@@ -40,7 +41,7 @@ ABOUT_SPLITS = {
 
 
 def report(context: RunContext, name: str) -> None:
-    """Writes report/index.html, and the evaluations in the layout of lm-eval to report/lm_eval/NAME.
+    """Writes report/index.html, results.{csv,json,parquet}, and evaluations in the layout of lm-eval to lm_eval/NAME.
 
     The page shows all complete artefacts, and lists the incomplete evaluations. There is one report per run, so `name`
     is empty.
@@ -66,8 +67,10 @@ def report(context: RunContext, name: str) -> None:
         confidence=config.evaluation.confidence,
         config=json.dumps(plain(config), indent=2),
         comparisons=compared_arms(config),
+        columns=config.columns,
     )
     write_report(artefact.path / "index.html", data)
+    write_results(artefact.path, data)
     for key, spec in specs.items():
         evaluated = {name: read_evaluated(context, key, name, first_reading(spec)) for name in spec.eval_sets}
         write_lm_eval_results(context, spec, evaluated, artefact.path / "lm_eval" / key)

@@ -210,6 +210,7 @@ class ReportData:
       config: the resolved config as JSON text.
       comparisons: names of two arms to compare, first minus second; () selects the default pairs
         (`comparisons.default_pairs`). The headline is about the first pair.
+      columns: `RunResult.student` -> values of further columns of the results table (results_table.py).
     """
 
     title: str
@@ -227,6 +228,7 @@ class ReportData:
     confidence: float = 0.95
     config: str = ""
     comparisons: Sequence[tuple[str, str]] = ()
+    columns: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def clusters(self) -> dict[str, str]:

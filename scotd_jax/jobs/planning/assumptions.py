@@ -7,9 +7,10 @@ or an assumption and keeps a note of it.
 from etils import epath
 
 from scotd_jax import config as c
+from scotd_jax.config.references import TASK_TOKENIZER_PREFIX
 from scotd_jax.errors import InputError
 from scotd_jax.hub.hub_names import preset_name
-from scotd_jax.jobs.model_loading import TASK_TOKENIZER_PREFIX, base_model, model_config
+from scotd_jax.jobs.model_loading import base_model, model_config
 from scotd_jax.models import registry
 from scotd_jax.tasks.prompt_formats import answer_forms
 from scotd_jax.tasks.question_loader import QuestionLoader

@@ -17,6 +17,7 @@ from scotd_jax.config import (
 )
 from scotd_jax.config.compared_arms import check_seeds, compared_arms
 from scotd_jax.config.eval_specs import eval_specs, has_local_model
+from scotd_jax.config.references import TASK_TOKENIZER_PREFIX
 from scotd_jax.errors import InputError, did_you_mean, list_names, lookup
 from scotd_jax.hub.hub_files import is_repository
 from scotd_jax.jobs.generation.prompting import corpus_question_sets, source_prompt_settings
@@ -52,6 +53,8 @@ def check_config(config: Config) -> None:
     for name in config.corpora:
         if not any(student.corpus == name for student in config.students.values()):
             raise InputError(f"config.corpora.{name}: no student trains on it, so there is no tokenizer to encode it")
+    for name in config.columns:
+        lookup(eval_specs(config), name, "config.columns")
     for name, repo in config.push_to_hub.items():
         _check_push(config, name, repo, "config.push_to_hub")
 
@@ -274,6 +277,6 @@ def _check_model(config: Config, model: Model, where: str) -> None:
         lookup(config.students, model.student, f"{where}.student")
     if model.architecture and not model.tokenizer:
         raise InputError(f"{where}.tokenizer: a model with random weights needs one: a path or 'task:NAME'")
-    if model.tokenizer.startswith("task:"):
-        for name in model.tokenizer.removeprefix("task:").split(","):
+    if model.tokenizer.startswith(TASK_TOKENIZER_PREFIX):
+        for name in model.tokenizer.removeprefix(TASK_TOKENIZER_PREFIX).split(","):
             lookup(config.tasks, name, f"{where}.tokenizer")

@@ -1,0 +1,191 @@
+"""Sweeps: one config with a run for every combination of the values of some config keys.
+
+A sweep is an ordinary config, so the ordinary jobs run it in one work directory. An entry that a swept key affects, by
+itself or through entries that it names, exists once for every combination of the keys that affect it. All other entries
+are shared, so nothing is sampled, built or trained twice. For example,
+
+    --sweep=corpora.n30.n=1,5,30 --sweep=students.n30.seed=0,1,2
+
+makes three corpora from one set of responses, and nine students.
+
+Standard library only, so that `--help` is fast.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scotd_jax.config.compared_arms import SEPARATOR
+from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config.references import SECTIONS, Entry, map_references, references
+from scotd_jax.config.schema import Config, EvalSpec
+from scotd_jax.config.swept_keys import SEED, Cell, SweptKey, swept_keys, with_values
+from scotd_jax.errors import InputError
+
+# Fields that affect a student before its training.
+_INITIAL_STUDENT_FIELDS = ("model", "seed", "precision", "corpus")
+_INITIAL_CORPUS_FIELDS = ("recipe", "format", "few_shot")
+_SLUG_LENGTH = 40  # characters of a value in a name
+_SECTION_OF_JOB = {"sample": "rationales", "build": "corpora", "export": "students"}
+
+Affecting = Mapping[Entry, Sequence[SweptKey]]  # the keys that affect an entry, for all entries with some
+
+
+def sweep(config: Config, grid: Mapping[str, Sequence[Any]]) -> Config:
+    """Returns the config with a run for every combination of values.
+
+    The values that affect an entry follow its name, and those that affect an evaluation follow its arm. Runs that
+    differ only in the seeds of students, or in `seed`, belong to one arm. `Config.columns` has the values of every
+    evaluation.
+
+    Args:
+      config: the config.
+      grid: keys with their values. A key is "SECTION.NAME.FIELD", such as "corpora.n30.n" or
+        "students.n30.training.optimizer.learning_rate", where NAME may be a pattern of names ("n*") that all get the
+        value. The key "seed" adds its values to all seeds, so that everything is repeated.
+
+    Raises:
+      InputError: if a key does not exist, belongs to the whole run or affects no run; if a value is invalid or comes
+        twice; or if two keys set the same field.
+    """
+    keys = swept_keys(config, grid)
+    swept: dict[Entry, Any] = {}
+    columns = dict(config.columns)
+    comparisons: dict[str, None] = {}
+    unaffected: set[Entry] = set()
+    for indices in itertools.product(*(range(len(key.values)) for key in keys)):
+        cell = dict(zip(keys, indices, strict=True))
+        cell_config = with_values(config, cell)
+        affecting = _affecting_keys(cell_config, keys)
+        _check_effect(config, keys, affecting)
+        unaffected |= {(section, name) for section in SECTIONS for name in getattr(config, section)} - affecting.keys()
+        names = {entry: _name(entry[1], _part(cell, affecting[entry])) for entry in affecting}
+        arms = _arms(cell_config, cell, affecting)
+        for (section, name), new_name in names.items():
+            entry = _with_names(getattr(cell_config, section)[name], names)
+            if section == "tasks" and not entry.title:
+                entry = dataclasses.replace(entry, title=name)
+            if section in ("students", "evals") and name in arms:
+                entry = dataclasses.replace(entry, arm=arms[name][1])
+                columns[new_name] = config.columns.get(name, {}) | _values(_part(cell, affecting[section, name]))
+            # The first cell's, because an evaluation before training names one of several equal students.
+            swept.setdefault((section, new_name), entry)
+        for pair in config.evaluation.comparisons:
+            comparisons[_with_arms(pair, dict(arms.values()))] = None
+    merged = _merge(config, unaffected, swept)
+    return dataclasses.replace(
+        merged,
+        columns={name: columns[name] for name in eval_specs(merged) if columns.get(name)},
+        evaluation=dataclasses.replace(config.evaluation, comparisons=tuple(comparisons)),
+    )
+
+
+def _affecting_keys(config: Config, keys: Sequence[SweptKey]) -> Affecting:
+    entries = {(section, name): entry for section in SECTIONS for name, entry in getattr(config, section).items()}
+    direct = {entry: {key for key in keys if entry in key.entries} for entry in entries}
+    found = {entry: set(own) for entry, own in direct.items()}
+    needed = {entry: references(value) & entries.keys() for entry, value in entries.items()}
+    unchanged = False
+    while not unchanged:
+        before = {entry: len(affecting) for entry, affecting in found.items()}
+        for entry, value in entries.items():
+            if isinstance(value, EvalSpec) and value.checkpoint == "initial" and value.student in config.students:
+                found[entry] = direct[entry] | _keys_before_training(config, value, direct, found)
+            else:
+                found[entry].update(*(found[other] for other in needed[entry]))
+        unchanged = before == {entry: len(affecting) for entry, affecting in found.items()}
+    return {entry: [key for key in keys if key in affecting] for entry, affecting in found.items() if affecting}
+
+
+def _keys_before_training(
+    config: Config,
+    spec: EvalSpec,
+    direct: Mapping[Entry, set[SweptKey]],
+    found: Mapping[Entry, set[SweptKey]],
+) -> set[SweptKey]:
+    """The keys that affect the evaluation of a student before its training: not those of its data and training."""
+    student = config.students[spec.student]
+    fields = {
+        ("students", spec.student): _INITIAL_STUDENT_FIELDS,
+        ("corpora", student.corpus): _INITIAL_CORPUS_FIELDS,
+    }
+    own = {key for entry, names in fields.items() for key in direct.get(entry, ()) if key.path[0] in names}
+    needed = references(student.model) | {entry for entry in references(spec) if entry[0] == "tasks"}
+    return own.union(*(found[entry] for entry in needed if entry in found))
+
+
+def _check_effect(config: Config, keys: Sequence[SweptKey], affecting: Affecting) -> None:
+    for key in keys:
+        if not any(key in found for (section, _), found in affecting.items() if section in ("students", "evals")):
+            raise InputError(f"sweep: {key.key}: no student or evaluation depends on it, so all runs would be equal")
+    for step in config.push_to_hub:
+        job, _, name = step.partition(" ")
+        if (_SECTION_OF_JOB.get(job, ""), name) in affecting:
+            raise InputError(
+                f"sweep: config.push_to_hub: {step!r} would be several; remove it, and push one afterwards"
+            )
+
+
+def _with_names(entry: Any, names: Mapping[Entry, str]) -> Any:
+    return map_references(entry, lambda section, name: names.get((section, name), name))
+
+
+def _part(cell: Cell, keys: Sequence[SweptKey]) -> Cell:
+    return {key: cell[key] for key in keys}
+
+
+def _values(cell: Cell) -> dict[str, Any]:
+    """The entry of `Config.columns`. Seeds have a column already."""
+    return {key.key: key.values[index] for key, index in cell.items() if key.key != SEED}
+
+
+def _name(name: str, cell: Cell) -> str:
+    """The name of an entry: its own, then the values that affect it. Without dots, which ConfigDict does not allow."""
+    return "-".join([name, *(f"{_slug(key.label)}_{_slugs(key)[index]}" for key, index in cell.items())])
+
+
+def _slugs(key: SweptKey) -> list[str]:
+    """A text for every value that can be part of a name; their positions if two would be equal."""
+    slugs = [_slug(_text(value)) for value in key.values]
+    return slugs if len(set(slugs)) == len(slugs) and all(slugs) else [str(i) for i in range(len(slugs))]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]+", "_", text)[:_SLUG_LENGTH].strip("_")
+
+
+def _text(value: Any) -> str:
+    return " + ".join(map(_text, value)) if isinstance(value, list) else str(value)
+
+
+def _arms(config: Config, cell: Cell, affecting: Affecting) -> dict[str, tuple[str, str]]:
+    """Evaluation -> its arm without and with the values of this cell."""
+    found = {}
+    for name, spec in eval_specs(config).items():
+        keys = affecting.get(("evals" if name in config.evals else "students", name), ())
+        values = [f"{key.label} = {_text(key.values[cell[key]])}" for key in keys if key.makes_arms]
+        found[name] = spec.arm, ", ".join([spec.arm, *values])
+    return found
+
+
+def _with_arms(pair: str, arms: Mapping[str, str]) -> str:
+    return SEPARATOR.join(arms.get(arm.strip(), arm) for arm in pair.split(SEPARATOR))
+
+
+def _merge(config: Config, unaffected: set[Entry], swept: Mapping[Entry, Any]) -> Config:
+    """The config with the entries of all cells in place of those that every cell has in a version of its own."""
+    sections: dict[str, dict[str, Any]] = {}
+    for section in SECTIONS:
+        entries = {name: each for name, each in getattr(config, section).items() if (section, name) in unaffected}
+        for (swept_section, name), entry in swept.items():
+            if swept_section == section:
+                if name in entries:
+                    raise InputError(f"sweep: config.{section} already has an entry {name!r}; rename it")
+                entries[name] = entry
+        sections[section] = entries
+    # A corpus that no cell uses has no tokenizer.
+    used = {student.corpus for student in sections["students"].values()}
+    sections["corpora"] = {name: corpus for name, corpus in sections["corpora"].items() if name in used}
+    return dataclasses.replace(config, **sections)
