@@ -8,10 +8,10 @@ from scotd_jax import config as c
 from scotd_jax import main
 from scotd_jax.config.references import references
 from scotd_jax.errors import InputError
-from scotd_jax.jobs.graph import chain
+from scotd_jax.jobs.graph import chain, needs
 from tests.helpers.cli import ROOT
 
-WORLD = c.from_mapping(c.Config, c.sibling(str(ROOT / "configs" / "x"), "world").get_config())
+WORLD = c.sibling(str(ROOT / "configs" / "x"), "world").world(0, {"opt": ("label", "n1", "n5", "n30"), "t5": ("n30",)})
 RATE = "students.n30_opt.training.optimizer.learning_rate"
 
 

@@ -51,35 +51,53 @@ def sweep(config: Config, grid: Mapping[str, Sequence[Any]]) -> Config:
         twice; or if two keys set the same field.
     """
     keys = swept_keys(config, grid)
-    swept: dict[Entry, Any] = {}
-    columns = dict(config.columns)
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    columns: dict[str, dict[str, Any]] = {}
     comparisons: dict[str, None] = {}
-    unaffected: set[Entry] = set()
+    effective: set[SweptKey] = set()
     for indices in itertools.product(*(range(len(key.values)) for key in keys)):
         cell = dict(zip(keys, indices, strict=True))
         cell_config = with_values(config, cell)
         affecting = _affecting_keys(cell_config, keys)
-        _check_effect(config, keys, affecting)
-        unaffected |= {(section, name) for section in SECTIONS for name in getattr(config, section)} - affecting.keys()
-        names = {entry: _name(entry[1], _part(cell, affecting[entry])) for entry in affecting}
+        _check_pushes(config, affecting)
+        effective |= {key for (section, _), own in affecting.items() if section in ("students", "evals") for key in own}
+        names = {entry: _name(config, entry, _part(cell, affecting[entry])) for entry in affecting}
         arms = _arms(cell_config, cell, affecting)
-        for (section, name), new_name in names.items():
-            entry = _with_names(getattr(cell_config, section)[name], names)
-            if section == "tasks" and not entry.title:
-                entry = dataclasses.replace(entry, title=name)
-            if section in ("students", "evals") and name in arms:
-                entry = dataclasses.replace(entry, arm=arms[name][1])
-                columns[new_name] = config.columns.get(name, {}) | _values(_part(cell, affecting[section, name]))
-            # The first cell's, because an evaluation before training names one of several equal students.
-            swept.setdefault((section, new_name), entry)
+        for section, entries in sections.items():
+            for name, entry in getattr(cell_config, section).items():
+                # Kept from the first cell, because an evaluation before training names one of several equal students.
+                entries.setdefault(names.get((section, name), name), _swept_entry(section, name, entry, names, arms))
+        for name in eval_specs(cell_config):
+            entry = _eval_entry(config, name)
+            values = {key.key: key.values[cell[key]] for key in affecting.get(entry, ()) if key.key != SEED}
+            columns[names.get(entry, name)] = config.columns.get(name, {}) | values
         for pair in config.evaluation.comparisons:
             comparisons[_with_arms(pair, dict(arms.values()))] = None
-    merged = _merge(config, unaffected, swept)
+    for key in keys:
+        if key not in effective:
+            raise InputError(f"sweep: {key.key}: no student or evaluation depends on it, so all runs would be equal")
+    # A corpus that no cell uses has no tokenizer.
+    used = {student.corpus for student in sections["students"].values()}
+    sections["corpora"] = {name: corpus for name, corpus in sections["corpora"].items() if name in used}
     return dataclasses.replace(
-        merged,
-        columns={name: columns[name] for name in eval_specs(merged) if columns.get(name)},
+        config,
+        **sections,
+        columns={name: values for name, values in columns.items() if values},
         evaluation=dataclasses.replace(config.evaluation, comparisons=tuple(comparisons)),
     )
+
+
+def _swept_entry(
+    section: str, name: str, entry: Any, names: Mapping[Entry, str], arms: Mapping[str, tuple[str, str]]
+) -> Any:
+    """An entry of a cell with the names of the entries that it refers to, and its title or arm."""
+    entry = map_references(entry, lambda other_section, other: names.get((other_section, other), other))
+    if (section, name) not in names:
+        return entry
+    if section == "tasks" and not entry.title:
+        return dataclasses.replace(entry, title=name)
+    is_evaluation = section in ("students", "evals") and name in arms
+    return dataclasses.replace(entry, arm=arms[name][1]) if is_evaluation else entry
 
 
 def _affecting_keys(config: Config, keys: Sequence[SweptKey]) -> Affecting:
@@ -116,10 +134,7 @@ def _keys_before_training(
     return own.union(*(found[entry] for entry in needed if entry in found))
 
 
-def _check_effect(config: Config, keys: Sequence[SweptKey], affecting: Affecting) -> None:
-    for key in keys:
-        if not any(key in found for (section, _), found in affecting.items() if section in ("students", "evals")):
-            raise InputError(f"sweep: {key.key}: no student or evaluation depends on it, so all runs would be equal")
+def _check_pushes(config: Config, affecting: Affecting) -> None:
     for step in config.push_to_hub:
         job, _, name = step.partition(" ")
         if (_SECTION_OF_JOB.get(job, ""), name) in affecting:
@@ -128,22 +143,22 @@ def _check_effect(config: Config, keys: Sequence[SweptKey], affecting: Affecting
             )
 
 
-def _with_names(entry: Any, names: Mapping[Entry, str]) -> Any:
-    return map_references(entry, lambda section, name: names.get((section, name), name))
-
-
 def _part(cell: Cell, keys: Sequence[SweptKey]) -> Cell:
     return {key: cell[key] for key in keys}
 
 
-def _values(cell: Cell) -> dict[str, Any]:
-    """The entry of `Config.columns`. Seeds have a column already."""
-    return {key.key: key.values[index] for key, index in cell.items() if key.key != SEED}
-
-
-def _name(name: str, cell: Cell) -> str:
+def _name(config: Config, entry: Entry, cell: Cell) -> str:
     """The name of an entry: its own, then the values that affect it. Without dots, which ConfigDict does not allow."""
-    return "-".join([name, *(f"{_slug(key.label)}_{_slugs(key)[index]}" for key, index in cell.items())])
+    section, name = entry
+    swept = "-".join([name, *(f"{_slug(key.label)}_{_slugs(key)[index]}" for key, index in cell.items())])
+    if swept in getattr(config, section):
+        raise InputError(f"sweep: config.{section} already has an entry {swept!r}; rename it")
+    return swept
+
+
+def _eval_entry(config: Config, name: str) -> Entry:
+    """The entry that defines an evaluation."""
+    return ("evals" if name in config.evals else "students"), name
 
 
 def _slugs(key: SweptKey) -> list[str]:
@@ -164,7 +179,7 @@ def _arms(config: Config, cell: Cell, affecting: Affecting) -> dict[str, tuple[s
     """Evaluation -> its arm without and with the values of this cell."""
     found = {}
     for name, spec in eval_specs(config).items():
-        keys = affecting.get(("evals" if name in config.evals else "students", name), ())
+        keys = affecting.get(_eval_entry(config, name), ())
         values = [f"{key.label} = {_text(key.values[cell[key]])}" for key in keys if key.makes_arms]
         found[name] = spec.arm, ", ".join([spec.arm, *values])
     return found
@@ -172,20 +187,3 @@ def _arms(config: Config, cell: Cell, affecting: Affecting) -> dict[str, tuple[s
 
 def _with_arms(pair: str, arms: Mapping[str, str]) -> str:
     return SEPARATOR.join(arms.get(arm.strip(), arm) for arm in pair.split(SEPARATOR))
-
-
-def _merge(config: Config, unaffected: set[Entry], swept: Mapping[Entry, Any]) -> Config:
-    """The config with the entries of all cells in place of those that every cell has in a version of its own."""
-    sections: dict[str, dict[str, Any]] = {}
-    for section in SECTIONS:
-        entries = {name: each for name, each in getattr(config, section).items() if (section, name) in unaffected}
-        for (swept_section, name), entry in swept.items():
-            if swept_section == section:
-                if name in entries:
-                    raise InputError(f"sweep: config.{section} already has an entry {name!r}; rename it")
-                entries[name] = entry
-        sections[section] = entries
-    # A corpus that no cell uses has no tokenizer.
-    used = {student.corpus for student in sections["students"].values()}
-    sections["corpora"] = {name: corpus for name, corpus in sections["corpora"].items() if name in used}
-    return dataclasses.replace(config, **sections)

@@ -67,6 +67,7 @@ def report(context: RunContext, name: str) -> None:
         confidence=config.evaluation.confidence,
         config=json.dumps(plain(config), indent=2),
         comparisons=compared_arms(config),
+        claims=config.evaluation.claims,
         columns=config.columns,
     )
     write_report(artefact.path / "index.html", data)

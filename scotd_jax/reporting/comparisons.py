@@ -105,12 +105,12 @@ def compare_arms(data: ReportData, all_rows: Sequence[ArmRow]) -> list[Compariso
         rows = [row for row in all_rows if row.read == read]
         for arm, other in named_pairs(data.comparisons, rows) if data.comparisons else default_pairs(rows):
             for label, outcomes_of, clusters in _measures(data):
-                if tables := _tables([arm, other], outcomes_of, clusters):
+                if tables := tables_of([arm, other], outcomes_of, clusters):
                     found.append(compare_paired(tables[0], tables[1], data.confidence))
                     compared.append((arm, other, label))
     return [
         ComparisonRow(
-            **_fields(test),
+            **fields_of(test),
             arm=arm.name,
             other=other.name,
             model=arm.model,
@@ -177,7 +177,7 @@ def compare_votes(data: ReportData, all_rows: Sequence[ArmRow]) -> list[VoteRow]
             found.append(compare_paired(tables[0], tables[1], data.confidence))
             rows.append((row, label))
     return [
-        VoteRow(**_fields(test), arm=row.name, model=row.model, set_label=label, read=row.read)
+        VoteRow(**fields_of(test), arm=row.name, model=row.model, set_label=label, read=row.read)
         for (row, label), test in zip(rows, correct_family(found, data.confidence), strict=True)
     ]
 
@@ -190,12 +190,12 @@ def find_trends(data: ReportData, all_rows: Sequence[ArmRow]) -> list[TrendRow]:
     found, rows = [], []
     for (curve, line), evalset in itertools.product(curves(all_rows).items(), evaluated_sets(data)):
         here = [row for row in line if evalset.label in row.cells]
-        tables = len(here) > 1 and _tables(here, _of_set(evalset.label), data.clusters)
+        tables = len(here) > 1 and tables_of(here, of_set(evalset.label), data.clusters)
         if tables:
             found.append(trend_test(tables, data.confidence))
             rows.append((curve, evalset.label, tuple(row.samples or 0 for row in here)))
     return [
-        TrendRow(**_fields(test), curve=curve, set_label=label, samples=samples)
+        TrendRow(**fields_of(test), curve=curve, set_label=label, samples=samples)
         for (curve, label, samples), test in zip(rows, correct_family(found, data.confidence), strict=True)
     ]
 
@@ -218,8 +218,8 @@ def correct_family(tests: Sequence[PairedTest], confidence: float) -> list[Corre
     ]
 
 
-def _fields(test: CorrectedTest) -> dict:
-    """The fields that the rows of all families have."""
+def fields_of(test: CorrectedTest) -> dict:
+    """Returns the fields that the rows of all families have."""
     return {field.name: getattr(test, field.name) for field in dataclasses.fields(CorrectedTest)}
 
 
@@ -232,17 +232,18 @@ def _significant(difference: Estimate, p: float, confidence: float) -> str:
 def _measures(data: ReportData) -> Iterator[tuple[str, OutcomesOf, dict[str, str]]]:
     """Every set, and contrast consistency: label, outcomes of a run, clusters."""
     for evalset in evaluated_sets(data):
-        yield evalset.label, _of_set(evalset.label), data.clusters
+        yield evalset.label, of_set(evalset.label), data.clusters
     if data.contrast_groups:
         yield CONSISTENCY.label, data.consistent_groups, data.group_clusters
 
 
-def _of_set(label: str) -> OutcomesOf:
+def of_set(label: str) -> OutcomesOf:
+    """Returns a function from a run to its outcomes on a set."""
     return lambda run: run.outcomes.get(label)
 
 
-def _tables(rows: Sequence[ArmRow], outcomes_of: OutcomesOf, clusters: dict[str, str]) -> list[OutcomeTable] | None:
-    """Tables of the runs with seeds that all arms share; None if there are none."""
+def tables_of(rows: Sequence[ArmRow], outcomes_of: OutcomesOf, clusters: dict[str, str]) -> list[OutcomeTable] | None:
+    """Returns the tables of the runs with seeds that all arms share; None if there are none."""
     by_seed = [{run.seed: found for run in row.runs if (found := outcomes_of(run))} for row in rows]
     if not all(by_seed):
         return None

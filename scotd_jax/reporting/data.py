@@ -1,4 +1,4 @@
-"""Content of a report as plain Python values, independent of configs and work directories.
+"""Content of a report as plain Python values, independent of work directories and of all of the config but its claims.
 
 `tables` averages the results, `comparisons` tests their differences, and `headline` summarizes them in words.
 """
@@ -8,6 +8,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from scotd_jax.config import Claim, compared_arms
 from scotd_jax.evaluation import contrast
 from scotd_jax.evaluation.intervals import Estimate
 from scotd_jax.evaluation.preferences import PreferenceSummary
@@ -36,7 +37,7 @@ class EvalSet:
 
 
 # The column of contrast consistency in the table of comparisons.
-CONSISTENCY = EvalSet("contrast consistency", "contrast consistency")
+CONSISTENCY = EvalSet(compared_arms.CONSISTENCY, compared_arms.CONSISTENCY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +211,7 @@ class ReportData:
       config: the resolved config as JSON text.
       comparisons: names of two arms to compare, first minus second; () selects the default pairs
         (`comparisons.default_pairs`). The headline is about the first pair.
+      claims: statements that are tested, by name (claims.py).
       columns: `RunResult.student` -> values of further columns of the results table (results_table.py).
     """
 
@@ -228,6 +230,7 @@ class ReportData:
     confidence: float = 0.95
     config: str = ""
     comparisons: Sequence[tuple[str, str]] = ()
+    claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
     columns: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property

@@ -4,6 +4,8 @@ The page has no scripts and no external resources. It is readable on a phone, in
 that comes from a model or a file is escaped.
 """
 
+from typing import Any
+
 import jinja2
 import markupsafe
 from etils import epath
@@ -11,19 +13,32 @@ from etils import epath
 from scotd_jax.atomic import atomic_write
 from scotd_jax.progress import format_seconds
 from scotd_jax.reporting import tables
+from scotd_jax.reporting.claims import claims_markdown
 from scotd_jax.reporting.data import ReportData
 from scotd_jax.reporting.page_content import page_content, rows_by_model
 
 
 def write_report(path: epath.PathLike, data: ReportData) -> None:
-    """Writes the page to `path` atomically; creates its folder. Raises InputError if the disk is full."""
-    page = render(data)
-    with atomic_write(path) as file:
-        file.write(page.encode())
+    """Writes the page to `path`, and claims.md beside it if there are claims, atomically; creates the folder.
+
+    Raises:
+      InputError: if the disk is full.
+    """
+    content = page_content(data)
+    files = {epath.Path(path): _render(content)}
+    if content["claims"]:
+        files[epath.Path(path).parent / "claims.md"] = claims_markdown(content["claims"], data.confidence)
+    for file_path, text in files.items():
+        with atomic_write(file_path) as file:
+            file.write(text.encode())
 
 
 def render(data: ReportData) -> str:
     """Returns the page. Equal data give equal text."""
+    return _render(page_content(data))
+
+
+def _render(content: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("scotd_jax.reporting"),
         autoescape=True,
@@ -39,4 +54,4 @@ def render(data: ReportData) -> str:
         "groupby_model": rows_by_model,
     }
     style = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
-    return environment.get_template("report.html").render(page_content(data), style=markupsafe.Markup(style))
+    return environment.get_template("report.html").render(content, style=markupsafe.Markup(style))

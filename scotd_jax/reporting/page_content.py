@@ -8,6 +8,7 @@ from markupsafe import Markup
 from scotd_jax import __version__
 from scotd_jax.evaluation.intervals import Estimate, wilson_interval
 from scotd_jax.reporting import comparisons, plots, tables
+from scotd_jax.reporting.claims import claim_results
 from scotd_jax.reporting.comparisons import ComparisonRow
 from scotd_jax.reporting.data import CONSISTENCY, EvalSet, ReportData
 from scotd_jax.reporting.example_browser import browser_content
@@ -50,6 +51,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
             for s in sets
             if any(s.label in r.cells for r in rows)
         ],
+        "claims": claim_results(data, rows),
         "by_tag": [t for s in sets if (t := _tags(all_rows, s, data))],
         "run_lines": _run_lines(all_rows, sets),
         "comparisons": tests,
@@ -71,6 +73,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
     }
     sections = [
         ("run", "Overview", data.facts),
+        ("claims", "Claims", context["claims"]),
         ("accuracy", "Accuracy", sets),
         ("comparisons", "Comparisons", context["comparisons"]),
         ("samples", "Number of rationales", context["sample_panels"]),

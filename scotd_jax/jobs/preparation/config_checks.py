@@ -15,7 +15,7 @@ from scotd_jax.config import (
     ServerSource,
     Student,
 )
-from scotd_jax.config.compared_arms import check_seeds, compared_arms
+from scotd_jax.config.compared_arms import check_claims, check_seeds, compared_arms
 from scotd_jax.config.eval_specs import eval_specs, has_local_model
 from scotd_jax.config.references import TASK_TOKENIZER_PREFIX
 from scotd_jax.errors import InputError, did_you_mean, list_names, lookup
@@ -50,6 +50,7 @@ def check_config(config: Config) -> None:
         _check_eval(config, spec, f"config.{'evals' if name in config.evals else 'students'}.{name}")
     check_seeds(config)
     compared_arms(config)
+    check_claims(config)
     for name in config.corpora:
         if not any(student.corpus == name for student in config.students.values()):
             raise InputError(f"config.corpora.{name}: no student trains on it, so there is no tokenizer to encode it")

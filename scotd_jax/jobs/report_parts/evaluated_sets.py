@@ -1,16 +1,15 @@
 """Evaluated question sets of a run: their labels in the report, and the responses to them."""
 
-from scotd_jax.config import EvalSpec
+from scotd_jax.config import EvalSpec, compared_arms
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Question, Response
-from scotd_jax.tasks.question_sets import QuestionSet, file_stem
+from scotd_jax.tasks.question_sets import file_stem
 
 
 def set_label(context: RunContext, set_name: str) -> str:
     """Returns the label of a question set in the report. Tasks with the same title share a column."""
-    task = QuestionSet.parse(set_name).task
-    return f"{context.config.tasks[task].title or task}.{set_name.removeprefix(task + '.')}"
+    return compared_arms.set_label(context.config, set_name)
 
 
 def read_evaluated(
