@@ -2,13 +2,19 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from scotd_jax import config as c
 from scotd_jax import main
 from scotd_jax.config.references import references
+from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.graph import chain, needs
+from scotd_jax.models import registry
+from scotd_jax.models.api import Precision
+from scotd_jax.sampling import compiled
+from scotd_jax.training import programs
 from tests.helpers.cli import ROOT
 
 WORLD = c.sibling(str(ROOT / "configs" / "x"), "world").world(0, {"opt": ("label", "n1", "n5", "n30"), "t5": ("n30",)})
@@ -161,3 +167,19 @@ def test_references_include_everything_that_a_step_needs(name):
         entry = getattr(config, section.get(step.job, "evals")).get(step.name)
         for needed in needs(config, step) if entry is not None else ():
             assert (section[needed.job], needed.name) in references(entry), f"{step} needs {needed}"
+
+
+def test_students_of_a_sweep_share_their_programs():
+    swept = sweep("corpora.n30_opt.n=5,30", "students.n30_opt.seed=0,1", f"{RATE}=0.01,0.02")
+    training, sampling = programs._cached_programs.cache_info, compiled._compiled.cache_info
+    before = training().misses, sampling().misses
+    mesh = make_mesh(c.Mesh(), jax.devices()[:1])
+    students = [student for name, student in swept.students.items() if name.startswith("n30_opt-")]
+    for student in students:
+        # As the jobs do: every job builds the functions of its model anew.
+        model = registry.build(registry.config_for(student.model.architecture, student.model.overrides), Precision())
+        programs.training_programs(model, student.training, (("train", 1.0),), mesh)
+        compiled.sampling_programs(model, swept.evaluation.sampling, (1,), 64, mesh)
+    assert len(students) == 8
+    assert training().misses - before[0] == 2, "one for each learning rate"
+    assert sampling().misses - before[1] == 1
