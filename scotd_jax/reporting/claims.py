@@ -16,7 +16,7 @@ from scotd_jax.reporting.comparisons import CorrectedTest, OutcomesOf
 from scotd_jax.reporting.data import CONSISTENCY, ReportData
 from scotd_jax.reporting.tables import ArmRow
 
-Verdict = Literal["holds", "does not hold", "cannot be told", "not tested"]
+Verdict = Literal["holds", "does not hold", "inconclusive", "not tested"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ClaimResult:
             return "does not hold"
         if self.missing or not found:
             return "not tested"
-        return "holds" if all(found) else "cannot be told"
+        return "holds" if all(found) else "inconclusive"
 
     @property
     def style(self) -> str:

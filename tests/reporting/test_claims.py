@@ -35,8 +35,8 @@ def results(**claims: c.Claim) -> list[ClaimResult]:
     [
         (c.Claim("more is better", comparisons=("N = 30 vs N = 5",)), "holds"),
         (c.Claim("less is better", comparisons=("N = 5 vs N = 30",)), "does not hold"),
-        (c.Claim("one is better than none", comparisons=("N = 1 vs label only",)), "cannot be told"),
-        (c.Claim("both", comparisons=("N = 30 vs N = 5", "N = 1 vs label only")), "cannot be told"),
+        (c.Claim("one is better than none", comparisons=("N = 1 vs label only",)), "inconclusive"),
+        (c.Claim("both", comparisons=("N = 30 vs N = 5", "N = 1 vs label only")), "inconclusive"),
         (c.Claim("one of them not", comparisons=("N = 30 vs N = 5", "N = 1 vs N = 5")), "does not hold"),
         (c.Claim("rises", trend=("N = 1", "N = 5", "N = 30")), "holds"),
         (c.Claim("falls", trend=("N = 30", "N = 5", "N = 1")), "does not hold"),
@@ -92,7 +92,7 @@ def test_page_and_markdown_have_one_line_per_test(tmp_path):
     lines = (tmp_path / "claims.md").read_text().splitlines()
     assert lines == claims_markdown(results(**claims), 0.95).splitlines()
     assert lines[2].startswith("| A \\| B are better | N = 30 \N{MINUS SIGN} N = 5 (small) | w.test | +15.0 | ")
-    assert lines[2].endswith("| **cannot be told** |")
+    assert lines[2].endswith("| **inconclusive** |")
     assert lines[3].startswith("|  | N = 1 \N{MINUS SIGN} label only (small) | w.test | +2.0 | ")
     assert (
         lines[4]
@@ -100,7 +100,7 @@ def test_page_and_markdown_have_one_line_per_test(tmp_path):
     )
     page = (tmp_path / "index.html").read_text()
     assert "A | B are better: <span" in page
-    assert "cannot be told</span>" in page
+    assert "inconclusive</span>" in page
     write_report(tmp_path / "plain" / "index.html", data())
     assert not (tmp_path / "plain" / "claims.md").exists()
 
