@@ -1,4 +1,4 @@
-"""Tasks, models and settings that the configs of the papers share, and the tiny version of a config for `runlocal`."""
+"""Tasks, models and settings that the configs of the papers share."""
 
 import dataclasses
 import pathlib
@@ -52,7 +52,10 @@ def parse_settings(arg: str | None, **own):
         "data": "",  # folder of official files; "" is the Hub
         "weights": "",  # "" is the Hub; or a folder with one Hugging Face directory per name; or "random"
         "tokenizer": "",  # tokenizer of models with random weights
-        "teacher": "opt-13b",  # a name of scotd_jax/hub/hub_names.py, a Hub name, or the folder of a model
+        "teacher": "opt-13b",  # a name of scotd_jax/hub/hub_names.py, a Hub name, a folder, or a name on the server
+        "server": "",  # the teacher runs on a server: its URL, http://HOST:PORT/v1; or "batch" for batch files
+        "server_kind": "auto",  # completions, chat, or "auto": chat if the teacher is known to be instruction-tuned
+        "key_env": "",  # NAME of the environment variable that holds the server's API key
         "chat": "auto",  # prompt the student with its chat template: on, off, or "auto": if it is instruction-tuned
         "responses": "",  # files with responses to import, instead of sampling from the teacher
         "test_responses": "",  # files with responses to the reported questions, to report their teacher as well
@@ -119,17 +122,45 @@ def prompt_format(settings) -> str:
 
 
 def teacher(settings, questions: tuple[str, ...], sampling: c.Sampling, few_shot: int = 5) -> c.RationaleSource:
-    """Returns the teacher's responses: imported from files, or sampled with few-shot examples.
+    """Returns the teacher's responses: imported from files, or sampled here or on a server with few-shot examples.
 
     Files contain responses to complete splits, so for a fold the complete split is imported. The corpus selects its
     questions later.
     """
+    _check_server(settings)
     if settings.responses:
         questions = tuple(dict.fromkeys(name.partition("@")[0] for name in questions))
         return c.FileSource(questions, path=settings.responses, importer=settings.importer)
-    named = model(settings.teacher, settings)
     # Some instruction-tuned teachers generate a <think> block first; "strip" has no effect on others.
+    if settings.server:
+        server = _server(settings)
+        think = "strip" if server.kind == "chat" else ""
+        kind = c.ServerSource if server.url else c.BatchSource
+        return kind(questions, server=server, sampling=sampling, few_shot=few_shot, think=think)
+    named = model(settings.teacher, settings)
     return c.ModelSource(questions, named, sampling, few_shot=few_shot, think="strip" if named.chat else "")
+
+
+def _server(settings) -> c.Server:
+    """Returns the server of the teacher, whose name there is its Hub name unless `teacher` has no short name."""
+    kind = settings.server_kind
+    if kind == "auto":
+        kind = "chat" if short_name(settings.teacher) in CHAT_MODELS else "completions"
+    url = "" if settings.server == "batch" else settings.server
+    return c.Server(url, HUB_NAMES.get(settings.teacher, settings.teacher), kind, key_env=settings.key_env)
+
+
+def _check_server(settings) -> None:
+    kinds = ("auto", "completions", "chat")
+    if settings.server_kind not in kinds:
+        raise InputError(f"--config=...: server_kind={settings.server_kind}: expected {', '.join(kinds)}")
+    if settings.server and settings.responses:
+        raise InputError(
+            f"--config=...: server={settings.server} generates the teacher's responses, but they are imported from "
+            f"{settings.responses}; remove one of the two"
+        )
+    if not settings.server and (settings.key_env or settings.server_kind != "auto"):
+        raise InputError("--config=...: key_env and server_kind are for teachers on a server; set server too")
 
 
 def with_references(config: c.Config, settings, student: str, few_shot: int = 5) -> c.Config:
@@ -167,133 +198,6 @@ def finish(config: c.Config, settings):
         repositories = {name: settings.push + (f"-{name}" if len(exported) > 1 else "") for name in exported}
         push_to_hub = {f"export {name}": repository for name, repository in repositories.items()}
         config = dataclasses.replace(config, push_to_hub=push_to_hub)
-    return c.config_dict(reduce(config, settings.student) if settings.runlocal else config)
-
-
-# `runlocal`: all jobs in about a minute, with tiny models, random weights and the first questions. The accuracies are
-# meaningless.
-
-# Sizes by kind of architecture; all other fields are those of the setting `student`.
-TINY = {
-    "opt": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 64}
-    | {"max_position_embeddings": 2048},
-    "t5": {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "d_ff": 64},
-    "decoder": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-    | {"intermediate_size": 64},
-}
-LOCAL_TEACHER = "local_teacher"  # name of the tiny teacher, its corpus and its recipe
-# The teacher memorizes a sentence with the gold answer for every question that it is prompted with. All sentences have
-# the same beginning and the marker, so its responses contain an answer whatever it has memorized.
-MEMORIZED = c.Recipe({"train": c.Part(target="It must be {choice}{marker}{gold}")})
-OVERFIT = c.Optimizer("muon", 1e-2, "cosine", warmup_steps=5, b2=0.95)  # memorizes texts within a few dozen updates
-SHORT = c.Sampling(max_new_tokens=96, batch_size=8, bucket=128)
-MAX_SHAPES = 2  # with so few updates most time is compilation, so rows are packed into as few shapes as possible
-
-
-def reduce(config: c.Config, student: str) -> c.Config:
-    """Returns `config` with tiny students, and with a tiny teacher trained on the questions of its sources.
-
-    Students have the architecture of the model `student`, and use chat templates if they do so in `config`.
-    """
-    tokenizer = "task:" + ",".join(config.tasks)
-    sampled = {
-        name: source
-        for name, source in config.rationales.items()
-        if isinstance(source, c.ModelSource) and not source.model.student
-    }
-    generating = {source.model.student for source in config.rationales.values() if isinstance(source, c.ModelSource)}
-    rationales = {name: _reduce_source(source, name in sampled) for name, source in config.rationales.items()}
-    students = {
-        name: dataclasses.replace(
-            spec,
-            model=_reduce_model(spec.model, student, tokenizer),
-            training=_reduce_training(spec.training, name in generating),
-            # In folders of Qwen 2 transformers always creates Qwen's own tokenizer, never a word-level one.
-            export=spec.export and not preset_name(student).startswith("qwen2"),
-        )
-        for name, spec in config.students.items()
-    }
-    corpora = {
-        name: dataclasses.replace(
-            corpus,
-            # The word-level tokenizer has no newlines, so all texts use a format without them.
-            format="chat" if corpus.format == "chat" else "t5",
-            keep="all",
-            decontaminate=0,
-            few_shot=min(corpus.few_shot, 1),
-        )
-        for name, corpus in config.corpora.items()
-    }
-    recipes = config.recipes
-    if sampled:
-        # A fold and the rest of its split would contain the questions twice.
-        names = dict.fromkeys(name.partition("@")[0] for source in sampled.values() for name in source.questions)
-        tasks = {name.split(".")[0] for name in names}
-        recipes = recipes | {LOCAL_TEACHER: MEMORIZED}
-        corpora[LOCAL_TEACHER] = c.Corpus(LOCAL_TEACHER, questions=tuple(names), decontaminate=0)
-        students[LOCAL_TEACHER] = c.Student(
-            model=c.Model(architecture="opt-tiny", overrides=TINY["opt"], tokenizer=tokenizer),
-            corpus=LOCAL_TEACHER,
-            training=c.Training(steps=50 + 50 * len(tasks), batch_size=4, max_shapes=MAX_SHAPES, optimizer=OVERFIT),
-        )
-    return dataclasses.replace(
-        config,
-        tasks={name: dataclasses.replace(t, limit=8, format="t5", tokenizer="") for name, t in config.tasks.items()},
-        recipes=recipes,
-        rationales=rationales,
-        corpora=corpora,
-        students=students,
-        evals={
-            name: dataclasses.replace(spec, n=min(spec.n, 2), few_shot=min(spec.few_shot, 1))
-            for name, spec in config.evals.items()
-        },
-        evaluation=dataclasses.replace(
-            config.evaluation,
-            sampling=_reduce_sampling(config.evaluation.sampling),
-            self_consistency=_reduce_sampling(config.evaluation.self_consistency),
-            dev_questions=4,
-        ),
-    )
-
-
-def _reduce_source(source: c.RationaleSource, from_local_teacher: bool) -> c.RationaleSource:
-    if isinstance(source, c.FileSource):
-        return dataclasses.replace(source, options=source.options | {"subset": True})
-    # At a low temperature the responses of models with so little training at least contain an answer.
-    sampling = dataclasses.replace(_reduce_sampling(source.sampling), temperature=0.3 * source.sampling.temperature)
-    model = c.Model(student=LOCAL_TEACHER) if from_local_teacher else source.model
-    return dataclasses.replace(source, sampling=sampling, few_shot=0, model=model)
-
-
-def _reduce_model(model: c.Model, name: str, tokenizer: str) -> c.Model:
-    if model.student:
-        return model
-    architecture = preset_name(name)
-    if architecture not in map(preset_name, HUB_NAMES):
-        raise InputError(
-            f"runlocal: the architecture of student {name!r} is unknown; {did_you_mean(architecture, HUB_NAMES)}"
-        )
-    kind = "opt" if architecture.startswith("opt") else "t5" if "t5" in architecture else "decoder"
-    return c.Model(architecture=architecture, overrides=TINY[kind], tokenizer=tokenizer, chat=model.chat)
-
-
-def _reduce_training(training: c.Training, generates: bool) -> c.Training:
-    """Returns training with few updates; more for students that generate, whose responses must contain an answer."""
-    steps, optimizer = 6, dataclasses.replace(training.optimizer, learning_rate=1e-2, warmup_steps=2)
-    if generates:
-        steps, optimizer = 80, OVERFIT
-    size = min(training.batch_size, 4)
-    return dataclasses.replace(
-        training,
-        steps=steps,
-        batch_size=size,
-        microbatches=1,
-        max_shapes=min(training.max_shapes, MAX_SHAPES),
-        optimizer=optimizer,
-        eval_every=0,
-        log_every=5,
-    )
-
-
-def _reduce_sampling(sampling: c.Sampling) -> c.Sampling:
-    return dataclasses.replace(SHORT, n=min(sampling.n, 2), temperature=sampling.temperature)
+    if settings.runlocal:
+        config = c.sibling(__file__, "runlocal").reduce(config, settings.student)
+    return c.config_dict(config)

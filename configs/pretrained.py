@@ -10,7 +10,8 @@ Three tasks have published rationales. They are imported from subfolders of `rat
             that the first 5 are by one teacher: subfolder openbookqa_multi, from data of
             github.com/EIT-NLP/Distilling-CoT-Reasoning
     csqa    CommonsenseQA, 1 per question by PaLM 540B: subfolder commonsenseqa_palm540b, from datasets/cqa/llm of
-            github.com/google-research/distilling-step-by-step
+            github.com/google-research/distilling-step-by-step; with responses to the reported questions, so that the
+            report has a row for PaLM 540B
 
 Without `data` the questions come from the Hub. With `data`, the training questions of QuaRel are those of its rationale
 file. All arms start from the same weights and make the same number of updates; the reported checkpoint is the best on
@@ -34,14 +35,15 @@ class PublishedRationales(NamedTuple):
 
     importer: str  # also the name of their folder
     files: str  # pattern of their file names
+    test_files: str  # pattern of the files with responses to the reported questions; "" if there are none
     counts: tuple[int, ...]  # numbers of rationales per question, with one arm for each
     max_tokens: int  # longest response, in tokens
 
 
 PUBLISHED = {
-    "quarel": PublishedRationales("quarel_davinci003", "train_gpt3_responses.jsonl*", (1, 5), 96),
-    "obqa": PublishedRationales("openbookqa_multi", "*_ranked.json*", (1, 5, 22), 192),
-    "csqa": PublishedRationales("commonsenseqa_palm540b", "train_CoT_*.json*", (1,), 96),
+    "quarel": PublishedRationales("quarel_davinci003", "train_gpt3_responses.jsonl*", "", (1, 5), 96),
+    "obqa": PublishedRationales("openbookqa_multi", "*_ranked.json*", "", (1, 5, 22), 192),
+    "csqa": PublishedRationales("commonsenseqa_palm540b", "train_CoT_*.json*", "test_CoT_*.json*", (1,), 96),
 }
 VOTES = 10  # responses per question for self-consistency
 
@@ -59,6 +61,8 @@ def get_config(arg=None):
     )
     if not settings.responses and (settings.data or settings.rationales or not settings.runlocal):
         settings.responses, settings.importer = str(folder / published.files), published.importer
+        if published.test_files and not settings.test_responses:
+            settings.test_responses = str(folder / published.test_files)
     train, dev, reported = common.splits(settings.task, settings.runlocal)
     task = common.task(settings.task, common.data_folder(settings))
     if settings.task == "quarel" and settings.data:

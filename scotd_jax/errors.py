@@ -20,6 +20,10 @@ class UnusableCorpusError(InputError):
     """No usable corpus can be built from the responses. The build job catches this error and removes the folder."""
 
 
+class MissingResultsError(InputError):
+    """The results of batch files are missing. A run then writes the requests of its other batch sources as well."""
+
+
 class SizesError(InputError):
     """Batch and mesh sizes that do not fit together. The plan job catches it and suggests sizes that do."""
 

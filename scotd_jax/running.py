@@ -3,10 +3,11 @@
 import contextlib
 import json
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from scotd_jax import config as c
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, MissingResultsError
 
 _PRIMARY_ONLY = ("report",)  # jobs that only one process runs while the others wait
 INTERRUPTED, PREEMPTED = 130, 143  # exit statuses; shells use them for SIGINT and SIGTERM
@@ -104,7 +105,11 @@ def run(
                 hosts.sync_processes(f"before {step}")
                 context.log(f"[{number}/{len(steps)}] {step}")
                 if hosts.is_primary() or step.job not in _PRIMARY_ONLY:
-                    job_functions.load(step.job)(context, step.name)
+                    try:
+                        job_functions.load(step.job)(context, step.name)
+                    except MissingResultsError as missing:
+                        messages = [str(missing), *_request_results(context, steps[number:])]
+                        raise InputError("\n".join(messages)) from None
                 if hosts.is_primary():
                     push(context, step)
     except KeyboardInterrupt as interrupt:
@@ -113,6 +118,22 @@ def run(
         where = f"step {number} of {len(steps)} ({step})"
         raise InterruptedRun(_interrupt_message(artefact, where, status), status) from None
     context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
+
+
+def _request_results(context: Any, steps: Iterable[Any]) -> Iterator[str]:
+    """Writes the requests of the batch sources among the steps, so that all can be sent at once.
+
+    Yields:
+      Which results are missing, for every such source.
+    """
+    from scotd_jax.jobs.sample import sample
+
+    for step in steps:
+        if step.job == "sample" and isinstance(context.config.rationales[step.name], c.BatchSource):
+            try:
+                sample(context, step.name)
+            except MissingResultsError as missing:
+                yield str(missing)
 
 
 def steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:

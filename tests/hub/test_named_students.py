@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import common
+from configs import common, runlocal
 from scotd_jax import config as c
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.dry_run import preview
@@ -58,9 +58,9 @@ def test_runlocal_keeps_the_architecture_of_the_student(name):
     for student in students_of(name):
         config = load(name, f"student={student},runlocal")
         preset = PRESETS[preset_name(student)]
-        sizes = common.TINY[preset.kind]
+        sizes = runlocal.TINY[preset.kind]
         for key, spec in config.students.items():
-            if key != common.LOCAL_TEACHER and not spec.model.student:
+            if key != runlocal.LOCAL_TEACHER and not spec.model.student:
                 assert model_config(config, spec.model) == dataclasses.replace(preset, **sizes)
                 assert spec.model.chat == (student in CHAT_MODELS)
 
@@ -77,11 +77,15 @@ def test_dry_run_refuses_nothing(student, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("student", FAMILIES[1:])  # both SmolLM2 models have the same architecture
-def test_tiny_student_of_each_family_trains_evaluates_and_exports(student, tmp_path):
-    """The export job compares logits and generated text with PyTorch, if it is installed."""
+@pytest.mark.parametrize(
+    ("student", "rank"),  # both SmolLM2 models have the same architecture
+    [(name, 2 if name.startswith(("qwen", "gemma")) else 0) for name in FAMILIES[1:]],
+)
+def test_tiny_student_of_each_family_trains_evaluates_and_exports(student, rank, tmp_path):
+    """The export job compares logits and generated text with PyTorch, if it is installed. `rank` is that of LoRA."""
     reduced = load("pretrained", f"task=obqa,arms=n1,student={student},runlocal")
-    spec = dataclasses.replace(reduced.students["n1"], training=TRAINING, dev_sets=())
+    training = dataclasses.replace(TRAINING, lora=c.LoRA(rank))
+    spec = dataclasses.replace(reduced.students["n1"], training=training, dev_sets=())
     sampling = c.Sampling(temperature=0.0, max_new_tokens=8, batch_size=8, bucket=64)
     config = dataclasses.replace(
         reduced,
@@ -127,6 +131,14 @@ def test_prompt_format_and_chat_follow_the_student(settings, expected):
     assert found == {expected}
 
 
+@pytest.mark.parametrize("student", DECODERS)
+def test_chat_can_be_set_for_every_decoder(student):
+    for chat, expected in (("on", ("chat", True)), ("off", ("scotd", False))):
+        config = load("pretrained", f"student={student},chat={chat},arms=n1")
+        chain(config)
+        assert (config.corpora["n1"].format, config.students["n1"].model.chat) == expected
+
+
 def test_chat_teachers_are_prompted_as_chats():
     config = load("scotd", "student=opt-125m,teacher=qwen3-1.7b")
     source = config.rationales["sampled"]
@@ -170,3 +182,7 @@ def test_published_rationales_join_their_questions(shared_data: Path, tmp_path):
         source = config.rationales["published"]
         assert isinstance(source, c.FileSource)
         assert list(Path("/").glob(source.path.lstrip("/"))), source.path
+    sample(run, "teacher_reported")
+    evaluate(run, "teacher")
+    found = json.loads((run.artefact("evaluate", "teacher").path / "results.json").read_text())["sets"]["csqa.dev"]
+    assert (found["n"], found["accuracy"]) == (1221, pytest.approx(0.788, abs=1e-3)), "PaLM 540B"

@@ -18,7 +18,7 @@ from scotd_jax.training.checkpoints import load_params
 from scotd_jax.training.loop import train
 from scotd_jax.training.programs import training_programs
 from scotd_jax.training.step import ONE_PART
-from scotd_jax.training.trainable import combine, num_params, partition
+from scotd_jax.training.trainable import combine, describe_trainable, num_params, partition
 from tests.helpers.fast_compile import UNOPTIMIZED_CODE
 from tests.helpers.tolerances import FLOAT32, TRAJECTORY
 from tests.helpers.training_fixtures import bag_model, batches
@@ -76,6 +76,24 @@ def test_frozen_parameters_are_combined_unchanged():
     combined = combine(trainable, frozen)
     assert jax.tree.structure(combined) == jax.tree.structure(params)
     assert all(a is b for a, b in zip(jax.tree.leaves(combined), jax.tree.leaves(params), strict=True))
+
+
+# Trainable parameters with LoRA of rank 8 on all kernels of attention and MLP: rank times the sum of their sides.
+NAMED_STUDENTS = {
+    "smollm2-135m": 30 * 8 * (2 * 1152 + 2 * 768 + 3 * 2112),
+    "qwen2.5-0.5b": 24 * 8 * (2 * 1792 + 2 * 1024 + 3 * 5760),
+    "qwen3-0.6b": 28 * 8 * (2 * 3072 + 2 * 2048 + 3 * 4096),
+    "llama-3.2-1b": 16 * 8 * (2 * 4096 + 2 * 2560 + 3 * 10240),
+    "tinyllama-1.1b": 22 * 8 * (2 * 4096 + 2 * 2304 + 3 * 7680),
+    "gemma-3-270m": 18 * 8 * (2 * 1664 + 2 * 896 + 3 * 2688),
+    "smollm3-3b": 36 * 8 * (2 * 4096 + 2 * 2560 + 3 * 13056),
+}
+
+
+@pytest.mark.parametrize(("student", "expected"), NAMED_STUDENTS.items())
+def test_lora_of_named_students_trains_this_many_parameters(student, expected):
+    params = build(config_for(student)).abstract()
+    assert describe_trainable(params, (), config.LoRA(rank=8)).startswith(f"{expected:,} of {num_params(params):,} ")
 
 
 @pytest.mark.parametrize("architecture", ["opt-tiny", "t5-tiny", "decoder-tiny", "opt-350m", "t5-v1.1-small"])

@@ -26,6 +26,7 @@ from scotd_jax.layout import split_prompt
 from scotd_jax.rationales.store import ResponseWriter, read_responses
 from scotd_jax.records import Question, Response, to_json
 from scotd_jax.tasks.instructions import REASON
+from tests.helpers.chat_model import write_model
 from tests.helpers.corpora import MODEL, WORDS, make_run, question, responses, write_questions
 from tests.helpers.tolerances import FLOAT32
 
@@ -35,6 +36,8 @@ GREEDY = c.Sampling(temperature=0.0, max_new_tokens=6, batch_size=4, bucket=32)
 BEFORE = c.EvalSpec("s", ("t.test",), checkpoint="initial")
 TEST = [question(i, "test") for i in range(6)]
 TINY_T5 = c.Model("t5-tiny", {"num_layers": 1, "d_model": 32, "initializer_factor": 1.0}, tokenizer="task:t")
+TINY_DECODER = c.Model("decoder-tiny", {"num_hidden_layers": 1, "initializer_range": 0.2}, tokenizer="task:t")
+MODELS = {"opt": MODEL, "t5": TINY_T5, "decoder": TINY_DECODER}
 
 
 CORPUS = c.Corpus(decontaminate=0)
@@ -140,9 +143,10 @@ def sequence_log_p(model: PromptedModel, prompt_ids: list[int], response_ids: li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [MODEL, TINY_T5], ids=["opt", "t5"])
-def test_choice_likelihoods_equal_a_loop_over_whole_responses(tmp_path, model):
+@pytest.mark.parametrize("family", ["opt", "t5", "decoder", "chat"])
+def test_choice_likelihoods_equal_a_loop_over_whole_responses(tmp_path, family):
     """Compares differences of log-likelihoods with those of "RATIONALE So the answer is: CHOICE", each scored alone."""
+    model = MODELS[family] if family != "chat" else c.Model(path=str(write_model(tmp_path)), chat=True)
     run = make(tmp_path, {"before": BEFORE}, model=model)
     student = loaded(run)
     questions = run.questions.by_id(("t.test",))
@@ -158,6 +162,8 @@ def test_choice_likelihoods_equal_a_loop_over_whole_responses(tmp_path, model):
         form = student.prompts.format_for(task)
         last = [] if form.end else [student.tokenizer.end_id]
         prompt_ids = student.prompt_ids(question_, task)
+        text = student.tokenizer.decode_with_special_tokens(prompt_ids)
+        assert ("<|im_start|>assistant" in text) is (family == "chat"), text
         expected = {
             answer: sequence_log_p(
                 student, prompt_ids, student.tokenizer.encode(form.target(row.rationale, answer)) + last

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.atomic import atomic_write, write_text
-from scotd_jax.errors import InputError
+from scotd_jax.errors import InputError, MissingResultsError
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.servers.remote_model import RemoteModel
 from scotd_jax.jobs.generation.servers.requests import PATHS
@@ -44,7 +44,7 @@ def generate_by_batch_files(
       path: pattern of the result files; "" for FOLDER/batch/results*.jsonl.
 
     Raises:
-      InputError: if samples are missing, after writing their requests.
+      MissingResultsError: if samples are missing, after writing their requests.
     """
     batch = folder / "batch"
     path = path or f"{batch}/results*.jsonl"
@@ -64,7 +64,7 @@ def generate_by_batch_files(
     missing = [key for key in keys if key not in done]
     requests = write_requests(batch, (_request(model, questions, *key) for key in missing))
     if missing:
-        raise InputError(
+        raise MissingResultsError(
             f"{model.where}: {len(missing)} of {len(keys)} samples are missing; their requests are in "
             f"{', '.join(str(file) for file in requests)}. Send them to a batch interface (or: vllm run-batch -i FILE "
             f"-o RESULTS --model {model.name}), add the result files at {path}, and "
