@@ -27,6 +27,7 @@ Options
   --type=TYPE        accelerator type, for example v5litepod-8, or tpu7x-2x2x2 for a topology (default: v6e-8)
   --image=IMAGE      required by setup and run: an image of launch/docker with PLATFORM=tpu, best with its digest
   --runtime=VERSION  TPU software version, or image family of a TPU7x (default: the one for TYPE)
+  --secret=NAME      secret of Secret Manager with a token of the Hugging Face Hub, which becomes HF_TOKEN of the run
   --spot             cheaper, but may be preempted at any time (types up to v6e)
   --max-run=TIME     a TPU7x is deleted after this time, at most 7d (default: 7d)
   --retries=N        how often a preempted VM is requested again (default: 10)
@@ -45,7 +46,7 @@ USAGE
 
 # --- options ---------------------------------------------------------------------------------------------------------
 
-name=scotd-jax zone="" project="" type=v6e-8 image="" runtime="" spot=false max_run=7d retries=10 logs="" poll=30
+name=scotd-jax zone="" project="" type=v6e-8 image="" secret="" runtime="" spot=false max_run=7d retries=10 logs="" poll=30
 actions=()
 while (($#)); do
   case "$1" in
@@ -54,6 +55,7 @@ while (($#)); do
     --project=*) project="${1#*=}" ;;
     --type=*) type="${1#*=}" ;;
     --image=*) image="${1#*=}" ;;
+    --secret=*) secret="${1#*=}" ;;
     --runtime=*) runtime="${1#*=}" ;;
     --max-run=*) max_run="${1#*=}" ;;
     --retries=*) retries="${1#*=}" ;;
@@ -82,6 +84,7 @@ require --max-run "$max_run" '[1-9][0-9]*[mhd]' 24h
 require --retries "$retries" '[0-9]{1,3}' 10
 require --poll "$poll" '[0-9]{1,5}' 30
 [[ -z "$project" ]] || require --project "$project" '[a-z][a-z0-9.:-]*' my-project
+[[ -z "$secret" ]] || require --secret "$secret" '[A-Za-z0-9_-]{1,255}' hugging-face
 [[ -z "$runtime" ]] || require --runtime "$runtime" '[a-z0-9.-]+' v2-alpha-tpuv6e
 for action in "${actions[@]}"; do
   if [[ "$action" == setup || "$action" == run ]]; then

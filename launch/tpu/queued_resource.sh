@@ -36,6 +36,7 @@ vm_state() {
 request_vm() {
   local options=(--accelerator-type="$type" --runtime-version="$runtime" --labels="$label=$vm")
   if "$spot"; then options+=(--spot); fi
+  [[ -z "$secret" ]] || options+=(--scopes=cloud-platform)
   _queue create "$vm" --node-id="$vm" "${options[@]}"
 }
 

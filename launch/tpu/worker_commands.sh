@@ -15,8 +15,21 @@ setup_command() {
   echo "sudo docker pull --quiet $image"
 }
 
+# Writes the token of --secret to a file of the worker that only its owner may read and that does not outlive the
+# command, so that the token is in no command line and no log. `mktemp` creates the file with these rights.
+_fetch_token() {
+  cat <<REMOTE
+token_file="\$(mktemp)"
+trap 'rm -f "\$token_file"' EXIT
+token="\$(gcloud secrets versions access latest --secret=$secret${project:+ --project=$project})"
+printf 'HF_TOKEN=%s\n' "\$token" >"\$token_file"
+REMOTE
+}
+
 # Root of a privileged container opens the TPU devices and locks memory. --init passes SIGTERM on from the first moment.
 start_command() {
+  local environment='--env=JAX_PLATFORMS=tpu,cpu'
+  [[ -z "$secret" ]] || environment+=' --env-file="$token_file"'
   cat <<REMOTE
 set -e
 if [ "\$(sudo docker inspect --format='{{.State.Running}}' scotd-jax 2>/dev/null)" = true ]; then
@@ -24,8 +37,9 @@ if [ "\$(sudo docker inspect --format='{{.State.Running}}' scotd-jax 2>/dev/null
   exit 1
 fi
 sudo docker rm scotd-jax >/dev/null 2>&1 || true
+$([[ -z "$secret" ]] || _fetch_token)
 sudo docker run --detach --init --name=scotd-jax --user=root --privileged --network=host \\
-  --ulimit=memlock=-1 --env=JAX_PLATFORMS=tpu,cpu --volume=scotd-cache:/cache $image \\
+  --ulimit=memlock=-1 $environment --volume=scotd-cache:/cache $image \\
   --multihost=auto --devices=$devices $(printf '%q ' "$@")
 REMOTE
 }

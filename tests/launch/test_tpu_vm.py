@@ -3,6 +3,7 @@
 The stand-in has two workers. A VM of another owner must survive everything.
 """
 
+import re
 import shutil
 import stat
 import subprocess
@@ -137,6 +138,7 @@ def test_dry_run_of_a_newer_tpu_uses_flex_start_vms_in_one_group(tmp_path):
         ((*QUEUE, "--image=x; reboot", "setup"), "--image: expected"),
         ((*QUEUE, "create", *MAIN), "run, which is not among the actions"),
         ((*QUEUE, "--type=v9-8", "create"), "--type: expected"),
+        ((*QUEUE, "--secret=a;b", "create"), "--secret: expected"),
         ((*QUEUE, "--poll=soon", "create"), "--poll: expected"),
         ((*QUEUE, "--name=", "delete"), "--name: expected"),
         ((*QUEUE, "--name=--all", "delete"), "--name: expected"),
@@ -164,6 +166,27 @@ def test_create_setup_run_logs_and_delete_on_two_workers(cloud, options):
         )
     assert [file.read_text() for file in sorted((cloud / "logs").glob("*.log"))] == [log, log]
     assert resources(cloud) == []
+
+
+@pytest.mark.parametrize("options", [QUEUE, COMPUTE], ids=["queue", "compute"])
+def test_token_of_a_secret_reaches_the_run_but_no_log_and_no_command_line(cloud, options):
+    (cloud / "secret").write_text("hf_abc")
+    done = call(cloud, *options, "--secret=hugging-face", *CHAIN, *MAIN)
+    assert done.returncode == 0, done.stderr
+    assert (cloud / "worker-1/environment").read_text() == "HF_TOKEN=hf_abc\n"
+    assert (cloud / "worker-1/rights").read_text() == "600\n"
+    arguments = (cloud / "worker-1/log").read_text()
+    (name,) = re.findall("<--env-file=(.*?)>", arguments)
+    assert not Path(name).exists(), "removed once the container has started"
+    logs = [file.read_text() for file in (cloud / "logs").glob("*.log")]
+    assert "hf_abc" not in "".join([done.stdout, done.stderr, arguments, *calls(cloud), *logs])
+    assert any("--scopes=cloud-platform" in line for line in calls(cloud) if " create " in line)
+
+
+def test_run_with_a_secret_that_cannot_be_read_does_not_start(cloud):
+    done = call(cloud, *QUEUE, "--secret=missing", "create", "run", *MAIN)
+    assert done.returncode == 1
+    assert not (cloud / "worker-0/log").exists()
 
 
 def test_preempted_vm_is_requested_again_and_the_same_command_resumes(cloud):
