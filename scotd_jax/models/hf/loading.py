@@ -1,7 +1,7 @@
 """Loads config and parameters from a Hugging Face folder and checks every tensor.
 
-Loading raises InputError, with the names of file and tensor, if a tensor is missing, unused, of the wrong shape, or a
-copy that differs from its original. Weights of any float type become float32.
+Loading raises InputError, with the names of file and tensor, if a tensor is missing, unused, of the wrong shape, not
+finite, or a copy that differs from its original. Weights of any float type become float32.
 
 With shardings, the slices that each device needs are read from the file and transferred to the device before the next
 tensor is read. The host holds one tensor and maps one file at a time, so a model larger than its memory can be loaded.
@@ -29,6 +29,7 @@ from scotd_jax.models.t5_config import T5Config
 from scotd_jax.tokenizer_files import config_files
 
 _COMPARED = 2**24  # elements of a tensor that are compared with its copy at a time
+_CHECKED = 2**20  # elements of a tensor that are checked at a time, to bound the memory
 _CONFIGS = {"opt": OPTConfig, "t5": T5Config, **dict.fromkeys(FAMILIES, DecoderConfig)}
 
 
@@ -81,7 +82,7 @@ def load_pretrained(
       The config, and the parameters as a nested dict, float32 apart from kernels.
 
     Raises:
-      InputError: if a tensor is missing, unused, of the wrong shape or type, or differs from its copy.
+      InputError: if a tensor is missing, unused, of the wrong shape or type, not finite, or differs from its copy.
     """
     config = load_config(path)
     shardings_by_name = {} if shardings is None else weight_map.flatten(shardings)
@@ -137,7 +138,14 @@ def _load_parameter(
 
     def read(index: tuple[slice, ...] = ()) -> np.ndarray:
         value = files.read(names[0], pair.stored_shape, index[::-1] if pair.transpose else index)
-        return np.array(value.T if pair.transpose else value, jax.numpy.dtype(dtype), order="C")
+        with np.errstate(over="ignore"):  # the check finds such numbers
+            value = np.array(value.T if pair.transpose else value, jax.numpy.dtype(dtype), order="C")
+        if not _is_finite(value):
+            raise InputError(
+                f"{files.file(names[0])}: tensor {names[0]!r} contains NaN, infinity or numbers beyond {dtype}; the "
+                "file is damaged, or these are the weights of a training that diverged"
+            )
+        return value
 
     if sharding is None:
         return read()
@@ -149,6 +157,12 @@ def _load_parameter(
         return slices[key]
 
     return jax.make_array_from_callback(pair.shape, sharding, read_slice)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Whether all elements are finite."""
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[start : start + _CHECKED]).all() for start in range(0, flat.size, _CHECKED))
 
 
 def _equal(files: TensorFiles, name: str, other: str, shape: tuple[int, ...]) -> bool:

@@ -34,6 +34,16 @@ def edit(folder, change):
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
 
 
+def put(value, position):
+    """Returns a change that puts a value at a position of a bias."""
+    bias = np.zeros(24, value.dtype)
+    bias[position] = value
+    return lambda tensors: tensors.update({"model.decoder.layers.0.fc1.bias": bias})
+
+
+NOT_FINITE = r"model\.safetensors: tensor 'model.decoder.layers.0.fc1.bias' contains NaN, infinity or numbers beyond"
+
+
 def assert_same(params, other):
     ours, theirs = weight_map.flatten(params), weight_map.flatten(other)
     assert list(ours) == list(theirs)
@@ -193,8 +203,11 @@ def test_published_flan_t5_configs_load(size, shared_data, tmp_path):
             r"model\.safetensors: tensor 'model.decoder.layers.0.fc1.weight' is float32 \(16, 24\).*\(24, 16\)",
         ),
         (lambda t: t.update({"model.decoder.layers.0.fc1.bias": np.zeros(24, np.int32)}), r"fc1.bias' is int32"),
+        (put(np.float32(np.nan), 23), NOT_FINITE),
+        (put(np.float32(-np.inf), 0), NOT_FINITE),
+        (put(np.float64(1e39), 5), NOT_FINITE),
     ],
-    ids=["missing", "unknown", "shape", "type"],
+    ids=["missing", "unknown", "shape", "type", "NaN", "infinity", "overflow"],
 )
 def test_mismatched_weights_are_refused(change, message, tmp_path):
     export(tmp_path)
