@@ -20,7 +20,7 @@ from etils import epath
 
 from scotd_jax import __version__
 from scotd_jax.atomic import write_text
-from scotd_jax.digests import describe_files, digest, find_damage
+from scotd_jax.digests import describe_files, digest, files_below, find_damage
 from scotd_jax.errors import InputError
 from scotd_jax.progress import log
 from scotd_jax.strict_json import read_json
@@ -42,8 +42,9 @@ FOLDERS = {  # job -> folder of its artefacts
     "report": "report",
 }
 _NO_RESULTS = {"manifest.json", "parameters.txt"}  # files that jobs write before any result
+_UNREAD = ("profile", "tensorboard")  # no job reads them; `Workdir.record` lists their files
 # Entries of the folder that are no results. Profiles and files of metric services may be removed or changed later.
-_UNRECORDED = {"manifest.json", "parts", "damaged", "profile", "tensorboard", "wandb", "mlflow_run.txt"}
+_UNRECORDED = {"manifest.json", "parts", "damaged", *_UNREAD, "wandb", "mlflow_run.txt"}
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 _MANIFEST_KEYS = ("complete", "format", "digest", "counts", "pushed", "identity", "seen", "versions", "files")
 
@@ -79,7 +80,7 @@ class Artefact:
         if name and not is_folder_name(name):
             raise InputError(f"{job} {name!r:.80}: not the name of a folder; use letters, digits, '.', '_' and '-'")
         self.job, self.name = job, name
-        self.path = root / FOLDERS[job] / name
+        self._root, self.path = root, root / FOLDERS[job] / name
         self._writes, self._dry_run = writes, dry_run
         self.manifest_path = self.path / "manifest.json"
         self._identity: dict[str, Any] = {}  # set by `begin`
@@ -96,12 +97,14 @@ class Artefact:
         if not isinstance(manifest, dict):
             raise InputError(f"{self.manifest_path}: expected a JSON object; start over with {self._redo}")
         if (found := manifest.get("format", 1)) not in _READABLE_FORMATS:
-            written_by = manifest.get("versions", {}).get("scotd_jax", "an unknown version")
+            recorded = manifest.get("versions")
+            written_by = recorded.get("scotd_jax") if isinstance(recorded, dict) else "an unknown version"
             raise InputError(
                 f"{self.path}: has work directory format {found}, written by scotd_jax {written_by}, but this is "
                 f"scotd_jax {__version__} with format {FORMAT}; use another --workdir, or start over with {self._redo}"
             )
-        if found == FORMAT and manifest.pop("checksum", None) != digest(manifest):
+        is_intact = manifest.pop("checksum", None) == digest(manifest) if found == FORMAT else _is_plausible(manifest)
+        if not is_intact:
             raise InputError(
                 f"{self.manifest_path}: damaged, it does not match its checksum; restore it from a copy, or start over "
                 f"with {self._redo}"
@@ -124,6 +127,12 @@ class Artefact:
     def files(self) -> list[str]:
         """Relative paths of the files of a complete artefact, sorted."""
         return sorted(self.manifest().get("files") or self._result_files())
+
+    @property
+    def unread_folders(self) -> list[str]:
+        """Folders of this artefact with files that no job reads, relative to the work directory."""
+        folders = [self.path / name for name in _UNREAD if (self.path / name).is_dir()]
+        return [str(folder.relative_to(self._root)) for folder in folders]
 
     def check_files(self, full: bool = False) -> None:
         """Compares all files with their sizes and digests in the manifest.
@@ -167,8 +176,14 @@ class Artefact:
         """
         self._identity = identity = json.loads(json.dumps(identity))  # JSON turns tuples into lists, as in the manifest
         manifest = self.manifest()
+        if not manifest and self._has_results():
+            raise InputError(
+                f"{self.path}: has files but no manifest.json, so it is unknown which configuration made them. Restore "
+                f"it from a copy, or start over with {self._redo}"
+            )
         # In the mappings `by_set`, all entries seen so far count, and not only those of the last command.
-        seen = {key: manifest.get("seen", manifest["identity"])[key] for key in by_set} if manifest else {}
+        recorded = manifest.get("seen", manifest["identity"]) if manifest else {}
+        seen = {key: recorded.get(key, {}) for key in by_set} if manifest else {}
         difference = _first_difference(manifest["identity"] | seen, identity, by_set) if manifest else None
         if difference:
             if difference[0] not in remade_for:
@@ -237,17 +252,22 @@ class Artefact:
 
     def _check_no_results(self, manifest: Mapping[str, Any], key: str, recorded: Any, current: Any) -> None:
         """Raises InputError if the folder holds results of another identity, which differs in `key`."""
-        if manifest.get("complete") or any(set(files) - _NO_RESULTS for _, _, files in self.path.walk()):
+        if manifest.get("complete") or self._has_results():
             raise InputError(
                 f"{self.path}: made by another configuration: {key} was {recorded!r} and is now {current!r}. "
                 f"Use another --workdir, or start over with {self._redo}"
             )
 
+    def _has_results(self) -> bool:
+        """Whether the folder has any file that a job writes after the manifest."""
+        names = [name.rpartition("/")[2] for name in files_below(self.path)]
+        return any(name not in _NO_RESULTS and not name.startswith(".") for name in names)
+
     def _result_files(self) -> list[str]:
         """Relative paths of the files that belong to the result."""
-        paths = [(folder / name).relative_to(self.path) for folder, _, names in self.path.walk() for name in names]
-        recorded = [path for path in paths if path.parts[0] not in _UNRECORDED]
-        return [str(path) for path in recorded if not any(part.startswith(".") for part in path.parts)]
+        paths = [name.split("/") for name in files_below(self.path)]
+        recorded = [parts for parts in paths if parts[0] not in _UNRECORDED]
+        return ["/".join(parts) for parts in recorded if not any(part.startswith(".") for part in parts)]
 
     @property
     def _redo(self) -> str:
@@ -258,6 +278,18 @@ class Artefact:
         manifest |= {"format": FORMAT}
         manifest = json.loads(json.dumps({key: manifest[key] for key in _MANIFEST_KEYS if key in manifest}))
         write_text(self.manifest_path, json.dumps(manifest | {"checksum": digest(manifest)}, indent=2) + "\n")
+
+
+def _is_plausible(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest without a checksum has the fields of one, and no others that are compared."""
+    kinds = {"identity": dict, "counts": dict, "seen": dict, "digest": str, "complete": bool}
+    if not all(isinstance(manifest[key], kind) for key, kind in kinds.items() if key in manifest):
+        return False
+    return (
+        "identity" in manifest
+        and "files" not in manifest
+        and not (manifest.get("complete") and "digest" not in manifest)
+    )
 
 
 def is_folder_name(name: str) -> bool:

@@ -8,7 +8,8 @@ files, and the whole content of smaller ones; the full check compares the whole 
 import concurrent.futures
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -39,6 +40,21 @@ def describe_files(folder: epath.Path, names: Iterable[str]) -> dict[str, dict[s
     """Returns the descriptions of files of a folder by their relative path."""
     names = sorted(names)
     return dict(zip(names, _in_threads(lambda name: describe_file(folder / name), names), strict=True))
+
+
+def files_below(folder: epath.Path) -> Iterator[str]:
+    """Yields the relative paths of all files below a folder; none if it does not exist."""
+    if not folder.exists():
+        return
+    for root, _, names in folder.walk():
+        inside = os.path.relpath(_without_scheme(root), _without_scheme(folder))
+        yield from (os.path.normpath(os.path.join(inside, name)) for name in names)
+
+
+def _without_scheme(path: epath.PathLike) -> str:
+    """A path in a bucket without gs://, which the paths that `walk` yields lack (etils 1.15 with fsspec)."""
+    text = os.fspath(path)
+    return text.partition("://")[2] or text
 
 
 def find_damage(folder: epath.Path, described: Mapping[str, FileDescription], full: bool) -> dict[str, str]:

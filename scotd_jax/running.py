@@ -111,6 +111,8 @@ def run(
                         messages = [str(missing), *_request_results(context, steps[number:])]
                         raise InputError("\n".join(messages)) from None
                 if hosts.is_primary():
+                    if step in unfinished:
+                        workdir.record(*workdir.artefact(*step).unread_folders)
                     push(context, step)
     except KeyboardInterrupt as interrupt:
         status = PREEMPTED if isinstance(interrupt, Preempted) else INTERRUPTED

@@ -7,6 +7,7 @@ nesting, text that is not UTF-8, and lone surrogates, which cannot be written to
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from scotd_jax.errors import InputError
@@ -15,8 +16,18 @@ MAX_DIGITS = 40  # of an integer; configs of tokenizers have 10**30 for "unlimit
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # may be one of a pair
 
 
-def loads(text: str | bytes) -> Any:
+Pairs = list[tuple[str, Any]]
+
+
+def loads(
+    text: str | bytes, unique_keys: Callable[[Pairs], dict[str, Any]] | None = None, allow_nan: bool = False
+) -> Any:
     """Parses a JSON document.
+
+    Args:
+      text: the document.
+      unique_keys: creates an object from its keys and values; by default a repeated key is a ValueError.
+      allow_nan: whether numbers may be NaN or infinite, as Python's own writer writes them.
 
     Raises:
       ValueError: if the document is broken or has one of the values that the module refuses. The message has no
@@ -27,9 +38,9 @@ def loads(text: str | bytes) -> Any:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_float=_parse_float,
+            object_pairs_hook=unique_keys or _unique_keys,
+            parse_constant=None if allow_nan else _refuse_constant,
+            parse_float=None if allow_nan else _parse_float,
             parse_int=_parse_int,
         )
     except RecursionError:
@@ -59,11 +70,11 @@ def read_json(path: ReadableFile, advice: str = "remove the artefact's folder an
     """
     try:
         return loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, IsADirectoryError) as error:
         raise InputError(f"{path}: not JSON ({error}); {advice}") from None
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: Pairs) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         seen: set[str] = set()

@@ -1,18 +1,25 @@
-"""The work directory: one folder per artefact (artefact.py), the last config, and the pinned models."""
+"""The work directory: one folder per artefact (artefact.py), the last config, and the pinned models.
 
+DIR/manifest.json lists the files that no job reads, with sizes and digests: the config, the pinned models, the report,
+profiles and TensorBoard files. The command `verify` compares them.
+"""
+
+import importlib.util
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
 from scotd_jax.artefact import FOLDERS, Artefact, is_folder_name
 from scotd_jax.atomic import write_text
+from scotd_jax.digests import describe_files, digest, files_below, find_damage
 from scotd_jax.errors import InputError
-from scotd_jax.strict_json import read_json
+from scotd_jax.strict_json import loads, read_json
 
-_MODELS = "models.json"  # pinned models of the Hub
+_MANIFEST = "manifest.json"
+_CONFIG, _MODELS = "config.json", "models.json"  # the last config, and pinned models of the Hub
 
 
 class Workdir:
@@ -26,6 +33,8 @@ class Workdir:
           writes: whether this process writes manifests; True on the primary process only.
           dry_run: whether `Artefact.begin` raises StopBeforeWork after its checks, so that no job does any work.
         """
+        if root.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
+            raise InputError(f"{root}: a bucket needs a further library: pip install 'scotd_jax[gcs]'")
         # Checkpoints need an absolute path, and messages are clearer with one.
         self.root = epath.Path(root if "://" in root else os.path.abspath(root))
         self._writes, self._dry_run = writes and not dry_run, dry_run
@@ -50,15 +59,18 @@ class Workdir:
         return artefact
 
     def artefacts(self) -> Iterator[Artefact]:
-        """Yields all artefacts that have a manifest."""
+        """Yields all artefacts."""
         for job, folder in FOLDERS.items():
+            if job == "report":  # has no manifest of its own; see `record`
+                continue
             names = [path.name for path in (self.root / folder).iterdir()] if (self.root / folder).is_dir() else []
             found = [self.artefact(job, name) for name in sorted(names) if is_folder_name(name)]
-            yield from (artefact for artefact in found if artefact.manifest_path.exists())
+            yield from (artefact for artefact in found if artefact.path.is_dir())
 
     def save_config(self, config: dict[str, Any]) -> None:
         """Writes the config of the last command to DIR/config.json, for reference."""
-        write_text(self.root / "config.json", json.dumps(config, indent=2) + "\n")
+        write_text(self.root / _CONFIG, json.dumps(config, indent=2) + "\n")
+        self.record(_CONFIG)
 
     def pinned_models(self) -> dict[str, str]:
         """Returns the Hub models that earlier commands used, as {"OWNER/NAME": "OWNER/NAME@COMMIT"}."""
@@ -74,3 +86,55 @@ class Workdir:
         """Adds models to models.json, in the form that `pinned_models` returns."""
         if models:
             write_text(self.root / _MODELS, json.dumps(self.pinned_models() | models, indent=2) + "\n")
+            self.record(_MODELS)
+
+    def record(self, *names: str) -> None:
+        """Records sizes and digests of files that no job reads, and of those below folders; names are relative."""
+        if not (self._writes and names):
+            return
+        found = describe_files(self.root, [file for name in names for file in self._files(name)])
+        others = {name: value for name, value in self._recorded().items() if not _is_below(name, names)}
+        files = dict(sorted((others | found).items()))
+        text = json.dumps({"files": files, "checksum": digest(files)}, indent=2) + "\n"
+        write_text(self.root / _MANIFEST, text)
+
+    def check_recorded(self) -> int:
+        """Compares the files of `record` completely, and returns their number; 0 for versions that recorded none.
+
+        Raises:
+          InputError: if one is missing, cut, altered or replaced; names it.
+        """
+        files = self._recorded()
+        if damage := find_damage(self.root, files, full=True):
+            name, problem = next(iter(damage.items()))
+            others = f" (and {len(damage) - 1} more files are damaged)" if len(damage) > 1 else ""
+            raise InputError(
+                f"{self.root / name}: {problem}{others}. No job reads it; a command that runs jobs writes the config "
+                "anew, and --jobs=report the report"
+            )
+        return len(files)
+
+    def _recorded(self) -> dict[str, Any]:
+        """The recorded files, {} if there are none. Raises InputError if the manifest is damaged."""
+        file = self.root / _MANIFEST
+        if not file.exists():
+            return {}
+        try:
+            manifest = loads(file.read_bytes())
+            files, checksum = manifest["files"], manifest["checksum"]
+        except (ValueError, TypeError, KeyError, IsADirectoryError):
+            files, checksum = {}, ""
+        if digest(files) != checksum:
+            raise InputError(f"{file}: damaged, it does not match its checksum; remove the file")
+        return files
+
+    def _files(self, name: str) -> list[str]:
+        """Returns a file, or the files below a folder; none if there is neither."""
+        path = self.root / name
+        if path.is_dir():
+            return [f"{name}/{file}" for file in files_below(path)]
+        return [name] if path.exists() else []
+
+
+def _is_below(name: str, folders: Sequence[str]) -> bool:
+    return any(name == folder or name.startswith(f"{folder}/") for folder in folders)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from scotd_jax.artefact import versions
+from scotd_jax.artefact import FOLDERS, versions
 from scotd_jax.config import EvalSpec, GeneratedSource, plain
 from scotd_jax.config.compared_arms import compared_arms
 from scotd_jax.config.eval_specs import eval_specs, first_reading
@@ -75,6 +75,7 @@ def report(context: RunContext, name: str) -> None:
     for key, spec in specs.items():
         evaluated = {name: read_evaluated(context, key, name, first_reading(spec)) for name in spec.eval_sets}
         write_lm_eval_results(context, spec, evaluated, artefact.path / "lm_eval" / key)
+    context.workdir.record(FOLDERS["report"])
     context.log(f"  {artefact.path / 'index.html'}")
 
 

@@ -38,6 +38,28 @@ def finished(workdir: Path, job: str) -> artefacts.Artefact:
     return artefact
 
 
+# Files that belong to no artefact, or that no job reads.
+OTHER_FILES = [
+    "config.json",
+    "models.json",
+    "report/index.html",
+    "report/lm_eval/x/results.json",
+    "students/x/profile/plugins/profile/run/host.trace.json.gz",
+    "students/x/tensorboard/events.out.tfevents.1.host",
+]
+
+
+def finished_workdir(folder: Path) -> None:
+    """Makes a work directory with files of every kind. Checkpoints, which are loaded too, have a test of their own."""
+    for job in FILES:
+        finished(folder, job)
+    for name in OTHER_FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name}\n" + "0123456789" * 4 + "\n")
+    workdir = Workdir(str(folder))
+    workdir.record("config.json", "models.json", "report", *workdir.artefact("train", "x").unread_folders)
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -96,6 +118,35 @@ def test_files_that_may_change_later_are_not_recorded(tmp_path):
         (artefact.path / name).write_text("1")
     artefact.finish({})
     assert artefact.files == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_no_damage_to_any_file_passes_verify(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("scotd_jax.training.checkpoints.verify_checkpoints", lambda folder: iter(()))
+    finished_workdir(tmp_path)
+    assert {result.state for result in verify(str(tmp_path))} == {"intact"}
+    passed, files = [], [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert len(files) == sum(map(len, FILES.values())) + len(FILES) + len(OTHER_FILES) + 1
+    for path in files:
+        original = path.read_bytes()
+        DAMAGES[kind](path)
+        found = [result for result in verify(str(tmp_path)) if result.state != "intact"]
+        if len(found) != 1 or str(path) not in found[0].details:
+            passed.append(str(path.relative_to(tmp_path)))
+        if path.is_dir():
+            path.rmdir()
+        path.write_bytes(original)
+    assert passed == []
+
+
+def test_files_without_their_manifest_are_refused(tmp_path):
+    """They would be taken for those of the present config."""
+    artefact = finished(tmp_path, "sample")
+    artefact.manifest_path.unlink()
+    with pytest.raises(InputError, match="has files but no manifest.json.*--overwrite=sample:x"):
+        artefact.begin({"spec": 2})
+    artefact.remove()
+    assert artefact.begin({"spec": 2})
 
 
 def test_any_flipped_bit_of_a_manifest_is_refused(tmp_path):
@@ -185,7 +236,7 @@ def test_verify_command_lists_all_artefacts(tmp_path):
     for arguments in ([], [str(tmp_path), "more"]):
         with pytest.raises(InputError, match="expected one work directory"):
             subcommands.verify(arguments)
-    with pytest.raises(InputError, match="no artefact with a manifest"):
+    with pytest.raises(InputError, match="no artefact; expected the --workdir"):
         verify(str(tmp_path / "nothing"))
 
 

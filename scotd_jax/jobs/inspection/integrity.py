@@ -23,7 +23,7 @@ class Verification(NamedTuple):
 
 
 def verify(workdir: str) -> list[Verification]:
-    """Checks all artefacts of a work directory: every file of complete ones, and the checkpoints of all trainings.
+    """Checks a work directory: every file of complete artefacts, the checkpoints of all trainings, and other files.
 
     Needs no config and writes nothing.
 
@@ -33,8 +33,8 @@ def verify(workdir: str) -> list[Verification]:
     directory = Workdir(workdir, writes=False)
     found = [_verify(artefact) for artefact in directory.artefacts()]
     if not found:
-        raise InputError(f"{directory.root}: no artefact with a manifest; expected the --workdir of a run")
-    return found
+        raise InputError(f"{directory.root}: no artefact; expected the --workdir of a run")
+    return [*found, *_verify_other_files(directory)]
 
 
 def format_verification(results: list[Verification]) -> str:
@@ -49,6 +49,8 @@ def _verify(artefact: Artefact) -> Verification:
     path = str(artefact.path)
     try:
         manifest = artefact.manifest()
+        if not manifest:
+            raise InputError(f"{artefact.manifest_path}: is missing")
         if artefact.complete:
             artefact.check_files(full=True)
         details = [f"{len(manifest['files']):,} files"] if "files" in manifest else []
@@ -57,6 +59,17 @@ def _verify(artefact: Artefact) -> Verification:
         return Verification(path, "damaged", str(error))
     state = "incomplete" if not artefact.complete else "intact" if "files" in manifest else "no digests"
     return Verification(path, state, ", ".join(details))
+
+
+def _verify_other_files(directory: Workdir) -> Iterator[Verification]:
+    """Yields one result for the files that belong to no artefact, if there are some."""
+    try:
+        if count := directory.check_recorded():
+            yield Verification(str(directory.root), "intact", f"{count:,} files: config, report, profiles")
+        elif (directory.root / "config.json").exists():
+            yield Verification(str(directory.root), "no digests", f"{directory.root / 'manifest.json'} is missing")
+    except InputError as error:
+        yield Verification(str(directory.root), "damaged", str(error))
 
 
 def _verified_checkpoints(artefact: Artefact) -> Iterator[int]:
