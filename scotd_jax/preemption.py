@@ -1,8 +1,9 @@
 """Preemption notices: after SIGTERM a run saves what it has and ends with a status on which it is started again.
 
 A single process ends at once, because its finished work is on disk at any moment, except during training: there it
-ends after the current update, with a checkpoint of it. Several processes are coordinated by JAX, which receives the
-signal and lets all of them save after the same update. Outside of training they continue until they are killed.
+ends after the current update, or in the dev evaluation that the signal interrupts, with a checkpoint. Several processes
+are coordinated by JAX, which receives the signal and lets all of them save after the same update; a dev evaluation in
+progress ends first. Outside of training they continue until they are killed.
 """
 
 import contextlib
@@ -59,6 +60,25 @@ def deferred() -> Iterator[None]:
         _Notice.deferred = False
     if _Notice.received:
         raise Preempted
+
+
+@contextlib.contextmanager
+def interrupted() -> Iterator[None]:
+    """Ends the block on SIGTERM, inside `deferred`; `is_received` returns whether it did."""
+    _Notice.deferred = False
+    try:
+        if _Notice.received:
+            raise Preempted
+        yield
+    except Preempted:
+        pass
+    finally:
+        _Notice.deferred = True
+
+
+def is_received() -> bool:
+    """Returns whether this process received SIGTERM; False with several processes, where `is_requested` counts."""
+    return _Notice.received
 
 
 def is_requested(step: int) -> bool:

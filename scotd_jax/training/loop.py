@@ -1,7 +1,8 @@
 """The training loop. The order of its operations must not change; comments in `train` have these numbers:
 
 1. Create parameters and optimizer state on the mesh, already sharded.
-2. If there is a checkpoint, restore the state, set the data iterator to its saved position, drop metrics after it.
+2. If there is a checkpoint, restore the state, set the data iterator to its saved position, drop metrics after it. If
+   it lacks the evaluation that is due there, make up for it, and save it again with the scores.
 3. Before the first update of a process, check the first batch against separate pairs (startup_check.py).
    For every update:
    a. take the next batch from the iterator and send it to the devices (which are busy with the previous update),
@@ -14,7 +15,7 @@
    b. evaluate the dev questions,
    c. save state and iterator *before* the iterator is advanced. A checkpoint always means "n updates made, n batches
       taken", so an interrupted and resumed run makes exactly the updates of an uninterrupted one.
-   After a preemption notice, the run ends here.
+   After a preemption notice, the run ends here, without an evaluation or in the middle of one.
 5. If training has diverged, with `on_divergence="rewind"`: go back to 2, but leave the iterator where it is, so that
    other batches follow.
 6. Wait until the last checkpoint is written.
@@ -34,9 +35,11 @@ from scotd_jax import config, preemption, progress
 from scotd_jax.distributed import mesh as meshes
 from scotd_jax.distributed import sharding
 from scotd_jax.distributed.profiling import NO_PROFILE, profile_steps
+from scotd_jax.distributed.watchdog import UPDATE_MINUTES, Watchdog
 from scotd_jax.errors import SizesError
 from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.training.accounting import GoodputTracker, batch_flops, mesh_peak_flops, previous_seconds
+from scotd_jax.training.checkpoint_record import CheckpointRecord
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metric_services import metric_services
 from scotd_jax.training.metrics import DeferredMetrics, DivergedError, MetricWriter
@@ -145,8 +148,8 @@ class _Run:
 
     def start(
         self, initial_params: Callable[[], Params] | None, sets_position: bool
-    ) -> tuple[TrainState, int, Mapping[str, Any]]:
-        """1. and 2. Creates or restores the state. Returns it with its step and the unfinished line of metrics.
+    ) -> tuple[TrainState, int, CheckpointRecord | None]:
+        """1. and 2. Creates or restores the state. Returns it with its step and the record of its checkpoint.
 
         Args:
           initial_params: as in `train`.
@@ -155,14 +158,14 @@ class _Run:
         self.checkpoints.wait()
         if self.checkpoints.latest is None:
             with self.tracker.measure("other"):
-                return self.programs.init_state(initial_params and initial_params(), self.seed), 0, {}
+                return self.programs.init_state(initial_params and initial_params(), self.seed), 0, None
         with self.tracker.measure("checkpoint"):
             state, record = self.checkpoints.restore(self.programs.abstract_state)
             if sets_position:
                 self.batches.set_state(record.data)
-        return state, int(state.step), record.unfinished
+        return state, int(state.step), record
 
-    def update(self, state: TrainState, done: int, unfinished: Mapping[str, Any]) -> None:
+    def update(self, state: TrainState, done: int, record: CheckpointRecord | None) -> None:
         """3. and 4. Makes the updates after `done`, with evaluations and saves."""
         training, programs, tracker = self.training, self.programs, self.tracker
         dropout_args = (programs.dropout_seed(self.seed),) if training.dropout > 0 else ()
@@ -182,8 +185,28 @@ class _Run:
                 tracker.update_seconds,
                 mesh_peak_flops(self.mesh),
                 skips=training.on_divergence == "skip",
-                unfinished=unfinished,
+                unfinished=record.unfinished if record else None,
             )
+
+            def save(step: int, state: TrainState, evaluates: bool, preempted: bool) -> None:
+                """4b. and c."""
+                scores: dict[str, float] = {}
+                if evaluates and self.evaluate is not None and not preempted:
+                    with tracker.measure("evaluation"), preemption.interrupted():
+                        scores = dict(self.evaluate(programs.model_params(state), step))
+                if scores:
+                    emit(step, scores)
+                writer.flush()
+                with tracker.measure("checkpoint"):
+                    self.checkpoints.save(step, state, self.batches.get_state(), scores, metrics.unfinished)
+                if preempted or preemption.is_received():
+                    self.checkpoints.wait()
+                    raise preemption.Preempted
+
+            hangs = stack.enter_context(Watchdog(UPDATE_MINUTES))
+            # 2. The evaluation that a preemption notice prevented.
+            if record is not None and not record.scores and _evaluate_and_save(done, training)[0] and self.evaluate:
+                save(done, state, evaluates=True, preempted=False)
             # 3. Update.
             numbers = range(done + 1, training.steps + 1)
             steps = profile_steps(numbers, self.profile, self.folder / "profile", done + 1, metrics.wait)
@@ -199,29 +222,20 @@ class _Run:
                     batch = sharding.shard_batch(host_batch, programs.batch_sharding)
                     with tracker.measure("compile") if programs.is_new_shape(batch) else contextlib.nullcontext():
                         state, update_metrics = programs.step(state, batch, *dropout_args)
-                    metrics.add(step, update_metrics, batch_flops(self.model.config, batch))
+                    with hangs.limit(f"update {step - 1}"):
+                        metrics.add(step, update_metrics, batch_flops(self.model.config, batch))
 
                 # 4. Evaluate and save.
                 evaluate_now, scheduled = _evaluate_and_save(step, training)
                 preempted = preemption.is_requested(step)
                 if not (scheduled or preempted or timer.is_due(step)):
                     continue
-                metrics.drain(end_line=scheduled)
-                scores = {}
-                if evaluate_now and self.evaluate is not None:
-                    with tracker.measure("evaluation"):
-                        scores = dict(self.evaluate(programs.model_params(state), step))
-                if scores:
-                    emit(step, scores)
-                writer.flush()
-                with tracker.measure("checkpoint"):
-                    self.checkpoints.save(step, state, self.batches.get_state(), scores, metrics.unfinished)
+                with hangs.limit(f"update {step}"):
+                    metrics.drain(end_line=scheduled)
+                save(step, state, evaluate_now, preempted)
                 if scheduled:
                     metrics.restart()  # the next line starts here, not at `drain`
                 timer.restart()
-                if preempted:
-                    self.checkpoints.wait()
-                    raise preemption.Preempted
 
 
 def check_batch_size(training: config.Training, mesh: sharding.AnyMesh) -> None:

@@ -12,7 +12,7 @@ import pytest
 from scotd_jax import config as c
 from scotd_jax import main, preemption, running
 from scotd_jax.training import save_timer
-from scotd_jax.training.checkpoints import Checkpoints, load_params
+from scotd_jax.training.checkpoints import Checkpoints, best_step, load_params
 from scotd_jax.training.loop import train
 from scotd_jax.training.metrics import read_metrics
 from scotd_jax.training.save_timer import SaveTimer
@@ -23,7 +23,13 @@ pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
 
 MODEL = bag_model()
 TRAINING = c.Training(
-    steps=7, batch_size=4, log_every=3, startup_check=False, optimizer=c.Optimizer(warmup_steps=1), save_minutes=15.0
+    steps=7,
+    batch_size=4,
+    log_every=3,
+    eval_every=4,
+    startup_check=False,
+    optimizer=c.Optimizer(warmup_steps=1),
+    save_minutes=15.0,
 )
 
 
@@ -45,23 +51,55 @@ def lines(folder):
     return [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(folder / "metrics.jsonl")]
 
 
+class Evaluation:
+    """An evaluation that records its steps, and sends SIGTERM to this process at one of them."""
+
+    def __init__(self, terminated: int = 0):
+        self.steps, self._terminated = [], terminated
+
+    def __call__(self, params, step):
+        if step == self._terminated:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.steps.append(step)
+        return {"dev_accuracy": 1 / step}
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, one_device):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    train(MODEL, None, batches(4), TRAINING, folder, one_device)
+    train(MODEL, None, batches(4), TRAINING, folder, one_device, evaluate=Evaluation())
     return folder
 
 
-@pytest.mark.parametrize("batch", [5, 7])
-def test_training_saves_the_update_and_resumes_equal(uninterrupted, one_device, tmp_path, batch):
-    with pytest.raises(preemption.Preempted), preemption.handle_sigterm():
-        train(MODEL, None, TerminatingBatches(batch), TRAINING, tmp_path, one_device)
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.latest == batch, "no update is repeated"
-    train(MODEL, None, batches(4), TRAINING, tmp_path, one_device)
-    found, expected = (load_params(f / "checkpoints", MODEL.abstract(), "last")[0] for f in (tmp_path, uninterrupted))
+def check_resumes_equal(uninterrupted, one_device, folder, step: int, evaluated: list[int]) -> None:
+    """Asserts that a run saved this update, and that it ends with the evaluations and the end of an undisturbed one."""
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        assert checkpoints.latest == step, "no update is repeated"
+    evaluation = Evaluation()
+    train(MODEL, None, batches(4), TRAINING, folder, one_device, evaluate=evaluation)
+    assert evaluated + evaluation.steps == [4, 7]
+    found, expected = (load_params(f / "checkpoints", MODEL.abstract(), "last")[0] for f in (folder, uninterrupted))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert lines(tmp_path) == lines(uninterrupted), "the line of metrics that was begun continues"
+    assert lines(folder) == lines(uninterrupted), "the line of metrics that was begun continues"
+    assert best_step(folder / "checkpoints") == best_step(uninterrupted / "checkpoints")
+
+
+@pytest.mark.parametrize("batch", [4, 5])
+def test_training_saves_the_update_and_resumes_equal(uninterrupted, one_device, tmp_path, batch):
+    evaluation = Evaluation()
+    with pytest.raises(preemption.Preempted), preemption.handle_sigterm():
+        train(MODEL, None, TerminatingBatches(batch), TRAINING, tmp_path, one_device, evaluate=evaluation)
+    assert evaluation.steps == ([] if batch == 4 else [4]), "an evaluation that is due does not delay the end"
+    check_resumes_equal(uninterrupted, one_device, tmp_path, batch, evaluation.steps)
+
+
+@pytest.mark.parametrize("step", [4, 7])
+def test_sigterm_ends_an_evaluation_which_the_resumed_run_makes_up_for(uninterrupted, one_device, tmp_path, step):
+    evaluation = Evaluation(terminated=step)
+    with pytest.raises(preemption.Preempted), preemption.handle_sigterm():
+        train(MODEL, None, batches(4), TRAINING, tmp_path, one_device, evaluate=evaluation)
+    assert evaluation.steps == ([] if step == 4 else [4]), "its end is not waited for"
+    check_resumes_equal(uninterrupted, one_device, tmp_path, step, evaluation.steps)
 
 
 def test_run_is_saved_when_its_last_checkpoint_is_too_old(uninterrupted, one_device, tmp_path, monkeypatch):
@@ -71,8 +109,8 @@ def test_run_is_saved_when_its_last_checkpoint_is_too_old(uninterrupted, one_dev
     monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: (saved.append(step), save(self, step, *rest)))
     timer = functools.partial(SaveTimer, clock=lambda: float(next(minutes)))
     monkeypatch.setattr("scotd_jax.training.loop.SaveTimer", timer)
-    train(MODEL, None, batches(4), TRAINING, tmp_path, one_device)
-    assert saved == [3, 6, 7]
+    train(MODEL, None, batches(4), TRAINING, tmp_path, one_device, evaluate=Evaluation())
+    assert saved == [3, 4, 7]
     assert lines(tmp_path) == lines(uninterrupted)
 
 
