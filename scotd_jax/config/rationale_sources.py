@@ -94,6 +94,8 @@ class ModelSource:
 
     source: Literal["model"] = dataclasses.field(default="model", init=False)  # selects this class
     questions: Names = ()  # question sets to answer, "TASK.SPLIT"
+    # Set of responses, for example a student's: answer only the questions without a correct response in it; "" is all.
+    failed_in: str = ""
     model: Model = Model()  # model to sample from
     sampling: Sampling = Sampling()  # how responses are sampled
     recipe: str = ""  # prompt and parsing of responses; "" is the recipe of the student, or "scotd" for other models
@@ -121,6 +123,7 @@ class ServerSource:
 
     source: Literal["server"] = dataclasses.field(default="server", init=False)  # selects this class
     questions: Names = ()  # question sets to answer, "TASK.SPLIT"
+    failed_in: str = ""  # set of responses: answer only the questions that it fails on, see ModelSource
     server: Server = Server()  # server and model
     sampling: Sampling = Sampling()  # sampling by the server; batch_size, bucket and chunk have no effect
     recipe: str = "scotd"  # prompt and parsing of responses
@@ -142,6 +145,7 @@ class BatchSource:
 
     source: Literal["batch"] = dataclasses.field(default="batch", init=False)  # selects this class
     questions: Names = ()  # question sets to answer, "TASK.SPLIT"
+    failed_in: str = ""  # set of responses: answer only the questions that it fails on, see ModelSource
     server: Server = Server()  # only model, kind and extra_body have an effect
     path: str = ""  # result files, may contain *; "" is rationales/NAME/batch/results*.jsonl in the work directory
     sampling: Sampling = Sampling()  # sampling by the server; batch_size, bucket and chunk have no effect

@@ -162,6 +162,9 @@ class Training:
     dropout: float = 0.0  # probability of dropping an element of an attention or MLP output
     label_smoothing: float = 0.0  # share of the target probability that is spread over the vocabulary
     z_loss: float = 0.0  # weight of log(Z) ** 2 in the loss; PaLM uses 1e-4
+    # Pass over the questions from those on which the responses of the corpus agree most to those on which they agree
+    # least, in every epoch; with balance_window > 1, the batches of a window remain in random order.
+    curriculum: bool = False
     balance_window: int = 16  # number of batches that exchange questions to balance lengths; 1 is off
     max_shapes: int = 5  # maximum number of batch shapes, each compiled once; 1 is a single shape for all batches
     startup_check: bool = True  # compare grouped and packed responses with separate pairs before the first update

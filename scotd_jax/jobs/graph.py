@@ -6,7 +6,7 @@ A student that is the teacher or the initial model of others is trained before t
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from scotd_jax.config import Config, ModelSource
+from scotd_jax.config import Config, GeneratedSource, ModelSource
 from scotd_jax.config.eval_specs import eval_specs, evaluates_training
 from scotd_jax.errors import InputError, lookup
 from scotd_jax.jobs.preparation.config_checks import check_config
@@ -65,6 +65,8 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
         source = config.rationales[name]
         if isinstance(source, ModelSource) and source.model.student:
             yield Step("train", source.model.student)
+        if isinstance(source, GeneratedSource) and source.failed_in:
+            yield Step("sample", source.failed_in)
     elif job == "score":
         yield Step("train", name)
         yield from (Step("sample", source) for source in scored_sources(config, name))

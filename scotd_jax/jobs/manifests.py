@@ -33,10 +33,11 @@ ROUNDING = ("microbatches", "remat", "scan_layers", "attention")
 # Fields of config.Training that were added later and have no effect on a training without divergence. Identities do not
 # have them, so that older work directories remain valid.
 NO_EFFECT = ("save_minutes", "on_divergence", "wandb", "mlflow")
-# Fields that were added later to sources and to corpora, with defaults that change nothing. Identities omit a field
-# that has its default, for the same reason.
-PROMPT_DEFAULTS = {"system": "", "instruction": "auto", "answer_pattern": ""}
+# Fields that were added later to sources, to corpora and to config.Training, with defaults that change nothing.
+# Identities omit a field that has its default, for the same reason.
+PROMPT_DEFAULTS = {"system": "", "instruction": "auto", "answer_pattern": "", "failed_in": ""}
 CORPUS_DEFAULTS = {"mixture": {}, "max_responses": 0, "scored_by": ""}
+TRAINING_DEFAULTS = {"curriculum": False}
 # Parts of an evaluation's identity that have one entry per question set, or per task of a set.
 BY_SET = ("questions", "formats", "exemplars")
 # Parts of the identity of scores that have one entry per set of responses.
@@ -71,6 +72,8 @@ def responses_identity(context: RunContext, name: str, imported_files: Sequence[
         identity["formats"] = {key: format_digest(prompt_format) for key, prompt_format in formats.items()}
         identity["recipe"] = plain(prompts.recipe)
         identity["exemplars"] = few_shot_identity(context, spec.questions, prompts.settings.few_shot)
+        if spec.failed_in:
+            identity["failed_in"] = context.artefact("sample", spec.failed_in).digest
     if isinstance(spec, ModelSource):
         identity["model"] = model_identity(context, spec.model, context.artefact("sample", name))
     if isinstance(spec, FileSource):
@@ -130,6 +133,9 @@ def student_identity(context: RunContext, name: str) -> dict[str, Any]:
     settings["training"] |= dict.fromkeys((*LOGGING, *ROUNDING))
     for key in NO_EFFECT:
         del settings["training"][key]
+    for key, default in TRAINING_DEFAULTS.items():
+        if settings["training"][key] == default:
+            del settings["training"][key]
     if spec.training.dropout > 0:
         settings["training"]["microbatches"] = spec.training.microbatches
     return {

@@ -8,12 +8,21 @@ from etils import epath
 
 from scotd_jax.artefact import Artefact
 from scotd_jax.atomic import write_text
-from scotd_jax.config import BatchSource, FileSource, ModelSource, RationaleSource, ServerSource, TaskSource
+from scotd_jax.config import (
+    BatchSource,
+    FileSource,
+    GeneratedSource,
+    ModelSource,
+    RationaleSource,
+    ServerSource,
+    TaskSource,
+)
 from scotd_jax.digests import file_digest
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
+from scotd_jax.jobs.generation.failed_questions import failed_questions
 from scotd_jax.jobs.generation.local import generate
 from scotd_jax.jobs.generation.servers.batch_files import generate_by_batch_files
 from scotd_jax.jobs.generation.servers.live import generate_on_server
@@ -49,6 +58,8 @@ def sample(context: RunContext, name: str) -> None:
     questions = context.questions.by_id(spec.questions)
     if not questions:
         raise InputError(f"config.rationales.{name}.questions: no questions in {', '.join(spec.questions) or '()'}")
+    if isinstance(spec, GeneratedSource) and spec.failed_in:
+        questions = failed_questions(context, name, questions)
     # All hosts generate with local models and servers; only the first host reads batch files, tasks and imports.
     if not isinstance(spec, ModelSource | ServerSource) and not hosts.is_primary():
         return

@@ -6,16 +6,19 @@ import jax
 from clu import parameter_overview
 
 from scotd_jax.atomic import write_text
+from scotd_jax.corpus.batching.curriculum import disagreements
 from scotd_jax.corpus.batching.loader import CorpusBatches, open_batches, prefetch_batches
 from scotd_jax.corpus.batching.savings import padding_savings
 from scotd_jax.corpus.description import read_description
 from scotd_jax.distributed import hosts
 from scotd_jax.distributed.mesh import batch_shards, mesh_platform
+from scotd_jax.errors import InputError
 from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.dev_evaluation import DevEvaluation
 from scotd_jax.models import api
 from scotd_jax.models.position_table import check_positions
+from scotd_jax.rationales.store import read_responses
 from scotd_jax.training.accounting import summarize_cost
 from scotd_jax.training.checkpoints import best_step, latest_step
 from scotd_jax.training.loop import train as train_loop
@@ -110,4 +113,18 @@ def _open_batches(context: RunContext, name: str, model: api.LanguageModel, seed
         max_shapes=spec.training.max_shapes,
         row_multiple=spec.training.microbatches * batch_shards(context.mesh),
         mixture=context.config.corpora[spec.corpus].mixture,
+        difficulty=_difficulty(context, name) if spec.training.curriculum else None,
     )
+
+
+def _difficulty(context: RunContext, name: str) -> dict[str, float]:
+    """The difficulty of the questions of a student's corpus. Raises InputError if it is the same for all."""
+    corpus = context.config.students[name].corpus
+    sources = context.config.corpora[corpus].rationales
+    found = disagreements(row for source in sources for row in read_responses(context.response_files(source)))
+    if len(set(found.values())) < 2:
+        raise InputError(
+            f"config.students.{name}.training.curriculum: the responses of corpus {corpus!r} agree equally on all "
+            "questions, so there is no order; use several responses per question, or remove it"
+        )
+    return found

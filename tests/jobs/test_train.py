@@ -9,14 +9,15 @@ import jax
 import pytest
 
 from scotd_jax import config as c
+from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import train
+from scotd_jax.jobs import manifests, train
 from scotd_jax.jobs.build import build
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.model_loading import ModelLoader
 from scotd_jax.jobs.report_parts.run_costs import run_costs
 from scotd_jax.training.metrics import read_metrics
-from tests.helpers.corpora import MODEL, make_run, question, responses, write_questions
+from tests.helpers.corpora import MODEL, folder, make_run, question, responses, write_questions
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -147,3 +148,27 @@ def test_every_dev_set_is_evaluated(tmp_path):
     assert evaluated == ["u/dev/0", "t/dev/0", "u/dev/1", "t/dev/1", "u/dev/2", "t/dev/2"]
     assert len(run.questions.interleaved(("u.dev", "t.dev"), 0)) == 13
     assert [*run.questions.interleaved(("t.dev",), 3)] == ["t/dev/0", "t/dev/1", "t/dev/2"]
+
+
+def test_curriculum_begins_every_epoch_with_the_questions_on_which_responses_agree(tmp_path):
+    run = built(tmp_path, balance_window=1)
+    assert "curriculum" not in manifests.student_identity(run, "s")["spec"]["training"]
+    run = changed(run, curriculum=True)
+    assert manifests.student_identity(run, "s")["spec"]["training"]["curriculum"]
+    spec, reader = run.config.students["s"], CorpusReader(folder(run), "train")
+    batches = train._open_batches(run, "s", run.models.functions(spec.model, spec.precision), 0)
+    number = {tuple(reader[i].prompt): int(reader[i].question_id.rpartition("/")[2]) for i in range(16)}
+    epoch = [number[tuple(batches.texts(position)["train"][0])] for position in range(16)]
+    assert {i % 4 for i in epoch[:8]} == {1, 2}  # both responses to these questions are right
+    assert sorted(epoch) == list(range(16))
+
+
+def test_curriculum_of_equal_questions_is_refused(tmp_path):
+    questions = [question(i) for i in range(4)]
+    write_questions(tmp_path / "t", train=questions)
+    training = c.Training(curriculum=True, batch_size=2)
+    run = make_run(tmp_path, c.Corpus(decontaminate=0), {"sampled": responses(questions, 1)}, training=training)
+    build(run, "c")
+    spec = run.config.students["s"]
+    with pytest.raises(InputError, match="curriculum: the responses of corpus 'c' agree equally on all questions"):
+        train._open_batches(run, "s", run.models.functions(spec.model, spec.precision), 0)

@@ -1,4 +1,7 @@
-"""Order of the entries in an epoch: by default each once, or with a share of the positions for each task."""
+"""Order of the entries in an epoch: by default each once at random, or with a share of the positions for each task.
+
+With a curriculum, every epoch is sorted from easy to hard entries; those of equal difficulty stay in random order.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -31,11 +34,13 @@ class Epochs:
       num_entries: number of entries of the corpus, and of positions of an epoch.
       seed: seed of the order.
       tasks: per task the numbers of its entries, and its positions in every epoch; () for no mixture.
+      difficulty: difficulty of every entry, by which epochs are sorted; None for a random order.
     """
 
     num_entries: int
     seed: int
     tasks: tuple[tuple[np.ndarray, int], ...] = ()
+    difficulty: np.ndarray | None = None
 
     def __call__(self, epoch: int) -> Epoch:
         """Returns an epoch.
@@ -44,10 +49,14 @@ class Epochs:
         ones of every task. Entries of a task with a small share may not occur in it, and others occur several times.
         """
         order = random_permutation(self.num_entries, "epoch", self.seed, epoch)
-        if not self.tasks:
-            return Epoch(order, np.full(self.num_entries, epoch))
-        entries, passes = zip(*(self._next(number, epoch) for number in range(len(self.tasks))), strict=True)
-        return Epoch(np.concatenate(entries)[order], np.concatenate(passes)[order])
+        shuffled = Epoch(order, np.full(self.num_entries, epoch))
+        if self.tasks:
+            entries, passes = zip(*(self._next(number, epoch) for number in range(len(self.tasks))), strict=True)
+            shuffled = Epoch(np.concatenate(entries)[order], np.concatenate(passes)[order])
+        if self.difficulty is None:
+            return shuffled
+        by_difficulty = np.argsort(self.difficulty[shuffled.entries], kind="stable")
+        return Epoch(shuffled.entries[by_difficulty], shuffled.passes[by_difficulty])
 
     def _next(self, number: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         entries, count = self.tasks[number]
@@ -56,20 +65,29 @@ class Epochs:
         return entries[[orders[k][i] for k, i in zip(passes.tolist(), index.tolist(), strict=True)]], passes
 
 
-def make_epochs(reader: CorpusReader, seed: int, mixture: Mapping[str, float] | None = None) -> Epochs:
+def make_epochs(
+    reader: CorpusReader,
+    seed: int,
+    mixture: Mapping[str, float] | None = None,
+    difficulty: Mapping[str, float] | None = None,
+) -> Epochs:
     """Returns the epochs of a corpus.
 
     Args:
       reader: a part of the corpus.
       seed: seed of the order.
       mixture: task -> share of the positions, relative to the others; None or {} draws every entry equally often.
+      difficulty: question id -> difficulty, by which every epoch is sorted; None for a random order.
 
     Raises:
       InputError: if the mixture does not name exactly the tasks of the corpus, or a share is less than one position.
     """
     size = reader.entries
+    by_entry = None
+    if difficulty is not None:
+        by_entry = np.array([difficulty[reader[reader.records(entry)[0]].question_id] for entry in range(size)])
     if not mixture:
-        return Epochs(size, seed)
+        return Epochs(size, seed, difficulty=by_entry)
     names = np.array([reader[reader.records(entry)[0]].task for entry in range(size)])
     if unequal := sorted(set(names.tolist()) ^ set(mixture)):
         raise InputError(
@@ -83,4 +101,5 @@ def make_epochs(reader: CorpusReader, seed: int, mixture: Mapping[str, float] | 
         counts[name] += 1
     if empty := [name for name, count in counts.items() if not count]:
         raise InputError(f"mixture: the share of {empty[0]!r} is less than one of {size} questions; raise it")
-    return Epochs(size, seed, tuple((np.flatnonzero(names == name), count) for name, count in counts.items()))
+    tasks = tuple((np.flatnonzero(names == name), count) for name, count in counts.items())
+    return Epochs(size, seed, tasks, by_entry)

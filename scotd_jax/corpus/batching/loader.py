@@ -86,6 +86,7 @@ class CorpusBatches:
         max_shapes: int = 1,
         row_multiple: int = 1,
         mixture: Mapping[str, float] | None = None,
+        difficulty: Mapping[str, float] | None = None,
     ):
         """Opens the batches of some parts of a corpus.
 
@@ -101,6 +102,8 @@ class CorpusBatches:
           max_shapes: maximum number of different batch shapes.
           row_multiple: the number of rows of every shape is a multiple of this.
           mixture: task -> relative share of the entries (`make_epochs`); by default all entries are equally frequent.
+          difficulty: question id -> difficulty, for epochs from easy to hard (`make_epochs`); the batches of a window
+            stay in random order.
 
         Raises:
           InputError: if the processes cannot share a batch equally, the parts hold different questions, or the mixture
@@ -119,7 +122,8 @@ class CorpusBatches:
         self._process, self._processes = process_index, process_count
         self._window = max(1, min(balance_window, self._num_entries // batch_size))
         self._draws = {name: PartDraws(reader, group_size, start_token) for name, reader in readers.items()}
-        self._epoch = functools.lru_cache(maxsize=2)(make_epochs(next(iter(readers.values())), seed, mixture))
+        epochs = make_epochs(next(iter(readers.values())), seed, mixture, difficulty)
+        self._epoch = functools.lru_cache(maxsize=2)(epochs)
         self._balanced = functools.lru_cache(maxsize=4)(self._balance)
         self.selected_shapes = SelectedShapes(1, (self._plain_shapes(),))
         if max_shapes > 1:

@@ -134,6 +134,7 @@ def canonical_settings(settings: c.Training) -> c.Training:
         tensorboard=False,
         wandb="",
         mlflow="",
+        curriculum=False,
         optimizer=optimizer,
     )
 

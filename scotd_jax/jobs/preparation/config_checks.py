@@ -1,7 +1,5 @@
 """Checks of the relations between the parts of a config, before any step starts."""
 
-import math
-
 from scotd_jax.artefact import is_folder_name
 from scotd_jax.config import (
     Config,
@@ -18,10 +16,10 @@ from scotd_jax.config import (
 from scotd_jax.config.compared_arms import check_claims, check_seeds, compared_arms
 from scotd_jax.config.eval_specs import eval_specs, has_local_model
 from scotd_jax.config.references import TASK_TOKENIZER_PREFIX
-from scotd_jax.errors import InputError, did_you_mean, list_names, lookup
+from scotd_jax.errors import InputError, did_you_mean, lookup
 from scotd_jax.hub.hub_files import is_repository
-from scotd_jax.jobs.generation.prompting import corpus_question_sets, source_prompt_settings
-from scotd_jax.rationales.selections import SELECTIONS, STUDENT_SELECTIONS
+from scotd_jax.jobs.generation.prompting import source_prompt_settings
+from scotd_jax.jobs.preparation.corpus_checks import check_corpus
 from scotd_jax.tasks import recipes
 from scotd_jax.tasks.question_sets import QuestionSet
 
@@ -43,7 +41,8 @@ def check_config(config: Config) -> None:
     for name, source in config.rationales.items():
         _check_rationales(config, source, f"config.rationales.{name}")
     for name in config.corpora:
-        _check_corpus(config, name, f"config.corpora.{name}")
+        _check_sets(config, config.corpora[name].questions, f"config.corpora.{name}.questions")
+        check_corpus(config, name, f"config.corpora.{name}")
     for name, student in config.students.items():
         _check_student(config, student, f"config.students.{name}")
     for name, spec in eval_specs(config).items():
@@ -77,6 +76,31 @@ def _check_rationales(config: Config, source: RationaleSource, where: str) -> No
                 f"{where}: recipe {name!r} needs rationales in its prompts; choose one that generates them"
             )
         source_prompt_settings(config, source, where)  # raises on settings that do not fit together
+        if source.failed_in:
+            _check_round(config, source, where)
+
+
+def _check_round(config: Config, source: GeneratedSource, where: str) -> None:
+    """Checks a source that answers only the questions that another set fails on."""
+    attempts = lookup(config.rationales, source.failed_in, f"{where}.failed_in")
+    if missing := [name for name in source.questions if not _covers(attempts.questions, name)]:
+        raise InputError(
+            f"{where}.failed_in: {source.failed_in!r} does not answer {missing[0]!r}, so all of its questions would "
+            f"count as failed; add it to config.rationales.{source.failed_in}.questions"
+        )
+    for name, other in config.rationales.items():
+        is_same = isinstance(other, GeneratedSource) and _sampled_from(other) == _sampled_from(source)
+        if is_same and other is not source and set(other.questions) & set(source.questions):
+            raise InputError(
+                f"{where}.seed: the same model with the same seed answers these questions in config.rationales.{name}, "
+                "so its samples would be repeated; set another seed"
+            )
+
+
+def _sampled_from(source: GeneratedSource) -> tuple[object, int, int]:
+    """What determines the random samples of a source."""
+    model = source.model if isinstance(source, ModelSource) else source.server
+    return model, source.few_shot, source.seed
 
 
 def _student_recipe(config: Config, source: RationaleSource) -> str:
@@ -87,85 +111,17 @@ def _student_recipe(config: Config, source: RationaleSource) -> str:
     return lookup(config.corpora, student.corpus, f"config.students.{source.model.student}.corpus").recipe
 
 
-def _check_corpus(config: Config, name: str, where: str) -> None:
-    corpus = config.corpora[name]
-    for source in corpus.rationales:
-        lookup(config.rationales, source, f"{where}.rationales")
-    if not corpus.rationales and not corpus.questions:
-        raise InputError(f"{where}: needs rationales, or questions with a recipe such as 'label'")
-    _check_sets(config, corpus.questions, f"{where}.questions")
-    _check_mixture(config, name, f"{where}.mixture")
-    _check_selection(config, name, where)
-    recipe = recipes.find(corpus.recipe, config.recipes, f"{where}.recipe")
-    if not corpus.rationales and recipes.uses_fields(recipe, *recipes.RESPONSE_FIELDS):
-        raise InputError(
-            f"{where}.rationales: recipe {corpus.recipe!r} uses responses; list the sets of responses here"
-        )
-    if corpus.max_responses and not corpus.rationales:
-        raise InputError(
-            f"{where}.max_responses: the corpus has no rationales, so there is nothing to select; remove it, or set "
-            "limit of the task"
-        )
-
-
-def _check_selection(config: Config, name: str, where: str) -> None:
-    corpus = config.corpora[name]
-    lookup(SELECTIONS | STUDENT_SELECTIONS, corpus.cap_by, f"{where}.cap_by")
-    _check_scorer(config, name, where)
-    if corpus.cap and not corpus.rationales:
-        raise InputError(f"{where}.cap: the corpus has no rationales, so there is nothing to select; remove it")
-    sources = [config.rationales[source] for source in corpus.rationales]
-    if corpus.cap and all(isinstance(source, GeneratedSource) for source in sources):
-        total = sum(source.sampling.n for source in sources if isinstance(source, GeneratedSource))
-        if corpus.cap > (most := min(total, corpus.n or total)):
-            raise InputError(
-                f"{where}.cap: {corpus.cap} would select nothing, as no question has more than {most} responses; lower "
-                "it, or raise sampling.n (and n) of its rationales"
-            )
-
-
-def _check_scorer(config: Config, name: str, where: str) -> None:
-    corpus = config.corpora[name]
-    if corpus.cap_by in STUDENT_SELECTIONS and not corpus.scored_by:
-        raise InputError(
-            f"{where}.scored_by: cap_by={corpus.cap_by!r} compares scores under a student; name the student, for "
-            "example one that trains on one response per question"
-        )
-    if not corpus.scored_by:
-        return
-    if corpus.cap_by not in STUDENT_SELECTIONS:
-        raise InputError(
-            f"{where}.scored_by: cap_by={corpus.cap_by!r} compares no scores under a student; remove it, or set cap_by "
-            f"to one of {list_names(STUDENT_SELECTIONS)}"
-        )
-    student = lookup(config.students, corpus.scored_by, f"{where}.scored_by")
-    own = lookup(config.corpora, student.corpus, f"config.students.{corpus.scored_by}.corpus")
-    if not recipes.generates_rationale(recipes.find(own.recipe, config.recipes, f"{where}.scored_by")):
-        raise InputError(
-            f"{where}.scored_by: student {corpus.scored_by!r} trains on recipe {own.recipe!r}, which has no rationale "
-            "before the answer; choose a student of a recipe such as 'scotd'"
-        )
-
-
-def _check_mixture(config: Config, name: str, where: str) -> None:
-    mixture = config.corpora[name].mixture
-    tasks = {QuestionSet.parse(set_name).task for set_name in corpus_question_sets(config, name)}
-    if mixture and (unequal := sorted(tasks ^ set(mixture))):
-        raise InputError(
-            f"{where}: expected a share for each task of the corpus, {list_names(sorted(tasks))}, but "
-            f"{unequal[0]!r} is {'not one of them' if unequal[0] in mixture else 'missing'}"
-        )
-    for task, share in mixture.items():
-        if not 0 < share < math.inf:
-            raise InputError(f"{where}.{task}: expected a share above 0, found {share}")
-
-
 def _check_student(config: Config, student: Student, where: str) -> None:
     corpus = lookup(config.corpora, student.corpus, f"{where}.corpus")
     _check_model(config, student.model, f"{where}.model")
     _check_sets(config, student.dev_sets, f"{where}.dev_sets")
     for source in student.rationales_from:
         lookup(config.rationales, source, f"{where}.rationales_from")
+    if student.training.curriculum and not corpus.rationales:
+        raise InputError(
+            f"{where}.training.curriculum: compares the responses of the corpus, and {student.corpus!r} has none; "
+            "remove it, or list rationales in the corpus"
+        )
     recipe = recipes.find(corpus.recipe, config.recipes, f"{where}.corpus")
     if recipe.parse_as == "rationale" and (student.dev_sets or student.eval_sets):
         raise InputError(f"{where}: recipe {corpus.recipe!r} has no answers to evaluate; remove dev_sets and eval_sets")

@@ -8,12 +8,14 @@ import grain
 import numpy as np
 import pytest
 
+from scotd_jax.corpus.batching.curriculum import disagreements
 from scotd_jax.corpus.batching.epochs import make_epochs
 from scotd_jax.corpus.batching.loader import CorpusBatches
 from scotd_jax.corpus.grouped_example import GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
 from scotd_jax.keyed_random import random_permutation
+from scotd_jax.records import Response
 from tests.helpers.corpus_files import batch_dataset, batch_iterator, write_corpus
 
 QUESTIONS, SAMPLES = 10, 6
@@ -310,3 +312,37 @@ def test_batches_follow_the_mixture(two_tasks):
 def test_mixtures_that_do_not_fit_the_corpus_are_refused(two_tasks, mixture, message):
     with pytest.raises(InputError, match=message):
         entries_of_epochs(two_tasks, 1, mixture)
+
+
+def test_curriculum_sorts_every_epoch_and_leaves_ties_in_random_order(corpus, two_tasks):
+    difficulty = {f"q{i}": float(i // 5) for i in range(QUESTIONS)}  # questions 0 to 4 are easy
+    made = make_epochs(CorpusReader(corpus, "train"), 5, None, difficulty)
+    epochs = [made(epoch) for epoch in range(3)]
+    for epoch, number in zip(epochs, range(3), strict=True):
+        assert sorted(epoch.entries.tolist()) == list(range(QUESTIONS))
+        assert set(epoch.entries[:5].tolist()) == set(range(5))
+        assert epoch.passes.tolist() == [number] * QUESTIONS
+    assert len({tuple(epoch.entries[:5].tolist()) for epoch in epochs}) > 1
+    mixture = {"large": 1.0, "small": 1.5}
+    mixed_epoch = make_epochs(CorpusReader(two_tasks, "train"), 5, mixture, difficulty)(2)
+    pairs = entries_of_epochs(two_tasks, 3, mixture)[2]
+    assert sorted(zip(*(values.tolist() for values in mixed_epoch), strict=True)) == sorted(pairs)
+    assert (np.diff(mixed_epoch.entries // 5) >= 0).all()
+    batches = CorpusBatches({"train": CorpusReader(corpus, "train")}, **OPTIONS, difficulty=difficulty)
+    first_epoch = [int(batches.texts(position)["train"][0][-1] - 50) for position in range(QUESTIONS)]
+    assert set(first_epoch[:5]) == set(range(5))
+
+
+def test_difficulty_is_the_share_of_responses_without_the_most_frequent_answer():
+    answers = {
+        "sure": ["Paris", "paris ", "PARIS", "Rome"],
+        "split": ["a", "b"],
+        "unread": [None, None],
+        "half": ["a", None],
+    }
+    rows = [
+        Response(id_, k, "", None, answer, None, "stop", -1.0, 1, "m", "s")
+        for id_, found in answers.items()
+        for k, answer in enumerate(found)
+    ]
+    assert disagreements(rows) == {"sure": 1 / 4, "split": 1 / 2, "unread": 1.0, "half": 1 / 2}

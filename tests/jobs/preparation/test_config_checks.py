@@ -112,3 +112,9 @@ def test_selections_that_select_nothing_are_refused(corpus, message):
         check_config(run)
     corpora["c"] = c.Corpus(**fields | {"cap": 0, "cap_by": "first", "scored_by": ""})
     check_config(dataclasses.replace(run, corpora=corpora))
+
+
+def test_curriculum_needs_responses_that_it_can_compare():
+    training = c.Training(curriculum=True)
+    with pytest.raises(InputError, match="students.few.training.curriculum: compares the responses .* 'c' has none"):
+        check_config(config(few={"training": training}))
