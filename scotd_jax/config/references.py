@@ -30,6 +30,7 @@ _SECTION_OF_FIELD = {
     "corpus": "corpora",
     "student": "students",
     "scored_by": "students",
+    "failed_in": "rationales",
 }
 
 
