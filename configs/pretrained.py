@@ -19,8 +19,10 @@ dev.
 
 Settings, besides those of configs/common.py: `steps`, `batch` (questions per update) and `group` (rationales of a
 question per update); `rate` and `label_rate`, the peak learning rates with and without rationales; `seeds`, the number
-of seeds; `arms`, such as label+n5. To choose a rate, train with several (`--jobs=sample,build,train`) and compare the
-best dev accuracies in students/*/metrics.jsonl.
+of seeds; `arms`, such as label+n5; `selections`, such as random+rank_surprisal, which adds an arm for each of these
+values of Corpus.cap_by, with `budget` of all rationales of a question (scores under a student are those of n1, seed 0).
+To choose a rate, train with several (`--jobs=sample,build,train`) and compare the best dev accuracies in
+students/*/metrics.jsonl.
 """
 
 import pathlib
@@ -28,6 +30,7 @@ from typing import NamedTuple
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError, did_you_mean
+from scotd_jax.rationales.selections import SELECTIONS, STUDENT_SELECTIONS
 
 
 class PublishedRationales(NamedTuple):
@@ -45,12 +48,14 @@ PUBLISHED = {
     "obqa": PublishedRationales("openbookqa_multi", "*_ranked.json*", "", (1, 5, 22), 192),
     "csqa": PublishedRationales("commonsenseqa_palm540b", "train_CoT_*.json*", "test_CoT_*.json*", (1,), 96),
 }
+BUDGET = 2  # responses per question of a selection
 VOTES = 10  # responses per question for self-consistency
 
 
 def get_config(arg=None):
     common = c.sibling(__file__, "common")
     own = {"task": "quarel", "student": "smollm2-135m-instruct", "rationales": "", "arms": "", "seeds": 1}
+    own |= {"selections": "", "budget": BUDGET}
     training = {"steps": 900, "batch": 16, "group": 1, "rate": 5e-5, "label_rate": 5e-5}
     settings = common.parse_settings(arg, **own, **training)
     if settings.task not in PUBLISHED:
@@ -68,30 +73,35 @@ def get_config(arg=None):
     if settings.task == "quarel" and settings.data:
         files = {"train": str(folder / published.files), "dev": "*dev.jsonl", "test": "*test.jsonl"}
         task = c.Task(task.kind, path=task.path, options={"files": files})
-    arms = selected_arms(published.counts, settings.arms)
+    arms = selected_arms(published.counts, settings)
+    scorer = "n1_0" if settings.seeds > 1 else "n1"
     corpora = {
         name: c.Corpus(
-            recipe="scotd" if count else "label",
+            recipe="scotd" if arm.count else "label",
             format=common.prompt_format(settings),
-            rationales=("published",) if count else (),
+            rationales=("published",) if arm.count else (),
             questions=(train,),
-            n=count,
+            n=arm.count,
             max_response_tokens=published.max_tokens,
+            cap=settings.budget if arm.selection else 0,
+            cap_by=arm.selection or "first",
+            scored_by=scorer if arm.selection in STUDENT_SELECTIONS else "",
         )
-        for name, count in arms.items()
+        for name, arm in arms.items()
     }
+    exported = [name for name, arm in arms.items() if not arm.selection][-1]
     students = {
         f"{name}_{seed}" if settings.seeds > 1 else name: c.Student(
             model=common.model(settings.student, settings),
             corpus=name,
-            training=training_settings(settings, settings.rate if count else settings.label_rate),
+            training=training_settings(settings, settings.rate if arm.count else settings.label_rate),
             dev_sets=(dev,),
             eval_sets=reported,
-            arm=f"SCoTD, N = {count}" if count else "label only",
-            export=name == list(arms)[-1] and seed == 0,
+            arm=arm.title,
+            export=name == exported and seed == 0,
             seed=seed,
         )
-        for name, count in arms.items()
+        for name, arm in arms.items()
         for seed in range(settings.seeds)
     }
     sampled = c.Sampling(n=max(published.counts), temperature=1.0, batch_size=8)  # only for runlocal without files
@@ -111,13 +121,28 @@ def get_config(arg=None):
     return common.finish(common.with_references(config, settings, list(students)[-1]), settings)
 
 
-def selected_arms(counts: tuple[int, ...], names: str) -> dict[str, int]:
-    """Returns the rationales per question by arm, 0 for labels only. `names` selects arms: "label+n5"; "" is all."""
-    arms = {"label": 0, **{f"n{count}": count for count in counts}}
-    chosen = names.split("+") if names else list(arms)
+class Arm(NamedTuple):
+    """An arm: its row of the report, the rationales per question (0 for labels only), and a selection of them."""
+
+    title: str
+    count: int
+    selection: str = ""
+
+
+def selected_arms(counts: tuple[int, ...], settings) -> dict[str, Arm]:
+    """Returns the arms of a task by name. `settings.arms` selects some: "label+n5"; "" is all."""
+    arms = {"label": Arm("label only", 0), **{f"n{count}": Arm(f"SCoTD, N = {count}", count) for count in counts}}
+    chosen = settings.arms.split("+") if settings.arms else list(arms)
     if unknown := [name for name in chosen if name not in arms]:
-        raise InputError(f"arms={names}: {unknown[0]!r} is no arm; {did_you_mean(unknown[0], arms)}")
-    return {name: count for name, count in arms.items() if name in chosen}
+        raise InputError(f"arms={settings.arms}: {unknown[0]!r} is no arm; {did_you_mean(unknown[0], arms)}")
+    arms = {name: arm for name, arm in arms.items() if name in chosen}
+    for name in filter(None, settings.selections.split("+")):
+        if name not in (known := {**SELECTIONS, **STUDENT_SELECTIONS}):
+            raise InputError(f"selections={settings.selections}: {name!r} is unknown; {did_you_mean(name, known)}")
+        if name in STUDENT_SELECTIONS and "n1" not in arms:
+            raise InputError(f"selections={settings.selections}: {name!r} needs the student of arm n1; add it to arms")
+        arms[name] = Arm(f"{settings.budget} of {max(counts)}, {name}", max(counts), name)
+    return arms
 
 
 def training_settings(settings, rate: float) -> c.Training:

@@ -59,7 +59,7 @@ def score_rationales(
       questions: the questions.
       by_question: responses to one question each, with rationales and answers.
       limits: corpus of the student; responses beyond its limits on tokens are left out.
-      sampling: sampling settings, of which only `batch_size` and `bucket` are used.
+      sampling: sampling settings, of which only `batch_size`, here in responses, and `bucket` are used.
       mesh: devices over which prompts are spread.
 
     Yields:
@@ -118,7 +118,8 @@ def _score_texts(
         for k in range(0, len(ordered), RESPONSES_PER_PROMPT):
             some = ordered[k : k + RESPONSES_PER_PROMPT]
             candidates.append(Candidates((id_, tuple(some)), prompts[id_], some))
-    sizes: dict[str, Any] = {"batch_size": sampling.batch_size, "bucket": sampling.bucket, "mesh": mesh}
+    prompts_per_batch = max(1, sampling.batch_size // RESPONSES_PER_PROMPT)  # so that `batch_size` responses fit
+    sizes: dict[str, Any] = {"batch_size": prompts_per_batch, "bucket": sampling.bucket, "mesh": mesh}
     found: dict[tuple[str, Tokens], TokenScores] = {}
     for batch in score_tokens(model.model, model.params, candidates, max_rank=MAX_RANK, **sizes):
         for (id_, some), scores in batch:  # pyrefly: ignore
