@@ -37,7 +37,7 @@ def ngram_vectors(texts: Sequence[str]) -> np.ndarray:
 
 
 def cluster(distances: np.ndarray, count: int) -> list[int]:
-    """Returns the cluster of each item: average linkage, cut where `count` clusters are left.
+    """Returns the cluster of each item: the two nearest clusters are merged until `count` are left (average linkage).
 
     Args:
       distances: symmetric distances of at least two items, [items, items].
@@ -47,5 +47,9 @@ def cluster(distances: np.ndarray, count: int) -> list[int]:
 
     # Rounded, so that the order of a sum of products does not decide between equal distances.
     above_diagonal = np.round(distances[np.triu_indices(len(distances), 1)], 9)
-    tree = hierarchy.linkage(np.maximum(above_diagonal, 0), "average")
-    return hierarchy.cut_tree(tree, count)[:, 0].tolist()
+    merges = hierarchy.linkage(np.maximum(above_diagonal, 0), "average")[: len(distances) - count]
+    clusters = {i: [i] for i in range(len(distances))}
+    for number, (one, other, *_) in enumerate(merges, len(distances)):
+        clusters[number] = clusters.pop(int(one)) + clusters.pop(int(other))
+    label_of = {item: label for label, items in enumerate(clusters.values()) for item in items}
+    return [label_of[i] for i in range(len(distances))]
