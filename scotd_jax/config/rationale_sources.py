@@ -94,8 +94,6 @@ class ModelSource:
 
     source: Literal["model"] = dataclasses.field(default="model", init=False)  # selects this class
     questions: Names = ()  # question sets to answer, "TASK.SPLIT"
-    # Set of responses, for example a student's: answer only the questions without a correct response in it; "" is all.
-    failed_in: str = ""
     model: Model = Model()  # model to sample from
     sampling: Sampling = Sampling()  # how responses are sampled
     recipe: str = ""  # prompt and parsing of responses; "" is the recipe of the student, or "scotd" for other models
@@ -112,6 +110,8 @@ class ModelSource:
     think: Think = ""
     release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
     seed: int = 0  # added to the seed of the config
+    # Set of responses, for example a student's: answer only the questions without a correct response in it; "" is all.
+    failed_in: str = ""
 
     def __post_init__(self):
         _check_answer_pattern(self)
@@ -123,7 +123,6 @@ class ServerSource:
 
     source: Literal["server"] = dataclasses.field(default="server", init=False)  # selects this class
     questions: Names = ()  # question sets to answer, "TASK.SPLIT"
-    failed_in: str = ""  # set of responses: answer only the questions that it fails on, see ModelSource
     server: Server = Server()  # server and model
     sampling: Sampling = Sampling()  # sampling by the server; batch_size, bucket and chunk have no effect
     recipe: str = "scotd"  # prompt and parsing of responses
@@ -134,6 +133,7 @@ class ServerSource:
     think: Think = ""  # what to do with <think> blocks, see ModelSource
     release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
     seed: int = 0  # added to the seed of the config
+    failed_in: str = ""  # set of responses: answer only the questions that it fails on, see ModelSource
 
     def __post_init__(self):
         _check_answer_pattern(self)
@@ -145,7 +145,6 @@ class BatchSource:
 
     source: Literal["batch"] = dataclasses.field(default="batch", init=False)  # selects this class
     questions: Names = ()  # question sets to answer, "TASK.SPLIT"
-    failed_in: str = ""  # set of responses: answer only the questions that it fails on, see ModelSource
     server: Server = Server()  # only model, kind and extra_body have an effect
     path: str = ""  # result files, may contain *; "" is rationales/NAME/batch/results*.jsonl in the work directory
     sampling: Sampling = Sampling()  # sampling by the server; batch_size, bucket and chunk have no effect
@@ -157,6 +156,7 @@ class BatchSource:
     think: Think = ""  # what to do with <think> blocks, see ModelSource
     release: Release = ""  # also write the responses as a dataset with a card, in this format; "" writes none
     seed: int = 0  # added to the seed of the config
+    failed_in: str = ""  # set of responses: answer only the questions that it fails on, see ModelSource
 
     def __post_init__(self):
         _check_answer_pattern(self)
