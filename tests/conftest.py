@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 with contextlib.suppress(ImportError):
@@ -38,6 +39,17 @@ def fault_seed(record_property) -> int:
     record_property("seed", seed)
     print(f"FAULTS_SEED={seed}")  # pytest prints it if the test fails
     return seed
+
+
+@pytest.fixture(scope="session")
+def real_corpora(shared_data, tmp_path_factory) -> Callable[[str], Path]:
+    """Returns a function of the name of a real set of rationales that returns a work directory with its corpora."""
+    from tests.helpers.real_corpora import build
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    return lambda name: build(folder, name, shared_data)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import tensorflow as tf
 from scotd_jax.corpus import tf_example
 from scotd_jax.corpus.grouped_example import FEATURES, GroupedExample
 from scotd_jax.corpus.reader import CorpusReader
-from tests.helpers.cli import run_cli
-from tests.helpers.real_corpora import SETS, write_config
+from tests.helpers.real_corpora import SETS
 
 pytestmark = pytest.mark.slow
 
@@ -29,15 +28,12 @@ T5_BINS = {"openbookqa": {"kept": 10519, "too_long": 5}}  # where T5 differs fro
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_real_corpus_has_expected_counts_and_is_read_by_tensorflow_and_tfds(name, shared_data, tmp_path):
+def test_real_corpus_has_expected_counts_and_is_read_by_tensorflow_and_tfds(name, real_corpora):
     import tensorflow_datasets as tfds
 
-    config = write_config(tmp_path, name, shared_data)
-    done = run_cli(f"--config={config}", f"--workdir={tmp_path}/w", "--jobs=sample,build")
-    assert done.returncode == 0, done.stderr
     schema = {key: tf.io.VarLenFeature(tf.string if "bytes" in text else tf.int64) for key, text in FEATURES.items()}
     for kind in ("opt", "t5"):
-        folder = tmp_path / "w/corpora" / kind
+        folder = real_corpora(name) / "corpora" / kind
         report = json.loads((folder / "ledger.json").read_text())
         bins = {bin_: count for bin_, count in report["bins"].items() if count}
         expected = BINS[name] | (T5_BINS.get(name, {}) if kind == "t5" else {})

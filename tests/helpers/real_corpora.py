@@ -1,6 +1,10 @@
-"""Configs that build corpora of the three real sets of rationales with real tokenizers (../shared/data)."""
+"""Corpora of the three real sets of rationales with real tokenizers (../shared/data)."""
 
 from pathlib import Path
+
+from filelock import FileLock
+
+from tests.helpers.cli import run_cli
 
 CONFIG = """
 from scotd_jax import config as c
@@ -11,7 +15,6 @@ def get_config():
         "opt": c.Model(architecture="opt-125m", tokenizer=data + "/tokenizers/opt"),
         "t5": c.Model(architecture="t5-small", tokenizer=data + "/tokenizers/t5/spiece.model"),
     }}
-    models = {{name: models[name] for name in {families!r}}}
     return c.config_dict(c.Config(
         tasks={{"t": c.Task({kind!r}, path=data + "/{kind}", options={options!r})}},
         rationales={{"imported": c.FileSource(("t.train",), path=data + {files!r}, importer={importer!r})}},
@@ -40,12 +43,35 @@ SETS = {
 }
 
 
-def write_config(folder: Path, kind: str, data: Path, families: tuple[str, ...] = ("opt", "t5")) -> Path:
-    """Writes a config with one corpus per model family; returns its path."""
+def build(root: Path, kind: str, data: Path) -> Path:
+    """Imports a set of rationales, and builds a corpus of it for OPT and one for T5, if no process has done so yet.
+
+    The largest set has 109,037 responses, so all tests share its corpora. The job runs in another process, since
+    runtime type checks would take most of its time.
+
+    Args:
+      root: a folder that all processes of the test session share.
+      kind: a key of SETS.
+      data: ../shared/data.
+
+    Returns:
+      The work directory, with `rationales/imported`, `corpora/opt` and `corpora/t5`.
+    """
+    workdir = root / "real_corpora" / kind
+    workdir.parent.mkdir(exist_ok=True)
+    with FileLock(f"{workdir}.lock"):
+        if not workdir.exists():
+            config = write_config(workdir.with_suffix(".py"), kind, data)
+            done = run_cli(f"--config={config}", f"--workdir={workdir}", "--jobs=sample,build")
+            assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def write_config(path: Path, kind: str, data: Path) -> Path:
+    """Writes a config with one corpus per model family; returns `path`."""
     files, importer, responses, questions, dev_sets = SETS[kind]
     text = CONFIG.format(
         data=str(data),
-        families=families,
         kind=kind,
         options={"files": files} if files else {},
         importer=importer,
@@ -53,6 +79,5 @@ def write_config(folder: Path, kind: str, data: Path, families: tuple[str, ...] 
         questions=questions,
         dev_sets=dev_sets,
     )
-    path = folder / "config.py"
     path.write_text(text)
     return path

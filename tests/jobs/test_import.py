@@ -1,6 +1,5 @@
 """Tests of the sample job with imported files: work directory, messages, and three real corpora."""
 
-import gzip
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from scotd_jax.jobs.context import make_context
 from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.importers.joining import FileImport
 from scotd_jax.rationales.store import read_responses
-from scotd_jax.records import Question, to_json
+from scotd_jax.records import to_json
 from scotd_jax.tasks.registry import load_task
 from scotd_jax.workdir import Workdir
 from tests.helpers.cli import run_cli
@@ -165,17 +164,8 @@ def load_questions(folder: Path, file: str, layout: str = "line"):
 
 
 @pytest.mark.slow
-def test_import_of_openbookqa_from_three_teachers(shared_data, tmp_path):
-    """Runs in another process, since runtime type checks would take most of the time for the largest corpus."""
-    config = tmp_path / "config.py"
-    files = 'options={"files": {"train": "train.jsonl"}}'
-    task = f'c.Task(kind="multiple_choice", path="{shared_data}/openbookqa", {files})'
-    path = f"{shared_data}/rationales/openbookqa_multi/*_ranked.json.gz"
-    text = FILE.format(folder="", path=path).replace("prompt_completion", "openbookqa_multi")
-    config.write_text(text.replace("""c.Task(kind="jsonl", path='')""", task))
-    done = run_cli(f"--config={config}", f"--workdir={tmp_path / 'w'}", "--jobs=sample")
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "w/rationales/sampled"
+def test_import_of_openbookqa_from_three_teachers(real_corpora):
+    folder = real_corpora("openbookqa") / "rationales/imported"
     ledger = json.loads((folder / "ledger.json").read_text())
     counted = {
         file.removesuffix("_ranked.json.gz"): (n["right"], n["wrong"], n["no_answer"])
@@ -198,17 +188,16 @@ def test_import_of_openbookqa_from_three_teachers(shared_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_import_of_commonsenseqa_from_palm(shared_data, tmp_path):
-    questions_by_id = load_questions(shared_data / "commonsenseqa", "train_rand_split.jsonl", "block")
-    path = f"{shared_data}/rationales/commonsenseqa_palm540b/train_CoT_*.json.gz"
-    spec = c.FileSource(path=path, importer="commonsenseqa_palm540b")
-    job = FileImport(spec, "r")
-    assert sum("\n\n" in row.text for row in job.responses(questions_by_id)) == 0
-    total = job.ledger.to_json()["total"]
+def test_import_of_commonsenseqa_from_palm(real_corpora, shared_data, tmp_path):
+    folder = real_corpora("commonsenseqa") / "rationales/imported"
+    assert sum("\n\n" in row.text for row in read_responses(sorted(folder.glob("responses-*.jsonl")))) == 0
+    total = json.loads((folder / "ledger.json").read_text())["total"]
     assert (total["read"], total["right"], total["no_answer"], total["questions"]) == (9741, 7377, 182, 9741)
     # A join by row, in the order of the question file, pairs responses with wrong questions: accuracy is near chance.
+    questions_by_id = load_questions(shared_data / "commonsenseqa", "train_rand_split.jsonl", "block")
     (tmp_path / "ids.txt").write_text("".join(f"{id_}\n" for id_ in questions_by_id))
-    by_row = c.FileSource(path=path, importer=spec.importer, options={"ids": str(tmp_path / "ids.txt")})
+    path = f"{shared_data}/rationales/commonsenseqa_palm540b/train_CoT_*.json.gz"
+    by_row = c.FileSource(path=path, importer="commonsenseqa_palm540b", options={"ids": str(tmp_path / "ids.txt")})
     with pytest.raises(InputError, match=r"of 9741 .*\(20.5%\), no better than chance \(20.0%\): .*wrong order"):
         list(FileImport(by_row, "r").responses(questions_by_id))
 
@@ -223,18 +212,9 @@ def test_import_of_commonsenseqa_dev_from_palm(shared_data):
 
 
 @pytest.mark.slow
-def test_import_of_quarel_from_davinci(shared_data, tmp_path):
-    """Runs the job and checks the files in the work directory. The questions are read from the corpus itself."""
-    path = shared_data / "rationales/quarel_davinci003/train_gpt3_responses.jsonl.gz"
-    with gzip.open(path) as file:
-        rows = json.load(file).values()
-    gold = {row["question"]: row["gold_label"] for row in rows}
-    assert len(gold) == 1930
-    (tmp_path / "task").mkdir()
-    with (tmp_path / "task/train.jsonl").open("w") as file:
-        for i, (text, answer) in enumerate(gold.items()):
-            file.write(to_json(Question(f"home/train/{i}", "home", "train", text, ("A", "B"), answer)) + "\n")
-    folder = run(tmp_path, path=str(path), importer="quarel_davinci003")
+def test_import_of_quarel_from_davinci(real_corpora):
+    """The questions are read from the file of rationales itself."""
+    folder = real_corpora("quarel") / "rationales/imported"
     total = json.loads((folder / "ledger.json").read_text())["total"]
     assert (total["read"], total["imported"], total["right"], total["no_answer"]) == (9650, 9650, 8203, 0)
     written = list(read_responses(sorted(folder.glob("responses-*.jsonl"))))

@@ -8,7 +8,6 @@ import pytest
 from scotd_jax.corpus.batching.loader import open_batches
 from scotd_jax.corpus.batching.savings import padding_savings
 from scotd_jax.corpus.grouped_example import GroupedExample
-from tests.helpers.cli import run_cli
 from tests.helpers.corpus_files import (
     PACKED_OPTIONS,
     UNEVEN_QUESTIONS,
@@ -16,7 +15,6 @@ from tests.helpers.corpus_files import (
     uneven_example,
     write_corpus,
 )
-from tests.helpers.real_corpora import write_config
 
 pytestmark = pytest.mark.slow
 
@@ -155,14 +153,10 @@ def test_padding_savings_summary(corpus):
     assert alone.endswith("in 1 shape")
 
 
-@pytest.fixture(scope="module")
-def openbookqa(shared_data, tmp_path_factory):
+@pytest.fixture
+def openbookqa(real_corpora):
     """A corpus of a tenth of OpenBookQA train with 22 rationales per question, tokenized for OPT."""
-    folder = tmp_path_factory.mktemp("openbookqa")
-    config = write_config(folder, "openbookqa", shared_data, ("opt",))
-    done = run_cli(f"--config={config}", f"--workdir={folder}/w", "--jobs=sample,build")
-    assert done.returncode == 0, done.stderr
-    return folder / "w/corpora/opt"
+    return real_corpora("openbookqa") / "corpora/opt"
 
 
 @pytest.mark.parametrize("group_size", [1, 5, 22])
