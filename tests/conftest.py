@@ -1,6 +1,7 @@
 """Strict settings for every test, and fixtures that several test modules share."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,30 @@ import pytest
 
 from scotd_jax import config
 from scotd_jax.distributed.mesh import make_mesh
-from tests.helpers import fast_compile
+from tests.helpers import collect_less, fast_compile
 
 jax.config.update("jax_num_cpu_devices", 8)  # sharding is tested on every machine
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+
+
+def pytest_collection_finish():
+    collect_less.after_imports()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_freed():
+    """Frees compiled programs when there are many: Linux allows a process 65,530 maps, and each program has several.
+
+    Beyond that LLVM crashes, as it did once in a whole run on jax 0.12.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

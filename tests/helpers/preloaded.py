@@ -23,6 +23,9 @@ import transformers
 
 from scotd_jax import jobs
 from scotd_jax.models import decoder, opt, t5
+from tests.helpers import collect_less
 
 for job in ("sample", "build", "train", "evaluate", "export", "report"):
     jobs.load(job)
+
+collect_less.after_imports()
