@@ -16,6 +16,7 @@ after SIGTERM with everything saved, 1 on a bug in the package.
 
 import itertools
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -146,6 +147,7 @@ def main(argv: Sequence[str]) -> int:
             skip_bad=_SKIP_BAD.value,
             devices=_DEVICES.value,
             verify=_VERIFY.value,
+            command=shlex.join(["scotd-jax", *sys.argv[1:]]),
         )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

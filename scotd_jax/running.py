@@ -34,6 +34,7 @@ def run(
     skip_bad: bool = False,
     devices: int | None = None,
     verify: bool = False,
+    command: str = "",
 ) -> None:
     """Runs the jobs of a config.
 
@@ -46,6 +47,7 @@ def run(
       skip_bad: whether broken rows of imported files are skipped.
       devices: the number of devices that all processes together must have; None for any.
       verify: whether all files of complete steps are compared with their digests first, also large ones.
+      command: the command line, which the report shows; "" for none.
 
     Raises:
       InputError: on errors that the user can fix.
@@ -100,6 +102,8 @@ def run(
                 for redone in redo:
                     workdir.artefact(*redone).remove()
                 workdir.save_config(c.plain(config))
+                if command:
+                    workdir.save_command(command)
                 workdir.save_pinned_models(pins(unpinned, config))
             for number, step in enumerate(steps, 1):
                 hosts.sync_processes(f"before {step}")

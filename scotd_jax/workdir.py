@@ -1,7 +1,7 @@
-"""The work directory: one folder per artefact (artefact.py), the last config, and the pinned models.
+"""The work directory: one folder per artefact (artefact.py), the last config, the commands, and the pinned models.
 
-DIR/manifest.json lists the files that no job reads, with sizes and digests: the config, the pinned models, the report,
-profiles and TensorBoard files. The command `verify` compares them.
+DIR/manifest.json lists the files that no job reads, with sizes and digests: the config, the commands, the pinned
+models, the report, profiles and TensorBoard files. The command `verify` compares them.
 """
 
 import importlib.util
@@ -20,6 +20,7 @@ from scotd_jax.strict_json import loads, read_json
 
 _MANIFEST = "manifest.json"
 _CONFIG, _MODELS = "config.json", "models.json"  # the last config, and pinned models of the Hub
+_COMMANDS = "commands.json"  # command lines that have run in the work directory
 
 
 class Workdir:
@@ -71,6 +72,27 @@ class Workdir:
         """Writes the config of the last command to DIR/config.json, for reference."""
         write_text(self.root / _CONFIG, json.dumps(config, indent=2) + "\n")
         self.record(_CONFIG)
+
+    def commands(self) -> list[str]:
+        """Returns the command lines that have run in the work directory, each once.
+
+        Raises:
+          InputError: if commands.json is damaged.
+        """
+        file = self.root / _COMMANDS
+        found = (
+            read_json(file, "remove the file: the report then shows the next commands only") if file.exists() else []
+        )
+        if not isinstance(found, list) or not all(isinstance(command, str) for command in found):
+            raise InputError(f'{file}: expected a list of command lines ["scotd-jax ...", ...]; remove the file')
+        return found
+
+    def save_command(self, command: str) -> None:
+        """Adds a command line to commands.json, unless it is there."""
+        found = self.commands()
+        if command not in found:
+            write_text(self.root / _COMMANDS, json.dumps([*found, command], indent=2) + "\n")
+            self.record(_COMMANDS)
 
     def pinned_models(self) -> dict[str, str]:
         """Returns the Hub models that earlier commands used, as {"OWNER/NAME": "OWNER/NAME@COMMIT"}."""

@@ -125,3 +125,14 @@ def test_work_directory_of_another_version_is_refused(tmp_path, recorded, found)
             use()
     artefact.remove()
     assert artefact.begin({})
+
+
+def test_commands_are_kept_once_in_their_order(tmp_path):
+    workdir = Workdir(str(tmp_path))
+    assert workdir.commands() == []
+    for command in ("scotd-jax --config=world", "scotd-jax --config=world --jobs=report", "scotd-jax --config=world"):
+        workdir.save_command(command)
+    assert workdir.commands() == ["scotd-jax --config=world", "scotd-jax --config=world --jobs=report"]
+    (tmp_path / "commands.json").write_text('{"a": 1}')
+    with pytest.raises(InputError, match="commands.json: expected a list of command lines"):
+        workdir.save_command("x")

@@ -51,6 +51,11 @@ def evaluates_training(spec: EvalSpec) -> bool:
     return not spec.responses and spec.checkpoint == "best"
 
 
+def probes_rationales(spec: EvalSpec) -> bool:
+    """Returns whether interventions and simulator apply: to the choices of a trained student after one rationale."""
+    return evaluates_training(spec) and spec.read != "text" and spec.n == 1
+
+
 def evaluated_model(config: Config, spec: EvalSpec) -> Model:
     """Returns the model of an evaluation of a student: the trained student, or its model before training."""
     return config.students[spec.student].model if spec.checkpoint == "initial" else Model(student=spec.student)

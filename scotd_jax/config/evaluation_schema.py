@@ -9,7 +9,7 @@ from typing import Literal
 from scotd_jax.config.rationale_sources import Names, Sampling
 from scotd_jax.errors import FieldError
 
-RationaleControl = Literal["own", "shuffled", "other", "empty"]
+RationaleControl = Literal["own", "truncated", "shuffled", "other", "empty"]
 # Columns of every results table (reporting/results_table.py); those of Config.columns come before "set".
 RESULT_COLUMNS = (
     *("run", "arm", "model", "role", "seed", "samples"),
@@ -68,6 +68,14 @@ class Evaluation:
     read: Literal["text", "choices", "both"] = "text"
     sampling: Sampling = Sampling(temperature=0.0)  # sampling for the reported accuracy
     self_consistency: Sampling = Sampling(n=0, temperature=0.7)  # also report a vote over n samples; n=0 is off
+    # Faithfulness of the rationales of trained students: the choices are also compared after these changes of each
+    # rationale, "truncated", "shuffled", "other" or "empty" (see Corpus.rationale_control). Needs read="choices" or
+    # "both".
+    interventions: Names = ()
+    oracle_from: Names = ()  # also after the right rationales in these sets of responses, e.g. those of a teacher
+    # Student with rationales in its prompts (recipe "infer") that predicts the answers of the others, for the
+    # leakage-adjusted simulatability of their rationales; "" is off. Needs read="choices" or "both".
+    simulator: str = ""
     dev_questions: int = 128  # questions per evaluation during training, alternating between dev sets; 0 is all
     limit: int = 0  # questions to keep from the start of every reported set; 0 is all
     confidence: float = 0.95  # level of confidence intervals

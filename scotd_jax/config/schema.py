@@ -75,8 +75,8 @@ class Corpus:
     # Responses to keep, by their answer. Truncated responses are always dropped. Responses without a rationale are
     # dropped if the recipe trains on rationales.
     keep: Literal["correct", "all", "wrong"] = "correct"
-    # Control experiments: "shuffled" permutes the words of each rationale, "other" takes another question's rationale,
-    # "empty" removes it; "own" changes nothing.
+    # Control experiments: "truncated" keeps the first half of each rationale, "shuffled" permutes its words, "other"
+    # takes another question's rationale, "empty" removes it; "own" changes nothing.
     rationale_control: RationaleControl = "own"
     dedup: bool = False  # drop responses with the same text as another response to the question
     # Drop responses that share more than this fraction of their word trigrams with a kept response; 1.0 is off.

@@ -10,6 +10,7 @@ from typing import Any
 
 from scotd_jax.errors import InputError
 from scotd_jax.evaluation import intervals
+from scotd_jax.evaluation.answer_distribution import answer_distribution
 from scotd_jax.evaluation.outcome_tables import outcome_table
 from scotd_jax.evaluation.question_groups import question_clusters
 from scotd_jax.evaluation.rationale_text import describe_rationales
@@ -35,6 +36,7 @@ def score(questions: Sequence[Question], responses: Iterable[Response], confiden
         truncation_rate: share of responses that reached the token limit,
         mean_tokens: mean length, end token included,
         rationales: `rationale_text.describe_rationales`, None without rationales,
+        answers: `answer_distribution.answer_distribution`,
         by_tag: tag -> n, accuracy, interval.
 
     Raises:
@@ -57,6 +59,7 @@ def score(questions: Sequence[Question], responses: Iterable[Response], confiden
         "truncation_rate": _mean(r.finish_reason == "length" for r in all_responses),
         "mean_tokens": _mean(r.num_tokens for r in all_responses),
         "rationales": describe_rationales(grouped),
+        "answers": answer_distribution(questions, grouped),
         "by_tag": {tag: accuracy_with_interval(tagged, clusters, confidence) for tag, tagged in sorted(tags.items())},
     }
 

@@ -7,13 +7,16 @@ from scotd_jax.atomic import write_text
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
+from scotd_jax.evaluation.answer_distribution import describe_collapse
 from scotd_jax.evaluation.choice_likelihoods import score_likelihoods
 from scotd_jax.evaluation.contrast import contrast_consistency, describe_unpaired
+from scotd_jax.evaluation.faithfulness import describe_changes, simulatability
 from scotd_jax.evaluation.scoring import outcomes, score
 from scotd_jax.evaluation.voting import self_consistency
 from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.evaluation_answers import SetAnswers, SetEvaluation, load_evaluated_model
+from scotd_jax.jobs.generation.interventions import load_simulator
 from scotd_jax.records import Question
 from scotd_jax.tasks.question_loader import QuestionsById
 
@@ -24,7 +27,8 @@ def evaluate(context: RunContext, name: str) -> None:
     Makes evaluations/NAME: SET.responses.jsonl for every set, results.json, and manifest. With several rationales per
     question, SET.each.responses.jsonl contains one answer per rationale, and SET.responses.jsonl the combined answers.
     Answers by the likelihood of the choices are in SET.choices.responses.jsonl, the likelihoods of all choices in
-    SET.choices.candidates.jsonl, and the scores under "choices".
+    SET.choices.candidates.jsonl, and the scores under "choices". Answers after a changed rationale are in
+    SET.choices.CHANGE.responses.jsonl, and predictions of a simulator in SET.choices.simulated_INPUT.responses.jsonl.
     If the config adds or drops reported sets, the files of the other sets are kept.
 
     Raises:
@@ -35,10 +39,11 @@ def evaluate(context: RunContext, name: str) -> None:
         context.log("  already complete")
         return
     model = load_evaluated_model(context, spec)
+    simulator = load_simulator(context, spec, model)
     scores: dict[str, _Scores] = {}
     for set_name in spec.eval_sets:
         questions = context.reported_questions(set_name)
-        for answers in SetEvaluation(context, spec, model, set_name, questions, artefact.path).answers():
+        for answers in SetEvaluation(context, spec, model, set_name, questions, artefact.path, simulator).answers():
             scores.setdefault(answers.reading, _Scores(context)).add(set_name, questions, answers)
     if unpaired := describe_unpaired(next(iter(scores.values())).questions):
         context.log(f"  {unpaired}")
@@ -83,6 +88,10 @@ class _Scores:
         result = self.sets[set_name] = score(scored, answers.rows, self._confidence)
         if answers.candidates:
             result |= score_likelihoods(scored, answers.candidates, self._confidence)
+        if answers.changed:
+            result["interventions"] = describe_changes(scored, answers.rows, answers.changed, self._confidence)
+        if answers.simulated:
+            result["simulatability"] = simulatability(scored, answers.rows, answers.simulated, self._confidence)
         if answers.samples:
             result["self_consistency"] = self_consistency(scored, answers.samples, confidence=self._confidence)
         self.questions += scored
@@ -98,4 +107,7 @@ def _describe(result: dict[str, Any], answers: SetAnswers) -> str:
     unreadable = sum(row.answer is None for row in answers.rows)
     line = f"accuracy {100 * result['accuracy']:.1f} of {result['n']} questions"
     line += ", by likelihood of the choices" if answers.reading == "choices" else ""
-    return line + (f", {unreadable} answers could not be read" if unreadable else "")
+    line += f", {unreadable} answers could not be read" if unreadable else ""
+    changes = [f"{name} {100 * entry['changed']:.1f}" for name, entry in result.get("interventions", {}).items()]
+    line += f", other answers after changed rationales: {', '.join(changes)} %" if changes else ""
+    return ", ".join(filter(None, (line, describe_collapse(result["answers"]))))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from scotd_jax.config import Config, GeneratedSource, ModelSource
-from scotd_jax.config.eval_specs import eval_specs, evaluates_training
+from scotd_jax.config.eval_specs import eval_specs, evaluates_training, probes_rationales
 from scotd_jax.errors import InputError, lookup
 from scotd_jax.jobs.preparation.config_checks import check_config
 
@@ -87,7 +87,12 @@ def needs(config: Config, step: Step) -> Iterator[Step]:
             yield Step("train", spec.student)
         elif spec.student and (initial := config.students[spec.student].model.student):
             yield Step("train", initial)
-        yield from (Step("sample", source) for source in (*spec.rationales_from, spec.responses) if source)
+        sources = [*spec.rationales_from, spec.responses]
+        if probes_rationales(spec):
+            sources += config.evaluation.oracle_from
+            if (simulator := config.evaluation.simulator) and simulator != spec.student:
+                yield Step("train", simulator)
+        yield from (Step("sample", source) for source in sources if source)
     elif job == "export":
         yield Step("evaluate" if config.students[name].eval_sets else "train", name)
     else:

@@ -10,8 +10,8 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.artefact import Artefact
-from scotd_jax.config import BatchSource, FileSource, GeneratedSource, Model, ModelSource, RemoteSource, plain
-from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config import BatchSource, EvalSpec, FileSource, GeneratedSource, Model, ModelSource, RemoteSource, plain
+from scotd_jax.config.eval_specs import eval_specs, probes_rationales
 from scotd_jax.digests import digest, file_digest
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import (
@@ -182,10 +182,24 @@ def evaluation_identity(context: RunContext, name: str) -> dict[str, Any]:
             "precision": student.precision,
             "recipe": plain(prompts.recipe),
         }
+    if probes_rationales(spec):
+        identity |= _probes_identity(context, spec)
     return identity | {
         "student": context.artefact("train", spec.student).digest,
         "provided_rationales": rationales_identity(context, spec.rationales_from),
     }
+
+
+def _probes_identity(context: RunContext, spec: EvalSpec) -> dict[str, Any]:
+    """The changes of rationales and the simulator, only where they are set, so that older evaluations stay valid."""
+    settings, identity = context.config.evaluation, {}
+    if settings.interventions:
+        identity["interventions"] = sorted(settings.interventions)
+    if settings.oracle_from:
+        identity["oracle"] = rationales_identity(context, settings.oracle_from)
+    if settings.simulator and settings.simulator != spec.student:
+        identity["simulator"] = context.artefact("train", settings.simulator).digest
+    return identity
 
 
 def export_identity(context: RunContext, name: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ ABOUT_SPLITS = {
 
 
 def report(context: RunContext, name: str) -> None:
-    """Writes report/index.html, results.{csv,json,parquet}, and evaluations in the layout of lm-eval to lm_eval/NAME.
+    """Writes report/index.html with results.{tex,md,csv,json,parquet}, and lm_eval/NAME in the layout of lm-eval.
 
     The page shows all complete artefacts, and lists the incomplete evaluations. There is one report per run, so `name`
     is empty.
@@ -66,11 +66,12 @@ def report(context: RunContext, name: str) -> None:
         preferences=_preferences(context),
         confidence=config.evaluation.confidence,
         config=json.dumps(plain(config), indent=2),
+        commands=context.workdir.commands(),
         comparisons=compared_arms(config),
         claims=config.evaluation.claims,
         columns=config.columns,
     )
-    write_report(artefact.path / "index.html", data)
+    write_report(artefact.path, data)
     write_results(artefact.path, data)
     for key, spec in specs.items():
         evaluated = {name: read_evaluated(context, key, name, first_reading(spec)) for name in spec.eval_sets}

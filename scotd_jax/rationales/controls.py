@@ -1,6 +1,7 @@
 """Control experiments: replaces the rationales of responses, to measure how much their content matters.
 
     own         the response's own rationale, unchanged
+    truncated   the first half of its words
     shuffled    its words in a random order, keyed by the response
     other       the rationale of the previous question; the first question takes that of the last
     empty       no rationale
@@ -64,6 +65,8 @@ def _apply(kind: RationaleControl, row: Response) -> Response:
     if kind == "empty":
         return _replace(row, "")
     words = row.rationale.split()
+    if kind == "truncated":
+        return _replace(row, " ".join(words[: len(words) // 2]))
     order = random_permutation(len(words), "shuffled", *row.key)
     return _replace(row, " ".join(words[i] for i in order))
 

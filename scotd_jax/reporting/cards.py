@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from scotd_jax.evaluation.intervals import Estimate
 from scotd_jax.records import Prompt
+from scotd_jax.reporting.table_files import markdown_table
 from scotd_jax.reporting.tables import percent, span
 
 _DECODER_ONLY = ("AutoModelForCausalLM", "text-generation")
@@ -120,14 +121,8 @@ def _results(results: Mapping[str, Mapping[str, Any]]) -> str:
     confidence = next(iter(results.values())).get("confidence", 0.95)
     header = ("set", f"accuracy, % ({100 * confidence:g} % interval)", "chance, %", "format failures, %", "questions")
     note = "Intervals reflect the number of questions only, not the variance between training runs."
-    return f"{_table(header, lines)}\n\n{note}"
+    return f"{markdown_table(header, lines)}\n\n{note}"
 
 
 def _facts(facts: Mapping[str, str]) -> str:
     return "\n".join(f"- {key}: {value}" for key, value in facts.items())
-
-
-def _table(header: Sequence[str], lines: Any) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    cells = [[str(c).replace("|", "\\|").replace("\n", " ") for c in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)

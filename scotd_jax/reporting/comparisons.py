@@ -4,7 +4,7 @@ There are three families, and every p-value is corrected for all tests of its fa
 
     arms     every compared pair of arms, on every set and for contrast consistency
     votes    majority vote against the single response, for every arm and set
-    trends   accuracy against the number of rationales, for every curve and set
+    trends   accuracy against the number of rationales, of training questions or of parameters, for every curve and set
 
 The pairs are those of `ReportData.comparisons`, or the default ones (`default_pairs`). A test of several runs covers
 the variance between runs (`evaluation.two_level`).
@@ -18,6 +18,7 @@ from scotd_jax.evaluation.intervals import Estimate
 from scotd_jax.evaluation.multiplicity import holm_correction
 from scotd_jax.evaluation.outcome_tables import Outcomes, OutcomeTable, paired_tables
 from scotd_jax.evaluation.paired_tests import PairedTest, compare_paired, trend_test
+from scotd_jax.reporting.curves import AXES, Axis, curves
 from scotd_jax.reporting.data import CONSISTENCY, ReportData, RunResult
 from scotd_jax.reporting.tables import ArmRow, evaluated_sets, label_only, select_method, student_models
 
@@ -81,17 +82,21 @@ class VoteRow(CorrectedTest):
 
 @dataclasses.dataclass(frozen=True)
 class TrendRow(CorrectedTest):
-    """Trend of a curve on one set: points of accuracy per step from one number of rationales to the next.
+    """Trend of a curve on one set: points of accuracy per step from one value of the axis to the next.
 
     Attributes:
+      axis: what the arms of the curve differ in.
       curve: name of the curve.
       set_label: label of the question set.
-      samples: numbers of rationales, in order.
+      values: values of the arms, in order.
+      arms: (model, name) of the arms, in the same order.
     """
 
+    axis: Axis
     curve: str
     set_label: str
-    samples: tuple[int, ...]
+    values: tuple[int, ...]
+    arms: tuple[tuple[str, str], ...]
 
 
 def compare_arms(data: ReportData, all_rows: Sequence[ArmRow]) -> list[ComparisonRow]:
@@ -183,30 +188,29 @@ def compare_votes(data: ReportData, all_rows: Sequence[ArmRow]) -> list[VoteRow]
 
 
 def find_trends(data: ReportData, all_rows: Sequence[ArmRow]) -> list[TrendRow]:
-    """Tests for every curve and set whether accuracy changes with the number of rationales.
+    """Tests for every curve and set whether accuracy changes along the curve.
 
     All rows have the same `read`.
     """
     found, rows = [], []
-    for (curve, line), evalset in itertools.product(curves(all_rows).items(), evaluated_sets(data)):
+    lines = [(axis, curve, line) for axis in AXES for curve, line in curves(all_rows, axis).items()]
+    for (axis, curve, line), evalset in itertools.product(lines, evaluated_sets(data)):
         here = [row for row in line if evalset.label in row.cells]
         tables = len(here) > 1 and tables_of(here, of_set(evalset.label), data.clusters)
         if tables:
             found.append(trend_test(tables, data.confidence))
-            rows.append((curve, evalset.label, tuple(row.samples or 0 for row in here)))
+            rows.append((axis, curve, evalset.label, here))
     return [
-        TrendRow(**fields_of(test), curve=curve, set_label=label, samples=samples)
-        for (curve, label, samples), test in zip(rows, correct_family(found, data.confidence), strict=True)
+        TrendRow(
+            **fields_of(test),
+            axis=axis,
+            curve=curve,
+            set_label=label,
+            values=tuple(axis.value(row) for row in here),
+            arms=tuple((row.model, row.name) for row in here),
+        )
+        for (axis, curve, label, here), test in zip(rows, correct_family(found, data.confidence), strict=True)
     ]
-
-
-def curves(rows: Sequence[ArmRow]) -> dict[str, list[ArmRow]]:
-    """Returns the arms of every curve with at least two numbers of rationales, in the order of these numbers."""
-    lines: dict[str, list[ArmRow]] = {}
-    for row in sorted(rows, key=lambda row: row.samples or 0):
-        if row.curve and row.samples:
-            lines.setdefault(row.curve, []).append(row)
-    return {name: line for name, line in lines.items() if len({row.samples for row in line}) > 1}
 
 
 def correct_family(tests: Sequence[PairedTest], confidence: float) -> list[CorrectedTest]:

@@ -6,7 +6,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from scotd_jax.config import Claim, compared_arms
 from scotd_jax.evaluation import contrast
@@ -53,13 +53,17 @@ class RunResult:
         that a student starts from.
       model: name of the base model; rows are grouped by it.
       samples: number N of rationales per question in the student's corpus; 0 is label-only, None if not applicable.
-      curve: name of the run's curve in the plots of accuracy against N; "" for none.
+      labels: number of questions in the student's question sets; None if unknown.
+      parameters: number of parameters of the model; None for reference models.
+      curve: equal for students that differ only in `model`, `samples`, `labels` and `parameters`, and in the length and
+        rates of their training; "" for none.
       about: one sentence on the arm.
       outcomes: set label -> `evaluation.scoring.outcomes`, for the same sets as `results`.
       votes: set label -> `evaluation.voting.self_consistency`.
       vote_outcomes: set label -> `evaluation.voting.vote_outcomes`, for the same sets as `votes`.
       consistency: `evaluation.contrast.contrast_consistency`.
       read: how answers were obtained: "text" parses the response, "choices" takes the most likely choice.
+      changes: set label -> change of the rationales -> the answers after it; only with `read` "choices".
     """
 
     name: str
@@ -69,6 +73,8 @@ class RunResult:
     role: Literal["student", "untrained", "teacher", "base"] = "student"
     model: str = ""
     samples: int | None = None
+    labels: int | None = None
+    parameters: int | None = None
     curve: str = ""
     about: str = ""
     outcomes: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
@@ -76,6 +82,14 @@ class RunResult:
     vote_outcomes: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     consistency: Mapping[str, Any] | None = None
     read: Literal["text", "choices"] = "text"
+    changes: Mapping[str, Mapping[str, "ChangedAnswers"]] = dataclasses.field(default_factory=dict)
+
+
+class ChangedAnswers(NamedTuple):
+    """Answers after changed rationales: by question id whether they differ from the own ones, and whether right."""
+
+    changed: Mapping[str, float]
+    right: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +223,7 @@ class ReportData:
       preferences: human preferences between two arms, one entry per page.
       confidence: confidence level of all intervals; 1 - confidence is the significance level.
       config: the resolved config as JSON text.
+      commands: the command lines of the run.
       comparisons: names of two arms to compare, first minus second; () selects the default pairs
         (`comparisons.default_pairs`). The headline is about the first pair.
       claims: statements that are tested, by name (claims.py).
@@ -229,6 +244,7 @@ class ReportData:
     preferences: Sequence[PreferenceResult] = ()
     confidence: float = 0.95
     config: str = ""
+    commands: Sequence[str] = ()
     comparisons: Sequence[tuple[str, str]] = ()
     claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
     columns: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)

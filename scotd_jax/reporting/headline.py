@@ -182,6 +182,7 @@ def _best(students: Sequence[ArmRow], sets: Sequence[EvalSet], data: ReportData)
         sentences.append(
             "This is the highest accuracy of all arms; there is no student with several samples to compare."
         )
+    sentences += phrases.list_collapsed([r for r in students if main.label in r.cells], main)
     return f"{phrases.quote(top)} answers {share} % of the {main.name} questions.", sentences
 
 
@@ -228,11 +229,20 @@ def _against(
     sentences += phrases.compare_on_sets(
         [t for label, t in by_set.items() if label != main.label], [*sets, CONSISTENCY]
     )
+    trend = _trend_of(method, main, trends)
     # Arms on the method's curve are left out here, because `phrases.state_trend` describes them.
-    further = {r.name for r in rivals if r is not other and not (r.curve and r.curve == method.curve)}
+    on_curve = [name for _, name in trend.arms] if trend else []
+    further = {r.name for r in rivals if r is not other and r.name not in on_curve}
     sentences += phrases.list_leads([t for t in tests if t.set_label == main.label and t.other in further], main)
-    sentences += phrases.state_trend(method, rivals, main, trends)
+    sentences += phrases.state_trend(trend, [*rivals, method])
     if baseline := label_only(rivals):
         sentences += phrases.list_below_chance(baseline, sets)
+    sentences += phrases.list_collapsed([*rivals, method], main)
     sentences += phrases.list_format_failures([*rivals, method], main)
     return headline[0].upper() + headline[1:], sentences
+
+
+def _trend_of(method: ArmRow, main: EvalSet, trends: Sequence[TrendRow]) -> TrendRow | None:
+    """The trend with the number of rationales on the method's curve; None without a test."""
+    found = (t for t in trends if t.axis.field == "samples" and t.set_label == main.label)
+    return next((t for t in found if (method.model, method.name) in t.arms), None)

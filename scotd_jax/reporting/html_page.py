@@ -15,21 +15,23 @@ from scotd_jax.progress import format_seconds
 from scotd_jax.reporting import tables
 from scotd_jax.reporting.claims import claims_markdown
 from scotd_jax.reporting.data import ReportData
-from scotd_jax.reporting.page_content import page_content, rows_by_model
+from scotd_jax.reporting.page_content import page_content
 
 
-def write_report(path: epath.PathLike, data: ReportData) -> None:
-    """Writes the page to `path`, and claims.md beside it if there are claims, atomically; creates the folder.
+def write_report(folder: epath.Path, data: ReportData) -> None:
+    """Writes index.html, the results as results.tex and results.md, and claims.md if there are claims.
+
+    Creates the folder.
 
     Raises:
       InputError: if the disk is full.
     """
     content = page_content(data)
-    files = {epath.Path(path): _render(content)}
+    files = {"index.html": _render(content), **content["result_files"]}
     if content["claims"]:
-        files[epath.Path(path).parent / "claims.md"] = claims_markdown(content["claims"], data.confidence)
-    for file_path, text in files.items():
-        with atomic_write(file_path) as file:
+        files["claims.md"] = claims_markdown(content["claims"], data.confidence)
+    for name, text in files.items():
+        with atomic_write(folder / name) as file:
             file.write(text.encode())
 
 
@@ -51,7 +53,6 @@ def _render(content: dict[str, Any]) -> str:
         "points": tables.points,
         "p_text": tables.p_text,
         "duration": format_seconds,
-        "groupby_model": rows_by_model,
     }
     style = environment.loader.get_source(environment, "style.css")[0] if environment.loader else ""
     return environment.get_template("report.html").render(content, style=markupsafe.Markup(style))

@@ -1,6 +1,7 @@
 """Rows of the report's tables of votes, of calibration (votes and likelihoods of choices), and of cost per point."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,17 +53,45 @@ def _at_listed_ks(by_k: Sequence[dict[str, float]]) -> list[tuple[str, float]]:
 
 def calibration_rows(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> Iterator[dict[str, Any]]:
     """Yields one row per arm, set and kind of confidence; numbers are means over runs."""
-    for row in rows:
-        for evalset in sets:
-            votes = [run.votes[evalset.label] for run in row.runs if evalset.label in run.votes]
-            results = [run.results[evalset.label] for run in row.runs if evalset.label in run.results]
-            for kind, scores in {"votes": votes, "choices": results}.items():
-                # Results of earlier versions have no calibration, and neither have answers read from one text.
-                found = [score["calibration"] for score in scores if score.get("calibration")]
-                if found:
-                    names = ("accuracy", "mean_confidence", "ece", "ece_equal_mass")
-                    means = {name: mean(entry[name] for entry in found) for name in names}
-                    yield {"row": row, "set": evalset.name, "source": _CONFIDENCES[kind], **means}
+    for row, evalset, source in itertools.product(rows, sets, _CONFIDENCES):
+        if found := _calibrations(row, evalset, source):
+            names = ("accuracy", "mean_confidence", "ece", "ece_equal_mass")
+            means = {name: mean(entry[name] for entry in found) for name in names}
+            yield {"row": row, "set": evalset.name, "source": _CONFIDENCES[source], **means}
+
+
+def reliability_lines(
+    rows: Sequence[ArmRow], sets: Sequence[EvalSet]
+) -> Iterator[tuple[str, dict[str, list[dict[str, float]]]]]:
+    """Yields for every set and kind of confidence a title, and the bins of every arm, pooled over its runs."""
+    several = len(tables.student_models(rows)) > 1
+    for evalset, source in itertools.product(sets, _CONFIDENCES):
+        lines = {}
+        for row in rows:
+            if found := _calibrations(row, evalset, source):
+                parts = (row.name, row.model if several else "", row.reading if source == "votes" else "")
+                lines[", ".join(filter(None, parts))] = _pool_bins(found)
+        if lines:
+            yield f"{evalset.name}, {_CONFIDENCES[source]}", lines
+
+
+def _calibrations(row: ArmRow, evalset: EvalSet, source: str) -> list[Mapping[str, Any]]:
+    """The calibrations of an arm's runs. Answers read from one text have none, nor have those of earlier versions."""
+    scores = [(run.votes if source == "votes" else run.results).get(evalset.label, {}) for run in row.runs]
+    return [score["calibration"] for score in scores if score.get("calibration")]
+
+
+def _pool_bins(calibrations: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The bins of equal width over all answers of some runs."""
+    by_edge: dict[float, list[Mapping[str, float]]] = {}
+    for entry in sorted((entry for found in calibrations for entry in found["bins"]), key=lambda entry: entry["low"]):
+        by_edge.setdefault(entry["low"], []).append(entry)
+    sizes = {low: sum(entry["n"] for entry in entries) for low, entries in by_edge.items()}
+    return [
+        {"n": sizes[low]}
+        | {name: sum(e["n"] * e[name] for e in entries) / sizes[low] for name in ("confidence", "accuracy")}
+        for low, entries in by_edge.items()
+    ]
 
 
 def cost_rows(

@@ -1,6 +1,6 @@
 """Variables of the HTML templates of the report, computed section by section."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -8,12 +8,18 @@ from markupsafe import Markup
 from scotd_jax import __version__
 from scotd_jax.evaluation.intervals import Estimate, wilson_interval
 from scotd_jax.reporting import comparisons, plots, tables
+from scotd_jax.reporting.answer_rows import answer_rows, majority
 from scotd_jax.reporting.claims import claim_results
-from scotd_jax.reporting.comparisons import ComparisonRow
+from scotd_jax.reporting.comparisons import ComparisonRow, TrendRow
+from scotd_jax.reporting.curve_plots import curve_panel, reliability_panel
+from scotd_jax.reporting.curves import AXES, curves
 from scotd_jax.reporting.data import CONSISTENCY, EvalSet, ReportData
 from scotd_jax.reporting.example_browser import browser_content
+from scotd_jax.reporting.faithfulness_rows import faithfulness_content
 from scotd_jax.reporting.headline import summarize_findings
-from scotd_jax.reporting.metric_rows import calibration_rows, cost_rows, vote_rows
+from scotd_jax.reporting.method_table import consistency_cell, method_table
+from scotd_jax.reporting.metric_rows import calibration_rows, cost_rows, reliability_lines, vote_rows
+from scotd_jax.reporting.table_files import SYMBOLS, describe_table, table_files
 from scotd_jax.reporting.tables import ArmRow, mean
 
 
@@ -28,7 +34,8 @@ def page_content(data: ReportData) -> dict[str, Any]:
     trends = comparisons.find_trends(data, rows)
     compared = {test.set_label for test in tests}
     set_names = {s.label: s.name for s in (*data.sets, *sets)}
-    context = {
+    results = [method_table(part, sets, tests, data, methods) for part in (rows, all_rows[len(rows) :]) if part]
+    context: dict[str, Any] = {
         "data": data,
         "version": __version__,
         "findings": summarize_findings(data, all_rows, tests, trends),
@@ -37,21 +44,20 @@ def page_content(data: ReportData) -> dict[str, Any]:
         "sets": sets,
         "abouts": [s for s in sets if s.about],
         "set_names": set_names,
-        "rows": rows,
-        "reading": rows[0].reading if rows else "",
-        "other_rows": all_rows[len(rows) :],
-        "models": models,
-        "methods": methods,
+        "results": results,
+        "result_notes": [describe_table(table, data.confidence) for table in results],
+        "result_files": table_files(results, data.confidence),
+        "symbols": SYMBOLS,
         "several_models": several,
         "many_seeds": any(r.seeds > 1 for r in rows if r.role == "student"),
-        "chances": {s.label: _set_facts(all_rows, s) for s in sets},
         "resolution": _resolution(all_rows, sets, data.confidence),
         "accuracy_panels": [
-            (s, Markup(plots.accuracy_panel(rows, s, methods, name_models=several)))
+            (s, Markup(plots.accuracy_panel(rows, s, methods, name_models=several, majority=majority(rows, s))))
             for s in sets
             if any(s.label in r.cells for r in rows)
         ],
         "claims": claim_results(data, rows),
+        "answers": answer_rows(all_rows, sets),
         "by_tag": [t for s in sets if (t := _tags(all_rows, s, data))],
         "run_lines": _run_lines(all_rows, sets),
         "comparisons": tests,
@@ -59,10 +65,15 @@ def page_content(data: ReportData) -> dict[str, Any]:
         "compared_sets": [s for s in (*sets, CONSISTENCY) if s.label in compared],
         "untested": comparisons.untested_pairs(data, tests),
         "clustered": _has_clusters(data),
-        "sample_panels": _sample_panels(rows, sets),
+        "curve_sections": _curve_sections(rows, sets, trends),
         "trends": trends,
         "votes": vote_rows(all_rows, sets, data, votes),
         "calibration": list(calibration_rows(all_rows, sets)),
+        "reliability_panels": [
+            (title, Markup(reliability_panel(lines, f"Accuracy against confidence: {title}")))
+            for title, lines in reliability_lines(all_rows, sets)
+        ],
+        "faithfulness": faithfulness_content(all_rows, sets, data),
         "consistency": _consistency(all_rows, data),
         "browser": browser_content(data.examples, set_names),
         "ledgers": [_ledger(name, ledger) for name, ledger in data.ledgers.items()],
@@ -75,11 +86,13 @@ def page_content(data: ReportData) -> dict[str, Any]:
         ("run", "Overview", data.facts),
         ("claims", "Claims", context["claims"]),
         ("accuracy", "Accuracy", sets),
+        ("answers", "Answers", context["answers"]["arms"]),
         ("comparisons", "Comparisons", context["comparisons"]),
-        ("samples", "Number of rationales", context["sample_panels"]),
+        *((part["axis"].field, f"By {part['axis'].title}", True) for part in context["curve_sections"]),
         ("votes", "Self-consistency", context["votes"]),
         ("calibration", "Calibration", context["calibration"]),
         ("contrast", "Contrast consistency", context["consistency"]),
+        ("faithfulness", "Faithfulness", any(context["faithfulness"].values())),
         ("preferences", "Human preferences", data.preferences),
         ("examples", "Examples", data.examples),
         ("prompts", "Prompts", data.prompts),
@@ -87,6 +100,7 @@ def page_content(data: ReportData) -> dict[str, Any]:
         ("corpora", "Corpora", data.ledgers),
         ("training", "Training", context["training_panels"] or data.costs),
         ("terms", "Terms", True),
+        ("reproduction", "Commands", data.commands or data.config),
     ]
     return context | {"contents": [(anchor, name) for anchor, name, content in sections if content]}
 
@@ -95,26 +109,6 @@ def _has_clusters(data: ReportData) -> bool:
     """Whether questions of one set share a passage or a contrast group."""
     sets = (outcomes for run in data.runs for outcomes in run.outcomes.values())
     return any(len({data.clusters.get(id_, id_) for id_ in outcomes}) < len(outcomes) for outcomes in sets)
-
-
-def rows_by_model(rows: Iterable[ArmRow]) -> list[tuple[str, list[ArmRow]]]:
-    """Groups the rows of students, before and after training, by model; all reference models form one group."""
-    grouped: dict[str, list[ArmRow]] = {}
-    for row in rows:
-        of_student = row.role in ("untrained", "student")
-        grouped.setdefault(row.model if of_student else "reference models", []).append(row)
-    return list(grouped.items())
-
-
-def _set_facts(rows: Sequence[ArmRow], evalset: EvalSet) -> dict[str, Any]:
-    """Returns the number of questions of a set (a range if rows differ) and its chance accuracy."""
-    cells = [r.cells[evalset.label] for r in rows if evalset.label in r.cells]
-    sizes = sorted({c.n for c in cells})
-    chances = [c.chance for c in cells if c.chance is not None]
-    return {
-        "questions": "\N{EN DASH}".join(f"{n:,}" for n in dict.fromkeys((sizes[0], sizes[-1]))),
-        "chance": sum(chances) / len(chances) if len(chances) == len(cells) else None,
-    }
 
 
 def _resolution(rows: Sequence[ArmRow], sets: Sequence[EvalSet], confidence: float) -> dict[str, Any] | None:
@@ -193,31 +187,47 @@ def _comparison_rows(tests: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
     ]
 
 
-def _sample_panels(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[tuple[EvalSet, Markup]]:
-    curves, panels = comparisons.curves(rows), []
-    for evalset in sets:
-        curves_here = {name: line for name, line in curves.items() if any(evalset.label in r.cells for r in line)}
-        models: list[str] = []  # models of earlier curves, whose references are already drawn
-        references = {}
-        for name, line in curves_here.items():
-            others = [r for r in rows if r.role == "student" and r.model == line[0].model and not r.curve]
-            # With several curves, the only references are label-only students, to limit the number of dashed lines.
-            others = [r for r in others if evalset.label in r.cells and (len(curves_here) == 1 or r.samples == 0)]
-            if line[0].model not in models:
-                references[name] = {r.name: r.cells[evalset.label].estimate.value for r in others}
-            models.append(line[0].model)
-        if curves_here:
-            panels.append((evalset, Markup(plots.samples_panel(curves_here, evalset, references))))
-    return panels
+def _curve_sections(
+    rows: Sequence[ArmRow], sets: Sequence[EvalSet], trends: Sequence[TrendRow]
+) -> list[dict[str, Any]]:
+    """Returns one section per axis that has curves: its panels by set, and its trends."""
+    sections = []
+    for axis in AXES:
+        lines, panels = curves(rows, axis), []
+        for evalset in sets:
+            here = {name: [r for r in line if evalset.label in r.cells] for name, line in lines.items()}
+            if here := {name: line for name, line in here.items() if line}:
+                references = _references(rows, here, evalset) if axis.field == "samples" else {}
+                panels.append((evalset, Markup(curve_panel(axis, here, evalset, references))))
+        tests = [trend for trend in trends if trend.axis == axis]
+        if panels:
+            sections.append({"axis": axis, "panels": panels, "trends": tests, "several": len(lines) > 1})
+    return sections
+
+
+def _references(
+    rows: Sequence[ArmRow], lines: Mapping[str, Sequence[ArmRow]], evalset: EvalSet
+) -> dict[str, dict[str, float]]:
+    """Curve -> accuracy of students of its model with the same questions on no curve; of several, label-only alone."""
+    on_curve = {(row.model, row.name) for line in lines.values() for row in line}
+    references: dict[str, dict[str, float]] = {}
+    drawn: set[str] = set()  # models of earlier curves, whose references are already there
+    for name, line in lines.items():
+        others = [r for r in tables.students_of(rows, line[0].model) if r.labels == line[0].labels]
+        others = [r for r in others if (r.model, r.name) not in on_curve]
+        # With several curves, the only references are label-only students, to limit the number of dashed lines.
+        others = [r for r in others if evalset.label in r.cells and (len(lines) == 1 or r.samples == 0)]
+        if line[0].model not in drawn:
+            references[name] = {r.name: r.cells[evalset.label].estimate.value for r in others}
+        drawn.add(line[0].model)
+    return references
 
 
 def _consistency(rows: Sequence[ArmRow], data: ReportData) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for row in rows:
-        scored = [run for run in row.runs if run.consistency is not None]
-        if scores := [run.consistency for run in scored if run.consistency is not None]:
-            groups = [data.consistent_groups(run) for run in scored]
-            cell = tables.outcome_cell(groups, data.group_clusters, data.confidence, scores[0].get("chance"))
+        if cell := consistency_cell(row, data):
+            scores = [run.consistency for run in row.runs if run.consistency is not None]
             lines.append({"row": row, "cell": cell} | {k: mean(s[k] for s in scores) for k in ("some", "none")})
     return lines
 

@@ -1,6 +1,7 @@
 """Sentences of the report's summary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scotd_jax.reporting.comparisons import ComparisonRow, TrendRow
 from scotd_jax.reporting.data import EvalSet, ReportData
@@ -63,15 +64,13 @@ def count_unlisted(arms: Sequence[object]) -> str:
     return f"; {len(arms) - MAX_LISTED} more are in the tables" if len(arms) > MAX_LISTED else ""
 
 
-def state_trend(method: ArmRow, rivals: Sequence[ArmRow], main: EvalSet, trends: Sequence[TrendRow]) -> list[str]:
-    """Returns a sentence on the trend of the curve of `method` with the number of rationales; none without a test."""
-    line = [r for r in (*rivals, method) if method.curve and r.curve == method.curve and r.samples]
-    line.sort(key=lambda r: r.samples or 0)
-    trend = next((t for t in trends if (t.curve, t.set_label) == (method.curve, main.label)), None)
-    if len(line) < 2 or trend is None:
+def state_trend(trend: TrendRow | None, students: Sequence[ArmRow]) -> list[str]:
+    """Returns a sentence on a trend of some students with the number of rationales; none without a trend."""
+    if trend is None:
         return []
-    numbers = join_parts([str(r.samples) for r in line])
-    shares = join_parts([percent(r.cells[main.label].estimate.value) for r in line])
+    by_arm = {(row.model, row.name): row.cells[trend.set_label].estimate.value for row in students}
+    numbers = join_parts([str(value) for value in trend.values])
+    shares = join_parts([percent(by_arm[arm]) for arm in trend.arms])
     verb = {"better": "rises", "worse": "falls", "": "shows no significant trend"}[trend.significant]
     return [
         f"Accuracy {verb} with more samples ({points(trend.difference.value)} points per step, p {p_text(trend.p)}): "
@@ -85,6 +84,8 @@ def list_below_chance(row: ArmRow, sets: Sequence[EvalSet]) -> list[str]:
     for evalset in sets:
         cell = row.cells.get(evalset.label)
         parsable = 1 - (mean_score(row, evalset.label, "format_failure_rate") or 0.0)
+        if cell and cell.collapsed:
+            continue  # `list_collapsed` describes it
         # Format failures alone may push an accuracy below chance, which is no sign of a cue.
         if cell and cell.chance and cell.against_chance == "below" and cell.estimate.value < cell.chance * parsable:
             below.append(evalset)
@@ -100,6 +101,28 @@ def list_format_failures(students: Sequence[ArmRow], main: EvalSet) -> list[str]
     parts = [f"{quote(r)} {percent(share)} %" for r, share in shares if share >= NOTABLE]
     arms = f"{join_parts(parts[:MAX_LISTED])}{count_unlisted(parts)}"
     return [f"Answers on {main.name} that could not be parsed count as wrong: {arms}."] if parts else []
+
+
+def list_collapsed(students: Sequence[ArmRow], main: EvalSet) -> list[str]:
+    """Returns a sentence on the arms that have collapsed on a set; none if there are none."""
+    parts = []
+    for row in students:
+        cell, found = row.cells[main.label], collapses(row, main.label)
+        if found:
+            options = ", ".join(dict.fromkeys(collapse["option"] for collapse in found))
+            at_least, share = "at least " if len(found) > 1 else "", percent(min(entry["named"] for entry in found))
+            runs = f" in {cell.collapsed} of {len(cell.run_accuracies)} runs" if len(cell.run_accuracies) > 1 else ""
+            parts.append(f"{quote(row)} (names {options} in {at_least}{share} % of its answers{runs})")
+    if not parts:
+        return []
+    arms = f"{join_parts(parts[:MAX_LISTED])}{count_unlisted(parts)}"
+    return [f"Collapsed on {main.name}, so that the accuracy is that of one option: {arms}."]
+
+
+def collapses(row: ArmRow, label: str) -> list[Mapping[str, Any]]:
+    """Returns the collapse of every run that has collapsed on a set (`evaluation.answer_distribution`)."""
+    answers = [run.results[label].get("answers") for run in row.runs if label in run.results]
+    return [found["collapsed"] for found in answers if found and found["collapsed"]]
 
 
 def state_teacher(all_rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> list[str]:

@@ -26,6 +26,7 @@ class AccuracyCell:
       chance: accuracy of guessing; None if unknown.
       run_accuracies: accuracy of every run.
       best: whether the mean is the highest of the model's students (without a significance test).
+      collapsed: number of runs that have collapsed (`evaluation.answer_distribution`).
     """
 
     estimate: Estimate
@@ -33,6 +34,7 @@ class AccuracyCell:
     chance: float | None
     run_accuracies: tuple[float, ...]
     best: bool = False
+    collapsed: int = 0
 
     @property
     def against_chance(self) -> str:
@@ -50,13 +52,15 @@ class ArmRow:
       runs: all runs of the arm, in the order of the data.
       cells: set label -> accuracy.
 
-    The other fields are those of `RunResult`.
+    The other fields are those of the first run (`RunResult`).
     """
 
     name: str
     model: str
     role: str
     samples: int | None
+    labels: int | None
+    parameters: int | None
     curve: str
     about: str
     runs: tuple[RunResult, ...]
@@ -93,20 +97,25 @@ def arm_rows(data: ReportData) -> list[ArmRow]:
     for run in data.runs:
         grouped.setdefault((run.model, run.name, run.read), []).append(run)
     arms = []
-    for (model, name, read), runs in grouped.items():
+    for (_, name, _), runs in grouped.items():
         first = runs[0]
         _check_seeds(name, runs)
         labels = dict.fromkeys(label for run in runs for label in run.results)
         cells = {label: _set_cell(runs, label, data) for label in labels}
-        arms.append(ArmRow(name, model, first.role, first.samples, first.curve, first.about, tuple(runs), cells, read))
+        copied = {f.name: getattr(first, f.name) for f in dataclasses.fields(ArmRow) if f.name not in ("runs", "cells")}
+        arms.append(ArmRow(runs=tuple(runs), cells=cells, **copied))
     for label in [s.label for s in evaluated_sets(data)]:
         for model, read in {(r.model, r.read) for r in arms}:
             rivals = [r for r in students_of(arms, model) if r.read == read and label in r.cells]
-            top = max((r.cells[label].estimate.value for r in rivals), default=0.0)
-            for row in rivals if len(rivals) > 1 else ():
-                if row.cells[label].estimate.value == top:
-                    row.cells[label] = dataclasses.replace(row.cells[label], best=True)
+            for row, cell in zip(rivals, mark_best([row.cells[label] for row in rivals]), strict=True):
+                row.cells[label] = cell
     return sorted(arms, key=lambda r: (list(READINGS).index(r.read), ROLES.index(r.role)))
+
+
+def mark_best(cells: Sequence[AccuracyCell]) -> list[AccuracyCell]:
+    """Returns the cells with the highest mean marked as best. A single cell has no rival and is not marked."""
+    top = max((cell.estimate.value for cell in cells), default=0.0)
+    return [dataclasses.replace(cell, best=len(cells) > 1 and cell.estimate.value == top) for cell in cells]
 
 
 def main_reading(all_rows: Sequence[ArmRow]) -> list[ArmRow]:
@@ -138,7 +147,10 @@ def _set_cell(runs: Sequence[RunResult], label: str, data: ReportData) -> Accura
     chances = [run.results[label].get("chance") for run in runs]
     known = [float(chance) for chance in chances if chance is not None]
     chance = sum(known) / len(known) if len(known) == len(runs) else None
-    return outcome_cell([run.outcomes[label] for run in runs], data.clusters, data.confidence, chance)
+    cell = outcome_cell([run.outcomes[label] for run in runs], data.clusters, data.confidence, chance)
+    # Results of earlier versions have no distribution of answers.
+    collapsed = sum(bool(run.results[label].get("answers", {}).get("collapsed")) for run in runs)
+    return dataclasses.replace(cell, collapsed=collapsed)
 
 
 def outcome_cell(

@@ -7,6 +7,7 @@ the question's text determines the fold, so copies of a question are always in t
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from scotd_jax.errors import InputError
@@ -45,3 +46,8 @@ class QuestionSet(NamedTuple):
 def file_stem(set_name: str) -> str:
     """Returns the set name for use in file names, with "-of-" in place of the slash of a fold."""
     return set_name.replace("/", "-of-")
+
+
+def covers(set_names: Sequence[str], name: str) -> bool:
+    """Returns whether a question set is one of some sets, or a fold of one."""
+    return name in set_names or name.partition("@")[0] in set_names

@@ -106,8 +106,10 @@ class Chromium:
         """Presses keys: characters, or names such as Enter and ArrowLeft."""
         for key in keys:
             text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-            self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **({"text": text} if text else {}))
-            self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+            # Controls react to the code of the space bar only.
+            fields = {"key": key} | ({"windowsVirtualKeyCode": 32} if key == " " else {})
+            self.call("Input.dispatchKeyEvent", type="keyDown", **fields, **({"text": text} if text else {}))
+            self.call("Input.dispatchKeyEvent", type="keyUp", **fields)
 
     def type(self, text: str) -> None:
         """Types a text into the element that has the focus."""

@@ -36,10 +36,11 @@ def questions(split: str, count: int) -> list[Question]:
         if split == "contrast":
             steps[1], answer = next(s for s in STEPS if s != steps[1]), other
         route = ", then the ".join(steps)
-        text = f"dan is at the {start} and takes the {route}. {first} or {other}?"
+        choices = (first, other) if i % 3 else (other, first)
+        text = f"dan is at the {start} and takes the {route}. {choices[0]} or {choices[1]}?"
         group = f"world/{i}" if split in ("test", "contrast") else None
         tags = (rng.choice(("town", "paints", "animals")), f"{rng.choice((2, 3))} steps")
-        made.append(Question(f"world/{split}/{i}", "world", split, text, (first, other), answer, group, tags=tags))
+        made.append(Question(f"world/{split}/{i}", "world", split, text, choices, answer, group, tags=tags))
     return made
 
 
@@ -172,4 +173,5 @@ def invented(
         curves=curves,
         examples=pick_entries(by_set, by_arm, votes),
         config='{\n  "name": "invented"\n}',
+        commands=["scotd-jax --config=invented --workdir=runs/invented"],
     )

@@ -21,12 +21,13 @@ from tests.helpers.corpora import make_run, question, write_questions
 
 
 class FixedModel(PromptedModel):
-    """Replaces a loaded student and its sampler; its response to every third question is unreadable."""
+    """Replaces a loaded student and its sampler; every n-th response is unreadable, the others are "yes"."""
 
     name, stats = "s", SamplerStats()
 
     def __init__(self):
-        self.__dict__["prompted"] = []  # ids of the prompted questions; the class is frozen
+        # Ids of the prompted questions, and n; the class is frozen.
+        self.__dict__.update(prompted=[], unreadable=3)
 
     def sampler(self, questions, sampling, seed, mesh):
         return self
@@ -41,7 +42,7 @@ class FixedModel(PromptedModel):
     def responses(self, samples, questions, sampling, rationales):
         rows = []
         for sample in samples:
-            answer = None if int(sample.question_id.rpartition("/")[2]) % 3 == 0 else "yes"
+            answer = None if int(sample.question_id.rpartition("/")[2]) % self.unreadable == 0 else "yes"
             correct = is_correct(answer, questions[sample.question_id][0])
             rows.append(Response(sample.question_id, 0, "yes", None, answer, correct, "stop", -1.0, 1, "s", "greedy"))
         return rows
@@ -90,6 +91,18 @@ def test_folds_can_be_reported(tmp_path, model):
 def test_line_states_how_many_answers_could_not_be_read(tmp_path, model, capfd):
     evaluate(tmp_path, ["t.dev"])
     assert "t.dev: accuracy 66.7 of 6 questions, 2 answers could not be read" in capfd.readouterr().err
+
+
+def test_line_states_a_collapse(tmp_path, model, capfd):
+    questions = [dataclasses.replace(question(i, "dev"), answer="no" if i % 2 else "yes") for i in range(24)]
+    write_questions(tmp_path / "t", train=[question(0)], dev=questions)
+    model.__dict__["unreadable"] = 100
+    results = evaluate(tmp_path, ["t.dev"])
+    expected = (
+        "accuracy 45.8 of 24 questions, 1 answers could not be read, collapsed: it names yes (95.8 % of all answers"
+    )
+    assert expected in capfd.readouterr().err
+    assert results["sets"]["t.dev"]["answers"]["collapsed"]["option"] == "yes"
 
 
 def test_reported_sets_are_added_and_dropped_without_repeating_the_others(tmp_path, model, capfd):

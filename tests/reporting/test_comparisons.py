@@ -132,5 +132,5 @@ def test_trend_with_runs_that_disagree_is_not_significant():
     data = ReportData("r", arms)
     [trend] = comparisons.find_trends(data, tables.arm_rows(data))
     assert trend.difference.value == pytest.approx(1 / 6)
-    assert (trend.samples, trend.seeds, trend.significant) == ((1, 5), 3, "")
+    assert (trend.values, trend.seeds, trend.significant) == ((1, 5), 3, "")
     assert "shows no significant trend" in plain(findings_of(data).paragraphs[0])

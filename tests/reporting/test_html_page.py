@@ -6,13 +6,13 @@ import re
 import pytest
 from etils import epath
 
+from scotd_jax.evaluation import scoring
 from scotd_jax.records import Question, Response
-from scotd_jax.reporting import tables
+from scotd_jax.reporting import plots, tables
 from scotd_jax.reporting.changed_words import changed_words
-from scotd_jax.reporting.data import BrowserEntry, EvalSet, ReportData
+from scotd_jax.reporting.data import BrowserEntry, EvalSet, ReportData, RunResult
 from scotd_jax.reporting.html_page import render, write_report
 from scotd_jax.reporting.metric_rows import calibration_rows, vote_rows
-from tests.helpers.chromium import BINARY, Chromium
 from tests.helpers.html_page import Page
 from tests.helpers.invented_report import invented
 from tests.helpers.report_arms import arm, findings_of, plain
@@ -37,21 +37,10 @@ def test_page_is_well_formed_and_loads_nothing(page):
     assert re.findall(r"@import|url\((?!#)|https?://(?!www\.w3\.org)", page) == []
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BINARY is None, reason="needs Chromium or Chrome in the PATH")
-def test_page_fits_phones_and_desktops_without_requests(page, tmp_path):
-    (tmp_path / "index.html").write_text(page)
-    with Chromium(tmp_path) as browser:
-        for width, dark in ((390, True), (1280, False)):
-            browser.open(tmp_path / "index.html", width, 800, dark)
-            assert browser.js("document.documentElement.scrollWidth") <= width
-        assert browser.errors == []
-        assert {url.partition(":")[0] for url in browser.requests} == {"file"}
-
-
 def test_plots_use_the_fonts_and_colours_of_the_page(page):
     svgs = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(svgs) == 4 + 4 + 6  # two plots for each of four sets, and the training curves of six arms
+    # Two plots for each of four sets, the calibration of votes on one, and the training curves of six arms.
+    assert len(svgs) == 4 + 4 + 1 + 6
     for svg in svgs:
         assert "#0102" not in svg, "a placeholder colour remains"
         assert not re.search(r"<svg[^>]* (width|height)=", svg)
@@ -100,6 +89,7 @@ def test_page_contains_every_part_of_the_data(page, data):
         "128 questions",
         "seed 0",
         "random choice50.050.050.050.0",
+        "majority answerthe most frequent right option66.4(a)66.4(b)66.4(a)66.4(a)",
         "opt-tiny, 0.34M parameters, trained here",
         "447 of 450 questions have a kept response",
         "kept 9,650 (74.2 %)",
@@ -108,6 +98,7 @@ def test_page_contains_every_part_of_the_data(page, data):
         next(row.rationale for entry in data.examples for row in entry.answers["N = 30"] if row.rationale),
         "votes: harbour 6, mill 4",
         '"name": "invented"',
+        "scotd-jax --config=invented --workdir=runs/invented",
         "McNemar's mid-p test. Holm-corrected for this family, all 35 tests of this table",
         "Holm-corrected for this family, all 4 trends",
         findings_of(data).paragraphs[0].replace("\N{NO-BREAK SPACE}", " "),
@@ -162,11 +153,11 @@ def test_text_of_models_and_files_is_escaped():
     assert "{{ 7 * 7 }}" in parsed.words
 
 
-def test_equal_data_give_equal_bytes_in_one_file(tmp_path, data, page):
-    path = epath.Path(tmp_path) / "report" / "index.html"
-    write_report(path, data)
-    assert path.read_text() == page
-    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+def test_equal_data_give_equal_bytes(tmp_path, data, page):
+    folder = epath.Path(tmp_path) / "report"
+    write_report(folder, data)
+    assert (folder / "index.html").read_text() == page
+    assert sorted(p.name for p in folder.iterdir()) == ["index.html", "results.md", "results.tex"]
 
 
 def test_seeds_and_models_have_separate_rows_and_paragraphs():
@@ -188,3 +179,43 @@ def test_changed_words_are_marked():
     assert [text for text, changed in pieces if changed] == ["red"]
     assert "".join(text for text, _ in pieces) == "take the red lift, then stop"
     assert changed_words("alone", []) == [("alone", False)]
+
+
+def collapsed_run(name: str, options: str, gold: str = "ab" * 20, **fields) -> RunResult:
+    """A run that names these options on questions whose right options are `gold`."""
+    questions = [Question(f"q{i}", "w", "test", "?", (f"x{i}", f"y{i}"), f"({right})") for i, right in enumerate(gold)]
+    rows = [
+        Response(q.id, 0, "", None, f"({named})", q.answer == f"({named})", "stop", -1.0, 1, "m", "greedy")
+        for q, named in zip(questions, options, strict=True)
+    ]
+    results, outcomes = {"w.test": scoring.score(questions, rows)}, {"w.test": scoring.outcomes(questions, rows)}
+    return RunResult(
+        name, f"{name}-{fields.get('seed', 0)}", fields.pop("seed", 0), results, outcomes=outcomes, **fields
+    )
+
+
+def test_collapsed_student_is_named_in_summary_tables_and_plots():
+    gold = "a" * 22 + "b" * 18
+    runs = [
+        collapsed_run("labels", "a" * 40, gold, samples=0),
+        collapsed_run("labels", "a" * 20 + "b" * 20, gold, samples=0, seed=1),
+        collapsed_run("SCoTD", gold, gold, samples=30),
+        collapsed_run("SCoTD", gold, gold, samples=30, seed=1),
+    ]
+    data = ReportData("r", runs)
+    words = plain(Page(render(data)).words)
+    sentence = "Collapsed on test, so that the accuracy is that of one option: “labels” (names (a) in 100.0 % of its "
+    assert f"{sentence}answers in 1 of 2 runs)." in plain(findings_of(data).paragraphs[0])
+    assert "collapsed in 1 of 2" in words
+    assert "majority answerthe most frequent right option55.0(a)" in words
+    assert "right answers(a) 55.0 (b) 45.0labels(a) 75.0 (b) 25.0collapsedSCoTD(a) 55.0 (b) 45.0" in words
+    panel = plots.accuracy_panel(tables.arm_rows(data), EvalSet("w.test"), majority={"accuracy": 0.55})
+    assert ">majority<" in panel
+
+
+def test_results_of_earlier_versions_have_no_distribution_of_answers():
+    run = collapsed_run("labels", "a" * 40, samples=0)
+    results = {"w.test": {k: v for k, v in run.results["w.test"].items() if k != "answers"}}
+    parsed = Page(render(ReportData("r", [dataclasses.replace(run, results=results)])))
+    assert "answers" not in parsed.ids
+    assert "majority answer" not in plain(parsed.words).split("Terms")[0]

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from scotd_jax.reporting import plots, tables
+from scotd_jax.reporting import curve_plots, plots, tables
 from scotd_jax.reporting.data import EvalSet, ReportData
 from tests.helpers.report_arms import arm
 
@@ -20,14 +20,14 @@ def test_names_in_plots_are_literal():
 
 def test_labels_are_spread_without_changing_order():
     heights = [50.0, 51.0, 20.0, 99.0, 98.0, 0.0]
-    moved = plots.spread(heights, 8.0)
+    moved = curve_plots.spread(heights, 8.0)
     assert np.argsort(moved).tolist() == np.argsort(heights).tolist()
     assert min(np.diff(sorted(moved))) >= 8.0 - 1e-9
     assert min(moved) >= 0
     assert max(moved) <= 100
     assert moved[2] == 20.0  # has room
     assert moved[0] == pytest.approx(46.5)  # both labels move by the same distance
-    assert plots.spread([], 8.0) == []
+    assert curve_plots.spread([], 8.0) == []
 
 
 def test_thinned_curves_keep_their_last_point():

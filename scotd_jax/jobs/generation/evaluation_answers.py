@@ -1,15 +1,17 @@
 """The answers that an evaluation scores: of a student, of its model before training, or of a set of responses."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from etils import epath
 
 from scotd_jax.config import EvalSpec, Model, ModelSource, Sampling
+from scotd_jax.config.eval_specs import probes_rationales
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.choices import unanswered, write_choices
 from scotd_jax.jobs.generation.combining import answer_by_marginal, answer_by_vote
+from scotd_jax.jobs.generation.interventions import RationaleProbes, has_rationale
 from scotd_jax.jobs.generation.local import PromptedModel, RationalesById, generate, load_prompted_model
 from scotd_jax.jobs.generation.prompting import evaluation_prompt_settings
 from scotd_jax.jobs.generation.provided_rationales import load_provided_rationales
@@ -30,12 +32,16 @@ class SetAnswers(NamedTuple):
       rows: one answer per question; with `EvalSpec.responses`, n answers per question.
       samples: several samples per question for self-consistency; empty for none.
       candidates: the scored choices after every row (`evaluation.choice_likelihoods`); empty unless these decide.
+      changed: change of the rationales -> the answers after it; empty unless choices are compared after rationales.
+      simulated: input of the simulator -> its predictions; empty without a simulator.
     """
 
     reading: Literal["text", "choices"]
     rows: list[Response]
     samples: list[Response]
     candidates: Sequence[Response] = ()
+    changed: Mapping[str, Sequence[Response]] = {}
+    simulated: Mapping[str, Sequence[Response]] = {}
 
 
 def load_evaluated_model(context: RunContext, spec: EvalSpec) -> PromptedModel | None:
@@ -62,6 +68,7 @@ class SetEvaluation:
       set_name: name of the question set, the first part of all file names.
       questions: its questions.
       folder: folder of the response files.
+      simulator: from `interventions.load_simulator`.
     """
 
     context: RunContext
@@ -70,6 +77,7 @@ class SetEvaluation:
     set_name: str
     questions: QuestionsById
     folder: epath.Path
+    simulator: PromptedModel | None = None
 
     def answers(self) -> Iterator[SetAnswers]:
         """Generates or selects the responses, and yields their answers under every reading of the evaluation."""
@@ -107,7 +115,14 @@ class SetEvaluation:
             chosen, candidates = self._choose(rows, stem)
             voters, _ = self._choose(samples, "choices.samples.responses") if samples else ([], [])
             combined = self._combine(chosen, "choices.responses")
-            yield SetAnswers("choices", combined, voters, [] if self._is_vote else candidates)
+            yield SetAnswers("choices", combined, voters, [] if self._is_vote else candidates, *self._probe(rows))
+
+    def _probe(self, rows: Sequence[Response]) -> tuple[Mapping[str, list[Response]], Mapping[str, list[Response]]]:
+        """The answers after changed rationales, and the predictions of the simulator; none without rationales."""
+        if not (probes_rationales(self.spec) and has_rationale(self._loaded_model)):
+            return {}, {}
+        probes = RationaleProbes(self.context, self._loaded_model, self.set_name, self.questions, self.folder)
+        return probes.changed(rows), probes.simulated(self.simulator, rows) if self.simulator else {}
 
     @property
     def _loaded_model(self) -> PromptedModel:

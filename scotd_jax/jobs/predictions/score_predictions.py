@@ -9,6 +9,7 @@ from etils import epath
 
 from scotd_jax.config import Config
 from scotd_jax.errors import InputError
+from scotd_jax.evaluation.answer_distribution import describe_collapse
 from scotd_jax.evaluation.scoring import score
 from scotd_jax.evaluation.voting import self_consistency
 from scotd_jax.jobs.predictions.prediction_files import read_predictions
@@ -186,6 +187,8 @@ def _describe(result: dict[str, Any], k: int, most: int) -> Iterator[str]:
         yield f"{result['unreadable']} answers could not be read and count as wrong"
     if result["outside_format"]:
         yield f"{result['outside_format']} answers are not in the format of the task, by which the evaluate job reads"
+    if collapse := describe_collapse(result["answers"]):
+        yield collapse
     if votes := result.get("self_consistency"):
         low, high = votes["interval"]
         yield f"majority vote over {k}: {100 * votes['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"

@@ -20,8 +20,9 @@ from scotd_jax.errors import InputError, did_you_mean, lookup
 from scotd_jax.hub.hub_files import is_repository
 from scotd_jax.jobs.generation.prompting import source_prompt_settings
 from scotd_jax.jobs.preparation.corpus_checks import check_corpus
+from scotd_jax.jobs.preparation.faithfulness_checks import check_faithfulness
 from scotd_jax.tasks import recipes
-from scotd_jax.tasks.question_sets import QuestionSet
+from scotd_jax.tasks.question_sets import QuestionSet, covers
 
 
 def check_config(config: Config) -> None:
@@ -47,6 +48,7 @@ def check_config(config: Config) -> None:
         _check_student(config, student, f"config.students.{name}")
     for name, spec in eval_specs(config).items():
         _check_eval(config, spec, f"config.{'evals' if name in config.evals else 'students'}.{name}")
+    check_faithfulness(config)
     check_seeds(config)
     compared_arms(config)
     check_claims(config)
@@ -83,7 +85,7 @@ def _check_rationales(config: Config, source: RationaleSource, where: str) -> No
 def _check_round(config: Config, source: GeneratedSource, where: str) -> None:
     """Checks a source that answers only the questions that another set fails on."""
     attempts = lookup(config.rationales, source.failed_in, f"{where}.failed_in")
-    if missing := [name for name in source.questions if not _covers(attempts.questions, name)]:
+    if missing := [name for name in source.questions if not covers(attempts.questions, name)]:
         raise InputError(
             f"{where}.failed_in: {source.failed_in!r} does not answer {missing[0]!r}, so all of its questions would "
             f"count as failed; add it to config.rationales.{source.failed_in}.questions"
@@ -157,7 +159,7 @@ def _check_scored_responses(config: Config, spec: EvalSpec, where: str) -> None:
     _check_unused(spec, unused, where, "a set of responses")
     if isinstance(source, GeneratedSource) and spec.n > source.sampling.n:
         raise InputError(f"{where}.n: {spec.n} of the responses of {spec.responses!r}, which has {source.sampling.n}")
-    if missing := [name for name in spec.eval_sets if not _covers(source.questions, name)]:
+    if missing := [name for name in spec.eval_sets if not covers(source.questions, name)]:
         raise InputError(
             f"{where}.eval_sets: {missing[0]!r} is not in config.rationales.{spec.responses}.questions; add it there"
         )
@@ -194,11 +196,6 @@ def _evaluated_recipe(config: Config, spec: EvalSpec, where: str) -> Recipe:
     corpus = lookup(config.corpora, student.corpus, f"config.students.{spec.student}.corpus")
     recipe = recipes.find(corpus.recipe, config.recipes, f"config.corpora.{student.corpus}.recipe")
     return recipes.before_training(recipe) if spec.checkpoint == "initial" else recipe
-
-
-def _covers(sets: tuple[str, ...], name: str) -> bool:
-    """Whether the question set is one of `sets`, or a fold of one."""
-    return name in sets or name.partition("@")[0] in sets
 
 
 def _check_unused(spec: EvalSpec, fields: tuple[str, ...], where: str, evaluated: str) -> None:

@@ -19,6 +19,11 @@ def read_evaluated(
     return _read_rows(context, name, set_name, "responses" if read == "text" else f"{read}.responses")
 
 
+def read_changed(context: RunContext, name: str, set_name: str, change: str) -> tuple[list[Question], list[Response]]:
+    """Returns the questions of an evaluated set, and the answers to them after a change of the rationales."""
+    return _read_rows(context, name, set_name, f"choices.{change}.responses")
+
+
 def read_samples(
     context: RunContext, name: str, spec: EvalSpec, set_name: str, read: str, k: int
 ) -> tuple[list[Question], list[Response]]:

@@ -4,16 +4,28 @@ from typing import Any, Literal
 
 import jax
 
-from scotd_jax.config import EvalSpec, GeneratedSource, ModelSource, Student, TaskSource
+from scotd_jax.config import EvalSpec, GeneratedSource, ModelSource, Student, TaskSource, plain
+from scotd_jax.digests import digest
+from scotd_jax.errors import InputError
+from scotd_jax.evaluation.faithfulness import answer_changes
 from scotd_jax.evaluation.scoring import outcomes
 from scotd_jax.evaluation.voting import vote_outcomes
 from scotd_jax.jobs.context import RunContext
-from scotd_jax.jobs.report_parts.evaluated_sets import read_evaluated, read_samples, set_label
-from scotd_jax.reporting.data import RunResult
+from scotd_jax.jobs.report_parts.evaluated_sets import (
+    read_changed,
+    read_evaluated,
+    read_samples,
+    set_label,
+)
+from scotd_jax.models.registry import ModelConfig
+from scotd_jax.reporting.data import ChangedAnswers, RunResult
 from scotd_jax.strict_json import read_json
 from scotd_jax.tasks import recipes
 
 LISTED_MODELS = 3  # maximum number of model names in the row of a set of responses; else their number
+
+# Fields of a corpus and its sources that differ along a curve, or change no result.
+_ALONG_CURVES = ("n", "questions", "rationales", "seed", "shards", "processes", "release")
 
 
 def run_results(context: RunContext, name: str, spec: EvalSpec) -> list[RunResult]:
@@ -47,8 +59,19 @@ def _run_result(
             for key, result in voted.items()
         },
         consistency=scores["contrast"],
+        changes={set_label(context, key): _changes(context, name, key, result) for key, result in sets.items()},
         **fields,
     )
+
+
+def _changes(context: RunContext, name: str, set_name: str, result: dict[str, Any]) -> dict[str, ChangedAnswers]:
+    """The answers after every change of the rationales."""
+    found = {}
+    for change in result.get("interventions", {}):
+        _, own = read_evaluated(context, name, set_name, "choices")
+        questions, rows = read_changed(context, name, set_name, change)
+        found[change] = ChangedAnswers(answer_changes(own, rows), outcomes(questions, rows))
+    return found
 
 
 def _teacher_fields(context: RunContext, name: str, spec: EvalSpec) -> dict[str, Any]:
@@ -65,27 +88,54 @@ def _teacher_fields(context: RunContext, name: str, spec: EvalSpec) -> dict[str,
 def _student_fields(context: RunContext, spec: EvalSpec) -> dict[str, Any]:
     """The fields of a RunResult that describe a student, after its training or before it."""
     student = context.config.students[spec.student]
-    fields = {"seed": context.config.seed + student.seed, "model": _model_name(context, student)}
+    functions = context.models.functions(student.model, student.precision)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(functions.abstract()))
+    model = _model_name(functions.config, parameters)
+    fields = {"seed": context.config.seed + student.seed, "model": model, "parameters": parameters}
     if spec.checkpoint == "initial":
         return fields | {"role": "untrained"}
-    samples, curve = _samples(context, student)
-    return fields | {"role": _role(context, spec.student), "samples": samples, "curve": curve}
+    return fields | {
+        "role": _role(context, spec.student),
+        "samples": _samples(context, student),
+        "labels": _labels(context, student),
+        "curve": _curve(context, spec, functions.config.kind),
+    }
 
 
-def _samples(context: RunContext, student: Student) -> tuple[int | None, str]:
-    """Sampled rationales per question in a student's corpus (None if from a task), and the name of its curve or ""."""
+def _samples(context: RunContext, student: Student) -> int | None:
+    """Sampled rationales per question in a student's corpus; None if they are from a task."""
     corpus = context.config.corpora[student.corpus]
     if not recipes.uses_fields(context.recipes[student.corpus], *recipes.RESPONSE_FIELDS):
-        return 0, ""
-    sources = [context.config.rationales[source] for source in corpus.rationales]
-    if any(isinstance(source, TaskSource) for source in sources):
-        return None, ""
+        return 0
+    if any(isinstance(context.config.rationales[source], TaskSource) for source in corpus.rationales):
+        return None
     counts = [context.artefact("sample", source).manifest()["counts"] for source in corpus.rationales]
     n = max(count["responses_max"] for count in counts)
-    # Students on a curve differ only in the number of sampled responses: no greedy ones and no other recipes.
-    greedy = any(isinstance(source, GeneratedSource) and source.sampling.temperature == 0 for source in sources)
-    is_on_curve = corpus.recipe == "scotd" and not greedy
-    return min(corpus.n or n, n), _model_name(context, student) if is_on_curve else ""
+    return min(corpus.n or n, n)
+
+
+def _labels(context: RunContext, student: Student) -> int | None:
+    """Number of questions in the sets of a student's corpus; None if their files are missing."""
+    try:
+        return len(context.questions.by_id(context.question_sets[student.corpus]))
+    except InputError:
+        return None
+
+
+def _curve(context: RunContext, spec: EvalSpec, kind: str) -> str:
+    """Digest of the settings that the students of a curve share: all but those in `_ALONG_CURVES` and the model."""
+    student = context.config.students[spec.student]
+    corpus = context.config.corpora[student.corpus]
+    shared = [plain(corpus), *(plain(context.config.rationales[name]) for name in corpus.rationales)]
+    training = plain(student.training)
+    settings = {
+        "kind": kind,
+        "data": [{key: value for key, value in part.items() if key not in _ALONG_CURVES} for part in shared],
+        "recipe": plain(context.recipes[student.corpus]),
+        "training": {key: training[key] for key in ("freeze", "lora")},
+        "evaluation": plain(spec) | {"student": "", "arm": "", "eval_sets": ()},
+    }
+    return digest(settings)
 
 
 def _role(context: RunContext, name: str) -> Literal["teacher", "base", "student"]:
@@ -101,9 +151,7 @@ def _role(context: RunContext, name: str) -> Literal["teacher", "base", "student
     return "base" if any(student.model.student == name for student in config.students.values()) else "student"
 
 
-def _model_name(context: RunContext, student: Student) -> str:
-    """Name of a student's architecture with its size, e.g. "OPT 1.3B"."""
-    functions = context.models.functions(student.model, student.precision)
-    size = sum(leaf.size for leaf in jax.tree.leaves(functions.abstract()))
+def _model_name(config: ModelConfig, size: int) -> str:
+    """Name of an architecture with its number of parameters, e.g. "OPT 1.3B"."""
     digits = f"{size / 1e9:.2g}B" if size >= 1e9 else f"{size / 1e6:.2g}M"
-    return f"{getattr(functions.config, 'model_type', functions.config.kind).upper()} {digits}"
+    return f"{getattr(config, 'model_type', config.kind).upper()} {digits}"

@@ -181,7 +181,8 @@ def test_choices_after_provided_rationales_are_combined_by_vote(tmp_path):
     run = make(tmp_path, {}, c.Corpus("infer", decontaminate=0))
     folder = run.artefact("evaluate", "votes").path
     questions = run.questions.by_id(("t.train",))
-    ((reading, votes, samples, _),) = SetEvaluation(run, spec, loaded(run), "t.train", questions, folder).answers()
+    (found,) = SetEvaluation(run, spec, loaded(run), "t.train", questions, folder).answers()
+    reading, votes, samples, *_ = found
     each = list(read_responses([folder / "t.train.choices.each.responses.jsonl"]))
     assert (reading, len(votes), len(each), samples) == ("choices", 4, 8, [])
     for vote in votes:

@@ -41,3 +41,34 @@ def test_students_that_generate_only_for_evaluation_are_no_teachers(tmp_path, na
     )
     context = make_context(config, Workdir(str(tmp_path / "run")))
     assert run_results._role(context, name) == role
+
+
+def test_students_of_a_curve_share_all_settings_but_their_rationales_questions_and_model(tmp_path):
+    write_questions(tmp_path / "t", train=[question(i) for i in range(9)])
+    teacher = c.ModelSource(("t.train",), MODEL)
+    sources = {
+        "sampled": teacher,
+        "half": dataclasses.replace(teacher, questions=("t.train@0/2",)),
+        "greedy": dataclasses.replace(teacher, sampling=c.Sampling(temperature=0.0)),
+    }
+    corpora = {
+        "all": c.Corpus(rationales=("sampled",)),
+        "n5": c.Corpus(rationales=("sampled",), n=5),
+        "half": c.Corpus(rationales=("half",), shards=2),
+        "greedy": c.Corpus(rationales=("greedy",)),
+        "wrong": c.Corpus(rationales=("sampled",), keep="wrong"),
+        "labels": c.Corpus("label", questions=("t.train",)),
+    }
+    students = {name: c.Student(MODEL, name, c.Training(steps=10)) for name in corpora}
+    students["all"] = dataclasses.replace(students["all"], training=c.Training(steps=20), seed=3)
+    students["lora"] = c.Student(MODEL, "all", c.Training(lora=c.LoRA(rank=2)))
+    tasks = {"t": c.Task("jsonl", path=str(tmp_path / "t"))}
+    config = c.Config(tasks=tasks, rationales=sources, corpora=corpora, students=students)
+    context = make_context(config, Workdir(str(tmp_path / "run")))
+    curves = {name: run_results._curve(context, c.EvalSpec(name, ("t.train",), arm=name), "opt") for name in students}
+    assert curves["all"] == curves["n5"] == curves["half"]
+    assert len(set(curves.values())) == len(curves) - 2
+    assert run_results._curve(context, c.EvalSpec("all"), "t5") != curves["all"]
+    labels = {name: run_results._labels(context, student) for name, student in students.items()}
+    assert labels["all"] == labels["labels"] == 9
+    assert 0 < labels["half"] < 9
