@@ -18,7 +18,7 @@ from scotd_jax.reporting.data import ReportData
 from scotd_jax.reporting.page_content import page_content
 
 
-def write_report(folder: epath.Path, data: ReportData) -> None:
+def write_report(folder: epath.PathLike, data: ReportData) -> None:
     """Writes index.html, the results as results.tex and results.md, and claims.md if there are claims.
 
     Creates the folder.
@@ -31,7 +31,7 @@ def write_report(folder: epath.Path, data: ReportData) -> None:
     if content["claims"]:
         files["claims.md"] = claims_markdown(content["claims"], data.confidence)
     for name, text in files.items():
-        with atomic_write(folder / name) as file:
+        with atomic_write(epath.Path(folder) / name) as file:
             file.write(text.encode())
 
 

@@ -88,7 +88,7 @@ def test_page_and_markdown_have_one_line_per_test(tmp_path):
         "votes": c.Claim("votes help", votes=("N = 30",)),
     }
     report = data(**claims)
-    write_report(tmp_path / "index.html", report)
+    write_report(tmp_path, report)
     lines = (tmp_path / "claims.md").read_text().splitlines()
     assert lines == claims_markdown(results(**claims), 0.95).splitlines()
     assert lines[2].startswith("| A \\| B are better | N = 30 \N{MINUS SIGN} N = 5 (small) | w.test | +15.0 | ")
@@ -101,7 +101,7 @@ def test_page_and_markdown_have_one_line_per_test(tmp_path):
     page = (tmp_path / "index.html").read_text()
     assert "A | B are better: <span" in page
     assert "inconclusive</span>" in page
-    write_report(tmp_path / "plain" / "index.html", data())
+    write_report(tmp_path / "plain", data())
     assert not (tmp_path / "plain" / "claims.md").exists()
 
 
