@@ -66,7 +66,7 @@ def test_options_are_positions_if_choices_differ():
         "(b)": {"named": pytest.approx(2 / 3), "right": pytest.approx(1 / 3)},
     }
     assert found["not_offered"] == pytest.approx(1 / 3)
-    many = distribution(["c0-29"], ["c0-27"], lambda i: tuple(f"c{i}-{k}" for k in range(30)))
+    many = distribution(["c0-29", "c1-29"], ["c0-27", "c1-27"], lambda i: tuple(f"c{i}-{k}" for k in range(30)))
     assert many["options"]["(28)"]["named"] == many["options"]["(30)"]["right"] == 1.0
 
 
