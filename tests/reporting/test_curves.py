@@ -124,7 +124,7 @@ def test_eight_lines_differ_in_colour_and_marker():
     bins = [{"confidence": x, "accuracy": x, "n": 5} for x in (0.2, 0.8)]
     svg = reliability_panel({f"arm {i}": bins for i in range(8)}, "eight arms")
     assert len(set(re.findall(r"stroke: var\(--line-(\d)\)", svg))) == 8
-    heights = [float(y) for y in re.findall(r"<text[^>]*translate\([\d.]+ ([\d.]+)\)[^>]*>arm \d</text>", svg)]
+    heights = [float(y) for y in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>arm \d</text>', svg)]
     assert len(heights) == 8
     assert min(abs(a - b) for i, a in enumerate(heights) for b in heights[:i]) > 7, "names overlap"
 

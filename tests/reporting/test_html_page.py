@@ -208,7 +208,7 @@ def test_collapsed_student_is_named_in_summary_tables_and_plots():
     assert f"{sentence}answers in 1 of 2 runs)." in plain(findings_of(data).paragraphs[0])
     assert "collapsed in 1 of 2" in words
     assert "majority answerthe most frequent right option55.0(a)" in words
-    assert "right answers(a) 55.0 (b) 45.0labels(a) 75.0 (b) 25.0collapsedSCoTD(a) 55.0 (b) 45.0" in words
+    assert "right answers(a) 55.0 (b) 45.0 labels(a) 75.0 (b) 25.0collapsed SCoTD(a) 55.0 (b) 45.0" in words
     panel = plots.accuracy_panel(tables.arm_rows(data), EvalSet("w.test"), majority={"accuracy": 0.55})
     assert ">majority<" in panel
 
