@@ -44,7 +44,7 @@ def test_merged_adapters_equal_adapters_beside_the_base_model(name, tmp_path):
     trainable, frozen = partition(base, lora=LORA, key=jax.random.key(0))
     rng = np.random.default_rng(1)
     adapters = {
-        key: np.asarray(leaf) if key.endswith("/A") else rng.normal(size=leaf.shape).astype(np.float32)
+        key: np.array(leaf) if key.endswith("/A") else rng.normal(size=leaf.shape).astype(np.float32)
         for key, leaf in flatten_dict(trainable, sep="/").items()
     }
     export_pretrained(tmp_path / "base", config, base, words(), "")
