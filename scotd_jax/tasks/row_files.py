@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.errors import InputError, list_names
+from scotd_jax.strict_json import loads
 
 # "FILE line N" or "FILE row N", for messages, and the fields of the row.
 LocatedRow = tuple[str, Mapping[str, Any]]
@@ -73,10 +74,11 @@ def _lines(path: epath.Path, text: str) -> list[tuple[str, str]]:
 def _json_rows(path: epath.Path) -> Iterator[LocatedRow]:
     text = read_text(path)
     try:
-        whole = json.loads(text)
-    except json.JSONDecodeError as error:
+        whole = loads(text)
+    except ValueError as error:
         if text.lstrip().startswith("["):
-            raise InputError(f"{path} line {error.lineno}: not a complete JSON list ({error})") from None
+            line = f" line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise InputError(f"{path}{line}: not a complete JSON list ({error})") from None
         whole = None
     if isinstance(whole, list):
         for i, row in enumerate(whole, start=1):
@@ -87,8 +89,8 @@ def _json_rows(path: epath.Path) -> Iterator[LocatedRow]:
     else:
         for where, line in _lines(path, text):
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = loads(line)
+            except ValueError as error:
                 raise InputError(f"{where}: not a JSON object ({error})") from None
             yield _object(row, where)
 

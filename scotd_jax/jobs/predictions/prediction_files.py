@@ -57,7 +57,8 @@ def _plain(row: SourceRow) -> ImportedResponse:
     has_answer = isinstance(row.value, dict) and "answer" in row.value
     if text is None and not has_answer:
         names = list_names((*_TEXTS, "answer"))
-        raise BadRowError("missing field", f"expected one of the fields {names}; found {list_names(row.value or ())}")
+        found = list_names(row.value) if isinstance(row.value, dict) else f"{row.value!r:.60}"
+        raise BadRowError("missing field", f"expected one of the fields {names}; found {found}")
     return row.response(
         None if text is None else str(text),
         **_question(row),
@@ -112,7 +113,7 @@ def _log_likelihood(response: Any) -> float | None:
     if isinstance(response, list) and len(response) == 2 and str(response[1]) in ("True", "False"):
         try:
             return float(response[0])
-        except ValueError:
+        except (TypeError, ValueError):
             return None
     return None
 

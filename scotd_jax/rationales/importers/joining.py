@@ -19,7 +19,7 @@ from scotd_jax.rationales.importers.question_matching import NO_QUESTION, Questi
 from scotd_jax.rationales.importers.registry import get_importer
 from scotd_jax.rationales.importers.row_parsing import RowParser
 from scotd_jax.rationales.importers.row_readers import expand_paths, read_ids, stem
-from scotd_jax.records import Question, Response
+from scotd_jax.records import Question, Response, from_mapping
 from scotd_jax.tasks.answer_patterns import normalize_answer
 from scotd_jax.tasks.prompt_formats import is_correct
 from scotd_jax.tasks.question_loader import QuestionsById
@@ -124,7 +124,7 @@ class FileImport:
     def _response(
         self, row: ImportedResponse, path: epath.Path, question: Question, text: str, answer: str | None
     ) -> Response:
-        return Response(
+        response = Response(
             question_id=question.id,
             sample_index=self._sample_index(row, question.id),
             text=text,
@@ -137,6 +137,10 @@ class FileImport:
             model=self._options.get("model") or row.model or stem(path),
             sampling=self._options.get("sampling") or row.sampling or "",
         )
+        try:
+            return from_mapping(Response, vars(response), "the response")
+        except InputError as error:  # a value that no job could read again
+            raise BadRowError("wrong form", str(error)) from None
 
     def _sample_index(self, row: ImportedResponse, question_id: str) -> int:
         """The row's own index, or the first free one."""

@@ -3,6 +3,7 @@
 Each of the n choices of a body is one response; a bad choice does not affect the others.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ def batch_result(row: SourceRow) -> ImportResults:
     # Some writers put the body in place of the response.
     body = response.nested("body") if response.has("body") else response
     question_id, _, number = custom_id.rpartition("#")
-    if not question_id or not number.isdigit():
+    if not question_id or not re.fullmatch("[0-9]{1,9}", number):
         question_id, number = custom_id, ""
     yield from parse_choices(body, question_id, int(number) if number else None, row.optional("id", str))
 
@@ -115,9 +116,9 @@ def last_user_message(messages: list[Any]) -> str | None:
 
 def _parse_body(row: SourceRow) -> ImportResults:
     body = row.nested("response") if row.has("response") else row
-    metadata = body.optional("metadata", dict) or {}
+    question_id = body.nested("metadata").optional("question_id", str) if body.has("metadata") else None
     question = _prompt(row.nested("request")) if row.has("request") else None
-    yield from parse_choices(body, metadata.get("question_id"), None, body.optional("id", str), question)
+    yield from parse_choices(body, question_id, None, body.optional("id", str), question)
 
 
 def _text(choice: SourceRow) -> str:

@@ -6,7 +6,6 @@ bad row, as none of its records can be parsed.
 
 import contextlib
 import gzip
-import json
 import re
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from etils import epath
 
 from scotd_jax.errors import InputError
 from scotd_jax.rationales.importers.imported import BadRow, BadRowError, SourceRow
+from scotd_jax.strict_json import loads
 
 _TRUNCATED = (EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -136,7 +136,11 @@ def read_ids(path: epath.Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected one question id per line")
     found: dict[str, int] = {}
-    for number, line in enumerate(path.read_text().split("\n"), 1):
+    try:
+        lines = path.read_bytes().decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    for number, line in enumerate(lines, 1):
         if name := line.strip():
             if name in found:
                 raise InputError(
@@ -172,10 +176,10 @@ def _parse_line(line: bytes, where: str, count: int) -> SourceRow | BadRow:
 def _parse_json(text: bytes) -> Any:
     """Parses JSON. Raises BadRowError if it is broken, or if an object has a key twice and would lose a value."""
     try:
-        return json.loads(text.decode(), object_pairs_hook=_unique_keys)
+        return loads(text, _unique_keys, allow_nan=True)  # a number that is not finite may be in a field without use
     except UnicodeDecodeError as error:
         raise BadRowError("broken", f"not UTF-8 ({error.reason} at byte {error.start})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadRowError("broken", f"not JSON ({error})") from None
 
 
