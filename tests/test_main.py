@@ -25,6 +25,7 @@ from scotd_jax.rationales.selections import SELECTIONS, STUDENT_SELECTIONS
 from scotd_jax.tasks.prompt_formats import FORMATS
 from scotd_jax.tasks.recipes import RECIPES
 from scotd_jax.tasks.registry import KINDS
+from scotd_jax.workdir import Workdir
 from tests.helpers.manifests import edit_manifest
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +116,8 @@ def test_dry_run_lists_which_steps_would_run_are_complete_or_refused(tmp_path):
 
 
 def test_dry_run_gives_the_reason_of_a_refusal(tmp_path):
-    main.run(c.plain(config()), str(tmp_path), ("sample", "build"), (), "")
+    main.run(c.plain(config()), str(tmp_path), ("sample", "build"), (), "", command="scotd-jax --config=x")
+    assert Workdir(str(tmp_path)).commands() == ["scotd-jax --config=x"]
     changed = dataclasses.replace(config(), corpora={"gold": c.Corpus(rationales=("gold",), decontaminate=0, cap=1)})
     status, lines = dry_run(tmp_path, changed)
     assert status == 2
