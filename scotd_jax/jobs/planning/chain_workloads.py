@@ -1,16 +1,17 @@
 """Lists the workloads of a config: sampling from teachers, training of students, and evaluations."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 from scotd_jax import config as c
-from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config.eval_specs import eval_specs, probes_rationales
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.generation.prompting import corpus_recipe, evaluation_prompt_settings, prompt_settings
 from scotd_jax.jobs.planning.assumptions import Assumptions
 from scotd_jax.jobs.planning.workloads import GenerationWorkload, TrainingWorkload, Workload, canonical_settings
 from scotd_jax.layout import round_up
-from scotd_jax.tasks.recipes import generates_rationale
+from scotd_jax.tasks.recipes import generates_rationale, needs_rationale
 
 UNLIMITED = 10**9  # responses per question where the config sets no limit, e.g. for imported files
 
@@ -127,6 +128,9 @@ def _evaluations(config: c.Config, assumptions: Assumptions) -> Iterator[Generat
                 if n := settings.self_consistency.n:
                     yield _evaluation(config, name, spec, model_config, questions, n, policy="self_consistency")
                     scored += [(questions * n, "self_consistency")] if has_rationale else []
+        is_probed = probes_rationales(spec) and (has_rationale or needs_rationale(recipe))
+        if is_probed and (changes := len(settings.interventions) + bool(settings.oracle_from)):
+            scored.append((questions * changes, "sampling"))
         if spec.read != "text" or spec.combine == "marginal":
             answers = assumptions.max_answers(spec.eval_sets)
             for prompts, policy in scored:
@@ -134,6 +138,12 @@ def _evaluations(config: c.Config, assumptions: Assumptions) -> Iterator[Generat
                 yield _evaluation(
                     config, name, spec, model_config, prompts, candidate_answers=answers, rationale_tokens=tokens
                 )
+            if is_probed and settings.simulator and settings.simulator != spec.student:
+                # It predicts from question and rationale, from the question, and from the rationale.
+                simulator = assumptions.model_config(config.students[settings.simulator].model)
+                simulated = dataclasses.replace(spec, student=settings.simulator)
+                prompts = {"candidate_answers": answers, "rationale_tokens": 0}
+                yield _evaluation(config, name, simulated, simulator, 3 * questions, **prompts)
 
 
 def _scored_responses(config: c.Config, name: str, spec: c.EvalSpec, assumptions: Assumptions) -> GenerationWorkload:

@@ -75,3 +75,22 @@ def test_choices_are_scored_after_rationales_of_the_largest_length(architecture,
     assert program.name == "score"
     labels = dataclasses.replace(config, corpora={**config.corpora, "n4": dataclasses.replace(LABELS, n=1)})
     assert [w.candidate_answers for w in workloads_of(labels) if "before" in w.names] == [5], "nothing is generated"
+
+
+def test_choices_are_scored_after_changed_rationales_and_by_the_simulator():
+    evaluation = c.Evaluation(
+        read="choices", interventions=("truncated", "empty"), oracle_from=("teacher",), simulator="reader",
+        sampling=dataclasses.replace(SHORT_SAMPLING, temperature=0.0),
+    )  # fmt: skip
+    config = small_config(evaluation=evaluation)
+    reader = c.Student(c.Model("opt-125m", tokenizer="task:w"), "reader")
+    infer = dataclasses.replace(config.corpora["n4"], recipe="infer")
+    config = dataclasses.replace(
+        config, students={**config.students, "reader": reader}, corpora={**config.corpora, "reader": infer}
+    )
+    scored = [w for w in workloads_of(config) if w.job == "evaluate" and w.candidate_answers]
+    assert [w.questions for w in scored] == [1000 + 3 * 1000, 3 * 1000]
+    plain = dataclasses.replace(
+        config, evaluation=dataclasses.replace(evaluation, interventions=(), oracle_from=(), simulator="")
+    )
+    assert [w.questions for w in workloads_of(plain) if w.job == "evaluate" and w.candidate_answers] == [1000]
