@@ -20,7 +20,14 @@ SIZES = {  # name: fields of the architecture; all have two layers
 NUMBERS = (1, 2, 5, 10, 20, 30)  # samples per question
 # Percent of the training questions -> folds of them. Each set contains the smaller ones.
 LABELS = {10: ("@0/10",), 20: ("@0/5",), 40: ("@0/5", "@1/5"), 100: ("",)}
-SELECTIONS = {"random": "at random", "likely": "by likelihood"}  # Corpus.cap_by -> words
+SELECTIONS = {  # Corpus.cap_by -> words
+    "random": "at random",
+    "likely": "by likelihood",
+    "diverse": "by diversity",
+    "rank_surprisal": "by rank-surprisal ratio",
+    "rationale_difficulty": "by rationale difficulty",
+}
+SCORED = ("rank_surprisal", "rationale_difficulty")  # selections that compare scores under a student
 BUDGET = 5  # responses per question of a selection
 VOTES = 10  # samples of every student for self-consistency
 LABEL_ONLY, GREEDY, FULL, TWO_STAGES = "label only", "one greedy chain", "SCoTD, N = 30", "two stages"
@@ -94,12 +101,14 @@ CLAIMS = {
     ),
     "stages": c.Claim("Two stages are better than labels", (f"{TWO_STAGES} vs {LABEL_ONLY}",)),
     "one_stage": c.Claim("Two stages are better than one", (f"{TWO_STAGES} vs {FULL}",)),
-    "selection": c.Claim(
-        f"{BUDGET} of 30 samples that are selected are better than {BUDGET} at random",
-        tuple(
-            f"{BUDGET} of 30, {words} vs {BUDGET} of 30, at random" for n, words in SELECTIONS.items() if n != "random"
-        ),
-    ),
+    **{
+        f"selection_{name}": c.Claim(
+            f"{BUDGET} of 30 samples selected {words} are better than {BUDGET} at random",
+            (f"{BUDGET} of 30, {words} vs {BUDGET} of 30, at random",),
+        )
+        for name, words in SELECTIONS.items()
+        if name != "random"
+    },
     "budget": c.Claim(f"30 samples are better than {BUDGET} of them", (f"{FULL} vs {BUDGET} of 30, at random",)),
 }
 
@@ -181,6 +190,8 @@ def _corpus(data: Data, task: str, prefix: str) -> c.Corpus:
         keep=data.keep,
         cap=BUDGET if data.cap_by else 0,
         cap_by=data.cap_by or "first",
+        # Warmed up on one response per question.
+        scored_by=f"{prefix}scotd_n_1_medium" if data.cap_by in SCORED else "",
         decontaminate=0,  # as in configs/world.py
     )
 

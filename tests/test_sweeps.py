@@ -75,10 +75,10 @@ def test_seeds_of_students_share_everything_before_training():
 
 def test_named_comparisons_follow_their_arms():
     evaluation = dataclasses.replace(WORLD.evaluation, comparisons=("SCoTD, N = 1 vs label only",))
-    swept = sweep("corpora.n1_opt.cap_by=first,random", config=dataclasses.replace(WORLD, evaluation=evaluation))
+    swept = sweep("corpora.n1_opt.keep=correct,all", config=dataclasses.replace(WORLD, evaluation=evaluation))
     assert swept.evaluation.comparisons == (
-        "SCoTD, N = 1, cap_by = first vs label only",
-        "SCoTD, N = 1, cap_by = random vs label only",
+        "SCoTD, N = 1, keep = correct vs label only",
+        "SCoTD, N = 1, keep = all vs label only",
     )
     chain(swept)
 
@@ -162,7 +162,13 @@ def test_references_include_everything_that_a_step_needs(name):
     """So that a sweep never shares an artefact that a key affects."""
     file, _, settings = name.partition(":")
     config = c.from_mapping(c.Config, c.sibling(str(ROOT / "configs" / "x"), file).get_config(settings or None))
-    section = {"sample": "rationales", "build": "corpora", "train": "students", "evaluate": "evals"}
+    section = {
+        "sample": "rationales",
+        "score": "students",
+        "build": "corpora",
+        "train": "students",
+        "evaluate": "evals",
+    }
     for step in chain(config):
         entry = getattr(config, section.get(step.job, "evals")).get(step.name)
         if entry is not None:
