@@ -79,6 +79,9 @@ _MULTIHOST = flags.DEFINE_string(
 _DEVICES = flags.DEFINE_integer(
     "devices", None, "Stop at the start unless JAX finds exactly this many devices in all processes", lower_bound=1
 )
+_PARALLEL = flags.DEFINE_integer(
+    "parallel", 1, "Number of steps that run at a time, each on an equal share of the devices", lower_bound=1
+)
 _COUNT = flags.DEFINE_integer(
     "count",
     None,
@@ -94,7 +97,7 @@ _QUESTIONS = flags.DEFINE_string(
     "questions", None, "score: question file; with --config, question sets of it: TASK.SPLIT,..."
 )
 _FILTER = flags.DEFINE_string("filter", None, "score: filter of lm-eval's samples, if the file has several")
-_JOB_FLAGS = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD, _DEVICES, _VERIFY)
+_JOB_FLAGS = (_JOBS, _OVERWRITE, _DRY_RUN, _MULTIHOST, _SKIP_BAD, _DEVICES, _VERIFY, _PARALLEL)
 _COMMAND_FLAGS = {  # command -> flags that have an effect on it, besides --config; "" runs the jobs
     "": (_WORKDIR, _SWEEP, *_JOB_FLAGS),
     "show-prompts": (_WORKDIR, _SWEEP, _COUNT),
@@ -148,6 +151,7 @@ def main(argv: Sequence[str]) -> int:
             devices=_DEVICES.value,
             verify=_VERIFY.value,
             command=shlex.join(["scotd-jax", *sys.argv[1:]]),
+            parallel=_PARALLEL.value,
         )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -177,8 +181,9 @@ def _check_flags(command: str) -> None:
     for flag in itertools.chain(*_COMMAND_FLAGS.values()):
         if flag.present and flag.name not in allowed:
             raise InputError(f"--{flag.name}: has no effect {f'on {command}' if command else 'without a command'}")
-    if _DEVICES.present and (_DRY_RUN.value or "plan" in (_JOBS.value or ())):
-        raise InputError("--devices: has no effect with --dry-run and --jobs=plan, which use no devices")
+    for flag in (_DEVICES, _PARALLEL):
+        if flag.present and (_DRY_RUN.value or "plan" in (_JOBS.value or ())):
+            raise InputError(f"--{flag.name}: has no effect with --dry-run and --jobs=plan, which use no devices")
 
 
 def _output(command: str, arguments: Sequence[str]) -> Output:

@@ -9,6 +9,7 @@ progress ends first. Outside of training they continue until they are killed.
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -20,10 +21,11 @@ class Preempted(KeyboardInterrupt):
 
 
 class _Notice:
-    """The state of this process: whether SIGTERM was received, and whether a block of `deferred` is running."""
+    """The state of this process: whether SIGTERM was received, and how many blocks of `deferred` are running."""
 
     received = False
-    deferred = False
+    deferred = 0
+    counting = threading.Lock()  # of `deferred`; the handler, which may interrupt the main thread anywhere, only reads it
 
 
 @contextlib.contextmanager
@@ -53,19 +55,25 @@ def _receive(number: int, frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Delays the exception of SIGTERM to the end of the block, in which `is_requested` returns whether to end early."""
-    _Notice.deferred = True
+    _count(1)
     try:
         yield
     finally:
-        _Notice.deferred = False
+        _count(-1)
     if _Notice.received:
         raise Preempted
 
 
 @contextlib.contextmanager
 def interrupted() -> Iterator[None]:
-    """Ends the block on SIGTERM, inside `deferred`; `is_received` returns whether it did."""
-    _Notice.deferred = False
+    """Ends the block on SIGTERM, inside `deferred`; `is_received` returns whether it did.
+
+    Outside of the main thread, which alone receives signals, the block ends first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _count(-1)
     try:
         if _Notice.received:
             raise Preempted
@@ -73,12 +81,23 @@ def interrupted() -> Iterator[None]:
     except Preempted:
         pass
     finally:
-        _Notice.deferred = True
+        _count(1)
 
 
 def is_received() -> bool:
     """Returns whether this process received SIGTERM; False with several processes, where `is_requested` counts."""
     return _Notice.received
+
+
+def wait_until_saved() -> None:
+    """Waits for all blocks of `deferred`, for a process that ends while other threads train."""
+    while _Notice.deferred:
+        time.sleep(0.1)
+
+
+def _count(change: int) -> None:
+    with _Notice.counting:
+        _Notice.deferred += change
 
 
 def is_requested(step: int) -> bool:

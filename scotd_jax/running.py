@@ -1,9 +1,11 @@
 """Runs the steps of a config in a work directory, in order: complete artefacts are skipped, others resumed."""
 
 import contextlib
+import itertools
 import json
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from scotd_jax import config as c
@@ -35,6 +37,7 @@ def run(
     devices: int | None = None,
     verify: bool = False,
     command: str = "",
+    parallel: int = 1,
 ) -> None:
     """Runs the jobs of a config.
 
@@ -48,6 +51,7 @@ def run(
       devices: the number of devices that all processes together must have; None for any.
       verify: whether all files of complete steps are compared with their digests first, also large ones.
       command: the command line, which the report shows; "" for none.
+      parallel: number of steps that run at a time, each on an equal share of the devices.
 
     Raises:
       InputError: on errors that the user can fix.
@@ -67,11 +71,12 @@ def run(
 
     from scotd_jax import jobs as job_functions
     from scotd_jax.distributed import hosts
-    from scotd_jax.jobs.context import make_context
+    from scotd_jax.jobs.context import RunContext, make_context
     from scotd_jax.jobs.preparation.hub_models import fetch_models, pin_models, pins
     from scotd_jax.jobs.preparation.prompt_lengths import PromptLengths
     from scotd_jax.jobs.preparation.push import check_pushes, push
     from scotd_jax.jobs.preparation.step_checks import check_step
+    from scotd_jax.parallel_steps import default_device, device_shares, run_parallel
     from scotd_jax.preemption import Preempted, handle_sigterm
     from scotd_jax.workdir import Workdir
     from scotd_jax.workdir_lock import lock_workdir
@@ -80,9 +85,12 @@ def run(
         hosts.initialize(multihost)
     if devices:
         hosts.check_device_count(devices)
+    if parallel > 1 and config.profile.first:
+        raise InputError("--parallel: only one step at a time can be profiled; remove config.profile.first")
     workdir = Workdir(workdir_path, writes=hosts.is_primary())
     unpinned, config = config, pin_models(config, workdir, steps)
-    context = make_context(config, workdir, skip_bad)
+    contexts = [make_context(config, workdir, skip_bad, share) for share in device_shares(parallel)]
+    context = contexts[0]
     lengths = PromptLengths(context)
     unfinished = [step for step in steps if step in redo or not workdir.artefact(*step).complete]
     if verify:
@@ -92,7 +100,31 @@ def run(
         check_step(context, step, lengths)
     hosts.on_primary(lambda: check_pushes(config, workdir, steps, redo))
     fetch_models(config, unfinished)
-    number, step, started = 0, None, time.monotonic()
+    started, numbers, recording = time.monotonic(), itertools.count(1), threading.Lock()
+    running: dict[graph.Step, int] = {}  # the steps that run, and their numbers
+
+    def run_step(step: graph.Step, step_context: RunContext) -> None:
+        hosts.sync_processes(f"before {step}")
+        running[step] = next(numbers)
+        context.log(f"[{running[step]}/{len(steps)}] {step}")
+        if hosts.is_primary() or step.job not in _PRIMARY_ONLY:
+            try:
+                job_functions.load(step.job)(step_context, step.name)
+            except MissingResultsError as missing:
+                others = (other for other in steps[steps.index(step) + 1 :] if other not in running)
+                messages = [str(missing), *_request_results(step_context, others)]
+                raise InputError("\n".join(messages)) from None
+        if hosts.is_primary():
+            with recording:
+                if step in unfinished:
+                    workdir.record(*workdir.artefact(*step).unread_folders)
+                push(step_context, step)
+        del running[step]
+
+    def run_on_share(step: graph.Step, step_context: RunContext) -> None:
+        with default_device(step_context.mesh):
+            run_step(step, step_context)
+
     try:
         with contextlib.ExitStack() as stack:
             # After all checks, so that a refused command changes nothing.
@@ -105,24 +137,15 @@ def run(
                 if command:
                     workdir.save_command(command)
                 workdir.save_pinned_models(pins(unpinned, config))
-            for number, step in enumerate(steps, 1):
-                hosts.sync_processes(f"before {step}")
-                context.log(f"[{number}/{len(steps)}] {step}")
-                if hosts.is_primary() or step.job not in _PRIMARY_ONLY:
-                    try:
-                        job_functions.load(step.job)(context, step.name)
-                    except MissingResultsError as missing:
-                        messages = [str(missing), *_request_results(context, steps[number:])]
-                        raise InputError("\n".join(messages)) from None
-                if hosts.is_primary():
-                    if step in unfinished:
-                        workdir.record(*workdir.artefact(*step).unread_folders)
-                    push(context, step)
+            if parallel == 1:
+                for step in steps:
+                    run_step(step, context)
+            else:
+                run_parallel(steps, lambda step: _needed(config, step, steps), contexts, run_on_share)
     except KeyboardInterrupt as interrupt:
         status = PREEMPTED if isinstance(interrupt, Preempted) else INTERRUPTED
-        artefact = None if step is None else workdir.artefact(*step)
-        where = f"step {number} of {len(steps)} ({step})"
-        raise InterruptedRun(_interrupt_message(artefact, where, status), status) from None
+        interrupted = [(workdir.artefact(*step), f"step {n} of {len(steps)} ({step})") for step, n in running.items()]
+        raise InterruptedRun(_interrupt_message(interrupted, status), status) from None
     context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
 
 
@@ -140,6 +163,16 @@ def _request_results(context: Any, steps: Iterable[Any]) -> Iterator[str]:
                 sample(context, step.name)
             except MissingResultsError as missing:
                 yield str(missing)
+
+
+def _needed(config: c.Config, step: Any, steps: Sequence[Any]) -> Iterator[Any]:
+    """The steps that a step needs, also by way of steps that are not among `steps`."""
+    from scotd_jax.jobs.graph import needs
+
+    for needed in needs(config, step):
+        yield needed
+        if needed not in steps:
+            yield from _needed(config, needed, steps)
 
 
 def steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
@@ -162,17 +195,22 @@ def steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
     return redo
 
 
-def _interrupt_message(artefact: Any, where: str, status: int) -> str:
+def _interrupt_message(interrupted: Sequence[tuple[Any, str]], status: int) -> str:
     """The message for an interrupted run: where it was, what is saved and how to resume.
 
     Args:
-      artefact: the artefact of the interrupted step; None before the first step.
-      where: the step, in words.
+      interrupted: the artefacts of the interrupted steps, and the steps in words; none before the first step.
       status: INTERRUPTED or PREEMPTED.
     """
     reason = "ended by SIGTERM" if status == PREEMPTED else "interrupted"
-    if artefact is None:
+    if not interrupted:
         return f"{reason} before the first step; the same command starts again"
+    saved = [f"{where}: {_saved(artefact)}" for artefact, where in interrupted]
+    return f"{reason} in {'; in '.join(saved)}; the same command resumes"
+
+
+def _saved(artefact: Any) -> str:
+    """What is saved of the artefact of an interrupted step."""
     saved = {
         "sample": "its responses so far are saved",
         "score": "its scores so far are saved",
@@ -187,4 +225,4 @@ def _interrupt_message(artefact: Any, where: str, status: int) -> str:
         steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
         if steps:
             saved = f"its checkpoint of update {max(steps)} is saved"
-    return f"{reason} in {where}: {saved}; the same command resumes"
+    return saved

@@ -21,7 +21,7 @@ LAYERS = [
     {"lm_eval_model", "api_training"},
     {"main", "api"},
     {"subcommands"},
-    {"dry_run", "listing", "running"},
+    {"dry_run", "listing", "parallel_steps", "running"},
     {"jobs"},
     {"reporting"},
     {"corpus"},

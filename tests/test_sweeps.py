@@ -73,12 +73,23 @@ def test_seeds_of_students_share_everything_before_training():
     assert [arms.count(f"SCoTD, N = {n}") for n in (1, 5, 30)] == [3, 3, 3 + 1], "T5 is not swept"
 
 
-def test_named_comparisons_follow_their_arms():
-    evaluation = dataclasses.replace(WORLD.evaluation, comparisons=("SCoTD, N = 1 vs label only",))
+def test_named_comparisons_and_claims_follow_their_arms():
+    claims = {
+        "one": c.Claim("one helps", comparisons=("SCoTD, N = 1 vs label only",), trend=("label only", "SCoTD, N = 1")),
+        "five": c.Claim("five help", comparisons=("SCoTD, N = 5 vs label only",)),
+    }
+    evaluation = dataclasses.replace(WORLD.evaluation, comparisons=claims["one"].comparisons, claims=claims)
     swept = sweep("corpora.n1_opt.keep=correct,all", config=dataclasses.replace(WORLD, evaluation=evaluation))
     assert swept.evaluation.comparisons == (
         "SCoTD, N = 1, keep = correct vs label only",
         "SCoTD, N = 1, keep = all vs label only",
+    )
+    assert list(swept.evaluation.claims) == ["one-keep_correct", "five", "one-keep_all"]
+    assert swept.evaluation.claims["five"] == claims["five"]
+    swept_claim = swept.evaluation.claims["one-keep_all"]
+    assert (swept_claim.text, swept_claim.trend) == (
+        "one helps (keep = all)",
+        ("label only", "SCoTD, N = 1, keep = all"),
     )
     chain(swept)
 
@@ -157,7 +168,9 @@ def test_command_line_passes_the_swept_config():
     assert main.swept_config("unread", []) == "unread"
 
 
-@pytest.mark.parametrize("name", ["world", "world_scicot:seeds=1", "scotd:controls=1", "scicot", "transfer"])
+@pytest.mark.parametrize(
+    "name", ["world", "world_scicot:seeds=1", "scotd:controls=1", "scicot", "world_claims:seeds=1"]
+)
 def test_references_include_everything_that_a_step_needs(name):
     """So that a sweep never shares an artefact that a key affects."""
     file, _, settings = name.partition(":")
@@ -171,7 +184,7 @@ def test_references_include_everything_that_a_step_needs(name):
     }
     for step in chain(config):
         entry = getattr(config, section.get(step.job, "evals")).get(step.name)
-        if entry is not None:
+        if entry is not None and step.job != "score":  # needs what corpora select by it, each of which names both
             named = references(entry)
             if step.job == "evaluate":  # has the rationales of its student, unless it names others
                 named |= references(config.students[entry.student]) if entry.student else set()

@@ -17,8 +17,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scotd_jax.config.compared_arms import SEPARATOR
+from scotd_jax.config.compared_arms import SEPARATOR, split_pair
 from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config.evaluation_schema import Claim
 from scotd_jax.config.references import SECTIONS, Entry, map_references, references
 from scotd_jax.config.schema import Config, EvalSpec
 from scotd_jax.config.swept_keys import SEED, Cell, SweptKey, swept_keys, with_values
@@ -54,6 +55,7 @@ def sweep(config: Config, grid: Mapping[str, Sequence[Any]]) -> Config:
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     columns: dict[str, dict[str, Any]] = {}
     comparisons: dict[str, None] = {}
+    claims: dict[str, Claim] = {}
     effective: set[SweptKey] = set()
     for indices in itertools.product(*(range(len(key.values)) for key in keys)):
         cell = dict(zip(keys, indices, strict=True))
@@ -73,6 +75,10 @@ def sweep(config: Config, grid: Mapping[str, Sequence[Any]]) -> Config:
             columns[names.get(entry, name)] = config.columns.get(name, {}) | values
         for pair in config.evaluation.comparisons:
             comparisons[_with_arms(pair, dict(arms.values()))] = None
+        for name, claim in config.evaluation.claims.items():
+            keys_of_claim = _keys_of_claim(config, claim, affecting, arms)
+            swept_claim = _swept_claim(claim, _part(cell, keys_of_claim), dict(arms.values()))
+            claims[_with_values(name, _part(cell, keys_of_claim))] = swept_claim
     for key in keys:
         if key not in effective:
             raise InputError(f"sweep: {key.key}: no student or evaluation depends on it, so all runs would be equal")
@@ -83,7 +89,7 @@ def sweep(config: Config, grid: Mapping[str, Sequence[Any]]) -> Config:
         config,
         **sections,
         columns={name: values for name, values in columns.items() if values},
-        evaluation=dataclasses.replace(config.evaluation, comparisons=tuple(comparisons)),
+        evaluation=dataclasses.replace(config.evaluation, comparisons=tuple(comparisons), claims=claims),
     )
 
 
@@ -148,12 +154,17 @@ def _part(cell: Cell, keys: Sequence[SweptKey]) -> Cell:
 
 
 def _name(config: Config, entry: Entry, cell: Cell) -> str:
-    """The name of an entry: its own, then the values that affect it. Without dots, which ConfigDict does not allow."""
+    """The name of an entry: its own, then the values that affect it."""
     section, name = entry
-    swept = "-".join([name, *(f"{_slug(key.label)}_{_slugs(key)[index]}" for key, index in cell.items())])
+    swept = _with_values(name, cell)
     if swept in getattr(config, section):
         raise InputError(f"sweep: config.{section} already has an entry {swept!r}; rename it")
     return swept
+
+
+def _with_values(name: str, cell: Cell) -> str:
+    """A name followed by values, without dots, which ConfigDict does not allow."""
+    return "-".join([name, *(f"{_slug(key.label)}_{_slugs(key)[index]}" for key, index in cell.items())])
 
 
 def _eval_entry(config: Config, name: str) -> Entry:
@@ -179,10 +190,34 @@ def _arms(config: Config, cell: Cell, affecting: Affecting) -> dict[str, tuple[s
     """Evaluation -> its arm without and with the values of this cell."""
     found = {}
     for name, spec in eval_specs(config).items():
-        keys = affecting.get(_eval_entry(config, name), ())
-        values = [f"{key.label} = {_text(key.values[cell[key]])}" for key in keys if key.makes_arms]
-        found[name] = spec.arm, ", ".join([spec.arm, *values])
+        keys = [key for key in affecting.get(_eval_entry(config, name), ()) if key.makes_arms]
+        found[name] = spec.arm, ", ".join([spec.arm, *_assignments(_part(cell, keys))])
     return found
+
+
+def _assignments(cell: Cell) -> list[str]:
+    return [f"{key.label} = {_text(key.values[index])}" for key, index in cell.items()]
+
+
+def _keys_of_claim(
+    config: Config, claim: Claim, affecting: Affecting, arms: Mapping[str, tuple[str, str]]
+) -> list[SweptKey]:
+    """The keys whose values distinguish the arms of a claim from those of other cells."""
+    named = {*(arm for pair in claim.comparisons for arm in split_pair(pair)), *claim.trend, *claim.votes}
+    evaluations = [name for name, (arm, _) in arms.items() if arm in named]
+    keys = dict.fromkeys(key for name in evaluations for key in affecting.get(_eval_entry(config, name), ()))
+    return [key for key in keys if key.makes_arms]
+
+
+def _swept_claim(claim: Claim, cell: Cell, arms: Mapping[str, str]) -> Claim:
+    """A claim about the arms of a cell."""
+    return dataclasses.replace(
+        claim,
+        text=f"{claim.text} ({', '.join(_assignments(cell))})" if cell else claim.text,
+        comparisons=tuple(_with_arms(pair, arms) for pair in claim.comparisons),
+        trend=tuple(arms.get(arm, arm) for arm in claim.trend),
+        votes=tuple(arms.get(arm, arm) for arm in claim.votes),
+    )
 
 
 def _with_arms(pair: str, arms: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Objects that the jobs of a run share, created once from the config and the work directory."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from etils import epath
@@ -88,14 +88,22 @@ class RunContext:
         return Progress(total, label, unit, scope=scope, done=done, process_index=jax.process_index())
 
 
-def make_context(config: c.Config, workdir: Workdir, skip_bad: bool = False) -> RunContext:
+def make_context(
+    config: c.Config, workdir: Workdir, skip_bad: bool = False, devices: Sequence[jax.Device] | None = None
+) -> RunContext:
     """Returns the context of a run.
+
+    Args:
+      config: the config.
+      workdir: the work directory.
+      skip_bad: whether broken rows of imported files are skipped.
+      devices: devices to use; None for all.
 
     Raises:
       InputError: if the mesh does not fit the devices, or a corpus names an unknown recipe or format.
     """
     report_compile_times()
-    mesh = sampling_mesh = make_mesh(config.mesh)
+    mesh = sampling_mesh = make_mesh(config.mesh, devices)
     if jax.process_count() > 1:
         local = jax.local_devices()
         sampling_mesh = make_mesh(local_mesh_sizes(config.mesh, jax.device_count(), len(local)), local)
