@@ -85,12 +85,12 @@ def sweep(config: Config, grid: Mapping[str, Sequence[Any]]) -> Config:
     # A corpus that no cell uses has no tokenizer.
     used = {student.corpus for student in sections["students"].values()}
     sections["corpora"] = {name: corpus for name, corpus in sections["corpora"].items() if name in used}
-    return dataclasses.replace(
-        config,
+    swept: dict[str, Any] = {
         **sections,
-        columns={name: values for name, values in columns.items() if values},
-        evaluation=dataclasses.replace(config.evaluation, comparisons=tuple(comparisons), claims=claims),
-    )
+        "columns": {name: values for name, values in columns.items() if values},
+        "evaluation": dataclasses.replace(config.evaluation, comparisons=tuple(comparisons), claims=claims),
+    }
+    return dataclasses.replace(config, **swept)
 
 
 def _swept_entry(

@@ -49,8 +49,14 @@ def result_rows(data: ReportData) -> list[Row]:
 
 
 def _rows_of(run: RunResult, data: ReportData) -> Iterator[dict[str, Any]]:
-    about = {"run": run.student, "arm": run.name, "model": run.model, "role": run.role, "seed": run.seed}
-    about |= {"samples": run.samples, "read": run.read} | data.columns.get(run.student, {})
+    about: dict[str, Any] = {
+        "run": run.student,
+        "arm": run.name,
+        "model": run.model,
+        "role": run.role,
+        "seed": run.seed,
+    }
+    about |= {"samples": run.samples, "read": run.read, **data.columns.get(run.student, {})}
     for label, score in run.results.items():
         yield about | {"set": label, "k": 1} | _scores(run.outcomes[label], score)
     for label, score in run.votes.items():
