@@ -25,7 +25,9 @@ class _Notice:
 
     received = False
     deferred = 0
-    counting = threading.Lock()  # of `deferred`; the handler, which may interrupt the main thread anywhere, only reads it
+    counting = (
+        threading.Lock()
+    )  # of `deferred`; the handler, which may interrupt the main thread anywhere, only reads it
 
 
 @contextlib.contextmanager

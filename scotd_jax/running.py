@@ -145,7 +145,7 @@ def run(
     except KeyboardInterrupt as interrupt:
         status = PREEMPTED if isinstance(interrupt, Preempted) else INTERRUPTED
         interrupted = [(workdir.artefact(*step), f"step {n} of {len(steps)} ({step})") for step, n in running.items()]
-        raise InterruptedRun(_interrupt_message(interrupted, status), status) from None
+        raise InterruptedRun(_interrupt_message(interrupted, status, next(numbers) > 1), status) from None
     context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
 
 
@@ -195,16 +195,19 @@ def steps_to_redo(config: c.Config, overwrite: tuple[str, ...]) -> list[Any]:
     return redo
 
 
-def _interrupt_message(interrupted: Sequence[tuple[Any, str]], status: int) -> str:
+def _interrupt_message(interrupted: Sequence[tuple[Any, str]], status: int, has_begun: bool) -> str:
     """The message for an interrupted run: where it was, what is saved and how to resume.
 
     Args:
-      interrupted: the artefacts of the interrupted steps, and the steps in words; none before the first step.
+      interrupted: the artefacts of the interrupted steps, and the steps in words.
       status: INTERRUPTED or PREEMPTED.
+      has_begun: whether a step has begun.
     """
     reason = "ended by SIGTERM" if status == PREEMPTED else "interrupted"
-    if not interrupted:
+    if not has_begun:
         return f"{reason} before the first step; the same command starts again"
+    if not interrupted:
+        return f"{reason} between two steps; the same command resumes"
     saved = [f"{where}: {_saved(artefact)}" for artefact, where in interrupted]
     return f"{reason} in {'; in '.join(saved)}; the same command resumes"
 
