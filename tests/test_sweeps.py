@@ -159,7 +159,7 @@ def test_columns_may_not_repeat_those_of_every_table():
     with pytest.raises(InputError, match="config.columns.n30_opt.accuracy: every results table has this column"):
         c.from_mapping(c.Config, {"columns": {"n30_opt": {"accuracy": 1}}})
     with pytest.raises(InputError, match="config.columns: 'n30_op' is not defined; did you mean 'n30_opt'"):
-        chain(dataclasses.replace(WORLD, columns={"n30_op": {"labels": 1}}))
+        chain(dataclasses.replace(WORLD, columns={"n30_op": {"width": 1}}))
 
 
 def test_command_line_passes_the_swept_config():

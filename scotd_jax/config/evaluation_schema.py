@@ -12,7 +12,7 @@ from scotd_jax.errors import FieldError
 RationaleControl = Literal["own", "truncated", "shuffled", "other", "empty"]
 # Columns of every results table (reporting/results_table.py); those of Config.columns come before "set".
 RESULT_COLUMNS = (
-    *("run", "arm", "model", "role", "seed", "samples"),
+    *("run", "arm", "model", "role", "seed", "samples", "labels", "parameters"),
     *("set", "read", "k", "n", "correct", "accuracy", "low", "high"),
 )
 
@@ -43,7 +43,9 @@ class Claim:
     """A statement about arms that the report tests. It holds if all of its tests confirm it; they are one family."""
 
     text: str = ""  # the statement in words
-    comparisons: Names = ()  # pairs of arms, each "ARM vs OTHER", of which the first one should be better
+    # Pairs of arms, each "ARM vs OTHER", of which the first one should be better; of "ARM vs ARM", between base models,
+    # that with more parameters.
+    comparisons: Names = ()
     trend: Names = ()  # arms in the order in which accuracy should rise
     votes: Names = ()  # arms whose majority vote should be better than their single response
     # Labels of question sets as in the report, "TITLE.SPLIT", or "contrast consistency"; () is the first set.

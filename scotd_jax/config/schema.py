@@ -258,7 +258,7 @@ class Config:
     # Finished steps to push to the Hugging Face Hub, "JOB NAME" to "OWNER/NAME": "export NAME" as a model, "build NAME"
     # and the release of "sample NAME" as data sets. New repositories are private.
     push_to_hub: dict[str, str] = dataclasses.field(default_factory=dict)
-    # Evaluation -> values of further columns of report/results.csv, e.g. {"labels": 20}; --sweep adds the swept keys.
+    # Evaluation -> values of further columns of report/results.csv, e.g. {"width": 64}; --sweep adds the swept keys.
     columns: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):

@@ -101,7 +101,9 @@ def _pair_tests(
     arm: str, other: str, label: str, data: ReportData, rows: Sequence[ArmRow]
 ) -> Iterator[tuple[str, PairedTest]]:
     outcomes_of, clusters = _measure(label, data)
-    for first, second in comparisons.named_pairs([(arm, other)], rows):
+    for pair in comparisons.named_pairs([(arm, other)], rows):
+        # An arm is compared between base models: the largest one should be best.
+        first, second = sorted(pair, key=lambda row: row.parameters or 0, reverse=True) if arm == other else pair
         if found := comparisons.tables_of([first, second], outcomes_of, clusters):
             models = dict.fromkeys(row.model for row in (first, second) if row.model)
             yield f" {tables.MINUS} ".join(models), compare_paired(found[0], found[1], data.confidence)

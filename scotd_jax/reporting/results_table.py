@@ -33,7 +33,8 @@ def result_rows(data: ReportData) -> list[Row]:
     The columns are `RESULT_COLUMNS` in their order, with those of `ReportData.columns` before "set":
 
         run, arm, model, role, seed   the evaluation, and the fields of `RunResult`
-        samples                       rationales per question in the student's corpus
+        samples, labels               rationales per question and questions in the sets of the student's corpus
+        parameters                    of the model
         set, read                     label of the set, or "contrast consistency"; "text" or "choices"
         k                             number of responses per question that vote; 1 for single responses
         n, correct, accuracy          number of questions (or groups), of correct ones (a mean if a question has
@@ -56,7 +57,8 @@ def _rows_of(run: RunResult, data: ReportData) -> Iterator[dict[str, Any]]:
         "role": run.role,
         "seed": run.seed,
     }
-    about |= {"samples": run.samples, "read": run.read, **data.columns.get(run.student, {})}
+    about |= {"samples": run.samples, "labels": run.labels, "parameters": run.parameters, "read": run.read}
+    about |= data.columns.get(run.student, {})
     for label, score in run.results.items():
         yield about | {"set": label, "k": 1} | _scores(run.outcomes[label], score)
     for label, score in run.votes.items():

@@ -58,6 +58,13 @@ def test_claim_is_tested_for_every_base_model_that_has_the_arms():
     ]
 
 
+def test_larger_model_is_claimed_to_be_better_between_base_models():
+    runs = [arm("N = 30", 0.6, model="tiny", parameters=10), arm("N = 30", 0.9, model="small", parameters=20)]
+    report = ReportData("t", runs, claims={"size": c.Claim("t", comparisons=("N = 30 vs N = 30",))})
+    (claim,) = claim_results(report, tables.arm_rows(report))
+    assert (claim.verdict, claim.tests[0].model) == ("holds", "small \N{MINUS SIGN} tiny")
+
+
 def test_p_values_are_corrected_within_a_claim_only():
     claims = {
         "one": c.Claim("t", comparisons=("N = 5 vs label only",)),

@@ -20,7 +20,7 @@ def data() -> ReportData:
     data = invented(seeds=2, per_set=24)
     names = [run.student for run in data.runs if run.role == "student"]
     columns = {
-        name: {"size": 'small, "old"\nand new', "labels": 10 * i, "rate": 0.1 * i} for i, name in enumerate(names)
+        name: {"size": 'small, "old"\nand new', "share": 10 * i, "rate": 0.1 * i} for i, name in enumerate(names)
     }
     columns[names[0]] = {"size": "", "rate": 1, "few": True}
     columns[names[1]] |= {"questions": ["w.train", "w.gold"], "mixed": 1}
@@ -49,13 +49,13 @@ def test_columns_have_one_type_each(data, tmp_path):
     assert [types[name] for name in ("seed", "k", "n")] == ["int64"] * 3
     assert [types[name] for name in ("correct", "accuracy", "low", "high", "rate")] == ["double"] * 5
     assert [types[name] for name in ("run", "size", "questions", "mixed")] == ["string"] * 4
-    assert (types["labels"], types["few"]) == ("int64", "bool")
+    assert (types["share"], types["few"]) == ("int64", "bool")
     mixed = [value for value in pq.read_table(tmp_path / "results.parquet")["mixed"].to_pylist() if value is not None]
     assert set(mixed) == {"1", '"1"'}
     assert schema.names == [
-        *RESULT_COLUMNS[:6],
-        *("size", "rate", "few", "labels", "questions", "mixed"),
-        *RESULT_COLUMNS[6:],
+        *RESULT_COLUMNS[:8],
+        *("size", "rate", "few", "share", "questions", "mixed"),
+        *RESULT_COLUMNS[8:],
     ]
 
 
