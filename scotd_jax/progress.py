@@ -5,11 +5,13 @@ to standard error, so that standard output stays free for results. `rich` is imp
 """
 
 import collections
+import contextlib
+import contextvars
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 TextStream = Any  # typing.TextIO, whose run-time check rejects io.StringIO and the capture streams of pytest
@@ -17,6 +19,9 @@ TextStream = Any  # typing.TextIO, whose run-time check rejects io.StringIO and 
 WINDOW = 30.0  # seconds over which the rate is averaged
 MIN_RATE_SECONDS = 1.0  # a rate over less time predicts nothing
 MIN_COMPILE_SECONDS = 1.0  # compilations that take less are not reported
+
+
+_PREFIX = contextvars.ContextVar("prefix", default="")
 
 
 class CompileTimes:
@@ -182,7 +187,17 @@ class Progress:
 def log(message: str, *, process_index: int = 0, stream: TextStream | None = None) -> None:
     """Prints one line immediately, above any bars, on process 0 only."""
     if process_index == 0:
-        _SCREEN.print(message, stream if stream is not None else sys.stderr)
+        _SCREEN.print(f"{_PREFIX.get()}{message}", stream if stream is not None else sys.stderr)
+
+
+@contextlib.contextmanager
+def prefixed(prefix: str) -> Iterator[None]:
+    """Begins every line that this thread prints in the block with a prefix."""
+    token = _PREFIX.set(prefix)
+    try:
+        yield
+    finally:
+        _PREFIX.reset(token)
 
 
 def is_terminal(stream: TextStream) -> bool:

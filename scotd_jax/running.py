@@ -78,6 +78,7 @@ def run(
     from scotd_jax.jobs.preparation.step_checks import check_step
     from scotd_jax.parallel_steps import default_device, device_shares, run_parallel
     from scotd_jax.preemption import Preempted, handle_sigterm
+    from scotd_jax.progress import prefixed
     from scotd_jax.workdir import Workdir
     from scotd_jax.workdir_lock import lock_workdir
 
@@ -122,7 +123,7 @@ def run(
         del running[step]
 
     def run_on_share(step: graph.Step, step_context: RunContext) -> None:
-        with default_device(step_context.mesh):
+        with default_device(step_context.mesh), prefixed(f"{step}: "):
             run_step(step, step_context)
 
     try:

@@ -8,6 +8,7 @@ import pytest
 from scotd_jax.errors import InputError
 from scotd_jax.parallel_steps import device_shares, run_parallel
 from scotd_jax.preemption import Preempted, deferred
+from scotd_jax.progress import log, prefixed
 
 NEEDS = {"sample": (), "a": ("sample",), "b": ("sample",), "c": ("a",), "report": ("a", "b", "c")}
 
@@ -67,6 +68,16 @@ def test_after_sigterm_every_training_saves_first():
     with pytest.raises(Preempted):
         run_parallel(list(NEEDS), NEEDS.__getitem__, [0, 1], run)
     assert saved.is_set()
+
+
+def test_lines_of_a_thread_begin_with_its_step(capfd):
+    def run(step: str, share: int) -> None:
+        with prefixed(f"{step}: "):
+            log("works")
+
+    run_parallel(["sample", "a"], NEEDS.__getitem__, [0, 1], run)
+    log("done")
+    assert capfd.readouterr().err.splitlines() == ["sample: works", "a: works", "done"]
 
 
 def test_shares_are_equal_parts_of_the_devices():
