@@ -6,14 +6,23 @@ generates them. Only the primary process writes manifests and merges files. All 
 work directory.
 """
 
+import functools
+import itertools
 import json
+import re
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from scotd_jax.distributed import watchdog
 from scotd_jax.errors import InputError
+
+_BARRIERS = itertools.count()  # numbers the barriers of this process, as all processes do: a name may be used once
+_NAME_BYTES = 64
 
 
 def initialize(multihost: str) -> None:
@@ -68,11 +77,55 @@ def is_primary() -> bool:
 
 
 def sync_processes(barrier: str) -> None:
-    """Blocks until every process has called this function with the same barrier name."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    """Blocks until every process has called this function with the same barrier name.
 
-        multihost_utils.sync_global_devices(barrier)
+    If a process does not within `watchdog.BARRIER_MINUTES`, the others name it and end.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    limit = threading.Thread(target=_wait_for_all, args=(barrier, next(_BARRIERS)), daemon=True)
+    limit.start()
+    multihost_utils.sync_global_devices(barrier)  # raises if another process dies
+    limit.join()
+    _host_names()  # while all processes are here
+
+
+def _wait_for_all(barrier: str, number: int) -> None:
+    """Waits for all processes, or names the missing ones and ends this one.
+
+    Other than a collective, a barrier of JAX's coordination service has a time limit and returns who is missing.
+    """
+    from orbax.checkpoint import multihost
+
+    minutes = watchdog.BARRIER_MINUTES
+    try:
+        multihost.get_barrier_sync_fn()(key=f"scotd_jax {number} {barrier}", timeout_ms=int(60_000 * minutes))
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" in str(error):
+            watchdog.end_process(f"{_missing(str(error))} did not reach {barrier!r} in {minutes:g} minutes")
+
+
+def _missing(message: str) -> str:
+    """Describes the processes that the coordination service's message about a barrier names as missing.
+
+    With JAX 0.10 these are lines with their numbers, after "Some timed out task names:" and before an empty line.
+    """
+    names = _host_names() if _host_names.cache_info().currsize else {}
+    listed = message.partition("timed out task names:")[2].partition("\n\n")[0]
+    numbers = map(int, re.findall(r"(\d+)$", listed, flags=re.M))
+    return ", ".join(f"process {n}" + (f" ({names[n]})" if names else "") for n in numbers) or "another process"
+
+
+@functools.cache
+def _host_names() -> dict[int, str]:
+    """The host of every process. The first call communicates, so all processes must make it."""
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(socket.gethostname().encode()[:_NAME_BYTES].ljust(_NAME_BYTES), np.uint8)
+    names = multihost_utils.process_allgather(own)
+    return {i: bytes(name).decode(errors="replace").strip() for i, name in enumerate(np.asarray(names))}
 
 
 def on_primary(compute: Callable[[], Any]) -> Any:
@@ -101,6 +154,7 @@ def on_primary(compute: Callable[[], Any]) -> Any:
             error = raised
             is_input_error = isinstance(error, InputError)
             result = {"input error": str(error)} if is_input_error else {"error": f"{type(error).__name__}: {error}"}
+    sync_processes("a result of the first process")  # within the time limit; the broadcasts have none
     text = json.dumps(result).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     buffer = np.frombuffer(text.ljust(size)[:size], np.uint8)  # only the primary's text is broadcast
