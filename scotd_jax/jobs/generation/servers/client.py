@@ -5,11 +5,12 @@ JSON or have no choices. Other statuses are permanent and not retried. A pause t
 delays all requests, not only the one that received it.
 
 The client reads the API key from the environment once, sends it in one header and never to another host, and removes it
-from every message.
+from every reply, before anything is read from it or quoted. Replies are bounded in size and time.
 """
 
 import email.utils
 import http.client
+import io
 import json
 import os
 import ssl
@@ -27,6 +28,7 @@ from scotd_jax.strict_json import loads
 
 MAX_PAUSE = 60.0  # seconds between two attempts, unless the server requests more
 MAX_RETRY_AFTER = 3600.0  # seconds: the longest pause that a server may request
+MAX_REPLY_BYTES = 2**28  # 30 responses of 30,000 tokens with their log-probabilities have a third of it
 _RETRIED = (408, 409, 425, 429)
 _FATAL = (401, 402, 403, 404, 405, 407)  # statuses that all other requests would also receive
 
@@ -120,7 +122,7 @@ class ServerClient:
         try:
             request = urllib.request.Request(self.url, data, headers, method="POST")
             with self._opener.open(request, timeout=self._timeout) as response:
-                content = response.read()
+                content = self._read(response)
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
@@ -132,19 +134,34 @@ class ServerClient:
         try:
             body = loads(content)
         except ValueError as error:
-            raise _RetryableError(self._without_key(f"the reply is not JSON ({error}): {content[:100]!r}")) from None
+            raise _RetryableError(f"the reply is not JSON ({error}): {content[:100]!r}") from None
         if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-            message = f"expected a JSON object with choices, found {content[:200]!r}"
-            raise _RetryableError(self._without_key(message))
+            raise _RetryableError(f"expected a JSON object with choices, found {content[:200]!r}")
         return body
+
+    def _read(self, response: io.BufferedIOBase) -> bytes:
+        """Returns the body of a reply, without the key.
+
+        Raises:
+          RequestError: if it is larger than MAX_REPLY_BYTES.
+          _RetryableError: if it has not ended when the timeout has passed since it began.
+        """
+        content, end = bytearray(), time.monotonic() + self._timeout
+        while block := response.read1(2**20):
+            content += block
+            if len(content) > MAX_REPLY_BYTES:
+                raise RequestError(f"{self.url}: the reply has more than {MAX_REPLY_BYTES >> 20} MiB")
+            if time.monotonic() > end:
+                raise _RetryableError(f"the reply has not ended {self._timeout:g} s after it began")
+        return bytes(content).replace(self._key.encode(), b"[key]") if self._key else bytes(content)
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         """The exception for a reply with an error status: retryable or permanent."""
         with error:
             try:
-                content = error.read(1 << 16)
+                content = self._without_key(error.read(1 << 16).decode(errors="replace"))
             except (OSError, http.client.HTTPException):
-                content = b""
+                content = ""
         message = self._without_key(f"status {error.code} ({error.reason}): {_error_message(content)}")
         if error.code in _RETRIED or error.code >= 500:
             return _RetryableError(message, _retry_after(error.headers.get("Retry-After")))
@@ -165,9 +182,9 @@ def _read_key(variable: str, where: str) -> str:
     return key
 
 
-def _error_message(content: bytes) -> str:
+def _error_message(content: str) -> str:
     """The server's message: {"error": {"message"}}, {"error"}, {"message"} or {"detail"}, else the whole reply."""
-    text = content.decode(errors="replace").strip()
+    text = content.strip()
     try:
         message = loads(text)
     except ValueError:

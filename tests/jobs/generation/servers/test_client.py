@@ -1,6 +1,7 @@
 """Tests of the client with failing servers: retries, pauses and messages."""
 
 import email.utils
+import io
 import threading
 import time
 
@@ -8,9 +9,10 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
+from scotd_jax.jobs.generation.servers import client
 from scotd_jax.jobs.generation.servers.client import RequestError, ServerClient
 from scotd_jax.jobs.generation.servers.requests import keyed_seed, request_body
-from tests.helpers.fake_server import error, serving
+from tests.helpers.fake_server import completion, error, serving
 
 BODY = {"model": "m", "prompt": "Q"}
 SECRET = "sk-very-secret"
@@ -162,6 +164,36 @@ def test_key_is_sent_and_never_printed(monkeypatch):
     assert SECRET not in str(fault)
     fault, fake = refused(lambda number, body: error(302, Location="http://127.0.0.1:1/"), key_env="MY_KEY")
     assert fault.fatal, "a redirect would take the key elsewhere"
+
+
+def test_key_is_removed_before_a_message_is_cut_and_from_what_the_server_echoes(monkeypatch):
+    monkeypatch.setenv("MY_KEY", SECRET)
+    for status, length in ((400, 296), (200, 98)):  # messages quote 300 and 100 characters
+        reply = status, {}, b"x" * length + SECRET.encode()
+        with serving() as fake:
+            fake.script = lambda number, body, reply=reply: reply
+            with pytest.raises(RequestError) as caught:
+                endpoint(fake.url, key_env="MY_KEY", retries=0).post(BODY, "q#0")
+        assert "x" in str(caught.value)
+        assert SECRET[:4] not in str(caught.value)
+    with serving(lambda number, body: (200, {}, completion(body, text=f"Your key is {SECRET}"))) as fake:
+        reply = endpoint(fake.url, key_env="MY_KEY").post({}, "r")
+    assert reply["choices"][0]["text"] == "Your key is [key]"
+
+
+def test_replies_are_bounded_in_size_and_time(monkeypatch):
+    monkeypatch.setattr(client, "MAX_REPLY_BYTES", 2**20)
+    fault, fake = refused(lambda number, body: (200, {}, b" " * (2**20 + 1)), retries=2)
+    assert "the reply has more than 1 MiB" in str(fault)
+    assert len(fake.bodies) == 1, "not retried"
+
+    class Dripping(io.BytesIO):
+        def read1(self, size: int = -1) -> bytes:
+            time.sleep(0.02)
+            return b" "
+
+    with pytest.raises(client._RetryableError, match="the reply has not ended 0.1 s after it began"):
+        endpoint("http://localhost/v1", timeout=0.1)._read(Dripping())
 
 
 def test_missing_or_invalid_key_is_refused(monkeypatch):
