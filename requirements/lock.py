@@ -1,8 +1,8 @@
 """Writes the hashed requirements: `pip install uv`, then `python requirements/lock.py` in the root of the repository.
 
-base.txt has everything that scotd_jax needs on a CPU, and cuda.txt and tpu.txt what an accelerator adds, at the
-versions of constraints.txt and requirements/constraints-cuda.txt, with the hashes of all files that pypi.org has. They
-hold for Python 3.11 and later on every platform.
+base.txt has everything that scotd_jax needs on a CPU, cuda.txt and tpu.txt what an accelerator adds, and gcs.txt what
+reads and writes gs://, at the versions of constraints.txt and requirements/constraints-cuda.txt, with the hashes of all
+files that pypi.org has. They hold for Python 3.11 and later on every platform.
 """
 
 import re
@@ -27,7 +27,7 @@ def main() -> None:
     """Writes the files."""
     base = compile_requirements()
     files = {"base": base}
-    for extra in ("cuda", "tpu"):
+    for extra in ("cuda", "gcs", "tpu"):
         files[extra] = {
             key: entry for key, entry in compile_requirements(f"--extra={extra}").items() if key not in base
         }

@@ -4,7 +4,6 @@ DIR/manifest.json lists the files that no job reads, with sizes and digests: the
 models, the report, profiles and TensorBoard files. The command `verify` compares them.
 """
 
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from etils import epath
 
 from scotd_jax.artefact import FOLDERS, Artefact, is_folder_name
 from scotd_jax.atomic import write_text
+from scotd_jax.buckets import prepare_bucket
 from scotd_jax.digests import describe_files, digest, files_below, find_damage
 from scotd_jax.errors import InputError
 from scotd_jax.strict_json import loads, read_json
@@ -34,8 +34,7 @@ class Workdir:
           writes: whether this process writes manifests; True on the primary process only.
           dry_run: whether `Artefact.begin` raises StopBeforeWork after its checks, so that no job does any work.
         """
-        if root.startswith("gs://") and not any(map(importlib.util.find_spec, ("gcsfs", "tensorflow"))):
-            raise InputError(f"{root}: a bucket needs a further library: pip install 'scotd_jax[gcs]'")
+        prepare_bucket(root)
         # Checkpoints need an absolute path, and messages are clearer with one.
         self.root = epath.Path(root if "://" in root else os.path.abspath(root))
         self._writes, self._dry_run = writes and not dry_run, dry_run

@@ -36,7 +36,7 @@ LAYERS = [
     {"artefact"},
     {"chat_templates", "tokenizer_files"},
     {"local_files"},
-    {"atomic", "hub", "digests", "preemption"},
+    {"atomic", "buckets", "hub", "digests", "preemption"},
     {"config", "progress", "records", "layout", "keyed_random"},
     {"strict_json"},
     {"errors"},

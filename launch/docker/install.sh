@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 platform="${1:-}"
-requirements=(-r requirements/base.txt)
+requirements=(-r requirements/base.txt -r requirements/gcs.txt)
 case "$platform" in
   cpu) ;;
   cuda | tpu) requirements+=(-r "requirements/$platform.txt") ;;
@@ -21,4 +21,4 @@ esac
 python -m pip install --require-hashes "${requirements[@]}"
 python -m pip install --no-deps --index-url "${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}" \
   -c constraints.txt torch
-python -m pip install -c constraints.txt ".[torch]"
+python -m pip install -c constraints.txt ".[gcs,torch]"

@@ -17,16 +17,18 @@ from typing import NamedTuple
 from scotd_jax.jobs.inspection.integrity import verify
 from tests.helpers.cli import start_program
 from tests.helpers.compilation_cache import use_compilation_cache
+from tests.helpers.object_store import use_fsspec
 from tests.helpers.training_fixtures import is_time
 
 _BEGIN = "# a process begins"  # in the log
 
 
 class ChainPaths(NamedTuple):
-    """The paths of a run: work directory and compilation cache."""
+    """The paths of a run: work directory, compilation cache, and the URL of the work directory if it is in a bucket."""
 
     workdir: Path
     cache: Path
+    url: str = ""
 
     @property
     def output(self) -> Path:
@@ -47,7 +49,7 @@ def start(paths: ChainPaths, fill_cache: bool = False) -> BaseProcess:
     """Starts a process that runs the chain, or resumes it."""
     paths.output.mkdir(exist_ok=True)
     own_flags = str(paths.output / "updates"), str(paths.cache), "fill" if fill_cache else "read"
-    flags = "--config=tests/configs/killed_chain.py", f"--workdir={paths.workdir}"
+    flags = "--config=tests/configs/killed_chain.py", f"--workdir={paths.url or paths.workdir}"
     return start_program(__name__, *own_flags, *flags, output=paths.output, fast_compilation=True)
 
 
@@ -130,6 +132,8 @@ def main() -> None:
     del sys.argv[1:4]
     print(_BEGIN, file=sys.stderr, flush=True)
     use_compilation_cache(cache, fills=cache_mode == "fill")
+    if "STORAGE_EMULATOR_HOST" in os.environ:
+        use_fsspec()
     _record_updates(os.open(updates, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     runpy.run_module("scotd_jax.main", run_name="__main__", alter_sys=True)
 

@@ -79,10 +79,11 @@ def test_installation_of_a_platform_is_pinned(install, platform):
     done, (requirements, torch, package) = install(platform, TORCH_INDEX="https://index/cpu")
     assert done.returncode == 0
     accelerator = "" if platform == "cpu" else f" -r requirements/{platform}.txt"
-    assert requirements == f"{ROOT}: -m pip install --require-hashes -r requirements/base.txt{accelerator}"
+    files = f"-r requirements/base.txt -r requirements/gcs.txt{accelerator}"
+    assert requirements == f"{ROOT}: -m pip install --require-hashes {files}"
     assert torch == f"{ROOT}: -m pip install --no-deps --index-url https://index/cpu -c constraints.txt torch"
-    assert package == f"{ROOT}: -m pip install -c constraints.txt .[torch]"
-    assert {"cpu", "torch", platform} <= {"cpu", *PROJECT["optional-dependencies"]}
+    assert package == f"{ROOT}: -m pip install -c constraints.txt .[gcs,torch]"
+    assert {"cpu", "gcs", "torch", platform} <= {"cpu", *PROJECT["optional-dependencies"]}
 
 
 def test_installation_stops_at_an_unknown_platform_and_at_an_error_of_pip(install):

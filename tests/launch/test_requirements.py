@@ -48,7 +48,7 @@ def constraints() -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("name", ["base", "cuda", "tpu"])
+@pytest.mark.parametrize("name", ["base", "cuda", "gcs", "tpu"])
 def test_every_requirement_is_pinned_with_hashes_and_names_no_host(name):
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     assert "://" not in text
@@ -61,7 +61,7 @@ def test_every_requirement_is_pinned_with_hashes_and_names_no_host(name):
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-@pytest.mark.parametrize("name", ["base", "cuda", "tpu"])
+@pytest.mark.parametrize("name", ["base", "cuda", "gcs", "tpu"])
 def test_versions_are_those_of_the_constraints(name, python):
     expected = pins(constraints(), PYTHONS[python])
     found = pins([requirement for requirement, _ in entries(name)], PYTHONS[python])
@@ -102,7 +102,7 @@ def test_licences_of_all_packages_are_listed_as_the_packages_state_them():
     table = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs" / "dependencies.md").read_text(), flags=re.M)
     listed = {package: licence for licence, packages in table for package in packages.split(", ")}
     required = {
-        name for file in ("base", "cuda", "tpu") for name in pins([r for r, _ in entries(file)], PYTHONS["3.12"])
+        name for file in ("base", "cuda", "gcs", "tpu") for name in pins([r for r, _ in entries(file)], PYTHONS["3.12"])
     }
     assert required - set(listed) == set()
     stated = {
