@@ -11,7 +11,7 @@ import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from typing import Any
 
-from scotd_jax.config import Config, Model, ModelSource
+from scotd_jax.config import Config, Model, ModelSource, Task
 from scotd_jax.config.eval_specs import eval_specs, evaluated_model
 from scotd_jax.distributed import hosts
 from scotd_jax.hub.hub_files import FileSelection, HubModel, fetch, is_hub_name, missing_files, parse_hub_path, pin
@@ -21,6 +21,9 @@ from scotd_jax.models.hf.weight_files import weight_files
 from scotd_jax.progress import log
 from scotd_jax.tokenizer_files import config_files, tokenizer_files
 from scotd_jax.workdir import Workdir
+
+# Sections of a config with names of the Hub, and their fields: of models, and of tokenizers that count tokens of tasks.
+_NAMES = {Model: ("path", "tokenizer"), Task: ("tokenizer",)}
 
 
 def pin_models(config: Config, workdir: Workdir, steps: Iterable[Step]) -> Config:
@@ -32,7 +35,7 @@ def pin_models(config: Config, workdir: Workdir, steps: Iterable[Step]) -> Confi
       InputError: on every process, if a name is neither a local folder nor a repository that can be read.
     """
     read = sorted({path for path, _ in _reads(config, steps)})
-    named = {path for model in _models(config) for path in (model.path, model.tokenizer)}
+    named = {getattr(section, field) for section in _sections(config) for field in _NAMES[type(section)]}
     paths = hosts.on_primary(lambda: _pinned(read, named, workdir.pinned_models()))
     log_once = functools.partial(log, process_index=int(not hosts.is_primary()))
     for path in read:
@@ -46,8 +49,8 @@ def pin_models(config: Config, workdir: Workdir, steps: Iterable[Step]) -> Confi
 
 def pins(config: Config, pinned: Config) -> dict[str, str]:
     """Returns {"OWNER/NAME": "OWNER/NAME@COMMIT"} for `config`. `pinned` is the result of `pin_models`."""
-    pairs = zip(_models(config), _models(pinned), strict=True)
-    paths = ((getattr(old, key), getattr(new, key)) for old, new in pairs for key in ("path", "tokenizer"))
+    pairs = zip(_sections(config), _sections(pinned), strict=True)
+    paths = ((getattr(old, field), getattr(new, field)) for old, new in pairs for field in _NAMES[type(old)])
     return {path: pinned_path for path, pinned_path in paths if path != pinned_path}
 
 
@@ -96,6 +99,8 @@ def _files_of_hub(config: Config, steps: Iterable[Step]) -> Iterator[tuple[HubMo
 def _reads(config: Config, steps: Iterable[Step]) -> Iterator[tuple[str, FileSelection]]:
     """Yields the paths of models and tokenizers that steps read, with selections of their files."""
     for step in steps:
+        # Any step may read questions of any task, which are truncated when they are loaded.
+        yield from ((task.tokenizer, tokenizer_files) for task in config.tasks.values() if task.tokenizer)
         for model in _models_of(config, step):
             base, tokenizer = base_model(config, model), tokenizer_path(tokenizer_model(config, model))
             if base.path:
@@ -134,20 +139,20 @@ def _models_of(config: Config, step: Step) -> Iterator[Model]:
         yield Model(student=step.name)
 
 
-def _models(node: Any) -> Iterator[Model]:
-    """Yields the models in a config, in its order."""
-    if isinstance(node, Model):
+def _sections(node: Any) -> Iterator[Any]:
+    """Yields the sections with names of the Hub, in the order of the config."""
+    if type(node) in _NAMES:
         yield node
     else:
         for child in _children(node).values():
-            yield from _models(child)
+            yield from _sections(child)
 
 
 def _replace_paths(node: Any, paths: Mapping[str, str]) -> Any:
     """Returns the config with paths of models and tokenizers replaced by their values in `paths`."""
-    if isinstance(node, Model):
-        path, tokenizer = (paths.get(each, each) for each in (node.path, node.tokenizer))
-        return dataclasses.replace(node, path=path, tokenizer=tokenizer)
+    if type(node) in _NAMES:
+        found = {field: getattr(node, field) for field in _NAMES[type(node)]}
+        return dataclasses.replace(node, **{field: paths.get(path, path) for field, path in found.items()})
     children = {name: _replace_paths(child, paths) for name, child in _children(node).items()}
     if isinstance(node, dict):
         return children

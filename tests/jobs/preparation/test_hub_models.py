@@ -21,6 +21,7 @@ from scotd_jax.jobs.preparation.config_checks import check_config
 from scotd_jax.jobs.preparation.hub_models import fetch_models, files_to_fetch, pin_models, pins
 from scotd_jax.models.hf import weight_map
 from scotd_jax.models.hf.loading import load_pretrained
+from scotd_jax.tasks.question_loader import QuestionLoader
 from scotd_jax.workdir import Workdir
 from tests.helpers.corpora import question, responses, write_questions
 from tests.helpers.loopback_hub import TOKEN, connected
@@ -82,6 +83,22 @@ def test_names_are_pinned_once_and_recorded(teacher, config, tmp_path, capfd):
     assert pin_models(config, workdir, [Step("report", "")]) == first, "a command that reads no model has its commit"
     assert teacher.take_requests() == []
     assert pin_models(config, Workdir(str(tmp_path / "other")), graph.chain(config)).students != first.students
+
+
+def test_tokenizers_of_tasks_are_pinned_and_downloaded_before_the_first_step(teacher, config, tmp_path):
+    """They truncate questions: another tokenizer would give other questions, and a corpus of them."""
+    tasks = {"t": dataclasses.replace(config.tasks["t"], max_tokens=9, tokenizer="ann/tiny")}
+    config = dataclasses.replace(config, tasks=tasks, rationales={}, corpora={}, students={})
+    workdir, steps = Workdir(str(tmp_path / "run")), [Step("report", "")]
+    first = pin_models(config, workdir, steps)
+    assert first.tasks["t"].tokenizer == pinned(teacher, "ann/tiny")
+    assert pins(config, first) == {"ann/tiny": pinned(teacher, "ann/tiny")}
+    [files] = files_to_fetch(first, steps).values()
+    assert set(files) == SMALL_FILES
+    fetch_models(first, steps)
+    teacher.take_requests()
+    assert len(QuestionLoader(first.tasks, 0).questions("t.train")) == 4
+    assert teacher.take_requests() == []
 
 
 def test_local_folder_of_a_name_is_stated(hub, config, tmp_path, monkeypatch, capfd):
