@@ -4,8 +4,9 @@ import collections
 from collections.abc import Mapping, Sequence
 
 from scotd_jax.config.eval_specs import eval_specs
+from scotd_jax.config.evaluation_schema import EvalSpec
 from scotd_jax.config.rationale_sources import GeneratedSource, Model
-from scotd_jax.config.schema import Config, EvalSpec
+from scotd_jax.config.schema import Config
 from scotd_jax.errors import InputError, did_you_mean
 
 SEPARATOR = " vs "

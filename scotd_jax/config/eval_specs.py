@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Literal
 
+from scotd_jax.config.evaluation_schema import EvalSpec
 from scotd_jax.config.rationale_sources import Model, ModelSource
-from scotd_jax.config.schema import Config, EvalSpec
+from scotd_jax.config.schema import Config
 from scotd_jax.errors import InputError, lookup
 
 

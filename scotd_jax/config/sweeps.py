@@ -19,9 +19,9 @@ from typing import Any
 
 from scotd_jax.config.compared_arms import SEPARATOR, split_pair
 from scotd_jax.config.eval_specs import eval_specs
-from scotd_jax.config.evaluation_schema import Claim
+from scotd_jax.config.evaluation_schema import Claim, EvalSpec
 from scotd_jax.config.references import SECTIONS, Entry, map_references, references
-from scotd_jax.config.schema import Config, EvalSpec
+from scotd_jax.config.schema import Config
 from scotd_jax.config.swept_keys import SEED, Cell, SweptKey, swept_keys, with_values
 from scotd_jax.errors import InputError
 

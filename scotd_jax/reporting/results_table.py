@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.atomic import atomic_write, write_text
-from scotd_jax.config.schema import RESULT_COLUMNS
+from scotd_jax.config.evaluation_schema import RESULT_COLUMNS
 from scotd_jax.reporting.data import CONSISTENCY, ReportData, RunResult
 
 Row = dict[str, str | int | float | bool | None]

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from etils import epath
 
-from scotd_jax.config.schema import RESULT_COLUMNS
+from scotd_jax.config.evaluation_schema import RESULT_COLUMNS
 from scotd_jax.reporting.data import ReportData
 from scotd_jax.reporting.results_table import result_rows, write_results
 from tests.helpers.invented_report import invented

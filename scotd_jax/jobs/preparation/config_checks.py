@@ -211,8 +211,8 @@ def _check_push(config: Config, name: str, repo: str, where: str) -> None:
     pushable = [*releases, *(f"build {name}" for name in config.corpora), *exports]
     if name not in pushable:
         raise InputError(
-            f"{where}: {name!r} is not a step with files to push (a set of responses needs a release, and a student "
-            f"export=True); {did_you_mean(name, pushable)}"
+            f"{where}: {name!r} is not a step with files to push; {did_you_mean(name, pushable)} (a set of responses "
+            "needs a release, and a student export=True)"
         )
     if not isinstance(repo, str) or not is_repository(repo):
         raise InputError(f"{where}[{name!r}]: expected a repository, OWNER/NAME, found {repo!r}")
