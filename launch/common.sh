@@ -25,10 +25,10 @@ require_image() {
     us-docker.pkg.dev/my-project/images/scotd-jax:tpu
 }
 
-# Writes a name, and the place where it holds, to a record.
+# Writes a name, and the place that it was created in, to a record: write_record FILE NAME PLACE
 write_record() { mkdir -p "$(dirname "$1")" && printf '%s\n' "$2" "$3" >"$1"; }
 
-# Prints the name in a record, or nothing without one. Fails if it holds in another place: read_record FILE PLACE
+# Prints the name in a record, or nothing without one. Fails if it was created in another place: read_record FILE PLACE
 read_record() {
   local name="" place=""
   [[ -e "$1" ]] || return 0

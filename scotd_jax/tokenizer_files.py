@@ -81,7 +81,7 @@ def model_eos_ids(folder: pathlib.Path, path: epath.PathLike) -> list[int]:
       path: path for messages.
 
     Raises:
-      InputError: if they are not integers.
+      InputError: if a file is not a JSON object, or the ids are not integers.
     """
     for name in ("generation_config.json", "config.json"):
         file = epath.Path(path) / name
@@ -91,7 +91,9 @@ def model_eos_ids(folder: pathlib.Path, path: epath.PathLike) -> list[int]:
             values = loads((folder / name).read_bytes())
         except ValueError as error:
             raise InputError(f"{file}: not JSON ({error})") from None
-        found = values.get("eos_token_id") if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            raise InputError(f"{file}: expected a JSON object, found {values!r:.60}")
+        found = values.get("eos_token_id")
         if found is not None:
             ids = found if isinstance(found, list) else [found]
             if not all(type(id_) is int for id_ in ids):
