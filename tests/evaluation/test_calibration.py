@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from scotd_jax.evaluation.calibration import calibration
+from scotd_jax.evaluation.intervals import wilson_interval
 
 
 def test_calibration_error_of_a_case_computed_by_hand():
@@ -14,6 +15,8 @@ def test_calibration_error_of_a_case_computed_by_hand():
         (pytest.approx(0.6), 1, 1.0),
         (pytest.approx(0.8), 2, 0.5),
     ]
+    assert result["bins"][2]["confidence"] == pytest.approx(0.9)
+    assert result["bins"][2]["interval"] == list(wilson_interval(1, 2)[1:])
     assert result["ece"] == pytest.approx((2 * 0.4 + 0.2 + 0.3) / 4)
     assert (result["n"], result["accuracy"], result["mean_confidence"]) == (4, 0.5, pytest.approx(0.725))
 

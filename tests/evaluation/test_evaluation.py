@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotd_jax.errors import InputError
-from scotd_jax.evaluation import contrast, intervals, question_groups, scoring, voting
+from scotd_jax.evaluation import choice_likelihoods, contrast, intervals, question_groups, scoring, voting
 from scotd_jax.records import Question, Response
 from scotd_jax.tasks.prompt_formats import is_correct
 
@@ -82,6 +82,41 @@ def test_interval_of_a_set_counts_questions_of_one_passage_as_dependent():
     assert result["interval"] == pytest.approx(ten[1:], abs=0.05)
     free = scoring.score([dataclasses.replace(q, context=None) for q in questions], same)
     assert free["interval"] == list(intervals.wilson_interval(24, 40)[1:])
+
+
+def intervals_in(result) -> list[list[float]]:
+    """All intervals in a result, in order."""
+    found = []
+    for key, value in result.items() if isinstance(result, dict) else enumerate(result):
+        if key == "interval":
+            found.append(value)
+        elif isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], (dict, list))):
+            found += value.values() if str(key).endswith("_intervals") else intervals_in(value)
+    return found
+
+
+def half_right(questions, _, confidence):
+    return contrast.contrast_consistency(questions, {q.id: 0.5 for q in questions}, confidence)
+
+
+@pytest.mark.parametrize(
+    ("compute", "count"),
+    [
+        (scoring.score, 1 + 1),  # the set and its tag
+        (voting.self_consistency, 1 + 2 * 2 + 2 * 2),  # maj@k and pass@k, and two bins of each kind
+        (half_right, 1 + 1),  # the groups and their split
+        (choice_likelihoods.score_likelihoods, 1 + 2),  # per token, and one bin of each kind
+    ],
+)
+def test_confidence_level_applies_to_every_interval(compute, count):
+    answers = {"q0": "aa", "q1": "ab", "q2": "bb", "q3": "ab"}
+    questions = [question(id_, group=f"g{i // 2}", tags=("t",)) for i, id_ in enumerate(answers)]
+    rows = [response(id_, answer, k) for id_, both in answers.items() for k, answer in enumerate(both)]
+    narrow, wide = (intervals_in(compute(questions, rows, level)) for level in (0.5, 0.99))
+    assert len(narrow) == len(wide) == count
+    for (low, high), (lower, higher) in zip(narrow, wide, strict=True):
+        assert lower <= low <= high <= higher
+        assert higher - lower > 1.5 * (high - low)
 
 
 # ---- voting
@@ -166,6 +201,9 @@ def test_self_consistency_of_a_set():
     assert result["calibration"]["mean_confidence"] == pytest.approx((2 / 3 + 1 / 3 + 0) / 3)
     assert result["calibration"]["accuracy"] == result["accuracy"]
     assert result["rationales"]["n"] == 9
+    entropies = [voting.vote_entropy(answers) for answers in samples.values()]
+    assert sum(entropies) > 1
+    assert result["vote_entropy"] == pytest.approx(sum(entropies) / 3)
     assert result["invalid_rate"] == pytest.approx(4 / 9)
     assert result["abstentions"] == pytest.approx(1 / 3)
 
@@ -226,6 +264,10 @@ def test_consistency_requires_every_member_to_be_right():
     assert {s: v["accuracy"] for s, v in result["by_split"].items()} == {"test": 0.75, "contrast": 0.5}
     with pytest.raises(InputError, match="'q3c'"):
         contrast.contrast_consistency(questions, {n: v for n, v in right.items() if n != "q3c"})
+    passage = [dataclasses.replace(q, context="one passage for all") for q in questions]
+    together = contrast.contrast_consistency(passage, right)
+    assert together is not None
+    assert together["interval"][0] < result["interval"][0], "groups that share a passage count as one"
     shares = contrast.contrast_consistency(questions, {**right, "q0": 0.5, "q0c": 0.5})  # shares of right samples
     assert shares is not None
     assert (shares["accuracy"], shares["some"], shares["none"]) == (0.3125, 0.375, 0.3125)

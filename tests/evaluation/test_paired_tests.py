@@ -123,6 +123,8 @@ def test_trend_is_the_slope_over_ordered_arms():
     assert found.effect.value == pytest.approx(np.polyfit([1, 2, 3], means, 1)[0])
     assert found.effect.low > 0
     assert found.p_value < 0.001
+    certain = trend_test([OutcomeTable(np.full((1, 3), value), np.arange(3)) for value in (0.0, 1.0, 1.0)])
+    assert certain.effect.high == 0.5, "the slope of 0, 1/2 and 1 is the steepest one"
     flat = trend_test([arms[0], arms[2], arms[0]])
     assert flat.effect.value == pytest.approx(0.0)
     assert flat.p_value == 1.0
