@@ -293,7 +293,7 @@ def _is_plausible(manifest: Mapping[str, Any]) -> bool:
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether a name is that of a folder inside another one, on any system and in any bucket."""
+    """Returns whether a name is that of a folder inside another one, on any system and in any bucket."""
     return re.fullmatch(r"[^/\\\x00-\x1f]{1,200}", name) is not None and not name.startswith(".")
 
 

@@ -91,10 +91,12 @@ class TFRecordWriter:
 
     @property
     def records(self) -> int:
+        """Number of records written so far."""
         return len(self._offsets) - 1
 
     @property
     def sha256(self) -> str:
+        """SHA-256 of the file so far."""
         return self._digest.hexdigest()
 
 

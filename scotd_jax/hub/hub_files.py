@@ -41,12 +41,12 @@ class HubModel(NamedTuple):
 
 
 def is_hub_name(path: str) -> bool:
-    """Whether a path has the form of a Hub name. There may still be a local folder of that name."""
+    """Returns whether a path has the form of a Hub name. There may still be a local folder of that name."""
     return _PATH.fullmatch(path) is not None
 
 
 def is_repository(name: str) -> bool:
-    """Whether a name has the form OWNER/NAME, without a revision."""
+    """Returns whether a name has the form OWNER/NAME, without a revision."""
     return is_hub_name(name) and "@" not in name
 
 

@@ -99,6 +99,7 @@ class _Scores:
         self._context.log(f"  {set_name}: {_describe(result, answers)}")
 
     def to_json(self) -> dict[str, Any]:
+        """Returns the scores of all sets and their contrast consistency, for results.json."""
         contrast = contrast_consistency(self.questions, self._correct, self._confidence)
         return {"sets": self.sets, "contrast": contrast}
 

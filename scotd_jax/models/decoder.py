@@ -171,6 +171,7 @@ class Decoder(nnx.Module):
         return x_BGRD, (tuple(keys), tuple(values))
 
     def unembedding(self) -> Float[Array, "V D"]:
+        """Returns the output matrix."""
         return self.embed.tokens[...] if self.lm_head is None else self.lm_head.kernel[...]
 
 

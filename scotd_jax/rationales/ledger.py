@@ -139,7 +139,7 @@ class Ledger:
         return sorted(source for source, counts in self._sources.items() if counts.keys() & set(bins))
 
     def num_passed(self, stage: str) -> int:
-        """Number of responses that passed a stage, and with it all stages before."""
+        """Returns the number of responses that passed a stage, and with it all stages before."""
         received, dropped = self._stages.get(stage, (0, 0))
         return received - dropped
 

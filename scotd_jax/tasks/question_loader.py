@@ -79,7 +79,7 @@ class QuestionLoader:
         return dict(itertools.islice(found.items(), limit or None))
 
     def interleaved(self, set_names: Sequence[str], limit: int = 0) -> dict[str, tuple[Question, LoadedTask]]:
-        """Like `by_id`, but takes one question of each set in turn, so that a limit leaves no set out."""
+        """Returns questions like `by_id`, but takes one of each set in turn, so that a limit leaves no set out."""
         found = self.by_id(set_names)
         rounds = itertools.zip_longest(*(self.questions(name) for name in set_names))
         in_turn = (question for questions in rounds for question in questions if question is not None)

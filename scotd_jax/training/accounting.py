@@ -67,7 +67,7 @@ class GoodputTracker:
         return self._previous_updates + self._clock() - self._start - others
 
     def totals(self) -> dict[str, float]:
-        """`goodput`, 0 to 1, and `seconds_CATEGORY`, since the first process started."""
+        """Returns `goodput`, 0 to 1, and `seconds_CATEGORY`, since the first process started."""
         seconds = {"updates": self.update_seconds(), **self._seconds}
         goodput = seconds["updates"] / max(sum(seconds.values()), 1e-9)
         return {"goodput": goodput, **{f"seconds_{name}": round(value, 3) for name, value in seconds.items()}}
@@ -103,14 +103,14 @@ def batch_flops(config: Any, batch: Mapping[str, Mapping[str, jax.Array]]) -> di
 
 
 def mesh_peak_flops(mesh: jax.sharding.Mesh) -> float | None:
-    """Peak FLOP/s of all devices of the mesh together; None if the peak of any device is unknown."""
+    """Returns the peak FLOP/s of all devices of the mesh together; None if that of any device is unknown."""
     peaks = [peak_flops(device.device_kind) for device in mesh.devices.flat]
     known = [peak for peak in peaks if peak is not None]
     return sum(known) if len(known) == len(peaks) else None
 
 
 def summarize_cost(lines: Sequence[Mapping[str, int | float]], totals: Mapping[str, float]) -> dict[str, float]:
-    """Cost of a training run for its manifest.
+    """Returns the cost of a training run, for its manifest.
 
     Args:
       lines: all metrics lines.

@@ -37,7 +37,7 @@ def _digest_anywhere(array: jax.Array) -> AnyArray:
 
 
 def digest_on_host(array: np.ndarray) -> AnyArray:
-    """The two sums of `_digest`, by NumPy."""
+    """Returns the two sums of `_digest`, uint32[2], computed by NumPy."""
     flat = np.ascontiguousarray(array).reshape(-1)
     bits = flat.view(f"uint{8 * flat.dtype.itemsize}").astype(np.uint32)
     return _sums(bits, np.arange(bits.size, dtype=np.uint32), np)
@@ -46,6 +46,7 @@ def digest_on_host(array: np.ndarray) -> AnyArray:
 # Jitted by array, because the arrays of a model have few different shapes.
 @jax.jit
 def _digest(array: jax.Array) -> AnyArray:
+    """The sums of the hashes of all elements under both seeds, uint32[2]."""
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
     unsigned = jnp.dtype(f"uint{8 * array.dtype.itemsize}")

@@ -223,7 +223,7 @@ def latest_step(folder: epath.PathLike) -> int:
 
 
 def best_index(scores: Sequence[float]) -> int:
-    """Index of the largest score, the first one on ties; the last index if no checkpoint was evaluated (score -1)."""
+    """Returns the index of the largest score, the first one on ties; the last index if all are -1 (not evaluated)."""
     best = max(scores)
     return scores.index(best) if best >= 0 else len(scores) - 1
 

@@ -60,8 +60,14 @@ class BatchIterator(Protocol):
     """
 
     def __next__(self) -> Mapping[str, Mapping[str, np.ndarray]]: ...
-    def get_state(self) -> Any: ...
-    def set_state(self, state: Any) -> None: ...
+
+    def get_state(self) -> Any:
+        """Returns the position, as plain data."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Moves to a position that `get_state` has returned."""
+        ...
 
 
 def train(

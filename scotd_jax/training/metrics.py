@@ -161,7 +161,7 @@ class DeferredMetrics:
         return {"rows": self._rows, "seconds": self._seconds() - self._since} if self._rows else {}
 
     def devices_idle(self) -> bool:
-        """Whether the devices have finished every dispatched update. Does not wait."""
+        """Returns whether the devices have finished every dispatched update. Does not wait."""
         return self._pending is None or self._pending[1]["loss"].is_ready()  # pyrefly: ignore[missing-attribute]
 
     def wait(self) -> None:

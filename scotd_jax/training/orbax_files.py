@@ -29,13 +29,17 @@ def open_for_writing(folder: epath.Path, retention: Any) -> ocp.training.Checkpo
 
 
 def committed_steps(folder: epath.Path) -> list[int]:
-    """Steps of the committed checkpoints in a folder, in order. Reads none of their files."""
+    """Returns the steps of the committed checkpoints in a folder, in order. Reads none of their files."""
     # Not `Checkpointer.checkpoints`, which reads metadata and scores of all of them and raises if one is damaged.
     return sorted(utils.checkpoint_steps(folder)) if folder.exists() else []
 
 
 def saved_items(checkpoint: epath.Path, record: CheckpointRecord) -> Mapping[str, Any]:
-    """Shapes and dtypes of all stored arrays by item. Raises DamagedCheckpoint if they are not those of the record."""
+    """Returns the shapes and dtypes of all stored arrays, by item.
+
+    Raises:
+      DamagedCheckpoint: if they are not those of the record, or cannot be read.
+    """
     with _damage_named(checkpoint):
         metadata = ocp.checkpointables_metadata(checkpoint).metadata
         saved = {item: metadata[item] for item in ("params", "optimizer", "frozen") if item in metadata}

@@ -58,7 +58,7 @@ class TrainingPrograms:
         return is_new
 
     def init_state(self, params: Params | None, seed: int) -> TrainState:
-        """The state before the first update.
+        """Returns the state before the first update.
 
         Args:
           params: initial parameters; None draws them from `seed`.
@@ -75,11 +75,11 @@ class TrainingPrograms:
         return TrainState(step, trainable, self.init_optimizer(trainable), frozen)
 
     def model_params(self, state: TrainState) -> Params:
-        """The model parameters of a training state."""
+        """Returns the model parameters of a training state."""
         return state.params if state.frozen is None else self.combine(state.params, state.frozen)
 
     def dropout_seed(self, seed: int) -> jax.Array:
-        """The third argument of `step`, which dropout needs: the lowest 32 bits of the seed, on the devices."""
+        """Returns the third argument of `step`, which dropout needs: the lowest 32 bits of the seed, on the devices."""
         return jax.device_put(np.uint32(seed % 2**32), self.abstract_state.step.sharding)
 
 

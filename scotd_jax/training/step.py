@@ -214,24 +214,24 @@ def hidden_states(
 
 
 def count_responses(part: BatchPart) -> Float[Array, ""]:
-    """Number of responses drawn for a part: the sum of the weights of the first tokens of its stored responses."""
+    """Returns the number of responses drawn for a part: the sum of the weights of the first tokens of its stored responses."""
     positions = part["positions"] if "positions" in part else jnp.arange(part["inputs"].shape[2])[None, None]
     return jnp.sum(jnp.where(positions == 0, part["weights"], 0.0))
 
 
 def logits_chunk_tokens(vocab_size: int, batch_shards: int) -> int:
-    """Tokens of a batch whose logits may exist at a time, so that each batch shard holds at most MAX_LOGITS_BYTES."""
+    """Returns the number of tokens whose logits may exist at a time, so that a batch shard holds MAX_LOGITS_BYTES."""
     return max(1, MAX_LOGITS_BYTES // (4 * vocab_size)) * batch_shards
 
 
 def dropout_keys(seed: UInt32[Array, ""], step: Int[Array, ""], microbatches: int) -> Key[Array, " microbatches"]:
-    """The dropout keys of one update, one per micro-batch; a function of the three numbers alone."""
+    """Returns the dropout keys of one update, one per micro-batch; a function of the three numbers alone."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(microbatches))
 
 
 def split_microbatches(array: jax.Array, microbatches: int) -> jax.Array:
-    """[B, ...] -> [microbatches, B / microbatches, ...]; micro-batch i has rows i, i + microbatches, ...
+    """Reshapes [B, ...] to [microbatches, B / microbatches, ...]; micro-batch i has rows i, i + microbatches, ...
 
     With strided rows every row of a sharded batch stays on its device; consecutive rows would have to move.
     """

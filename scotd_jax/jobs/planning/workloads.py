@@ -38,6 +38,7 @@ class TrainingWorkload:
 
     @property
     def title(self) -> str:
+        """The job and the names of the students, for the plan."""
         return f"train {_shorten(self.names)}"
 
     def canonical(self) -> "TrainingWorkload":
@@ -92,6 +93,7 @@ class GenerationWorkload:
 
     @property
     def title(self) -> str:
+        """The job and the names of what is generated, for the plan."""
         job = "dev" if self.job == "train" else self.job
         return f"{job} {_shorten(self.names)}"
 

@@ -20,14 +20,16 @@ class WeightFormat:
 
     @property
     def single(self) -> str:
+        """Name of the file that has all weights."""
         return self.stem + self.suffix
 
     @property
     def index(self) -> str:
+        """Name of the index of several files."""
         return f"{self.single}.index.json"
 
     def is_shard(self, name: str) -> bool:
-        """Whether the name is that of one of several files."""
+        """Returns whether the name is that of one of several files."""
         return re.fullmatch(rf"{self.stem}-\d+-of-\d+{re.escape(self.suffix)}", name) is not None
 
 
