@@ -214,7 +214,7 @@ def hidden_states(
 
 
 def count_responses(part: BatchPart) -> Float[Array, ""]:
-    """Returns the number of responses drawn for a part: the sum of the weights of the first tokens of its stored responses."""
+    """Returns the number of drawn responses: the sum of the weights of the first tokens of those that are stored."""
     positions = part["positions"] if "positions" in part else jnp.arange(part["inputs"].shape[2])[None, None]
     return jnp.sum(jnp.where(positions == 0, part["weights"], 0.0))
 
