@@ -155,7 +155,7 @@ class ResponseWriter:
             if path not in paths:
                 path.unlink()
         remove_partial_files(self._parts, prefix=f"{self._stem}-host")
-        if not list(self._parts.iterdir()):
+        if self._parts.is_dir() and not list(self._parts.iterdir()):  # in a bucket no folder is empty
             self._parts.rmdir()
         return paths
 
