@@ -126,7 +126,16 @@ def get_config(arg=None):
         claims=CLAIMS,
     )
     config = dataclasses.replace(config, name="The papers' claims in the embedded world", evaluation=evaluation)
-    return c.config_dict(world.runlocal(config, arms=()) if settings.runlocal else config)
+    return c.config_dict(runlocal(world, config) if settings.runlocal else config)
+
+
+def runlocal(world, config: c.Config) -> c.Config:
+    """Returns the config with few questions and updates, but enough that no part of the questions is empty."""
+    config = world.runlocal(config, arms=())
+    tasks = {
+        name: dataclasses.replace(task, options=task.options | {"train": 40}) for name, task in config.tasks.items()
+    }
+    return dataclasses.replace(config, tasks=tasks)
 
 
 def claims_world(world, seed: int, prefix: str) -> c.Config:
