@@ -156,4 +156,5 @@ def claims_markdown(results: Sequence[ClaimResult], confidence: float) -> str:
 def _cells(test: ClaimTest) -> list[str]:
     effect = f"{test.effect} ({test.model})" if test.model else test.effect
     interval = f"{tables.points(test.difference.low)} to {tables.points(test.difference.high)}"
-    return [effect, test.set_label, tables.points(test.difference.value), interval, tables.p_text(test.p)]
+    p_value = tables.p_text(test.p).removeprefix("= ")
+    return [effect, test.set_label, tables.points(test.difference.value), interval, p_value]
