@@ -51,6 +51,16 @@ def test_response_records_are_scored_with_their_own_answers(tmp_path, questions)
     assert "1 answers could not be read and count as wrong" in lines
 
 
+def test_predictions_of_one_option_are_stated_to_have_collapsed(tmp_path):
+    questions = [dataclasses.replace(QUESTIONS[i % 2], id=f"t/test/{i}") for i in range(24)]
+    file = write(tmp_path / "many.jsonl", questions)
+    found, lines = scored(tmp_path, [response(i, "(a)") for i in range(24)], file)
+    assert "collapsed: it names cat (100.0 % of all answers, 100.0 % where it is wrong)" in lines
+    assert found["answers"]["majority"] == {"option": "cat", "accuracy": 0.5}
+    _, lines = scored(tmp_path, [response(i, questions[i].answer) for i in range(24)], file)
+    assert not any("collapsed" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("text", "right", "outside_format"),
     [
