@@ -84,9 +84,9 @@ def simulatability(
         las, interval: their mean and its interval (t interval, by clusters of questions); None if a group is empty.
     """
     target = _answers(answers)
+    predicted = [_answers(predictions[name]) for name in ("both", "question", "rationale")]
     both, question, rationale = (
-        np.array([_answers(predictions[name])[id_] == answer for id_, answer in target.items()], np.float64)
-        for name in ("both", "question", "rationale")
+        np.array([by_id[id_] == answer for id_, answer in target.items()], np.float64) for by_id in predicted
     )
     gains, leaked = both - question, rationale == 1
     groups = [gains[leaked], gains[~leaked]]

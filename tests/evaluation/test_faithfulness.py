@@ -70,7 +70,7 @@ def test_las_is_unknown_if_no_answer_or_every_answer_is_leaked():
 @pytest.mark.parametrize("size", [1, 4])
 def test_interval_of_las_covers_the_true_value(size):
     # Passages of `size` questions whose answers are all predicted or not: their number determines the width.
-    rng, count, covered = np.random.default_rng(0), 240, 0
+    rng, count, draws, covered = np.random.default_rng(0), 80, 80, 0
     members = questions(count, lambda i: f"passage {i // size}" if size > 1 else None)
     answers = rows("a" * count)
 
@@ -78,8 +78,8 @@ def test_interval_of_las_covers_the_true_value(size):
         right = np.repeat(rng.random(count // size) < rate, size)
         return rows(["a" if value else "b" for value in right])
 
-    for _ in range(150):
+    for _ in range(draws):
         predictions = {"both": draw(0.8), "question": draw(0.6), "rationale": draw(0.5)}
         low, high = simulatability(members, answers, predictions)["interval"]
         covered += low <= 0.2 <= high
-    assert covered / 150 == pytest.approx(0.95, abs=0.05)
+    assert covered / draws == pytest.approx(0.95, abs=0.06)
