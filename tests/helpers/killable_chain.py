@@ -69,9 +69,10 @@ def send(number: signal.Signals, process: BaseProcess, paths: ChainPaths) -> str
 
     Returns:
       The step that the signal ended, such as "train student"; "start" before the first one; None if the process had
-      ended before.
+      ended before, without an error.
     """
     if not process.is_alive():
+        assert process.exitcode == 0, paths.log
         return None
     os.kill(process.pid, number)
     process.join(120)

@@ -70,7 +70,7 @@ def _move(request: Any, response: Any, storage: Any) -> None:
 
 
 def use_fsspec() -> None:
-    """Makes etils use gcsfs in this process, as it does without TensorFlow, which cannot be told to use another server.
+    """Makes etils use gcsfs in this process, as it does without TensorFlow, which has no setting for another server.
 
     If this private function changes, the tests fail.
     """
