@@ -155,11 +155,27 @@ def test_chat_teachers_are_prompted_as_chats():
         ("student=models/mine,runlocal", "runlocal: the architecture of student 'models/mine' is unknown"),
         ("task=arc_easy", "task=arc_easy: has no published rationales"),
         ("arms=label+n30", "arms=label.n30: 'n30' is no arm"),
+        ("selections=divers", "selections=divers: 'divers' is unknown; did you mean 'diverse'"),
+        ("arms=n5,selections=rank_surprisal", "'rank_surprisal' needs the student of arm n1; add it to arms"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         load("pretrained", settings)
+
+
+def test_selections_are_arms_at_an_equal_budget_scored_by_the_first_student_of_one_chain():
+    config = load("pretrained", "task=obqa,selections=random+rank_surprisal,budget=5,seeds=2,arms=n1+n22")
+    assert {student.arm for student in config.students.values()} == {
+        "SCoTD, N = 1",
+        "SCoTD, N = 22",
+        "5 of 22, random",
+        "5 of 22, rank_surprisal",
+    }
+    assert {config.corpora[name].cap for name in ("random", "rank_surprisal")} == {5}
+    assert [name for name, student in config.students.items() if student.export] == ["n22_0"]
+    steps = [str(step) for step in chain(config)]
+    assert steps.index("train n1_0") < steps.index("score n1_0") < steps.index("build rank_surprisal")
 
 
 def test_short_and_preset_names():
