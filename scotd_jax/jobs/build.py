@@ -12,9 +12,9 @@ from scotd_jax.corpus.question_examples import PromptedQuestion
 from scotd_jax.corpus.shard_building import CorpusPlan
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError, UnusableCorpusError
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import PromptSettings, uses_chat_template
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.rationales.contamination import contaminated_ids
 from scotd_jax.tasks import recipes
 

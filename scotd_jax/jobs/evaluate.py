@@ -13,10 +13,10 @@ from scotd_jax.evaluation.contrast import contrast_consistency, describe_unpaire
 from scotd_jax.evaluation.faithfulness import describe_changes, simulatability
 from scotd_jax.evaluation.scoring import outcomes, score
 from scotd_jax.evaluation.voting import self_consistency
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.evaluation_answers import SetAnswers, SetEvaluation, load_evaluated_model
 from scotd_jax.jobs.generation.interventions import load_simulator
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.records import Question
 from scotd_jax.tasks.question_loader import QuestionsById
 

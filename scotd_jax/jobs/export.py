@@ -6,10 +6,10 @@ from typing import Any
 from scotd_jax.config import Model
 from scotd_jax.distributed import hosts
 from scotd_jax.hub.hub_files import parse_hub_path
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import prompt_settings
 from scotd_jax.jobs.model_loading import base_model
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.models.hf.export import export_pretrained
 from scotd_jax.models.hf.verification import verify_export
 from scotd_jax.records import Prompt

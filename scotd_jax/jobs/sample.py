@@ -20,7 +20,6 @@ from scotd_jax.config import (
 from scotd_jax.digests import file_digest
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.failed_questions import failed_questions
 from scotd_jax.jobs.generation.local import generate
@@ -28,6 +27,7 @@ from scotd_jax.jobs.generation.servers.batch_files import generate_by_batch_file
 from scotd_jax.jobs.generation.servers.live import generate_on_server
 from scotd_jax.jobs.generation.servers.remote_model import make_remote_model
 from scotd_jax.jobs.generation.source_model import load_source_model
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.rationales.importers.joining import FileImport
 from scotd_jax.rationales.release import is_released, release
 from scotd_jax.rationales.response_counts import count_responses

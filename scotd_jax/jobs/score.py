@@ -9,13 +9,13 @@ from scotd_jax.config import Model
 from scotd_jax.digests import file_digest
 from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.local import PromptedModel, load_prompted_model
 from scotd_jax.jobs.generation.prompting import prompt_settings
 from scotd_jax.jobs.generation.rationale_scoring import score_rationales
 from scotd_jax.jobs.generation.writing import write_missing
 from scotd_jax.jobs.graph import scored_sources
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.rationales.student_scores import StudentScores
 from scotd_jax.records import Response

@@ -13,9 +13,9 @@ from scotd_jax.corpus.description import read_description
 from scotd_jax.distributed import hosts
 from scotd_jax.distributed.mesh import batch_shards, mesh_platform
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.dev_evaluation import DevEvaluation
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.models import api
 from scotd_jax.models.position_table import check_positions
 from scotd_jax.rationales.store import read_responses

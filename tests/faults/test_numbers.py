@@ -10,7 +10,7 @@ import pytest
 from scotd_jax import config, main
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import make_context
-from scotd_jax.jobs.manifests import student_identity
+from scotd_jax.jobs.preparation.manifests import student_identity
 from scotd_jax.training import metrics as training_metrics
 from scotd_jax.training.checkpoints import load_params
 from scotd_jax.training.loop import train

@@ -13,9 +13,9 @@ from scotd_jax.corpus import shard_building
 from scotd_jax.corpus.batching.loader import open_batches
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs.build import build
 from scotd_jax.jobs.context import make_context
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.rationales.controls import apply_control
 from scotd_jax.records import Question
 from tests.helpers.corpora import built, expected, files, folder, make_run, question, responses, write_questions

@@ -11,10 +11,11 @@ import pytest
 from scotd_jax import config as c
 from scotd_jax.corpus.reader import CorpusReader
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests, train
+from scotd_jax.jobs import train
 from scotd_jax.jobs.build import build
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.model_loading import ModelLoader
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.jobs.report_parts.run_costs import run_costs
 from scotd_jax.training.metrics import read_metrics
 from tests.helpers.corpora import MODEL, folder, make_run, question, responses, write_questions

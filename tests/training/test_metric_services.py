@@ -8,8 +8,8 @@ from etils import epath
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs.build import build
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.training.metric_services import metric_services
 from scotd_jax.training.metrics import MetricWriter, read_metrics
 from tests.helpers.corpora import make_run, question, responses, write_questions

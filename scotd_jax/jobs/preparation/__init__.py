@@ -1,1 +1,1 @@
-"""Work around the steps of a run: checks of config and prompt lengths, downloads from the Hub, and pushes to it."""
+"""Work around the steps of a run: checks of config and prompt lengths, identities of artefacts, and the Hub."""

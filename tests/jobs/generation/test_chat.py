@@ -14,7 +14,7 @@ from scotd_jax.jobs.context import make_context
 from scotd_jax.jobs.generation.prompting import source_prompt_settings, uses_chat_template
 from scotd_jax.jobs.generation.servers.remote_model import make_remote_model
 from scotd_jax.jobs.graph import chain
-from scotd_jax.jobs.manifests import responses_identity
+from scotd_jax.jobs.preparation.manifests import responses_identity
 from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.sampling.requests import Sample

@@ -12,7 +12,6 @@ from scotd_jax import config as c
 from scotd_jax.config.eval_specs import eval_specs
 from scotd_jax.dry_run import preview
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.evaluate import check_questions, evaluate
 from scotd_jax.jobs.generation.choices import score_choices
@@ -20,6 +19,7 @@ from scotd_jax.jobs.generation.evaluation_answers import SetEvaluation
 from scotd_jax.jobs.generation.local import PromptedModel, load_prompted_model
 from scotd_jax.jobs.generation.prompting import evaluation_prompt_settings, prompt_settings
 from scotd_jax.jobs.graph import Step
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.jobs.report_parts.lm_eval_results import write_lm_eval_results
 from scotd_jax.jobs.report_parts.run_results import run_results
 from scotd_jax.layout import split_prompt

@@ -6,10 +6,10 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import manifests
 from scotd_jax.jobs import sample as sample_job
 from scotd_jax.jobs.context import make_context
 from scotd_jax.jobs.graph import Step, chain
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.jobs.preparation.config_checks import check_config
 from scotd_jax.jobs.sample import sample
 from scotd_jax.rationales.store import ResponseWriter, read_responses

@@ -7,13 +7,14 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.errors import InputError
-from scotd_jax.jobs import graph, manifests
+from scotd_jax.jobs import graph
 from scotd_jax.jobs.context import RunContext, make_context
 from scotd_jax.jobs.evaluate import evaluate
 from scotd_jax.jobs.generation import evaluation_answers, interventions
 from scotd_jax.jobs.generation.choices import score_choices
 from scotd_jax.jobs.generation.local import PromptedModel, load_prompted_model
 from scotd_jax.jobs.generation.prompting import prompt_settings
+from scotd_jax.jobs.preparation import manifests
 from scotd_jax.jobs.preparation.config_checks import check_config
 from scotd_jax.jobs.report_parts import run_results
 from scotd_jax.rationales.store import ResponseWriter, read_responses
