@@ -40,6 +40,7 @@ def test_alpha_of_published_examples(observers, published):
 def test_alpha_is_1_for_agreement_and_unknown_without_variation():
     assert krippendorff_alpha([["a", "a"], ["b", "b"], ["b"]]) == 1
     assert krippendorff_alpha([["a", "b"], ["b", "a"]]) == pytest.approx(-0.5)
+    assert krippendorff_alpha([["a", "b"]]) == 0
     assert krippendorff_alpha([["a", "a"], ["a", "a"]]) is None
     assert krippendorff_alpha([["a"], [], ["b"]]) is None
 
