@@ -34,6 +34,9 @@ class _Notice:
 def handle_sigterm() -> Iterator[None]:
     """Raises Preempted on SIGTERM in the block. With several processes, JAX handles the signal instead.
 
+    A library that the exception interrupts may turn it into another error, as Orbax does while it reads a checkpoint,
+    so an error after the signal becomes Preempted again. If a library drops it, `is_received` still returns True.
+
     Outside of the main thread it has no effect, because Python lets only that one handle signals.
     """
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
@@ -42,6 +45,10 @@ def handle_sigterm() -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, _receive)
     try:
         yield
+    except Exception as error:
+        if _Notice.received:
+            raise Preempted from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
         _Notice.received = False

@@ -77,7 +77,7 @@ def run(
     from scotd_jax.jobs.preparation.push import check_pushes, push
     from scotd_jax.jobs.preparation.step_checks import check_step
     from scotd_jax.parallel_steps import default_device, device_shares, run_parallel
-    from scotd_jax.preemption import Preempted, handle_sigterm
+    from scotd_jax.preemption import Preempted, handle_sigterm, is_received
     from scotd_jax.progress import prefixed
     from scotd_jax.workdir import Workdir
     from scotd_jax.workdir_lock import lock_workdir
@@ -140,6 +140,8 @@ def run(
                 workdir.save_pinned_models(pins(unpinned, config))
             if parallel == 1:
                 for step in steps:
+                    if is_received():  # a library has dropped the exception
+                        raise Preempted
                     run_step(step, context)
             else:
                 run_parallel(steps, lambda step: _needed(config, step, steps), contexts, run_on_share)

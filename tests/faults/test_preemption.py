@@ -1,5 +1,6 @@
 """SIGTERM costs no work: the update that is being made is saved, and the resumed run equals an undisturbed one."""
 
+import contextlib
 import functools
 import json
 import os
@@ -11,6 +12,7 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax import main, preemption, running
+from scotd_jax.errors import InputError
 from scotd_jax.training import save_timer
 from scotd_jax.training.checkpoints import Checkpoints, best_step, load_params
 from scotd_jax.training.loop import train
@@ -155,3 +157,24 @@ def test_other_steps_end_at_once_with_the_documented_status(tmp_path, monkeypatc
     assert signal.getsignal(signal.SIGTERM) is before
     assert not (tmp_path / ".lock").read_text().strip(), "the lock is released"
     assert json.loads((tmp_path / "config.json").read_text())
+
+
+def test_sigterm_that_a_library_swallows_ends_the_run(tmp_path, monkeypatch):
+    """Orbax once turned it into the error that a checkpoint is damaged, with exit status 2."""
+    jobs = []
+
+    def job(context, name, error: Exception | None):
+        jobs.append(name)
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if error:
+            raise error
+
+    rationales = {name: c.TaskSource(questions=("w.gold",)) for name in ("first", "second")}
+    config = c.plain(c.Config(tasks={"w": c.Task()}, rationales=rationales))
+    for error, where in ((InputError("damaged"), "in step 1 of 2 .sample first.: "), (None, "between two steps; ")):
+        monkeypatch.setattr("scotd_jax.jobs.load", lambda name, error=error: lambda *step: job(*step, error))
+        with pytest.raises(running.InterruptedRun, match=f"ended by SIGTERM {where}") as end:
+            main.run(config, str(tmp_path), ("sample",), (), "")
+        assert end.value.status == running.PREEMPTED
+    assert jobs == ["first", "first"]
