@@ -151,6 +151,8 @@ def from_mapping(kind: type[RecordType], fields: Mapping[str, Any], where: str) 
             if any(not isinstance(v, str) for v in value):
                 raise InputError(f"{where}: field {name!r} should be a list of strings, found {value!r:.60}")
             value = tuple(value)
+        if expected == "float":
+            value = float(value)  # JSON writes 1.0 and 1
         if name in _RANGES and not _RANGES[name][0](value):
             raise InputError(f"{where}: field {name!r} should be {_RANGES[name][1]}, found {value!r:.60}")
         if expected.startswith("float") and value is not None and not math.isfinite(value):
