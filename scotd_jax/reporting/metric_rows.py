@@ -62,7 +62,7 @@ def calibration_rows(rows: Sequence[ArmRow], sets: Sequence[EvalSet]) -> Iterato
 
 def reliability_lines(
     rows: Sequence[ArmRow], sets: Sequence[EvalSet]
-) -> Iterator[tuple[str, dict[str, list[dict[str, float]]]]]:
+) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
     """Yields for every set and kind of confidence a title, and the bins of every arm, pooled over its runs."""
     several = len(tables.student_models(rows)) > 1
     for evalset, source in itertools.product(sets, _CONFIDENCES):
@@ -81,9 +81,9 @@ def _calibrations(row: ArmRow, evalset: EvalSet, source: str) -> list[Mapping[st
     return [score["calibration"] for score in scores if score.get("calibration")]
 
 
-def _pool_bins(calibrations: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+def _pool_bins(calibrations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The bins of equal width over all answers of some runs."""
-    by_edge: dict[float, list[Mapping[str, float]]] = {}
+    by_edge: dict[float, list[Mapping[str, Any]]] = {}
     for entry in sorted((entry for found in calibrations for entry in found["bins"]), key=lambda entry: entry["low"]):
         by_edge.setdefault(entry["low"], []).append(entry)
     sizes = {low: sum(entry["n"] for entry in entries) for low, entries in by_edge.items()}
