@@ -19,7 +19,7 @@ import jax
 from configs import common
 from configs.runlocal import LOCAL_TEACHER
 from scotd_jax import config as c
-from scotd_jax.running import run
+from scotd_jax.running import InterruptedRun, run
 from scotd_jax.strict_json import read_json
 from tests.helpers import fast_compile
 
@@ -67,9 +67,11 @@ def _copy_teacher(earlier: Path, workdir: Path) -> None:
 
 
 def _run(config: str, student: str, workdir: Path) -> str:
-    """Runs one config and returns "ok" or the error."""
+    """Runs one config and returns "ok" or the error. Ends the program if the run is interrupted; it resumes later."""
     try:
         run(c.sibling(common.__file__, config).get_config(f"runlocal,student={student}"), str(workdir), (), (), "")
+    except InterruptedRun as interrupted:
+        sys.exit(interrupted.status)
     except Exception as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}".replace("\n", " ")
