@@ -12,7 +12,7 @@ from scotd_jax.config import Recipe
 from scotd_jax.errors import InputError, did_you_mean
 
 FIELDS = ("answer_sentence", "answers")
-# SmolLM2-135M-Instruct on QuaRel: 79 of 80 responses are unparsable without an instruction, 40 with this one, and 36 to
+# SmolLM2-135M-Instruct on QuaRel: 70 of 80 responses are unparsable without an instruction, 40 with this one, and 36 to
 # 51 with three others.
 REASON = "Explain which answer is right. End with {answer_sentence}."
 LABEL = "Write only the answer: {answers}."
