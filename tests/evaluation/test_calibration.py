@@ -36,6 +36,11 @@ def test_bins_of_equal_mass_keep_equal_confidences_together_in_any_order():
     assert backwards["ece_equal_mass"] == pytest.approx(result["ece_equal_mass"])
 
 
+def test_bins_of_equal_mass_are_symmetric():
+    result = calibration([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], [0] * 7, bins=5)
+    assert [b["n"] for b in result["equal_mass_bins"]] == [1, 2, 1, 2, 1]
+
+
 def test_calibrated_answers_have_a_small_error_and_overconfident_ones_a_large_one():
     rng = np.random.default_rng(0)
     p = rng.uniform(0.2, 1, 20_000)

@@ -251,6 +251,22 @@ def test_clusters_connect_questions_through_groups_and_passages():
 # ---- contrast
 
 
+def test_questions_that_should_be_in_a_pair_but_are_not_are_described():
+    pair = [question("t/test/1", group="g"), question("t/contrast/1", group="g")]
+    edit = dataclasses.replace(question("t/contrast/9"), split="contrast")
+    assert contrast.describe_unpaired([*pair, question("free")]) == ""
+    described = contrast.describe_unpaired([*pair, edit, question("free")])
+    assert described == "1 questions are in no contrast pair, first 't/contrast/9': it names no original"
+    described = contrast.describe_unpaired([*pair, question("t/test/2", group="h")])
+    assert described.endswith("first 't/test/2': no other member of its group 'h' is in these sets")
+
+
+def test_groups_with_a_member_that_was_not_answered_are_left_out():
+    grouped = question_groups.contrast_groups([question("a", group="g"), question("b", group="g")])
+    assert contrast.consistent_groups(grouped, {"a": True}) == {}
+    assert list(contrast.consistent_groups(grouped, {"a": True, "b": 0.5}).values()) == [0.5]
+
+
 def test_consistency_requires_every_member_to_be_right():
     names = ["q0", "q1", "q2", "q3"]
     questions = [question(n, group=f"g{n}") for n in names]
