@@ -50,6 +50,12 @@ def test_predictions_of_another_form_are_refused(tmp_path, row):
         list(read_predictions(epath.Path(tmp_path / "p.jsonl")))
 
 
+def test_whole_numbers_in_fields_of_floats_become_floats(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(changed(question_id="home/train/k1", logprob=-2))
+    [row], _ = importing(tmp_path / "rows.jsonl", "responses", allow_chance=True)
+    assert type(row.logprob) is float
+
+
 def test_ids_that_are_not_text_are_refused(tmp_path):
     (tmp_path / "ids.txt").write_bytes(b"k1\n\xff\n")
     with pytest.raises(InputError, match="ids.txt: not UTF-8 text"):
