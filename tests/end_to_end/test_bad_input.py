@@ -1,5 +1,6 @@
 """Damaged input on the command line: the message names file and record, the exit status is 2, and nothing is lost."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.cli import run_cli
+from tests.helpers.manifests import edit_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -106,8 +108,13 @@ def test_checkpoint_of_another_model_is_refused(workdir):
     flags = "--jobs=train", "--config.students.student.training.steps=4"
     done = run_cli(CONFIG, f"--workdir={workdir}", *flags, fast_compilation=True)
     assert done.returncode == 0, done.stderr
-    # Without its manifest, which would already refuse the change, only the checkpoint can refuse it.
-    (workdir / "students/student/manifest.json").unlink()
+    # The manifest would already refuse the change; here only the checkpoint can.
+    student = workdir / "students/student"
+    identity = json.loads((student / "manifest.json").read_text())["identity"]
+    identity["spec"]["training"]["steps"] = 8
+    for model in (identity["spec"]["model"], identity["model"]["config"]):
+        model["overrides"]["ffn_dim"] = 128
+    edit_manifest(student, complete=False, identity=identity)
     message = refused(
         workdir,
         "--jobs=train",
