@@ -51,12 +51,13 @@ def distilling_step_by_step(path: epath.Path, options: ImportOptions) -> ImportR
     Options: "rows", the file of questions, if it is elsewhere; "marker", by default "So the answer is" ("The answer is"
       in SVAMP and ASDiv, "Answer:" in e-SNLI).
     """
-    questions = _read_questions(path, options)
+    (rows,) = rows_file(path, options)
+    questions = _read_questions(rows)
     marker = options.get("marker", MARKER)
     begin = _count_earlier_strings(path)
     return parse_rows(
         read_json_document(path, list),
-        lambda row: _parse_completion(row, marker, _question_row(begin + row.number, questions, path)),
+        lambda row: _parse_completion(row, marker, _question_row(begin + row.number, questions, rows)),
     )
 
 
@@ -86,9 +87,9 @@ def rows_file(path: epath.Path, options: ImportOptions) -> list[epath.Path]:
     return [rows]
 
 
-def _read_questions(path: epath.Path, options: ImportOptions) -> list[SourceRow]:
+def _read_questions(rows: epath.Path) -> list[SourceRow]:
     questions = []
-    for row in read_json_lines(rows_file(path, options)[0]):
+    for row in read_json_lines(rows):
         if isinstance(row, BadRow):
             raise InputError(f"{row.where}: {row.detail}")
         questions.append(row)
@@ -119,10 +120,10 @@ def _count_earlier_strings(path: epath.Path) -> int:
     return count
 
 
-def _question_row(number: int, questions: list[SourceRow], path: epath.Path) -> SourceRow:
+def _question_row(number: int, questions: list[SourceRow], rows: epath.Path) -> SourceRow:
     if number >= len(questions):
         raise BadRowError(
-            "no such question", f"string {number + 1} of all shards, but there are {len(questions)} rows in {path}"
+            "no such question", f"string {number + 1} of all shards, but there are {len(questions)} rows in {rows}"
         )
     return questions[number]
 

@@ -315,6 +315,13 @@ def test_broken_document_among_several_is_one_bad_row(tmp_path):
         ("openai_responses", '{"id": "x", "choices": []}', "x.json line 1: the response has no choices"),
         ("open_r1", '{"problem": "x", "generations": []}', "x.json line 1: the row has no generations"),
         ("sharegpt", '[{"conversations": []}]', "expected a conversation that ends with an answer"),
+        ("distilling_step_by_step", '["x"]', "its strings name no question, and NAME_SPLIT.json does not exist"),
+        ("vllm", '{"outputs": []}', "x.json line 1: the request has no outputs"),
+        (
+            "open_r1",
+            '{"problem": "x", "generations": ["y"], "correctness_math": [true, false]}',
+            "'correctness_math' holds 2 values for 1 generations",
+        ),
     ],
 )
 def test_other_broken_files(tmp_path, importer, text, message):
@@ -323,6 +330,26 @@ def test_other_broken_files(tmp_path, importer, text, message):
     with pytest.raises(InputError) as refused:
         importing(path, importer)
     assert message in str(refused.value)
+
+
+def test_broken_files_beside_the_completions_of_distilling_step_by_step(tmp_path):
+    """A row of questions, or an earlier shard, that cannot be read would shift the join of all later completions."""
+    path = write_files(tmp_path, "distilling_step_by_step", palm())
+    later = write(path.with_name("train_CoT_1.json"), palm()[:1])
+    with pytest.raises(InputError, match=r"string 4 of all shards, but there are 3 rows in .*cqa_train.json"):
+        importing(later, "distilling_step_by_step")
+    path.write_text("[3")
+    with pytest.raises(InputError, match=r"train_CoT_0.json.*it decides where the rows of train_CoT_1.json begin"):
+        importing(later, "distilling_step_by_step")
+    (tmp_path / "cqa/cqa_train.json").write_text("nonsense")
+    with pytest.raises(InputError, match=r"cqa_train.json line 1: not JSON"):
+        importing(later, "distilling_step_by_step")
+
+
+def test_rows_of_distilling_step_by_step_may_be_named(tmp_path):
+    rows = write(tmp_path / "rows.jsonl", [{"id": f"k{i}"} for i in (1, 2, 3)], lines=True)
+    kept, _ = importing(write(tmp_path / "x.json", palm()), "distilling_step_by_step", rows=str(rows))
+    assert [row.question_id[-2:] for row in kept] == ["k1", "k2", "k3"]
 
 
 def test_duplicate_completion_of_reasoning_teacher(tmp_path):
