@@ -60,7 +60,8 @@ def accuracy_panel(
                     color=colour,
                     markersize=2.5,
                 )
-            axes.plot(100 * cell.estimate.value, y, "o", color=colour, markerfacecolor=fill, markersize=5.5)
+            dot = {"color": colour, "markerfacecolor": fill, "markersize": 5.5}
+            axes.plot(100 * cell.estimate.value, y, "o", clip_on=False, **dot)  # whole also at 0 and 100
             weight = "bold" if method else "normal"
             axes.text(0, y - 0.3, shorten(name), fontsize=8, color=colour, weight=weight, va="center")
             axes.text(
