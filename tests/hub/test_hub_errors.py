@@ -1,4 +1,4 @@
-"""Errors of the Hub and of the machine while files are transferred: each says what to do."""
+"""Errors of the Hub and of the machine while files are transferred: each states what to do."""
 
 import errno
 from unittest import mock
@@ -26,7 +26,7 @@ def http_error(status: int) -> errors.HfHubHTTPError:
     ],
     ids=lambda value: "" if isinstance(value, str) else repr(value),
 )
-def test_error_says_what_to_do(error, message):
+def test_error_states_what_to_do(error, message):
     with pytest.raises(InputError, match=message), explained("ann/tiny"):
         raise error
 
