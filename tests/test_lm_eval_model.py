@@ -14,7 +14,7 @@ from scotd_jax.lm_eval_model import HarnessModel, generation_settings
 from scotd_jax.sampling.likelihood import Candidates, score_candidates
 from tests.helpers.tolerances import FLOAT32
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fast_compilation")]
 SIZES = {"train": 8, "dev": 4, "test": 4, "unseen": 4, "longer": 4, "gold": 8, "statements": 4}
 TINY = {"hidden_size": 32, "num_attention_heads": 2, "ffn_dim": 64, "num_hidden_layers": 1}
 

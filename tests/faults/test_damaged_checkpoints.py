@@ -23,6 +23,7 @@ from scotd_jax.training.metrics import read_metrics
 from tests.helpers.training_fixtures import bag_model, batches
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("calls_are_not_retraced", "garbage_is_collected"),
     # Orbax abandons its other reads when one fails; Python reports them when they are collected.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -71,7 +72,6 @@ def damages(folder: Path, flips: int, rng: random.Random):
         yield path.relative_to(folder), None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flips", [1, pytest.param(50, marks=pytest.mark.faults)])
 def test_damaged_checkpoint_is_never_loaded_as_another_one(trained, tmp_path, flips, fault_seed):
     expected = bits(load_params(trained / "checkpoints", MODEL.abstract(), "last")[0])

@@ -35,6 +35,7 @@ def test_block_that_takes_too_long_ends_the_process(ended):
     assert set(ended) == {"update 2 has taken more than 0.001 minutes: a device or a process hangs"}
 
 
+@pytest.mark.slow
 def test_update_that_hangs_ends_training(ended, monkeypatch, one_device, tmp_path):
     fetch = loop.DeferredMetrics._fetch
 

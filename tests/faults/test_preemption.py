@@ -21,7 +21,7 @@ from scotd_jax.training.save_timer import SaveTimer
 from scotd_jax.workdir import Workdir
 from tests.helpers.training_fixtures import bag_model, batches, is_time
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("calls_are_not_retraced")]
 
 MODEL = bag_model()
 TRAINING = c.Training(

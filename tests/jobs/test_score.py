@@ -25,7 +25,7 @@ from scotd_jax.records import from_json
 from tests.helpers.corpora import MODEL, built, folder, make_run, question, responses, write_questions
 from tests.helpers.tolerances import FLOAT32
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fast_compilation")]
 
 QUESTIONS = [question(i) for i in range(3)]
 ROWS = [

@@ -23,7 +23,7 @@ from scotd_jax.training.loop import train
 from scotd_jax.training.metrics import DeferredMetrics, read_metrics
 from tests.helpers.training_fixtures import BagConfig, bag_model, batch_of, batches, is_time
 
-pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")]
 MODEL = bag_model()
 ADAM = config.Optimizer(learning_rate=0.02, warmup_steps=2)
 
@@ -140,7 +140,6 @@ class WideningBatches:
         self.step = state["step"]
 
 
-@pytest.mark.slow
 def test_compile_time_of_new_shapes_does_not_count_in_rates(one_device, tmp_path):
     train(MODEL, None, WideningBatches(), settings(steps=8, log_every=2), tmp_path, one_device)
     rows = read_metrics(tmp_path / "metrics.jsonl")
@@ -158,7 +157,6 @@ def test_mfu_of_a_run_that_changed_devices():
     assert "mfu" not in summarize_cost([{"flops": 1.0}], {"goodput": 0.9, "seconds_updates": 0.0})
 
 
-@pytest.mark.slow
 def test_training_loop_returns_and_logs_time_by_category(one_device, tmp_path, monkeypatch):
     monkeypatch.setattr(accounting, "training_flops", lambda config, **sizes: 1000)
     monkeypatch.setattr(accounting, "peak_flops", lambda kind: 1e15)

@@ -90,6 +90,7 @@ NAMED_STUDENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("student", "expected"), NAMED_STUDENTS.items())
 def test_lora_of_named_students_trains_this_many_parameters(student, expected):
     params = build(config_for(student)).abstract()

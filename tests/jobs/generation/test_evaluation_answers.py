@@ -30,7 +30,7 @@ from tests.helpers.chat_model import write_model
 from tests.helpers.corpora import MODEL, WORDS, make_run, question, responses, write_questions
 from tests.helpers.tolerances import FLOAT32
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fast_compilation")]
 
 GREEDY = c.Sampling(temperature=0.0, max_new_tokens=6, batch_size=4, bucket=32)
 BEFORE = c.EvalSpec("s", ("t.test",), checkpoint="initial")
@@ -142,7 +142,6 @@ def sequence_log_p(model: PromptedModel, prompt_ids: list[int], response_ids: li
     return float(sum(log_p_RV[i, token] for i, token in enumerate(response_ids)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", ["opt", "t5", "decoder", "chat"])
 def test_choice_likelihoods_equal_a_loop_over_whole_responses(tmp_path, family):
     """Compares differences of log-likelihoods with those of "RATIONALE So the answer is: CHOICE", each scored alone."""
