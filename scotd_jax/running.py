@@ -148,7 +148,10 @@ def run(
     except KeyboardInterrupt as interrupt:
         status = PREEMPTED if isinstance(interrupt, Preempted) else INTERRUPTED
         interrupted = [(workdir.artefact(*step), f"step {n} of {len(steps)} ({step})") for step, n in running.items()]
-        raise InterruptedRun(_interrupt_message(interrupted, status, next(numbers) > 1), status) from None
+        message = _interrupt_message(interrupted, status, next(numbers) > 1)
+        if status == PREEMPTED:  # all processes end; after Ctrl-C only this one
+            hosts.disconnect()
+        raise InterruptedRun(message, status) from None
     context.log(f"done in {time.monotonic() - started:.0f} s: {json.dumps(str(workdir.root))}")
 
 

@@ -47,6 +47,12 @@ def initialize(multihost: str) -> None:
     jax.distributed.initialize(parts[0], int(parts[2]), int(parts[1]))
 
 
+def disconnect() -> None:
+    """Waits for the other processes before all of them exit: JAX aborts those that still run when another has ended."""
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()
+
+
 def check_device_count(expected: int) -> None:
     """Refuses a run on other devices than the launcher requested.
 

@@ -12,6 +12,7 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax import main, preemption, running
+from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.training import save_timer
 from scotd_jax.training.checkpoints import Checkpoints, best_step, load_params
@@ -150,9 +151,11 @@ def test_sigterm_before_the_first_step_ends_with_the_same_status(tmp_path, monke
 def test_other_steps_end_at_once_with_the_documented_status(tmp_path, monkeypatch):
     config = c.Config(tasks={"w": c.Task()}, rationales={"gold": c.TaskSource(questions=("w.gold",))})
     monkeypatch.setattr("scotd_jax.jobs.load", lambda job: lambda context, name: os.kill(os.getpid(), signal.SIGTERM))
-    before = signal.getsignal(signal.SIGTERM)
+    before, disconnected = signal.getsignal(signal.SIGTERM), []
+    monkeypatch.setattr(hosts, "disconnect", lambda: disconnected.append(True))
     with pytest.raises(running.InterruptedRun, match="ended by SIGTERM in step 1 of 1 .sample gold.: ") as end:
         main.run(c.plain(config), str(tmp_path), ("sample",), (), "")
+    assert disconnected, "several processes wait for each other before they exit"
     assert end.value.status == running.PREEMPTED == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert not (tmp_path / ".lock").read_text().strip(), "the lock is released"

@@ -1,7 +1,8 @@
 """The chain of tests/configs/killed_chain.py as a process that starts in about a second, so that a test can kill it.
 
 The process is a fork that runs the unmodified command line with compiled programs from a cache. It appends the number
-of every update that it makes to a file.
+of every update that it makes to a file. A run may also have several processes, which share the work directory. With
+`pause`, every update takes at least so many seconds: a notice of preemption reaches several processes within a second.
 """
 
 import json
@@ -10,6 +11,8 @@ import re
 import runpy
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +20,7 @@ from typing import NamedTuple
 from scotd_jax.jobs.inspection.integrity import verify
 from tests.helpers.cli import start_program
 from tests.helpers.compilation_cache import use_compilation_cache
+from tests.helpers.network import free_port
 from tests.helpers.object_store import use_fsspec
 from tests.helpers.training_fixtures import is_time
 
@@ -24,16 +28,20 @@ _BEGIN = "# a process begins"  # in the log
 
 
 class ChainPaths(NamedTuple):
-    """The paths of a run: work directory, compilation cache, and the URL of the work directory if it is in a bucket."""
+    """The paths of a run: work directory, compilation cache, and the URL of the work directory if it is in a bucket.
+
+    With several processes at a time, those of process number `process`.
+    """
 
     workdir: Path
     cache: Path
     url: str = ""
+    process: int = 0
 
     @property
     def output(self) -> Path:
-        """Folder of the output of all processes of the run, and of the numbers of their updates."""
-        return self.workdir.with_name(f"{self.workdir.name}.output")
+        """Folder of the output of this process whenever the run is started, and of the numbers of its updates."""
+        return self.workdir.with_name(f"{self.workdir.name}.output{self.process}")
 
     @property
     def log(self) -> str:
@@ -45,12 +53,35 @@ class ChainPaths(NamedTuple):
         return [int(number) for number in path.read_text().split()] if path.exists() else []
 
 
-def start(paths: ChainPaths, fill_cache: bool = False) -> BaseProcess:
+def start(paths: ChainPaths, fill_cache: bool = False, pause: float = 0.0, flags: Sequence[str] = ()) -> BaseProcess:
     """Starts a process that runs the chain, or resumes it."""
     paths.output.mkdir(exist_ok=True)
-    own_flags = str(paths.output / "updates"), str(paths.cache), "fill" if fill_cache else "read"
-    flags = "--config=tests/configs/killed_chain.py", f"--workdir={paths.url or paths.workdir}"
+    own_flags = str(paths.output / "updates"), str(pause), str(paths.cache), "fill" if fill_cache else "read"
+    flags = "--config=tests/configs/killed_chain.py", f"--workdir={paths.url or paths.workdir}", *flags
     return start_program(__name__, *own_flags, *flags, output=paths.output, fast_compilation=True)
+
+
+def start_processes(
+    paths: ChainPaths, count: int, fill_cache: bool = False, pause: float = 0.0
+) -> list[tuple[BaseProcess, ChainPaths]]:
+    """Starts a run of several processes with one device each; returns them with their paths."""
+    address, started = f"localhost:{free_port()}", []
+    for number in range(count):
+        own = paths._replace(cache=paths.cache / f"{number}-{count}", process=number)
+        flags = f"--multihost={address},{number},{count}", f"--devices={count}"
+        started.append((start(own, fill_cache, pause, flags), own))
+    return started
+
+
+def finish_processes(paths: ChainPaths, count: int, fill_cache: bool = False) -> list[ChainPaths]:
+    """Runs the chain to its end in several processes; returns their paths."""
+    started = start_processes(paths, count, fill_cache)
+    for process, own in started:
+        process.join(600)
+        process.kill()
+        process.join()
+        assert process.exitcode == 0, own.log
+    return [own for _, own in started]
 
 
 def finish(paths: ChainPaths, fill_cache: bool = False) -> None:
@@ -129,24 +160,25 @@ def check_equal(workdir: Path, expected: dict[str, object]) -> None:
 
 def main() -> None:
     """Runs the command line in this process."""
-    updates, cache, cache_mode = sys.argv[1:4]
-    del sys.argv[1:4]
+    updates, pause, cache, cache_mode = sys.argv[1:5]
+    del sys.argv[1:5]
     print(_BEGIN, file=sys.stderr, flush=True)
     use_compilation_cache(cache, fills=cache_mode == "fill")
     if "STORAGE_EMULATOR_HOST" in os.environ:
         use_fsspec()
-    _record_updates(os.open(updates, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
+    _record_updates(os.open(updates, os.O_WRONLY | os.O_APPEND | os.O_CREAT), float(pause))
     runpy.run_module("scotd_jax.main", run_name="__main__", alter_sys=True)
 
 
-def _record_updates(file: int) -> None:
-    """Appends the number of every update to a file when it is dispatched."""
+def _record_updates(file: int, pause: float) -> None:
+    """Appends the number of every update to a file when it is dispatched, and then waits."""
     from scotd_jax.training.metrics import DeferredMetrics
 
     add = DeferredMetrics.add
 
     def record(self, step, *arguments):
         os.write(file, f"{step}\n".encode())
+        time.sleep(pause)
         add(self, step, *arguments)
 
     DeferredMetrics.add = record
