@@ -2,10 +2,10 @@
 
     python -m benchmarks.sampling [--pairs=3] [--cases=opt125m_q64,t5small_q64] [--torch=bfloat16:4] [--shrink]
 
-Both implementations use the same random weights, prompts and policy (temperature 1, the full vocabulary, a fixed number
-of tokens) and the whole machine. Each has its own process and warms up with one full run; then timed runs alternate.
-PyTorch uses the fastest of several settings. Trying all of them takes longer than the comparison itself; `--torch`
-selects one setting instead.
+Both implementations use the same random weights and prompts and the whole machine. They sample with temperature 1 from
+the full vocabulary, or greedily in the case "smollm2_greedy", and always a fixed number of tokens. Each has its own
+process and warms up with one full run; then timed runs alternate. PyTorch uses the fastest of several settings. Trying
+all of them takes longer than the comparison itself; `--torch` selects one setting instead.
 
 For every case, prints the generated tokens per second, the median ratio over the pairs of runs, the peak memory of both
 processes, and the shares of the machine's limits (benchmarks/roofline.py). If prompts share few-shot examples, it also
@@ -32,6 +32,17 @@ CASES = {
     "opt125m_fewshot700": SamplingCase("opt-125m", shared=700, batch=8, torch_questions=2, torch_batches=(1, 2)),
     "t5small_q64": SamplingCase("t5-small", batch=6, questions=18),
     "smollm2_q64": SamplingCase("smollm2-135m", batch=3, questions=18),
+    "smollm2_greedy": SamplingCase(
+        "smollm2-135m",
+        n=1,
+        tokens=37,
+        temperature=0.0,
+        batch=32,
+        questions=128,
+        torch_questions=64,
+        torch_batches=(16, 32, 64),
+        dtypes=("bfloat16",),
+    ),
 }
 _OPT_1_3B = SamplingCase("opt-1.3b", tokens=128, dtypes=("bfloat16",))
 ACCELERATOR_CASES = {
@@ -70,8 +81,8 @@ def main() -> None:
 
 def shrink(case: SamplingCase) -> SamplingCase:
     """Returns the case with tiny shapes."""
-    tiny = {"n": 3, "tokens": 6, "questions": 4, "batch": 2, "torch_questions": 2, "torch_batches": (2,)}
-    kind = case.architecture.partition("-")[0]
+    tiny = {"n": min(case.n, 3), "tokens": 6, "questions": 4, "batch": 2, "torch_questions": 2, "torch_batches": (2,)}
+    kind = case.architecture.partition("-")[0].replace("smollm2", "decoder")
     shared = min(case.shared, 24)
     return dataclasses.replace(
         case, architecture=f"{kind}-tiny", shared=shared, question=16, dtypes=("float32",), **tiny

@@ -25,6 +25,7 @@ class SamplingCase:
       question: tokens of each prompt after the prefix.
       n: responses per question.
       tokens: length of every response in tokens.
+      temperature: temperature; 0 is greedy.
       questions: number of prompts.
       batch: questions that scotd_jax decodes at once.
       torch_questions: number of prompts in PyTorch; few suffice, as its time per token is the same for every call.
@@ -38,6 +39,7 @@ class SamplingCase:
     question: int = 64
     n: int = 30
     tokens: int = 48
+    temperature: float = 1.0
     questions: int = 16
     batch: int = 4
     torch_questions: int = 8
@@ -90,7 +92,7 @@ class ScotdSampling:
         model = registry.build(config, Precision("bfloat16"))
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         _, params = load_pretrained(folder, jax.tree.map(lambda _: sharding, model.abstract()), "bfloat16")
-        policy = c.Sampling(n=case.n, temperature=1.0, max_new_tokens=case.tokens, batch_size=case.batch)
+        policy = c.Sampling(n=case.n, temperature=case.temperature, max_new_tokens=case.tokens, batch_size=case.batch)
         self.sampler = Sampler(model, params, EndlessTokenizer(config.vocab_size), policy, seed=0)
         self.requests = [
             Request(f"q{i}", ids, tuple(range(case.n)), case.shared)
@@ -134,10 +136,11 @@ class TorchSampling:
         loaded = auto.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
         self.model, self.device = loaded.to(device).eval(), device
         self.model.generation_config = transformers.GenerationConfig(
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
+            **(
+                {"do_sample": True, "temperature": case.temperature, "top_k": 0, "top_p": 1.0}
+                if case.temperature
+                else {}
+            ),
             max_new_tokens=case.tokens,
             pad_token_id=EndlessTokenizer.pad_id,
             decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
