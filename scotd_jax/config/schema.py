@@ -235,7 +235,7 @@ class Plan:
     efficiency: float = 0.4  # fraction of peak FLOP/s that is reached
     bandwidth: float = 0.7  # fraction of peak memory bandwidth that is reached
     # Programs of deeper models without a scan over layers (decoding, and training with scan_layers off) are compiled
-    # with this many and with half as many layers, and extrapolated; 0 compiles all layers, which is slow for TPUs.
+    # with this many and with half as many layers, and extrapolated; 0 compiles all layers, which is slow.
     compile_layers: int = 4
 
 

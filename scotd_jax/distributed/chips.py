@@ -1,5 +1,7 @@
 """Specifications of accelerators: peak FLOP/s and, for chips that `topologies.py` supports, memory and bandwidth.
 
+Memory and bandwidth of GPUs are in gpu_targets.toml.
+
 Peaks are for dense bfloat16 matmuls with float32 accumulation, as in the makers' data sheets
 (cloud.google.com/tpu/docs, nvidia.com); the figures for 2:4 sparse matrices, twice as large, are not used. They are the
 denominators of MFU at any precision. All figures are per device as JAX counts devices: on TPUs a chip, except on v2, v3
@@ -10,6 +12,8 @@ import dataclasses
 import os
 import re
 from typing import Literal
+
+from scotd_jax.distributed.gpu_targets import gpu_targets
 
 GIB = 2**30
 TERA = 1e12
@@ -55,47 +59,28 @@ _TPUS = (
     ("v6e", ("TPU v6 lite", "TPU v6e"), 918, 31.25, 1640, 1),
     ("v7x", ("TPU7x",), 1153.5, None, None, 1),
 )
-# GPUs: words that the `device_kind` contains, peak TFLOP/s, memory in GB, GB/s. The first row that matches is used.
+# GPUs: words that the `device_kind` contains, peak TFLOP/s. The first row that matches is used.
 _GPUS = (
-    ("GB200", 2500, None, None),
-    ("B200", 2250, 180, 8000),
-    ("GH200", 989.4, None, None),
-    ("H200 NVL", 835.5, None, None),
-    ("H200", 989.4, 141, 4800),
-    ("H100 NVL", 835.5, None, None),
-    ("H100 PCIe", 756, None, None),
-    ("H100", 989.4, 80, 3350),
-    ("H800", 989.4, None, None),
-    ("A100", 312, 80, 2039),
-    ("A800", 312, None, None),
-    ("A30", 165, None, None),
-    ("A10", 125, None, None),
-    ("A10G", 70, None, None),
-    ("A40", 149.7, None, None),
-    ("L40S", 362, None, None),
-    ("L40", 181, None, None),
-    ("L4", 121, 24, 300),
-    ("MI300X", 1307.4, None, None),
+    ("GB200", 2500),
+    ("B200", 2250),
+    ("GH200", 989.4),
+    ("H200 NVL", 835.5),
+    ("H200", 989.4),
+    ("H100 NVL", 835.5),
+    ("H100 PCIe", 756),
+    ("H100", 989.4),
+    ("H800", 989.4),
+    ("A100", 312),
+    ("A800", 312),
+    ("A30", 165),
+    ("A10", 125),
+    ("A10G", 70),
+    ("A40", 149.7),
+    ("L40S", 362),
+    ("L40", 181),
+    ("L4", 121),
+    ("MI300X", 1307.4),
 )
-
-
-def _plannable_chips() -> dict[str, Chip]:
-    chips = [
-        Chip(name, "tpu", int(gib * GIB), peak * TERA, bandwidth * GIGA, cores)
-        for name, _, peak, gib, bandwidth, cores in _TPUS
-        if gib and bandwidth
-    ]
-    fraction = gpu_memory_fraction()
-    chips += [
-        Chip(words.lower(), "cuda", int(fraction * memory * GIGA), peak * TERA, bandwidth * GIGA)
-        for words, peak, memory, bandwidth in reversed(_GPUS)
-        if memory and bandwidth
-    ]
-    chips.append(Chip("cpu", "cpu", 4 * GIB, 0.1 * TERA, 20 * GIGA))  # nominal figures of no particular machine
-    return {chip.name: chip for chip in chips}
-
-
-CHIPS = _plannable_chips()
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -113,4 +98,21 @@ def peak_flops(device_kind: str) -> float | None:
     words = set(re.split(r"[ \-]", device_kind))
     if "MIG" in words:
         return None
-    return next((peak * TERA for name, peak, *_ in _GPUS if words.issuperset(name.split())), None)
+    return next((peak * TERA for name, peak in _GPUS if words.issuperset(name.split())), None)
+
+
+def _plannable_chips() -> dict[str, Chip]:
+    chips = [
+        Chip(name, "tpu", int(gib * GIB), peak * TERA, bandwidth * GIGA, cores)
+        for name, _, peak, gib, bandwidth, cores in _TPUS
+        if gib and bandwidth
+    ]
+    for name, target in gpu_targets().items():
+        peak = peak_flops(target.device_kind)
+        assert peak, f"{target.device_kind} is missing in _GPUS"
+        chips.append(Chip(name, "cuda", int(gpu_memory_fraction() * target.memory), peak, target.bandwidth))
+    chips.append(Chip("cpu", "cpu", 4 * GIB, 0.1 * TERA, 20 * GIGA))  # nominal figures of no particular machine
+    return {chip.name: chip for chip in chips}
+
+
+CHIPS = _plannable_chips()

@@ -3,8 +3,9 @@
 Names follow Google Cloud: on v5e and v6e the number counts chips, on v4 and v5p TensorCores, two per chip, so "v5p-128"
 has 64 chips. JAX exposes one device per chip in both cases, so meshes count chips. GPU names count GPUs.
 
-With libtpu installed, XLA compiles for TPUs that are not attached. "cpu-8" stands for eight CPU devices of this process
-and lets the same code run without an accelerator.
+XLA compiles for TPUs that are not attached if libtpu is installed, and for NVIDIA GPUs if JAX's CUDA plugin is, which
+needs neither a driver nor CUDA's libraries for that. "cpu-8" stands for eight CPU devices of this process and lets the
+same code run without an accelerator.
 """
 
 import dataclasses
@@ -16,14 +17,18 @@ import re
 import jax
 
 from scotd_jax.distributed.chips import CHIPS, Chip
+from scotd_jax.distributed.gpu_targets import gpu_targets
 from scotd_jax.errors import InputError, did_you_mean
 
 # Slices that Google Cloud offers, by number of chips: v5e and v6e are 2D tori, v4 and v5p 3D tori.
 _SLICES_2D = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _SLICES_3D = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8"}
 _GPU_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# For a process without an attached TPU: libtpu neither queries the metadata server, nor takes its lock file, nor logs.
-_LIBTPU_ENVIRONMENT = {
+_CUDA_PLUGINS = ("jax_plugins.xla_cuda13", "jax_plugins.xla_cuda12")  # of jax-cuda13-pjrt and jax-cuda12-pjrt
+# For a process without an attached accelerator: libtpu neither queries the metadata server, nor takes its lock file,
+# nor logs, and the CUDA plugin does not look for CUDA's libraries.
+_ENVIRONMENT = {
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -83,10 +88,11 @@ def parse_topology(name: str, where: str = "topology") -> Topology:
     Raises:
       InputError: if the kind is unknown or not offered in that size; the message names the nearest ones.
     """
-    match = re.fullmatch(r"([a-z][a-z0-9]*)-(\d+)", name)
+    match = re.fullmatch(r"([a-z][a-z0-9]*(?:-\d+)?)-(\d+)", name)
     kind, count = (match[1], int(match[2])) if match else (name.partition("-")[0], 0)
     if kind not in CHIPS:
-        hint = did_you_mean(kind, CHIPS)
+        sizes_of_kind = [name for name in CHIPS if name.startswith(f"{kind}-")]  # "a100" has "a100-80"
+        hint = did_you_mean(kind, sizes_of_kind or CHIPS)
         raise InputError(f"{where}: {name!r} is unknown; expected KIND-NUMBER such as v5e-16 or h200-8; {hint}")
     chip = CHIPS[kind]
     chips, rest = divmod(count, chip.cores)
@@ -122,11 +128,19 @@ def _slices(chip: Chip) -> dict[int, str]:
 
 def compile_obstacle(topology: Topology) -> str:
     """Returns why programs cannot be compiled for a topology on this machine, or "" if they can."""
-    if topology.chip.platform == "cuda":
-        return "XLA compiles for GPUs only where there are some"
-    if topology.chip.platform == "tpu" and importlib.util.find_spec("libtpu") is None:
-        return "libtpu is not installed (pip install -c constraints.txt -e '.[tpu]', best in an environment of its own)"
+    advice = "(pip install -c constraints.txt -e '.[{}]', best in an environment of its own)"
+    if topology.chip.platform == "cuda" and not any(map(_is_installed, _CUDA_PLUGINS)):
+        return f"JAX's CUDA plugin is not installed {advice.format('gpu-plan')}"
+    if topology.chip.platform == "tpu" and not _is_installed("libtpu"):
+        return f"libtpu is not installed {advice.format('tpu')}"
     return ""
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that contains it
+        return False
 
 
 def use_cpu_only(devices: int) -> None:
@@ -135,7 +149,7 @@ def use_cpu_only(devices: int) -> None:
     Raises:
       InputError: if fewer CPU devices are in use already.
     """
-    for name, value in _LIBTPU_ENVIRONMENT.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
     if jax.config.jax_num_cpu_devices < devices:  # pyrefly: ignore[missing-attribute]
@@ -148,11 +162,11 @@ def use_cpu_only(devices: int) -> None:
 def described_devices(topology: Topology) -> list[jax.Device]:
     """Returns the devices of a topology, for meshes and for compilation.
 
-    The devices of a TPU topology are descriptions only: they hold no arrays and run no programs.
+    Devices of TPU and GPU topologies are descriptions only: they hold no arrays and run no programs.
 
     Raises:
-      InputError: if `compile_obstacle` returns a reason, if this process has too few CPU devices, or if libtpu rejects
-        the topology.
+      InputError: if `compile_obstacle` returns a reason, if this process has too few CPU devices, or if libtpu or the
+        CUDA plugin rejects the topology.
     """
     if reason := compile_obstacle(topology):
         raise InputError(f"{topology.name}: {reason}")
@@ -162,12 +176,26 @@ def described_devices(topology: Topology) -> list[jax.Device]:
         return jax.devices("cpu")[: topology.chips]
     from jax.experimental import topologies
 
+    platform = topology.chip.platform
+    name, options = _tpu_description(topology) if platform == "tpu" else _gpu_description(topology)
+    try:
+        found = topologies.get_topology_desc(name, platform=platform, **options)
+    except (jax.errors.JaxRuntimeError, RuntimeError) as error:
+        raise InputError(f"{topology.name}: XLA cannot describe the topology: {error}") from None
+    return list(found.devices)
+
+
+def _tpu_description(topology: Topology) -> tuple[str, dict[str, object]]:
+    """Name and options of a slice for libtpu."""
     bounds = [int(size) for size in topology.host.shape.split("x")]
     options: dict[str, object] = {"chips_per_host_bounds": [*bounds, 1][:3]}
     if topology.chip.name == "v4":
         options["chip_config_name"] = "megacore"  # one device per chip, as on newer TPUs
-    try:
-        found = topologies.get_topology_desc(f"{topology.chip.name}:{topology.shape}", platform="tpu", **options)
-    except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"{topology.name}: libtpu rejects the topology: {error}") from None
-    return list(found.devices)
+    return f"{topology.chip.name}:{topology.shape}", options
+
+
+def _gpu_description(topology: Topology) -> tuple[str, dict[str, object]]:
+    """Name and options of GPUs for the CUDA plugin."""
+    target = gpu_targets()[topology.chip.name].describe(topology.chip.usable)
+    # Partitions (domains of NVLink across hosts) x hosts x GPUs.
+    return "", {"target_config": target, "topology": f"1x{topology.hosts}x{topology.per_host}"}

@@ -1,11 +1,14 @@
 """Topology names, and meshes over devices that are not attached."""
 
+import re
+
 import pytest
 from jax.sharding import PartitionSpec as P
 
 from scotd_jax import config
 from scotd_jax.distributed import sharding, topologies
-from scotd_jax.distributed.chips import GPU_MEMORY_VARIABLE, gpu_memory_fraction
+from scotd_jax.distributed.chips import GPU_MEMORY_VARIABLE, gpu_memory_fraction, peak_flops
+from scotd_jax.distributed.gpu_targets import gpu_targets
 from scotd_jax.distributed.mesh import local_mesh_sizes, make_abstract_mesh, make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Precision
@@ -24,6 +27,7 @@ from scotd_jax.models.registry import build, config_for
         ("v6e-256", 256, 64, "16x16", "2x2"),
         ("h200-8", 8, 1, "", ""),
         ("h100-16", 16, 2, "", ""),
+        ("a100-80-8", 8, 1, "", ""),
         ("cpu-8", 8, 1, "", ""),
     ],
 )
@@ -54,6 +58,7 @@ def test_describe_states_the_unit_that_the_name_counts():
         ("h200-0", "did you mean h200-1 or h200-2"),
         ("v5e", "did you mean v5e-1 or"),
         ("8xh200", "is unknown"),
+        ("a100-8", "'a100-8' is unknown; .*did you mean 'a100-80'"),
     ],
 )
 def test_unknown_topology_error_names_the_nearest(name, message):
@@ -68,10 +73,39 @@ def test_gpu_memory_fraction_follows_the_environment_variable(monkeypatch):
     assert gpu_memory_fraction() == 0.9
 
 
-def test_gpu_topology_states_why_it_cannot_compile():
-    assert "where there are some" in topologies.compile_obstacle(topologies.parse_topology("h200-8"))
-    with pytest.raises(InputError, match="h200-8: XLA compiles for GPUs only"):
-        topologies.described_devices(topologies.parse_topology("h200-8"))
+def test_topology_states_why_it_cannot_compile(monkeypatch):
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", lambda name: None)
+    for name, extra in (("h200-8", "gpu-plan"), ("v5e-8", "tpu")):
+        topology = topologies.parse_topology(name)
+        assert f"not installed (pip install -c constraints.txt -e '.[{extra}]'" in topologies.compile_obstacle(topology)
+        with pytest.raises(InputError, match=rf"{name}: .* is not installed"):
+            topologies.described_devices(topology)
+
+
+def test_cuda_plugin_of_either_version_of_cuda_compiles(monkeypatch):
+    def find_spec(name):
+        if name != "jax_plugins.xla_cuda12":
+            raise ModuleNotFoundError(name)  # as for a module in a package that is missing
+        return object()
+
+    monkeypatch.setattr(topologies.importlib.util, "find_spec", find_spec)
+    assert topologies.compile_obstacle(topologies.parse_topology("h200-8")) == ""
+
+
+@pytest.mark.parametrize("name", gpu_targets())
+def test_description_of_a_gpu_limits_xla_to_the_usable_memory(name):
+    target, chip = gpu_targets()[name], topologies.CHIPS[name]
+    assert peak_flops(target.device_kind) == chip.peak
+    assert chip.usable == int(gpu_memory_fraction() * target.memory)
+    text = target.describe(chip.usable)
+    fields = dict(re.findall(r"(\w+): ([^\s{}]+|\"[^\"]*\")", text))
+    assert int(fields["device_memory_size"]) * 80 // 100 == pytest.approx(chip.usable, abs=1)
+    assert int(fields["memory_bandwidth"]) == chip.bandwidth
+    has_extension = target.compute_capability.endswith("a")
+    assert fields["feature_extension"] == ("ACCELERATED_FEATURES" if has_extension else "NONE")
+    capability = f"major: {target.compute_capability.split('.')[0]} minor: "
+    assert f"cuda_compute_capability {{ {capability}" in text
+    assert text.count("{") == text.count("}")
 
 
 def test_cpu_topology_uses_local_devices():

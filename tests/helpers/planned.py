@@ -5,6 +5,7 @@ import dataclasses
 from flax.traverse_util import flatten_dict
 
 from scotd_jax import config as c
+from scotd_jax.distributed import topologies
 from scotd_jax.distributed.topologies import parse_topology
 from scotd_jax.jobs.planning.analysis import Analyzer
 from scotd_jax.jobs.planning.assumptions import Assumptions
@@ -54,6 +55,11 @@ def generation_by_title(config):
 def make_analyzer(topology, max_layers=0):
     """Returns a silent analyzer that compiles at full depth by default."""
     return Analyzer(parse_topology(topology), max_layers, log=str)
+
+
+def use_estimates(monkeypatch):
+    """Estimates the programs of GPUs even where JAX's CUDA plugin is installed."""
+    monkeypatch.setattr(topologies, "_CUDA_PLUGINS", ())
 
 
 def with_settings(workload, **changes):

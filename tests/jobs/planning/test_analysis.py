@@ -8,7 +8,7 @@ from scotd_jax import config as c
 from scotd_jax.jobs.planning.depth import num_layers, shallow_depths, with_layers
 from scotd_jax.jobs.planning.workloads import GenerationWorkload, TrainingWorkload
 from scotd_jax.models.registry import config_for
-from tests.helpers.planned import TINY, first_workload, make_analyzer, small_config, with_settings
+from tests.helpers.planned import TINY, first_workload, make_analyzer, small_config, use_estimates, with_settings
 
 pytestmark = pytest.mark.usefixtures("unoptimized_code")
 
@@ -107,7 +107,8 @@ def test_remat_saves_memory_and_adds_flops():
     assert 1.05 * plain.flops < remat.flops < 1.4 * plain.flops
 
 
-def test_fsdp_shards_weights_and_optimizer_state():
+def test_fsdp_shards_weights_and_optimizer_state(monkeypatch):
+    use_estimates(monkeypatch)
     workload = first_workload(TrainingWorkload)
     analyzer = make_analyzer("h200-8", 4)
     replicated, sharded = (analyzer.analyze(workload, c.Mesh(fsdp=n), compile=True).programs[0] for n in (1, 8))
