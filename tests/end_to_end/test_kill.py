@@ -1,8 +1,8 @@
 """After SIGKILL and SIGTERM at any moment, the same command ends with the rows, bytes and parameters of a calm run."""
 
+import itertools
 import os
 import random
-import shutil
 import signal
 import time
 from collections import Counter
@@ -21,6 +21,7 @@ from tests.helpers.killable_chain import (
     send,
     start,
 )
+from tests.helpers.random_kills import kill_at_random
 
 pytestmark = pytest.mark.slow
 
@@ -70,22 +71,10 @@ def test_chain_killed_and_terminated_at_random_ends_equal(undisturbed, cache, tm
     begin = time.monotonic()
     finish(ChainPaths(tmp_path / "measured", cache))
     duration = time.monotonic() - begin
-    run = 0
-    while ended.total() < KILLS:
-        run += 1
-        paths, ends = ChainPaths(tmp_path / str(run), cache), []
-        while ended.total() < KILLS:
-            process, number = start(paths), rng.choice([signal.SIGKILL, signal.SIGTERM])
-            process.join(rng.uniform(0, duration))
-            step = send(number, process, paths)
-            if step is None:
-                break
-            ended[f"{number.name} in {step}"] += 1
-            if number == signal.SIGTERM:
-                ends.append(len(paths.updates))
-        finish(paths)
-        check_repeated_updates(paths.updates, ends, STEPS)
-        check_equal(paths.workdir, undisturbed)
-        shutil.rmtree(paths.workdir)
+    for run in itertools.count():
+        if ended.total() == KILLS:
+            break
+        paths = ChainPaths(tmp_path / str(run), cache)
+        ended += kill_at_random(paths, rng, duration, undisturbed, KILLS - ended.total())
     record_property("kills", str(dict(ended)))
     print(f"{KILLS} kills of {run} runs: {dict(ended)}")

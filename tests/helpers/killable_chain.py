@@ -73,24 +73,25 @@ def start_processes(
     return started
 
 
-def finish_processes(paths: ChainPaths, count: int, fill_cache: bool = False) -> list[ChainPaths]:
-    """Runs the chain to its end in several processes; returns their paths."""
-    started = start_processes(paths, count, fill_cache)
-    for process, own in started:
-        process.join(600)
-        process.kill()
-        process.join()
-        assert process.exitcode == 0, own.log
-    return [own for _, own in started]
-
-
-def finish(paths: ChainPaths, fill_cache: bool = False) -> None:
-    """Runs the chain to its end."""
-    process = start(paths, fill_cache)
+def wait(process: BaseProcess, paths: ChainPaths) -> None:
+    """Waits for the end of a process, which must be without an error."""
     process.join(600)
     process.kill()
     process.join()
     assert process.exitcode == 0, paths.log
+
+
+def finish(paths: ChainPaths, fill_cache: bool = False) -> None:
+    """Runs the chain to its end."""
+    wait(start(paths, fill_cache), paths)
+
+
+def finish_processes(paths: ChainPaths, count: int, fill_cache: bool = False) -> list[ChainPaths]:
+    """Runs the chain to its end in several processes; returns their paths."""
+    started = start_processes(paths, count, fill_cache)
+    for process, own in started:
+        wait(process, own)
+    return [own for _, own in started]
 
 
 def send(number: signal.Signals, process: BaseProcess, paths: ChainPaths) -> str | None:
