@@ -10,6 +10,7 @@ with contextlib.suppress(ImportError):
     # CUDA wheels of PyTorch install triton, which crashes if TensorFlow is imported first. Tests use both as oracles.
     import triton  # noqa: F401
 
+import hypothesis
 import jax
 import pytest
 
@@ -21,6 +22,8 @@ jax.config.update("jax_num_cpu_devices", 8)  # sharding is tested on every machi
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
+hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no error
+hypothesis.settings.load_profile("suite")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
 
 

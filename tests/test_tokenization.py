@@ -63,7 +63,7 @@ def test_word_level_round_trip_drops_special_tokens(words):
         words.prompt_ids("red", "llama")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ids=st.lists(st.integers(0, 12)))
 def test_word_level_token_bytes_match_decode(ids):
     assert token_bytes_match_decode(Tokenizer.train_word_level(WORDS), ids)

@@ -81,6 +81,8 @@ def test_run_on_other_devices_than_the_launcher_requested_is_refused(monkeypatch
     hosts.check_device_count(8)
     with pytest.raises(InputError, match="--devices=16: JAX found 8 \\(cpu; this is process 0 of 1 and has 8\\)"):
         hosts.check_device_count(16)
+    with pytest.raises(InputError, match="--devices=4: JAX found 8"):
+        hosts.check_device_count(4)
 
     def no_driver():
         raise RuntimeError("Unable to initialize backend 'cuda'")

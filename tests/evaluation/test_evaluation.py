@@ -154,7 +154,7 @@ def test_vote_entropy():
     assert voting.vote_entropy([None]) == 0.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=6), st.data())
 def test_expected_majority_accuracy_is_the_mean_over_all_ordered_draws(answers, data):
     k = data.draw(st.integers(1, len(answers)))

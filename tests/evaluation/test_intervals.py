@@ -21,7 +21,7 @@ def run(right: int, questions: int, name: str = "q") -> dict[str, float]:
     return {f"{name}{i}": float(i < right) for i in range(questions)}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 300), st.data(), st.sampled_from([0.8, 0.95, 0.99]))
 def test_wilson_interval_matches_scipy(trials, data, confidence):
     successes = data.draw(st.integers(0, trials))

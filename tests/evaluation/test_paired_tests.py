@@ -38,7 +38,7 @@ def newcombe(e: int, f: int, g: int, h: int) -> tuple[float, float]:
 counts = st.integers(0, 25)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(counts, counts, counts, counts)
 def test_interval_of_one_run_is_newcombes(e, f, g, h):
     if e + f + g + h > 1:

@@ -48,9 +48,7 @@ def fuzz(reader: Reader, folder: Path, examples: int, seed: int) -> int:
     size = 0
 
     @hypothesis.seed(seed)
-    @hypothesis.settings(
-        max_examples=examples, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
-    )
+    @hypothesis.settings(max_examples=examples, database=None, suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(MUTATIONS)
     def check(mutations):
         nonlocal size

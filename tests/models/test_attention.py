@@ -77,7 +77,7 @@ def value_and_gradient(attention):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1), empty=st.booleans())
 def test_grouped_attention_equals_reference(case, seed, empty):
     inputs, masks = arrays(case, seed, empty=empty)

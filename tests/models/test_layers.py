@@ -57,7 +57,7 @@ def random_inputs(seed):
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_values_and_derivatives_match_the_formula(name, seed):
     ours, formula = FORMULAS[name]

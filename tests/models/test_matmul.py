@@ -49,7 +49,7 @@ def random_inputs(seed, lead, i, o, out_in, bias, x_dtype="float32"):
 
 @pytest.mark.slow
 @needs_onednn
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([(1,), (5,), (2, 3, 4)]),

@@ -97,7 +97,7 @@ def loss_fn(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WITHOUT_WINDOW)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_grouped_loss_and_gradient_equal_those_of_separate_pairs(kind, data):
     B, G, P, R = data.draw(st.sampled_from([(2, 3, 5, 4), (3, 2, 1, 3)] if kind in REPRESENTATIVE else [(2, 3, 5, 4)]))

@@ -58,7 +58,7 @@ def loss_fn(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "gemma3"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_packed_loss_and_gradient_equal_those_of_separate_pairs(kind, data):
     """Two rows of two questions with one to three responses each; some prompts have one token (no prefix)."""

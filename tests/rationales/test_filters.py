@@ -129,7 +129,7 @@ many_rows = st.lists(
 
 
 @given(many_rows, st.booleans(), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_smaller_n_keeps_a_subset(many, dedup, near, cap):
     rows = [response(k, **fields) for k, fields in enumerate(many)]
     settings = {"dedup": dedup, "near_duplicates": near, "cap": cap}

@@ -149,7 +149,7 @@ corpora = st.fixed_dictionaries(
 
 
 @given(many_rows, corpora, st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bins_add_up_in_any_order(many, corpus, seed):
     rows = [response(**fields) for fields in many]
     kept, ledger = filter_set(QUESTIONS, rows, Corpus(**corpus), counts)
@@ -170,7 +170,7 @@ def test_bins_add_up_in_any_order(many, corpus, seed):
 
 
 @given(many_rows, corpora)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_subsets_of_n_are_nested(many, corpus):
     rows = [response(**fields) for fields in many]
     kept = {n: filter_set(QUESTIONS, rows, Corpus(**corpus | {"n": n}), counts)[0] for n in (1, 5, 9)}
@@ -218,7 +218,7 @@ def test_stages_and_sources_must_add_up():
 
 
 @given(many_rows, corpora)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_merged_ledgers_equal_the_whole(many, corpus):
     rows = [response(**fields, model=f"m{fields['sample_index'] % 2}") for fields in many]
 

@@ -141,7 +141,7 @@ def test_every_selection_has_a_reference():
 
 @pytest.mark.parametrize("name", SELECTIONS)
 @given(many=many_rows, cap=st.integers(1, 20), seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_selection_agrees_with_its_reference_in_any_order(name, many, cap, seed):
     rows = [response(2 * k, **fields) for k, fields in enumerate(many)]
     shuffled = random.Random(seed).sample(rows, len(rows))
@@ -157,7 +157,7 @@ def test_selection_agrees_with_its_reference_in_any_order(name, many, cap, seed)
 
 
 @given(st.integers(2, 12), st.integers(1, 12), st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_clusters_merge_the_nearest_pair_first(size, count, seed):
     distances = np.random.default_rng(seed).random((size, size))  # continuous, so that no two are equal
     distances = distances + distances.T
@@ -221,7 +221,7 @@ FIELDS = {  # selection -> the field that it compares, and whether low values ar
 
 @pytest.mark.parametrize("name", STUDENT_SELECTIONS)
 @given(values=st.lists(st.floats(-9, 9), min_size=1, max_size=12), cap=st.integers(1, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_student_selections_retain_the_best_scores(name, values, cap):
     field, low = FIELDS[name]
     rows = [response(k) for k in range(len(values))]

@@ -91,7 +91,7 @@ def token_lists(least, most):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(SHAPES))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     items=st.lists(
         st.tuples(token_lists(1, 20), token_lists(0, 14), st.lists(token_lists(1, 7), min_size=1, max_size=3)),

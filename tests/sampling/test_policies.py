@@ -57,7 +57,7 @@ def test_equally_likely_tokens_are_kept_or_dropped_together():
     assert np.isfinite(restricted(logits, 1.0, 0, 0.5)).tolist() == [[True, True, False, False, False]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), top_k=st.sampled_from([0, 3]), top_p=st.sampled_from([0.5, 1.0]))
 def test_only_allowed_tokens_are_sampled(seed, top_k, top_p):
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from scotd_jax.sampling.requests import Request
 from scotd_jax.sampling.scheduler import Scheduler
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     num_groups=st.integers(1, 3),
     slots_per_group=st.integers(1, 4),

@@ -3,7 +3,7 @@
 import functools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scotd_jax.sampling.stop_strings import START_STATE, stop_table, truncate_at_stop
@@ -22,6 +22,7 @@ def states_after(table, tokens):
     vocabulary=st.lists(words, min_size=1, max_size=6),
     picks=st.lists(st.integers(0, 5), max_size=12),
 )
+@example(stops=["ab ", "b"], vocabulary=["a", "b"], picks=[0, 1])  # a stop string inside the beginning of another one
 def test_stop_table_agrees_with_a_text_search_after_every_token(stops, vocabulary, picks):
     table = stop_table([word.encode() for word in vocabulary], stops)
     assert table.shape[1] == len(vocabulary)

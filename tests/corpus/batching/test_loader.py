@@ -90,10 +90,12 @@ def test_prefetching_loader_resumes_exactly(corpus):
         np.testing.assert_equal(next(other), batches[t])
 
 
+@pytest.mark.parametrize("layout", [{}, {"balance_window": 2}, {"balance_window": 2, "max_shapes": 3}])
 @pytest.mark.parametrize("processes", [2, 4])
-def test_batches_do_not_depend_on_the_number_of_processes(corpus, processes):
-    whole = batch_dataset(corpus, **OPTIONS)
-    parts = [batch_dataset(corpus, **OPTIONS, process_index=p, process_count=processes) for p in range(processes)]
+def test_batches_do_not_depend_on_the_number_of_processes(corpus, processes, layout):
+    options = OPTIONS | layout | {"row_multiple": 4}
+    whole = batch_dataset(corpus, **options)
+    parts = [batch_dataset(corpus, **options, process_index=p, process_count=processes) for p in range(processes)]
     for t in range(6):
         for name, array in whole[t]["train"].items():
             np.testing.assert_array_equal(np.concatenate([part[t]["train"][name] for part in parts]), array)

@@ -21,7 +21,7 @@ def test_first_fit_is_pinned():
         first_fit([11], 10)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows=st.lists(lengths, min_size=1, max_size=5), width=st.integers(20, 50))
 def test_rows_needed_matches_first_fit(rows, width):
     padded = np.zeros((len(rows), 12), int)
@@ -44,7 +44,7 @@ def imbalance(lengths: np.ndarray, groups: np.ndarray) -> float:
     return float((lengths[groups].sum(1).max(0) / (lengths.sum(0) / len(groups))).max())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_balancing_is_close_to_the_optimum(seed):
     sizes = np.random.default_rng(seed).integers(1, 50, (6, 2))
