@@ -45,9 +45,15 @@ class Sampling:
     top_k: int = 0  # sample from the k most likely tokens; 0 is all tokens
     top_p: float = 1.0  # sample from the smallest set of tokens with at least this total probability; 1 is all tokens
     max_new_tokens: int = 256  # maximum length of a response, in tokens
-    batch_size: int = 32  # questions that are decoded at once over all devices, each with n responses
+    # Questions that are decoded at once over all devices, each with n responses; 0 is as many as fit into 1 GiB per
+    # device, 32 to 128 responses.
+    batch_size: int = 0
     bucket: int = 32  # prompts are padded to a multiple of this many tokens; each multiple is compiled once
     chunk: int = 8  # decoded tokens between two refills of the slots of finished responses
+
+    def __post_init__(self):
+        if self.batch_size < 0:
+            raise FieldError("Sampling", "batch_size", f"expected at least 0 (automatic), found {self.batch_size}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scotd_jax.config import Sampling
-from scotd_jax.distributed.mesh import batch_shards
-from scotd_jax.distributed.sharding import AnyMesh, batch_sharding
-from scotd_jax.layout import pad_rows, round_up
+from scotd_jax.distributed.sharding import batch_sharding
+from scotd_jax.layout import pad_rows
 from scotd_jax.models.api import Context, LanguageModel
+from scotd_jax.sampling.batch_sizes import contexts_per_group, prefill_batch_size, questions_per_batch
 from scotd_jax.sampling.compiled import SamplingPrograms
 from scotd_jax.sampling.decode_loop import InferenceWeights
 from scotd_jax.sampling.passes import SamplingPass, padded_few_shot_length, prompt_parts
@@ -64,7 +64,7 @@ class DecodeEngine:
 
     Attributes:
       model: the model that decodes.
-      policy: sampling settings, with a batch size that is a multiple of the batch shards.
+      policy: sampling settings.
       mesh: devices over whose batch axes questions are spread; None for one device.
       programs: compiled programs of model and policy.
       base_key: `noise.base_key` of the seed.
@@ -100,12 +100,18 @@ class DecodePass:
         self._engine, self._weights, self._stats = engine, weights, stats
         self._pending = collections.deque(sampling_pass.requests)
         self._prompt_length = sampling_pass.prompt_length
-        self._scheduler = Scheduler(policy.batch_size, policy.n, num_contexts)
-        self._slots = SlotBuffers(policy.batch_size, policy.n, policy.max_new_tokens)
+        self._num_groups = questions_per_batch(engine.model.config, policy, self._prompt_length, engine.mesh)
+        self._scheduler = Scheduler(self._num_groups, policy.n, num_contexts)
+        self._slots = SlotBuffers(self._num_groups, policy.n, policy.max_new_tokens)
         self._few_shot = self._prefill_few_shot(sampling_pass)
         self._contexts, self._state, self._cache = engine.programs.init_state(
-            weights.params, policy.batch_size, num_contexts, self._prompt_length
+            weights.params, self._num_groups, num_contexts, self._prompt_length
         )
+
+    @property
+    def num_slots(self) -> int:
+        """Number of sequences that are decoded at once."""
+        return self._num_groups * self._engine.policy.n
 
     def run(self) -> Iterator[list[FinishedSequence]]:
         """Yields sequences as they finish, while the devices already compute the next steps."""
@@ -137,7 +143,7 @@ class DecodePass:
 
         A single prompt does not keep the hardware busy, so a group may wait until enough groups can take a question.
         """
-        max_prompts = prefill_batch_size(self._engine.policy.batch_size, self._engine.mesh)
+        max_prompts = prefill_batch_size(self._num_groups, self._engine.mesh)
         while self._pending:
             groups = self._scheduler.groups_to_refill()
             count = min(max_prompts, len(self._pending))
@@ -149,9 +155,8 @@ class DecodePass:
 
     def _prefill(self, admitted: Sequence[tuple[int, Request]]) -> None:
         """Computes the contexts of the requests and stores each in its group."""
-        policy, mesh = self._engine.policy, self._engine.mesh
-        source = np.full((contexts_per_group(policy), policy.batch_size), -1, np.int32)
-        prompts: list[list[int]] = [[]] * prefill_batch_size(policy.batch_size, mesh)
+        source = np.full((contexts_per_group(self._engine.policy), self._num_groups), -1, np.int32)
+        prompts: list[list[int]] = [[]] * prefill_batch_size(self._num_groups, self._engine.mesh)
         for row, (group, request) in enumerate(admitted):
             source[self._scheduler.admit(group, request), group] = row
             prompts[row] = prompt_parts(self._engine.model, request).prompt_ids
@@ -189,21 +194,3 @@ class DecodePass:
             index = group, slot
             finished.append(FinishedSequence(request, sample_index, ids, float(logprob[index]), bool(stopped[index])))
         return finished
-
-
-def contexts_per_group(policy: Sampling) -> int:
-    """Number of questions whose contexts a group of slots holds at a time.
-
-    One for a group of a single slot, else two. With 96 questions in 16 groups of 30 slots, and responses of 35 tokens
-    on average and 56 at most, slot utilization was 0.62 with one context, 0.67 with two and 0.67 with three.
-    """
-    return 1 if policy.n == 1 else 2
-
-
-def prefill_batch_size(batch_size: int, mesh: AnyMesh | None) -> int:
-    """Number of prompts per prefill call: a quarter of the batch, rounded up to a multiple of the batch shards.
-
-    The size hardly affects slot utilization: in the measurement of `contexts_per_group`, utilization was 0.67 with an
-    eighth, a quarter and all of the batch, and 0.64 with half of it.
-    """
-    return round_up(-(-batch_size // 4), 1 if mesh is None else batch_shards(mesh))

@@ -5,7 +5,6 @@ order have no influence, nor have samples of earlier runs, because the array sha
 few-shot examples and the length of the prompt itself.
 """
 
-import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,9 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from scotd_jax.config import Sampling
-from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.errors import InputError
-from scotd_jax.layout import round_up
 from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.sampling.compiled import sampling_programs
 from scotd_jax.sampling.decode_loop import inference_weights
@@ -30,7 +27,7 @@ MAX_WAIT_SECONDS = 30.0  # a finished sample is yielded after about this time, e
 
 
 class Sampler:
-    """Generates samples and yields them in lists of about `batch_size * n`, longest prompts first.
+    """Generates samples and yields them in lists of about as many as are decoded at once, longest prompts first.
 
     Args:
       model: the model that generates.
@@ -68,8 +65,6 @@ class Sampler:
                 f"the tokenizer has {tokenizer.size} ids but the model's vocabulary only {model.config.vocab_size}; "
                 "use the tokenizer that the model was trained with"
             )
-        shards = 1 if mesh is None else batch_shards(mesh)
-        policy = dataclasses.replace(policy, batch_size=round_up(policy.batch_size, shards))
         self.params, self.stats, self.shapes = params, SamplerStats(), set[tuple[int, int]]()
         self._engine = DecodeEngine(
             model=model,
@@ -90,14 +85,14 @@ class Sampler:
         model, policy = self._engine.model, self._engine.policy
         passes = plan_passes(model, policy, requests)
         weights = inference_weights(model, self.params)
-        num_slots, last_yield = policy.batch_size * policy.n, time.monotonic()
-        samples: list[Sample] = []
+        samples, last_yield = list[Sample](), time.monotonic()
         for sampling_pass in passes:
             self.shapes.add((padded_few_shot_length(policy, sampling_pass), sampling_pass.prompt_length))
-            for finished in DecodePass(self._engine, weights, sampling_pass, self.stats).run():
+            decode_pass = DecodePass(self._engine, weights, sampling_pass, self.stats)
+            for finished in decode_pass.run():
                 samples += map(self._to_sample, finished)
                 waited = time.monotonic() - last_yield
-                if len(samples) >= num_slots or (samples and waited > MAX_WAIT_SECONDS):
+                if len(samples) >= decode_pass.num_slots or (samples and waited > MAX_WAIT_SECONDS):
                     yield samples
                     samples, last_yield = [], time.monotonic()
         if samples:

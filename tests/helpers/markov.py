@@ -20,6 +20,7 @@ class MarkovConfig:
     vocab_size: int = len(LETTERS) + 2
     start_token: int | None = None
     max_position_embeddings: int = 64
+    cache_shape: tuple[int, int, int] = (0, 0, 0)
 
 
 def markov_model(config: MarkovConfig = MarkovConfig()) -> LanguageModel:

@@ -50,13 +50,17 @@ def test_every_requested_sample_is_yielded_once(default_samples):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["order", "batch size", "bucket", "chunk", "some missing", "fewer slots", "devices"])
+@pytest.mark.parametrize(
+    "change", ["order", "batch size", "automatic", "bucket", "chunk", "some missing", "fewer slots", "devices"]
+)
 def test_sample_depends_only_on_question_and_sample_index(default_samples, change):
     policy, changed_requests, options = POLICY, requests(), {}
     if change == "order":
         changed_requests = changed_requests[::-1]
     elif change == "batch size":
         policy = dataclasses.replace(POLICY, batch_size=3)
+    elif change == "automatic":
+        policy = dataclasses.replace(POLICY, batch_size=0)
     elif change == "bucket":
         policy = dataclasses.replace(POLICY, bucket=16)
     elif change == "chunk":

@@ -12,9 +12,9 @@ from scotd_jax import config as c
 from scotd_jax.distributed.topologies import Topology
 from scotd_jax.jobs.planning.analysis import WorkloadAnalysis, workload_mesh
 from scotd_jax.jobs.planning.estimates import ProgramCost
-from scotd_jax.jobs.planning.generation_programs import round_batch
+from scotd_jax.jobs.planning.generation_programs import with_batch_size
 from scotd_jax.jobs.planning.workloads import TrainingWorkload
-from scotd_jax.sampling.decode_pass import prefill_batch_size
+from scotd_jax.sampling.batch_sizes import prefill_batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def workload_seconds(analysis: WorkloadAnalysis, topology: Topology, plan: c.Pla
     if isinstance(workload, TrainingWorkload):
         return workload.updates * seconds["update"]
     mesh = workload_mesh(workload, analysis.mesh, topology)
-    policy = round_batch(workload.policy, mesh)
+    policy = with_batch_size(workload, mesh).policy
     if workload.candidate_answers:
         return math.ceil(workload.questions / topology.hosts / policy.batch_size) * seconds["score"]
     prefills = math.ceil(workload.questions / topology.hosts / prefill_batch_size(policy.batch_size, mesh))

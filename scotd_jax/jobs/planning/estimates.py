@@ -18,12 +18,12 @@ from scotd_jax.distributed.mesh import batch_shards, make_abstract_mesh
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.jobs.planning import jaxpr_costs
 from scotd_jax.jobs.planning.depth import Costs, extrapolate_costs, extrapolate_programs
-from scotd_jax.jobs.planning.generation_programs import generation_programs, round_batch
+from scotd_jax.jobs.planning.generation_programs import generation_programs, with_batch_size
 from scotd_jax.jobs.planning.program_specs import ProgramSpec, build_model, bytes_per_device
 from scotd_jax.jobs.planning.training_program import abstract_batch, training_program
 from scotd_jax.jobs.planning.workloads import GenerationWorkload, TrainingWorkload, Workload
 from scotd_jax.models.forward_options import ForwardOptions
-from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_size
+from scotd_jax.sampling.batch_sizes import contexts_per_group, prefill_batch_size
 from scotd_jax.training.options import scans_layers
 from scotd_jax.training.step import MAX_LOGITS_BYTES, logits_chunk_tokens
 
@@ -157,13 +157,14 @@ def _generation_costs(
     since any shard may store any of them: for OPT-13B on v5e, XLA allocated 0.25, 0.49 and 0.91 GiB with 2, 4 and 8
     layers, which is twice 55 MiB per layer. Small models need less.
     """
-    policy, shards, tensor = round_batch(workload.policy, mesh), batch_shards(mesh), mesh.shape["tensor"]
+    workload, shards, tensor = with_batch_size(workload, mesh), batch_shards(mesh), mesh.shape["tensor"]
+    policy = workload.policy
     prompts = prefill_batch_size(policy.batch_size, mesh)
     prompts_ratio = prompts / prefill_batch_size(policy.batch_size, None)
     slots = contexts_per_group(policy) * policy.batch_size
     copies = {"few_shot": 1, "prefill": 2 * prompts / slots, "score": 1 / shards}
     results = {}
-    for name, costs in _one_device_costs(dataclasses.replace(workload.canonical(), policy=policy), platform).items():
+    for name, costs in _one_device_costs(workload.canonical(), platform).items():
         chips = tensor if name == "few_shot" else mesh.size  # every batch shard encodes the few-shot examples
         flops = costs["flops"] * (prompts_ratio if name == "prefill" else 1) / chips
         largest = costs["largest"] / (1 if name == "few_shot" else shards)

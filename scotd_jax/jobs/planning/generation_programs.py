@@ -10,15 +10,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from scotd_jax import config as c
 from scotd_jax.distributed import sharding
-from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.jobs.planning.program_specs import ProgramSpec, abstract_array, build_model, with_shardings
 from scotd_jax.jobs.planning.workloads import GenerationWorkload
-from scotd_jax.layout import round_up
 from scotd_jax.models import api
 from scotd_jax.sampling import decode_loop
+from scotd_jax.sampling.batch_sizes import SCORED_PROMPTS, contexts_per_group, prefill_batch_size, questions_per_batch
 from scotd_jax.sampling.compiled import sampling_programs
-from scotd_jax.sampling.decode_pass import contexts_per_group, prefill_batch_size
 from scotd_jax.sampling.likelihood import make_score_fn
 from scotd_jax.sampling.noise import base_key
 
@@ -46,7 +44,8 @@ def generation_programs(
     Returns:
       "few_shot" (if there are examples), "prefill" and "decode"; or only "score" if candidate answers are scored.
     """
-    model, policy = build_model(workload, platform, layers), round_batch(workload.policy, mesh)
+    workload = with_batch_size(workload, mesh)
+    model, policy = build_model(workload, platform, layers), workload.policy
     if workload.candidate_answers:
         return {"score": _score_program(workload, model, policy.batch_size, mesh)}
     compiled = sampling_programs(model, policy, (0,), workload.model_config.vocab_size, mesh)
@@ -77,9 +76,13 @@ def generation_programs(
     return programs
 
 
-def round_batch(policy: c.Sampling, mesh: AnyMesh) -> c.Sampling:
-    """Returns the policy with its batch size rounded up as the sampler does on the mesh."""
-    return dataclasses.replace(policy, batch_size=round_up(policy.batch_size, batch_shards(mesh)))
+def with_batch_size(workload: GenerationWorkload, mesh: AnyMesh) -> GenerationWorkload:
+    """Returns the workload with the batch size that the sampler, or the scoring of answers, uses on the mesh."""
+    policy = workload.policy
+    if workload.candidate_answers:
+        policy = dataclasses.replace(policy, batch_size=policy.batch_size or SCORED_PROMPTS)
+    batch_size = questions_per_batch(workload.model_config, policy, workload.prompt_tokens, mesh)
+    return dataclasses.replace(workload, policy=dataclasses.replace(policy, batch_size=batch_size))
 
 
 def _score_program(

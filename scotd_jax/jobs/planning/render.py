@@ -10,6 +10,7 @@ from scotd_jax.distributed.topologies import Topology
 from scotd_jax.jobs.planning.analysis import WorkloadAnalysis, workload_mesh
 from scotd_jax.jobs.planning.duration import call_time, workload_seconds
 from scotd_jax.jobs.planning.estimates import MEMORY_PARTS, ProgramCost
+from scotd_jax.jobs.planning.generation_programs import with_batch_size
 from scotd_jax.jobs.planning.suggestions import MEMORY_SHARE, Suggestion
 from scotd_jax.jobs.planning.workloads import TrainingWorkload
 from scotd_jax.progress import format_seconds
@@ -121,13 +122,14 @@ def _describe_fit(share: float) -> str:
 
 def _describe_shapes(analysis: WorkloadAnalysis, topology: Topology) -> str:
     workload = analysis.workload
-    mesh = ", ".join(f"{axis}={size}" for axis, size in workload_mesh(workload, analysis.mesh, topology).shape.items())
+    own_mesh = workload_mesh(workload, analysis.mesh, topology)
+    mesh = ", ".join(f"{axis}={size}" for axis, size in own_mesh.shape.items())
     if isinstance(workload, TrainingWorkload):
         settings = workload.settings
         split = f" in {settings.microbatches} micro-batches" if settings.microbatches > 1 else ""
         tokens = f"{workload.group_size} x {workload.response_tokens} tokens after {workload.prompt_tokens}"
         return f"{settings.batch_size} questions{split}, {tokens}; {mesh}"
-    policy, prompt_tokens = workload.policy, workload.prompt_tokens
+    policy, prompt_tokens = with_batch_size(workload, own_mesh).policy, workload.prompt_tokens
     mesh = f"on each host {mesh}" if topology.hosts > 1 else mesh
     if workload.candidate_answers:
         answers = workload.candidate_answers

@@ -16,6 +16,7 @@ from scotd_jax.distributed.topologies import Topology
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.planning.analysis import Analyzer, WorkloadAnalysis
 from scotd_jax.jobs.planning.workloads import TrainingWorkload, Workload
+from scotd_jax.sampling.batch_sizes import MIN_SLOTS
 
 MAX_COMPILED = 3  # maximum number of compiled candidates; each takes about as long as the plan itself
 MEMORY_SHARE = 0.95  # share of the usable memory that a suggestion may use
@@ -149,7 +150,7 @@ def _reduced(workload: Workload, step: int) -> Workload | None:
             return None
         settings = dataclasses.replace(settings, microbatches=microbatches, remat="full" if remat else settings.remat)
         return dataclasses.replace(workload, settings=settings)
-    batch_size = max(1, workload.policy.batch_size // 2**step)
+    batch_size = max(1, (workload.policy.batch_size or max(1, MIN_SLOTS // workload.policy.n)) // 2**step)
     return dataclasses.replace(workload, policy=dataclasses.replace(workload.policy, batch_size=batch_size))
 
 

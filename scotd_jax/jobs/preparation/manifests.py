@@ -10,7 +10,17 @@ from typing import Any
 from etils import epath
 
 from scotd_jax.artefact import Artefact
-from scotd_jax.config import BatchSource, EvalSpec, FileSource, GeneratedSource, Model, ModelSource, RemoteSource, plain
+from scotd_jax.config import (
+    BatchSource,
+    EvalSpec,
+    FileSource,
+    GeneratedSource,
+    Model,
+    ModelSource,
+    RemoteSource,
+    Sampling,
+    plain,
+)
 from scotd_jax.config.eval_specs import eval_specs, probes_rationales
 from scotd_jax.digests import digest, file_digest
 from scotd_jax.jobs.context import RunContext
@@ -55,6 +65,8 @@ def responses_identity(context: RunContext, name: str, imported_files: Sequence[
     for key, default in PROMPT_DEFAULTS.items():
         if settings.get(key) == default:
             del settings[key]
+    if isinstance(spec, GeneratedSource):
+        settings["sampling"] = sampling_identity(spec.sampling)
     if isinstance(spec, BatchSource):
         settings["path"] = ""
     if isinstance(spec, RemoteSource):
@@ -79,6 +91,15 @@ def responses_identity(context: RunContext, name: str, imported_files: Sequence[
     if isinstance(spec, FileSource):
         identity["files"] = {str(path): file_digest(path) for path in imported_files}
     return identity
+
+
+def sampling_identity(sampling: Sampling) -> dict[str, Any]:
+    """Returns the identity of a sampling policy.
+
+    The automatic batch size counts as 32, once the default: it changes only rounding, and older work directories remain
+    valid.
+    """
+    return plain(dataclasses.replace(sampling, batch_size=sampling.batch_size or 32))
 
 
 def encoding_identity(context: RunContext, name: str, model: Model) -> dict[str, Any]:
@@ -169,8 +190,8 @@ def evaluation_identity(context: RunContext, name: str) -> dict[str, Any]:
     prompts = evaluation_prompt_settings(context.config, spec)
     format_for = context.prompt_builder(prompts).format_for
     identity |= {
-        "sampling": plain(settings.sampling),
-        "self_consistency": plain(settings.self_consistency),
+        "sampling": sampling_identity(settings.sampling),
+        "self_consistency": sampling_identity(settings.self_consistency),
         "formats": {t.name: format_digest(format_for(t)) for t in context.questions.tasks_of(spec.eval_sets)},
         "exemplars": few_shot_identity(context, spec.eval_sets, prompts.few_shot),
     }

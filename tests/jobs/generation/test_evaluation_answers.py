@@ -268,5 +268,6 @@ def test_identity_of_evaluations_without_new_fields_is_unchanged(tmp_path):
     }
     fields = {"student", "eval_sets", "arm", "rationales_from", "rationale_control", "n", "few_shot", "combine"}
     assert set(identity["eval"]) == fields
+    assert identity["self_consistency"]["batch_size"] == 32, "once the default"
     changed = dataclasses.replace(run.config, evals={"trained": c.EvalSpec("s", ("t.test",), read="both")})
     assert manifests.evaluation_identity(make_context(changed, run.workdir), "trained") == identity | {"read": "both"}

@@ -54,6 +54,13 @@ def test_a_question_without_any_response_counts_as_failed(tmp_path, monkeypatch)
     assert sampled(run, monkeypatch) == [QUESTIONS[k].id for k in (0, 1, 4)]
 
 
+def test_automatic_batch_size_keeps_the_identity_of_older_work_directories(tmp_path):
+    run, old = make(tmp_path, ROWS), dataclasses.replace(SECOND, sampling=c.Sampling(n=2, batch_size=32))
+    identity = manifests.responses_identity(run, "second", ())
+    assert identity["spec"]["sampling"] == c.plain(old.sampling)
+    assert identity == manifests.responses_identity(make(tmp_path, ROWS, old), "second", ())
+
+
 def test_the_attempts_are_part_of_the_identity_of_a_round(tmp_path):
     identities = []
     for content in ("one", "two"):
