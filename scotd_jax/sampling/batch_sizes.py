@@ -1,20 +1,21 @@
 """Sizes of the sampler's batches: questions that are decoded at once, contexts per group, prompts per prefill call."""
 
+from typing import Any
+
 from scotd_jax.config import Sampling
 from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.layout import round_up
-from scotd_jax.models.registry import ModelConfig
 
 SCORED_PROMPTS = 32  # prompts per batch whose answers are scored, if the policy sets no batch size
 MIN_SLOTS = 32  # with fewer, a decode step mostly reads weights
-# SmolLM2-135M on two CPU cores, CPU time of a decode step per sequence: 3.2 ms with 32 slots, 3.0 with 64 and 2.8 with
-# 128. With still more slots, more of them are idle at the end of a pass.
+# SmolLM2-135M on two CPU cores, CPU time of a decode step per sequence (extrapolated from six layers): 3.2 ms with 32
+# slots, 3.0 with 64 and 2.8 with 128. With still more slots, more of them are idle at the end of a pass.
 MAX_SLOTS = 128
 MAX_SLOT_BYTES = 2**30  # of keys, values and logits per batch shard
 
 
-def questions_per_batch(config: ModelConfig, policy: Sampling, prompt_tokens: int, mesh: AnyMesh | None) -> int:
+def questions_per_batch(config: Any, policy: Sampling, prompt_tokens: int, mesh: AnyMesh | None) -> int:
     """Returns the number of questions that are decoded at once over all devices, each with `policy.n` responses.
 
     It is `policy.batch_size`, rounded up to the batch shards of the mesh; or, if that is 0, as many as fit into
@@ -34,7 +35,7 @@ def questions_per_batch(config: ModelConfig, policy: Sampling, prompt_tokens: in
     return shards * max(1, min(max(slots, MIN_SLOTS), MAX_SLOTS) // policy.n)
 
 
-def _bytes_per_question(config: ModelConfig, policy: Sampling, prompt_tokens: int) -> int:
+def _bytes_per_question(config: Any, policy: Sampling, prompt_tokens: int) -> int:
     """Bytes of the contexts of a group, and of the caches and twice the logits of its sequences, all in float32."""
     layers, heads, width = config.cache_shape
     cached_tokens = contexts_per_group(policy) * prompt_tokens + policy.n * policy.max_new_tokens

@@ -1,8 +1,10 @@
 """Number of questions that are decoded at once: that of the policy, or as many as fit into memory."""
 
 import dataclasses
+import math
 
 import jax
+import numpy as np
 import pytest
 
 from scotd_jax.config import Mesh, Sampling
@@ -32,7 +34,9 @@ def test_batch_size_of_the_policy_is_rounded_up_to_the_shards():
 @pytest.mark.parametrize("n", [1, 5])
 def test_automatic_batch_size_follows_from_the_memory_of_all_arrays(architecture, n):
     model, P = build(config_for(architecture), Precision("float32"), "cpu"), 16
-    for tokens in (64, 9_000, 16_000, 10**6):
+    token_bytes = 8 * math.prod(model.config.cache_shape)  # keys and values of all layers
+    for slots in (10**4, 100, 40, 1):
+        tokens = MAX_SLOT_BYTES // (slots * token_bytes)
         policy = Sampling(n=n, max_new_tokens=tokens)
         questions = questions_per_batch(model.config, policy, P, None)
         contexts = contexts_per_group(policy)
@@ -43,13 +47,11 @@ def test_automatic_batch_size_follows_from_the_memory_of_all_arrays(architecture
             model.abstract(),
         )
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays))
-        if tokens == 64:
-            assert questions == MAX_SLOTS // n
-        elif tokens == 10**6:
-            assert questions == MIN_SLOTS // n
-        else:
-            assert MIN_SLOTS <= questions * n < MAX_SLOTS
+        if MIN_SLOTS < slots < MAX_SLOTS:
+            assert 0.8 * slots <= questions * n <= slots
             assert 0.8 * MAX_SLOT_BYTES < size <= MAX_SLOT_BYTES
+        else:
+            assert questions == np.clip(slots, MIN_SLOTS, MAX_SLOTS) // n
         assert questions_per_batch(model.config, policy, P, FOUR_SHARDS) == 4 * questions
 
 

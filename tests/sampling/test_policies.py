@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scotd_jax.config import Sampling
+from scotd_jax.sampling import policies
 from scotd_jax.sampling.policies import _top_p_threshold, inverse_cdf, log_probability, restrict_logits, sample_token
 from tests.helpers.tolerances import FLOAT32
 
@@ -48,6 +49,22 @@ def test_restriction_keeps_the_same_set_as_sorting(temperature, top_k, top_p):
 def test_top_p_near_one_keeps_all_tokens_despite_rounding():
     """Sums of the same weights in another order can fall short of the target; a top_p above 1 simulates this."""
     assert (jax.jit(_top_p_threshold, static_argnums=(1, 2))(random_logits(1, 12, 90), 0.9, 1.0001) == -np.inf).all()
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.sampled_from([(1, 3), (5,), (3, 2)]), group=st.integers(1, 4))
+def test_top_p_threshold_in_groups_of_rows_has_the_same_bits(seed, rows, group):
+    rng = np.random.default_rng(seed)
+    logits = random_logits(seed, *rows, 700, spread=float(rng.choice([0.01, 1, 30])))
+    logits[..., rng.random(700) < 0.3] = -np.inf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies, "CPU_CACHE_BYTES", group * 8 * 700)
+        in_groups = jax.jit(lambda x: policies._top_p_threshold(x, 0.7, 0.9))
+        is_grouped = "platform_index" in str(jax.make_jaxpr(in_groups)(logits))
+        assert is_grouped == (logits.size > group * 700)
+        grouped = np.asarray(in_groups(logits))
+    whole = np.asarray(jax.jit(policies._search_top_p_threshold, static_argnums=(1, 2))(logits, 0.7, 0.9))
+    np.testing.assert_array_equal(grouped.view(np.uint32), whole.view(np.uint32))
 
 
 def test_equally_likely_tokens_are_kept_or_dropped_together():
