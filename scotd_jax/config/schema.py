@@ -158,7 +158,7 @@ class Training:
     remat: Literal["none", "dots", "full"] = "none"  # activations to recompute in the backward pass
     # Scan over the layers, so that XLA compiles only one (models/layer_scan.py); "auto" is on for TPUs and GPUs.
     scan_layers: Literal["auto", "on", "off"] = "auto"
-    attention: Literal["xla", "fused"] = "xla"  # "fused" is a kernel that keeps scores on the chip; TPUs only
+    attention: Literal["xla", "fused"] = "xla"  # "fused" are kernels that keep scores on the chip; TPUs and GPUs only
     dropout: float = 0.0  # probability of dropping an element of an attention or MLP output
     label_smoothing: float = 0.0  # share of the target probability that is spread over the vocabulary
     z_loss: float = 0.0  # weight of log(Z) ** 2 in the loss; PaLM uses 1e-4

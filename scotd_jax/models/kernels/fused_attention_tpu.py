@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from scotd_jax.layout import round_up
 from scotd_jax.models.attention import LOWEST
+from scotd_jax.models.kernels.kv_block import KVBlock
 
 LANES = 128
 MAX_KEYS = 4096  # of all blocks together: more do not fit into VMEM
@@ -36,8 +37,8 @@ MAX_SCORES = 2**18  # scores of one head in VMEM at a time
 _VMEM_BYTES = 64 * 2**20  # of the 128 MiB of a core
 
 
-class KVBlock(NamedTuple):
-    """Keys and values of one block. `mask` is 0 on masked keys. T is a multiple of LANES in the kernels."""
+class MergedBlock(NamedTuple):
+    """Keys and values of one block, heads side by side. `mask` is 0 on masked keys. T is a multiple of LANES."""
 
     keys: Float[Array, "B N T C"]
     values: Float[Array, "B N T C"]
@@ -88,7 +89,7 @@ class KernelBlocks:
       kv_blocks: specs of keys, values and mask of every block.
     """
 
-    def __init__(self, heads: HeadLayout, query: Float[Array, "B G R Q"], kv_blocks: Sequence[KVBlock]):
+    def __init__(self, heads: HeadLayout, query: Float[Array, "B G R Q"], kv_blocks: Sequence[MergedBlock]):
         B, G, R, _ = query.shape
         self.width, self.keys = heads.width, sum(kv.keys.shape[2] for kv in kv_blocks)
         max_rows = max(_ROW_MULTIPLE, MAX_SCORES // self.keys // _ROW_MULTIPLE * _ROW_MULTIPLE)
@@ -102,11 +103,11 @@ class KernelBlocks:
             spec for kv in kv_blocks for spec in (self._keys_spec(kv), self._keys_spec(kv), self._mask_spec(kv))
         ]
 
-    def _keys_spec(self, kv: KVBlock) -> pl.BlockSpec:
+    def _keys_spec(self, kv: MergedBlock) -> pl.BlockSpec:
         _, N, T, _ = kv.keys.shape
         return pl.BlockSpec((None, None, T, self.lanes), lambda b, j, g, i: (b, g if N > 1 else 0, 0, j))
 
-    def _mask_spec(self, kv: KVBlock) -> pl.BlockSpec:
+    def _mask_spec(self, kv: MergedBlock) -> pl.BlockSpec:
         b_size, g_size, r_size, T = kv.mask.shape
 
         def index(b, j, g, i):
@@ -114,7 +115,7 @@ class KernelBlocks:
 
         return pl.BlockSpec((None, None, self.rows if r_size > 1 else 1, T), index)
 
-    def mask_bytes(self, kv: KVBlock) -> int:
+    def mask_bytes(self, kv: MergedBlock) -> int:
         """Returns how many bytes of a mask are read; a block is read again unless the previous grid step used it."""
         (B, J, G, blocks), (b_size, g_size, r_size, T) = self.grid, kv.mask.shape
         if r_size > 1 and blocks > 1:
@@ -124,10 +125,64 @@ class KernelBlocks:
         return times * (self.rows if r_size > 1 else 1) * T * kv.mask.dtype.itemsize
 
 
+def supports(query: Float[Array, "B G R H Dh"], blocks: Sequence[KVBlock]) -> bool:
+    """Whether the kernels compute this call: not with a bias, and not with more keys than fit into VMEM."""
+    del query
+    keys = sum(round_up(block.keys.shape[2], LANES) for block in blocks)
+    return keys <= MAX_KEYS and all(block.bias is None for block in blocks)
+
+
 def forward(
-    heads: HeadLayout, scale: float, interpret: bool, query: Float[Array, "B G R Q"], kv_blocks: Sequence[KVBlock]
+    scale: float, interpret: bool, query: Float[Array, "B G R H Dh"], blocks: Sequence[KVBlock]
+) -> tuple[Array, tuple[()]]:
+    """Returns the attention output, with shape and dtype of the query, and no residuals."""
+    heads = _heads(query, blocks)
+    out = _forward(heads, scale, interpret, _lanes(query), [_merged_block(block) for block in blocks])
+    return out.reshape(query.shape), ()
+
+
+def backward(
+    scale: float,
+    interpret: bool,
+    query: Float[Array, "B G R H Dh"],
+    blocks: Sequence[KVBlock],
+    out: Float[Array, "B G R H Dh"],
+    residuals: tuple[()],
+    d_out: Float[Array, "B G R H Dh"],
+) -> tuple[Array, list[KVBlock]]:
+    """Returns the derivatives of the query and of every block, in their dtypes."""
+    del out, residuals
+    merged_blocks = [_merged_block(block) for block in blocks]
+    d_query, *rest = _backward(_heads(query, blocks), scale, interpret, _lanes(query), merged_blocks, _lanes(d_out))
+    d_keys, d_values = (
+        [x[:, :, : block.keys.shape[2]].reshape(block.keys.shape) for x, block in zip(xs, blocks, strict=True)]
+        for xs in (rest[::2], rest[1::2])
+    )
+    pairs = zip(d_keys, d_values, strict=True)
+    return d_query.reshape(query.shape), [KVBlock(keys, values, None, None) for keys, values in pairs]
+
+
+def _heads(query: Array, blocks: Sequence[KVBlock]) -> HeadLayout:
+    (*_, H, Dh), K = query.shape, blocks[0].keys.shape[3]
+    return HeadLayout(K, H // K, Dh)
+
+
+def _lanes(x: Array) -> Array:
+    """Merges the axes of heads and of their width."""
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def _merged_block(block: KVBlock) -> MergedBlock:
+    """Pads the keys to a multiple of LANES. Masks become int8, or int32 if they have one row: faster to read."""
+    padding = -block.mask.shape[3] % LANES
+    keys, values = (jnp.pad(_lanes(x), ((0, 0), (0, 0), (0, padding), (0, 0))) for x in block[:2])
+    mask = jnp.pad(block.mask, ((0, 0), (0, 0), (0, 0), (0, padding)))
+    return MergedBlock(keys, values, mask.astype(jnp.int8 if mask.shape[2] > 1 else jnp.int32))
+
+
+def _forward(
+    heads: HeadLayout, scale: float, interpret: bool, query: Float[Array, "B G R Q"], kv_blocks: Sequence[MergedBlock]
 ) -> Array:
-    """Returns the attention output, with shape and dtype of the query."""
     blocks = KernelBlocks(heads, query, kv_blocks)
     return pl.pallas_call(
         functools.partial(_forward_kernel, heads.block.lanes, scale),
@@ -140,15 +195,15 @@ def forward(
     )(query, *(x for kv in kv_blocks for x in kv))
 
 
-def backward(
+def _backward(
     heads: HeadLayout,
     scale: float,
     interpret: bool,
     query: Float[Array, "B G R Q"],
-    kv_blocks: Sequence[KVBlock],
+    kv_blocks: Sequence[MergedBlock],
     d_out: Float[Array, "B G R Q"],
 ) -> tuple[Array, ...]:
-    """Returns the derivatives of the query and of the keys and values of every block, in their dtypes."""
+    """Returns the derivatives of the query and of the keys and values of every block."""
     blocks = KernelBlocks(heads, query, kv_blocks)
     like = [query, *(x for kv in kv_blocks for x in kv[:2])]
     own = [kv.keys.shape[1] > 1 for kv in kv_blocks]
@@ -164,7 +219,9 @@ def backward(
     )(query, *(x for kv in kv_blocks for x in kv), d_out)
 
 
-def _costs(blocks: KernelBlocks, matmuls: int, arrays: Sequence[Array], kv_blocks: Sequence[KVBlock]) -> dict[str, Any]:
+def _costs(
+    blocks: KernelBlocks, matmuls: int, arrays: Sequence[Array], kv_blocks: Sequence[MergedBlock]
+) -> dict[str, Any]:
     """Returns cost estimate and compiler parameters, as arguments of `pallas_call`.
 
     Args:

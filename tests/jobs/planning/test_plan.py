@@ -159,7 +159,10 @@ def config_with_training(topology: str = "cpu-2", **changes) -> c.Config:
         ),
         (config_with_training(freeze=("embd/.*",)), "training.freeze: 'embd/.*' matches no parameter"),
         (config_with_training(lora=c.LoRA(rank=64)), "training.lora.rank: 64 exceeds a side"),
-        (config_with_training("h200-8", attention="fused"), 'training.attention: "fused" is for TPUs.* are cuda'),
+        (
+            config_with_training("cpu-2", attention="fused"),
+            'training.attention: "fused" is for TPUs and GPUs.* are cpu',
+        ),
     ],
 )
 def test_invalid_training_settings_raise_before_any_analysis(config, message, tmp_path, monkeypatch):
