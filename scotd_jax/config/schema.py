@@ -208,6 +208,23 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
+class SamplingMesh:
+    """Devices that share one copy of a model in sampling and evaluation; all further devices hold further copies.
+
+    With more devices than one host has, several hosts share a copy and generate together. If both are 0, the copies
+    follow `mesh`: on one host they have its sizes, and of several hosts each holds a copy, split by `tensor` only.
+    """
+
+    fsdp: int = 0  # devices between which parameters are split, and gathered for every token; 0 is 1 if tensor is set
+    tensor: int = 0  # devices between which heads and hidden units are split; 0 is 1 if fsdp is set
+
+    def __post_init__(self):
+        for name in ("fsdp", "tensor"):
+            if getattr(self, name) < 0:
+                raise FieldError("SamplingMesh", name, f"expected at least 0, found {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Profile:
     """Which steps to profile: updates of every student, and decoded batches of every model. Does not affect results.
 
@@ -253,6 +270,7 @@ class Config:
     evals: dict[str, EvalSpec] = dataclasses.field(default_factory=dict)  # additional evaluations by name
     evaluation: Evaluation = Evaluation()  # how students are evaluated
     mesh: Mesh = Mesh()  # how devices are used
+    sampling_mesh: SamplingMesh = SamplingMesh()  # how sampling and evaluation use them, if not as `mesh`
     profile: Profile = Profile()  # which steps to profile
     plan: Plan = Plan()  # assumptions of the plan job
     # Finished steps to push to the Hugging Face Hub, "JOB NAME" to "OWNER/NAME": "export NAME" as a model, "build NAME"

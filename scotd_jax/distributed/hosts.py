@@ -1,7 +1,7 @@
 """Coordination of the processes of one multi-host run.
 
-Training is one program over the devices of all processes. For sampling, every process runs its own questions through a
-copy of the model on its own devices. Each sample has its own random key, so the samples do not depend on which process
+Training is one program over the devices of all processes. For sampling, every data group (data_group.py) runs its own
+questions through its copy of the model. Each sample has its own random key, so the samples do not depend on which group
 generates them. Only the primary process writes manifests and merges files. All processes must have access to the same
 work directory.
 """
@@ -177,21 +177,3 @@ def on_primary(compute: Callable[[], Any]) -> Any:
 def local_share(items: list) -> list:
     """Returns this process's share of the items; the shares of all processes partition the list."""
     return items[jax.process_index() :: jax.process_count()]
-
-
-def gather_to_local_devices(tree: Any, shardings: Any) -> Any:
-    """Copies arrays that are sharded over all processes to the devices of this process. Every process must call it.
-
-    Args:
-      tree: global arrays.
-      shardings: shardings of the result, over devices of this process.
-
-    Returns:
-      The copies; `tree` itself if there is only one process.
-    """
-    if jax.process_count() == 1:
-        return tree
-    from jax.experimental import multihost_utils
-
-    whole = jax.tree.map(lambda leaf: np.asarray(multihost_utils.process_allgather(leaf, tiled=True)), tree)
-    return jax.device_put(whole, shardings)

@@ -6,6 +6,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 from jax.sharding import AxisType
@@ -14,6 +15,7 @@ from scotd_jax import config
 from scotd_jax.errors import InputError, SizesError
 
 AXES = ("data", "fsdp", "tensor")
+MeshType = TypeVar("MeshType", jax.sharding.Mesh, jax.sharding.AbstractMesh)
 
 
 def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -60,21 +62,39 @@ def mesh_shape(sizes: config.Mesh, devices: int) -> dict[str, int]:
     return shape
 
 
-def local_mesh_sizes(sizes: config.Mesh, devices: int, local_devices: int) -> config.Mesh:
-    """Returns the sizes of the mesh on which each process of a multi-host run generates.
+def group_mesh_sizes(
+    sampling: config.SamplingMesh, sizes: config.Mesh, devices: int, local_devices: int
+) -> config.Mesh:
+    """Returns the sizes of the mesh of each data group (data_group.py), whose product is its number of devices.
 
-    Models are sharded over `tensor` as far as the process's own devices allow, and questions over the rest. `fsdp` is
-    not used, because gathering parameters for every token costs more than it saves.
+    If `sampling` sets no sizes, a run on one host generates on its mesh. Of several hosts each is a data group, whose
+    devices shard models over `tensor` as far as possible, and questions over the rest: gathering parameters for every
+    token costs more than it saves.
 
     Args:
+      sampling: devices that share one copy of a model.
       sizes: mesh of the whole run.
       devices: devices of the whole run.
-      local_devices: devices of the process.
+      local_devices: devices of each host.
 
     Raises:
-      InputError: as `mesh_shape`.
+      InputError: as `mesh_shape`. If the devices cannot be divided into such groups, it is a `SizesError`.
     """
-    return config.Mesh(tensor=math.gcd(mesh_shape(sizes, devices)["tensor"], local_devices))
+    shape = mesh_shape(sizes, devices)
+    if not sampling.fsdp and not sampling.tensor:
+        if devices == local_devices:
+            return config.Mesh(**shape)
+        tensor = math.gcd(shape["tensor"], local_devices)
+        return config.Mesh(data=local_devices // tensor, tensor=tensor)
+    fsdp, tensor = max(1, sampling.fsdp), max(1, sampling.tensor)
+    copy, group = fsdp * tensor, max(fsdp * tensor, local_devices)
+    if group % copy or group % local_devices or devices % group:
+        raise SizesError(
+            f"config.sampling_mesh: fsdp={fsdp}, tensor={tensor} does not fit the {devices} devices of this run, "
+            f"{local_devices} per host; the product must divide the devices of a host, or be those of several hosts "
+            "into whose number all hosts can be divided"
+        )
+    return config.Mesh(data=group // copy, fsdp=fsdp, tensor=tensor)
 
 
 def batch_shards(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
@@ -85,3 +105,8 @@ def batch_shards(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
 def mesh_platform(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> str:
     """Returns the platform of the devices ("cpu", "gpu", "tpu"), or "" for an abstract mesh."""
     return "" if isinstance(mesh, jax.sharding.AbstractMesh) else mesh.devices.flat[0].platform
+
+
+def most_sharded(*meshes: MeshType) -> MeshType:
+    """Returns the mesh that splits parameters between most devices, the first of several."""
+    return max(meshes, key=lambda mesh: mesh.shape["fsdp"] * mesh.shape["tensor"])

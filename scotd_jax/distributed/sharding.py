@@ -4,6 +4,8 @@ Models name the logical axes of their parameters ("vocab", "embed", "heads", "kv
 these to mesh axes, and the shardings of optimizer states follow from those of the parameters.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -110,6 +112,33 @@ def constrain_cache(mesh: AnyMesh | None, tree: Tree) -> Tree:
     if mesh is None:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, cache_sharding(mesh, leaf.shape)), tree)
+
+
+def put_equal(tree: Tree, sharding: NamedSharding) -> Tree:
+    """Copies arrays of the host to the devices. All processes of the mesh must pass equal ones, which is not checked.
+
+    Other than `jax.device_put` it does not communicate, so it does not wait for the other processes.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(
+        lambda value: jax.make_array_from_callback(np.shape(value), sharding, lambda index: np.asarray(value)[index]),
+        tree,
+    )
+
+
+def fetch(tree: Tree) -> Tree:
+    """Returns arrays as NumPy arrays, on every process of their mesh, all of which must call it."""
+    for array in jax.tree.leaves(tree):
+        if not array.is_fully_addressable and not array.is_fully_replicated:
+            tree = _replicate_fn(array.sharding.mesh)(tree)
+            break
+    return jax.device_get(tree)
+
+
+@functools.cache
+def _replicate_fn(mesh: Mesh) -> Callable[[Tree], Tree]:
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def shard_batch(batch: Tree, sharding: NamedSharding) -> Tree:

@@ -18,7 +18,7 @@ import jax
 
 from scotd_jax.distributed.chips import CHIPS, Chip
 from scotd_jax.distributed.gpu_targets import gpu_targets
-from scotd_jax.errors import InputError, did_you_mean
+from scotd_jax.errors import InputError, SizesError, did_you_mean
 
 # Slices that Google Cloud offers, by number of chips: v5e and v6e are 2D tori, v4 and v5p 3D tori.
 _SLICES_2D = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
@@ -64,8 +64,20 @@ class Topology:
     @property
     def host(self) -> "Topology":
         """The topology of a single host."""
-        shape = _slices(self.chip).get(self.per_host, "") if self.chip.platform == "tpu" else ""
-        return dataclasses.replace(self, chips=self.per_host, shape=shape)
+        return self.part(self.per_host)
+
+    def part(self, chips: int) -> "Topology":
+        """Returns the topology of some of the hosts, with `chips` devices in all.
+
+        Raises:
+          SizesError: if TPUs are not connected in parts of this size.
+        """
+        if chips == self.chips:
+            return self
+        shape = _slices(self.chip).get(chips, "") if self.chip.platform == "tpu" else ""
+        if self.chip.platform == "tpu" and not shape:
+            raise SizesError(f"{self.name}: {chips} chips of it are no slice; there are {slice_sizes(self.chip)}")
+        return dataclasses.replace(self, chips=chips, shape=shape)
 
     def describe(self) -> str:
         """Returns, e.g., "v5p-128: 64 v5p chips (4x4x4; the name counts TensorCores, 2 per chip) on 16 hosts"."""

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from scotd_jax import config as c
 from scotd_jax.artefact import Artefact
 from scotd_jax.distributed.compile_times import report_compile_times
-from scotd_jax.distributed.mesh import local_mesh_sizes, make_mesh
+from scotd_jax.distributed.data_group import DataGroup, make_data_group
+from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.jobs.generation.prompting import (
     PromptBuilder,
     PromptSettings,
@@ -34,7 +35,7 @@ class RunContext:
       config: the config.
       workdir: the work directory.
       mesh: mesh of the devices of all processes, for training.
-      sampling_mesh: mesh of the devices of this process, for its share of the questions.
+      data_group: the processes that generate together with this one.
       questions: loads tasks and question sets.
       models: loads models, tokenizers and parameters.
       recipes: recipe by corpus.
@@ -46,13 +47,18 @@ class RunContext:
     config: c.Config
     workdir: Workdir
     mesh: Mesh
-    sampling_mesh: Mesh
+    data_group: DataGroup
     questions: QuestionLoader
     models: ModelLoader
     recipes: Mapping[str, c.Recipe]
     formats: Mapping[str, PromptFormat | None]
     question_sets: Mapping[str, tuple[str, ...]]
     skip_bad: bool = False
+
+    @property
+    def sampling_mesh(self) -> Mesh:
+        """The mesh of the data group, for its share of the questions."""
+        return self.data_group.mesh
 
     def artefact(self, job: str, name: str) -> Artefact:
         """Returns the artefact of one step."""
@@ -100,21 +106,19 @@ def make_context(
       devices: devices to use; None for all.
 
     Raises:
-      InputError: if the mesh does not fit the devices, or a corpus names an unknown recipe or format.
+      InputError: if a mesh does not fit the devices, or a corpus names an unknown recipe or format.
     """
     report_compile_times()
-    mesh = sampling_mesh = make_mesh(config.mesh, devices)
-    if jax.process_count() > 1:
-        local = jax.local_devices()
-        sampling_mesh = make_mesh(local_mesh_sizes(config.mesh, jax.device_count(), len(local)), local)
+    mesh = make_mesh(config.mesh, devices)
+    data_group = make_data_group(config.sampling_mesh, config.mesh, mesh)
     questions = QuestionLoader(config.tasks, config.seed)
     return RunContext(
         config=config,
         workdir=workdir,
         mesh=mesh,
-        sampling_mesh=sampling_mesh,
+        data_group=data_group,
         questions=questions,
-        models=ModelLoader(config, workdir, questions, mesh, sampling_mesh),
+        models=ModelLoader(config, workdir, questions, mesh, data_group),
         recipes={name: corpus_recipe(config, name) for name in config.corpora},
         formats={name: corpus_format(config, name) for name in config.corpora},
         question_sets={name: corpus_question_sets(config, name) for name in config.corpora},

@@ -8,7 +8,8 @@ from jax.sharding import Mesh
 from scotd_jax import config as c
 from scotd_jax.config.references import TASK_TOKENIZER_PREFIX
 from scotd_jax.digests import digest
-from scotd_jax.distributed.hosts import gather_to_local_devices
+from scotd_jax.distributed.data_group import DataGroup
+from scotd_jax.distributed.mesh import most_sharded
 from scotd_jax.distributed.sharding import param_shardings
 from scotd_jax.jobs.generation.prompting import corpus_format, corpus_recipe, uses_chat_template
 from scotd_jax.layout import round_up
@@ -67,10 +68,12 @@ def model_config(
 class ModelLoader:
     """Loads models of a config. Caches tokenizers, but not parameters, so that their memory is freed after use."""
 
-    def __init__(self, config: c.Config, workdir: Workdir, questions: QuestionLoader, mesh: Mesh, sampling_mesh: Mesh):
-        """`mesh` holds the devices of all processes, `sampling_mesh` those of this process."""
+    def __init__(
+        self, config: c.Config, workdir: Workdir, questions: QuestionLoader, mesh: Mesh, data_group: DataGroup
+    ):
+        """`mesh` is that of training."""
         self._config, self._workdir, self._questions = config, workdir, questions
-        self._mesh, self._sampling_mesh = mesh, sampling_mesh
+        self._mesh, self._data_group = mesh, data_group
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def tokenizer(self, model: c.Model) -> Tokenizer:
@@ -94,7 +97,14 @@ class ModelLoader:
         """Returns the functions of a model, without its parameters."""
         return registry.build(self.architecture(model), api.Precision(precision))
 
-    def params(self, model: c.Model, functions: api.LanguageModel, seed: int, kernels: str = "float32") -> api.Params:
+    def params(
+        self,
+        model: c.Model,
+        functions: api.LanguageModel,
+        seed: int,
+        kernels: str = "float32",
+        mesh: Mesh | None = None,
+    ) -> api.Params:
         """Returns the parameters of a model, sharded over the devices of all processes.
 
         Args:
@@ -102,8 +112,9 @@ class ModelLoader:
           functions: its functions.
           seed: seed of random weights.
           kernels: dtype to which kernels are converted as they are read from a folder.
+          mesh: a mesh of these devices; None for that of training.
         """
-        shardings = param_shardings(self._mesh, functions.axes(), functions.abstract())
+        shardings = param_shardings(mesh or self._mesh, functions.axes(), functions.abstract())
         if model.student:
             from scotd_jax.training.checkpoints import load_params
 
@@ -122,15 +133,21 @@ class ModelLoader:
         return jax.jit(functions.init, out_shardings=shardings)(jax.random.key(seed))
 
     def inference_params(self, model: c.Model, functions: api.LanguageModel, seed: int) -> api.Params:
-        """Returns the parameters of a model, cast for inference, on the devices of this process."""
-        params = self.params(model, functions, seed, functions.precision.compute)
+        """Returns the parameters of a model, cast for inference, on the devices of the data group.
+
+        Every process reads only slices that its own devices hold.
+        """
+        mesh = most_sharded(self._data_group.run_mesh, self._mesh)
+        params = self.params(model, functions, seed, functions.precision.compute, mesh)
         # Cast before the transfer, so that only the half-size copy reaches the devices.
         return self.to_sampling_devices(cast_for_inference(functions, params), functions)
 
     def to_sampling_devices(self, params: api.Params, functions: api.LanguageModel) -> api.Params:
-        """Moves parameters from the devices of all processes to those of this process."""
-        shardings = param_shardings(self._sampling_mesh, functions.axes(), functions.abstract())
-        return gather_to_local_devices(params, shardings)
+        """Moves parameters from the devices of all processes to those of the data group."""
+        run_mesh = self._data_group.run_mesh
+        if run_mesh != self._mesh:
+            params = jax.device_put(params, param_shardings(run_mesh, functions.axes(), functions.abstract()))
+        return self._data_group.own_copy(params)
 
     def _train_tokenizer(self, task_names: list[str], chat: bool) -> Tokenizer:
         """A word tokenizer trained on the texts of some tasks and the fixed words of all recipes."""

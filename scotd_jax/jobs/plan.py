@@ -13,7 +13,7 @@ import jax
 from scotd_jax import config as c
 from scotd_jax.atomic import write_text
 from scotd_jax.distributed import topologies
-from scotd_jax.distributed.mesh import mesh_shape
+from scotd_jax.distributed.mesh import group_mesh_sizes
 from scotd_jax.errors import InputError
 from scotd_jax.jobs import graph
 from scotd_jax.jobs.planning import render
@@ -37,7 +37,7 @@ def plan(config: c.Config, workdir: str) -> None:
         raise InputError("config.plan.topology: missing; set one, for example --config.plan.topology=v5e-16")
     topology = topologies.parse_topology(config.plan.topology, "config.plan.topology")
     topologies.use_cpu_only(topology.chips if topology.chip.platform == "cpu" else 1)
-    mesh_shape(config.mesh, topology.chips)
+    group_mesh_sizes(config.sampling_mesh, config.mesh, topology.chips, topology.per_host)
     start = time.monotonic()
     assumptions = Assumptions(config)
     analyzer = Analyzer(topology, config.plan.compile_layers, log)

@@ -7,7 +7,6 @@ from etils import epath
 
 from scotd_jax.config import Model
 from scotd_jax.digests import file_digest
-from scotd_jax.distributed import hosts
 from scotd_jax.errors import InputError
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.local import PromptedModel, load_prompted_model
@@ -55,7 +54,7 @@ def _score_set(context: RunContext, model: PromptedModel, student: str, source: 
 
     def missing(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[StudentScores]]]:
         rows = (row for row in responses if row.key not in done)
-        share = hosts.local_share(
+        share = context.data_group.share(
             [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.question_id)]
         )
         sampling = context.config.evaluation.sampling
@@ -64,7 +63,7 @@ def _score_set(context: RunContext, model: PromptedModel, student: str, source: 
 
     stem, label = f"{source}.scores", f"  {student}, scores"
     (path,) = write_missing(
-        context, missing, folder, stem, list(questions), label=label, scope=source, kind=StudentScores
+        context, missing, folder, stem, list(questions), by_group=True, label=label, scope=source, kind=StudentScores
     )
     return path
 

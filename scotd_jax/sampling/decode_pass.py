@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scotd_jax.config import Sampling
-from scotd_jax.distributed.sharding import batch_sharding
+from scotd_jax.distributed.sharding import batch_sharding, fetch, put_equal
 from scotd_jax.layout import pad_rows
 from scotd_jax.models.api import Context, LanguageModel
 from scotd_jax.sampling.batch_sizes import contexts_per_group, prefill_batch_size, questions_per_batch
@@ -80,7 +80,7 @@ class DecodeEngine:
 
     def put_batch(self, arrays: Any) -> Any:
         """Returns arrays with a leading batch axis, sharded over the mesh; unchanged without a mesh."""
-        return arrays if self.mesh is None else jax.device_put(arrays, batch_sharding(self.mesh))
+        return arrays if self.mesh is None else put_equal(arrays, batch_sharding(self.mesh))
 
 
 class DecodePass:
@@ -183,7 +183,7 @@ class DecodePass:
     def _collect_finished(self, generated: jax.Array, steps: jax.Array) -> list[FinishedSequence]:
         """Waits for the decode call, frees the slots whose sequences have finished and returns these sequences."""
         state = self._state
-        generated, steps, position, logprob, active, stopped = jax.device_get(
+        generated, steps, position, logprob, active, stopped = fetch(
             (generated, steps, state.position, state.logprob, state.active, state.stopped)
         )
         self._stats.slot_steps += int(steps) * active.size

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from scotd_jax.distributed.mesh import batch_shards
-from scotd_jax.distributed.sharding import batch_sharding
+from scotd_jax.distributed.sharding import batch_sharding, fetch, put_equal
 from scotd_jax.errors import InputError
 from scotd_jax.layout import pad_rows, round_up, split_prompt
 from scotd_jax.models.api import LanguageModel, Params
@@ -74,7 +74,7 @@ def score_candidates(
     A = round_up(max((len(response) for item in items for response in item.responses), default=1), 8)
     score = _compiled_score_fn(model)
     for batch, arrays in iter_batches(model, items, lambda _: A, batch_size=batch_size, bucket=bucket, mesh=mesh):
-        scores = np.asarray(score(params, *arrays))
+        scores = fetch(score(params, *arrays))
         yield [(item.key, row[: len(item.responses)]) for item, row in zip(batch, scores, strict=False)]
 
 
@@ -122,7 +122,7 @@ def iter_batches(
             batch = group[begin : begin + B]
             arrays = _batch_arrays(batch, model.start_token, B, C, R, A, P)
             if mesh is not None:
-                arrays = jax.device_put(arrays, batch_sharding(mesh))
+                arrays = put_equal(arrays, batch_sharding(mesh))
             yield batch, arrays
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
+from scotd_jax.distributed.sharding import fetch
 from scotd_jax.layout import round_up
 from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.models.layers import logits
@@ -66,7 +67,7 @@ def score_tokens(
     score = _compiled_token_score_fn(model, max_rank)
     batches = iter_batches(model, candidates, max_tokens, batch_size=batch_size, bucket=bucket, mesh=mesh)
     for batch, arrays in batches:
-        log_p_BCA, rank_BCA = map(np.asarray, score(params, *arrays))
+        log_p_BCA, rank_BCA = fetch(score(params, *arrays))
         yield [
             (
                 item.key,

@@ -9,7 +9,7 @@ from scotd_jax import config
 from scotd_jax.distributed import sharding, topologies
 from scotd_jax.distributed.chips import GPU_MEMORY_VARIABLE, gpu_memory_fraction, peak_flops
 from scotd_jax.distributed.gpu_targets import gpu_targets
-from scotd_jax.distributed.mesh import local_mesh_sizes, make_abstract_mesh, make_mesh
+from scotd_jax.distributed.mesh import group_mesh_sizes, make_abstract_mesh, make_mesh
 from scotd_jax.errors import InputError
 from scotd_jax.models.api import Precision
 from scotd_jax.models.registry import build, config_for
@@ -129,9 +129,35 @@ def test_abstract_mesh_gives_the_shardings_of_a_real_mesh():
     ("tensor", "devices", "local", "expected"),
     [(1, 16, 4, 1), (4, 16, 4, 4), (8, 16, 4, 4), (2, 16, 8, 2), (3, 12, 4, 1), (-1, 16, 4, 4), (-1, 12, 4, 2)],
 )
-def test_local_mesh_shards_tensor_over_own_devices(tensor, devices, local, expected):
+def test_each_host_shards_tensor_over_own_devices_by_default(tensor, devices, local, expected):
     sizes = config.Mesh(data=1 if tensor < 0 else -1, fsdp=2, tensor=tensor)
-    assert local_mesh_sizes(sizes, devices, local) == config.Mesh(tensor=expected)
+    found = group_mesh_sizes(config.SamplingMesh(), sizes, devices, local)
+    assert found == config.Mesh(data=local // expected, tensor=expected)
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "tensor", "devices", "local", "expected"),
+    [
+        (0, 2, 8, 8, (4, 1, 2)),  # four copies on one host
+        (0, 2, 16, 4, (2, 1, 2)),  # two on each of four
+        (0, 8, 16, 4, (1, 1, 8)),  # one on two hosts
+        (2, 8, 16, 4, (1, 2, 8)),  # one on all
+        (16, 0, 32, 4, (1, 16, 1)),
+    ],
+)
+def test_sampling_mesh_spans_hosts(fsdp, tensor, devices, local, expected):
+    found = group_mesh_sizes(config.SamplingMesh(fsdp, tensor), config.Mesh(fsdp=2), devices, local)
+    assert (found.data, found.fsdp, found.tensor) == expected
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "tensor", "devices", "local"),
+    [(0, 3, 8, 4), (3, 2, 12, 4), (0, 16, 24, 4), (0, 32, 16, 4)],  # neither parts of hosts nor groups of them
+)
+def test_sampling_mesh_that_does_not_fit_raises(fsdp, tensor, devices, local):
+    message = rf"config\.sampling_mesh: .*does not fit the {devices} devices of this run, {local} per host"
+    with pytest.raises(InputError, match=message):
+        group_mesh_sizes(config.SamplingMesh(fsdp, tensor), config.Mesh(), devices, local)
 
 
 def test_cache_dtype_follows_the_platform_of_the_topology():

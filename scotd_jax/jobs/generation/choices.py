@@ -67,13 +67,15 @@ def write_choices(
     def missing_candidates(done: Set[Key]) -> tuple[int, Iterator[list[Response]]]:
         # The candidates of a response are written together, so that the first of them stands for all.
         first = {key: (key[0], candidate_index(questions[key[0]][0], key[1], 0)) for key in by_key}
-        rows = hosts.local_share([row for key, row in by_key.items() if first[key] not in done])
+        rows = context.data_group.share([row for key, row in by_key.items() if first[key] not in done])
         count = sum(len(questions[row.question_id][0].choices) for row in rows)
         return count, _scored_candidates(context, model, questions, rows, sampling)
 
     stem_of_candidates = f"{stem.removesuffix('responses')}candidates"
     label = f"  {model.name}, choices"
-    files = write_missing(context, missing_candidates, folder, stem_of_candidates, order, label=label, scope=set_name)
+    files = write_missing(
+        context, missing_candidates, folder, stem_of_candidates, order, by_group=True, label=label, scope=set_name
+    )
     candidates = group_candidates((question for question, _ in questions.values()), read_responses(files))
 
     def missing(done: Set[Key]) -> tuple[int, Iterator[list[Response]]]:

@@ -69,12 +69,14 @@ def answer_by_marginal(
             raise InputError(f"question {question.id!r} has no choices to sum over; use combine='vote'")
 
     def missing(done: Set[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
-        ids = hosts.local_share([id_ for id_ in questions if (id_, 0) not in done])
+        ids = context.data_group.share([id_ for id_ in questions if (id_, 0) not in done])
         batch = {id_: questions[id_] for id_ in ids}
         return len(ids), iter_marginal_responses(context, model, batch, rationales, sampling)
 
     stem = f"{file_stem(set_name)}.responses"
-    return write_missing(context, missing, folder, stem, list(questions), label="  marginalization", scope=set_name)
+    return write_missing(
+        context, missing, folder, stem, list(questions), by_group=True, label="  marginalization", scope=set_name
+    )
 
 
 def iter_marginal_responses(

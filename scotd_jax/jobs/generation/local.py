@@ -8,7 +8,6 @@ import jax
 from etils import epath
 
 from scotd_jax import config as c
-from scotd_jax.distributed import hosts
 from scotd_jax.distributed.profiling import profile_steps
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import PromptBuilder, PromptSettings, describe, make_response
@@ -34,8 +33,8 @@ class PromptedModel:
     Attributes:
       name: name in the records and in progress lines.
       model: the model functions.
-      params: parameters on the sampling devices, or abstract ones (`api.LanguageModel.abstract`) if the parameters of
-        the sampler are set later, as during training.
+      params: parameters on the devices of the data group, or abstract ones (`api.LanguageModel.abstract`) if the
+        parameters of the sampler are set later, as during training.
       tokenizer: the tokenizer.
       prompts: builds the prompts.
       thinking: how thinking blocks in responses are treated.
@@ -148,7 +147,7 @@ def load_prompted_model(
     seed: int = 0,
     thinking: ThinkingBlocks = IGNORE_THINKING,
 ) -> PromptedModel:
-    """Loads a model of the config onto the devices of this process.
+    """Loads a model of the config onto the devices of the data group.
 
     Args:
       context: the run.
@@ -194,7 +193,7 @@ def generate(
     sampler = model.sampler(questions, sampling, seed, context.sampling_mesh)
 
     def missing(done: Collection[tuple[str, int]]) -> tuple[int, Iterator[list[Response]]]:
-        requests = hosts.local_share(model.requests(questions, sampling.n, done, rationales))
+        requests = context.data_group.share(model.requests(questions, sampling.n, done, rationales))
         batches = profile_steps(sampler(requests), context.config.profile, folder / "profile")
         rows = (model.responses(samples, questions, sampling, rationales) for samples in batches)
         return sum(len(request.sample_indices) for request in requests), rows
@@ -206,6 +205,7 @@ def generate(
         stem,
         list(questions),
         shards=shards,
+        by_group=True,
         label=f"  {model.name}",
         scope=stem.removesuffix("responses").removesuffix("."),
         note=lambda: f"slots {100 * sampler.stats.utilization:.0f} % busy",

@@ -9,7 +9,7 @@ from scotd_jax.jobs.generation.thinking import IGNORE_THINKING, ThinkingBlocks
 
 
 def load_source_model(context: RunContext, name: str, spec: ModelSource) -> PromptedModel:
-    """Returns the model of config.rationales.NAME on the devices of this process."""
+    """Returns the model of config.rationales.NAME on the devices of the data group."""
     where = f"config.rationales.{name}"
     model_name = spec.model.student or without_commit(spec.model.path) or spec.model.architecture
     thinking = IGNORE_THINKING  # models without a chat template generate no thinking blocks on purpose

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 from scotd_jax import config as c
 from scotd_jax.distributed import topologies
 from scotd_jax.distributed.chips import GIB
-from scotd_jax.distributed.mesh import local_mesh_sizes, make_abstract_mesh, make_mesh
+from scotd_jax.distributed.mesh import group_mesh_sizes, make_abstract_mesh, make_mesh
 from scotd_jax.distributed.topologies import Topology
 from scotd_jax.errors import SizesError
 from scotd_jax.jobs.planning.compilation import compile_programs
@@ -122,7 +122,7 @@ class Analyzer:
 
 
 def workload_mesh(workload: Workload, sizes: c.Mesh, topology: Topology) -> AbstractMesh:
-    """Returns the mesh of a workload: the mesh of the run, or the local mesh of each host for multi-host generation."""
+    """Returns the mesh of a workload: the mesh of the run for training, that of a data group for generation."""
     devices, own_sizes = _program_devices(workload, sizes, topology)
     return make_abstract_mesh(own_sizes, devices.chips)
 
@@ -133,10 +133,11 @@ def describe_sizes(sizes: c.Mesh) -> str:
 
 
 def _program_devices(workload: Workload, sizes: c.Mesh, topology: Topology) -> tuple[Topology, c.Mesh]:
-    """Devices and mesh sizes of a workload: all for training, those of one host for generation."""
-    if isinstance(workload, TrainingWorkload) or topology.hosts == 1:
+    """Devices and mesh sizes of a workload: all for training, those of one data group for generation."""
+    if isinstance(workload, TrainingWorkload):
         return topology, sizes
-    return topology.host, local_mesh_sizes(sizes, topology.chips, topology.per_host)
+    own_sizes = group_mesh_sizes(workload.sampling_mesh, sizes, topology.chips, topology.per_host)
+    return topology.part(own_sizes.data * own_sizes.fsdp * own_sizes.tensor), own_sizes
 
 
 def _correction_key(workload: Workload, program: str) -> Any:

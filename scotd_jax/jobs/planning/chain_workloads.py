@@ -28,6 +28,8 @@ def chain_workloads(config: c.Config, assumptions: Assumptions) -> list[Workload
         *_students(config, assumptions),
         *_evaluations(config, assumptions),
     ):
+        if isinstance(workload, GenerationWorkload):
+            workload = dataclasses.replace(workload, sampling_mesh=config.sampling_mesh)
         key = workload.group_key()
         merged[key] = merged[key].merge(workload) if key in merged else workload
     if not merged:

@@ -6,7 +6,7 @@ import jax
 
 from scotd_jax import config as c
 from scotd_jax.distributed import sharding
-from scotd_jax.distributed.mesh import make_abstract_mesh
+from scotd_jax.distributed.mesh import make_abstract_mesh, most_sharded
 from scotd_jax.distributed.topologies import Topology
 from scotd_jax.jobs.planning.depth import Costs, extrapolate_costs
 from scotd_jax.jobs.planning.estimates import MEMORY_PARTS, ProgramCost
@@ -56,7 +56,7 @@ def loading_cost(workload: GenerationWorkload, mesh: Any, sizes: c.Mesh, topolog
     Args:
       workload: the workload.
       mesh: mesh on which the workload generates.
-      sizes: mesh of the whole run, which shards the loaded weights if there are several hosts.
+      sizes: mesh of the whole run, which shards the loaded weights if it splits them more.
       topology: the topology.
     """
     platform, run_mesh = topology.chip.platform, make_abstract_mesh(sizes, topology.chips)
@@ -68,7 +68,7 @@ def loading_cost(workload: GenerationWorkload, mesh: Any, sizes: c.Mesh, topolog
         weights = with_shardings(inference, sharding.param_shardings(mesh, model.axes(), inference))
         loaded = with_shardings(
             inference if workload.loads_inference_dtype else abstract,
-            sharding.param_shardings(run_mesh, model.axes(), abstract),
+            sharding.param_shardings(most_sharded(mesh, run_mesh), model.axes(), abstract),
         )
         if topology.hosts == 1:  # arrays that need no cast are not copied
             loaded = [] if workload.loads_inference_dtype else _cast_parameters(workload, loaded)

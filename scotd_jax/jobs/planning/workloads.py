@@ -74,6 +74,7 @@ class GenerationWorkload:
       rationale_tokens: padded length of the generated rationale before these answers; 0 if it is part of the prompt.
       loads_inference_dtype: whether weights are read from files in the inference dtype, not cast from float32.
       paused_training: settings of a training whose state stays on the devices during generation.
+      sampling_mesh: devices that share one copy of the model.
     """
 
     names: tuple[str, ...]
@@ -90,6 +91,7 @@ class GenerationWorkload:
     rationale_tokens: int = 0
     loads_inference_dtype: bool = False
     paused_training: c.Training | None = None
+    sampling_mesh: c.SamplingMesh = c.SamplingMesh()
 
     @property
     def title(self) -> str:
