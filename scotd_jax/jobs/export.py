@@ -3,13 +3,15 @@
 import importlib.util
 from typing import Any
 
+from scotd_jax.artefact import Artefact
 from scotd_jax.config import Model
-from scotd_jax.distributed import hosts
+from scotd_jax.distributed.primary_reads import readable_on_primary
 from scotd_jax.hub.hub_files import parse_hub_path
 from scotd_jax.jobs.context import RunContext
 from scotd_jax.jobs.generation.prompting import prompt_settings
 from scotd_jax.jobs.model_loading import base_model
 from scotd_jax.jobs.preparation import manifests
+from scotd_jax.models.api import LanguageModel
 from scotd_jax.models.hf.export import export_pretrained
 from scotd_jax.models.hf.verification import verify_export
 from scotd_jax.records import Prompt
@@ -39,9 +41,14 @@ def export(context: RunContext, name: str) -> None:
         return
     model = context.models.functions(spec.model, "float32")
     params = context.models.params(Model(student=name), model, seed=0)
-    params = context.models.to_sampling_devices(params, model)
-    if not hosts.is_primary():
-        return
+    with readable_on_primary(params) as readable:
+        if readable is not None:
+            _export_params(context, name, artefact, model, readable)
+
+
+def _export_params(context: RunContext, name: str, artefact: Artefact, model: LanguageModel, params: Any) -> None:
+    """Writes the export of these parameters, verifies it and finishes the artefact."""
+    spec = context.config.students[name]
     tokenizer = context.models.tokenizer(spec.model)
     max_new_tokens = context.config.evaluation.sampling.max_new_tokens
     prompts, stops = _example_prompts(context, name)

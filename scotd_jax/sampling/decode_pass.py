@@ -42,15 +42,18 @@ class FinishedSequence(NamedTuple):
 
 @dataclasses.dataclass
 class SamplerStats:
-    """Counts of decode steps since the sampler was created.
+    """Counts of decode steps and tokens since the sampler was created.
 
     Attributes:
       slot_steps: decode steps times number of slots.
       tokens: number of generated tokens; in all other slot steps the slot was idle.
+      prompt_tokens: number of prefilled tokens, without padding: a prompt once for all its samples, the few-shot
+        examples once per pass.
     """
 
     slot_steps: int = 0
     tokens: int = 0
+    prompt_tokens: int = 0
 
     @property
     def utilization(self) -> float:
@@ -134,6 +137,7 @@ class DecodePass:
     def _prefill_few_shot(self, sampling_pass: SamplingPass) -> Context | None:
         if not sampling_pass.few_shot_ids:
             return None
+        self._stats.prompt_tokens += len(sampling_pass.few_shot_ids)
         width = padded_few_shot_length(self._engine.policy, sampling_pass)
         tokens, mask = pad_rows([sampling_pass.few_shot_ids], width)
         return self._engine.programs.prefill_few_shot(self._weights.params, tokens, mask)
@@ -160,6 +164,7 @@ class DecodePass:
         for row, (group, request) in enumerate(admitted):
             source[self._scheduler.admit(group, request), group] = row
             prompts[row] = prompt_parts(self._engine.model, request).prompt_ids
+        self._stats.prompt_tokens += sum(map(len, prompts))
         tokens, mask = self._engine.put_batch(pad_rows(prompts, self._prompt_length))
         self._contexts = self._engine.programs.prefill(
             self._weights.params, self._few_shot, self._contexts, tokens, mask, source

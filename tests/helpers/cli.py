@@ -15,13 +15,15 @@ from tests.helpers.fork_server import start_process
 ROOT = Path(__file__).parents[2]
 
 
-def environment(fast_compilation: bool = False) -> dict[str, str]:
-    """Returns the environment of a process with one CPU device.
+def environment(fast_compilation: bool = False, devices: int = 1) -> dict[str, str]:
+    """Returns the environment of a process with that many CPU devices.
 
     `fast_compilation` sets the compiler options of tests/helpers/fast_compile.py.
     """
-    flags = {"XLA_FLAGS": fast_compile.flags()} if fast_compilation else {}
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | flags | {"JAX_PLATFORMS": "cpu"}
+    flags = [fast_compile.flags()] if fast_compilation else []
+    flags += [f"--xla_force_host_platform_device_count={devices}"] if devices > 1 else []
+    others = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return others | ({"XLA_FLAGS": " ".join(flags)} if flags else {}) | {"JAX_PLATFORMS": "cpu"}
 
 
 def run_cli(
@@ -65,11 +67,13 @@ def run_program(
     return subprocess.CompletedProcess([program, *flags], status, *outputs)
 
 
-def start_program(program: str, *flags: str, output: Path, fast_compilation: bool = False) -> BaseProcess:
+def start_program(
+    program: str, *flags: str, output: Path, fast_compilation: bool = False, devices: int = 1
+) -> BaseProcess:
     """Starts a program as `run_program` does, and writes the files `stdout` and `stderr` into the folder `output`."""
     for name in ("stdout", "stderr"):
         (output / name).touch()
-    return start_process(_run, program, flags, str(output), environment(fast_compilation))
+    return start_process(_run, program, flags, str(output), environment(fast_compilation, devices))
 
 
 def _run(program: str, flags: tuple[str, ...], output: str, environ: dict[str, str]) -> None:

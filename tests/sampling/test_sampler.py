@@ -165,6 +165,20 @@ def test_slots_stay_busy():
     assert busy_sampler.stats.slot_steps < 0.7 * question_by_question
 
 
+@pytest.mark.parametrize("n", [1, 30])
+def test_prompt_is_computed_once_for_all_samples(n):
+    voting = sampler(dataclasses.replace(POLICY, n=n))
+    assert len(by_key(voting(requests(range(n))))) == n * len(LENGTHS)
+    assert voting.stats.prompt_tokens == sum(length - 1 for length in LENGTHS)
+
+
+def test_few_shot_examples_are_computed_once():
+    questions = [Request(f"q{i}", [1, 2, 3, i % 6, 5], (0, 1), shared_length=3) for i in range(6)]
+    few_shot = sampler()
+    assert len(by_key(few_shot(questions))) == 12
+    assert few_shot.stats.prompt_tokens == 3 + 6
+
+
 def test_empty_requests_yield_nothing():
     assert list(sampler()([])) == []
     assert list(sampler()([Request("q", [1], ())])) == []

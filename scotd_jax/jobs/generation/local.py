@@ -16,6 +16,7 @@ from scotd_jax.jobs.generation.writing import write_missing
 from scotd_jax.layout import shared_length
 from scotd_jax.models import api
 from scotd_jax.records import Prompt, Question, Response
+from scotd_jax.sampling.decode_pass import SamplerStats
 from scotd_jax.sampling.requests import Request, Sample
 from scotd_jax.sampling.sampler import Sampler
 from scotd_jax.tasks.base import LoadedTask
@@ -208,5 +209,9 @@ def generate(
         by_group=True,
         label=f"  {model.name}",
         scope=stem.removesuffix("responses").removesuffix("."),
-        note=lambda: f"slots {100 * sampler.stats.utilization:.0f} % busy",
+        note=lambda: _describe_stats(sampler.stats),
     )
+
+
+def _describe_stats(stats: SamplerStats) -> str:
+    return f"slots {100 * stats.utilization:.0f} % busy, {stats.prompt_tokens:,} prompt tokens"
