@@ -40,16 +40,16 @@ def call_time(program: ProgramCost, topology: Topology, plan: c.Plan) -> CallTim
 
 
 def workload_seconds(analysis: WorkloadAnalysis, topology: Topology, plan: c.Plan) -> float:
-    """Returns the seconds of a whole workload on all hosts, assuming that all slots are busy all the time."""
+    """Returns the seconds of a whole workload on all devices, assuming that all slots are busy all the time."""
     workload = analysis.workload
     seconds = {program.name: call_time(program, topology, plan).seconds for program in analysis.programs}
     if isinstance(workload, TrainingWorkload):
         return workload.updates * seconds["update"]
     mesh = workload_mesh(workload, analysis.mesh, topology)
-    policy = with_batch_size(workload, mesh).policy
+    groups, policy = topology.chips // mesh.size, with_batch_size(workload, mesh).policy
     if workload.candidate_answers:
-        return math.ceil(workload.questions / topology.hosts / policy.batch_size) * seconds["score"]
-    prefills = math.ceil(workload.questions / topology.hosts / prefill_batch_size(policy.batch_size, mesh))
+        return math.ceil(workload.questions / groups / policy.batch_size) * seconds["score"]
+    prefills = math.ceil(workload.questions / groups / prefill_batch_size(policy.batch_size, mesh))
     tokens = min(plan.response_tokens or policy.max_new_tokens, policy.max_new_tokens)
-    steps = math.ceil(workload.samples / topology.hosts / (policy.batch_size * policy.n)) * tokens
+    steps = math.ceil(workload.samples / groups / (policy.batch_size * policy.n)) * tokens
     return seconds.get("few_shot", 0.0) + prefills * seconds["prefill"] + steps * seconds["decode"]

@@ -130,7 +130,9 @@ def _describe_shapes(analysis: WorkloadAnalysis, topology: Topology) -> str:
         tokens = f"{workload.group_size} x {workload.response_tokens} tokens after {workload.prompt_tokens}"
         return f"{settings.batch_size} questions{split}, {tokens}; {mesh}"
     policy, prompt_tokens = with_batch_size(workload, own_mesh).policy, workload.prompt_tokens
-    mesh = f"on each host {mesh}" if topology.hosts > 1 else mesh
+    if topology.hosts > 1:
+        hosts = own_mesh.size // topology.per_host
+        mesh = f"on {f'every {hosts} hosts' if hosts > 1 else 'each host'} {mesh}"
     if workload.candidate_answers:
         answers = workload.candidate_answers
         rationale = f", each after a rationale of {workload.rationale_tokens}" if workload.rationale_tokens else ""

@@ -6,6 +6,7 @@ import pytest
 
 from scotd_jax import config as c
 from scotd_jax.jobs.planning.depth import num_layers, shallow_depths, with_layers
+from scotd_jax.jobs.planning.duration import workload_seconds
 from scotd_jax.jobs.planning.workloads import GenerationWorkload, TrainingWorkload
 from scotd_jax.models.registry import config_for
 from tests.helpers.planned import TINY, first_workload, make_analyzer, small_config, use_estimates, with_settings
@@ -25,6 +26,21 @@ def test_extrapolation_from_shallow_models_matches_the_full_model(architecture, 
     for one, other in zip(full.programs, extrapolated.programs, strict=True):
         assert (one.name, one.flops) == (other.name, pytest.approx(other.flops, rel=1e-6))
         assert one.total == pytest.approx(other.total, rel=0.15)
+
+
+def test_teacher_that_no_host_holds_is_planned_over_several_hosts():
+    workload = dataclasses.replace(first_workload(GenerationWorkload), model_config=config_for("llama-3.1-70b"))
+    shared = dataclasses.replace(workload, sampling_mesh=c.SamplingMesh(fsdp=2, tensor=8))
+    sizes, analyzer = c.Mesh(data=1, fsdp=2, tensor=8), make_analyzer("v5e-16")
+    weights, seconds = [], []
+    for each in (workload, shared):
+        analysis = analyzer.analyze(each, sizes, compile=False)
+        weights.append(analysis.programs[-1].bytes["weights"])
+        seconds.append(workload_seconds(analysis, analyzer.topology, c.Plan()))
+    assert weights[0] == pytest.approx(4 * weights[1], rel=0.01), "four chips hold a copy, or sixteen"
+    assert 0.9 < seconds[0] / seconds[1] < 1.1, "four copies of a quarter of the speed"
+    wrong = dataclasses.replace(workload, sampling_mesh=c.SamplingMesh(tensor=3))
+    assert "config.sampling_mesh" in analyzer.analyze(wrong, sizes, compile=False).problem
 
 
 def test_shallow_models_have_whole_layers_in_every_stack():
