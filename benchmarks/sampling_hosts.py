@@ -1,6 +1,6 @@
 """Memory of every host while several hosts share one teacher.
 
-    python -m benchmarks.sampling_hosts [--hosts=4] [--tensor=2] [--layers=5] [--width=4096] [--files=8]
+    python -m benchmarks.sampling_hosts [--hosts=4] [--tensor=2] [--layers=5] [--width=3840] [--files=8]
 
 Writes a random OPT in float16 (2 GiB with the defaults) in several files and runs the sample job with it, in that many
 processes with one CPU device each, which stand for hosts. The rest of the hosts that `--tensor` leaves shard by fsdp.
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--hosts", type=int, default=4)
     parser.add_argument("--tensor", type=int, default=2, help="hosts between which heads and hidden units are split")
     parser.add_argument("--layers", type=int, default=5)
-    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--width", type=int, default=3840)
     parser.add_argument("--files", type=int, default=8, help="number of weight files")
     parser.add_argument("--run", help="run as one host: FOLDER,HOST:PORT,PROCESS,PROCESSES (used by the benchmark)")
     args = parser.parse_args()
