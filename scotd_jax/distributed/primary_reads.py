@@ -47,8 +47,7 @@ def readable_on_primary(tree: Any) -> Iterator[Any]:
     The other processes wait until the block of the primary ends, and then receive None.
     """
     leaves, structure = jax.tree.flatten(tree)
-    is_local = all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves)
-    if is_local:
+    if all(map(_is_local, leaves)):
         yield tree if is_primary() else None
     elif is_primary():
         try:
@@ -59,6 +58,11 @@ def readable_on_primary(tree: Any) -> Iterator[Any]:
         while (index := _broadcast(_END)) != _END:
             fetch(leaves[index])
         yield None
+
+
+def _is_local(array: jax.Array) -> bool:
+    """Whether this process has the whole array."""
+    return array.is_fully_addressable or array.is_fully_replicated
 
 
 def _broadcast(index: int) -> int:

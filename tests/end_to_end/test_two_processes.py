@@ -21,7 +21,7 @@ from tests.helpers.network import free_port
 pytestmark = pytest.mark.slow
 
 FLAGS = ["--config=tests/configs/small_chain.py", "--config.students.student.precision=float32"]
-FLAGS += ["--config.students.student.training.steps=8", "--config.students.student.export"]
+FLAGS += ["--config.students.student.training.steps=8"]
 FLAGS += ["--config.students.student.eval_sets=('world.test',)", "--config.evaluation.sampling.max_new_tokens=12"]
 # Parameters are split between two devices: by `fsdp` in training, by `tensor` in sampling and evaluation.
 FLAGS += ["--devices=2", "--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.sampling_mesh.tensor=2"]
@@ -38,7 +38,7 @@ def run(workdir: Path, *processes: str, is_terminated: bool = False) -> list[str
     Returns:
       The errors and messages of every process.
     """
-    flags = [*FLAGS, f"--workdir={workdir}", "--jobs=sample,build,train,evaluate,export"]
+    flags = [*FLAGS, f"--workdir={workdir}", "--jobs=sample,build,train,evaluate"]
     started = []
     for i, extra in enumerate([[f"--multihost={p}"] for p in processes] or [[]]):
         output = workdir.with_name(f"{workdir.name}.output{i}")
@@ -71,7 +71,7 @@ def test_two_processes_of_which_one_gets_sigterm_match_one(tmp_path):
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
     jobs = {name.partition("/")[0] for name in found}
-    assert jobs == {"rationales", "corpora", "students", "evaluations", "exports"}
+    assert jobs == {"rationales", "corpora", "students", "evaluations"}
     assert len(found["students/student/metrics.jsonl"]) == 8
     assert not list(two.glob("*/*/parts/*"))
     for manifest in two.glob("*/*/manifest.json"):

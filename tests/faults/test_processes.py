@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import pytest
 
@@ -20,13 +19,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 Started = list[tuple[BaseProcess, ChainPaths]]
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def undisturbed(request, tmp_path_factory) -> tuple[int, Path, dict[str, object]]:
-    """The number of processes, the folder of compiled programs, and the contents of a run that is not disturbed."""
-    folder = tmp_path_factory.mktemp(f"undisturbed{request.param}")
-    paths = ChainPaths(folder / "run", folder / "cache")
-    finish_processes(paths, request.param, fill_cache=True)
-    return request.param, paths.cache, contents(paths.workdir)
+# Each of two pairs of processes holds one copy of every model.
+PAIRS = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.sampling_mesh.tensor=2")
+
+
+@pytest.fixture(scope="module", params=[(2, ()), (4, ()), (4, PAIRS)], ids=["2", "4", "4 in pairs"])
+def undisturbed(request, tmp_path_factory) -> tuple[int, ChainPaths, dict[str, object]]:
+    """The number of processes, and the paths and contents of a run that is not disturbed."""
+    count, flags = request.param
+    folder = tmp_path_factory.mktemp(f"undisturbed{count}")
+    paths = ChainPaths(folder / "run", folder / "cache", flags=flags)
+    finish_processes(paths, count, fill_cache=True)
+    return count, paths, contents(paths.workdir)
 
 
 def start_until(is_time: Callable[[ChainPaths], bool], paths: ChainPaths, count: int) -> Started:
@@ -66,8 +70,8 @@ def is_evaluating_on_dev(paths: ChainPaths) -> bool:
 @pytest.mark.parametrize("victim", [0, -1])
 @pytest.mark.parametrize("is_time", [is_sampling, is_training, is_evaluating_on_dev])
 def test_all_processes_save_the_same_update_after_sigterm_to_one(undisturbed, tmp_path, victim, is_time):
-    count, cache, expected = undisturbed
-    paths = ChainPaths(tmp_path / "run", cache)
+    count, paths, expected = undisturbed
+    paths = paths._replace(workdir=tmp_path / "run")
     started = start_until(is_time, paths, count)
     os.kill(started[victim][0].pid, signal.SIGTERM)
     assert end(started) == [PREEMPTED] * count, [own.log for _, own in started]
@@ -94,8 +98,8 @@ def test_all_processes_save_the_same_update_after_sigterm_to_one(undisturbed, tm
 @pytest.mark.parametrize("victim", [0, -1])
 @pytest.mark.parametrize("is_time", [is_sampling, is_training])
 def test_others_end_with_a_message_after_sigkill_of_one(undisturbed, tmp_path, victim, is_time):
-    count, cache, expected = undisturbed
-    paths = ChainPaths(tmp_path / "run", cache)
+    count, paths, expected = undisturbed
+    paths = paths._replace(workdir=tmp_path / "run")
     started = start_until(is_time, paths, count)
     started[victim][0].kill()
     found = end(started)

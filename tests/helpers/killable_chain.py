@@ -30,13 +30,14 @@ _BEGIN = "# a process begins"  # in the log
 class ChainPaths(NamedTuple):
     """The paths of a run: work directory, compilation cache, and the URL of the work directory if it is in a bucket.
 
-    With several processes at a time, those of process number `process`.
+    With several processes at a time, those of process number `process`. `flags` are flags of the run.
     """
 
     workdir: Path
     cache: Path
     url: str = ""
     process: int = 0
+    flags: tuple[str, ...] = ()
 
     @property
     def output(self) -> Path:
@@ -57,7 +58,7 @@ def start(paths: ChainPaths, fill_cache: bool = False, pause: float = 0.0, flags
     """Starts a process that runs the chain, or resumes it."""
     paths.output.mkdir(exist_ok=True)
     own_flags = str(paths.output / "updates"), str(pause), str(paths.cache), "fill" if fill_cache else "read"
-    flags = "--config=tests/configs/killed_chain.py", f"--workdir={paths.url or paths.workdir}", *flags
+    flags = "--config=tests/configs/killed_chain.py", f"--workdir={paths.url or paths.workdir}", *paths.flags, *flags
     return start_program(__name__, *own_flags, *flags, output=paths.output, fast_compilation=True)
 
 
