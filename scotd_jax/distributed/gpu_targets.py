@@ -5,7 +5,7 @@ import functools
 import json
 import tomllib
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 
 MIB = 2**20
 # XLA schedules and rematerializes for a memory limit. On an attached GPU this is the pool that JAX allocates, but for a
@@ -62,7 +62,7 @@ class GpuTarget:
 @functools.cache
 def gpu_targets() -> Mapping[str, GpuTarget]:
     """Returns all targets by name, from the smallest memory to the largest."""
-    data = tomllib.loads(resources.files(__package__).joinpath("gpu_targets.toml").read_text())
+    data = tomllib.loads(Path(__file__).with_name("gpu_targets.toml").read_text())
     return {
         name: GpuTarget(
             name=name,
