@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help quickstart test test-fast test-faults lint format docs clean
+.PHONY: help quickstart test test-fast test-faults test-compile lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make test         lint and the test suite"
 	@echo "make test-fast    lint and the tests that are not marked slow: the inner loop"
 	@echo "make test-faults  many random kills, much damaged and mutated input: the long tests that \`make test\` keeps short"
+	@echo "make test-compile every preset compiled for TPUs and GPUs that are absent: memory against benchmarks/results/compiled.json"
 	@echo "make lint         ruff check, ruff format --check, and pyrefly for the types of the package"
 	@echo "make format       rewrite the sources in the project's format"
 	@echo "make docs         the documentation, into build/docs/index.html"
@@ -37,13 +38,18 @@ quickstart: $(VENV)/.quickstart
 	@echo "Report: $(WORKDIR)/report/index.html"
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not faults" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not faults and not compile" $(PYTEST_ARGS)
 
 test-fast: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not faults" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not faults and not compile" $(PYTEST_ARGS)
 
 test-faults: lint
 	FAULTS_SEED=$(FAULTS_SEED) $(BIN)/python -m pytest -n auto --dist worksteal -m faults --junitxml=build/faults.xml $(PYTEST_ARGS)
+
+# In two environments: libtpu and JAX's CUDA plugin need not agree with what the other tests install.
+test-compile: $(VENV)-tpu/.compile $(VENV)-gpu/.compile
+	JAX_PLATFORMS=cpu $(VENV)-tpu/bin/python -m pytest -m compile -rs $(PYTEST_ARGS)
+	JAX_PLATFORMS=cpu $(VENV)-gpu/bin/python -m pytest -m compile -rs $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -79,6 +85,13 @@ $(VENV)/.quickstart: pyproject.toml constraints.txt $(VENV)/.torch
 
 $(VENV)/.test: pyproject.toml constraints.txt $(VENV)/.torch
 	$(INSTALL) -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(VENV)-tpu/.compile: EXTRA = tpu
+$(VENV)-gpu/.compile: EXTRA = gpu-plan
+$(VENV)-tpu/.compile $(VENV)-gpu/.compile: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile -c constraints.txt -e '.[$(EXTRA)]' beartype pytest
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python

@@ -197,7 +197,7 @@ def test_plan_on_the_command_line(tmp_path):
         main.run(c.plain(small_config()), str(tmp_path), ("plan", "train"), (), "")
 
 
-@pytest.mark.slow
+@pytest.mark.compile
 @pytest.mark.parametrize("topology", ["v5e-4", "h200-4", "h100-16"])
 def test_plan_compiles_for_absent_devices(topology):
     analyzer = make_analyzer(topology)
