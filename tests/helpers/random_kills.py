@@ -36,7 +36,7 @@ def kill_at_random(
     ended, ends = Counter[str](), []
     while ended.total() < max_kills:
         process, number = start(paths), rng.choice([signal.SIGKILL, signal.SIGTERM])
-        process.join(rng.uniform(0, duration))
+        process.join(rng.uniform(0, duration / 2))  # so that a run is disturbed a few times; it resumes at later steps
         step = send(number, process, paths)
         if step is None:
             break
