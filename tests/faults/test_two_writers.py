@@ -72,6 +72,7 @@ def bucket(monkeypatch, quick):
 def test_second_process_is_refused_and_takes_over_after_a_kill(folder, capfd):
     config = c.Config(tasks={"w": c.Task()}, rationales={"gold": c.TaskSource(questions=("w.gold",))})
     with other_process(folder) as first:
+        first.send_signal(signal.SIGSTOP)  # it renews nothing, but the lock of the operating system is still its own
         named = rf"in use by process {first.pid} on {socket.gethostname()} since \d{{4}}-"
         with pytest.raises(InputError, match=named):
             main.run(c.plain(config), str(folder), ("sample",), ("sample",), "")

@@ -204,8 +204,11 @@ def test_corpus_at_chance_level_is_refused(tmp_path):
     assert len(importing(path, "prompt_completion", allow_chance=True)[0]) == 60
     write(path, rows[:49], lines=True)
     assert len(importing(path, "prompt_completion")[0]) == 49, "too few rows for the test"
-    write(path, rows[:30] + [rows[1]] * 30, lines=True)
+    write(path, [rows[1]] * 40 + [rows[0]] * 20, lines=True)  # guessing reaches it with probability 0.007
     assert len(importing(path, "prompt_completion")[0]) == 60
+    write(path, [rows[1]] * 39 + [rows[0]] * 21, lines=True)  # 0.014
+    with pytest.raises(InputError, match=r"39 of 60 .*no better than chance"):
+        importing(path, "prompt_completion")
     write(path, [{"prompt": KETTLE, "completion": "The answer: A"}] * 60, lines=True)
     with pytest.raises(InputError, match=r"0 of 60 .*in 60 rows no answer could be parsed.*answer_pattern"):
         importing(path, "prompt_completion")
