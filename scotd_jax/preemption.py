@@ -7,6 +7,7 @@ progress ends first. Outside of training they continue until they are killed.
 """
 
 import contextlib
+import itertools
 import signal
 import threading
 import time
@@ -25,6 +26,7 @@ class _Notice:
 
     received = False
     deferred = 0
+    updates = itertools.count(1)  # of all trainings, which every process makes in the same order
     counting = (
         threading.Lock()
     )  # of `deferred`; the handler, which may interrupt the main thread anywhere, only reads it
@@ -109,7 +111,7 @@ def _count(change: int) -> None:
         _Notice.deferred += change
 
 
-def is_requested(step: int) -> bool:
+def is_requested() -> bool:
     """Returns whether to save and end after this update.
 
     With several processes all of them must call it after every update, and it returns True on all after the same one.
@@ -118,4 +120,5 @@ def is_requested(step: int) -> bool:
         return _Notice.received
     from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(step)
+    # Not the number of the update: JAX chooses a number above the last one, which a shorter training never reaches.
+    return multihost_utils.reached_preemption_sync_point(next(_Notice.updates))

@@ -233,7 +233,7 @@ class _Run:
 
                 # 4. Evaluate and save.
                 evaluate_now, scheduled = _evaluate_and_save(step, training)
-                preempted = preemption.is_requested(step)
+                preempted = preemption.is_requested()
                 if not (scheduled or preempted or timer.is_due(step)):
                     continue
                 with hangs.limit(f"update {step}"):

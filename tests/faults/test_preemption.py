@@ -131,8 +131,12 @@ def test_several_processes_follow_jax(monkeypatch):
     from jax.experimental import multihost_utils
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: step == 5)
-    assert [step for step in range(9) if preemption.is_requested(step)] == [5]
+    numbers = []
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda n: (numbers.append(n), len(numbers) == 5)[1]
+    )
+    assert [preemption.is_requested() for _ in range(6)] == [False, False, False, False, True, False]
+    assert numbers == list(range(numbers[0], numbers[0] + 6)), "they increase, also from one training to the next"
     before = signal.getsignal(signal.SIGTERM)
     with preemption.handle_sigterm():
         assert signal.getsignal(signal.SIGTERM) is before, "JAX receives the signal"

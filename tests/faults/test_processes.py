@@ -67,9 +67,8 @@ def is_evaluating_on_dev(paths: ChainPaths) -> bool:
     return len(paths.updates) == STEPS + STEPS // 2
 
 
-@pytest.mark.parametrize("victim", [0, -1])
-@pytest.mark.parametrize("is_time", [is_sampling, is_training, is_evaluating_on_dev])
-def test_all_processes_save_the_same_update_after_sigterm_to_one(undisturbed, tmp_path, victim, is_time):
+@pytest.mark.parametrize(("is_time", "victim"), [(is_sampling, -1), (is_training, 0), (is_evaluating_on_dev, -1)])
+def test_all_processes_save_the_same_update_after_sigterm_to_one(undisturbed, tmp_path, is_time, victim):
     count, paths, expected = undisturbed
     paths = paths._replace(workdir=tmp_path / "run")
     started = start_until(is_time, paths, count)
@@ -95,9 +94,8 @@ def test_all_processes_save_the_same_update_after_sigterm_to_one(undisturbed, tm
     check_equal(paths.workdir, expected)
 
 
-@pytest.mark.parametrize("victim", [0, -1])
-@pytest.mark.parametrize("is_time", [is_sampling, is_training])
-def test_others_end_with_a_message_after_sigkill_of_one(undisturbed, tmp_path, victim, is_time):
+@pytest.mark.parametrize(("is_time", "victim"), [(is_sampling, -1), (is_training, 0)])
+def test_others_end_with_a_message_after_sigkill_of_one(undisturbed, tmp_path, is_time, victim):
     count, paths, expected = undisturbed
     paths = paths._replace(workdir=tmp_path / "run")
     started = start_until(is_time, paths, count)
