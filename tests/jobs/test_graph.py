@@ -94,7 +94,7 @@ def evaluated(**fields) -> c.Config:
             "depend on each other in a cycle.*sample sampled",
         ),
         (change("students", "student", corpus="mamy"), "students.student.corpus: 'mamy' is not defined; .*'many'"),
-        (change("students", "student", dev_sets=("w.test",)), "may not choose the checkpoint"),
+        (change("students", "student", dev_sets=("w.dev", "w.test")), "may not choose the checkpoint"),
         (change("students", "student", eval_sets=("v.test",)), "'v' is not defined"),
         (change("students", "student", eval_sets=("test",)), "should be TASK.SPLIT"),
         (change("students", "student", model=c.Model()), "found none"),
