@@ -21,7 +21,7 @@ from tests.helpers.killable_chain import (
     send,
     start,
 )
-from tests.helpers.random_kills import kill_at_random
+from tests.helpers.random_kills import kill_at_random, measure_cpu_seconds
 
 pytestmark = pytest.mark.slow
 
@@ -68,13 +68,11 @@ def test_chain_killed_in_sampling_and_terminated_in_training_ends_equal(undistur
 @pytest.mark.faults
 def test_chain_killed_and_terminated_at_random_ends_equal(undisturbed, cache, tmp_path, fault_seed, record_property):
     rng, ended = random.Random(fault_seed), Counter()
-    begin = time.monotonic()
-    finish(ChainPaths(tmp_path / "measured", cache))
-    duration = time.monotonic() - begin
+    cpu_seconds = measure_cpu_seconds(ChainPaths(tmp_path / "measured", cache))
     for run in itertools.count():
         if ended.total() == KILLS:
             break
         paths = ChainPaths(tmp_path / str(run), cache)
-        ended += kill_at_random(paths, rng, duration, undisturbed, KILLS - ended.total())
+        ended += kill_at_random(paths, rng, cpu_seconds, undisturbed, KILLS - ended.total())
     record_property("kills", str(dict(ended)))
     print(f"{KILLS} kills of {run} runs: {dict(ended)}")

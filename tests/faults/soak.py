@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.helpers.killable_chain import ChainPaths, contents, finish, start, wait
-from tests.helpers.random_kills import kill_at_random
+from tests.helpers.random_kills import kill_at_random, measure_cpu_seconds
 
 LONG_TRAINING = 2_000  # updates
 MAX_KILLS = 20  # of one run
@@ -83,12 +83,11 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     deadline, rng, monitor, ended = time.monotonic() + 60 * minutes, random.Random(seed), Monitor(), Counter[str]()
     calm = ChainPaths(folder / "calm", folder / "cache")
     finish(calm, fill_cache=True)
-    expected, begin = contents(calm.workdir), time.monotonic()
-    wait(start(measured := calm._replace(workdir=folder / "measured")), measured)
-    duration, runs = time.monotonic() - begin, 0
+    expected, runs = contents(calm.workdir), 0
+    cpu_seconds = measure_cpu_seconds(calm._replace(workdir=folder / "measured"))
     while time.monotonic() < deadline:
         paths = calm._replace(workdir=folder / str(runs))
-        killed = kill_at_random(paths, rng, duration, expected, MAX_KILLS, monitor.start)
+        killed = kill_at_random(paths, rng, cpu_seconds, expected, MAX_KILLS, monitor.start)
         ended, runs = ended + killed, runs + 1
         print(f"run {runs}: {dict(killed)}", flush=True)
     return {
