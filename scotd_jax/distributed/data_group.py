@@ -5,6 +5,7 @@ over the devices of the group, and the first of them writes.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -69,15 +70,11 @@ def make_data_group(sampling: config.SamplingMesh, sizes: config.Mesh, mesh: Mes
     by_process: dict[int, list[jax.Device]] = {}
     for device in sorted(mesh.devices.flat, key=lambda device: device.id):
         by_process.setdefault(device.process_index, []).append(device)
-    local = len(by_process[jax.process_index()])
-    if any(len(devices) != local for devices in by_process.values()):
-        counts = ", ".join(str(len(by_process[process])) for process in sorted(by_process))
-        raise InputError(f"the processes have {counts} devices; expected equal numbers. Give every process as many")
+    processes, local = sorted(by_process), _local_devices({key: len(found) for key, found in by_process.items()})
     own_sizes = group_mesh_sizes(sampling, sizes, mesh.size, local)
     if len(by_process) == 1 and own_sizes == config.Mesh(**mesh.shape):
         return DataGroup(mesh, mesh, index=0, count=1, writes=True)
-    hosts = max(1, own_sizes.data * own_sizes.fsdp * own_sizes.tensor // local)
-    processes = sorted(by_process)
+    hosts = own_sizes.data * own_sizes.fsdp * own_sizes.tensor // local
     meshes = [
         make_mesh(own_sizes, [device for process in processes[first : first + hosts] for device in by_process[process]])
         for first in range(0, len(processes), hosts)
@@ -85,3 +82,11 @@ def make_data_group(sampling: config.SamplingMesh, sizes: config.Mesh, mesh: Mes
     run_mesh = Mesh(np.concatenate([each.devices for each in meshes]), mesh.axis_names, axis_types=mesh.axis_types)
     index, member = divmod(processes.index(jax.process_index()), hosts)
     return DataGroup(meshes[index], run_mesh, index, len(meshes), writes=member == 0)
+
+
+def _local_devices(counts: Mapping[int, int]) -> int:
+    """The number of devices of every process, from the numbers by process."""
+    if len(set(counts.values())) > 1:
+        found = ", ".join(str(counts[process]) for process in sorted(counts))
+        raise InputError(f"the processes have {found} devices; expected equal numbers. Give every process as many")
+    return next(iter(counts.values()))

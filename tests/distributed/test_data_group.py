@@ -1,12 +1,11 @@
 """Data groups of a run in one process; several processes are in tests/end_to_end and tests/faults."""
 
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import pytest
 
 from scotd_jax import config
+from scotd_jax.distributed import data_group
 from scotd_jax.distributed.data_group import DataGroup, make_data_group
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.errors import InputError
@@ -35,7 +34,6 @@ def test_one_process_generates_on_another_mesh_if_the_config_sets_one():
 
 
 def test_hosts_with_different_numbers_of_devices_are_refused():
-    devices = [SimpleNamespace(id=i, process_index=process) for i, process in enumerate([0, 0, 1, 1, 1])]
-    mesh = SimpleNamespace(devices=np.array(devices), size=5)
-    with pytest.raises(InputError, match="the processes have 2, 3 devices; expected equal numbers"):
-        make_data_group(config.SamplingMesh(), config.Mesh(), mesh)
+    assert data_group._local_devices({0: 4, 1: 4}) == 4
+    with pytest.raises(InputError, match="the processes have 4, 3 devices; expected equal numbers"):
+        data_group._local_devices({1: 3, 0: 4})
