@@ -31,6 +31,7 @@ from scotd_jax.config.packaged import resolve_config
 from scotd_jax.config.schema import Config
 from scotd_jax.config.sweeps import sweep
 from scotd_jax.config.swept_keys import parse_grid
+from scotd_jax.distributed.gpu_settings import set_gpu_memory_fraction
 from scotd_jax.errors import InputError
 from scotd_jax.running import INTERRUPTED, InterruptedRun, run
 from scotd_jax.subcommands import INPUT_ERROR, OK, Output
@@ -141,6 +142,7 @@ def main(argv: Sequence[str]) -> int:
             output = _output(command, arguments)
             print(output.text)
             return output.status
+        set_gpu_memory_fraction()
         run(
             swept_config(_CONFIG.value, _SWEEP.value),
             str(_WORKDIR.value),

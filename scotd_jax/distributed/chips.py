@@ -9,16 +9,15 @@ and 7x, where a chip is two devices.
 """
 
 import dataclasses
-import os
 import re
 from typing import Literal
 
+from scotd_jax.distributed.gpu_settings import gpu_memory_fraction
 from scotd_jax.distributed.gpu_targets import gpu_targets
 
 GIB = 2**30
 TERA = 1e12
 GIGA = 1e9
-GPU_MEMORY_VARIABLE = "XLA_CLIENT_MEM_FRACTION"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +40,6 @@ class Chip:
     peak: float
     bandwidth: float
     cores: int = 1
-
-
-def gpu_memory_fraction() -> float:
-    """Returns the fraction of GPU memory that JAX preallocates: XLA_CLIENT_MEM_FRACTION, or 0.75 if it is not set."""
-    return float(os.environ.get(GPU_MEMORY_VARIABLE) or 0.75)
 
 
 # TPUs: name, `device_kind`s, peak TFLOP/s, usable GiB, GB/s, cores. Without memory and bandwidth (None) a chip has no

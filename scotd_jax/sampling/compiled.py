@@ -54,9 +54,8 @@ def _compiled(
     def init_state(params: Params, B: int, W: int, P: int):
         return constrain(decode_loop.init_state(model, policy, params, B, W, P))
 
-    jit = functools.partial(
-        jax.jit, compiler_options=compiler_options(jax.default_backend() if mesh is None else mesh_platform(mesh))
-    )
+    platform, devices = (jax.default_backend(), 1) if mesh is None else (mesh_platform(mesh), mesh.size)
+    jit = functools.partial(jax.jit, compiler_options=compiler_options(platform, devices))
     return SamplingPrograms(
         init_state=jit(init_state, static_argnums=(1, 2, 3)),
         prefill_few_shot=jit(model.prefill),

@@ -165,7 +165,7 @@ def _cached_programs(
             in_shardings=(shardings, batch_sharding, *([replicated] if options.dropout > 0 else [])),
             out_shardings=(shardings, replicated),
             donate_argnums=0,
-            compiler_options=compiler_options(meshes.mesh_platform(mesh)),
+            compiler_options=compiler_options(meshes.mesh_platform(mesh), mesh.size),
         ),
         attention=attention,
     )

@@ -7,7 +7,8 @@ from jax.sharding import PartitionSpec as P
 
 from scotd_jax import config
 from scotd_jax.distributed import sharding, topologies
-from scotd_jax.distributed.chips import GPU_MEMORY_VARIABLE, gpu_memory_fraction, peak_flops
+from scotd_jax.distributed.chips import peak_flops
+from scotd_jax.distributed.gpu_settings import gpu_memory_fraction
 from scotd_jax.distributed.gpu_targets import gpu_targets
 from scotd_jax.distributed.mesh import group_mesh_sizes, make_abstract_mesh, make_mesh
 from scotd_jax.errors import InputError
@@ -64,13 +65,6 @@ def test_describe_states_the_unit_that_the_name_counts():
 def test_unknown_topology_error_names_the_nearest(name, message):
     with pytest.raises(InputError, match=f"config.plan.topology: .*{message}"):
         topologies.parse_topology(name, "config.plan.topology")
-
-
-def test_gpu_memory_fraction_follows_the_environment_variable(monkeypatch):
-    monkeypatch.delenv(GPU_MEMORY_VARIABLE, raising=False)
-    assert gpu_memory_fraction() == 0.75
-    monkeypatch.setenv(GPU_MEMORY_VARIABLE, "0.9")
-    assert gpu_memory_fraction() == 0.9
 
 
 def test_topology_states_why_it_cannot_compile(monkeypatch):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from scotd_jax import config as c
-from scotd_jax.distributed.chips import GIB, GIGA, GPU_MEMORY_VARIABLE, TERA, gpu_memory_fraction
+from scotd_jax.distributed.chips import GIB, GIGA, TERA
+from scotd_jax.distributed.gpu_settings import GPU_MEMORY_VARIABLES, gpu_memory_fraction
 from scotd_jax.distributed.topologies import Topology
 from scotd_jax.jobs.planning.analysis import WorkloadAnalysis, workload_mesh
 from scotd_jax.jobs.planning.duration import call_time, workload_seconds
@@ -46,7 +47,7 @@ def render_text(plan: PlanResult) -> str:
     topology = plan.topology
     usable = f"{topology.chip.usable / GIB:.2f} GiB usable of each chip"
     if topology.chip.platform == "cuda":
-        usable += f", {gpu_memory_fraction():.0%} of it ({GPU_MEMORY_VARIABLE})"
+        usable += f", {gpu_memory_fraction():.0%} of it ({GPU_MEMORY_VARIABLES[0]})"
     lines = [
         f"{plan.name or 'plan'} on {topology.describe()}",
         f"{usable}; GiB per chip and program, cost of one call:",

@@ -187,7 +187,7 @@ def test_plan_on_the_command_line(tmp_path):
     done = run_cli(*flags, "--config.plan.topology=h200-1")
     assert done.returncode == 0, done.stderr
     assert "on h200-1: 1 h200 devices on 1 host" in done.stdout
-    assert "104.85 GiB usable of each chip, 75% of it (XLA_CLIENT_MEM_FRACTION)" in done.stdout
+    assert "125.82 GiB usable of each chip, 90% of it (XLA_CLIENT_MEM_FRACTION)" in done.stdout
     assert "everything fits" in done.stdout
     assert [file.name for file in (tmp_path / "w").iterdir()] == ["plan.json"]
     done = run_cli(*flags, "--config.plan.topology=h100-3")
