@@ -158,7 +158,9 @@ class Training:
     remat: Literal["none", "dots", "full"] = "none"  # activations to recompute in the backward pass
     # Scan over the layers, so that XLA compiles only one (models/layer_scan.py); "auto" is on for TPUs and GPUs.
     scan_layers: Literal["auto", "on", "off"] = "auto"
-    attention: Literal["xla", "fused"] = "xla"  # "fused" are kernels that keep scores on the chip; TPUs and GPUs only
+    # "fused" are kernels that keep attention scores on the chip; "auto" uses them on TPUs and GPUs if they pass the
+    # startup check there, and "xla" otherwise.
+    attention: Literal["auto", "xla", "fused"] = "auto"
     dropout: float = 0.0  # probability of dropping an element of an attention or MLP output
     label_smoothing: float = 0.0  # share of the target probability that is spread over the vocabulary
     z_loss: float = 0.0  # weight of log(Z) ** 2 in the loss; PaLM uses 1e-4

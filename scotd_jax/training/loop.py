@@ -3,7 +3,8 @@
 1. Create parameters and optimizer state on the mesh, already sharded.
 2. If there is a checkpoint, restore the state, set the data iterator to its saved position, drop metrics after it. If
    it lacks the evaluation that is due there, make up for it, and save it again with the scores.
-3. Before the first update of a process, check the first batch against separate pairs (startup_check.py).
+3. Before the first update of a process, check the first batch against separate pairs (startup_check.py) and fused
+   attention against XLA's (attention_check.py).
    For every update:
    a. take the next batch from the iterator and send it to the devices (which are busy with the previous update),
    b. dispatch the update,
@@ -39,13 +40,13 @@ from scotd_jax.distributed.watchdog import UPDATE_MINUTES, Watchdog
 from scotd_jax.errors import SizesError
 from scotd_jax.models.api import LanguageModel, Params
 from scotd_jax.training.accounting import GoodputTracker, batch_flops, mesh_peak_flops, previous_seconds
+from scotd_jax.training.attention_check import checked_programs
 from scotd_jax.training.checkpoint_record import CheckpointRecord
 from scotd_jax.training.checkpoints import Checkpoints
 from scotd_jax.training.metric_services import metric_services
 from scotd_jax.training.metrics import DeferredMetrics, DivergedError, MetricWriter
 from scotd_jax.training.programs import TrainingPrograms, training_programs
 from scotd_jax.training.save_timer import SaveTimer
-from scotd_jax.training.startup_check import check_against_pairs
 from scotd_jax.training.step import ONE_PART, TrainState
 
 MAX_REWINDS = 3  # number of returns to a checkpoint; a run that diverges once more ends
@@ -117,7 +118,9 @@ def train(
         stack.enter_context(preemption.deferred())
         with tracker.measure("other"):
             programs = training_programs(model, training, parts, mesh)
-        run = _Run(model, batches, training, folder, mesh, seed, evaluate, log, profile, checkpoints, tracker, programs)
+        run = _Run(
+            model, batches, training, folder, mesh, seed, evaluate, log, parts, profile, checkpoints, tracker, programs
+        )
         for rewinds in itertools.count():
             try:
                 run.update(*run.start(initial_params, sets_position=not rewinds))
@@ -147,6 +150,7 @@ class _Run:
     seed: int
     evaluate: Callable[[Params, int], Mapping[str, float]] | None
     log: Callable[[int, Mapping[str, float]], None] | None
+    parts: Sequence[tuple[str, float]]
     profile: config.Profile
     checkpoints: Checkpoints
     tracker: GoodputTracker
@@ -222,7 +226,9 @@ class _Run:
                 if step == done + 1 and training.startup_check:
                     with tracker.measure("other"):
                         params = programs.model_params(state)
-                        check_against_pairs(self.model, params, host_batch, self.mesh, programs.attention)
+                        programs = checked_programs(
+                            programs, self.model, training, self.parts, self.mesh, params, host_batch
+                        )
                         del params
                 with jax.transfer_guard("disallow"):  # no accidental transfers to or from a device
                     batch = sharding.shard_batch(host_batch, programs.batch_sharding)
