@@ -1,20 +1,21 @@
-"""Memory and memory traffic of attention on TPUs, with and without fused kernels, without a TPU.
+"""Memory and memory traffic of attention on TPUs and GPUs, with and without fused kernels, without such a device.
 
-    python -m benchmarks.attention [--chips=v5e-1,...] [--update=v5e-16] [--shrink]
+    python -m benchmarks.attention [--chips=v5e-1,h200-1,...] [--update=v5e-16] [--shrink]
 
-Needs libtpu, and compiles without running anything. Compiles loss and gradient of one attention operation, in which G
-responses of 256 tokens attend to themselves and to a shared prompt of 704 tokens, in bfloat16 on one chip. With
-`--update`, also compiles a training update of OPT-1.3B with two layers, sharded over a slice (`fsdp`); this takes many
-minutes. Prints for "xla" (plain XLA operations) and "fused" (fused kernels):
+Needs libtpu for TPUs and JAX's CUDA plugin for GPUs, and compiles without running anything. Compiles loss and gradient
+of one attention operation, in which G responses of 256 tokens attend to themselves and to a shared prompt of 704
+tokens, in bfloat16 on one chip. With `--update`, also compiles a training update of OPT-1.3B with two layers, sharded
+over a slice (`fsdp`); this takes many minutes. Prints for "xla" (plain XLA operations) and "fused" (fused kernels):
 
 temporaries_mib   temporary memory of the program
-accessed_mib      MiB read and written according to XLA's cost analysis (kernels declare theirs)
-gflops            GFLOPs according to XLA's cost analysis
+accessed_mib      MiB read and written according to XLA's cost analysis (kernels declare theirs), on TPUs
+gflops            GFLOPs according to XLA's cost analysis, on TPUs
 gathers           number of all-gathers
 """
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from scotd_jax import config as c
 
 PROMPT, RESPONSE, QUESTIONS = 704, 256, 2
 FORMS = ("xla", "fused")
-LIBRARIES = ("jax", "jaxlib", "libtpu")
+LIBRARIES = ("jax", "jaxlib")
 # Arguments G, H, K, Dh of compile_attention
 CASES = {
     "opt1.3b_g8": (8, 32, 32, 64),
@@ -46,6 +47,7 @@ def main() -> None:
 
     topologies.use_cpu_only(1)
     results: dict[str, Any] = {}
+    compilers = {"libtpu" if name.startswith("v") else "jax-cuda13-pjrt" for name in args.chips.split(",")}
     for name in args.chips.split(","):
         topology = topologies.parse_topology(name)
         chip, kind = topologies.described_devices(topology)[0], topology.chip.name
@@ -59,14 +61,20 @@ def main() -> None:
         name = f"{architecture}_2_layers_g8_{args.update}"
         updates[name] = compare(lambda form: compile_update(form, args.update, architecture))
     output = {"benchmark": "attention", "compiled": True, "run": False, "cases": results, "updates": updates}
-    output |= {"prompt": PROMPT, "response": RESPONSE, "questions": QUESTIONS, "versions": versions(LIBRARIES)}
+    output |= {
+        "prompt": PROMPT,
+        "response": RESPONSE,
+        "questions": QUESTIONS,
+        "versions": versions((*LIBRARIES, *compilers)),
+    }
     print(json.dumps(output))
 
 
 def compare(compile_form: Callable[[str], Any]) -> dict[str, Any]:
     """Returns the costs of both forms, and the ratios of "xla" to "fused" as `*_reduction`."""
     results = {form: costs(compile_form(form)) for form in FORMS}
-    pairs = {key: (results["xla"][key], results["fused"][key]) for key in ("temporaries_mib", "accessed_mib")}
+    keys = [key for key in ("temporaries_mib", "accessed_mib") if key in results["xla"]]
+    pairs = {key: (results["xla"][key], results["fused"][key]) for key in keys}
     reductions = {f"{key[:-4]}_reduction": round(xla / max(fused, 0.1), 2) for key, (xla, fused) in pairs.items()}
     return results | reductions
 
@@ -74,12 +82,32 @@ def compare(compile_form: Callable[[str], Any]) -> dict[str, Any]:
 def costs(program: Any) -> dict[str, float]:
     """Returns the costs of a compiled program."""
     memory, cost = program.memory_analysis(), program.cost_analysis()
-    return {
-        "temporaries_mib": round(memory.temp_size_in_bytes / MIB, 1),
-        "accessed_mib": round(cost["bytes accessed"] / MIB, 1),
-        "gflops": round(cost["flops"] / 1e9, 1),
-        "gathers": len(re.findall(r" all-gather(?:-start)?\(", program.as_text())),
-    }
+    counted = {"temporaries_mib": round(memory.temp_size_in_bytes / MIB, 1)}
+    if cost is not None:  # XLA for absent GPUs counts nothing
+        counted["accessed_mib"] = round(cost["bytes accessed"] / MIB, 1)
+        counted["gflops"] = round(cost["flops"] / 1e9, 1)
+    return counted | {"gathers": len(re.findall(r" all-gather(?:-start)?\(", program.as_text()))}
+
+
+def score_arrays(text: str, heads: int, lengths: Sequence[int]) -> set[str]:
+    """Returns the types of a compiled program's arrays that hold attention scores of several questions.
+
+    They are floating-point arrays with two axes of tokens, and a multiple of `heads` in the other axes. An array for
+    the heads alone is a position bias, which is the same for all questions.
+
+    Args:
+      text: the compiled program.
+      heads: number of query heads on a device.
+      lengths: lengths of the axes of tokens.
+    """
+    found = set()
+    for name, axes in set(re.findall(r"\b((?:f32|bf16|f16)\[([\d,]+)\])", text)):
+        sizes = [int(size) for size in axes.split(",")]
+        tokens = [size for size in sizes if size in lengths]
+        others = math.prod(sizes) // math.prod(tokens[-2:])
+        if len(tokens) >= 2 and others > heads and others % heads == 0:
+            found.add(name)
+    return found
 
 
 def compile_attention(form: str, chip: Any, G: int, H: int, K: int, Dh: int) -> Any:
@@ -122,7 +150,7 @@ def compile_attention(form: str, chip: Any, G: int, H: int, K: int, Dh: int) -> 
 def compile_update(form: str, name: str, architecture: str) -> Any:
     """Compiles a training update of a model with two layers for topology `name`."""
     from scotd_jax.distributed import topologies
-    from scotd_jax.distributed.mesh import make_mesh
+    from scotd_jax.distributed.mesh import make_mesh, mesh_platform
     from scotd_jax.jobs.planning.training_program import training_program
     from scotd_jax.jobs.planning.workloads import TrainingWorkload
     from scotd_jax.models import registry
@@ -143,7 +171,7 @@ def compile_update(form: str, name: str, architecture: str) -> Any:
         response_tokens=RESPONSE,
         updates=settings.steps,
     )
-    program = training_program(workload, mesh, "tpu", layers=2)
+    program = training_program(workload, mesh, mesh_platform(mesh), layers=2)
     return program.function.lower(*program.arguments).compile()
 
 

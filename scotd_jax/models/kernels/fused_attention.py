@@ -78,9 +78,8 @@ class FusedAttention:
         own: Sequence[OwnKV],
         scale: float,
     ) -> Float[Array, "B G R H Dh"]:
-        blocks = [KVBlock(_tokens_first(k[:, None]), _tokens_first(v[:, None]), per_token_mask(mask), None)
-                  for k, v, mask in segments]  # fmt: skip
-        blocks += [KVBlock(_tokens_first(k), _tokens_first(v), mask, bias) for k, v, mask, bias in own]
+        blocks = [KVBlock(k, v, per_token_mask(mask), None) for k, v, mask in segments]
+        blocks += [KVBlock(*block) for block in own]
         if not self._supports(query, blocks):
             return grouped_attention(query, segments, own, scale)
         blocks = [block if block.bias is None else block._replace(bias=block.bias[0, 0]) for block in blocks]
@@ -90,7 +89,7 @@ class FusedAttention:
         B = query.shape[0]
         per_question = all(block.keys.shape[0] == B for block in blocks) and B % batch_shards(self.mesh) == 0
         one_bias = all(block.bias is None or block.bias.shape[:2] == (1, 1) for block in blocks)
-        return per_question and one_bias and self.kernels.supports(query, blocks)
+        return per_question and one_bias and self.kernels.supports(query, _for_kernels(blocks))
 
     @property
     def kernels(self) -> Any:
@@ -135,24 +134,40 @@ def _spec(heads: str | None, x: Any) -> PartitionSpec:
 def _attention(
     fused: FusedAttention, scale: float, query: Float[Array, "B G R H Dh"], blocks: list[KVBlock]
 ) -> Float[Array, "B G R H Dh"]:
+    """Keys and values of blocks are [B, n, K, T, Dh], or [B, K, T, Dh] if n is 1."""
     return _attention_forward(fused, scale, query, blocks)[0]
 
 
 def _attention_forward(fused, scale, query, blocks):
     run = functools.partial(fused.kernels.forward, scale, fused.interpret)
-    out, residuals = fused.per_device(run, blocks[0].keys.shape[3], query, blocks)
+    out, residuals = fused.per_device(run, blocks[0].keys.shape[-3], query, _for_kernels(blocks))
     out, residuals = save_for_backward(out), jax.tree.map(save_for_backward, residuals)
     return out, (query, blocks, out, residuals)
 
 
 def _attention_backward(fused, scale, saved, d_out):
+    query, blocks, out, residuals = saved
     run = functools.partial(fused.kernels.backward, scale, fused.interpret)
-    return fused.per_device(run, saved[1][0].keys.shape[3], *saved, d_out)
+    arguments = query, _for_kernels(blocks), out, residuals, d_out
+    d_query, d_blocks = fused.per_device(run, blocks[0].keys.shape[-3], *arguments)
+
+    def like_argument(d_block: KVBlock, block: KVBlock) -> KVBlock:
+        d_keys, d_values = (x.swapaxes(2, 3).reshape(block.keys.shape) for x in d_block[:2])
+        return d_block._replace(keys=d_keys, values=d_values)
+
+    return d_query, [like_argument(*pair) for pair in zip(d_blocks, blocks, strict=True)]
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _tokens_first(keys: Float[Array, "B N K T Dh"]) -> Float[Array, "B N T K Dh"]:
-    """Returns the keys in the order in which projections compute them; XLA cancels the two transposes."""
-    return keys.swapaxes(2, 3)
+def _for_kernels(blocks: Sequence[KVBlock]) -> list[KVBlock]:
+    """Returns blocks with keys and values [B, N, T, K, Dh], as projections compute them; XLA cancels the transposes.
+
+    Called inside `_attention`, whose derivative saves its arguments: otherwise both forms would be saved.
+    """
+
+    def tokens_first(keys: Array) -> Array:
+        return (keys[:, None] if keys.ndim == 4 else keys).swapaxes(2, 3)
+
+    return [block._replace(keys=tokens_first(block.keys), values=tokens_first(block.values)) for block in blocks]
