@@ -128,7 +128,7 @@ def _random(key: Key[Array, ""], leaf: jax.ShapeDtypeStruct, mesh: jax.sharding.
     if leaf.dtype == jnp.bool_:
         array = jax.random.bernoulli(key, 0.9, leaf.shape)
         if leaf.ndim == 4 and leaf.shape[2] > 1:
-            array &= jnp.tril(jnp.ones(leaf.shape[2:], bool))
+            array &= jnp.tril(jnp.ones(leaf.shape, bool))
     else:
         array = jax.random.normal(key, leaf.shape, jnp.float32).astype(leaf.dtype)
     is_divided = leaf.shape[0] % meshes.batch_shards(mesh) == 0

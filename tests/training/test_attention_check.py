@@ -25,12 +25,14 @@ def without_gradient_of_queries(query, segments, own, scale):
     return grouped_attention(jax.lax.stop_gradient(query), segments, own, scale)
 
 
+@pytest.mark.slow
 def test_check_passes_equal_attention_and_finds_a_wrong_gradient(one_device):
     assert 0 < check_attention(MODEL, BATCH, one_device, grouped_attention_reference) < GRADIENT
     with pytest.raises(RuntimeError, match=r"gradients differ from XLA's by .*, 1e\+02, .* at most 1 %"):
         check_attention(MODEL, BATCH, one_device, without_gradient_of_queries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILURES)
 def test_auto_falls_back_to_xla_with_a_warning_and_fused_raises(one_device, capfd, failure):
     def fails(*_):
