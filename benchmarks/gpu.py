@@ -95,7 +95,8 @@ def update(architecture: str, mesh: jax.sharding.Mesh, shrink: bool) -> dict[str
     """Times updates with full rematerialization, and compares their memory with the plan's estimate."""
     questions, prompt, response = sizes(shrink)
     device, model_config = mesh.devices.flat[0], registry.config_for(architecture)
-    settings = c.Training(steps=UPDATES + 1, batch_size=questions, remat="full")
+    optimizer = c.Optimizer(warmup_steps=0)
+    settings = c.Training(steps=UPDATES + 1, batch_size=questions, remat="full", optimizer=optimizer)
     workload = TrainingWorkload(
         names=(architecture,),
         config_paths=(),
