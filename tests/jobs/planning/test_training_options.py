@@ -19,7 +19,7 @@ from tests.helpers.planned import (
     workloads_of,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unoptimized_code")]
 
 
 @pytest.mark.parametrize("scan", ["on", "off"])
