@@ -18,13 +18,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help quickstart test test-fast test-faults test-compile lint format docs clean
+.PHONY: help quickstart test test-fast test-exhaustive test-faults test-compile lint format docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   teacher, samples, corpora, students, report, export: the embedded world, in $(WORKDIR)"
 	@echo "make test         lint and the test suite"
 	@echo "make test-fast    lint and the tests that are not marked slow: the inner loop"
+	@echo "make test-exhaustive  tests of \`make test\` repeated for other architectures, sizes and data sets"
 	@echo "make test-faults  many random kills, much damaged and mutated input: the long tests that \`make test\` keeps short"
 	@echo "make test-compile every preset compiled for TPUs and GPUs that are absent: memory against benchmarks/results/compiled.json"
 	@echo "make lint         ruff check, ruff format --check, and pyrefly for the types of the package"
@@ -38,10 +39,13 @@ quickstart: $(VENV)/.quickstart
 	@echo "Report: $(WORKDIR)/report/index.html"
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not faults and not compile" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not exhaustive and not faults and not compile" $(PYTEST_ARGS)
 
 test-fast: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not faults and not compile" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not exhaustive and not faults and not compile" $(PYTEST_ARGS)
+
+test-exhaustive: lint
+	$(BIN)/python -m pytest -n auto --dist worksteal -m exhaustive $(PYTEST_ARGS)
 
 test-faults: lint
 	FAULTS_SEED=$(FAULTS_SEED) $(BIN)/python -m pytest -n auto --dist worksteal -m faults --junitxml=build/faults.xml $(PYTEST_ARGS)

@@ -21,6 +21,7 @@ def run_benchmark(module: str, *arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 def test_sampling_benchmark_compares_with_torch():
     facts = run_benchmark("sampling", "--shrink", "--pairs=2", "--cases=opt125m_fewshot700")
@@ -60,6 +61,7 @@ def test_training_benchmark_compares_with_torch_at_equal_loss():
         assert case["ratio_at_peak"] == pytest.approx(rate_at_peak / case["torch_rationales_per_second"], rel=0.05)
 
 
+@pytest.mark.exhaustive
 def test_sampling_memory_benchmark_reports_bytes_per_question():
     facts = run_benchmark("sampling_memory", "--questions=4,8", "--n=2", "--tokens=2")
     assert facts["benchmark"] == "sampling_memory"

@@ -43,6 +43,7 @@ def examples(workdir: Path, corpus: str, part: str = "train") -> list[GroupedExa
     return [reader[i] for i in range(len(reader))]
 
 
+@pytest.mark.exhaustive
 def test_scotd_with_opt(tmp_path):
     workdir = run(tmp_path, "scotd", "task=obqa", "student=opt-125m", folder="openbookqa")
     assert {path.name for path in (workdir / "students").iterdir()} == {

@@ -24,7 +24,7 @@ from tests.helpers.training_fixtures import bag_model, batches
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("calls_are_not_retraced", "garbage_is_collected"),
+    pytest.mark.usefixtures("calls_are_not_retraced", "garbage_is_collected", "fast_compilation"),
     # Orbax abandons its other reads when one fails; Python reports them when they are collected.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

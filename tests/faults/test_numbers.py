@@ -18,7 +18,7 @@ from scotd_jax.training.metrics import DeferredMetrics, DivergedError, read_metr
 from scotd_jax.workdir import Workdir
 from tests.helpers.training_fixtures import bag_model, batch_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("calls_are_not_retraced")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")]
 
 MODEL = bag_model()
 

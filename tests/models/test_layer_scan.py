@@ -20,6 +20,7 @@ from scotd_jax.models.registry import build, config_for
 from scotd_jax.training.options import scans_layers
 from scotd_jax.training.programs import training_programs
 from scotd_jax.training.step import ONE_PART, make_loss_fn
+from tests.helpers.exhaustive import repeat_for
 from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
 from tests.helpers.training_fixtures import batch_of
 from tests.models.test_attention import all_equations, close
@@ -72,7 +73,7 @@ CASES = {  # every option occurs in a case
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("kind", repeat_for(CASES, kept=("opt-350m", "t5-v1.1", "gemma3")))
 def test_scan_gives_loss_and_gradient_of_unrolled_layers(kind):
     batch = packed(deep(kind, LAYERS).start_token) if "dropout" in CASES[kind] else batch_of(2, vocab=V)
     close(*(value_and_gradient(kind, batch, scan_layers=scan, **CASES[kind]) for scan in (True, False)), GRADIENT)

@@ -18,6 +18,7 @@ from scotd_jax.models.cache import flush_recent
 from scotd_jax.models.layers import logits
 from scotd_jax.models.registry import build, config_for
 from tests.helpers.cli import ROOT, environment
+from tests.helpers.exhaustive import repeat_for
 from tests.helpers.tolerances import BFLOAT16, FLOAT32, GRADIENT
 from tests.models.test_attention import all_equations, close
 
@@ -135,7 +136,7 @@ def test_cached_steps_equal_the_full_forward_pass(kind):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", repeat_for(KINDS, kept=("opt", "t5-v1.1", "gemma3")))
 def test_row_that_begins_later_is_bit_equal(kind):
     """Two responses begin one and two flushes later than the others, and the context also holds a second question."""
     B, G, P, R, C = 2, 2, 5, 4, 2  # C: steps between two flushes of the cache
@@ -268,7 +269,7 @@ def sums() -> list[float]:
 _PRINT_SUMS = "from tests.models.test_model_invariants import sums; print(*sums())"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_both_graph_modes_of_flax_build_the_same_model():
     """A new process, because Flax reads the mode when it is imported."""
     other_mode = {"NNX_GRAPH_MODE": str(not flax.config.nnx_graph_mode).lower()}

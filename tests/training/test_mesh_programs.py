@@ -19,6 +19,7 @@ from scotd_jax.distributed import sharding
 from scotd_jax.models.registry import PRESETS, build, config_for
 from scotd_jax.training.programs import training_programs
 from scotd_jax.training.step import ONE_PART
+from tests.helpers.exhaustive import repeat_for
 
 # XLA inserts collectives before it generates code, so programs compiled with fewer optimizations have the same ones.
 pytestmark = pytest.mark.usefixtures("calls_are_not_retraced", "fast_compilation")
@@ -122,7 +123,12 @@ def batch_like(B, G, P, R):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", architectures())
+@pytest.mark.parametrize(
+    "name",
+    repeat_for(
+        architectures(), kept=("gemma-3-270m", "qwen2.5-0.5b", "smollm2-135m", "t5-v1.1-base", "t5-tiny", "opt-350m")
+    ),
+)
 def test_train_step_of_every_architecture_lowers_for_a_mesh_without_devices(name):
     """With a scan over layers, as on accelerators; other tests lower small unrolled models on CPU devices."""
     mesh = meshes.make_abstract_mesh(config.Mesh(data=2, fsdp=4, tensor=4), 32)

@@ -17,6 +17,7 @@ from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.training.checkpoints import latest_step, load_params
 from scotd_jax.training.metrics import read_metrics
 from tests.helpers.cli import start_program
+from tests.helpers.exhaustive import repeat_for
 from tests.helpers.resume_program import MODEL, STEPS, run
 from tests.helpers.tolerances import GRADIENT
 from tests.helpers.training_fixtures import batches, is_time
@@ -98,7 +99,9 @@ class InterruptingBatches:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch", "saved"), [(1, 0), (4, 3), (9, 8), (STEPS, 21)])
+@pytest.mark.parametrize(
+    ("batch", "saved"), repeat_for([(1, 0), (4, 3), (9, 8), (STEPS, 21)], kept=[(1, 0), (STEPS, 21)])
+)
 def test_run_interrupted_by_an_exception_resumes_bit_equal(uninterrupted, one_device, tmp_path, batch, saved):
     with contextlib.suppress(InterruptError):
         run(tmp_path, one_device, InterruptingBatches(batch))

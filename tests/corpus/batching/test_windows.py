@@ -159,6 +159,7 @@ def openbookqa(real_corpora):
     return real_corpora("openbookqa") / "corpora/opt"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("group_size", [1, 5, 22])
 def test_less_than_a_tenth_of_openbookqa_response_tokens_is_padding(openbookqa, group_size):
     options = {"batch_size": 32, "group_size": group_size, "start_token": None, "seed": 0}
