@@ -190,7 +190,7 @@ def test_short_and_preset_names():
     assert not CHAT_MODELS & {"smollm3-3b-base", "qwen3-0.6b-base", "gemma-3-1b", "tinyllama-1.1b", "t5-base"}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_published_rationales_join_their_questions(shared_data: Path, tmp_path):
     """The training questions of QuaRel come from the rationale file, those of the other tasks from their own files."""
     for task, questions in (("quarel", 1930), ("obqa", 4957), ("csqa", 9741)):

@@ -187,7 +187,7 @@ def test_import_of_openbookqa_from_three_teachers(real_corpora):
     assert counts[-6:] == [22, 44, 44, 44, 44, 44], "the five doubled questions"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_import_of_commonsenseqa_from_palm(real_corpora, shared_data, tmp_path):
     folder = real_corpora("commonsenseqa") / "rationales/imported"
     assert sum("\n\n" in row.text for row in read_responses(sorted(folder.glob("responses-*.jsonl")))) == 0

@@ -19,7 +19,7 @@ def answers(questions):
     return [count for _, count in sorted(Counter(q.answer for q in questions).items())]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_commonsenseqa(shared_data):
     found = task(shared_data, "commonsenseqa", "commonsenseqa")
     train, dev = found.questions("train"), found.questions("dev")

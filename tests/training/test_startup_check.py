@@ -69,7 +69,13 @@ def ignore_arguments(m, *names: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ignored", ["positions", "questions"])
-@pytest.mark.parametrize(("kind", "compute"), [("opt", "float32"), *((kind, "bfloat16") for kind in KINDS)])
+@pytest.mark.parametrize(
+    ("kind", "compute"),
+    repeat_for(
+        [("opt", "float32"), *((kind, "bfloat16") for kind in KINDS)],
+        kept=[("t5", "bfloat16"), ("decoder", "bfloat16")],
+    ),
+)
 def test_model_that_attends_to_neighbors_is_refused(one_device, corpus, kind, ignored, compute):
     """Initial weights are the hardest case: with them, attending to wrong tokens changes hidden states the least.
 
@@ -101,7 +107,7 @@ def test_extracted_pairs_are_single_responses_with_their_prompts(corpus):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["opt", "t5"])
+@pytest.mark.parametrize("kind", repeat_for(["opt", "t5"], kept=["t5"]))
 def test_startup_check_on_eight_devices(corpus, kind):
     mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
     batch = first_batch(corpus, kind, row_multiple=4)
