@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.helpers.cli import start_program
-from tests.helpers.killable_chain import contents
 from tests.helpers.network import free_port
 from tests.helpers.tolerances import TRAJECTORY
 
@@ -57,8 +56,8 @@ def one_device(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("processes", "devices", "flags"),
-    [(2, 1, ()), (4, 1, ()), (4, 1, PAIRS), (1, 8, EIGHT_DEVICES)],
-    ids=["two processes", "four processes", "two pairs of processes", "eight devices"],
+    [(2, 1, ()), (4, 1, ()), (4, 1, PAIRS), (4, 1, ONE_COPY), (1, 8, EIGHT_DEVICES)],
+    ids=["two processes", "four processes", "two pairs of processes", "four processes, one copy", "eight devices"],
 )
 def test_results_do_not_depend_on_processes_and_devices(one_device, tmp_path, processes, devices, flags):
     workdir = run(tmp_path / "run", processes, devices, flags)
@@ -75,12 +74,3 @@ def test_results_do_not_depend_on_processes_and_devices(one_device, tmp_path, pr
         for w in (workdir, one_device)
     ]
     assert samples[0] == samples[1]
-
-
-def test_four_processes_that_share_a_model_match_one_with_four_devices(tmp_path):
-    found, expected = (
-        contents(run(tmp_path / "four", 4, 1, ONE_COPY)),
-        contents(run(tmp_path / "one", 1, 4, ONE_COPY)),
-    )
-    assert found.keys() == expected.keys()
-    assert [name for name in found if found[name] != expected[name]] == []
