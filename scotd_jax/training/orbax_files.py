@@ -19,13 +19,17 @@ from scotd_jax.training.checkpoint_record import CheckpointRecord, DamagedCheckp
 
 def open_for_writing(folder: epath.Path, retention: Any) -> ocp.training.Checkpointer:
     """Opens the checkpoints in a folder with a preservation policy. Reads none of their files."""
-    return ocp.training.Checkpointer(
+    checkpointer = ocp.training.Checkpointer(
         folder,
         save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the loop decides  # pyrefly: ignore[bad-argument-type]
         preservation_policy=retention,
         cleanup_tmp_directories=True,
         lightweight_initialize=True,
     )
+    # Orbax 0.12 tells JAX the number of every checkpoint, from which JAX then derives after which update all processes
+    # end. They would miss it, because `preemption.is_requested` counts the updates of all trainings.
+    checkpointer._manager.reached_preemption = lambda step: False  # pyrefly: ignore[bad-assignment]
+    return checkpointer
 
 
 def committed_steps(folder: epath.Path) -> list[int]:
