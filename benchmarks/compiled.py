@@ -6,7 +6,8 @@ Needs libtpu for TPUs and JAX's CUDA plugin for GPUs, each in an environment of 
 host: an update of 32 questions with one response each, with parameters sharded over all chips (`fsdp`), and sampling
 of 30 responses to each of 8 questions, sharded over `tensor` if the weights need half of a chip's memory, else over the
 questions. Prompts have 704 tokens, responses 256; programs are those of the plan job. `results/compiled.json` has bytes
-per chip by preset, topology and program. `make test-compile` compares with it and adds what is new.
+per chip by preset, topology and program, and what the plan job estimates without compiling. `make test-compile`
+compares with it and adds what is new.
 """
 
 import argparse
@@ -25,7 +26,7 @@ PROMPT, RESPONSE, QUESTIONS = 704, 256, 32
 LAYERS = 2  # programs without a scan over layers are compiled with one layer and with two, and extrapolated
 MAX_GROWTH = 0.05
 SLACK = 16 * 2**20  # bytes; small programs vary by the size of XLA's constants
-Row = dict[str, dict[str, int]]  # program -> {"arguments": bytes, "temporaries": bytes}
+Row = dict[str, dict[str, int]]  # program -> {"arguments": bytes, "temporaries": bytes, "estimated": bytes in total}
 
 
 def main() -> None:
@@ -98,17 +99,21 @@ def measure(model: str, topology: Topology) -> Row:
         loaded = analyzer.analyze(generation, c.Mesh(), compile=False).programs[0]
         fits = loaded.bytes["weights"] < topology.chip.usable / 2
         sampling_mesh = c.Mesh() if fits else c.Mesh(data=1, tensor=-1)
-        analyses = [
-            analyzer.analyze(training, c.Mesh(data=1, fsdp=-1), compile=True),
-            analyzer.analyze(generation, sampling_mesh, compile=True),
-        ]
+        estimated, compiled = (
+            [
+                program
+                for workload, mesh in ((training, c.Mesh(data=1, fsdp=-1)), (generation, sampling_mesh))
+                for program in analyzer.analyze(workload, mesh, compile=compile).programs
+            ]
+            for compile in (False, True)  # in this order: a compiled program corrects later estimates
+        )
     return {
         program.name: {
             "arguments": program.total - program.bytes["temporaries"] - program.bytes["code"],
             "temporaries": program.bytes["temporaries"],
+            "estimated": estimate.total,
         }
-        for analysis in analyses
-        for program in analysis.programs
+        for estimate, program in zip(estimated, compiled, strict=True)
         if program.name != "load"
     }
 
@@ -119,7 +124,7 @@ def growth(before: Mapping[str, Mapping[str, int]], after: Row) -> list[str]:
     for program, sizes in after.items():
         if program not in before:
             continue
-        old, new = sum(before[program].values()), sum(sizes.values())
+        old, new = (part["arguments"] + part["temporaries"] for part in (before[program], sizes))
         if new > (1 + MAX_GROWTH) * old + SLACK:
             messages.append(f"{program} needs {new / 2**30:.2f} GiB per chip, {new / old - 1:.0%} more than before")
     return messages

@@ -27,8 +27,7 @@ class Chip:
     Attributes:
       name: the KIND in topology names, for example "v5e" in "v5e-16".
       platform: XLA platform.
-      usable: bytes of device memory that a program can use. On TPUs the limit in XLA's out-of-memory message (libtpu
-        0.0.42), on GPUs JAX's share of the memory (`gpu_memory_fraction`).
+      memory: bytes of device memory. On TPUs the limit in XLA's out-of-memory message (libtpu 0.0.42).
       peak: peak FLOP/s.
       bandwidth: bytes/s of device memory.
       cores: TensorCores per chip where topology names count TensorCores, else 1.
@@ -36,10 +35,15 @@ class Chip:
 
     name: str
     platform: Literal["tpu", "cuda", "cpu"]
-    usable: int
+    memory: int
     peak: float
     bandwidth: float
     cores: int = 1
+
+    @property
+    def usable(self) -> int:
+        """Bytes of device memory that a program can use; on GPUs JAX's share of the memory at this moment."""
+        return int(gpu_memory_fraction() * self.memory) if self.platform == "cuda" else self.memory
 
 
 # TPUs: name, `device_kind`s, peak TFLOP/s, usable GiB, GB/s, cores. Without memory and bandwidth (None) a chip has no
@@ -104,7 +108,7 @@ def _plannable_chips() -> dict[str, Chip]:
     for name, target in gpu_targets().items():
         peak = peak_flops(target.device_kind)
         assert peak, f"{target.device_kind} is missing in _GPUS"
-        chips.append(Chip(name, "cuda", int(gpu_memory_fraction() * target.memory), peak, target.bandwidth))
+        chips.append(Chip(name, "cuda", target.memory, peak, target.bandwidth))
     chips.append(Chip("cpu", "cpu", 4 * GIB, 0.1 * TERA, 20 * GIGA))  # nominal figures of no particular machine
     return {chip.name: chip for chip in chips}
 

@@ -25,7 +25,7 @@ def gpu_compiler_options(devices: int) -> dict[str, bool]:
 
 
 def set_gpu_memory_fraction() -> None:
-    """Sets the share of a GPU's memory that JAX allocates. Call it before JAX starts and chips.py is imported."""
+    """Sets the share of a GPU's memory that JAX allocates. Call it before JAX uses a device."""
     if not any(os.environ.get(name) for name in GPU_MEMORY_VARIABLES):
         os.environ[GPU_MEMORY_VARIABLES[0]] = str(_MEMORY_FRACTION)
 
