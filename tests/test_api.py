@@ -82,6 +82,7 @@ def test_evaluate_returns_accuracy_and_interval(task, model):
     assert results["interval"][0] <= results["accuracy"] <= results["interval"][1]
 
 
+@pytest.mark.slow
 def test_temporary_corpus_is_removed_with_its_batches_and_if_there_are_none(task, model, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(scotd.InputError, match="the corpus is empty"):

@@ -49,6 +49,7 @@ def config() -> c.Config:
 # --list
 
 
+@pytest.mark.slow
 def test_listing_has_every_registered_name():
     names = [{name for name in entries if not name.endswith(".py")} for entries in LISTING.values()]
     assert names == [

@@ -163,6 +163,7 @@ feature_values = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=4), feature_values, max_size=4))
 @settings(max_examples=60)
 def test_examples_round_trip_and_agree_with_tensorflow(features):

@@ -105,6 +105,7 @@ def test_batch_is_sharded_by_questions(eight):
     np.testing.assert_array_equal(batch["targets"], batch_of(8)["targets"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_compilation")
 def test_initial_parameters_are_sharded_and_equal_on_every_mesh(one_device, eight):
     model = bag_model()

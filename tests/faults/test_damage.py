@@ -122,6 +122,7 @@ def test_files_that_may_change_later_are_not_recorded(tmp_path):
     assert artefact.files == ["metrics.jsonl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_no_damage_to_any_file_passes_verify(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("scotd_jax.training.checkpoints.verify_checkpoints", lambda folder: iter(()))

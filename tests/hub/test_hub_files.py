@@ -93,6 +93,7 @@ def test_revision_is_read_as_it_was(hub):
 FLAX, TORCH = "flax_model*msgpack*", "pytorch_model*bin*"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["opt", "t5-v1.1"])
 @pytest.mark.parametrize(
     ("patterns", "read"),

@@ -202,6 +202,7 @@ def without_rationales(rows):
     return [dataclasses.replace(row, text=row.answer, rationale=None) for row in rows]
 
 
+@pytest.mark.slow
 def test_responses_without_a_rationale_are_dropped_where_the_recipe_needs_it(home, capfd):
     rows = [*without_rationales(ROWS[:20]), *ROWS[20:]]
     run = make_run(home, c.Corpus(), {"sampled": rows})

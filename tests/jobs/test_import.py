@@ -202,6 +202,7 @@ def test_import_of_commonsenseqa_from_palm(real_corpora, shared_data, tmp_path):
         list(FileImport(by_row, "r").responses(questions_by_id))
 
 
+@pytest.mark.slow
 def test_import_of_commonsenseqa_dev_from_palm(shared_data):
     questions_by_id = load_questions(shared_data / "commonsenseqa", "dev_rand_split.jsonl")
     path = f"{shared_data}/rationales/commonsenseqa_palm540b/test_CoT_*.json.gz"

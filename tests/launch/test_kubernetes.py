@@ -185,6 +185,7 @@ def test_jobset_of_another_owner_is_not_deleted(cluster):
     assert (cluster / "jobset.yaml").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["", " after"], ids=["before", "after"])
 def test_failure_of_any_call_leaves_nothing_that_a_second_delete_does_not_find(cluster, when):
     for number in range(1, 11):

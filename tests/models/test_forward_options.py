@@ -111,6 +111,7 @@ def test_optimization_barriers_reduce_peak_memory(monkeypatch):
     assert with_barriers < 0.85 * without
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_mean_and_each_site_has_its_own_mask():
     x = jnp.linspace(1.0, 2.0, 200).reshape(4, 50)
 

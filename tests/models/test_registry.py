@@ -93,6 +93,7 @@ def test_unknown_names_are_refused_with_a_suggestion(name, overrides, message):
         config_for(name, overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

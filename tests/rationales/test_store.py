@@ -55,6 +55,7 @@ def test_kill_9_at_every_step_neither_loses_nor_duplicates_rows(tmp_path):
     assert int(result.stdout) > 50  # steps of a run: writes, flushes, renames, removals
 
 
+@pytest.mark.slow
 def test_exception_at_every_step_neither_loses_nor_duplicates_rows(tmp_path):
     for step in itertools.count():
         folder, acknowledged = tmp_path / str(step), []

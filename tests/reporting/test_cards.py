@@ -15,6 +15,7 @@ def front_matter(card: str) -> dict:
     return yaml.safe_load(matter)
 
 
+@pytest.mark.slow
 def test_model_card_has_usage_results_and_training():
     results = invented().runs[4].results
     card = cards.model_card(

@@ -28,6 +28,7 @@ def page(data) -> str:
     return render(data)
 
 
+@pytest.mark.slow
 def test_page_is_well_formed_and_loads_nothing(page):
     parsed = Page(page)
     assert len(parsed.ids) == len(set(parsed.ids)), "ids of inline plots clash"
@@ -153,6 +154,7 @@ def test_text_of_models_and_files_is_escaped():
     assert "{{ 7 * 7 }}" in parsed.words
 
 
+@pytest.mark.slow
 def test_equal_data_give_equal_bytes(tmp_path, data, page):
     folder = epath.Path(tmp_path) / "report"
     write_report(folder, data)
@@ -160,6 +162,7 @@ def test_equal_data_give_equal_bytes(tmp_path, data, page):
     assert sorted(p.name for p in folder.iterdir()) == ["index.html", "results.md", "results.tex"]
 
 
+@pytest.mark.slow
 def test_seeds_and_models_have_separate_rows_and_paragraphs():
     data = invented(seeds=2, models=("opt-tiny", "t5-tiny"), per_set=16)
     words = plain(Page(render(data)).words)

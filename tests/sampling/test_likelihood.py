@@ -129,6 +129,7 @@ def test_prompts_without_responses_are_refused(responses):
         list(score_candidates(*model_and_params("opt-tiny"), items, **SIZES))
 
 
+@pytest.mark.slow
 def test_scores_on_eight_devices_equal_those_on_one():
     alone, sharded = scores("t5-tiny"), scores("t5-tiny", make_mesh(Mesh(data=2, fsdp=2, tensor=2)))
     for name, row in alone.items():

@@ -19,6 +19,7 @@ def noise(seed, question_ids, indices, positions):
     return np.asarray(_uniforms(_sample_keys(base_key(seed), hashes, indices), np.asarray(positions, np.int32)))
 
 
+@pytest.mark.slow
 def test_noise_is_the_same_in_every_batch_order_and_group():
     full = noise(7, QUESTION_IDS, np.arange(8), 3)
     order = np.random.default_rng(0).permutation(8)

@@ -104,6 +104,7 @@ def test_malformed_hub_row_is_reported_with_its_number(tmp_path):
         questions("gsm8k", f"datasets:{tmp_path}/one", "train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "message"),
     [

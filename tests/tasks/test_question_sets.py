@@ -20,6 +20,7 @@ def test_malformed_names_are_refused(name):
         QuestionSet.parse(name, "config.x")
 
 
+@pytest.mark.slow
 @given(st.text(), st.integers(2, 7))
 def test_every_question_is_in_exactly_one_fold(text, folds):
     inside = [QuestionSet.parse(f"t.s@{fold}/{folds}").contains(text) for fold in range(folds)]

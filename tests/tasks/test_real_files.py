@@ -34,6 +34,7 @@ def test_commonsenseqa(shared_data):
         assert not [q for q in questions if "  " in q.text]
 
 
+@pytest.mark.slow
 def test_openbookqa(shared_data):
     found = task(shared_data, "openbookqa", "openbookqa")
     counts = {split: answers(found.questions(split)) for split in found.splits[:-1]}
@@ -44,6 +45,7 @@ def test_openbookqa(shared_data):
     assert sum(count > 1 for count in stems.values()) == 101
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "split", "rows"),
     [
@@ -69,6 +71,7 @@ def test_quarel(shared_data):
     assert all(len(q.choices) == 2 for q in found.questions("test"))
 
 
+@pytest.mark.slow
 def test_sst2(shared_data):
     found = task(shared_data, "sst2", "sst2")
     assert {s: answers(found.questions(s)) for s in found.splits[:-1]} == {"dev": [428, 444], "test": [912, 909]}

@@ -62,6 +62,7 @@ def test_microbatches_do_not_change_the_update_even_if_one_is_all_padding():
     assert float(metrics["tokens"]) == batch["weights"].sum() > 0
 
 
+@pytest.mark.slow
 def test_metrics_equal_those_of_the_reference_loss():
     batch = jax.tree.map(jnp.asarray, batch_of(4))
     state, metrics = one_update(batch)
@@ -235,6 +236,7 @@ def test_checkpoint_of_another_model_or_optimizer_is_refused(one_device, tmp_pat
         load_params(tmp_path / "nothing", MODEL.abstract())
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite_raises(one_device, tmp_path):
     start = jax.tree.map(np.array, MODEL.init(jax.random.key(0)))
     start["embed"]["tokens"][:] = np.nan

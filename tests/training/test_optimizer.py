@@ -81,6 +81,7 @@ def test_weight_decay_applies_to_matrices_only(name):
     assert not np.any(updates["encoder"]["rel_bias"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_large_gradient_is_clipped_to_the_norm(name):
     start = params()

@@ -127,6 +127,7 @@ def test_run_resumes_on_another_mesh_with_the_same_batches(uninterrupted, one_de
         np.testing.assert_allclose(found.get("loss", 0.0), line.get("loss", 0.0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_incomplete_checkpoint_is_ignored(uninterrupted, one_device, tmp_path):
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
     last = tmp_path / "checkpoints" / str(STEPS)

@@ -132,6 +132,7 @@ def drawn_samples(batches, epochs):
     return draws
 
 
+@pytest.mark.slow
 def test_draws_of_g_from_n_samples_are_distinct_independent_and_uniform(corpus):
     reader = CorpusReader(corpus, "train")
     draws = drawn_samples(CorpusBatches({"train": reader}, **{**OPTIONS, "group_size": 3}), epochs=400)
@@ -202,6 +203,7 @@ def test_reader_finds_all_records_of_a_question(several):
         reader[len(reader)]
 
 
+@pytest.mark.slow
 def test_questions_and_their_records_are_drawn_equally_often(several):
     batches = CorpusBatches({"split": CorpusReader(several["questions"], "split")}, **OPTIONS)
     seen = collections.Counter()

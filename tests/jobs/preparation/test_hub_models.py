@@ -123,6 +123,7 @@ def test_damaged_record_of_commits_is_refused(config, tmp_path):
         pin_models(config, Workdir(str(tmp_path)), graph.chain(config))
 
 
+@pytest.mark.slow
 def test_only_what_steps_read_is_downloaded(teacher, config, tmp_path):
     students = {"s": dataclasses.replace(config.students["s"], eval_sets=("t.test",))}
     evals = {
@@ -148,6 +149,7 @@ def test_only_what_steps_read_is_downloaded(teacher, config, tmp_path):
     assert files(("train", "s"), ("build", "c")) == {tiny: weights}
 
 
+@pytest.mark.slow
 def test_dry_run_lists_the_files_and_downloads_nothing(teacher, config, tmp_path):
     steps = graph.chain(config)
     run = preview(config, str(tmp_path / "run"), steps, [], skip_bad=False)

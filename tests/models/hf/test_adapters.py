@@ -35,6 +35,7 @@ def load_torch(folder: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["opt", "llama", "qwen2", "qwen3", "smollm3", "gemma3"])
 def test_merged_adapters_equal_adapters_beside_the_base_model(name, tmp_path):
     """With a hook on every target, the base model in transformers adds alpha / rank * (x A) B to its output."""

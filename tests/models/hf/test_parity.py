@@ -140,6 +140,7 @@ def test_exported_folder_generates_the_same_text_in_pytorch(name, tmp_path, capf
     assert capfd.readouterr() == ("", "")  # no warnings
 
 
+@pytest.mark.slow
 def test_half_precision_export_is_compared_with_the_stored_weights(tmp_path):
     config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
     model = registry.build(config)
@@ -150,6 +151,7 @@ def test_half_precision_export_is_compared_with_the_stored_weights(tmp_path):
         verify_export(tmp_path, model, params, words(), PROMPTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["weights", "map", "start", "end", "tokenizer", "head"])
 def test_wrong_export_is_detected(fault, tmp_path, monkeypatch):
     name = {"start": "t5-v1.0", "head": "t5-v1.1"}.get(fault, "opt")
@@ -186,6 +188,7 @@ def test_wrong_export_is_detected(fault, tmp_path, monkeypatch):
         verify_export(tmp_path, model, params, tokenizer, PROMPTS, max_new_tokens=12)
 
 
+@pytest.mark.slow
 def test_exported_folder_stops_at_every_end_token(tmp_path):
     config, params = CONFIGS["opt"], random_params(CONFIGS["opt"])
     model = registry.build(config)

@@ -269,6 +269,7 @@ def test_truncated_file(tmp_path, importer):
         importing(path, importer, skip_bad=True)
 
 
+@pytest.mark.slow
 def test_truncated_gzip_file(tmp_path):
     rows = [{"prompt": KETTLE, "completion": f"{i}. {COMPLETION_A}"} for i in range(2000)]
     path = write(tmp_path / "p.jsonl.gz", rows, lines=True)

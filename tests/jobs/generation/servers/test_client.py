@@ -112,6 +112,7 @@ def test_retry_after_holds_all_requests(status):
     assert min(fake.times[1:]) - fake.times[0] >= 0.95
 
 
+@pytest.mark.slow
 def test_retry_after_may_be_a_date_or_invalid():
     def script(number, body):  # dates have whole seconds: this one is 1 to 2 seconds ahead
         date = email.utils.formatdate(time.time() + 2, usegmt=True)

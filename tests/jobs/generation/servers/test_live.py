@@ -229,6 +229,7 @@ def test_outage_ends_the_job_early(home, monkeypatch):
         assert {row.key for row in run(home, fake.url)} == names()
 
 
+@pytest.mark.slow
 def test_replies_without_text_are_abandoned_after_the_retries(home):
     body = json.dumps({"choices": [{"text": None, "finish_reason": "content_filter"}]}).encode()
     with serving(lambda number, _: (200, {}, body)) as fake:

@@ -87,6 +87,7 @@ def test_teacher_on_a_server_is_scored_on_the_reported_questions(tmp_path):
         assert body["prompt"].count("So the answer is: ") == 5, "few-shot examples"
 
 
+@pytest.mark.slow
 def test_requests_of_all_batch_files_are_written_at_once(tmp_path):
     """The first command names the requests of all sets, and after their results the teacher is an arm."""
     config = load("scotd", f"{OBQA},server=batch")
