@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scotd_jax.jobs.inspection.integrity import verify
+from tests.configs.killed_chain import STEPS
 from tests.helpers.cli import start_program
 from tests.helpers.compilation_cache import use_compilation_cache
 from tests.helpers.network import free_port
@@ -146,6 +147,8 @@ def contents(workdir: Path) -> dict[str, object]:
         lines = map(json.loads, path.read_text().splitlines())
         found[str(path.relative_to(workdir))] = [{k: v for k, v in row.items() if not is_time(k)} for row in lines]
     for path in workdir.glob("students/*/checkpoints/*/_CHECKPOINT_METADATA"):
+        if int(path.parent.name) % (STEPS // 2):
+            continue  # which ones of those without an evaluation are the last that are kept depends on SIGTERM
         record = json.loads(path.read_text())["custom_metadata"]  # with a digest of every array
         found[str(path.relative_to(workdir))] = [record[key] for key in ("data", "scores", "arrays")]
     return found
@@ -154,7 +157,7 @@ def contents(workdir: Path) -> dict[str, object]:
 def check_equal(workdir: Path, expected: dict[str, object]) -> None:
     """Asserts that a finished run has the rows, bytes and parameters of another one, and that they are as recorded."""
     found = contents(workdir)
-    assert found.keys() == expected.keys()
+    assert sorted(found.keys() ^ expected.keys()) == []
     assert [name for name in found if found[name] != expected[name]] == []
     assert {result.state for result in verify(str(workdir))} == {"intact"}
     assert (workdir / "report/index.html").exists()
