@@ -26,8 +26,8 @@ def open_for_writing(folder: epath.Path, retention: Any) -> ocp.training.Checkpo
         cleanup_tmp_directories=True,
         lightweight_initialize=True,
     )
-    # Orbax 0.12 tells JAX the number of every checkpoint, from which JAX then derives after which update all processes
-    # end. They would miss it, because `preemption.is_requested` counts the updates of all trainings.
+    # Orbax 0.12 passes the step of every checkpoint to JAX, which derives from the last number after which update all
+    # processes end. They would miss it, because `preemption.is_requested` counts the updates of all trainings.
     checkpointer._manager.reached_preemption = lambda step: False  # pyrefly: ignore[bad-assignment]
     return checkpointer
 
