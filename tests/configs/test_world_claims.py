@@ -46,3 +46,15 @@ def test_three_sizes_differ_in_nothing_else():
     widths = [student.model.overrides["hidden_size"] for student in students]
     assert widths == [32, 64, 96]
     assert len({(student.corpus, student.training, student.arm, student.eval_sets) for student in students}) == 1
+
+
+@pytest.mark.parametrize("name", ["world_claims:seeds=1", "world_scicot:seeds=1,kind=opt"])
+def test_second_stage_has_room_for_a_prompt_a_rationale_and_an_answer(name):
+    name, arg = name.split(":")
+    config = c.from_mapping(c.Config, c.sibling(str(ROOT / "configs" / "x"), name).get_config(arg))
+    first = config.students["s0_stage1"].model.overrides["max_position_embeddings"]
+    second = config.students["s0_stage2"].model.overrides["max_position_embeddings"]
+    assert first == 128
+    generated = config.rationales["s0_stage1" if name == "world_claims" else "s0_greedy1"].sampling.max_new_tokens
+    # The first stage's prompt and rationale fit into its positions; the second stage's answer comes after them.
+    assert second >= first + config.evaluation.sampling.max_new_tokens >= 128 + generated
