@@ -4,8 +4,7 @@
 
 Each seed is a world with its own facts, teacher, samples and students. All students of a size start from the same
 weights and make the same number of updates. The claims and the arms that test them are in `CLAIMS`; the report has them
-as a table, also in report/claims.md. Three seeds take 60 to 75 minutes on two CPU cores, by the estimate of
-docs/results.md.
+as a table, also in report/claims.md. docs/results.md has the table of one seed.
 """
 
 import dataclasses
