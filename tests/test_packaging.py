@@ -31,6 +31,7 @@ def files(folder: str, pattern: str) -> set[str]:
 def test_wheel_has_the_package_with_its_data_and_the_configs(wheel):
     package = files("scotd_jax", "*.py")
     package |= files("scotd_jax/tasks/exemplars", "*.jsonl") | files("scotd_jax/reporting/templates", "*")
+    package |= files("scotd_jax/distributed", "*.toml")
     configs = files("configs", "*.py") | files("configs/data", "*") | files("configs/lm_eval", "*.yaml")
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == package | {f"scotd_jax/{name}" for name in configs}

@@ -42,6 +42,7 @@ def test_sampling_benchmark_compares_with_torch():
     assert case["roofline"]["share"] > 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is not installed")
 def test_training_benchmark_compares_with_torch_at_equal_loss():
     facts = run_benchmark("training", "--shrink", "--pairs=1", "--cases=opt125m_p64_g30,t5small")

@@ -17,6 +17,7 @@ from scotd_jax.distributed.flops import generation_flops, matmul_sizes, prefill_
 from scotd_jax.models import registry
 from scotd_jax.models.api import Precision
 from scotd_jax.training.step import make_loss_fn
+from tests.helpers.exhaustive import repeat_for
 from tests.helpers.training_fixtures import BagConfig
 
 TOLERANCE = 0.05
@@ -51,7 +52,10 @@ def model_of(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "B", "G", "P", "R"),
-    [("opt", 2, 3, 64, 32), ("narrow opt", 1, 1, 192, 96), ("gated t5", 2, 3, 96, 32), ("decoder", 1, 6, 128, 32)],
+    repeat_for(
+        [("opt", 2, 3, 64, 32), ("narrow opt", 1, 1, 192, 96), ("gated t5", 2, 3, 96, 32), ("decoder", 1, 6, 128, 32)],
+        kept=[("narrow opt", 1, 1, 192, 96), ("gated t5", 2, 3, 96, 32)],
+    ),
 )
 def test_training_flops_are_within_five_percent_of_xla(name, B, G, P, R):
     model = model_of(name)

@@ -83,6 +83,7 @@ def check_spread(hits: list[KillPoint]) -> Counter[str]:
     return phases
 
 
+@pytest.mark.faults
 def test_one_host_killed_in_every_phase_loses_nothing(uninterrupted, tmp_path):
     assert check_spread(kill_one_host(uninterrupted, tmp_path, CHOSEN_POINTS)).total() == len(CHOSEN_POINTS)
 

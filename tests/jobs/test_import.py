@@ -163,7 +163,7 @@ def load_questions(folder: Path, file: str, layout: str = "line"):
     return {q.id: (q, loaded) for q in loaded.questions("train")}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_import_of_openbookqa_from_three_teachers(real_corpora):
     folder = real_corpora("openbookqa") / "rationales/imported"
     ledger = json.loads((folder / "ledger.json").read_text())

@@ -28,6 +28,7 @@ from scotd_jax.records import Question, Response, to_json
 from scotd_jax.tasks.instructions import REASON
 from tests.helpers.chat_model import write_model
 from tests.helpers.corpora import MODEL, WORDS, make_run, question, responses, write_questions
+from tests.helpers.exhaustive import repeat_for
 from tests.helpers.tolerances import FLOAT32
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fast_compilation")]
@@ -142,7 +143,7 @@ def sequence_log_p(model: PromptedModel, prompt_ids: list[int], response_ids: li
     return float(sum(log_p_RV[i, token] for i, token in enumerate(response_ids)))
 
 
-@pytest.mark.parametrize("family", ["opt", "t5", "decoder", "chat"])
+@pytest.mark.parametrize("family", repeat_for(["opt", "t5", "decoder", "chat"], kept=("t5", "chat")))
 def test_choice_likelihoods_equal_a_loop_over_whole_responses(tmp_path, family):
     """Compares differences of log-likelihoods with those of "RATIONALE So the answer is: CHOICE", each scored alone."""
     model = MODELS[family] if family != "chat" else c.Model(path=str(write_model(tmp_path)), chat=True)

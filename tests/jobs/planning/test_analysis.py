@@ -60,8 +60,8 @@ def test_shallow_models_have_whole_layers_in_every_stack():
     assert with_layers(t5(12, 4), 6) == t5(6, 2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", repeat_for([TrainingWorkload, GenerationWorkload], kept=[TrainingWorkload]))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", [TrainingWorkload, GenerationWorkload])
 def test_decoder_with_fewer_layers_than_its_encoder_is_extrapolated(kind):
     model = c.Model("t5-tiny", {"num_layers": 9, "num_decoder_layers": 3}, tokenizer="task:w")
     workload = first_workload(kind, small_config(model))

@@ -376,7 +376,7 @@ def transformers_server(shared_data):
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_real_server_with_a_real_model(home, transformers_server):
     """The server ignores `n`, so every reply has one choice and the missing ones are requested again. It also decodes
     greedily at any temperature, unless the checkpoint or the request overrides this."""
