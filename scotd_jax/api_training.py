@@ -161,6 +161,7 @@ def train(
         optimizer=c.Optimizer(optimizer, learning_rate, warmup_steps=warmup_steps),
         log_every=log_every,
         startup_check=False,
+        attention="xla",  # no kernels that the startup check has not compared
     )
     make_optimizer(settings.optimizer, steps)  # raises on invalid settings before any file is written
     with tempfile.TemporaryDirectory(prefix="scotd_jax_") as folder:
