@@ -47,7 +47,7 @@ def main() -> None:
 
     topologies.use_cpu_only(1)
     results: dict[str, Any] = {}
-    compilers = {"libtpu" if name.startswith("v") else "jax-cuda13-pjrt" for name in args.chips.split(",")}
+    compilers = set(map(compiler_package, args.chips.split(",")))
     for name in args.chips.split(","):
         topology = topologies.parse_topology(name)
         chip, kind = topologies.described_devices(topology)[0], topology.chip.name
@@ -152,25 +152,11 @@ def compile_update(form: str, name: str, architecture: str) -> Any:
     from scotd_jax.distributed import topologies
     from scotd_jax.distributed.mesh import make_mesh, mesh_platform
     from scotd_jax.jobs.planning.training_program import training_program
-    from scotd_jax.jobs.planning.workloads import TrainingWorkload
-    from scotd_jax.models import registry
-    from scotd_jax.training.step import ONE_PART
 
     devices = topologies.described_devices(topologies.parse_topology(name))
     mesh = make_mesh(c.Mesh(data=1, fsdp=len(devices)), devices)
     settings = c.Training(batch_size=QUESTIONS * len(devices), group_size=8, attention=form)
-    workload = TrainingWorkload(
-        names=(),
-        config_paths=(),
-        model_config=registry.config_for(architecture),
-        precision="bfloat16",
-        settings=settings,
-        parts=ONE_PART,
-        prompt_tokens=PROMPT,
-        group_size=8,
-        response_tokens=RESPONSE,
-        updates=settings.steps,
-    )
+    workload = update_workload(architecture, settings, PROMPT, RESPONSE)
     program = training_program(workload, mesh, mesh_platform(mesh), layers=2)
     return program.function.lower(*program.arguments).compile()
 

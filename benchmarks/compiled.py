@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.compile_cases import compiler_package, update_workload
 from benchmarks.paired_runs import versions
 from scotd_jax import config as c
 from scotd_jax.distributed.topologies import Topology
@@ -64,23 +65,11 @@ def measure(model: str, topology: Topology) -> Row:
     import jax
 
     from scotd_jax.jobs.planning.analysis import Analyzer
-    from scotd_jax.jobs.planning.workloads import GenerationWorkload, TrainingWorkload
+    from scotd_jax.jobs.planning.workloads import GenerationWorkload
     from scotd_jax.models import registry
-    from scotd_jax.training.step import ONE_PART
 
     model_config = registry.config_for(model)
-    training = TrainingWorkload(
-        names=(model,),
-        config_paths=(),
-        model_config=model_config,
-        precision="bfloat16",
-        settings=c.Training(batch_size=QUESTIONS),
-        parts=ONE_PART,
-        prompt_tokens=PROMPT,
-        group_size=1,
-        response_tokens=RESPONSE,
-        updates=1,
-    )
+    training = update_workload(model, c.Training(batch_size=QUESTIONS), PROMPT, RESPONSE)
     generation = GenerationWorkload(
         names=(model,),
         config_paths=(),
@@ -137,8 +126,7 @@ def record(path: Path, model: str, topology: str, row: Row) -> list[str]:
     messages = growth(rows.get(model, {}).get(topology, {}), row)
     if not messages:
         rows.setdefault(model, {})[topology] = row
-        library = "libtpu" if topology.startswith("v") else "jax-cuda13-pjrt"
-        table["versions"] = table.get("versions", {}) | versions(("jax", library))
+        table["versions"] = table.get("versions", {}) | versions(("jax", compiler_package(topology)))
         shapes = {"prompt": PROMPT, "response": RESPONSE, "questions": QUESTIONS}
         table = {"benchmark": "compiled", **shapes, "versions": table["versions"], "bytes_per_chip": rows}
         temporary = path.with_suffix(".tmp")

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from benchmarks import sampling, sampling_peers
+from benchmarks.compile_cases import update_workload
 from benchmarks.paired_runs import describe_machine, versions
 from benchmarks.roofline import Peaks
 from scotd_jax import config as c
@@ -30,7 +31,6 @@ from scotd_jax.distributed import sharding
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.jobs.planning.estimates import estimate_programs
 from scotd_jax.jobs.planning.training_program import training_program
-from scotd_jax.jobs.planning.workloads import TrainingWorkload
 from scotd_jax.models import registry
 from scotd_jax.models.api import Precision
 from scotd_jax.models.kernels.fused_attention import FusedAttention
@@ -97,18 +97,7 @@ def update(architecture: str, mesh: jax.sharding.Mesh, shrink: bool) -> dict[str
     device, model_config = mesh.devices.flat[0], registry.config_for(architecture)
     optimizer = c.Optimizer(warmup_steps=0)
     settings = c.Training(steps=UPDATES + 1, batch_size=questions, remat="full", optimizer=optimizer)
-    workload = TrainingWorkload(
-        names=(architecture,),
-        config_paths=(),
-        model_config=model_config,
-        precision="bfloat16",
-        settings=settings,
-        parts=ONE_PART,
-        prompt_tokens=prompt,
-        group_size=1,
-        response_tokens=response,
-        updates=UPDATES,
-    )
+    workload = update_workload(architecture, settings, prompt, response)
     program = training_program(workload, mesh, device.platform)
     model = registry.build(model_config, Precision("bfloat16"))
     programs = training_programs(model, settings, ONE_PART, mesh)

@@ -4,13 +4,11 @@ import jax
 import pytest
 
 from benchmarks.attention import score_arrays
+from benchmarks.compile_cases import update_workload
 from scotd_jax import config
 from scotd_jax.distributed import topologies
 from scotd_jax.distributed.mesh import make_mesh
 from scotd_jax.jobs.planning.training_program import training_program
-from scotd_jax.jobs.planning.workloads import TrainingWorkload
-from scotd_jax.models import registry
-from scotd_jax.training.step import ONE_PART
 
 QUESTIONS, PROMPT, RESPONSE = 3, 512, 256
 HEADS = {"opt-1.3b": 32, "t5-large": 16, "smollm2-135m": 9}
@@ -35,18 +33,8 @@ def test_update_on_a_gpu_holds_no_scores(architecture, name):
     mesh = make_mesh(config.Mesh(), topologies.described_devices(topology))
 
     def scores(attention: str) -> set[str]:
-        workload = TrainingWorkload(
-            names=(),
-            config_paths=(),
-            model_config=registry.config_for(architecture),
-            precision="bfloat16",
-            settings=config.Training(batch_size=QUESTIONS, attention=attention),
-            parts=ONE_PART,
-            prompt_tokens=PROMPT,
-            group_size=1,
-            response_tokens=RESPONSE,
-            updates=1,
-        )
+        settings = config.Training(batch_size=QUESTIONS, attention=attention)
+        workload = update_workload(architecture, settings, PROMPT, RESPONSE)
         program = training_program(workload, mesh, "cuda", layers=2)
         with jax.debug_key_reuse(False):  # no key is ever used
             text = program.function.lower(*program.arguments).compile().as_text()
