@@ -7,7 +7,7 @@ from scotd_jax.distributed.mesh import batch_shards
 from scotd_jax.distributed.sharding import AnyMesh
 from scotd_jax.layout import round_up
 
-SCORED_PROMPTS = 32  # prompts per batch whose answers are scored, if the policy sets no batch size
+_SCORED_PROMPTS = 32  # per batch, if the policy sets no batch size
 MIN_SLOTS = 32  # with fewer, a decode step mostly reads weights
 # SmolLM2-135M on two CPU cores, CPU time of a decode step per sequence (extrapolated from six layers): 3.2 ms with 32
 # slots, 3.0 with 64 and 2.8 with 128. With still more slots, more of them are idle at the end of a pass.
@@ -33,6 +33,11 @@ def questions_per_batch(config: Any, policy: Sampling, prompt_tokens: int, mesh:
         return round_up(policy.batch_size, shards)
     slots = MAX_SLOT_BYTES * policy.n // _bytes_per_question(config, policy, prompt_tokens)
     return shards * max(1, min(max(slots, MIN_SLOTS), MAX_SLOTS) // policy.n)
+
+
+def scored_prompts_per_batch(policy: Sampling) -> int:
+    """Number of prompts whose responses are scored at once: `policy.batch_size`, or a fixed number if that is 0."""
+    return policy.batch_size or _SCORED_PROMPTS
 
 
 def _bytes_per_question(config: Any, policy: Sampling, prompt_tokens: int) -> int:

@@ -20,7 +20,7 @@ from scotd_jax.jobs.generation.writing import write_missing
 from scotd_jax.layout import shared_length
 from scotd_jax.rationales.store import read_responses
 from scotd_jax.records import Response
-from scotd_jax.sampling.batch_sizes import SCORED_PROMPTS
+from scotd_jax.sampling.batch_sizes import scored_prompts_per_batch
 from scotd_jax.sampling.likelihood import Candidates, score_candidates
 from scotd_jax.tasks.prompt_formats import is_correct
 from scotd_jax.tasks.question_loader import QuestionsById
@@ -114,7 +114,7 @@ def score_choices(
         model.model,
         model.params,
         prompts,
-        batch_size=sampling.batch_size or SCORED_PROMPTS,
+        batch_size=scored_prompts_per_batch(sampling),
         bucket=sampling.bucket,
         mesh=context.sampling_mesh,
     ):

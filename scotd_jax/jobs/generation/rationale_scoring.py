@@ -17,7 +17,7 @@ from scotd_jax.jobs.generation.local import PromptedModel
 from scotd_jax.layout import shared_length
 from scotd_jax.rationales.student_scores import MAX_RANK, StudentScores, rank_surprisal_ratio, sentences
 from scotd_jax.records import Question, Response
-from scotd_jax.sampling.batch_sizes import SCORED_PROMPTS
+from scotd_jax.sampling.batch_sizes import scored_prompts_per_batch
 from scotd_jax.sampling.likelihood import Candidates
 from scotd_jax.sampling.token_scores import TokenScores, score_tokens
 from scotd_jax.tasks.base import LoadedTask
@@ -119,8 +119,8 @@ def _score_texts(
         for k in range(0, len(ordered), RESPONSES_PER_PROMPT):
             some = ordered[k : k + RESPONSES_PER_PROMPT]
             candidates.append(Candidates((id_, tuple(some)), prompts[id_], some))
-    batch_size = sampling.batch_size or SCORED_PROMPTS
-    prompts_per_batch = max(1, batch_size // RESPONSES_PER_PROMPT)  # so that `batch_size` responses fit
+    # so that `batch_size` responses fit; every prompt has several
+    prompts_per_batch = max(1, scored_prompts_per_batch(sampling) // RESPONSES_PER_PROMPT)
     sizes: dict[str, Any] = {"batch_size": prompts_per_batch, "bucket": sampling.bucket, "mesh": mesh}
     found: dict[tuple[str, Tokens], TokenScores] = {}
     for batch in score_tokens(model.model, model.params, candidates, max_rank=MAX_RANK, **sizes):

@@ -15,7 +15,12 @@ from scotd_jax.jobs.planning.program_specs import ProgramSpec, abstract_array, b
 from scotd_jax.jobs.planning.workloads import GenerationWorkload
 from scotd_jax.models import api
 from scotd_jax.sampling import decode_loop
-from scotd_jax.sampling.batch_sizes import SCORED_PROMPTS, contexts_per_group, prefill_batch_size, questions_per_batch
+from scotd_jax.sampling.batch_sizes import (
+    contexts_per_group,
+    prefill_batch_size,
+    questions_per_batch,
+    scored_prompts_per_batch,
+)
 from scotd_jax.sampling.compiled import sampling_programs
 from scotd_jax.sampling.likelihood import make_score_fn
 from scotd_jax.sampling.noise import base_key
@@ -80,7 +85,7 @@ def with_batch_size(workload: GenerationWorkload, mesh: AnyMesh) -> GenerationWo
     """Returns the workload with the batch size that the sampler, or the scoring of answers, uses on the mesh."""
     policy = workload.policy
     if workload.candidate_answers:
-        policy = dataclasses.replace(policy, batch_size=policy.batch_size or SCORED_PROMPTS)
+        policy = dataclasses.replace(policy, batch_size=scored_prompts_per_batch(policy))
     batch_size = questions_per_batch(workload.model_config, policy, workload.prompt_tokens, mesh)
     return dataclasses.replace(workload, policy=dataclasses.replace(policy, batch_size=batch_size))
 
