@@ -57,6 +57,13 @@ def training(steps: int, batch_size: int, group_size: int, rate: float) -> c.Tra
     )
 
 
+def second_stage_model(model: c.Model) -> c.Model:
+    """Returns the model with enough positions for the prompts of a second stage, which contain a rationale."""
+    if "max_position_embeddings" not in model.overrides:  # T5 has relative positions
+        return model
+    return dataclasses.replace(model, overrides=model.overrides | {"max_position_embeddings": 256})
+
+
 def get_config(arg=None):
     settings = c.parse_arg(arg, seed=0, runlocal=False)
     config = world(settings.seed, {"opt": tuple(ARMS), "t5": ("label", "n30")})

@@ -173,10 +173,7 @@ def two_stages(world, config: c.Config, one_stage: c.Student, task: str, prefix:
         # The targets of the second stage are short; its rate is that of configs/world_scicot.py.
         training=world.training(world.UPDATES["opt"], 16, 2, 3e-3),
         rationales_from=(f"{prefix}stage1",),
-        # Its prompts contain a rationale.
-        model=dataclasses.replace(
-            one_stage.model, overrides=one_stage.model.overrides | {"max_position_embeddings": 256}
-        ),
+        model=world.second_stage_model(one_stage.model),
         arm=TWO_STAGES,
         export=False,
     )

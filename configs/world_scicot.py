@@ -69,9 +69,6 @@ def scicot(world, seed: int, kind: str, prefix: str) -> c.Config:
     rationales["greedy1"] = sampled("stage1", (f"{task}.dev", *reported), temperature=0.0)
     rationales["many1"] = sampled("stage1", reported, n=N, temperature=0.7)
 
-    model = one_stage.model
-    if kind == "opt":  # the prompts of the second stage contain a rationale
-        model = dataclasses.replace(model, overrides=model.overrides | {"max_position_embeddings": 256})
     own = tuple(f"own_{fold}" for fold in range(FOLDS))
     rationales_from = (f"{prefix}greedy1",)
     student("stage2", ("sampled",), "infer", "correct", f"{task}.train", arm=STAGES["stage2"])
@@ -83,7 +80,7 @@ def scicot(world, seed: int, kind: str, prefix: str) -> c.Config:
             "eval_sets": reported,
             "rationales_from": rationales_from,
             "training": training,
-            "model": model,
+            "model": world.second_stage_model(one_stage.model),
         }
         students[name] = dataclasses.replace(students[name], **changes)
 
