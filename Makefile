@@ -11,6 +11,8 @@ FAULTS_SEED ?= $(shell date +%s)
 # PyTorch only checks what we export and import; on Linux its CPU wheels save gigabytes of CUDA libraries.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# The markers of tests that have targets of their own.
+NOT_OPTIONAL := not exhaustive and not faults and not compile
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Compiling the bytecode of all 23,000 installed files takes a minute, and most are never imported: Python writes it on
@@ -39,10 +41,10 @@ quickstart: $(VENV)/.quickstart
 	@echo "Report: $(WORKDIR)/report/index.html"
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not exhaustive and not faults and not compile" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "$(NOT_OPTIONAL)" $(PYTEST_ARGS)
 
 test-fast: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not exhaustive and not faults and not compile" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and $(NOT_OPTIONAL)" $(PYTEST_ARGS)
 
 test-exhaustive: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal -m exhaustive $(PYTEST_ARGS)
